@@ -1,0 +1,34 @@
+"""Shared fixtures."""
+
+import os
+import pathlib
+
+import pytest
+
+_GOLDEN = pathlib.Path(
+    os.environ.get(
+        'TTT_JAX_GOLDEN',
+        pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
+    )
+)
+
+
+@pytest.fixture(scope='session')
+def golden():
+  """Returns a function: name -> path of a reference file, or skips."""
+
+  def path(name: str) -> pathlib.Path:
+    if not (_GOLDEN / name).exists():
+      pytest.skip(
+          f'reference file {name} is not in {_GOLDEN}; set TTT_JAX_GOLDEN to'
+          ' the folder of reference numbers'
+      )
+    return _GOLDEN / name
+
+  return path
+
+
+@pytest.fixture(scope='session')
+def fixtures() -> pathlib.Path:
+  """The folder of small reference numbers that belongs to the project."""
+  return pathlib.Path(__file__).resolve().parent / 'fixtures'
