@@ -1,0 +1,68 @@
+"""What carries information over the whole sequence, by name.
+
+A mixer maps [B, T, M] in storage order to the same plus what it adds. Local
+attention has run before it; `none` leaves it at that.
+"""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ttt_jax import geometry
+from ttt_jax.models import ttt
+
+MIXERS = ('none', *ttt.INNER_MODELS)
+
+
+class BidirectionalTTT(nn.Module):
+  """A TTT layer read forwards, then backwards, each behind gates.
+
+    z = x + tanh(a) * TTT(x);  out = z + tanh(b) * rev(TTT(rev(z)))
+
+  (paper section 3.1). Both directions share the layer's weights; the gates
+  are per channel, per direction and per kind of token.
+
+  Attributes:
+    layer: the TTT layer, unbound.
+    gate_init: initial alpha.
+  """
+
+  layer: ttt.TTTLayer
+  gate_init: float
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, order: geometry.TokenOrder, *, diagnose=False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    m = x.shape[-1]
+    is_text = jnp.asarray(order.is_text)
+    aux = {}
+    for direction, permutation in (
+        ('forward', order.forward),
+        ('reverse', order.reverse),
+    ):
+      text, video = (
+          jnp.tanh(
+              self.param(
+                  f'{direction}_{kind}',
+                  nn.initializers.constant(self.gate_init),
+                  (m,),
+              )
+          )
+          for kind in ('text', 'video')
+      )
+      y, losses = self.layer(
+          x[:, permutation], order.ttt_positions, diagnose=diagnose
+      )
+      y = y[:, geometry.inverse(permutation)]
+      gate = jnp.where(is_text[:, None], text, video)
+      x = x + (gate * y).astype(x.dtype)
+      if diagnose:
+        aux |= {f'{direction}_{name}': a for name, a in losses.items()}
+        aux |= {
+            f'{direction}_text_gate': jnp.abs(text).mean(),
+            f'{direction}_video_gate': jnp.abs(video).mean(),
+        }
+    return x, aux
