@@ -1,0 +1,66 @@
+"""Layout of a data set on disk: TensorStore arrays and a manifest.
+
+    DIR/manifest.json     written last; without it the data set is unfinished
+    DIR/mean, DIR/logvar  [rows, F, h, w, c] float32, the diffusion model's
+                          units, one zarr3 chunk a clip, with a checksum
+    DIR/text              [rows, S, L, Dt] float32, one chunk a clip
+    DIR/null_text         [L, Dt] float32, the embedding of no text
+    DIR/clips/ROW.json    written after the row's arrays: this row is whole
+
+The fill value is NaN, so that a chunk that was lost is not read as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import tensorstore as ts
+
+ARRAYS = ('mean', 'logvar', 'text')
+_CODECS = (
+    {'name': 'bytes', 'configuration': {'endian': 'little'}},
+    {'name': 'zstd', 'configuration': {'level': 1}},
+    {'name': 'crc32c'},
+)
+
+
+class CorruptClipError(ValueError):
+  """A stored clip that cannot be used; the message names it and the reason."""
+
+  def __init__(self, name: str, reason: str):
+    super().__init__(f'clip {name!r}: {reason}')
+    self.name = name
+    self.reason = reason
+
+
+def spec(path: pathlib.Path) -> dict[str, Any]:
+  return {
+      'driver': 'zarr3',
+      'kvstore': {'driver': 'file', 'path': str(path.absolute())},
+  }
+
+
+def create(
+    path: pathlib.Path, shape: Sequence[int], chunk: Sequence[int]
+) -> ts.TensorStore:
+  """Creates an array, or opens it if it is there."""
+  metadata = {
+      'shape': list(shape),
+      'data_type': 'float32',
+      'fill_value': 'NaN',
+      'chunk_grid': {
+          'name': 'regular',
+          'configuration': {'chunk_shape': list(chunk)},
+      },
+      'codecs': list(_CODECS),
+  }
+  if (path / 'zarr.json').exists():
+    return ts.open(spec(path), open=True).result()
+  return ts.open({**spec(path), 'metadata': metadata}, create=True).result()
+
+
+def marker(folder: pathlib.Path, row: int) -> pathlib.Path:
+  """The file that says that a row was written whole."""
+  return folder / 'clips' / f'{row:06d}.json'

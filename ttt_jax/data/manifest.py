@@ -1,0 +1,220 @@
+"""What a folder of precomputed latents says about itself.
+
+`manifest.json` is written last, by a rename: a folder without it is
+unfinished and refused. It names everything the latents depend on, so that a
+trainer or a second precompute can tell whether they fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+SCHEMA_VERSION = 1
+FINAL = 'manifest.json'
+UNFINISHED = 'manifest.unfinished.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """Identity and table of contents of a data set.
+
+  Attributes:
+    vae_identity: kind and content hash of the video encoder
+      (`content_identity`).
+    text_identity: kind and content hash of the text encoder.
+    scale: latent scale of the VAE, for the record only: the stored values are
+      in the diffusion model's units already.
+    fps: frames a second.
+    height: pixels.
+    width: pixels.
+    frames: pixel frames of a clip, F'.
+    segments: S.
+    text_length: text tokens of a segment, L.
+    mini_batch: tokens of a TTT step that the data was made for, C.
+    scene_token_ids: vocabulary rows of the scene tokens.
+    clips: readable clips, each {'name', 'row', 'storyboard'}: the row of its
+      values in the arrays and its storyboard as JSON.
+    corrupt: clips that could not be encoded, each {'name', 'row', 'reason'}.
+    schema_version: of this file's layout.
+  """
+
+  vae_identity: str
+  text_identity: str
+  scale: float
+  fps: int
+  height: int
+  width: int
+  frames: int
+  segments: int
+  text_length: int
+  mini_batch: int
+  scene_token_ids: Any = ()
+  clips: tuple[Mapping[str, Any], ...] = ()
+  corrupt: tuple[Mapping[str, Any], ...] = ()
+  schema_version: int = SCHEMA_VERSION
+
+  def identity(self) -> dict[str, Any]:
+    """All fields but the table of contents, as JSON gives them back."""
+    fields = dataclasses.asdict(self)
+    del fields['clips'], fields['corrupt']
+    return _plain(fields)
+
+
+def check_manifest(manifest: Manifest, **expected: Any) -> None:
+  """Raises ONE error that names every field that differs, with both values.
+
+  Args:
+    manifest: of the data set.
+    **expected: fields of `Manifest` and the values this run needs; None is
+      not compared.
+
+  Raises:
+    ValueError: at least one value differs.
+    TypeError: no such field.
+  """
+  found = manifest.identity()
+  unknown = sorted(set(expected) - set(found))
+  if unknown:
+    raise TypeError(f'a manifest has no field {", ".join(unknown)}')
+  wrong = differences(
+      found, {k: v for k, v in expected.items() if v is not None}
+  )
+  if wrong:
+    raise ValueError(
+        f'the data set does not fit this run: {wrong}; run precompute with'
+        ' this configuration into another folder, or set the configuration to'
+        " the data set's values"
+    )
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+  """Names each expected value that differs; empty where all agree."""
+  return ', '.join(
+      f'{name} is {found.get(name)!r} in the data set but'
+      f' {_plain(value)!r} in this run'
+      for name, value in expected.items()
+      if found.get(name) != _plain(value)
+  )
+
+
+def _plain(value: Any) -> Any:
+  """What JSON makes of a value: numpy numbers plain, tuples lists."""
+
+  def number(x):
+    if isinstance(x, (np.generic, np.ndarray)):
+      return x.tolist()
+    raise TypeError(f'{x!r} cannot be written as JSON')
+
+  return json.loads(json.dumps(value, default=number))
+
+
+def content_identity(kind: str, config: Any, params: Any) -> str:
+  """'kind:hash' of a configuration and all weights, by content.
+
+  Args:
+    kind: name of the architecture.
+    config: dataclass of the model.
+    params: tree of arrays.
+
+  The same weights give the same identity wherever their file lies; one
+  changed weight or configuration value gives another.
+  """
+  digest = hashlib.sha256()
+  fields = dataclasses.asdict(config)
+  digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  for name in sorted(named):
+    value = np.ascontiguousarray(named[name])
+    digest.update(f'{name} {value.dtype} {value.shape}'.encode())
+    digest.update(value.tobytes())
+  return f'{kind}:{digest.hexdigest()[:16]}'
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+  """The manifest of a finished data set.
+
+  Raises:
+    FileNotFoundError: no data set there.
+    ValueError: it is unfinished, unreadable or of another schema version.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / FINAL).exists():
+    if (folder / UNFINISHED).exists():
+      raise ValueError(
+          f'the data set in {folder} is unfinished (it has no {FINAL}); run'
+          ' precompute again, it goes on where it stopped'
+      )
+    raise FileNotFoundError(
+        f'no data set in {folder} (it has no {FINAL}); make one with python'
+        ' -m ttt_jax.precompute'
+    )
+  return load(folder / FINAL)
+
+
+def load(path: pathlib.Path) -> Manifest:
+  """Reads one manifest file."""
+  try:
+    fields = json.loads(path.read_text())
+    version = fields.get('schema_version')
+    if version != SCHEMA_VERSION:
+      raise ValueError(
+          f'{path} has schema version {version!r}; this program reads'
+          f' {SCHEMA_VERSION}; run precompute again into another folder'
+      )
+    fields['clips'] = tuple(fields['clips'])
+    fields['corrupt'] = tuple(fields['corrupt'])
+    return Manifest(**fields)
+  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError,
+          AttributeError) as e:
+    raise ValueError(
+        f'{path} is no manifest of a data set ({first_line(e)}); delete the'
+        ' folder and run precompute again'
+    ) from e
+
+
+def save(manifest: Manifest, path: pathlib.Path) -> None:
+  """Writes a manifest file, whole or not at all."""
+  write_json(_plain(dataclasses.asdict(manifest)), path)
+
+
+def write_json(value: Any, path: pathlib.Path) -> None:
+  """Writes JSON by a rename.
+
+  Raises:
+    ValueError: the file cannot be written, for example on a full disk.
+  """
+  partial = path.with_name(path.name + '.tmp')
+  try:
+    with open(partial, 'w') as f:
+      json.dump(value, f, indent=1)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(partial, path)
+  except OSError as e:
+    partial.unlink(missing_ok=True)
+    raise write_error(path, e) from e
+
+
+def write_error(path: pathlib.Path, error: Exception) -> ValueError:
+  """The one line a user reads when a write fails."""
+  return ValueError(
+      f'could not write {path}: {first_line(error)}; free some space (or'
+      ' choose another folder) and run precompute again, it goes on where it'
+      ' stopped'
+  )
+
+
+def first_line(error: Exception) -> str:
+  """An error's text without the trailing details of its library."""
+  text = str(error).strip().split('\n')[0].split(' [')[0]
+  return text or type(error).__name__

@@ -1,0 +1,169 @@
+"""Batches of clips in an order that is a pure function of (seed, step).
+
+Grain shuffles every epoch with a seed of its own, repeats for ever and
+prefetches in threads. The global batch of step `k` are positions
+`[k * batch_size, (k + 1) * batch_size)` of that endless order; each host
+reads its slice of it, so the order does not depend on the number of hosts and
+a batch may hold more clips than the data set.
+
+A clip that cannot be read is skipped: another one, drawn from (seed,
+position), takes its place, so that hosts need not agree on what is broken.
+The iterator counts and names it.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from absl import logging
+import grain
+import numpy as np
+
+from ttt_jax.data import latents
+
+_THREADS = 4
+_PREFETCH = 4  # batches
+
+
+class BatchIterator(grain.DatasetIterator):
+  """Endless batches; see `batches`.
+
+  Attributes:
+    skipped: clips that could not be read, name -> times met by this iterator.
+  """
+
+  def __init__(
+      self, parent: grain.DatasetIterator, identity: dict[str, int]
+  ):
+    super().__init__(parent)
+    self._identity = identity
+    self.skipped: collections.Counter[str] = collections.Counter()
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    batch, broken = next(self._parent)
+    for error in broken:
+      if error.name not in self.skipped:
+        logging.warning('skipped %s', error)
+      self.skipped[error.name] += 1
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """JSON: the next step, and what the order depends on."""
+    return {'step': self._parent.get_state()['next_index'], **self._identity}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Goes to a state of `get_state`, of any number of hosts.
+
+    Raises:
+      ValueError: it belongs to another order.
+    """
+    wrong = [
+        f'{name} was {state.get(name)!r} and is {value!r}'
+        for name, value in self._identity.items()
+        if state.get(name) != value
+    ]
+    if wrong:
+      raise ValueError(
+          f'the saved data position does not fit: {", ".join(wrong)}; go on'
+          ' with the saved values or start in a new folder'
+      )
+    self._parent.set_state({'next_index': int(state['step'])})
+
+
+def batches(
+    dataset: latents.LatentDataset,
+    batch_size: int,
+    seed: int,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+  """Endless iterator over this host's slices of the global batches.
+
+  Args:
+    dataset: clips.
+    batch_size: clips of a GLOBAL batch; any number, also above `len(dataset)`.
+    seed: of the order, >= 0.
+    start_step: the first batch; equals restoring the state of that step.
+    process_index: this host.
+    process_count: hosts; divides `batch_size`.
+
+  Returns:
+    Iterator over {'mean', 'logvar' [b,F,h,w,c], 'text' [b,S,L,Dt], 'clip' [b]
+    int32} with b = batch_size / process_count, and `get_state`, `set_state`
+    for a checkpoint.
+
+  Raises:
+    ValueError: sizes that do not fit; while iterating, no clip can be read.
+  """
+  if len(dataset) < 1:
+    raise ValueError('the data set holds no clips; it needs at least 1')
+  for name, value, least in (
+      ('batch_size', batch_size, 1),
+      ('seed', seed, 0),
+      ('start_step', start_step, 0),
+  ):
+    if value < least:
+      raise ValueError(f'{name} is {value}; it must be at least {least}')
+  if batch_size % process_count:
+    legal = -(-batch_size // process_count) * process_count
+    raise ValueError(
+        f'batch_size is {batch_size}; it must be a multiple of the'
+        f' {process_count} hosts, for example {legal}'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+        f'process_index is {process_index}; it must be in 0 ..'
+        f' {process_count - 1}'
+    )
+  local = batch_size // process_count
+  first = process_index * local
+
+  def read(step: int, indices: np.ndarray) -> tuple[dict[str, Any], list]:
+    clips, broken = [], []
+    for slot in range(first, first + local):
+      position = step * batch_size + slot
+      clip, errors = _read(dataset, int(indices[slot]), (seed, position))
+      clips.append(clip)
+      broken += errors
+    return {k: np.stack([c[k] for c in clips]) for k in clips[0]}, broken
+
+  # A hashed seed: neighbouring seeds must not share epochs, since Grain
+  # adds the number of the epoch.
+  order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+  order = grain.MapDataset.range(len(dataset)).shuffle(seed=order_seed)
+  order = order.repeat().batch(batch_size).map_with_index(read)
+  parent = iter(
+      order.to_iter_dataset(
+          grain.ReadOptions(
+              num_threads=_THREADS, prefetch_buffer_size=_PREFETCH
+          )
+      )
+  )
+  identity = {'seed': seed, 'batch_size': batch_size, 'clips': len(dataset)}
+  iterator = BatchIterator(parent, identity)
+  iterator.set_state({'step': start_step, **identity})
+  return iterator
+
+
+def _read(
+    dataset: latents.LatentDataset, index: int, entropy: tuple[int, int]
+) -> tuple[dict[str, np.ndarray], list[latents.CorruptClipError]]:
+  """Clip `index`, or a stand-in drawn from `entropy`; and what was skipped."""
+  try:
+    return dataset[index], []
+  except latents.CorruptClipError as e:
+    broken = [e]
+  for other in np.random.default_rng(entropy).permutation(len(dataset)):
+    if other == index:
+      continue
+    try:
+      return dataset[int(other)], broken
+    except latents.CorruptClipError as e:
+      broken.append(e)
+  raise ValueError(
+      f'no clip of the data set in {dataset.folder} can be read ({broken[0]});'
+      ' run precompute with --check'
+  )

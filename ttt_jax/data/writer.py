@@ -1,0 +1,186 @@
+"""Writes a data set of latents, clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from ttt_jax.data import arrays
+from ttt_jax.data import manifest as manifest_lib
+
+
+class LatentWriter:
+  """Writes a data set clip by clip; stopped and opened again it goes on.
+
+  Clips written before under the same identity are found by `is_done`. The
+  first write takes the final manifest of a finished data set away, `finish`
+  puts the new one in place: no reader ever sees half of a change.
+  """
+
+  def __init__(
+      self,
+      folder: str | os.PathLike[str],
+      manifest: manifest_lib.Manifest,
+      rows: int,
+  ):
+    """Opens or continues a data set.
+
+    Args:
+      folder: where it lies.
+      manifest: its identity; `clips` and `corrupt` are ignored.
+      rows: clips that it shall hold.
+
+    Raises:
+      ValueError: the folder holds a data set of another identity, or cannot
+        be written.
+      FileExistsError: the folder holds something else.
+    """
+    self.folder = pathlib.Path(folder)
+    self._identity = dataclasses.replace(manifest, clips=(), corrupt=())
+    self._rows = rows
+    self._arrays: dict[str, ts.TensorStore] = {}
+    self._final = self.folder / manifest_lib.FINAL
+    self._unfinished = self.folder / manifest_lib.UNFINISHED
+    present = [p for p in (self._final, self._unfinished) if p.exists()]
+    if present:
+      found = manifest_lib.load(present[0]).identity()
+      wrong = manifest_lib.differences(found, self._identity.identity())
+      if wrong:
+        raise ValueError(
+            f'{self.folder} holds a data set of another kind: {wrong}; choose'
+            ' another folder or delete this one'
+        )
+      self._drop_rows_beyond()
+    else:
+      self._start()
+
+  def _start(self) -> None:
+    """Makes an unfinished data set of a new or empty folder."""
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      if any(p.suffix != '.tmp' for p in self.folder.iterdir()):
+        raise FileExistsError(
+            f'{self.folder} is not empty and holds no data set; choose an'
+            ' empty or a new folder'
+        )
+    except FileExistsError:
+      raise
+    except OSError as e:
+      raise manifest_lib.write_error(self.folder, e) from e
+    manifest_lib.save(self._identity, self._unfinished)
+
+  def _drop_rows_beyond(self) -> None:
+    """Forgets the rows that a shorter list of clips no longer has."""
+    for marker in (self.folder / 'clips').glob('*.json'):
+      if int(marker.stem) >= self._rows:
+        self._reopen()
+        marker.unlink()
+
+  def _reopen(self) -> None:
+    """From finished to unfinished, in one rename."""
+    if self._final.exists():
+      os.replace(self._final, self._unfinished)
+
+  @property
+  def finished(self) -> bool:
+    """Whether the folder holds a whole data set now."""
+    return self._final.exists()
+
+  def is_done(self, row: int, fingerprint: str) -> bool:
+    """Whether this row was written whole from the same source."""
+    try:
+      found = json.loads(arrays.marker(self.folder, row).read_text())
+    except (OSError, ValueError):
+      return False
+    return found.get('fingerprint') == fingerprint
+
+  def _array(self, name: str, clip_shape: Sequence[int]) -> ts.TensorStore:
+    """The array of all rows, created, opened or resized on first use."""
+    if name in self._arrays:
+      return self._arrays[name]
+    path = self.folder / name
+    try:
+      array = arrays.create(
+          path, (self._rows, *clip_shape), (1, *clip_shape)
+      )
+      if array.shape[0] != self._rows:
+        free = [None] * (array.rank - 1)
+        array = array.resize(exclusive_max=[self._rows, *free]).result()
+    except (ValueError, OSError) as e:
+      raise manifest_lib.write_error(path, e) from e
+    if array.shape[1:] != tuple(clip_shape):
+      raise ValueError(
+          f'{path} holds clips of shape {list(array.shape[1:])}, this run'
+          f' makes {list(clip_shape)}; choose another folder or delete this'
+          ' one'
+      )
+    self._arrays[name] = array
+    return array
+
+  def write(
+      self, row: int, name: str, fingerprint: str, **values: np.ndarray
+  ) -> None:
+    """Writes one clip, then marks it as whole.
+
+    Args:
+      row: of the arrays.
+      name: of the clip, for messages.
+      fingerprint: of its source, see `is_done`.
+      **values: mean and logvar [F, h, w, c], text [S, L, Dt].
+
+    Raises:
+      CorruptClipError: a value is not finite; nothing was written.
+      ValueError: it cannot be written, for example on a full disk.
+    """
+    for key in arrays.ARRAYS:
+      if not np.isfinite(values[key]).all():
+        raise arrays.CorruptClipError(name, f'{key} is not finite')
+    marker = arrays.marker(self.folder, row)
+    self._reopen()
+    marker.unlink(missing_ok=True)
+    stores = {
+        key: self._array(key, values[key].shape) for key in arrays.ARRAYS
+    }
+    try:
+      pending = [
+          store[row].write(np.asarray(values[key], np.float32))
+          for key, store in stores.items()
+      ]
+      for write in pending:
+        write.result()
+    except (ValueError, OSError) as e:
+      raise manifest_lib.write_error(self.folder, e) from e
+    marker.parent.mkdir(exist_ok=True)
+    manifest_lib.write_json({'name': name, 'fingerprint': fingerprint}, marker)
+
+  def write_null_text(self, null_text: np.ndarray) -> None:
+    """Writes the embedding of no text [L, Dt]."""
+    path = self.folder / 'null_text'
+    try:
+      array = arrays.create(path, null_text.shape, null_text.shape)
+      array.write(np.asarray(null_text, np.float32)).result()
+    except (ValueError, OSError) as e:
+      raise manifest_lib.write_error(path, e) from e
+
+  def finish(
+      self,
+      clips: Sequence[Mapping[str, Any]],
+      corrupt: Sequence[Mapping[str, Any]] = (),
+  ) -> manifest_lib.Manifest:
+    """Makes the data set whole; see `Manifest` for the two lists."""
+    manifest = dataclasses.replace(
+        self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
+    )
+    for clip in clips:
+      if not arrays.marker(self.folder, clip['row']).exists():
+        raise RuntimeError(f'finish before {clip["name"]!r} was written')
+    manifest_lib.save(manifest, self._final)
+    self._unfinished.unlink(missing_ok=True)
+    return manifest
