@@ -1,0 +1,95 @@
+"""ttt_jax/geometry.py."""
+
+import numpy as np
+import pytest
+
+from ttt_jax import geometry
+
+
+@pytest.mark.parametrize(
+    'seconds,frames,latent_frames,segments',
+    [(3, 49, 13, 1), (9, 145, 37, 3), (18, 289, 73, 6), (30, 481, 121, 10),
+     (63, 1009, 253, 21)],
+)  # pyformat: disable
+def test_lengths_of_the_paper(seconds, frames, latent_frames, segments):
+  g = geometry.Geometry.from_seconds(seconds, 480, 720)
+  assert (g.frames, g.latent_frames, g.segments) == (
+      frames, latent_frames, segments)  # pyformat: disable
+  assert g.tokens_per_frame == 1350
+  assert g.sequence_length == 1350 * latent_frames + 226 * segments
+
+
+def test_any_text_length_is_padded_to_whole_mini_batches():
+  g = geometry.Geometry.from_seconds(9, 64, 96, text_length=7, mini_batch=64)
+  assert g.sequence_length == 37 * 24 + 3 * 7
+  assert g.padded_length == 960
+  assert ('mini-batches', '15 of 64 tokens (51 of padding)') in g.table()
+
+
+@pytest.fixture
+def order():
+  return geometry.TokenOrder(
+      segments=3, segment_latent_frames=2, rows=1, columns=2, text_length=2
+  )
+
+
+def test_reading_orders_are_permutations(order):
+  for permutation in (order.forward, order.reverse):
+    assert sorted(permutation) == list(range(order.length))
+    back = geometry.inverse(permutation)
+    np.testing.assert_array_equal(permutation[back], np.arange(order.length))
+
+
+def test_forward_order_is_text_then_video_segment_by_segment(order):
+  text, video = order.text_index, order.video_index
+  expected = [*text[0], *video[:3].ravel(), *text[1], *video[3:5].ravel(),
+              *text[2], *video[5:].ravel()]  # pyformat: disable
+  np.testing.assert_array_equal(order.forward, expected)
+
+
+def test_reverse_order_turns_video_tokens_and_segments_not_texts(order):
+  text, video = order.text_index, order.video_index[::-1, ::-1]
+  expected = [*text[2], *video[:3].ravel(), *text[1], *video[3:5].ravel(),
+              *text[0], *video[5:].ravel()]  # pyformat: disable
+  np.testing.assert_array_equal(order.reverse, expected)
+
+
+def test_storage_order_makes_windows_contiguous(order):
+  for i in range(order.segments):
+    window = np.arange(order.window) + i * order.stride
+    frames = order.video_index[2 * i : 2 * i + 3].ravel()
+    assert set(window) == set(frames) | set(order.text_index[i])
+
+
+def test_positions(order):
+  read = order.ttt_positions
+  np.testing.assert_array_equal(
+      read[:, 0],
+      [-1, -1, 0, 0, 1, 1, 2, 2, -1, -1, 3, 3, 4, 4, -1, -1, 5, 5, 6, 6],
+  )
+  np.testing.assert_array_equal(
+      order.window_positions[:, 0], [0, 0, -1, -1, 1, 1, 2, 2]
+  )
+  np.testing.assert_array_equal(
+      order.is_text[order.forward], read[:, 0] == -1
+  )
+
+
+@pytest.mark.parametrize(
+    'make,message',
+    [
+        (lambda: geometry.Geometry.from_seconds(4, 64, 96),
+         '4 seconds .* multiple of 3 s, for example 3'),
+        (lambda: geometry.Geometry.from_seconds(0, 64, 96), '0 seconds'),
+        (lambda: geometry.Geometry.from_seconds(3, 70, 96),
+         'height is 70 pixels; .* multiple of 16, for example 64'),
+        (lambda: geometry.Geometry(50, 64, 96), '50 frames .* example 49'),
+        (lambda: geometry.Geometry.from_seconds(1500, 64, 96),
+         '500 segments; at most 200'),
+        (lambda: geometry.Geometry.from_seconds(3, 64, 96, mini_batch=0),
+         'mini_batch is 0'),
+    ],
+)  # pyformat: disable
+def test_impossible_sizes_name_a_legal_one(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()

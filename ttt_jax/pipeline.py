@@ -1,0 +1,261 @@
+"""From a storyboard to frames: what a notebook imports.
+
+    from ttt_jax.pipeline import VideoPipeline
+    pipe = VideoPipeline.load('workdir')
+    frames = pipe(Storyboard.load('story.json'), steps=50, seed=0)
+
+The sampling command and the samples made during training call the same
+functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttt_jax import convert
+from ttt_jax import geometry as geometry_lib
+from ttt_jax import paths
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.data import encoders
+from ttt_jax.diffusion import grid as grid_lib
+from ttt_jax.diffusion import guidance as guidance_lib
+from ttt_jax.diffusion import samplers
+from ttt_jax.models import dit
+from ttt_jax.models.text import encoder as text_lib
+from ttt_jax.models.vae import causal3d
+from ttt_jax.train import checkpoint
+
+# Called with the number of steps done, e.g. to move a progress bar.
+OnStep = Callable[[int], None]
+
+
+class VideoPipeline:
+  """Text encoder, transformer, sampler and VAE, each compiled once a shape.
+
+  Attributes:
+    config: of the transformer.
+    params: of the transformer; may be replaced by others of the same shapes.
+    text_encoder: of the storyboard's prompts.
+    height: pixels of the video.
+    width: pixels.
+    fps: frames a second.
+  """
+
+  def __init__(
+      self,
+      config: dit.DiTConfig,
+      params: Any,
+      vae: tuple[causal3d.CausalVAEConfig, Any],
+      text_encoder: text_lib.TextEncoder,
+      *,
+      height: int,
+      width: int,
+      fps: int = 16,
+      schedule_shift: float = 1.0,
+  ):
+    self.config = config
+    self.params = params
+    self.text_encoder = text_encoder
+    self.height, self.width, self.fps = height, width, fps
+    self._shift = schedule_shift
+    self._on_step: OnStep | None = None
+    self._module = dit.DiffusionTransformer(config)
+    vae_config, self._vae_params = vae
+    self._vae = causal3d.CausalVAE(vae_config)
+    self._sample = jax.jit(
+        self._sample_latents, static_argnames=('sampler', 'grid')
+    )
+    self._decode = jax.jit(self._decode_frames)
+
+  @classmethod
+  def load(
+      cls, folder: str | os.PathLike[str], ema: bool = True
+  ) -> VideoPipeline:
+    """The pipeline of a trained stage.
+
+    Args:
+      folder: a stage folder, or a workdir: then its stage saved last.
+      ema: the averaged weights, where training kept an average.
+
+    Raises:
+      FileNotFoundError: no checkpoint, VAE or text encoder there.
+      ValueError: the VAE or the text encoder is not the one of training.
+    """
+    params, config = checkpoint.load_params(folder, ema)
+    pipe = cls.from_config(config, params)
+    identity = checkpoint.load_data(folder)['identity']
+    vae_identity = encoders.CausalVideoEncoder.load(
+        paths.resolve(config.vae.folder)
+    ).identity
+    for name, ours in (
+        ('vae', vae_identity),
+        ('text', pipe.text_encoder.identity),
+    ):
+      trained = identity[f'{name}_identity']
+      if ours != trained:
+        raise ValueError(
+            f'the weights in {folder} were trained with the {name} encoder'
+            f' {trained}, but {config[name].folder} holds {ours}; restore that'
+            ' folder'
+        )
+    return pipe
+
+  @classmethod
+  def from_config(cls, config, params) -> VideoPipeline:
+    """The pipeline of a training config and parameters."""
+    return cls(
+        dit.DiTConfig(**config.model),
+        params,
+        convert.load_vae(paths.resolve(config.vae.folder)),
+        text_lib.load_text_encoder(
+            paths.resolve(config.text.folder), config.text.length
+        ),
+        height=config.data.height,
+        width=config.data.width,
+        fps=config.data.fps,
+        schedule_shift=config.schedule_shift,
+    )
+
+  def geometry(
+      self, storyboard: storyboard_lib.Storyboard
+  ) -> geometry_lib.Geometry:
+    """Sizes and token order of the video that a storyboard makes."""
+    config = self.config
+    unit = config.segment_latent_frames * 4
+    return geometry_lib.Geometry(
+        len(storyboard.segments) * unit + 1,
+        self.height,
+        self.width,
+        self.fps,
+        text_length=self.text_encoder.text_length,
+        mini_batch=config.mini_batch,
+        patch_size=config.patch_size,
+        segment_latent_frames=config.segment_latent_frames,
+    )
+
+  def __call__(
+      self,
+      storyboard: storyboard_lib.Storyboard,
+      *,
+      steps: int = 50,
+      guidance: float = 6.0,
+      seed: int = 0,
+      sampler: str = 'dpmpp_2m_sde',
+      guidance_schedule: str = 'cosine',
+      on_step: OnStep | None = None,
+  ) -> np.ndarray:
+    """Samples the storyboard's video.
+
+    Args:
+      storyboard: one text a segment, negative texts if any.
+      steps: sampling steps, 1 to 1000.
+      guidance: strength of the text, see `ttt_jax.diffusion.guidance`.
+      seed: of the noise; equal seeds give equal videos.
+      sampler: 'dpmpp_2m_sde' or 'ddim'.
+      guidance_schedule: 'cosine', 'constant' or 'reference'.
+      on_step: called with the number of steps done.
+
+    Returns:
+      uint8 [frames, height, width, 3]; 3 s are 49 frames, 63 s 1009.
+
+    Raises:
+      ValueError: a text too long for the model, or an option out of range.
+    """
+    latents = self.sample_latents(
+        storyboard,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        sampler=sampler,
+        guidance_schedule=guidance_schedule,
+        on_step=on_step,
+    )
+    return self.decode(latents)
+
+  def sample_latents(
+      self,
+      storyboard: storyboard_lib.Storyboard,
+      *,
+      steps: int = 50,
+      guidance: float = 6.0,
+      seed: int = 0,
+      sampler: str = 'dpmpp_2m_sde',
+      guidance_schedule: str = 'cosine',
+      on_step: OnStep | None = None,
+  ) -> jax.Array:
+    """As `__call__`, but the latents, float32 [1, F, h, w, c]."""
+    samplers.sampler(sampler)
+    grid = grid_lib.sampling_grid('diffusers', steps, self._shift)
+    scales = guidance_lib.schedule(guidance_schedule)(
+        guidance, steps, grid.timesteps
+    )
+    storyboard.lint(
+        self.text_encoder.text_length, self.text_encoder.count_tokens
+    )
+    geometry = self.geometry(storyboard)
+    encode = lambda texts: self.text_encoder.encode(texts)[None]
+    text = encode(storyboard.prompts())
+    negative = None
+    if not guidance_lib.is_off(scales):
+      negative = encode(storyboard.negatives())
+    key = jax.random.key(seed)
+    noise = jax.random.normal(
+        jax.random.fold_in(key, 0),
+        (
+            1,
+            geometry.latent_frames,
+            geometry.latent_height,
+            geometry.latent_width,
+            self.config.in_channels,
+        ),
+    )
+    self._on_step = on_step
+    try:
+      latents = self._sample(
+          self.params,
+          noise,
+          text,
+          negative,
+          np.asarray(scales, np.float32),
+          jax.random.fold_in(key, 1),
+          sampler=sampler,
+          grid=grid,
+      )
+      return latents.block_until_ready()
+    finally:
+      jax.effects_barrier()
+      self._on_step = None
+
+  def decode(self, latents: jax.Array) -> np.ndarray:
+    """Latents [1, F, h, w, c] -> uint8 frames [F', H, W, 3]."""
+    return np.asarray(self._decode(self._vae_params, latents))
+
+  def _tick(self, step: int) -> None:
+    # One function for all calls: it is part of the compiled program.
+    if self._on_step is not None:
+      self._on_step(step + 1)
+
+  def _sample_latents(
+      self, params, noise, text, negative, scales, key, *, sampler, grid
+  ):
+    apply = functools.partial(self._module.apply, {'params': params})
+    return samplers.sampler(sampler)(
+        guidance_lib.guided(apply, text, negative),
+        noise,
+        grid,
+        scales,
+        key,
+        on_step=self._tick,
+    )
+
+  def _decode_frames(self, params, latents):
+    frames = self._vae.apply({'params': params}, latents, method='decode')
+    pixels = jnp.round((frames[0] + 1) * 127.5)
+    return jnp.clip(pixels, 0, 255).astype(jnp.uint8)

@@ -1,0 +1,76 @@
+"""Samples the video of a storyboard with a trained model.
+
+    python -m ttt_jax.sample --workdir=DIR --storyboard=FILE --out=FILE.mp4
+
+Writes an H.264 MP4 and a contact sheet, one frame a segment, beside it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+from absl import flags
+
+from ttt_jax import cli
+
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the training run.', required=True
+)
+_STORYBOARD = flags.DEFINE_string(
+    'storyboard', None, 'JSON file with one text a segment.', required=True
+)
+_OUT = flags.DEFINE_string('out', None, 'The MP4 to write.', required=True)
+_STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
+_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
+_GUIDANCE_SCHEDULE = flags.DEFINE_string(
+    'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+)
+_SAMPLER = flags.DEFINE_string(
+    'sampler', 'dpmpp_2m_sde', 'dpmpp_2m_sde or ddim.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
+_EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
+
+
+def main(_) -> None:
+  # Files first: a wrong name should not wait for a model to load.
+  from ttt_jax import storyboard as storyboard_lib
+  from ttt_jax.data import video
+
+  out = pathlib.Path(_OUT.value)
+  if out.suffix != '.mp4':
+    raise ValueError(f'--out is {out}; it must end in .mp4')
+  if not out.parent.is_dir():
+    raise FileNotFoundError(f'--out is {out}; there is no folder {out.parent}')
+  storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
+
+  from ttt_jax import pipeline
+  from ttt_jax import progress
+
+  pipe = pipeline.VideoPipeline.load(_WORKDIR.value, _EMA.value)
+  for name, value in pipe.geometry(storyboard).table():
+    print(f'  {name:<22} {value}')
+  start = time.perf_counter()
+  with progress.Bar('sampling', _STEPS.value) as bar:
+    frames = pipe(
+        storyboard,
+        steps=_STEPS.value,
+        guidance=_GUIDANCE.value,
+        seed=_SEED.value,
+        sampler=_SAMPLER.value,
+        guidance_schedule=_GUIDANCE_SCHEDULE.value,
+        on_step=lambda _: bar.advance(),
+    )
+  print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
+  sheet = out.with_suffix('.png')
+  video.write_video(out, frames, fps=pipe.fps)
+  video.contact_sheet(
+      video.segment_frames(frames, len(storyboard.segments)), sheet
+  )
+  print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
+  print(f'wrote {sheet} (one frame a segment)')
+
+
+if __name__ == '__main__':
+  cli.run(main)
