@@ -1,0 +1,54 @@
+"""Rules of placement and errors of meshes that cannot work."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax import sharding
+
+
+@pytest.mark.parametrize(
+    'mesh, sizes, message',
+    [
+        (dict(data=1, sp=2), {}, 'sp is 2.* legal value is 1'),
+        (dict(data=3, sp=1), {}, 'data 3 does not divide the batch of 4.*; 1'),
+        (dict(data=0, sp=1), {}, 'data is 0.*1 or more'),
+        (dict(data=1, model=2), {}, "axes .'model'.*'data', 'sp'"),
+        (dict(data=4), dict(devices=6), 'divide the 6 devices.*data 2 does'),
+        (dict(data=4), dict(microbatches=2), 'batch of 2 clips'),
+        (dict(data=1), dict(microbatches=3), 'microbatches 3 does not divide'),
+    ],
+)
+def test_meshes_that_do_not_divide(mesh, sizes, message):
+  with pytest.raises(ValueError, match=message) as e:
+    sharding.check_mesh(mesh, batch_size=4, **sizes)
+  assert '\n' not in str(e.value)
+
+
+def test_a_mesh_that_divides_passes():
+  sharding.check_mesh(
+      dict(data=4, sp=1), batch_size=8, microbatches=2, devices=8
+  )
+
+
+def test_parameters_are_split_along_their_largest_divisible_axis():
+  # Sharding rules ask a mesh for its sizes only.
+  mesh = jax.sharding.AbstractMesh((4, 1), sharding.AXES)
+  spec = lambda *shape: sharding.param_sharding(
+      mesh, jax.ShapeDtypeStruct(shape, jnp.float32)
+  ).spec
+  P = jax.sharding.PartitionSpec
+  assert spec(42, 256, 512) == P(None, None, 'data')
+  assert spec(512, 256) == P('data')
+  assert spec(1023, 256) == P(None, 'data')
+  assert spec(1023, 255) == P()  # nothing divides
+  assert spec(64, 64) == P()  # small
+
+
+def test_batches_arrive_whole():
+  mesh = sharding.make_mesh(dict(data=1, sp=1))
+  batch = dict(clip=np.arange(4, dtype=np.int32), mean=np.ones((4, 2)))
+  put = sharding.put_batch(mesh, batch)
+  np.testing.assert_array_equal(put['clip'], batch['clip'])
+  assert put['mean'].sharding.spec == jax.sharding.PartitionSpec('data')

@@ -1,0 +1,128 @@
+"""An `Experiment` without data set and DiT, and a program that trains it.
+
+python -m tests.train.stand_in --config=tests/train/tiny_config.py \
+    --workdir=DIR [--pause=SECONDS]
+"""
+
+import pathlib
+import time
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+
+from ttt_jax import cli
+from ttt_jax.train import checkpoint
+from ttt_jax.train import loop
+from ttt_jax.train import optimizer
+
+CLIPS = 7
+FEATURES = 16
+
+
+class Batches:
+  """Endless batches with a state, as `ttt_jax.data.pipeline` gives them."""
+
+  skipped = {}
+
+  def __init__(self, config, pause, poison):
+    self._config, self._pause, self._poison = config, pause, poison
+    self._step = 0
+
+  def get_state(self):
+    return dict(step=self._step)
+
+  def set_state(self, state):
+    self._step = state['step']
+
+  def __next__(self):
+    rng = np.random.default_rng((self._config.seed, self._step))
+    clip = rng.integers(0, CLIPS, self._config.batch_size).astype(np.int32)
+    mean = np.cos(clip[:, None] + np.arange(FEATURES)).astype(np.float32)
+    self._step += 1
+    if self._step == self._poison:
+      mean[0] = np.nan
+    time.sleep(self._pause)
+    return dict(mean=mean, clip=clip)
+
+
+class StandIn:
+  """What `loop.train` reads of an experiment, on 2-D arrays."""
+
+  def __init__(self, config, workdir, pause=0.0, poison=None):
+    """`pause`: seconds a batch takes; `poison`: step whose batch is NaN."""
+    self.config = config
+    self.folder = pathlib.Path(workdir) / config.stage
+    self.clip_names = [f'clip-{i}' for i in range(CLIPS)]
+    self.source = None
+    if config.previous_stage:
+      self.source = pathlib.Path(workdir) / config.previous_stage
+    self._pause, self._poison = pause, poison
+    self.abstract_params = jax.eval_shape(
+        self.init, jax.eval_shape(lambda: jax.random.key(0))
+    )
+
+  def init(self, key):
+    width = self.config.model['width']
+    keys = jax.random.split(key, 3)
+    normal = lambda k, *shape: 0.3 * jax.random.normal(k, shape)
+    return dict(
+        embed=dict(kernel=normal(keys[0], FEATURES, width)),
+        layers=dict(
+            mlp=dict(
+                kernel=normal(keys[1], 2, width, width),
+                bias=jnp.zeros((2, width)),
+            )
+        ),
+        readout=dict(kernel=normal(keys[2], width, FEATURES)),
+    )
+
+  def _network(self, params, x):
+    x = x @ params['embed']['kernel']
+    mlp = params['layers']['mlp']
+    for w, b in zip(mlp['kernel'], mlp['bias']):
+      x = x + jnp.tanh(x @ w + b)
+    return x @ params['readout']['kernel']
+
+  def loss_fn(self, params, batch, key):
+    keys = jax.random.split(key)
+    x = batch['mean']
+    timesteps = jax.random.randint(keys[0], x.shape[:1], 0, 1000)
+    noisy = x + jax.random.normal(keys[1], x.shape) * timesteps[:, None] / 999
+    losses = jnp.mean(jnp.square(self._network(params, noisy) - x), axis=-1)
+    return jnp.mean(losses), (losses, timesteps)
+
+  def diagnose(self, params, batch, key):
+    del key
+    bias = params['layers']['mlp']['bias']
+    return dict(gate=jnp.abs(bias), inner_loss_before=jnp.mean(batch['mean']))
+
+  def batches(self):
+    return Batches(self.config, self._pause, self._poison)
+
+  def identity(self):
+    return dict(vae_identity='none')
+
+  def check_identity(self, saved, folder):
+    assert saved == self.identity(), folder
+
+  def load_source(self, sharding):
+    return checkpoint.load_params(self.source, sharding=sharding)[0]
+
+
+def main(argv):
+  del argv
+  state = loop.train(StandIn(_CONFIG.value, _WORKDIR.value, _PAUSE.value))
+  if _REPORT.value:
+    for path, leaf in optimizer.flat(state.params).items():
+      print(path, str(leaf.sharding.spec).replace('PartitionSpec', 'P'))
+
+
+if __name__ == '__main__':
+  _CONFIG = config_flags.DEFINE_config_file('config')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'folder')
+  _PAUSE = flags.DEFINE_float('pause', 0.0, 'seconds a batch takes')
+  _REPORT = flags.DEFINE_bool('report_shardings', False, 'print shardings')
+  cli.run(main)

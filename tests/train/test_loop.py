@@ -1,0 +1,225 @@
+"""A run is the same however often it is stopped, and stops when it should."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.train import stand_in
+from tests.train import tiny_config
+
+from ttt_jax.train import checkpoint
+from ttt_jax.train import loop
+from ttt_jax.train import metrics
+from ttt_jax.train import optimizer
+from ttt_jax.train import state as state_lib
+from ttt_jax.train import step as step_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _config(stage='one', **changes):
+  config = tiny_config.get_config(stage)
+  with config.unlocked():
+    config.update(changes)
+  return config
+
+
+def _start(workdir, *flags, env=()):
+  command = [
+      sys.executable, '-m', 'tests.train.stand_in',
+      '--config=tests/train/tiny_config.py', f'--workdir={workdir}', *flags,
+  ]  # pyformat: disable
+  return subprocess.Popen(
+      command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      env=dict(os.environ, JAX_PLATFORMS='cpu', **dict(env)),
+  )  # pyformat: disable
+
+
+def _same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  """A run without interruption: its folder and last state."""
+  workdir = tmp_path_factory.mktemp('straight')
+  state = loop.train(stand_in.StandIn(_config(), workdir))
+  return workdir, jax.device_get(state)
+
+
+def test_loss_falls_and_files_are_there(straight):
+  workdir, _ = straight
+  rows = metrics.read(workdir / 'one')
+  assert [row['step'] for row in rows] == [2, 4, 6, 8, 10, 12]
+  assert {'loss', 'grad_norm', 'grad_norm/matrices', 'lr/matrices',
+          'param_norm'} <= set(rows[0])
+  assert 'gate/00' in rows[1] and 'inner_loss_before' in rows[1]
+  assert (workdir / 'one/losses.png').stat().st_size > 5000
+  assert list((workdir / 'one').glob('events.*'))
+
+
+def test_frozen_parameters_do_not_move_and_have_no_state(straight):
+  _, state = straight
+  experiment = stand_in.StandIn(_config(), '/nowhere')
+  key = step_lib.step_key(3, 0, step_lib.Purpose.INIT)
+  first = jax.jit(experiment.init)(key)
+  _same(first['embed'], state.params['embed'])
+  assert (first['readout']['kernel'] != state.params['readout']['kernel']).all()
+  assert 'embed' not in state.ema
+  paths = [
+      jax.tree_util.keystr(p)
+      for p, _ in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+  ]
+  assert any('readout' in p for p in paths)
+  assert not any('embed' in p for p in paths)
+
+
+def test_frozen_parameters_cost_no_gradient():
+  experiment = stand_in.StandIn(_config(), '/nowhere')
+  adam = ('.*', dict(lr=1.0))
+  batch = dict(mean=jax.ShapeDtypeStruct((4, 16), jnp.float32))
+
+  def products(groups):
+    made = optimizer.make_optimizer(
+        dict(groups=groups), experiment.abstract_params, 12
+    )
+    step = step_lib.make_step(experiment.loss_fn, made, seed=0, ema_decay=0.9)
+    state = jax.eval_shape(
+        lambda p: state_lib.create(p, made), experiment.abstract_params
+    )
+    return str(jax.make_jaxpr(step)(state, batch)).count('dot_general')
+
+  # Neither the gradient of the first matrix nor that of what it gives: one
+  # product less for each.
+  assert products([('embed/.*', None), adam]) == products([adam]) - 2
+
+
+def test_killed_at_any_moment_ends_bit_identical(straight, tmp_path):
+  random.seed(time.time_ns())
+  for _ in range(3):
+    process = _start(tmp_path, '--pause=0.3')
+    delay = random.uniform(2.5, 7.0)
+    print('killed after', delay)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+  out, _ = _start(tmp_path).communicate()
+  assert 'error' not in out, out
+  for ema in (False, True):
+    _same(
+        checkpoint.load_params(tmp_path, ema=ema)[0],
+        checkpoint.load_params(straight[0], ema=ema)[0],
+    )
+  rows, want = metrics.read(tmp_path / 'one'), metrics.read(straight[0] / 'one')
+  strip = lambda row: {k: v for k, v in row.items() if k != 'time'}
+  assert [r['step'] for r in rows] == [r['step'] for r in want]
+  assert strip(rows[-1]) == strip(want[-1])
+
+
+def test_sigterm_saves_first_and_goes_on_bit_identical(straight, tmp_path):
+  process = _start(tmp_path, '--pause=0.2', '--config.checkpoint_every=100')
+  log = tmp_path / 'one' / metrics.LOG
+  deadline = time.time() + 60
+  while not metrics.read(tmp_path / 'one') and time.time() < deadline:
+    time.sleep(0.05)
+  assert log.exists()
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=60)
+  assert process.returncode == 0, out
+  assert 'SIGTERM: saved step' in out
+  state = loop.train(stand_in.StandIn(_config(), tmp_path))
+  _same(jax.device_get(state), straight[1])
+
+
+def test_nan_stops_with_step_and_clips_and_keeps_the_last_good(tmp_path):
+  config = _config()
+  with pytest.raises(ValueError, match=r'loss is nan in step 6.*clip-\d'):
+    loop.train(stand_in.StandIn(config, tmp_path, poison=6))
+  saved = [p.name for p in (tmp_path / 'one/checkpoints').iterdir()]
+  assert saved == ['3']
+  assert np.isfinite(
+      checkpoint.load_params(tmp_path)[0]['readout']['kernel']
+  ).all()
+
+
+def test_workdir_of_another_config(straight):
+  config = _config(seed=4, batch_size=2, log_every=1)
+  with pytest.raises(ValueError) as e:
+    loop.train(stand_in.StandIn(config, straight[0]))
+  message = str(e.value)
+  assert 'seed = 3 there, 4 here' in message
+  assert 'batch_size = 4 there, 2 here' in message
+  assert 'log_every' not in message and '\n' not in message
+
+
+def test_a_stage_starts_from_the_averaged_weights_of_another(
+    straight, tmp_path
+):
+  config = _config('two', steps=1, previous_stage='one', ema_decay=0.0)
+  experiment = stand_in.StandIn(config, tmp_path)
+  experiment.source = straight[0] / 'one'
+  seen = []
+  first = experiment.loss_fn
+  experiment.loss_fn = lambda p, b, k: (seen.append(p), first(p, b, k))[1]
+  state = loop.train(experiment)
+  assert state.ema == {}
+  want = checkpoint.load_params(straight[0])[0]
+  _same(jax.device_get(state.params['embed']), want['embed'])
+  # The first step of AdamW moves a value by the rate: 1e-2 / 2.
+  moved = state.params['readout']['kernel'] - want['readout']['kernel']
+  assert 0 < np.abs(moved).max() < 0.02
+
+
+def test_microbatches_give_the_mean_gradient():
+  experiment = stand_in.StandIn(_config(), '/nowhere')
+
+  def loss_fn(params, batch, key):
+    del key
+    x = batch['mean']
+    losses = jnp.mean(jnp.square(experiment._network(params, x) - x), axis=-1)
+    return jnp.mean(losses), (losses, jnp.arange(len(x)) * 100)
+
+  params = experiment.init(jax.random.key(0))
+  batch = next(experiment.batches())
+  key = jax.random.key(1)
+  whole = step_lib.accumulate(loss_fn, params, batch, key, 1)
+  parts = step_lib.accumulate(loss_fn, params, batch, key, 2)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+      (whole[0][0], whole[1]),
+      (parts[0][0], parts[1]),
+  )
+  np.testing.assert_allclose(
+      np.sort(parts[0][1][0]), np.sort(whole[0][1][0]), rtol=1e-6
+  )
+
+
+def test_eight_devices_go_on_where_one_stopped(tmp_path):
+  config = _config(batch_size=8, model=dict(width=128), sample_every=6)
+  want = loop.train(stand_in.StandIn(config, tmp_path / 'one_device'))
+  stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+  half = loop.train(stand_in.StandIn(config, tmp_path / 'both'), stop)
+  assert int(half.step) == 7
+  out, _ = _start(
+      tmp_path / 'both', '--config.model.width=128', '--config.batch_size=8',
+      '--config.mesh.data=8', '--report_shardings',
+      env=dict(XLA_FLAGS='--xla_force_host_platform_device_count=8').items(),
+  ).communicate()  # pyformat: disable
+  assert 'after step 7' in out, out
+  assert "layers/mlp/kernel P(None, 'data'" in out, out
+  got = checkpoint.load_params(tmp_path / 'both', ema=False)[0]
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+      got,
+      jax.device_get(want.params),
+  )

@@ -1,0 +1,73 @@
+"""Trains one stage.
+
+    python -m ttt_jax.train --config=configs/quickstart.py:3s --workdir=DIR
+
+Everything of the stage goes to DIR/STAGE: checkpoints/, TensorBoard events,
+metrics.jsonl, losses.png. The same command goes on where a run was stopped.
+`--dry_run` prints sizes and parameter groups instead. Any value of the config
+can be set by --config.a.b=VALUE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+import jax
+from ml_collections import config_flags
+from rich import console as rich_console
+from rich import table as rich_table
+
+from ttt_jax import cli
+from ttt_jax.train import experiment as experiment_lib
+from ttt_jax.train import loop
+from ttt_jax.train import metrics
+from ttt_jax.train import optimizer
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
+
+
+def dry_run(config) -> None:
+  """Prints the geometry and the parameter groups; uses no accelerator."""
+  jax.config.update('jax_platforms', 'cpu')
+  experiment_lib.check_config(config)
+  sizes = rich_table.Table(title=f'{config.name}, stage {config.stage}')
+  sizes.add_column('quantity')
+  sizes.add_column('value', justify='right')
+  for row in experiment_lib.make_geometry(config).table():
+    sizes.add_row(*row)
+  params = experiment_lib.abstract_params(config)
+  console = rich_console.Console()
+  console.print(sizes)
+  console.print(optimizer.group_table(config.optimizer, params))
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point."""
+  del argv
+  config = _CONFIG.value
+  if config is None:
+    raise ValueError('--config is missing, for example configs/quickstart.py')
+  if _DRY_RUN.value:
+    dry_run(config)
+    return 0
+  if not _WORKDIR.value:
+    raise ValueError('--workdir is missing; name a folder for the results')
+  experiment = experiment_lib.Experiment(config, _WORKDIR.value)
+  console = rich_console.Console()
+  console.print(optimizer.group_table(
+      config.optimizer, experiment.abstract_params))
+  state = loop.train(experiment)
+  folder = experiment.folder
+  print(f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
+        f' {folder / metrics.PLOT} and TensorBoard events in {folder}')
+  if int(state.step) == config.steps:
+    print(f'next: python -m ttt_jax.sample --workdir={_WORKDIR.value}'
+          ' --storyboard=FILE.json --out=FILE.mp4')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,58 @@
+"""A full disk, told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import logging
+import pathlib
+import shutil
+import threading
+from typing import Any
+
+import jax
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error, or one it came from, says that no space is left."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC, errno.EDQUOT):
+      return True
+    # TensorStore tells it in words.
+    if any(words in str(error) for words in (
+        'No space left on device', 'Disk quota exceeded')):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def check_space(folder: pathlib.Path, tree: Any) -> None:
+  """Raises OSError ENOSPC if the arrays of `tree` have no room in `folder`."""
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise OSError(
+        errno.ENOSPC,
+        f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free',
+    )
+
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+  """Keeps threads that meet a full disk from printing a traceback each.
+
+  The error reaches us as an exception of Orbax' next call.
+  """
+  hook = threading.excepthook
+  threading.excepthook = lambda a: is_full(a.exc_value) or hook(a)
+  try:
+    yield
+  finally:
+    threading.excepthook = hook
+
+
+def not_orbax(record: logging.LogRecord) -> bool:
+  """A logging filter: Orbax logs every phase, and a traceback per thread."""
+  return '/orbax/' not in record.pathname

@@ -1,0 +1,228 @@
+"""A config made ready to train: checked data, network, loss; no device yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from ttt_jax import geometry as geometry_lib
+from ttt_jax import sharding as sharding_lib
+from ttt_jax.data import latents as latents_lib
+from ttt_jax.data import manifest as manifest_lib
+from ttt_jax.data import pipeline
+from ttt_jax.diffusion import objective
+from ttt_jax.diffusion import schedule
+from ttt_jax.models import dit
+from ttt_jax.train import checkpoint
+from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import step as step_lib
+
+# Whole numbers of the config and their least values.
+_LEAST = dict(
+    seed=0, steps=1, batch_size=1, microbatches=1, log_every=1,
+    diagnose_every=0, checkpoint_every=1, keep_last=1, keep_every=0,
+    sample_every=0,
+)  # pyformat: disable
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a value that cannot work; touches no device."""
+  for name, least in _LEAST.items():
+    value = config[name]
+    if not isinstance(value, int) or value < least:
+      raise ValueError(
+          f'config.{name} is {value!r}; it must be a whole number of {least}'
+          ' or more'
+      )
+  for name in ('ema_decay', 'text_dropout'):
+    if not 0 <= config[name] < 1:
+      raise ValueError(
+          f'config.{name} is {config[name]}; it must be in [0, 1), for example'
+          ' 0.1'
+      )
+  if not config.stage or '/' in config.stage:
+    raise ValueError(
+        f'config.stage is {config.stage!r}; it names a folder, for example 3s'
+    )
+  sharding_lib.check_mesh(
+      config.mesh, batch_size=config.batch_size,
+      microbatches=config.microbatches,
+  )  # pyformat: disable
+
+
+def make_geometry(config: ml_collections.ConfigDict) -> geometry_lib.Geometry:
+  """The geometry of a stage's clips."""
+  model = dit.DiTConfig(**config.model)
+  return geometry_lib.Geometry.from_seconds(
+      config.data.seconds, config.data.height, config.data.width,
+      config.data.fps, text_length=config.text.length,
+      mini_batch=model.mini_batch, patch_size=model.patch_size,
+      segment_latent_frames=model.segment_latent_frames,
+  )  # pyformat: disable
+
+
+def input_shapes(config: ml_collections.ConfigDict, batch: int = 1):
+  """`jax.ShapeDtypeStruct`s of the network's inputs."""
+  g = make_geometry(config)
+  model = dit.DiTConfig(**config.model)
+  size = (g.latent_frames, g.latent_height, g.latent_width, model.in_channels)
+  text = (g.segments, g.text_length, model.text_dim)
+  return (
+      jax.ShapeDtypeStruct((batch, *size), jnp.float32),
+      jax.ShapeDtypeStruct((batch, *text), jnp.float32),
+      jax.ShapeDtypeStruct((batch,), jnp.int32),
+  )
+
+
+def abstract_params(config: ml_collections.ConfigDict) -> Any:
+  """Shapes of all parameters, by `jax.eval_shape`."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(functools.partial(_init, config), key)
+
+
+def _init(config: ml_collections.ConfigDict, key: jax.Array) -> Any:
+  inputs = [jnp.zeros(x.shape, x.dtype) for x in input_shapes(config)]
+  module = dit.DiffusionTransformer(dit.DiTConfig(**config.model))
+  return module.init(key, *inputs)['params']
+
+
+class Experiment:
+  """One stage in one folder.
+
+  Attributes:
+    config: the stage's config, checked.
+    folder: of the stage, WORKDIR/STAGE.
+    source: stage folder whose weights it starts from, or None.
+    clip_names: by the clip index of a batch.
+    abstract_params: nested dict of `jax.ShapeDtypeStruct`.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict,
+               workdir: str | pathlib.Path):
+    """Checks the config, the data set and the earlier stage.
+
+    Raises:
+      ValueError: a value, a parameter group or a manifest that does not fit.
+      FileNotFoundError: no data set, or no earlier stage.
+    """
+    check_config(config)
+    workdir = pathlib.Path(workdir)
+    self.config, self.folder = config, workdir / config.stage
+    self.abstract_params = abstract_params(config)
+    optimizer_lib.assign(config.optimizer.groups, self.abstract_params)
+    self._dataset = _open_data(config, workdir)
+    self._manifest = self._dataset.manifest
+    self._null_text = self._dataset.null_text
+    self.clip_names = [clip['name'] for clip in self._manifest.clips]
+    self.source = _source(config, workdir)
+    self._module = dit.DiffusionTransformer(dit.DiTConfig(**config.model))
+    self._schedule = schedule.zero_snr_schedule(shift=config.schedule_shift)
+
+  def init(self, key: jax.Array) -> Any:
+    """Fresh parameters."""
+    return _init(self.config, key)
+
+  def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+    """See `step.LossFn`: latents drawn from the VAE's posterior, v error."""
+    latents_key, text_key, noise_key = jax.random.split(key, 3)
+    latents = objective.sample_posterior(
+        latents_key, batch['mean'], batch['logvar'])
+    text = objective.drop_text(
+        text_key, batch['text'], jnp.asarray(self._null_text),
+        self.config.text_dropout,
+    )  # pyformat: disable
+    network = lambda x, t: self._module.apply({'params': params}, x, text, t)
+    loss, aux = objective.diffusion_loss(
+        network, latents, noise_key, self._schedule)
+    return loss, (aux['per_sample_loss'], aux['timesteps'])
+
+  def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+    """Gate sizes and inner losses of the network on a noisy batch."""
+    noise_key, time_key = jax.random.split(key)
+    latents = batch['mean']
+    timesteps = objective.sample_timesteps(
+        time_key, len(latents), stratified=True)
+    noise = jax.random.normal(noise_key, latents.shape)
+    alpha = jnp.asarray(self._schedule)[timesteps]
+    return self._module.apply(
+        {'params': params}, objective.add_noise(latents, noise, alpha),
+        batch['text'], timesteps, method='diagnostics',
+    )  # pyformat: disable
+
+  def batches(self) -> pipeline.BatchIterator:
+    """Endless batches of this host from the first on."""
+    return pipeline.batches(
+        self._dataset, self.config.batch_size, self.config.seed,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # pyformat: disable
+
+  def identity(self) -> dict[str, Any]:
+    """What latents and texts mean: saved with the weights, JSON."""
+    return self._manifest.identity()
+
+  def check_identity(self, saved: dict[str, Any], where: pathlib.Path) -> None:
+    """Raises ValueError if the weights in `where` saw other latents or texts."""
+    for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
+      ours = self.identity()[name]
+      if saved[name] != ours:
+        raise ValueError(
+            f'the weights in {where} were trained with {name} {saved[name]!r},'
+            f' but the data set has {ours!r}; precompute with the same encoders'
+        )
+
+  def load_source(self, sharding: Callable[..., Any]) -> Any:
+    """Parameters of the earlier stage, averaged where it kept an average."""
+    self.check_identity(checkpoint.load_data(self.source)['identity'],
+                        self.source)
+    return checkpoint.load_params(self.source, sharding=sharding)[0]
+
+
+def _open_data(config: ml_collections.ConfigDict,
+               workdir: pathlib.Path) -> latents_lib.LatentDataset:
+  folder = pathlib.Path(config.data.folder.replace('{workdir}', str(workdir)))
+  if not folder.exists():
+    raise FileNotFoundError(
+        f'no data set in {folder}; make it with python -m ttt_jax.precompute'
+        f' and the same --config and --workdir={workdir}'
+    )
+  dataset = latents_lib.LatentDataset(folder)
+  g = make_geometry(config)
+  manifest_lib.check_manifest(
+      dataset.manifest, fps=g.fps, height=g.height, width=g.width,
+      frames=g.frames, segments=g.segments, text_length=g.text_length,
+      mini_batch=g.mini_batch,
+  )  # pyformat: disable
+  latents, text, _ = input_shapes(config)
+  for name, found, wanted in (
+      ('latents', dataset.latent_shape, latents.shape[1:]),
+      ('texts', dataset.text_shape, text.shape[1:]),
+  ):
+    if tuple(found) != wanted:
+      raise ValueError(
+          f'{name} in {folder} have shape {tuple(found)}, config.model needs'
+          f' {wanted}'
+      )
+  return dataset
+
+
+def _source(config: ml_collections.ConfigDict,
+            workdir: pathlib.Path) -> pathlib.Path | None:
+  """The folder whose weights a fresh stage starts from, if any."""
+  named = config.get('init_from', '')
+  if not named and not config.previous_stage:
+    return None
+  folder = pathlib.Path(named or workdir / config.previous_stage)
+  try:
+    return checkpoint.stage_folder(folder)
+  except FileNotFoundError as e:
+    raise FileNotFoundError(
+        f'stage {config.stage} starts from weights in {folder}, but there are'
+        f' none; train that stage first, or set --config.previous_stage= to'
+        ' start from random weights'
+    ) from e

@@ -1,0 +1,141 @@
+"""The training loop: restore, then batch, step, log, save, until the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import pathlib
+from typing import Any, TYPE_CHECKING
+
+import jax
+
+from ttt_jax import progress
+from ttt_jax import sharding
+from ttt_jax.train import checkpoint
+from ttt_jax.train import disk
+from ttt_jax.train import metrics as metrics_lib
+from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import state as state_lib
+from ttt_jax.train import step as step_lib
+from ttt_jax.train import watch
+
+if TYPE_CHECKING:  # The loop works with any network and data.
+  from ttt_jax.train import experiment as experiment_lib
+
+# (all parameters, the trained ones averaged; step; stage folder)
+SampleHook = Callable[[Any, int, pathlib.Path], None]
+
+
+def begin(experiment: experiment_lib.Experiment,
+          optimizer: optimizer_lib.Optimizer,
+          checkpoints: checkpoint.Checkpoints, mesh: jax.sharding.Mesh):
+  """The state to go on from: saved > of an earlier stage > from scratch."""
+  ema = experiment.config.ema_decay > 0
+  create = functools.partial(state_lib.create, optimizer=optimizer, ema=ema)
+  abstract = jax.eval_shape(create, experiment.abstract_params)
+  shardings = sharding.tree_shardings(mesh, abstract)
+  abstract = jax.tree.map(lambda x, s: x.update(sharding=s), abstract, shardings)
+  restored = checkpoints.restore(abstract)
+  if restored is not None:
+    state, data = restored
+    print(f'continues {checkpoints.folder} after step {int(state.step)}')
+    return state, shardings, data
+  key = step_lib.step_key(experiment.config.seed, 0, step_lib.Purpose.INIT)
+  params = jax.jit(experiment.init, out_shardings=shardings.params)(key)
+  if experiment.source is not None:
+    loaded = experiment.load_source(
+        functools.partial(sharding.param_sharding, mesh))
+    params, new = state_lib.inherit(params, loaded)
+    print(f'starts from the weights in {experiment.source};'
+          f' new parameters: {", ".join(new) or "none"}')
+  return jax.jit(create, out_shardings=shardings)(params), shardings, None
+
+
+def train(experiment: experiment_lib.Experiment,
+          sample: SampleHook | None = None) -> state_lib.TrainState:
+  """Runs a stage to its end, or until SIGTERM or Ctrl-C, and saves it.
+
+  Args:
+    experiment: what to train, already checked.
+    sample: called every `config.sample_every` steps.
+
+  Returns:
+    The last state; its `step` is below `config.steps` if a signal came.
+
+  Raises:
+    ValueError: a loss that is not finite, a full disk, a folder of another
+      config, a mesh that does not fit the devices.
+  """
+  try:
+    return _train(experiment, sample)
+  except OSError as e:
+    if disk.is_full(e):
+      raise ValueError(
+          f'the disk is full: cannot write to {experiment.folder}; free space'
+          ' and start again, the saved checkpoints are whole'
+      ) from e
+    raise
+
+
+def _train(experiment, sample):
+  config, folder = experiment.config, experiment.folder
+  checkpoints = checkpoint.Checkpoints(folder, config)
+  checkpoints.check()
+  sharding.check_mesh(
+      config.mesh, batch_size=config.batch_size,
+      microbatches=config.microbatches, devices=jax.device_count(),
+  )  # pyformat: disable
+  mesh = sharding.make_mesh(config.mesh)
+  optimizer = optimizer_lib.make_optimizer(
+      config.optimizer, experiment.abstract_params, config.steps)
+  state, shardings, data = begin(experiment, optimizer, checkpoints, mesh)
+  train_step = jax.jit(
+      step_lib.make_step(
+          experiment.loss_fn, optimizer, seed=config.seed,
+          ema_decay=config.ema_decay, microbatches=config.microbatches,
+      ),
+      donate_argnums=0,
+      out_shardings=(shardings, sharding.replicated(mesh)),
+  )  # pyformat: disable
+  diagnose = jax.jit(experiment.diagnose)
+  start = int(state.step)
+  batches = experiment.batches()
+  if data is not None:
+    experiment.check_identity(data['identity'], folder)
+    batches.set_state(data['batches'])
+  due = lambda step, every: every and step % every == 0
+  with (
+      watch.Stop() as stop,
+      checkpoints,
+      metrics_lib.Writer(folder, start, jax.process_index() == 0) as writer,
+      progress.Bar(f'training {config.stage}', config.steps, start) as bar,
+  ):
+    monitor = watch.Monitor(
+        writer, experiment.clip_names, config.log_every, config.steps)
+    for step in range(start + 1, config.steps + 1):
+      batch = next(batches)
+      arrays = sharding.put_batch(mesh, batch)
+      state, metrics = train_step(state, arrays)
+      monitor.push(step, metrics, batch['clip'])
+      bar.advance(note=monitor.note)
+      if due(step, config.diagnose_every):
+        key = step_lib.step_key(config.seed, step, step_lib.Purpose.DIAGNOSE)
+        found = jax.device_get(diagnose(state.params, arrays, key))
+        monitor.extra(metrics_lib.scalars(found))
+      last = step == config.steps or stop.signal is not None
+      if last or due(step, config.checkpoint_every):
+        # Only a state whose step was finite is worth keeping.
+        monitor.flush()
+        checkpoints.save(state, dict(
+            batches=batches.get_state(), identity=experiment.identity()))
+        writer.plot()
+      if sample is not None and due(step, config.sample_every):
+        sample(state_lib.averaged(state), step, folder)
+      if last:
+        break
+  if stop.signal is not None and int(state.step) < config.steps:
+    print(f'{stop.signal.name}: saved step {int(state.step)} of {config.steps}'
+          f' in {folder}; start the same command again to go on')
+  if batches.skipped:
+    print(f'clips that could not be read: {dict(batches.skipped)}')
+  return state

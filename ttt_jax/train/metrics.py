@@ -1,0 +1,177 @@
+"""Curves of a run: TensorBoard events, metrics.jsonl and a plot.
+
+A run that starts again at step n forgets what was logged after n, so that no
+step is in a curve twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+LOG = 'metrics.jsonl'
+PLOT = 'losses.png'
+# Timesteps 0 (clean) to 999 (noise) in this many equal parts.
+BUCKETS = 10
+# Metrics that the step returns as sums, one entry a bucket.
+SUM, COUNT = 'bucket_loss_sum', 'bucket_count'
+
+
+def bucket_name(index: int) -> str:
+  """Metric name of a timestep bucket, for example loss_t/000-099."""
+  width = 1000 // BUCKETS
+  return f'loss_t/{index * width:03d}-{(index + 1) * width - 1:03d}'
+
+
+class Window:
+  """Metrics of the steps since the last log line, on the host."""
+
+  def __init__(self):
+    self._steps: list[Mapping[str, np.ndarray]] = []
+
+  def add(self, metrics: Mapping[str, Any]) -> None:
+    """Adds the metrics of one step: scalars and the bucket sums."""
+    self._steps.append(metrics)
+
+  def drain(self) -> dict[str, float]:
+    """Means over the steps; buckets without a sample are left out."""
+    steps, self._steps = self._steps, []
+    if not steps:
+      return {}
+    scalars = {
+        k: float(np.mean([m[k] for m in steps]))
+        for k in steps[-1]
+        if k not in (SUM, COUNT)
+    }
+    sums = np.sum([m[SUM] for m in steps], axis=0)
+    counts = np.sum([m[COUNT] for m in steps], axis=0)
+    buckets = {
+        bucket_name(i): float(sums[i] / counts[i])
+        for i in np.flatnonzero(counts)
+    }
+    return scalars | buckets
+
+
+class Writer:
+  """Writes the metrics of one stage folder; only the first host writes."""
+
+  def __init__(self, folder: pathlib.Path, step: int, active: bool = True):
+    """Continues the curves of `folder` after `step`."""
+    self._folder, self._active = folder, active
+    if not active:
+      return
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [row for row in read(folder) if row['step'] <= step]
+    # Replaced whole: a kill in between leaves the old file or the new one.
+    draft = folder / (LOG + '.tmp')
+    draft.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    os.replace(draft, folder / LOG)
+    self._log = open(folder / LOG, 'a', encoding='utf-8')
+    self._events = tensorboardX.SummaryWriter(
+        str(folder), purge_step=step + 1, flush_secs=10
+    )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Logs scalars after `step` updates."""
+    if not self._active or not values:
+      return
+    row = dict(step=step, time=round(time.time(), 3), **values)
+    self._log.write(json.dumps(row) + '\n')
+    self._log.flush()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def plot(self) -> None:
+    """Draws losses.png from all rows so far."""
+    if self._active:
+      plot(self._folder)
+
+  def __enter__(self) -> Writer:
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._active:
+      self._log.close()
+      self._events.close()
+
+
+def scalars(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """Diagnostics as scalars: an array gives one an entry of its first axis."""
+  found = {}
+  for name, value in arrays.items():
+    value = np.asarray(value)
+    if value.ndim == 0:
+      found[name] = float(value)
+    else:
+      means = value.reshape(len(value), -1).mean(axis=1)
+      found |= {f'{name}/{i:02d}': float(x) for i, x in enumerate(means)}
+  return found
+
+
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Rows of metrics.jsonl; a last line cut off by a kill is left out."""
+  rows = []
+  if (folder / LOG).exists():
+    for line in (folder / LOG).read_text(encoding='utf-8').splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return rows
+
+
+def curve(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+  """[n, 2] steps and values of one metric."""
+  points = [(row['step'], row[name]) for row in rows if name in row]
+  return np.asarray(points, np.float64).reshape(-1, 2)
+
+
+def _smooth(values: np.ndarray, decay: float = 0.9) -> np.ndarray:
+  out, mean, weight = [], 0.0, 0.0
+  for value in values:
+    mean = decay * mean + (1 - decay) * value
+    weight = decay * weight + (1 - decay)
+    out.append(mean / weight)
+  return np.asarray(out)
+
+
+def plot(folder: pathlib.Path) -> None:
+  """Draws `folder`/losses.png: the loss, and the loss by timestep."""
+  # Figure and canvas without pyplot: no global state, no display.
+  from matplotlib.backends import backend_agg  # pylint: disable=g-import-not-at-top
+  from matplotlib import figure  # pylint: disable=g-import-not-at-top
+  import matplotlib  # pylint: disable=g-import-not-at-top
+
+  rows = read(folder)
+  fig = figure.Figure(figsize=(10, 4), layout='constrained')
+  backend_agg.FigureCanvasAgg(fig)
+  left, right = fig.subplots(1, 2)
+  loss = curve(rows, 'loss')
+  if len(loss):
+    left.plot(loss[:, 0], loss[:, 1], color='0.8', linewidth=0.8)
+    left.plot(loss[:, 0], _smooth(loss[:, 1]), color='C0')
+  left.set(title='loss', xlabel='step')
+  colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, BUCKETS))
+  for i, colour in enumerate(colours):
+    points = curve(rows, bucket_name(i))
+    if len(points):
+      label = bucket_name(i).removeprefix('loss_t/')
+      right.plot(points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
+  right.set(title='loss by timestep (smoothed)', xlabel='step')
+  if right.lines:
+    right.legend(fontsize='x-small', ncols=2)
+  for axes in (left, right):
+    values = [v for line in axes.lines for v in line.get_ydata()]
+    if values and min(values) > 0:
+      axes.set_yscale('log')
+    axes.grid(alpha=0.3)
+  draft = folder / (PLOT + '.tmp')
+  fig.savefig(draft, format='png', dpi=110)
+  os.replace(draft, folder / PLOT)

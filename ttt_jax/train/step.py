@@ -1,0 +1,124 @@
+"""One training step: a pure function of state and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ttt_jax.diffusion import objective
+from ttt_jax.train import metrics as metrics_lib
+from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import state as state_lib
+
+Batch = Mapping[str, jax.Array]
+# (params, batch, key) -> mean loss, (loss of each clip [B], timesteps [B]).
+LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, jax.Array]]]
+
+
+class Purpose(enum.IntEnum):
+  """What a random key is for; the numbers are part of a run's identity."""
+
+  INIT = 0
+  LOSS = 1
+  DIAGNOSE = 2
+
+
+def step_key(seed: int, step: jax.typing.ArrayLike, purpose: Purpose):
+  """The key of a purpose at a step: no key is ever stored."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.random.fold_in(key, purpose)
+
+
+def accumulate(loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array,
+               parts: int):
+  """Loss, per-clip values and gradients (f32), `parts` microbatches in turn.
+
+  Each microbatch takes every `parts`-th clip, so that a batch that is split
+  over devices stays where it is.
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  if parts == 1:
+    return grad_fn(trained, batch, key)
+  batches = jax.tree.map(
+      lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+  def part(total, inputs):
+    i, microbatch = inputs
+    out = grad_fn(trained, microbatch, jax.random.fold_in(key, i))
+    (loss, aux), grads = jax.tree.map(lambda x: x.astype(jnp.float32), out)
+    return jax.tree.map(jnp.add, total, (loss, grads)), aux
+
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
+  (loss, grads), aux = jax.lax.scan(
+      part, (jnp.zeros(()), zeros), (jnp.arange(parts), batches)
+  )
+  loss, grads = jax.tree.map(lambda x: x / parts, (loss, grads))
+  return (loss, jax.tree.map(jnp.ravel, aux)), grads
+
+
+def norms(grads: Any, groups: Mapping[str, str | None]) -> dict[str, jax.Array]:
+  """Euclidean norm of all gradients and of each group's."""
+  squares: dict[str, jax.Array] = {}
+  for path, g in optimizer_lib.flat(grads).items():
+    name = f'grad_norm/{groups[path]}'
+    square = jnp.sum(jnp.square(g.astype(jnp.float32)))
+    squares[name] = squares.get(name, 0.0) + square
+  squares['grad_norm'] = sum(squares.values())
+  return jax.tree.map(jnp.sqrt, squares)
+
+
+def make_step(
+    loss_fn: LossFn,
+    optimizer: optimizer_lib.Optimizer,
+    *,
+    seed: int,
+    ema_decay: float,
+    microbatches: int = 1,
+) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
+  """Returns (state, batch) -> (state, metrics), to be jitted by the caller.
+
+  The running mean starts short, min(ema_decay, (1 + n) / (10 + n)), so that a
+  short run does not average in its own beginning.
+  """
+
+  def train_step(state: state_lib.TrainState, batch: Batch):
+    trained, frozen = state_lib.split(state.params, optimizer.trainable)
+
+    # Differentiated by the trained subtree alone: frozen parameters cost no
+    # gradient, and none of their backward pass.
+    def loss_of(trained, batch, key):
+      return loss_fn(state_lib.merge(frozen, trained), batch, key)
+
+    key = step_key(seed, state.step, Purpose.LOSS)
+    (loss, (losses, timesteps)), grads = accumulate(
+        loss_of, trained, batch, key, microbatches
+    )
+    updates, opt_state = optimizer.tx.update(grads, state.opt_state, trained)
+    trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
+    n = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
+    ema = state.ema and jax.tree.map(
+        lambda m, p: decay * m + (1 - decay) * p, state.ema, trained
+    )
+    metrics = dict(loss=loss, param_norm=optax.tree.norm(trained))
+    metrics |= norms(grads, optimizer.groups)
+    metrics[metrics_lib.SUM], metrics[metrics_lib.COUNT] = (
+        objective.bucket_losses(losses, timesteps, metrics_lib.BUCKETS)
+    )
+    for name, rate in optimizer.schedules.items():
+      metrics[f'lr/{name}'] = rate(state.step)
+    state = state_lib.TrainState(
+        step=state.step + 1,
+        params=state_lib.merge(frozen, trained),
+        opt_state=opt_state,
+        ema=ema,
+    )
+    return state, metrics
+
+  return train_step

@@ -1,0 +1,78 @@
+"""Two watchers of the loop: for signals, and for numbers that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+
+from ttt_jax.train import metrics as metrics_lib
+
+
+class Stop:
+  """Turns SIGTERM and Ctrl-C into a wish that the loop reads."""
+
+  def __init__(self):
+    self.signal: signal.Signals | None = None
+
+  def __enter__(self) -> Stop:
+    self._before = {
+        s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
+    }
+    return self
+
+  def __exit__(self, *_) -> None:
+    for s, handler in self._before.items():
+      signal.signal(s, handler)
+
+  def _note(self, number, _) -> None:
+    self.signal = signal.Signals(number)
+
+
+class Monitor:
+  """Reads metrics one step late, so that the device never waits for us."""
+
+  def __init__(self, writer: metrics_lib.Writer, names: Sequence[str],
+               log_every: int, steps: int):
+    """`names`: of clips; a row is logged every `log_every` and after `steps`."""
+    self._writer, self._names = writer, names
+    self._log_every, self._steps = log_every, steps
+    self._window, self._pending = metrics_lib.Window(), None
+    self._extra: dict[str, float] = {}
+    self.note = ''
+
+  def extra(self, values: dict[str, float]) -> None:
+    """Adds values to the next row: that of the step pushed last, or later."""
+    self._extra |= values
+
+  def push(self, step: int, metrics: Any, clips: np.ndarray) -> None:
+    """Takes the metrics of `step` and looks at those of the step before."""
+    pending, self._pending = self._pending, (step, metrics, clips)
+    self._look(pending)
+
+  def flush(self) -> None:
+    """Looks at everything pushed so far."""
+    pending, self._pending = self._pending, None
+    self._look(pending)
+
+  def _look(self, pending: tuple[int, Any, np.ndarray] | None) -> None:
+    if pending is None:
+      return
+    step, metrics, clips = pending
+    metrics = jax.device_get(metrics)
+    bad = [k for k in ('loss', 'grad_norm') if not np.isfinite(metrics[k])]
+    if bad:
+      names = ', '.join(sorted({self._names[i] for i in clips}))
+      raise ValueError(
+          f'{bad[0]} is {metrics[bad[0]]} in step {step}, batch of clips'
+          f' {names}; nothing of it was saved. A smaller'
+          ' config.optimizer learning rate or clip, or without these clips'
+      )
+    self._window.add(metrics)
+    self.note = f'loss {metrics["loss"]:.4f}'
+    if step % self._log_every == 0 or step == self._steps:
+      self._writer.write(step, self._window.drain() | self._extra)
+      self._extra = {}
