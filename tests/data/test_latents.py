@@ -1,5 +1,6 @@
 """Data sets of latents: whole or refused, and damage is found."""
 
+import contextlib
 import dataclasses
 import pathlib
 import resource
@@ -236,19 +237,33 @@ def test_arrays_that_do_not_fit_the_manifest(tmp_path):
   assert '\n' not in str(e.value)
 
 
+@contextlib.contextmanager
+def full_disk():
+  """Every write beyond 16 bytes of a file fails."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_row_written_half_anew_is_not_done(tmp_path):
+  writer = build(tmp_path, finish=False)
+  with full_disk(), pytest.raises(ValueError, match='could not write'):
+    writer.write(1, 'clip1', 'other', **values(7))
+  assert not writer.is_done(1, 'other') and not writer.is_done(1, 'print1')
+  assert writer.is_done(0, 'print0')
+
+
 def test_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path):
   writer = build(tmp_path, clips=2, finish=False)
   grown = latents.LatentWriter(tmp_path, IDENTITY, rows=3)
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  # Every write beyond this many bytes of a file fails, as on a full disk.
-  resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
-  try:
+  with full_disk():
     with pytest.raises(ValueError, match='could not write') as failed:
       grown.write(2, 'clip2', 'print2', **values(2))
     with pytest.raises(ValueError, match='could not write'):
       writer.finish(table(range(2)))
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert '\n' not in str(failed.value) and 'space' in str(failed.value)
   again = latents.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert not again.finished

@@ -207,8 +207,10 @@ def write_json(value: Any, path: pathlib.Path) -> None:
 
 def write_error(path: pathlib.Path, error: Exception) -> ValueError:
   """The one line a user reads when a write fails."""
+  reason = getattr(error, 'strerror', None)
+  reason = reason or first_line(error).rsplit(': ', 1)[-1]
   return ValueError(
-      f'could not write {path}: {first_line(error)}; free some space (or'
+      f'could not write {path}: {reason}; free some space (or'
       ' choose another folder) and run precompute again, it goes on where it'
       ' stopped'
   )

@@ -134,9 +134,9 @@ def batches(
   # adds the number of the epoch.
   order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
   order = grain.MapDataset.range(len(dataset)).shuffle(seed=order_seed)
-  order = order.repeat().batch(batch_size).map_with_index(read)
+  order = order.repeat().batch(batch_size, drop_remainder=True)
   parent = iter(
-      order.to_iter_dataset(
+      order.map_with_index(read).to_iter_dataset(
           grain.ReadOptions(
               num_threads=_THREADS, prefetch_buffer_size=_PREFETCH
           )

@@ -1,0 +1,176 @@
+"""Storyboards and their videos to a data set of latents and embeddings.
+
+Clips are read, encoded and written one after the other: memory does not grow
+with their number. A run that was stopped goes on behind the last whole clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import os
+from typing import Any
+
+from absl import logging
+import numpy as np
+
+from ttt_jax import geometry as geometry_lib
+from ttt_jax import progress as progress_lib
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.data import encoders
+from ttt_jax.data import latents
+from ttt_jax.data import manifest as manifest_lib
+from ttt_jax.data import shots
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+  """What is known of a clip before any pixel is read."""
+
+  row: int
+  storyboard: storyboard_lib.Storyboard
+  prompts: tuple[str, ...]
+  spans: tuple[shots.Span, ...]
+  fingerprint: str
+
+  @property
+  def name(self) -> str:
+    return self.storyboard.name
+
+
+def precompute(
+    storyboards: Sequence[storyboard_lib.Storyboard],
+    *,
+    videos_dir: str,
+    vae: encoders.VideoEncoder,
+    text_encoder: Any,
+    geometry: geometry_lib.Geometry,
+    out: str | os.PathLike[str],
+    progress: bool = True,
+) -> manifest_lib.Manifest:
+  """Encodes every storyboard into one clip of a data set.
+
+  All that the storyboards alone can tell (segments, videos, lengths of the
+  texts) is checked before the first clip. A video that cannot be read leaves
+  its clip out: it is listed in `manifest.corrupt` with the reason, and tried
+  again by the next run.
+
+  Args:
+    storyboards: of `geometry.segments` segments each, with different names.
+    videos_dir: folder of the videos, also 'package:...'.
+    vae: for example `encoders.CausalVideoEncoder.load(folder)`.
+    text_encoder: `TextEncoder`.
+    geometry: of every clip.
+    out: folder of the data set; one that holds some of the clips already is
+      continued.
+    progress: show a bar.
+
+  Returns:
+    The manifest, which is written too.
+
+  Raises:
+    ValueError, FileNotFoundError: bad input, a data set of another kind in
+      `out`, no clip that can be read, or a full disk.
+  """
+  clips = _plan(storyboards, videos_dir, text_encoder, geometry)
+  identity = manifest_lib.Manifest(
+      vae_identity=vae.identity,
+      text_identity=text_encoder.identity,
+      scale=vae.scale,
+      fps=geometry.fps,
+      height=geometry.height,
+      width=geometry.width,
+      frames=geometry.frames,
+      segments=geometry.segments,
+      text_length=geometry.text_length,
+      mini_batch=geometry.mini_batch,
+      scene_token_ids=text_encoder.scene_token_ids,
+  )
+  writer = latents.LatentWriter(out, identity, rows=len(clips))
+  todo = [c for c in clips if not writer.is_done(c.row, c.fingerprint)]
+  texts = encoders.TextCache(text_encoder, batch=geometry.segments)
+  if not writer.finished:
+    writer.write_null_text(texts.encode([''])[0])
+
+  corrupt = []
+  bar = contextlib.nullcontext()
+  if progress and todo:
+    done = len(clips) - len(todo)
+    bar = progress_lib.Bar('encode clips', len(clips), completed=done)
+  with bar as shown:
+    for clip in todo:
+      try:
+        frames = shots.read_frames(clip.spans, geometry)
+        mean, logvar = vae.encode(frames)
+        writer.write(
+            clip.row,
+            clip.name,
+            clip.fingerprint,
+            mean=np.asarray(mean),
+            logvar=np.asarray(logvar),
+            text=texts.encode(clip.prompts),
+        )
+      except (shots.UnreadableVideoError, latents.CorruptClipError) as e:
+        reason = manifest_lib.first_line(e)
+        logging.warning('clip %r left out: %s', clip.name, reason)
+        corrupt.append({'name': clip.name, 'row': clip.row, 'reason': reason})
+      if shown:
+        shown.advance(note=clip.name)
+
+  if len(corrupt) == len(clips):
+    raise ValueError(
+        f'none of the {len(clips)} clips could be encoded; the first,'
+        f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
+    )
+  broken = {c['row'] for c in corrupt}
+  table = [_entry(c) for c in clips if c.row not in broken]
+  return writer.finish(table, corrupt)
+
+
+def _plan(
+    storyboards: Sequence[storyboard_lib.Storyboard],
+    videos_dir: str,
+    text_encoder: Any,
+    geometry: geometry_lib.Geometry,
+) -> list[_Clip]:
+  if not storyboards:
+    raise ValueError('there are no storyboards; precompute needs at least 1')
+  clips = []
+  names = set()
+  for row, storyboard in enumerate(storyboards):
+    if storyboard.name in names:
+      raise ValueError(
+          f'two storyboards have the name {storyboard.name!r}; give each clip'
+          ' a name of its own'
+      )
+    names.add(storyboard.name)
+    spans = shots.spans(storyboard, videos_dir, geometry)
+    prompts = tuple(storyboard.prompts())
+    for i, prompt in enumerate(prompts):
+      tokens = text_encoder.count_tokens(prompt)
+      if tokens > geometry.text_length:
+        raise ValueError(
+            f'the text of segment {i + 1} of storyboard {storyboard.name!r}'
+            f' has {tokens} tokens; at most {geometry.text_length} fit:'
+            f' shorten it or set config.text.length to {tokens}'
+        )
+    clips.append(
+        _Clip(
+            row, storyboard, prompts, spans, shots.fingerprint(spans, prompts)
+        )
+    )
+  return clips
+
+
+def _entry(clip: _Clip) -> dict[str, Any]:
+  """A clip in the manifest, with a storyboard that `Storyboard.parse` reads."""
+  segments = [
+      {k: v for k, v in dataclasses.asdict(s).items() if v not in (None, '')}
+      for s in clip.storyboard.segments
+  ]
+  return {
+      'name': clip.name,
+      'row': clip.row,
+      'storyboard': {'name': clip.name, 'segments': segments},
+  }
