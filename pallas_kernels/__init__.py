@@ -1,0 +1,13 @@
+"""Fused and plain kernels of test-time training: arrays in, arrays out."""
+
+from pallas_kernels.ttt_linear.api import ttt_linear
+from pallas_kernels.ttt_linear.api import ttt_linear_inner_losses
+from pallas_kernels.ttt_mlp.api import ttt_mlp
+from pallas_kernels.ttt_mlp.api import ttt_mlp_inner_losses
+
+__all__ = [
+    'ttt_linear',
+    'ttt_linear_inner_losses',
+    'ttt_mlp',
+    'ttt_mlp_inner_losses',
+]

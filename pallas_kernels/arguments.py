@@ -1,0 +1,111 @@
+"""What all inner-loop ops share about their arguments: checks and dtypes.
+
+Alphabet: B batch, H heads, T tokens, D head dim, K hidden of the inner MLP,
+C tokens per mini-batch, N mini-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def check_sequence(
+    tokens: Mapping[str, jax.Array],
+    eta: jax.Array,
+    norms: Mapping[str, jax.Array],
+    mini_batch: int,
+) -> dict[str, int]:
+  """Returns the sizes {'B', 'H', 'T', 'D'}; raises ValueError on a misfit.
+
+  Args:
+    tokens: name -> array that must be [B, H, T, D]; the first sets the sizes.
+    eta: step sizes, must be [B, H, T].
+    norms: name -> LayerNorm parameter, must be [H, D].
+    mini_batch: tokens per mini-batch, an int of at least 1.
+  """
+  name, first = next(iter(tokens.items()))
+  if jnp.ndim(first) != 4:
+    raise ValueError(
+        f'{name} has shape {jnp.shape(first)}: it must have 4 dimensions'
+        ' [B, H, T, D], for example (1, 4, 64, 32)'
+    )
+  sizes = dict(zip('BHTD', first.shape))
+  if not all(sizes.values()):
+    raise ValueError(
+        f'{name} has shape {first.shape}: every size of [B, H, T, D] must be'
+        ' at least 1'
+    )
+  for name, array in tokens.items():
+    _check_shape(name, array, 'BHTD', sizes)
+  _check_shape('eta', eta, 'BHT', sizes)
+  for name, array in norms.items():
+    _check_shape(name, array, 'HD', sizes)
+  if isinstance(mini_batch, bool) or not hasattr(mini_batch, '__index__'):
+    raise ValueError(f'mini_batch={mini_batch!r} must be an int, such as 64')
+  if mini_batch < 1:
+    raise ValueError(f'mini_batch={mini_batch} must be at least 1, such as 64')
+  return sizes
+
+
+def check_state(
+    state: Mapping[str, tuple[jax.Array, str]], sizes: dict[str, int]
+) -> None:
+  """Raises ValueError unless each state fits its letters, with or without B.
+
+  Args:
+    state: name -> (array, letters of its shape without B, such as 'HDK').
+    sizes: size by letter; 'K' is read off the first state that has it.
+  """
+  for name, (array, letters) in state.items():
+    if jnp.ndim(array) == len(letters) + 1:
+      letters = 'B' + letters
+    if 'K' in letters and 'K' not in sizes and jnp.ndim(array) == len(letters):
+      sizes = {**sizes, 'K': array.shape[letters.index('K')]}
+    _check_shape(name, array, letters, sizes)
+
+
+def _check_shape(
+    name: str, array: jax.Array, letters: str, sizes: Mapping[str, int]
+) -> None:
+  """Raises ValueError unless `array` has the sizes that `letters` name."""
+  want = tuple(sizes.get(letter) for letter in letters)
+  if jnp.shape(array) != want:
+    raise ValueError(
+        f'{name} has shape {jnp.shape(array)}: [{", ".join(letters)}] must be'
+        f' {want}'
+    )
+  if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+    raise ValueError(
+        f'{name} has dtype {jnp.result_type(array)}: it must be floating,'
+        ' such as float32'
+    )
+
+
+def state_dtype(*arrays: jax.Array) -> jnp.dtype:
+  """Returns float64 if any of the arrays is float64, else float32."""
+  return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def batched_state(
+    arrays: Sequence[jax.Array],
+    ranks: Sequence[int],
+    batch: int,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, ...]:
+  """Returns the states as `dtype` with a leading B, repeated where missing.
+
+  Args:
+    arrays: initial states, with or without a leading B.
+    ranks: their ranks without B.
+    batch: B.
+    dtype: dtype of the result.
+  """
+  return tuple(
+      jnp.broadcast_to(
+          array, array.shape if array.ndim > rank else (batch, *array.shape)
+      ).astype(dtype)
+      for array, rank in zip(arrays, ranks)
+  )

@@ -1,0 +1,60 @@
+"""Chooses an implementation of an op by name or by preference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Every name that an op may offer, the most preferred first. `reference` is
+# last: it is the definition that the others are measured against.
+NAMES = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
+
+
+def dispatch(
+    op: str,
+    table: Mapping[str, Callable[..., Any]],
+    implementation: str | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+  """Calls the implementation of `op` that is named, or the best that accepts.
+
+  An implementation refuses arguments (a shape, a dtype, a backend) by raising
+  `NotImplementedError` with the reason.
+
+  Args:
+    op: name of the op, for messages.
+    table: implementation name -> function; names are from `NAMES`.
+    implementation: a name, or None to try the table in the order of `NAMES`.
+    *args: passed on.
+    **kwargs: passed on.
+
+  Returns:
+    What the implementation returns.
+
+  Raises:
+    ValueError: the name is none of `NAMES`.
+    NotImplementedError: the named implementation is absent or refuses.
+    ExceptionGroup: every implementation refuses; it holds all the reasons.
+  """
+  if implementation is not None:
+    if implementation not in NAMES:
+      raise ValueError(
+          f'implementation={implementation!r} of {op} is unknown: use None or'
+          f' one of {", ".join(map(repr, NAMES))}'
+      )
+    if implementation not in table:
+      raise NotImplementedError(
+          f'{op} has no implementation {implementation!r} yet: use None or one'
+          f' of {", ".join(repr(name) for name in NAMES if name in table)}'
+      )
+    return table[implementation](*args, **kwargs)
+  reasons = []
+  for name in NAMES:
+    if name in table:
+      try:
+        return table[name](*args, **kwargs)
+      except NotImplementedError as reason:
+        reasons.append(reason)
+  raise ExceptionGroup(f'no implementation of {op} accepts the arguments',
+                       reasons)

@@ -1,0 +1,1 @@
+"""TTT-Linear: the hidden state is one affine map."""

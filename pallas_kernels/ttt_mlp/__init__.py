@@ -1,0 +1,1 @@
+"""TTT-MLP: the hidden state is a two-layer MLP."""
