@@ -1,0 +1,1 @@
+"""Neural networks, pure flax linen modules."""
