@@ -1,0 +1,1 @@
+"""Diffusion: noise schedule, loss, guidance schedules and samplers."""

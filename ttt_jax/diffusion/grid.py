@@ -1,0 +1,133 @@
+"""Which noise levels a sampler visits: host tables in float64.
+
+Two grids differ in ways that change numbers: `diffusers` (the default) takes
+its levels from one table of 1000, as the released CogVideoX schedulers do;
+`reference` repeats what the paper's sampler does, see `_reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import numpy as np
+
+from ttt_jax.diffusion import schedule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SamplingGrid:
+  """The levels of one sampling run, noisiest first.
+
+  Compares and hashes by identity: `sampling_grid` returns the same object for
+  the same arguments, so that a grid can be a static argument of `jax.jit`.
+
+  Attributes:
+    name: 'diffusers' or 'reference'.
+    timesteps: what the network is told, float32 [n].
+    alpha: sqrt(alpha_bar) of the states, float64 [n + 1]; step i goes from
+      alpha[i] to alpha[i + 1]. Starts at 0 (noise) and ends at 1 (clean).
+    denoiser_alpha: the a of D = a x - sqrt(1 - a^2) v, float64 [n].
+  """
+
+  name: str
+  timesteps: np.ndarray
+  alpha: np.ndarray
+  denoiser_alpha: np.ndarray
+
+  def __post_init__(self):
+    for array in (self.timesteps, self.alpha, self.denoiser_alpha):
+      array.setflags(write=False)
+
+  @property
+  def steps(self) -> int:
+    return len(self.timesteps)
+
+
+def check_steps(steps: int) -> None:
+  """Raises ValueError unless 1 <= steps <= 1000."""
+  if not 1 <= steps <= schedule.TIMESTEPS:
+    raise ValueError(
+        f'{steps} sampling steps: must be 1 to {schedule.TIMESTEPS}, e.g. 50'
+    )
+
+
+def reference_timesteps(steps: int) -> np.ndarray:
+  """Timesteps of the paper's sampler, noisiest first, int64 [steps]."""
+  check_steps(steps)
+  last = schedule.TIMESTEPS - 1
+  return np.linspace(last, 0, steps, endpoint=False).astype(np.int64)
+
+
+def _diffusers(steps: int, shift: float) -> SamplingGrid:
+  """Trailing timesteps on the table of 1000.
+
+  Each step ends where the next one starts. Diffusers computes the end as
+  t - 1000 // steps, which is the same wherever steps divides 1000.
+  """
+  spacing = schedule.TIMESTEPS / steps
+  timesteps = np.round(
+      schedule.TIMESTEPS - spacing * np.arange(steps)
+  ).astype(np.int64) - 1
+  table = schedule.zero_terminal(schedule.raw_schedule(shift=shift))
+  alpha = table[timesteps]
+  return SamplingGrid(
+      'diffusers',
+      timesteps.astype(np.float32),
+      np.append(alpha, 1.0),
+      alpha,
+  )
+
+
+def _reference(steps: int, shift: float) -> SamplingGrid:
+  """The paper's sampler: to replay its trajectories, not to be preferred.
+
+  The zero-SNR rescale uses the end points of the visited subset, so the same
+  timestep has other levels for other step counts; and the denoiser takes the
+  nearest level of the unshifted table of 1000, whatever the shift.
+  """
+  if steps < 2:
+    raise ValueError(
+        f"{steps} sampling steps: the 'reference' grid rescales on its own end"
+        f" points and needs 2 to {schedule.TIMESTEPS}; the 'diffusers' grid"
+        ' takes 1'
+    )
+  timesteps = reference_timesteps(steps)
+  subset = schedule.raw_schedule(shift=shift)[timesteps]
+  alpha = schedule.zero_terminal(subset[::-1])[::-1]
+  table = schedule.zero_terminal(schedule.raw_schedule())
+  nearest = np.abs(alpha[:, None] - table).argmin(axis=1)
+  return SamplingGrid(
+      'reference',
+      timesteps.astype(np.float32),
+      np.append(alpha, 1.0),
+      table[nearest],
+  )
+
+
+GRIDS: dict[str, Callable[[int, float], SamplingGrid]] = {
+    'diffusers': _diffusers,
+    'reference': _reference,
+}
+
+
+@functools.cache
+def _build(name: str, steps: int, shift: float) -> SamplingGrid:
+  return GRIDS[name](steps, shift)
+
+
+def sampling_grid(
+    name: str = 'diffusers', steps: int = 50, shift: float = 1.0
+) -> SamplingGrid:
+  """Returns the grid `name` of `steps` levels; equal arguments, same object.
+
+  Raises:
+    ValueError: an unknown name, steps outside 1 to 1000, or a bad shift.
+  """
+  if name not in GRIDS:
+    raise ValueError(
+        f'unknown sampling grid {name!r}: must be one of {sorted(GRIDS)}'
+    )
+  check_steps(steps)
+  return _build(name, int(steps), float(shift))
