@@ -1,0 +1,78 @@
+"""A video at a glance: frames side by side in one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+
+def segment_frames(frames: np.ndarray, segments: int) -> np.ndarray:
+  """The middle frame of every segment: [n, H, W, 3] -> [segments, H, W, 3]."""
+  unit = (len(frames) - 1) // segments
+  return frames[1 + unit // 2 :: unit][:segments]
+
+
+def contact_sheet(
+    frames: np.ndarray,
+    path: str | os.PathLike[str],
+    columns: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> None:
+  """Writes frames side by side as a PNG, whole or not at all.
+
+  Args:
+    frames: uint8 [n, H, W, 3]; small ones are shown larger.
+    path: of the PNG; replaced if it exists.
+    columns: frames in a row; None makes it about as wide as a screen.
+    labels: a line below each frame, cut off at its width.
+
+  Raises:
+    ValueError: not one label a frame, no columns, or the file cannot be
+      written.
+    FileNotFoundError: there is no such folder.
+  """
+  count, height, width = frames.shape[:3]
+  if labels is not None and len(labels) != count:
+    raise ValueError(f'there are {len(labels)} labels for {count} frames')
+  columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.5))))
+  if columns < 1:
+    raise ValueError(f'columns is {columns}; it must be 1 or more')
+  zoom = max(1, round(192 / width))
+  height, width = height * zoom, width * zoom
+  font = ImageFont.load_default(12)
+  gap, line = 4, 18 if labels else 0
+  rows = math.ceil(count / columns)
+  sheet = Image.new(
+      'RGB',
+      (gap + columns * (width + gap), gap + rows * (height + line + gap)),
+      'white',
+  )
+  draw = ImageDraw.Draw(sheet)
+  for i, frame in enumerate(frames):
+    row, column = divmod(i, columns)
+    x, y = gap + column * (width + gap), gap + row * (height + line + gap)
+    tile = Image.fromarray(frame).resize((width, height), Image.BICUBIC)
+    sheet.paste(tile, (x, y))
+    if labels:
+      text = labels[i]
+      while draw.textlength(text, font) > width:
+        text = text.rstrip('…')[:-1] + '…'
+      draw.text((x, y + height + 2), text, 'black', font)
+  path = pathlib.Path(path)
+  if not path.parent.is_dir():
+    raise FileNotFoundError(f'there is no folder {path.parent} for {path.name}')
+  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+  try:
+    sheet.save(part, 'PNG')
+    os.replace(part, path)
+  except OSError as e:
+    raise ValueError(f'{path} could not be written: {e.strerror}') from e
+  finally:
+    part.unlink(missing_ok=True)
