@@ -67,6 +67,7 @@ def run(
       ),
       geometry=geometry,
       out=folder,
+      soften=data.get('soften', True),
   )
   print(
       f'wrote {folder}: {len(manifest.clips)} clips in'

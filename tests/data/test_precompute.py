@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+from flax import linen as nn
 import numpy as np
 import pytest
 
@@ -75,10 +76,11 @@ def _videos(tmp_path, monkeypatch):
   for offset, name in ((0, 'a'), (100, 'b'), (150, 'c')):
     (folder / f'{name}.mp4').write_text(str(offset))
 
-  def read_video(path, *, fps, height, width, start=0.0, frames=None):
+  def read_video(path, *, fps, height, width, start, frames, soften):
     text = path.read_text()
     if not text.isdigit():
       raise ValueError(f'{path} is no video that can be read\nmore lines')
+    assert soften
     first = round(start * fps)
     if first + frames > 60:
       raise ValueError(f'{path} has 60 frames; {first + frames} are needed')
@@ -124,7 +126,7 @@ def encode(videos, out, storyboards=None, vae=None, text=None):
 def shown(videos, *segments):
   """Numbers of the frames that a storyboard shows."""
   parts = shots.spans(story('x', *segments), str(videos), GEOMETRY)
-  return shots.read_frames(parts, GEOMETRY)[:, 0, 0, 0].tolist()
+  return shots.read_frames(parts, GEOMETRY, True)[:, 0, 0, 0].tolist()
 
 
 def test_a_shot_repeated_continued_and_cut(videos):
@@ -319,6 +321,48 @@ def test_the_text_cache_is_bounded():
   assert text.batches == [['a'], ['b'], ['c'], ['a']]
   cache.encode(['c'])
   assert len(text.batches) == 4
+
+
+def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_once(
+    monkeypatch,
+):
+  traces = []
+
+  class Module(nn.Module):
+    config: encoders.causal3d.CausalVAEConfig
+
+    def encode(self, frames):
+      traces.append(frames.shape)
+      gain = self.variables['params']['gain']
+      return frames[:, ::4, ::8, ::8] * gain, frames[:, ::4, ::8, ::8]
+
+  monkeypatch.setattr(encoders.causal3d, 'CausalVAE', Module)
+  config = encoders.causal3d.CausalVAEConfig(scaling_factor=0.5)
+  vae = encoders.CausalVideoEncoder(config, {'gain': np.float32(3)})
+  for value, expected in ((0, -1), (255, 1)):
+    frames = np.full((17, 16, 32, 3), value, np.uint8)
+    mean, logvar = vae.encode(frames)
+    assert mean.shape == logvar.shape == (5, 2, 4, 3)
+    assert (logvar == expected).all() and (mean == 3 * expected).all()
+  assert traces == [(1, 17, 16, 32, 3)]
+  other = encoders.CausalVideoEncoder(config, {'gain': np.float32(4)})
+  assert vae.identity.startswith('causal3d:') and vae.scale == 0.5
+  assert other.identity != vae.identity
+
+
+def test_a_vae_of_another_compression_is_refused(videos, tmp_path):
+  vae = FakeVAE()
+  plain = vae.encode
+  vae.encode = lambda frames: tuple(x[:, :1] for x in plain(frames))
+  with pytest.raises(ValueError, match=r'\[5, 1, 4\].*\[5, 2, 4\]'):
+    encode(videos, tmp_path / 'out', vae=vae)
+
+
+def test_softening_is_part_of_a_clips_source(videos):
+  board = story('x', ('t', 'a.mp4', 0), ('t', 'a.mp4', 0))
+  parts = shots.spans(board, str(videos), GEOMETRY)
+  prints = {shots.fingerprint(parts, ['t', 't'], s) for s in (True, False)}
+  assert len(prints) == 2
 
 
 def test_geometry_is_part_of_the_identity(videos, tmp_path):

@@ -21,11 +21,11 @@ class VideoEncoder(Protocol):
 
   Attributes:
     identity: kind and content hash.
-    scale: latent scale, for the record.
+    scale: latent scale (or one a channel), for the record.
   """
 
   identity: str
-  scale: float
+  scale: float | Sequence[float]
 
   def encode(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [F', H, W, 3] -> mean, logvar float32 [F, h, w, c]."""
@@ -36,7 +36,7 @@ class CausalVideoEncoder:
 
   def __init__(self, config: causal3d.CausalVAEConfig, params: Any):
     self.identity = manifest.content_identity('causal3d', config, params)
-    self.scale = float(config.scaling_factor)
+    self.scale = config.scaling_factor
     self._params = jax.device_put(params)
     module = causal3d.CausalVAE(config)
 

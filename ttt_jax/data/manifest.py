@@ -7,7 +7,7 @@ trainer or a second precompute can tell whether they fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -31,8 +31,8 @@ class Manifest:
     vae_identity: kind and content hash of the video encoder
       (`content_identity`).
     text_identity: kind and content hash of the text encoder.
-    scale: latent scale of the VAE, for the record only: the stored values are
-      in the diffusion model's units already.
+    scale: latent scale of the VAE (or one a channel), for the record only:
+      the stored values are in the diffusion model's units already.
     fps: frames a second.
     height: pixels.
     width: pixels.
@@ -49,7 +49,7 @@ class Manifest:
 
   vae_identity: str
   text_identity: str
-  scale: float
+  scale: float | Sequence[float]
   fps: int
   height: int
   width: int

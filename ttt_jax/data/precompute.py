@@ -47,6 +47,7 @@ def precompute(
     text_encoder: Any,
     geometry: geometry_lib.Geometry,
     out: str | os.PathLike[str],
+    soften: bool = True,
     progress: bool = True,
 ) -> manifest_lib.Manifest:
   """Encodes every storyboard into one clip of a data set.
@@ -64,6 +65,7 @@ def precompute(
     geometry: of every clip.
     out: folder of the data set; one that holds some of the clips already is
       continued.
+    soften: blur the frames a little, as `read_video` describes.
     progress: show a bar.
 
   Returns:
@@ -73,7 +75,7 @@ def precompute(
     ValueError, FileNotFoundError: bad input, a data set of another kind in
       `out`, no clip that can be read, or a full disk.
   """
-  clips = _plan(storyboards, videos_dir, text_encoder, geometry)
+  clips = _plan(storyboards, videos_dir, text_encoder, geometry, soften)
   identity = manifest_lib.Manifest(
       vae_identity=vae.identity,
       text_identity=text_encoder.identity,
@@ -101,14 +103,14 @@ def precompute(
   with bar as shown:
     for clip in todo:
       try:
-        frames = shots.read_frames(clip.spans, geometry)
-        mean, logvar = vae.encode(frames)
+        frames = shots.read_frames(clip.spans, geometry, soften)
+        mean, logvar = _latents(vae, frames, geometry)
         writer.write(
             clip.row,
             clip.name,
             clip.fingerprint,
-            mean=np.asarray(mean),
-            logvar=np.asarray(logvar),
+            mean=mean,
+            logvar=logvar,
             text=texts.encode(clip.prompts),
         )
       except (shots.UnreadableVideoError, latents.CorruptClipError) as e:
@@ -133,6 +135,7 @@ def _plan(
     videos_dir: str,
     text_encoder: Any,
     geometry: geometry_lib.Geometry,
+    soften: bool,
 ) -> list[_Clip]:
   if not storyboards:
     raise ValueError('there are no storyboards; precompute needs at least 1')
@@ -155,12 +158,28 @@ def _plan(
             f' has {tokens} tokens; at most {geometry.text_length} fit:'
             f' shorten it or set config.text.length to {tokens}'
         )
-    clips.append(
-        _Clip(
-            row, storyboard, prompts, spans, shots.fingerprint(spans, prompts)
-        )
-    )
+    fingerprint = shots.fingerprint(spans, prompts, soften)
+    clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
   return clips
+
+
+def _latents(
+    vae: encoders.VideoEncoder,
+    frames: np.ndarray,
+    geometry: geometry_lib.Geometry,
+) -> tuple[np.ndarray, np.ndarray]:
+  mean, logvar = vae.encode(frames)
+  expected = (
+      geometry.latent_frames, geometry.latent_height, geometry.latent_width
+  )
+  if mean.shape[:-1] != expected:
+    raise ValueError(
+        f'the VAE makes latents of {list(mean.shape[:-1])} frames, rows and'
+        f' columns; the geometry asks for {list(expected)}: take a VAE that'
+        f' compresses {geometry.temporal_compression}x in time and'
+        f' {geometry.spatial_compression}x in space'
+    )
+  return mean, logvar
 
 
 def _entry(clip: _Clip) -> dict[str, Any]:

@@ -106,19 +106,21 @@ def _resolve(name: str, videos_dir: str) -> pathlib.Path:
   return paths.resolve(f'{videos_dir}/{name}')
 
 
-def fingerprint(parts: Sequence[Span], prompts: Sequence[str]) -> str:
+def fingerprint(
+    parts: Sequence[Span], prompts: Sequence[str], soften: bool
+) -> str:
   """Changes with the frames a clip is made of, its files' sizes, its texts."""
   sources = [
       (str(p.path), p.path.stat().st_size, p.start, p.frames) for p in parts
   ]
-  text = json.dumps([sources, list(prompts)])
+  text = json.dumps([sources, list(prompts), soften])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_frames(
-    parts: Sequence[Span], geometry: geometry_lib.Geometry
+    parts: Sequence[Span], geometry: geometry_lib.Geometry, soften: bool
 ) -> np.ndarray:
-  """Reads and joins spans: uint8 [F', H, W, 3].
+  """Reads and joins spans: uint8 [F', H, W, 3]; `soften`: see `read_video`.
 
   Raises:
     UnreadableVideoError: a video is damaged or too short.
@@ -134,6 +136,7 @@ def read_frames(
               width=geometry.width,
               start=part.start,
               frames=part.frames,
+              soften=soften,
           )
       )
     except (ValueError, OSError) as e:
