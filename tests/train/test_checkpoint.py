@@ -170,8 +170,8 @@ def test_full_disk(tmp_path):
   except (OSError, subprocess.CalledProcessError):
     pytest.skip('this machine lets us mount no small file system')
   train = (
-      f'{sys.executable} -m tests.train.stand_in --config.model.width=384'
-      f' --config=tests/train/tiny_config.py --workdir={tmp_path}'
+      f'{sys.executable} -m tests.train.stand_in --workdir={tmp_path}'
+      ' --config=tests/train/tiny_config.py --config.model.width=384'
   )
   out = subprocess.run(
       [*namespace, f'{mount}; {train}; echo exit $?; ls {tmp_path}/one/check*'],

@@ -75,7 +75,8 @@ class Writer:
     os.replace(draft, folder / LOG)
     self._log = open(folder / LOG, 'a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-        str(folder), purge_step=step + 1, flush_secs=10
+        str(folder), purge_step=step + 1, flush_secs=10,
+        filename_suffix=f'.{step}',
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,0 +1,70 @@
+"""Curves hold every step once, also after a kill."""
+
+import json
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from ttt_jax.train import metrics
+
+
+def _events(folder):
+  """All events of a folder, in the order of their files."""
+  found = []
+  for path in sorted(folder.glob('events.*'), key=lambda p: p.stat().st_mtime):
+    data = path.read_bytes()
+    while data:
+      size = int.from_bytes(data[:8], 'little')
+      assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], 'little')
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return found
+
+
+def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
+  with metrics.Writer(tmp_path, 0) as writer:
+    for step in (2, 4, 6):
+      writer.write(step, dict(loss=float(step)))
+  with open(tmp_path / metrics.LOG, 'a') as f:
+    f.write('{"step": 8, "lo')  # cut off by a kill
+  with metrics.Writer(tmp_path, 4) as writer:
+    writer.write(6, dict(loss=60.0))
+  rows = metrics.read(tmp_path)
+  assert [(r['step'], r['loss']) for r in rows] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+  # TensorBoard drops what it read before of steps from the purge mark on.
+  purges = [
+      e.step for e in _events(tmp_path) if e.HasField('session_log') and e.step
+  ]
+  assert purges == [1, 5]
+  last = [e for e in _events(tmp_path) if e.HasField('summary')][-1]
+  assert (last.step, last.summary.value[0].tag) == (6, 'loss')
+
+
+def test_window_means_and_buckets():
+  window = metrics.Window()
+  for loss, bucket in ((1.0, 0), (2.0, 0), (6.0, 9)):
+    one_hot = np.eye(metrics.BUCKETS)[bucket]
+    window.add({
+        'loss': np.float32(loss), metrics.SUM: loss * one_hot,
+        metrics.COUNT: one_hot,
+    })  # pyformat: disable
+  assert window.drain() == {
+      'loss': 3.0, 'loss_t/000-099': 1.5, 'loss_t/900-999': 6.0,
+  }  # pyformat: disable
+  assert window.drain() == {}
+
+
+def test_diagnostics_become_one_scalar_a_layer():
+  found = metrics.scalars(dict(gate=np.ones((2, 3)), loss=np.float32(4.0)))
+  assert found == {'gate/00': 1.0, 'gate/01': 1.0, 'loss': 4.0}
+  json.dumps(found)
+
+
+@pytest.mark.parametrize('rows', [[], [dict(step=1, loss=-1.0)]])
+def test_plot_of_little(tmp_path, rows):
+  text = ''.join(json.dumps(r) + '\n' for r in rows)
+  (tmp_path / metrics.LOG).write_text(text)
+  metrics.plot(tmp_path)
+  assert (tmp_path / metrics.PLOT).read_bytes().startswith(b'\x89PNG')
