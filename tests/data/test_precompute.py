@@ -1,6 +1,7 @@
 """Storyboards to data sets: joins, interruptions, damaged sources."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from ttt_jax import geometry as geometry_lib
+from ttt_jax import precompute as entry
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
 from ttt_jax.data import latents
@@ -244,6 +246,29 @@ def test_a_damaged_video_is_left_out_named_and_tried_again(videos, tmp_path):
   assert [c['name'] for c in manifest.clips] == ['a', 'b', 'c']
 
 
+def test_real_files_of_every_bad_kind_are_left_out(tmp_path):
+  rng = np.random.default_rng(0)
+  for name, count in (('good', 17), ('short', 12), ('single', 1)):
+    frames = rng.integers(0, 255, (count, 20, 50, 3)).astype(np.uint8)
+    shots.video.write_video(tmp_path / f'{name}.mp4', frames)
+  (tmp_path / 'text.mp4').write_text('I am no video.')
+  whole = (tmp_path / 'good.mp4').read_bytes()
+  (tmp_path / 'torn.mp4').write_bytes(whole[: len(whole) // 2])
+  names = ['good', 'short', 'single', 'text', 'torn']
+  board = [
+      story(n, ('t', f'{n}.mp4', 0), ('t', f'{n}.mp4', 0.5)) for n in names
+  ]
+  manifest = encode(tmp_path, tmp_path / 'out', board)
+  assert [c['name'] for c in manifest.clips] == ['good']
+  reasons = {c['name']: c['reason'] for c in manifest.corrupt}
+  assert set(reasons) == set(names[1:])
+  assert '3 frames' in reasons['short'] or '12' in reasons['short']
+  assert 'one frame' in reasons['single']
+  for name, reason in reasons.items():
+    assert f'{name}.mp4' in reason and '\n' not in reason
+  assert latents.LatentDataset(tmp_path / 'out').check() == []
+
+
 def test_a_vae_that_gives_nan_leaves_the_clip_out(videos, tmp_path):
   vae = FakeVAE()
   plain = vae.encode
@@ -343,7 +368,8 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_once(
     frames = np.full((17, 16, 32, 3), value, np.uint8)
     mean, logvar = vae.encode(frames)
     assert mean.shape == logvar.shape == (5, 2, 4, 3)
-    assert (logvar == expected).all() and (mean == 3 * expected).all()
+    np.testing.assert_allclose(logvar, expected, rtol=1e-6)
+    np.testing.assert_allclose(mean, 3 * expected, rtol=1e-6)
   assert traces == [(1, 17, 16, 32, 3)]
   other = encoders.CausalVideoEncoder(config, {'gain': np.float32(4)})
   assert vae.identity.startswith('causal3d:') and vae.scale == 0.5
@@ -373,3 +399,79 @@ def test_geometry_is_part_of_the_identity(videos, tmp_path):
         text_encoder=FakeText(), out=tmp_path / 'out', progress=False,
         geometry=dataclasses.replace(GEOMETRY, fps=8),
     )
+
+
+# The entry point.
+
+CONFIG = """
+import ml_collections
+def get_config(stage='x'):
+  return ml_collections.ConfigDict(dict(
+      data=dict(
+          storyboards={board!r}, videos={videos!r},
+          folder='{{workdir}}/data/' + stage,
+          seconds=1.0, fps=16, height=16, width=32),
+      vae=dict(folder={videos!r}), text=dict(folder={videos!r}, length=5),
+      model=dict(mini_batch=8)))
+"""
+
+
+@pytest.fixture(name='config')
+def _config(videos, tmp_path, monkeypatch):
+  """A configuration whose models are stand-ins."""
+  board = tmp_path / 'board.json'
+  board.write_text(json.dumps([
+      {'name': n, 'segments': [{'text': 't', 'video': f'{n}.mp4'}] * 2}
+      for n in 'abc'
+  ]))
+  path = tmp_path / 'config.py'
+  path.write_text(CONFIG.format(board=str(board), videos=str(videos)))
+  scope = {}
+  exec(path.read_text(), scope)  # pylint: disable=exec-used
+  monkeypatch.setattr(
+      encoders.CausalVideoEncoder, 'load', lambda folder: FakeVAE()
+  )
+  monkeypatch.setattr(
+      entry.text_lib, 'load_text_encoder', lambda folder, length: FakeText()
+  )
+  monkeypatch.setattr(
+      geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
+  )
+  return scope['get_config']()
+
+
+def test_run_and_check(config, videos, tmp_path, capsys):
+  (videos / 'b.mp4').write_text('garbage')
+  entry.run(config, str(tmp_path / 'w'))
+  out = capsys.readouterr().out
+  folder = tmp_path / 'w' / 'data' / 'x'
+  assert f'wrote {folder}: 2 clips' in out
+  assert 'left out 1 clips' in out and 'b: ' in out
+  entry.check(config, str(tmp_path / 'w'))
+  assert 'all 2 clips are whole' in capsys.readouterr().out
+  (chunk,) = [
+      p for p in (folder / 'mean' / 'c' / '2').rglob('*') if p.is_file()
+  ]
+  chunk.write_bytes(chunk.read_bytes()[:-4])
+  with pytest.raises(ValueError, match="1 of 2 clips .*damaged: clip 'c'"):
+    entry.check(config, str(tmp_path / 'w'))
+
+
+def test_a_missing_field_is_named(config, tmp_path):
+  del config.data['videos']
+  with pytest.raises(ValueError, match='no data.videos'):
+    entry.run(config, str(tmp_path))
+
+
+def test_the_command_prints_one_line_and_exits_with_2(config, tmp_path):
+  done = subprocess.run(
+      [
+          sys.executable, '-m', 'ttt_jax.precompute',
+          f'--config={tmp_path / "config.py"}:y', f'--workdir={tmp_path}',
+          '--config.data.storyboards=none.json',
+      ],
+      capture_output=True, text=True, check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1] == 'error: none.json does not exist'
+  assert 'Traceback' not in done.stderr

@@ -150,14 +150,7 @@ def _plan(
     names.add(storyboard.name)
     spans = shots.spans(storyboard, videos_dir, geometry)
     prompts = tuple(storyboard.prompts())
-    for i, prompt in enumerate(prompts):
-      tokens = text_encoder.count_tokens(prompt)
-      if tokens > geometry.text_length:
-        raise ValueError(
-            f'the text of segment {i + 1} of storyboard {storyboard.name!r}'
-            f' has {tokens} tokens; at most {geometry.text_length} fit:'
-            f' shorten it or set config.text.length to {tokens}'
-        )
+    storyboard.lint(geometry.text_length, text_encoder.count_tokens)
     fingerprint = shots.fingerprint(spans, prompts, soften)
     clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
   return clips
