@@ -327,20 +327,20 @@ def test_bad_storyboards_fail_before_anything_is_written(
   assert not (tmp_path / 'out').exists()
 
 
-def test_texts_are_encoded_once_in_batches_of_one_size():
+def test_texts_are_encoded_once():
   text = FakeText()
-  cache = encoders.TextCache(text, batch=2)
+  cache = encoders.TextCache(text)
   out = cache.encode(['a b', 'c', 'a b', 'd e f'])
   assert out.shape == (4, 5, 4)
   np.testing.assert_array_equal(out, FakeText().encode(['a b', 'c', 'a b',
                                                         'd e f']))
   cache.encode(['c', 'd e f'])
-  assert text.batches == [['a b', 'c'], ['d e f', '']]
+  assert text.batches == [['a b', 'c', 'd e f']]
 
 
 def test_the_text_cache_is_bounded():
   text = FakeText()
-  cache = encoders.TextCache(text, batch=1, cache_bytes=2 * 5 * 4 * 4)
+  cache = encoders.TextCache(text, cache_bytes=2 * 5 * 4 * 4)
   for prompt in ('a', 'b', 'c', 'a'):
     cache.encode([prompt])
   assert text.batches == [['a'], ['b'], ['c'], ['a']]
@@ -410,7 +410,7 @@ def get_config(stage='x'):
       data=dict(
           storyboards={board!r}, videos={videos!r},
           folder='{{workdir}}/data/' + stage,
-          seconds=1.0, fps=16, height=16, width=32),
+          seconds=3, fps=16, height=16, width=32),
       vae=dict(folder={videos!r}), text=dict(folder={videos!r}, length=5),
       model=dict(mini_batch=8)))
 """

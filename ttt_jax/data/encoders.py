@@ -13,6 +13,7 @@ import numpy as np
 
 from ttt_jax import convert
 from ttt_jax.data import manifest
+from ttt_jax.models.text import encoder as text_encoder
 from ttt_jax.models.vae import causal3d
 
 
@@ -59,15 +60,13 @@ class CausalVideoEncoder:
 
 
 class TextCache:
-  """Embeddings of a clip's prompts; recent ones are not computed again.
+  """Embeddings of a clip's prompts; recent ones are not computed again."""
 
-  The encoder always gets the same number of texts, so it compiles once.
-  """
-
-  def __init__(self, encoder: Any, batch: int, cache_bytes: int = 256 << 20):
-    """Args: a `TextEncoder`, texts a call, bytes to keep."""
+  def __init__(
+      self, encoder: text_encoder.TextEncoder, cache_bytes: int = 256 << 20
+  ):
+    """Args: the encoder, bytes to keep."""
     self._encoder = encoder
-    self._batch = batch
     self._bytes = cache_bytes
     self._known: collections.OrderedDict[str, np.ndarray] = (
         collections.OrderedDict()
@@ -76,13 +75,11 @@ class TextCache:
   def encode(self, prompts: Sequence[str]) -> np.ndarray:
     """float32 [len(prompts), L, Dt]."""
     fresh = [p for p in dict.fromkeys(prompts) if p not in self._known]
-    for i in range(0, len(fresh), self._batch):
-      part = fresh[i : i + self._batch]
-      padded = part + [''] * (self._batch - len(part))
-      self._known.update(zip(part, self._encoder.encode(padded)))
+    if fresh:
+      self._known.update(zip(fresh, self._encoder.encode(fresh)))
     for prompt in prompts:
       self._known.move_to_end(prompt)
-    out = np.stack([self._known[p] for p in prompts]).astype(np.float32)
+    out = np.stack([self._known[p] for p in prompts])
     keep = max(1, self._bytes // out[0].nbytes)
     while len(self._known) > keep:
       self._known.popitem(last=False)

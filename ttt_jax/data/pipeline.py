@@ -1,10 +1,10 @@
 """Batches of clips in an order that is a pure function of (seed, step).
 
-Every epoch is a permutation drawn from (seed, epoch); epochs follow each other
-for ever; Grain prefetches in threads. The global batch of step `k` are positions
-`[k * batch_size, (k + 1) * batch_size)` of that endless order; each host
-reads its slice of it, so the order does not depend on the number of hosts and
-a batch may hold more clips than the data set.
+Every epoch is a permutation drawn from (seed, epoch), epochs follow each other
+for ever, Grain prefetches in threads. The global batch of step `k` are the
+positions `[k * batch_size, (k + 1) * batch_size)` of that endless order; each
+host reads its slice of it, so the order does not depend on the number of
+hosts, and a batch may hold more clips than the data set.
 
 A clip that cannot be read is skipped: another one, drawn from (seed,
 position), takes its place, so that hosts need not agree on what is broken.

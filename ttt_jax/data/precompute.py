@@ -22,6 +22,7 @@ from ttt_jax.data import encoders
 from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import shots
+from ttt_jax.models.text import encoder as encoder_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def precompute(
     *,
     videos_dir: str,
     vae: encoders.VideoEncoder,
-    text_encoder: Any,
+    text_encoder: encoder_lib.TextEncoder,
     geometry: geometry_lib.Geometry,
     out: str | os.PathLike[str],
     soften: bool = True,
@@ -91,7 +92,7 @@ def precompute(
   )
   writer = latents.LatentWriter(out, identity, rows=len(clips))
   todo = [c for c in clips if not writer.is_done(c.row, c.fingerprint)]
-  texts = encoders.TextCache(text_encoder, batch=geometry.segments)
+  texts = encoders.TextCache(text_encoder)
   if not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
 
@@ -133,7 +134,7 @@ def precompute(
 def _plan(
     storyboards: Sequence[storyboard_lib.Storyboard],
     videos_dir: str,
-    text_encoder: Any,
+    text_encoder: encoder_lib.TextEncoder,
     geometry: geometry_lib.Geometry,
     soften: bool,
 ) -> list[_Clip]:
