@@ -58,35 +58,28 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
       ttt_base_lr=0.1,
   )
 
-  # Muon on the matrices is what makes minutes enough; the first stage trains
-  # all, the second what the paper's later stages train.
-  matrices = dict(
-      optimizer='muon',
-      lr=0.02 if stage == '3s' else 0.005,
-      schedule='cosine',
-      warmup=20,
-      end_lr=0.0,
-  )
-  adam = dict(
-      optimizer='adamw', lr=2e-3, schedule='cosine', warmup=20, end_lr=0.0
-  )
-  ttt_matrices = r'layers/seq/ttt/[qkvo]/kernel'
-  ttt_rest = r'layers/seq/(ttt|gates)/.*'
-  attention = r'layers/seq/attn/[qkvo]/kernel'
-  attention_rest = r'layers/seq/attn/.*'
+  # Muon on the matrices is what makes minutes enough. The first stage trains
+  # everything, the second what the paper's later stages train.
+  peak = 0.02 if stage == '3s' else 0.005
+  def muon(name):
+    return dict(name=name, optimizer='muon', lr=peak, schedule='cosine',
+                warmup=20)  # pyformat: disable
+  def adam(name):
+    return dict(name=name, optimizer='adamw', lr=peak / 10, schedule='cosine',
+                warmup=20)  # pyformat: disable
   if stage == '3s':
     rest = [
-        (r'layers/mlp/.*/kernel|layers/.*_modulation/.*/kernel', matrices),
-        (r'.*', adam),
+        (r'layers/(mlp|seq_modulation|mlp_modulation)/.*', muon('rest')),
+        (r'.*', adam('rest_vectors')),
     ]
   else:
     rest = [(r'.*', None)]
   config.optimizer = dict(
       groups=[
-          (ttt_matrices, matrices),
-          (ttt_rest, adam),
-          (attention, matrices),
-          (attention_rest, adam),
+          (r'layers/seq/ttt/[qkvo]/kernel', muon('ttt')),
+          (r'layers/seq/(ttt|gates)/.*', adam('ttt_vectors')),
+          (r'layers/seq/attn/[qkvo]/kernel', muon('attention')),
+          (r'layers/seq/attn/.*', adam('attention_vectors')),
           *rest,
       ],
       betas=(0.9, 0.95),

@@ -10,7 +10,7 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import os
 from typing import Any
@@ -22,8 +22,10 @@ import numpy as np
 from ttt_jax import convert
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
+from ttt_jax import shot_recall
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
+from ttt_jax.data import video
 from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import guidance as guidance_lib
 from ttt_jax.diffusion import samplers
@@ -72,6 +74,7 @@ class VideoPipeline:
     self._sample = jax.jit(
         self._sample_latents, static_argnames=('sampler', 'grid')
     )
+    self._encode = jax.jit(self._encode_frames)
     self._decode = jax.jit(self._decode_frames)
 
   @classmethod
@@ -237,6 +240,33 @@ class VideoPipeline:
     """Latents [1, F, h, w, c] -> uint8 frames [F', H, W, 3]."""
     return np.asarray(self._decode(self._vae_params, latents))
 
+  def reconstruct_shots(
+      self, shots: Sequence[shot_recall.Shot], videos: str
+  ) -> dict[shot_recall.Shot, np.ndarray]:
+    """One segment of each shot, through the VAE and back.
+
+    Args:
+      shots: (file, start in seconds) of each.
+      videos: folder of the files, also 'package:...'.
+
+    Returns:
+      uint8 [n + 1, H, W, 3] for each shot.
+    """
+    frames = self.config.segment_latent_frames * 4 + 1
+    out = {}
+    for name, start in shots:
+      pixels = video.read_video(
+          paths.resolve(f'{videos}/{name}'),
+          fps=self.fps,
+          height=self.height,
+          width=self.width,
+          start=start,
+          frames=frames,
+      )
+      mean, _ = self._encode(self._vae_params, pixels)
+      out[name, start] = self.decode(mean)
+    return out
+
   def _tick(self, step: int) -> None:
     # One function for all calls: it is part of the compiled program.
     if self._on_step is not None:
@@ -254,6 +284,10 @@ class VideoPipeline:
         key,
         on_step=self._tick,
     )
+
+  def _encode_frames(self, params, frames):
+    frames = frames[None].astype(jnp.float32) / 127.5 - 1
+    return self._vae.apply({'params': params}, frames, method='encode')
 
   def _decode_frames(self, params, latents):
     frames = self._vae.apply({'params': params}, latents, method='decode')

@@ -36,6 +36,7 @@ _EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
 def main(_) -> None:
   # Files first: a wrong name should not wait for a model to load.
   from ttt_jax import storyboard as storyboard_lib
+  from ttt_jax.data import sheet
   from ttt_jax.data import video
 
   out = pathlib.Path(_OUT.value)
@@ -63,13 +64,13 @@ def main(_) -> None:
         on_step=lambda _: bar.advance(),
     )
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
-  sheet = out.with_suffix('.png')
+  picture = out.with_suffix('.png')
   video.write_video(out, frames, fps=pipe.fps)
-  video.contact_sheet(
-      video.segment_frames(frames, len(storyboard.segments)), sheet
+  sheet.contact_sheet(
+      sheet.segment_frames(frames, len(storyboard.segments)), picture
   )
   print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
-  print(f'wrote {sheet} (one frame a segment)')
+  print(f'wrote {picture} (one frame a segment)')
 
 
 if __name__ == '__main__':

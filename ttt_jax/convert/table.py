@@ -34,11 +34,16 @@ class Rule:
     source: pattern of the key in the file.
     target: pattern of the parameter path, pieces joined by '/'.
     axes: target = source transposed so; None leaves the axes alone.
+    view: shape that a tensor of the file is given before it is transposed;
+      behind that it takes the shape of its place. None: shapes stay.
+    shape: of a tensor in the file, where that is not `view`.
   """
 
   source: str
   target: str
   axes: tuple[int, ...] | None = None
+  view: tuple[int, ...] | None = None
+  shape: tuple[int, ...] | None = None
 
   @property
   def layer(self) -> str | None:
@@ -47,8 +52,23 @@ class Rule:
     extra = [n for n in _PLACEHOLDER.findall(self.source) if n not in names]
     return extra[0] if extra else None
 
-  def inverse_axes(self) -> tuple[int, ...] | None:
-    return None if self.axes is None else tuple(np.argsort(self.axes))
+  def read(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of the file as it stands at its place, of shape `shape`."""
+    if self.view is not None and tensor.shape == (self.shape or self.view):
+      return tensor.reshape(self.view).transpose(self.axes).reshape(shape)
+    if self.axes is not None and len(self.axes) == tensor.ndim:
+      return tensor.transpose(self.axes)
+    return tensor
+
+  def write(self, value: np.ndarray) -> np.ndarray | None:
+    """The inverse of `read`; None if the rule is for other ranks."""
+    axes = None if self.axes is None else tuple(np.argsort(self.axes))
+    if self.view is not None:
+      value = value.reshape(np.array(self.view)[list(self.axes)])
+      return value.transpose(axes).reshape(self.shape or self.view)
+    if axes is None:
+      return value
+    return value.transpose(axes) if len(axes) == value.ndim else None
 
 
 def _match(pattern: str, name: str) -> dict[str, str] | None:
@@ -87,14 +107,14 @@ def from_source(
       if values is None:
         continue
       path = rule.target.format(**values)
-      if rule.axes is not None and len(rule.axes) == tensor.ndim:
-        tensor = tensor.transpose(rule.axes)
       if path not in shapes:
         problems.append(f'{key} has no place in the model')
       elif rule.layer:
-        layers.setdefault(path, {})[int(values[rule.layer])] = tensor
+        layers.setdefault(path, {})[int(values[rule.layer])] = rule.read(
+            tensor, shapes[path][1:]
+        )
       else:
-        flat[path] = tensor
+        flat[path] = rule.read(tensor, shapes[path])
       break
     else:
       problems.append(f'{key} is not known')
@@ -138,12 +158,10 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
             (values | {rule.layer: str(i)}, part)
             for i, part in enumerate(value)
         ]
-      axes = rule.inverse_axes()
-      if axes is not None and len(axes) != named[0][1].ndim:
+      written = [(names, rule.write(part)) for names, part in named]
+      if any(part is None for _, part in written):
         continue
-      for names, part in named:
-        if axes is not None:
-          part = part.transpose(axes)
+      for names, part in written:
         tensors[rule.source.format(**names)] = np.ascontiguousarray(part)
       break
     else:

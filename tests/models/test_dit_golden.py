@@ -1,0 +1,173 @@
+"""The transformer against the paper's code: outputs, loss and gradients.
+
+Three scenes are compared with the numbers in which every token keeps its own
+inner step size ("pertoken"); the paper's code misplaces them there.
+"""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import reference_order
+from ttt_jax import convert
+from ttt_jax import geometry
+from ttt_jax.convert import reference
+from ttt_jax.convert import table
+from ttt_jax.diffusion import objective
+from ttt_jax.diffusion import schedule
+from ttt_jax.models import dit
+from ttt_jax.models import embeddings
+
+
+@pytest.fixture(scope='module', params=['dit_mlp', 'dit_linear'])
+def case(request, golden):
+  name = request.param
+  config, params = convert.load_reference(
+      golden(f'{name}.safetensors'), golden(f'{name}_config.json')
+  )
+  return (
+      config,
+      params,
+      np.load(golden(f'{name}.npz')),
+      np.load(golden(f'{name}_pertoken.npz')),
+  )
+
+
+def channels_last(video):
+  return np.moveaxis(video, 2, -1)
+
+
+def close(ours, golden, tolerance):
+  error = np.abs(np.asarray(ours) - golden).max() / np.abs(golden).max()
+  assert error < tolerance
+
+
+@pytest.mark.parametrize('scenes', ['single', 'multi'])
+def test_output(case, scenes):
+  config, params, arrays, per_token = case
+  out = jax.jit(dit.DiffusionTransformer(config).apply)(
+      {'params': params},
+      channels_last(arrays[f'{scenes}_video']),
+      arrays[f'{scenes}_text'],
+      arrays[f'{scenes}_timesteps'],
+  )
+  golden = (per_token if scenes == 'multi' else arrays)[f'{scenes}_out']
+  close(out, channels_last(golden), 2e-5)
+
+
+def test_misplaced_step_sizes_would_be_seen(case):
+  # The two goldens of three scenes differ by more than the tolerance, so the
+  # test above tells the forms apart.
+  _, _, arrays, per_token = case
+  difference = np.abs(arrays['multi_out'] - per_token['multi_out']).max()
+  assert difference > 1e-4 * np.abs(arrays['multi_out']).max()
+
+
+def test_one_block(case):
+  config, params, arrays, _ = case
+  order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
+  read = reference_order.text_first(order)
+  x = np.concatenate(
+      [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
+  )
+  out, _ = dit.Block(config, order).apply(
+      {'params': jax.tree.map(lambda p: p[0], params['layers'])},
+      x[:, geometry.inverse(read)],
+      arrays['single_layer_t_emb'],
+  )
+  golden = np.concatenate(
+      [arrays['single_layer_text_out'], arrays['single_layer_vid_out']], axis=1
+  )
+  close(out[:, read], golden, 2e-5)
+
+
+def test_attention_and_gated_ttt_of_a_block(case):
+  config, params, arrays, _ = case
+  order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
+  read = reference_order.text_first(order)
+  x = np.concatenate(
+      [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
+  )
+  first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
+  out, state = dit.SequenceBlock(config, order).apply(
+      {'params': first},
+      x[:, geometry.inverse(read)],
+      capture_intermediates=lambda module, _: module.name == 'attn',
+  )
+  attention = state['intermediates']['attn']['__call__'][0]
+  close(attention[:, read], arrays['single_layer_attn_out'], 2e-5)
+  close(out[0][:, read], arrays['single_layer_ssm_out'], 2e-5)
+
+
+def test_timestep_embedding(golden):
+  arrays = np.load(golden('schedule_sampler.npz'))
+  ours = embeddings.timestep_embedding(
+      jnp.asarray(arrays['timestep_embedding_t'], jnp.float32), 64
+  )
+  # float32 of a product near 1000 leaves 3e-5 in the sinusoid.
+  np.testing.assert_allclose(ours, arrays['timestep_embedding_64'], atol=5e-5)
+
+
+@pytest.mark.parametrize('scenes', ['single', 'multi'])
+def test_loss_and_every_gradient_norm(case, scenes):
+  config, params, arrays, per_token = case
+  module = dit.DiffusionTransformer(config)
+  video = channels_last(arrays[f'{scenes}_video'])
+  text = arrays[f'{scenes}_text']
+  index = arrays[f'{scenes}_idx']
+  noise = channels_last(arrays[f'{scenes}_noise'])
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def gradient(params):
+    loss, aux = objective.diffusion_loss(
+        lambda x, t: module.apply({'params': params}, x, text, t),
+        video,
+        schedule=schedule.zero_snr_schedule(),
+        timesteps=index,
+        noise=noise,
+    )
+    return loss, aux['per_sample_loss']
+
+  grads, losses = gradient(params)
+  golden = per_token if scenes == 'multi' else arrays
+  np.testing.assert_allclose(losses, golden[f'{scenes}_loss'], rtol=1e-5)
+  # Turned back into the reference's names and shapes, one array a layer.
+  ours = table.to_source(reference.rules(config), grads)
+  names = golden[f'{scenes}_grad_param_names']
+  norms = golden[f'{scenes}_grad_param_norms']
+  assert set(ours) == set(names)
+  scale = norms.max()
+  for name, norm in zip(names, norms):
+    found = np.linalg.norm(ours[name].ravel())
+    # Norms that are zero but for rounding are compared with the largest.
+    assert abs(found - norm) <= 1e-4 * max(norm, 1e-3 * scale), name
+  if scenes == 'multi':  # Full gradients exist for the reference's form only.
+    return
+  for key in arrays.files:
+    if key.startswith('single_grad:'):
+      full = arrays[key]
+      error = np.abs(ours[key.partition(':')[2]] - full).max()
+      assert error <= 1e-4 * np.abs(full).max() + 1e-12, key
+
+
+def test_names_round_trip(case, golden):
+  config, params, _, _ = case
+  kind = config.mixer.removeprefix('ttt_')
+  tensors = table.read_tensors(golden(f'dit_{kind}.safetensors'))
+  back = table.to_source(reference.rules(config), params)
+  assert set(back) == set(tensors)
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(back[name], tensor)
+
+
+def test_config_of_other_sizes_names_every_difference(golden, tmp_path):
+  fields = json.loads(golden('dit_mlp_config.json').read_text())
+  other = tmp_path / 'config.json'
+  other.write_text(json.dumps(fields | dict(num_layers=3, text_dim=20)))
+  with pytest.raises(ValueError, match='47 problem.*w2 has shape.*text/kernel has shape'):
+    convert.load_reference(golden('dit_mlp.safetensors'), other)

@@ -1,0 +1,113 @@
+"""The TTT layer against the paper's code: outputs and gradients."""
+
+import re
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import reference_order
+from ttt_jax import geometry
+from ttt_jax.convert import table
+from ttt_jax.models import ttt
+
+# tokens of a frame (rows, columns), text tokens, scenes, mini-batch
+CASES = {
+    'single': ((2, 3), 18, 1, 16),
+    'multi': ((2, 3), 6, 3, 16),
+    'aligned': ((2, 2), 4, 3, 4),
+}
+
+
+def rules(heads, m, d, hidden):
+  dense = lambda name: [
+      table.Rule(f'ttt.w{name}.weight', f'{name}/kernel', (1, 0)),
+      table.Rule(f'ttt.w{name}.bias', f'{name}/bias'),
+  ]
+  return [
+      *(rule for name in 'qkvo' for rule in dense(name)),
+      table.Rule('ttt.post_norm.weight', 'post_norm/scale'),
+      table.Rule('ttt.post_norm.bias', 'post_norm/bias'),
+      table.Rule('ttt.ttt_norm_weight', 'ln_scale'),
+      table.Rule('ttt.ttt_norm_bias', 'ln_bias'),
+      table.Rule('ttt.learnable_ttt_lr_weight', 'lr/kernel', (2, 0, 1),
+                 view=(heads, 1, m)),
+      table.Rule('ttt.learnable_ttt_lr_bias', 'lr/bias', (0, 1),
+                 view=(heads, 1)),
+      table.Rule('ttt.W1', 'w1'),
+      table.Rule('ttt.b1', 'b1', (0, 1, 2), view=(heads, 1, hidden)),
+      table.Rule('ttt.W2', 'w2'),
+      table.Rule('ttt.b2', 'b2', (0, 1, 2), view=(heads, 1, d)),
+  ]  # pyformat: disable
+
+
+class Case:
+  """A layer, its inputs in reading order and the way back."""
+
+  def __init__(self, golden, kind, scenes):
+    self.arrays = np.load(golden(f'ttt_layer_{kind}.npz'))
+    self.per_token = np.load(golden(f'ttt_layer_{kind}_pertoken.npz'))
+    (rows, columns), text, segments, mini_batch = CASES[scenes]
+    self.order = geometry.TokenOrder(segments, 12, rows, columns, text)
+    self.layer = ttt.TTTLayer(
+        f'ttt_{kind}', 2, mini_batch, 0.1 if kind == 'mlp' else 1.0, 10_000.0,
+        jnp.float32,
+    )  # pyformat: disable
+    read = reference_order.text_first(self.order)
+    # From the reference's arrays to the order in which the layer reads.
+    self.take = geometry.inverse(read)[self.order.forward]
+    self.back = geometry.inverse(self.take)
+    self.x = self.arrays[f'{scenes}_x'][:, self.take]
+    shapes = jax.eval_shape(self.init, jax.random.key(0))
+    shapes = traverse_util.flatten_dict(shapes, sep='/')
+    self.rules = rules(2, 64, 32, 128 if kind == 'mlp' else 32)
+    self.params = table.from_source(
+        self.rules,
+        table.read_tensors(golden(f'ttt_layer_{kind}.safetensors')),
+        {path: leaf.shape for path, leaf in shapes.items()},
+        'the layer',
+    )
+
+  def init(self, key):
+    return self.layer.init(key, self.x, self.order.ttt_positions)['params']
+
+  def apply(self, params, x):
+    return self.layer.apply(
+        {'params': params}, x, self.order.ttt_positions
+    )[0][:, self.back]
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'linear'])
+@pytest.mark.parametrize('scenes', list(CASES))
+def test_output(golden, kind, scenes):
+  case = Case(golden, kind, scenes)
+  out = jax.jit(case.apply)(case.params, case.x)
+  source = case.per_token if scenes == 'multi' else case.arrays
+  expected = source[f'{scenes}_out']
+  assert np.abs(out - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'linear'])
+@pytest.mark.parametrize('scenes', ['single', 'multi'])
+def test_gradients(golden, kind, scenes):
+  case = Case(golden, kind, scenes)
+  cotangent = case.arrays[f'{scenes}_cotangent']
+  grads, grad_x = jax.jit(
+      jax.grad(
+          lambda p, x: jnp.sum(case.apply(p, x) * cotangent), argnums=(0, 1)
+      )
+  )(case.params, case.x)
+  source = case.per_token if scenes == 'multi' else case.arrays
+  ours = table.to_source(case.rules, grads)
+  ours['x'] = np.asarray(grad_x)[:, case.back]
+  names = [
+      m[1] for key in source.files
+      if (m := re.fullmatch(f'{scenes}_grad_(.*)', key))
+  ]  # pyformat: disable
+  assert len(names) >= 16
+  for name in names:
+    expected = source[f'{scenes}_grad_{name}']
+    error = np.abs(ours[name] - expected).max()
+    assert error < 2e-5 * np.abs(expected).max(), name

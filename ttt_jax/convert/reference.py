@@ -1,0 +1,168 @@
+"""The transformer in the layout of the paper's code: one file, one config."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from ttt_jax.convert import table
+from ttt_jax.convert.table import Rule
+from ttt_jax.models import dit
+
+_BLOCK = 'dit.layers.{i}'
+_SEQ = f'{_BLOCK}.seq_modeling_block'
+_TTT = f'{_SEQ}.ssm.ttt'
+
+# Name in their config -> field of ours.
+_FIELDS = {
+    'model_dim': 'model_dim',
+    'num_heads': 'num_heads',
+    'num_layers': 'num_layers',
+    'time_embed_dim': 'time_embed_dim',
+    'text_dim': 'text_dim',
+    'in_channels': 'in_channels',
+    'out_channels': 'out_channels',
+    'patch_size': 'patch_size',
+    'attn_length': 'segment_latent_frames',
+    'ssm_layer': 'mixer',
+    'mini_batch_size': 'mini_batch',
+    'ttt_base_lr': 'ttt_base_lr',
+    'gating_alpha_init': 'gate_init',
+    'layer_norm_eps': 'norm_eps',
+    'rope_theta': 'rope_theta',
+}
+
+
+def _dense(source: str, target: str) -> list[Rule]:
+  return [
+      Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
+      Rule(f'{source}.bias', f'{target}/bias'),
+  ]
+
+
+def _norm(source: str, target: str) -> list[Rule]:
+  return [
+      Rule(f'{source}.weight', f'{target}/scale'),
+      Rule(f'{source}.bias', f'{target}/bias'),
+  ]
+
+
+def rules(config: dit.DiTConfig) -> list[Rule]:
+  """The table for a model of these sizes."""
+  m, p, c = config.model_dim, config.patch_size, config.out_channels
+  heads = config.num_heads
+  d = m // heads
+  hidden = 4 * d if config.mixer == 'ttt_mlp' else d
+  out = [
+      *_dense('dit.time_embed.0', 'time_1'),
+      *_dense('dit.time_embed.2', 'time_2'),
+      # A convolution by patches: channels first there, last here.
+      Rule('dit.patch_embedding.vid_proj.weight', 'patch/kernel', (2, 3, 1, 0),
+           view=(m, config.in_channels, p, p)),
+      Rule('dit.patch_embedding.vid_proj.bias', 'patch/bias'),
+      *_dense('dit.patch_embedding.text_proj', 'text'),
+      *_norm('dit.transformer_norm', 'norm'),
+      *_norm('dit.final_layer.norm', 'final_norm'),
+      *_dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
+      Rule('dit.final_layer.linear.weight', 'final/kernel', (3, 1, 2, 0),
+           view=(c, p, p, m), shape=(c * p * p, m)),
+      Rule('dit.final_layer.linear.bias', 'final/bias', (1, 2, 0),
+           view=(c, p, p), shape=(c * p * p,)),
+      *_dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
+      *_dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
+  ]  # pyformat: disable
+  for ours in ('seq', 'mlp'):
+    theirs = f'{_BLOCK}.pre_{ours}'
+    out += _norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
+    out += _dense(
+        f'{theirs}_adaLN_modulation.1', f'layers/{ours}_modulation/dense'
+    )
+  for name in 'qkvo':
+    out += _dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
+    out += _dense(f'{_TTT}.w{name}', f'layers/seq/ttt/{name}')
+  for name in 'qk':
+    out += _norm(f'{_SEQ}.{name}_norm', f'layers/seq/attn/{name}_norm')
+  for ours, theirs in (('forward', 'forward'), ('reverse', 'backward')):
+    for kind in ('text', 'video'):
+      out.append(
+          Rule(f'{_SEQ}.{theirs}_ssm_gating_{kind}.gating_alpha',
+               f'layers/seq/gates/{ours}_{kind}')
+      )  # pyformat: disable
+  return out + [
+      *_norm(f'{_TTT}.post_norm', 'layers/seq/ttt/post_norm'),
+      Rule(f'{_TTT}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
+      Rule(f'{_TTT}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
+      Rule(f'{_TTT}.learnable_ttt_lr_weight', 'layers/seq/ttt/lr/kernel',
+           (2, 0, 1), view=(heads, 1, m)),
+      Rule(f'{_TTT}.learnable_ttt_lr_bias', 'layers/seq/ttt/lr/bias', (0, 1),
+           view=(heads, 1)),
+      Rule(f'{_TTT}.W1', 'layers/seq/ttt/w1'),
+      Rule(f'{_TTT}.b1', 'layers/seq/ttt/b1', (0, 1, 2),
+           view=(heads, 1, hidden)),
+      Rule(f'{_TTT}.W2', 'layers/seq/ttt/w2'),
+      Rule(f'{_TTT}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
+  ]  # pyformat: disable
+
+
+def load_reference(
+    weights: str | os.PathLike[str], config: str | os.PathLike[str]
+) -> tuple[dit.DiTConfig, dict[str, Any]]:
+  """A transformer with the key names of the paper's code.
+
+  The inner loop of ours gives every token its own learned step size, which
+  the paper's code misplaces where there are several scenes: outputs for one
+  scene agree, for several they agree up to that.
+
+  Args:
+    weights: safetensors file, keys 'dit. ...'.
+    config: JSON file with the fields of their ModelConfig.
+
+  Returns:
+    The config and float32 parameters.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: the file is damaged or does not fit the config.
+  """
+  with open(config) as file:
+    theirs = json.load(file)
+  fields = {ours: theirs[name] for name, ours in _FIELDS.items()
+            if name in theirs}  # pyformat: disable
+  # They use one epsilon for every norm.
+  fields['qk_norm_eps'] = fields['norm_eps']
+  ours = dit.DiTConfig(**fields)
+  shapes = {
+      path: leaf.shape
+      for path, leaf in traverse_util.flatten_dict(
+          abstract_params(ours), sep='/'
+      ).items()
+  }
+  params = table.from_source(
+      rules(ours),
+      table.read_tensors(weights),
+      shapes,
+      pathlib.Path(weights).name,
+  )
+  return ours, params
+
+
+def abstract_params(config: dit.DiTConfig) -> dict[str, Any]:
+  """Shapes of the transformer's parameters; nothing is computed."""
+  frames = config.segment_latent_frames + 1
+  size = config.patch_size
+  module = dit.DiffusionTransformer(config)
+  return jax.eval_shape(
+      module.init,
+      jax.eval_shape(lambda: jax.random.key(0)),
+      jax.ShapeDtypeStruct(
+          (1, frames, size, size, config.in_channels), jnp.float32
+      ),
+      jax.ShapeDtypeStruct((1, 1, 1, config.text_dim), jnp.float32),
+      jax.ShapeDtypeStruct((1,), jnp.float32),
+  )['params']

@@ -1,0 +1,107 @@
+"""Does a trained model show what it was asked for?
+
+    python -m ttt_jax.evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
+
+For models trained on a few clips: samples every storyboard of FILE, compares
+each segment with the VAE's reconstruction of all shots that FILE names, and
+counts how often the nearest one is the right one. Writes a JSON file and, for
+every storyboard, a contact sheet of the first seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from ttt_jax import cli
+
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of the training run.', required=True
+)
+_STORYBOARDS = flags.DEFINE_string(
+    'storyboards', None, 'Storyboards with a video for each segment.',
+    required=True,
+)  # pyformat: disable
+_VIDEOS = flags.DEFINE_string(
+    'videos', '', 'Folder of the videos; default: that of training.'
+)
+_OUT = flags.DEFINE_string(
+    'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
+)
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples a storyboard.')
+_STEPS = flags.DEFINE_integer('steps', 25, 'Sampling steps, 1 to 1000.')
+_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
+_FIRST = flags.DEFINE_integer(
+    'first_segment', 0, 'Score only segments from this number (of 0) on.'
+)
+
+
+def main(_) -> None:
+  if _SEEDS.value < 1:
+    raise ValueError(f'--seeds is {_SEEDS.value}; it must be 1 or more')
+  from ttt_jax import shot_recall
+  from ttt_jax import storyboard as storyboard_lib
+
+  storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
+  shots = shot_recall.shots_of(storyboards)
+
+  from ttt_jax import pipeline
+  from ttt_jax import progress
+  from ttt_jax.data import sheet
+  from ttt_jax.train import checkpoint
+
+  workdir = pathlib.Path(_WORKDIR.value)
+  _, config = checkpoint.load_params(workdir)
+  pipe = pipeline.VideoPipeline.load(workdir)
+  references = pipe.reconstruct_shots(
+      shots, _VIDEOS.value or config.data.videos
+  )
+  out = pathlib.Path(_OUT.value or workdir / 'evaluation.json')
+  recalls = []
+  runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
+  for story, seed in progress.track(runs, 'sampling and judging'):
+    frames = pipe(
+        story, steps=_STEPS.value, guidance=_GUIDANCE.value, seed=seed
+    )
+    recalls.append((seed, shot_recall.judge(story, frames, references)))
+    if seed == 0:
+      sheet.contact_sheet(
+          sheet.segment_frames(frames, len(story.segments)),
+          out.with_name(f'{out.stem}_{story.name}.png'),
+      )
+  first = _FIRST.value
+  for seed, recall in recalls:
+    right = recall.share_right(first)
+    print(
+        f'  {recall.name:<24} seed {seed}: right {right:6.1%}, nearest shot at'
+        f' {np.mean(recall.psnr):.1f} dB,'
+        f' shown {"".join(map(str, recall.shown))}'
+    )
+  share = float(np.mean([r.share_right(first) for _, r in recalls]))
+  print(
+      f'right in {share:.1%} of the segments from number {first} on; chance is'
+      f' {1 / len(shots):.0%}'
+  )
+  result = dict(
+      storyboards=_STORYBOARDS.value,
+      steps=_STEPS.value,
+      guidance=_GUIDANCE.value,
+      first_segment=first,
+      shots=shots,
+      share_right=share,
+      chance=1 / len(shots),
+      samples=[dict(seed=s) | dataclasses.asdict(r) for s, r in recalls],
+  )
+  partial = out.with_name(out.name + '.partial')
+  partial.write_text(json.dumps(result, indent=1))
+  os.replace(partial, out)
+  print(f'wrote {out} and a contact sheet for every storyboard beside it')
+
+
+if __name__ == '__main__':
+  cli.run(main)
