@@ -282,6 +282,13 @@ def test_a_vae_that_gives_nan_leaves_the_clip_out(videos, tmp_path):
   assert [c['name'] for c in manifest.corrupt] == ['b']
 
 
+def test_reasons_keep_names_with_brackets(videos, tmp_path):
+  (videos / 'b [hd].mp4').write_text('garbage')
+  board = stories()[:1] + [story('x', *[('t', 'b [hd].mp4', 0)] * 2)]
+  (left_out,) = encode(videos, tmp_path / 'out', board).corrupt
+  assert left_out['reason'].endswith('b [hd].mp4 is no video that can be read')
+
+
 def test_all_damaged_is_an_error(videos, tmp_path):
   for name in 'abc':
     (videos / f'{name}.mp4').write_text('garbage')

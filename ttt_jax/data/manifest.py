@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -218,5 +219,6 @@ def write_error(path: pathlib.Path, error: Exception) -> ValueError:
 
 def first_line(error: Exception) -> str:
   """An error's text without the trailing details of its library."""
-  text = str(error).strip().split('\n')[0].split(' [')[0]
+  # TensorStore ends its messages with ' [os_error_code=...]' and the like.
+  text = re.split(r' \[\w+=', str(error).strip().split('\n')[0])[0]
   return text or type(error).__name__
