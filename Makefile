@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up everything they need in .venv.
+
+# The first Python that is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/ready
+WORKDIR ?= demo
+# Two workers: most of a test's time is compiling, on one core.
+PYTEST_FLAGS ?= -n 2
+
+.PHONY: demo demo-memory test test-slow bench clean
+
+demo: $(READY)
+	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR)
+
+demo-memory: $(READY)
+	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR) --memory
+
+test: $(READY)
+	$(RUN) -m pytest -q $(PYTEST_FLAGS) -m "not slow" tests
+
+test-slow: $(READY)
+	$(RUN) -m pytest -q $(PYTEST_FLAGS) tests
+
+bench: $(READY)
+	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)
+
+$(READY): requirements.txt requirements-assets.txt setup.py
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found;" \
+	  "install one or call make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-assets.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(WORKDIR)
