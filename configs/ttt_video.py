@@ -53,6 +53,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
       fps=16,
       height=480,
       width=720,
+      soften=False,
   )
   config.vae = dict(folder='cogvideox-5b/vae')
   # Any length will do: the last mini-batch is padded. The paper's own

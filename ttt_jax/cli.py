@@ -7,6 +7,7 @@ import os
 import sys
 
 from absl import app
+from absl import logging
 
 # What a user can mend by other input. Everything else is a defect of ours
 # and keeps its traceback.
@@ -24,6 +25,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
       print(f'error: unexpected argument {argv[1]!r}; see --help',
             file=sys.stderr)
       return 2
+    # absl's default shows what jax and orbax say of their inner life.
+    logging.set_verbosity(logging.WARNING)
     try:
       return main(argv)
     except USER_ERRORS as e:

@@ -59,7 +59,7 @@ def main(_) -> None:
   _, config = checkpoint.load_params(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
   references = pipe.reconstruct_shots(
-      shots, _VIDEOS.value or config.data.videos
+      shots, _VIDEOS.value or config.data.videos, config.data.soften
   )
   out = pathlib.Path(_OUT.value or workdir / 'evaluation.json')
   recalls = []

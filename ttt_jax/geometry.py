@@ -125,6 +125,23 @@ class Geometry:
         **sizes,
     )
 
+  @classmethod
+  def from_config(cls, config) -> Geometry:
+    """The geometry of a stage's clips, from `data`, `text` and `model`."""
+    model = {
+        name: config.model[name]
+        for name in ('mini_batch', 'patch_size', 'segment_latent_frames')
+        if name in config.model
+    }
+    return cls.from_seconds(
+        config.data.seconds,
+        config.data.height,
+        config.data.width,
+        config.data.fps,
+        text_length=config.text.length,
+        **model,
+    )
+
   @property
   def latent_frames(self) -> int:
     """F."""

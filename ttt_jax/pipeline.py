@@ -241,13 +241,17 @@ class VideoPipeline:
     return np.asarray(self._decode(self._vae_params, latents))
 
   def reconstruct_shots(
-      self, shots: Sequence[shot_recall.Shot], videos: str
+      self,
+      shots: Sequence[shot_recall.Shot],
+      videos: str,
+      soften: bool = True,
   ) -> dict[shot_recall.Shot, np.ndarray]:
     """One segment of each shot, through the VAE and back.
 
     Args:
       shots: (file, start in seconds) of each.
       videos: folder of the files, also 'package:...'.
+      soften: as the frames of training were.
 
     Returns:
       uint8 [n + 1, H, W, 3] for each shot.
@@ -262,6 +266,7 @@ class VideoPipeline:
           width=self.width,
           start=start,
           frames=frames,
+          soften=soften,
       )
       mean, _ = self._encode(self._vae_params, pixels)
       out[name, start] = self.decode(mean)

@@ -42,14 +42,7 @@ def run(
   started = time.time()
   data = config.data
   folder = data_folder(config, workdir)
-  geometry = geometry_lib.Geometry.from_seconds(
-      data.seconds,
-      data.height,
-      data.width,
-      fps=data.fps,
-      text_length=config.text.length,
-      mini_batch=config.model.mini_batch,
-  )
+  geometry = geometry_lib.Geometry.from_config(config)
   source = paths.resolve(data.storyboards)
   storyboards = storyboard_lib.load_storyboards(source)
   print(f'storyboards  {source} ({len(storyboards)})')
