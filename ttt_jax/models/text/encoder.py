@@ -138,7 +138,7 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
     )
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
-  tokenize, scene_token_ids = _bert_tokenizer(folder / 'tokenizer.json')
+  tokenize, scene_token_ids = bert_tokenizer(folder / 'tokenizer.json')
   return TextEncoder(
       tokenize,
       lambda ids, mask: apply(params, ids, mask),
@@ -151,7 +151,7 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   )
 
 
-def _bert_tokenizer(
+def bert_tokenizer(
     path: pathlib.Path,
 ) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
   """'[CLS] text [SEP]' with scene tokens: text -> ids, and the two rows."""
