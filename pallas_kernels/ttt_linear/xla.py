@@ -10,7 +10,10 @@ from pallas_kernels.arguments import state_dtype
 from pallas_kernels.inner_loss import layer_norm
 from pallas_kernels.inner_loss import token_loss_gradient
 from pallas_kernels.mini_batches import join
+from pallas_kernels.mini_batches import scan_groups
 from pallas_kernels.mini_batches import split
+from pallas_kernels.products import times
+from pallas_kernels.products import transposed_times
 
 
 def ttt_linear(
@@ -27,7 +30,8 @@ def ttt_linear(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_linear` says.
 
-  The backward pass recomputes each mini-batch from the state before it.
+  The backward pass keeps the state before each mini-batch (in long sequences
+  of some: `scan_groups`) and recomputes the rest.
   """
   batch, _, length, _ = q.shape
   mini_batch = min(mini_batch, length)
@@ -39,17 +43,17 @@ def ttt_linear(
   def step(state, tokens):
     w, b = state
     q, k, v, eta = (array.astype(dtype) for array in tokens)
-    d_out = eta[..., None] * token_loss_gradient(
-        k @ w + b[:, :, None], k, v, scale, bias
+    gradient = eta[..., None] * token_loss_gradient(
+        times(k, w) + b[:, :, None], k, v, scale, bias
     )
-    w = w - k.mT @ d_out
-    b = b - jnp.sum(d_out, axis=2)
-    out = q + layer_norm(q @ w + b[:, :, None], scale, bias)
-    return (w, b), out
+    w = w - transposed_times(k, gradient)
+    b = b - jnp.sum(gradient, axis=2)
+    out = q + layer_norm(times(q, w) + b[:, :, None], scale, bias)
+    return (w, b), out.astype(tokens[0].dtype)
 
-  state, out = jax.lax.scan(
-      step,
+  state, out = scan_groups(
+      lambda state, tokens: jax.lax.scan(step, state, tokens),
       batched_state((w, b), (3, 2), batch, dtype),
       tuple(split(array, mini_batch) for array in (q, k, v, eta)),
   )
-  return join(out, length).astype(q.dtype), state
+  return join(out, length), state

@@ -1,27 +1,20 @@
-"""TTT-MLP for any backend: closed-form inner gradient, one scan."""
+"""TTT-MLP for any backend: closed-form gradients and a scan each way."""
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.arguments import batched_state
 from pallas_kernels.arguments import state_dtype
-from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss import token_loss_gradient
 from pallas_kernels.mini_batches import join
+from pallas_kernels.mini_batches import scan_groups
 from pallas_kernels.mini_batches import split
-
-
-def gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns GELU in its tanh form and its exact derivative, each as x."""
-  rate, cubic = math.sqrt(2 / math.pi), 0.044715
-  tanh = jnp.tanh(rate * (x + cubic * x**3))
-  half = 0.5 * (1 + tanh)
-  d_tanh = rate * (1 - tanh**2) * (1 + 3 * cubic * x**2)
-  return x * half, half + 0.5 * x * d_tanh
+from pallas_kernels.ttt_mlp.step import Norm
+from pallas_kernels.ttt_mlp.step import State
+from pallas_kernels.ttt_mlp.step import step
+from pallas_kernels.ttt_mlp.step import step_backward
+from pallas_kernels.ttt_mlp.step import Tokens
 
 
 def ttt_mlp(
@@ -38,36 +31,85 @@ def ttt_mlp(
     *,
     mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Returns what `api.ttt_mlp` says.
+  """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
 
-  The backward pass recomputes each mini-batch from the state before it.
+  The backward pass keeps the state before each mini-batch (in long sequences
+  of some: `scan_groups`) and recomputes the rest.
   """
   batch, _, length, _ = q.shape
   mini_batch = min(mini_batch, length)
   dtype = state_dtype(q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias)
-  scale = ln_scale.astype(dtype)[:, None]
-  bias = ln_bias.astype(dtype)[:, None]
-
-  @jax.checkpoint
-  def step(state, tokens):
-    w1, b1, w2, b2 = state
-    q, k, v, eta = (array.astype(dtype) for array in tokens)
-    hidden, slope = gelu_and_slope(k @ w1 + b1[:, :, None])
-    d_out = eta[..., None] * token_loss_gradient(
-        hidden @ w2 + b2[:, :, None], k, v, scale, bias
-    )
-    d_hidden = slope * (d_out @ w2.mT)
-    w1 = w1 - k.mT @ d_hidden
-    b1 = b1 - jnp.sum(d_hidden, axis=2)
-    w2 = w2 - hidden.mT @ d_out
-    b2 = b2 - jnp.sum(d_out, axis=2)
-    hidden = jax.nn.gelu(q @ w1 + b1[:, :, None], approximate=True)
-    out = q + layer_norm(hidden @ w2 + b2[:, :, None], scale, bias)
-    return (w1, b1, w2, b2), out
-
-  state, out = jax.lax.scan(
-      step,
-      batched_state((w1, b1, w2, b2), (3, 2, 3, 2), batch, dtype),
-      tuple(split(array, mini_batch) for array in (q, k, v, eta)),
+  state = State(
+      *batched_state((w1, b1, w2.mT, b2), (3, 2, 3, 2), batch, dtype)
   )
-  return join(out, length).astype(q.dtype), state
+  norm = Norm(
+      *batched_state(
+          (ln_scale[:, None], ln_bias[:, None]), (3, 3), batch, dtype
+      )
+  )
+  tokens = Tokens(*(split(array, mini_batch) for array in (q, k, v, eta)))
+  state, out = scan_groups(
+      lambda state, tokens: _loop(state, Tokens(*tokens), norm), state, tokens
+  )
+  return join(out, length), (state.w1, state.b1, state.w2.mT, state.b2)
+
+
+@jax.custom_vjp
+def _loop(
+    state: State, tokens: Tokens, norm: Norm
+) -> tuple[State, jax.Array]:
+  """Returns (last state, out [N, B, H, C, D]) for tokens [N, ...].
+
+  Tokens and out may be narrower than the state: each mini-batch is widened
+  inside the scan, so that the sequence never is.
+  """
+  return jax.lax.scan(lambda state, t: _widened(state, t, norm), state, tokens)
+
+
+def _loop_forward(state, tokens, norm):
+  def body(state, tokens):
+    next_state, out = _widened(state, tokens, norm)
+    return next_state, (state, out)
+
+  last, (states, out) = jax.lax.scan(body, state, tokens)
+  return (last, out), (states, last, tokens, norm)
+
+
+def _loop_backward(residuals, cotangents):
+  states, last, tokens, norm = residuals
+  d_last, d_out = cotangents
+
+  def body(carry, inputs):
+    d_state, d_norm, next_state = carry
+    state, tokens, d_out = inputs
+    d_state, d_tokens, d_norm_here = step_backward(
+        state,
+        next_state,
+        _as(tokens, state.w1.dtype),
+        norm,
+        d_out.astype(state.w1.dtype),
+        d_state,
+    )
+    d_tokens = jax.tree.map(lambda d, t: d.astype(t.dtype), d_tokens, tokens)
+    d_norm = jax.tree.map(jnp.add, d_norm, d_norm_here)
+    return (d_state, d_norm, state), d_tokens
+
+  d_norm = jax.tree.map(jnp.zeros_like, norm)
+  (d_state, d_norm, _), d_tokens = jax.lax.scan(
+      body, (d_last, d_norm, last), (states, tokens, d_out), reverse=True
+  )
+  return d_state, d_tokens, d_norm
+
+
+_loop.defvjp(_loop_forward, _loop_backward)
+
+
+def _widened(state, tokens, norm):
+  """Runs `step` in the state's dtype; out has q's dtype."""
+  state, out = step(state, _as(tokens, state.w1.dtype), norm)
+  return state, out.astype(tokens.q.dtype)
+
+
+def _as(tokens, dtype):
+  """Returns the tokens as `dtype`."""
+  return jax.tree.map(lambda array: array.astype(dtype), tokens)
