@@ -69,6 +69,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   )
 
   fresh = dict(
+      name='ttt',
       optimizer='adamw',
       lr=1e-4 if stage == '3s' else 1e-5,
       schedule='cosine' if stage == '3s' else 'constant',
@@ -77,6 +78,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
       weight_decay=1e-4,
   )
   pretrained = dict(
+      name='pretrained',
       optimizer='adamw',
       lr=1e-5,
       schedule='linear',
@@ -87,8 +89,9 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   config.optimizer = dict(
       groups=[
           (r'layers/seq/(ttt|gates)/.*', fresh),
-          (r'layers/seq/attn/.*', pretrained),
-          (r'.*', pretrained if stage == '3s' else None),
+          # From 9 s on attention and its norms alone join the TTT layers.
+          (r'.*' if stage == '3s' else r'layers/seq/attn/.*', pretrained),
+          (r'.*', None),
       ],
       betas=(0.9, 0.95),
       clip=0.1,

@@ -1,0 +1,97 @@
+"""configs/: every experiment by shapes alone."""
+
+import math
+
+from flax import traverse_util
+import jax
+import ml_collections
+import pytest
+
+from configs import memory
+from configs import quickstart
+from configs import ttt_video
+from ttt_jax import geometry
+from ttt_jax.convert import reference
+from ttt_jax.models import dit
+from ttt_jax.train import optimizer
+
+# CogVideoX-5B's transformer.
+PRETRAINED = 5_570_283_072
+ATTENTION = 42 * (4 * (3072**2 + 3072) + 2 * 2 * 64)
+# Each of the 42 layers: q, k, v, o; the step size; the inner MLP with its
+# norm; the norm behind it; four gates.
+TTT = 42 * (
+    4 * (3072**2 + 3072)
+    + 48 * (3072 + 1)
+    + 48 * (64 * 256 + 256 + 256 * 64 + 64 + 2 * 64)
+    + 2 * 3072
+    + 4 * 3072
+)
+
+
+def trained(config):
+  params = reference.abstract_params(dit.DiTConfig(**config.model))
+  groups = optimizer.assign(config.optimizer.groups, params)
+  sizes = {
+      path: math.prod(leaf.shape)
+      for path, leaf in traverse_util.flatten_dict(params, sep='/').items()
+  }
+  return (
+      sum(sizes.values()),
+      sum(n for path, n in sizes.items() if groups[path] is not None),
+  )
+
+
+@pytest.mark.parametrize(
+    'stage,steps,latent_frames,segments',
+    [('3s', 5000, 13, 1), ('9s', 5000, 37, 3), ('18s', 1000, 73, 6),
+     ('30s', 1000, 121, 10), ('63s', 250, 253, 21)],
+)  # pyformat: disable
+def test_stages_of_the_paper(stage, steps, latent_frames, segments):
+  config = ttt_video.get_config(stage)
+  assert (config.steps, config.batch_size) == (steps, 64)
+  g = geometry.Geometry.from_config(config)
+  assert (g.latent_frames, g.segments) == (latent_frames, segments)
+  assert g.sequence_length == 1350 * latent_frames + 480 * segments
+  everything, training = trained(config)
+  assert everything == PRETRAINED + TTT
+  assert training == (everything if stage == '3s' else ATTENTION + TTT)
+
+
+def test_without_a_mixer_it_is_the_pretrained_model():
+  assert trained(ttt_video.get_config('3s,none'))[0] == PRETRAINED
+
+
+def test_the_5b_model_at_63_seconds_by_shapes():
+  config = ttt_video.get_config('63s')
+  g = geometry.Geometry.from_config(config)
+  model = dit.DiTConfig(**config.model)
+  struct = lambda *shape: jax.ShapeDtypeStruct(shape, 'float32')
+  out = jax.eval_shape(
+      dit.DiffusionTransformer(model).apply,
+      {'params': reference.abstract_params(model)},
+      struct(1, g.latent_frames, g.latent_height, g.latent_width, 16),
+      struct(1, g.segments, g.text_length, 4096),
+      struct(1),
+  )
+  assert out.shape == (1, 253, 60, 90, 16)
+
+
+@pytest.mark.parametrize('module,args', [
+    (quickstart, quickstart.STAGES),
+    (memory, [f'{s},{m}' for s in memory.STAGES for m in memory.MIXERS]),
+    (ttt_video, [f'{s},{m}' for s in ttt_video.STAGES
+                 for m in ttt_video.BASE_LR]),
+])  # pyformat: disable
+def test_every_parameter_has_a_group(module, args):
+  for arg in args:
+    config = module.get_config(arg)
+    assert isinstance(config, ml_collections.ConfigDict)
+    everything, training = trained(config)
+    assert 0 < training <= everything
+
+
+@pytest.mark.parametrize('module', [quickstart, memory, ttt_video])
+def test_unknown_stage_lists_the_legal_ones(module):
+  with pytest.raises(ValueError, match="stage '4s'; legal are 3s, "):
+    module.get_config('4s')
