@@ -55,7 +55,7 @@ class StandIn:
     """`pause`: seconds a batch takes; `poison`: step whose batch is NaN."""
     self.config = config
     self.folder = pathlib.Path(workdir) / config.stage
-    self.clip_names = [f'clip-{i}' for i in range(CLIPS)]
+    self.clips = [dict(name=f'clip-{i}') for i in range(CLIPS)]
     self.source = None
     if config.previous_stage:
       self.source = pathlib.Path(workdir) / config.previous_stage

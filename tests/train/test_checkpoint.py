@@ -1,6 +1,7 @@
 """What is saved comes back, and what is damaged is not taken for whole."""
 
 import errno
+import json
 import os
 import pathlib
 import shutil
@@ -35,21 +36,28 @@ def copied(finished, tmp_path):
   return tmp_path / 'w'
 
 
-def _largest(folder):
-  files = [p for p in folder.rglob('*') if p.is_file()]
-  return max(files, key=lambda p: p.stat().st_size)
+def _data(folder):
+  """Files of numbers (and of the tree above them)."""
+  return [p for p in (folder / 'params').rglob('d/*') if p.is_file()]
 
 
 def _truncate(folder):
-  path = _largest(folder / 'params')
-  path.write_bytes(path.read_bytes()[:100])
+  for path in _data(folder):
+    path.write_bytes(path.read_bytes()[:100])
 
 
 def _flip(folder):
-  path = _largest(folder / 'params')
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
+  for path in _data(folder):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _other_numbers(folder):
+  path, = (folder / 'meta').glob('metadata')
+  meta = json.loads(path.read_text())
+  meta['fingerprint'] ^= 1
+  path.write_text(json.dumps(meta))
 
 
 def _lose(folder):
@@ -61,7 +69,9 @@ def _empty_meta(folder):
     path.write_text('')
 
 
-@pytest.mark.parametrize('damage', [_truncate, _flip, _lose, _empty_meta])
+@pytest.mark.parametrize(
+    'damage', [_truncate, _flip, _other_numbers, _lose, _empty_meta]
+)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     finished, copied, damage, capsys
 ):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from ttt_jax.train import checkpoint
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
+from ttt_jax.train import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIPS, TEXT, WIDTH = 3, 5, 12
@@ -37,7 +39,8 @@ def _config(stage='3s'):
       text_dim=WIDTH, mini_batch=4,
   )  # pyformat: disable
   config.batch_size, config.steps = 2, 3
-  config.log_every = config.diagnose_every = config.checkpoint_every = 1
+  config.log_every = 1
+  config.diagnose_every = config.checkpoint_every = 3
   return config
 
 
@@ -64,19 +67,36 @@ def _write(folder, config, **changes):
   ])
 
 
-def test_two_stages_of_the_real_model(tmp_path, capsys):
-  for stage in ('3s', '9s'):
-    config = _config(stage)
-    _write(tmp_path / 'data' / stage, config)
-    state = loop.train(experiment_lib.Experiment(config, tmp_path))
-  assert 'new parameters: none' in capsys.readouterr().out
-  before = checkpoint.load_params(tmp_path / '3s')[0]
-  np.testing.assert_array_equal(
-      state.params['layers']['mlp_norm']['scale'],
-      before['layers']['mlp_norm']['scale'],
+def _save_stage(workdir, config, identity):
+  """A finished stage, without the training."""
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+      lambda x: jnp.asarray(rng.normal(scale=0.1, size=x.shape), jnp.float32),
+      experiment_lib.abstract_params(config),
   )
+  state = state_lib.TrainState(
+      step=jnp.int32(5), params=params, opt_state=dict(x=jnp.ones(1)), ema={}
+  )
+  with checkpoint.Checkpoints(workdir / config.stage, config) as checkpoints:
+    checkpoints.save(state, dict(identity=identity))
+  return params
+
+
+def test_the_real_model_goes_on_from_a_stage_without_ttt(tmp_path, capsys):
+  config = _config('9s')
+  _write(tmp_path / 'data/9s', config)
+  identity = manifest_lib.read_manifest(tmp_path / 'data/9s').identity()
+  earlier = _config('3s')
+  earlier.model.mixer = 'none'
+  before = _save_stage(tmp_path, earlier, identity)
+  state = loop.train(experiment_lib.Experiment(config, tmp_path))
+  out = capsys.readouterr().out
+  assert 'new parameters: layers/seq/gates' in out
+  assert 'layers/seq/ttt/w1' in out and 'attn' not in out
+  frozen = lambda params: params['layers']['mlp_norm']['scale']
+  np.testing.assert_array_equal(frozen(state.params), frozen(before))
   q = lambda params: params['layers']['seq']['attn']['q']['kernel']
-  assert (np.asarray(q(state.params)) != q(before)).all()
+  assert (q(state.params) != q(before)).all()
   row = metrics.read(tmp_path / '9s')[-1]
   assert np.isfinite(row['loss'])
   layer = {k.removesuffix('/01') for k in row if k.endswith('/01')}

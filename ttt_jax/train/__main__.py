@@ -11,6 +11,7 @@ can be set by --config.a.b=VALUE.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import pathlib
 
 from absl import flags
 import jax
@@ -26,6 +27,7 @@ from ttt_jax.train import optimizer
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
+_SAMPLE_STEPS = 25  # of the sampler, for the videos made while training
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
 
 
@@ -44,6 +46,25 @@ def dry_run(config) -> None:
   console.print(optimizer.group_table(config.optimizer, params))
 
 
+def sample_hook(experiment: experiment_lib.Experiment) -> loop.SampleHook:
+  """Samples the first clip's storyboard, as `ttt_jax.sample` would."""
+  # Loads the encoders: only where samples are asked for.
+  from ttt_jax import pipeline  # pylint: disable=g-import-not-at-top
+  from ttt_jax import storyboard  # pylint: disable=g-import-not-at-top
+  from ttt_jax.data import video  # pylint: disable=g-import-not-at-top
+
+  board = storyboard.Storyboard.parse(experiment.clips[0]['storyboard'])
+  pipe = pipeline.VideoPipeline.from_config(experiment.config, None)
+
+  def hook(params, step: int, folder: pathlib.Path) -> None:
+    pipe.params = params
+    out = folder / 'samples' / f'{step:06d}.mp4'
+    out.parent.mkdir(exist_ok=True)
+    video.write_video(out, pipe(board, steps=_SAMPLE_STEPS), fps=pipe.fps)
+
+  return hook
+
+
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
@@ -59,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
   console = rich_console.Console()
   console.print(optimizer.group_table(
       config.optimizer, experiment.abstract_params))
-  state = loop.train(experiment)
+  sample = sample_hook(experiment) if config.sample_every else None
+  state = loop.train(experiment, sample)
   folder = experiment.folder
   print(f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
         f' {folder / metrics.PLOT} and TensorBoard events in {folder}')

@@ -99,7 +99,7 @@ class Experiment:
     config: the stage's config, checked.
     folder: of the stage, WORKDIR/STAGE.
     source: stage folder whose weights it starts from, or None.
-    clip_names: by the clip index of a batch.
+    clips: of the manifest, by the clip index of a batch.
     abstract_params: nested dict of `jax.ShapeDtypeStruct`.
   """
 
@@ -119,7 +119,7 @@ class Experiment:
     self._dataset = _open_data(config, workdir)
     self._manifest = self._dataset.manifest
     self._null_text = self._dataset.null_text
-    self.clip_names = [clip['name'] for clip in self._manifest.clips]
+    self.clips = self._manifest.clips
     self.source = _source(config, workdir)
     self._module = dit.DiffusionTransformer(dit.DiTConfig(**config.model))
     self._schedule = schedule.zero_snr_schedule(shift=config.schedule_shift)

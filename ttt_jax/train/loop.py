@@ -110,12 +110,13 @@ def _train(experiment, sample):
       metrics_lib.Writer(folder, start, jax.process_index() == 0) as writer,
       progress.Bar(f'training {config.stage}', config.steps, start) as bar,
   ):
-    monitor = watch.Monitor(
-        writer, experiment.clip_names, config.log_every, config.steps)
+    names = [clip['name'] for clip in experiment.clips]
+    monitor = watch.Monitor(writer, names, config.log_every, config.steps)
     for step in range(start + 1, config.steps + 1):
       batch = next(batches)
       arrays = sharding.put_batch(mesh, batch)
-      state, metrics = train_step(state, arrays)
+      with jax.transfer_guard('disallow'):  # No hidden copies in the loop.
+        state, metrics = train_step(state, arrays)
       monitor.push(step, metrics, batch['clip'])
       bar.advance(note=monitor.note)
       if due(step, config.diagnose_every):
