@@ -69,7 +69,7 @@ def test_muon_takes_matrices_and_leaves_vectors_to_the_next_group():
     [
         (('layers/.*', dict(lr=1.0)), '2 parameters.*patch/kernel'),
         (('.*', None), 'freezes every parameter'),
-        (('.*', dict(lr=1.0, optimiser='muon')), "unknown options .'optimiser'"),
+        (('.*', dict(lr=1.0, rate=1.0)), "unknown options .'rate'"),
         (('.*', dict(lr=1.0, optimizer='sgd')), 'use adamw or muon'),
         (('.*', dict(lr=-1.0)), 'must be positive'),
     ],
@@ -118,7 +118,8 @@ def test_muon_orthogonalizes_each_layer_by_itself():
   made = optimizer.make_optimizer(config, params, steps=10)
   grads = jax.tree.map(jnp.sin, params)
   # A layer with a gradient 100 times as large moves as far as the others.
-  grads['layers']['attn']['kernel'] *= jnp.array([1.0, 100.0, 1.0])[:, None, None]
+  size = jnp.array([1.0, 100.0, 1.0])[:, None, None]
+  grads['layers']['attn']['kernel'] *= size
   updates, _ = made.tx.update(grads, made.tx.init(params), params)
   values = np.linalg.svd(updates['layers']['attn']['kernel'])[1]
   assert values.shape == (3, 4)
@@ -140,7 +141,8 @@ def test_table_counts_parameters():
   from rich import console
 
   out = console.Console(record=True, width=120, file=open('/dev/null', 'w'))
-  config = _config(('layers/.*', dict(lr=1e-3, name='all layers')), ('.*', None))
+  layers = ('layers/.*', dict(lr=1e-3, name='all layers'))
+  config = _config(layers, ('.*', None))
   out.print(optimizer.group_table(config, _params()))
   text = out.export_text()
   assert 'all layers' in text and '372' in text and '36' in text

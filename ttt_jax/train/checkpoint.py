@@ -69,7 +69,7 @@ class Checkpoints:
   """The checkpoints of one stage folder."""
 
   def __init__(self, folder: pathlib.Path, config: Any):
-    """`config` gives keep_last (newest ones) and keep_every (steps, 0: none)."""
+    """`config` gives keep_last (newest) and keep_every (steps, 0: none)."""
     self.folder = folder
     self._config = identity.plain(config)
     self._manager = _manager(

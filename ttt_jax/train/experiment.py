@@ -167,7 +167,7 @@ class Experiment:
     return self._manifest.identity()
 
   def check_identity(self, saved: dict[str, Any], where: pathlib.Path) -> None:
-    """Raises ValueError if the weights in `where` saw other latents or texts."""
+    """Raises ValueError if weights in `where` saw other latents or texts."""
     for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
       ours = self.identity()[name]
       if saved[name] != ours:

@@ -34,7 +34,8 @@ def begin(experiment: experiment_lib.Experiment,
   create = functools.partial(state_lib.create, optimizer=optimizer, ema=ema)
   abstract = jax.eval_shape(create, experiment.abstract_params)
   shardings = sharding.tree_shardings(mesh, abstract)
-  abstract = jax.tree.map(lambda x, s: x.update(sharding=s), abstract, shardings)
+  abstract = jax.tree.map(
+      lambda x, s: x.update(sharding=s), abstract, shardings)
   restored = checkpoints.restore(abstract)
   if restored is not None:
     state, data = restored

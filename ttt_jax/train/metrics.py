@@ -164,7 +164,8 @@ def plot(folder: pathlib.Path) -> None:
     points = curve(rows, bucket_name(i))
     if len(points):
       label = bucket_name(i).removeprefix('loss_t/')
-      right.plot(points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
+      right.plot(
+          points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
   right.set(title='loss by timestep (smoothed)', xlabel='step')
   if right.lines:
     right.legend(fontsize='x-small', ncols=2)

@@ -233,7 +233,8 @@ def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
     mine = [k for k, v in groups.items() if v == o['name']]
     rate = f"{o['optimizer']} {o['lr']:g} {o['schedule']}"
     count = f'{sum(sizes[k] for k in mine):,}'
-    table.add_row(o['name'], str(len(mine)), count, 'yes' if mine else '-', rate)
+    trains = 'yes' if mine else '-'
+    table.add_row(o['name'], str(len(mine)), count, trains, rate)
   frozen = [k for k, v in groups.items() if v is None]
   count = f'{sum(sizes[k] for k in frozen):,}'
   table.add_row('frozen', str(len(frozen)), count, 'no', '-')

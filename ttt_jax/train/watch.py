@@ -1,4 +1,4 @@
-"""Two watchers of the loop: for signals, and for numbers that are not finite."""
+"""What the loop watches for: signals, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Monitor:
 
   def __init__(self, writer: metrics_lib.Writer, names: Sequence[str],
                log_every: int, steps: int):
-    """`names`: of clips; a row is logged every `log_every` and after `steps`."""
+    """`names`: of clips; logs a row every `log_every` and after `steps`."""
     self._writer, self._names = writer, names
     self._log_every, self._steps = log_every, steps
     self._window, self._pending = metrics_lib.Window(), None
