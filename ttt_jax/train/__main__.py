@@ -49,9 +49,9 @@ def dry_run(config) -> None:
 def sample_hook(experiment: experiment_lib.Experiment) -> loop.SampleHook:
   """Samples the first clip's storyboard, as `ttt_jax.sample` would."""
   # Loads the encoders: only where samples are asked for.
-  from ttt_jax import pipeline  # pylint: disable=g-import-not-at-top
-  from ttt_jax import storyboard  # pylint: disable=g-import-not-at-top
-  from ttt_jax.data import video  # pylint: disable=g-import-not-at-top
+  from ttt_jax import pipeline
+  from ttt_jax import storyboard
+  from ttt_jax.data import video
 
   board = storyboard.Storyboard.parse(experiment.clips[0]['storyboard'])
   pipe = pipeline.VideoPipeline.from_config(experiment.config, None)

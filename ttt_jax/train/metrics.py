@@ -146,9 +146,9 @@ def _smooth(values: np.ndarray, decay: float = 0.9) -> np.ndarray:
 def plot(folder: pathlib.Path) -> None:
   """Draws `folder`/losses.png: the loss, and the loss by timestep."""
   # Figure and canvas without pyplot: no global state, no display.
-  from matplotlib.backends import backend_agg  # pylint: disable=g-import-not-at-top
-  from matplotlib import figure  # pylint: disable=g-import-not-at-top
-  import matplotlib  # pylint: disable=g-import-not-at-top
+  from matplotlib.backends import backend_agg
+  from matplotlib import figure
+  import matplotlib
 
   rows = read(folder)
   fig = figure.Figure(figsize=(10, 4), layout='constrained')
