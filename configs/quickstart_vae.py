@@ -34,8 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
       linear_shortcut=True,
   )
   config.steps = 1000
-  # (windows, frames): the steps take turns. 49 frames are one segment.
-  config.batches = ((3, 17), (3, 17), (1, 49))
+  config.batch_size = 2
+  config.frames = 25  # of a training window; the encoder sees 9 + 8 + 8
   # Share of the windows that cut to another place in the middle.
   config.cuts = 0.5
   config.kl = 1e-5

@@ -1,0 +1,356 @@
+"""Trains a small video autoencoder on a few clips.
+
+    python -m ttt_jax.train_vae --config=configs/quickstart_vae.py --workdir=DIR
+
+Writes DIR/vae in diffusers' layout (float16 weights) and DIR/report.json with
+the PSNR on frames that were held out of training. The network learns what a
+principal component analysis of 4x8x8 blocks of pixels, its starting point,
+leaves over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import json
+import pathlib
+import time
+
+from absl import flags
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+import optax
+
+from ttt_jax import cli
+from ttt_jax import convert
+from ttt_jax import paths
+from ttt_jax import progress
+from ttt_jax.data import video
+from ttt_jax.models.vae import coder
+from ttt_jax.models.vae.causal3d import CausalVAE
+from ttt_jax.models.vae.causal3d import CausalVAEConfig
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
+
+# exp(-6 / 2) = 0.05 latent standard deviations of noise to start with.
+_FIRST_LOGVAR = -6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A clip in memory.
+
+  Attributes:
+    name: file name without its ending.
+    frames: float32 [n, H, W, 3] in [-1, 1].
+    held_out: [from, to) ranges that training must not see.
+  """
+
+  name: str
+  frames: np.ndarray
+  held_out: tuple[tuple[int, int], ...]
+
+  def ranges(self) -> list[tuple[int, int]]:
+    """The [from, to) ranges to train on."""
+    edges = [0]
+    for begin, end in sorted(self.held_out):
+      edges += [begin, end]
+    edges.append(len(self.frames))
+    pairs = zip(edges[::2], edges[1::2])
+    return [(a, b) for a, b in pairs if a < b]
+
+
+def read_clips(config) -> list[Clip]:
+  """Reads the clips of the config at its size and rate."""
+  clips = []
+  for entry in config.clips:
+    path = paths.resolve(entry['path'])
+    frames = video.read_video(
+        path, fps=config.fps, height=config.height, width=config.width
+    )
+    ranges = tuple(tuple(pair) for pair in entry['held_out'])
+    for begin, end in ranges:
+      if not 0 <= begin < end <= len(frames):
+        raise ValueError(
+            f'held_out ({begin}, {end}) of {path.name} is not a range within'
+            f' its {len(frames)} frames'
+        )
+    if len(frames) < config.eval_frames:
+      raise ValueError(
+          f'{path.name} has {len(frames)} frames, fewer than eval_frames'
+          f' {config.eval_frames}'
+      )
+    clips.append(Clip(path.stem, frames / np.float32(127.5) - 1, ranges))
+  return clips
+
+
+def windows(
+    clips: Sequence[Clip], count: int, frames: int, cuts: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+  """Random training windows [count, frames, H, W, 3].
+
+  A share `cuts` of them has a hard cut: half of those after a whole number of
+  encoder windows, as where two segments join, half anywhere. A range that is
+  too short for its window is followed by another one.
+  """
+  ranges = [(c.frames, a, b) for c in clips for a, b in c.ranges()]
+  weights = np.array([b - a for _, a, b in ranges], np.float64)
+
+  def piece(length):
+    source, begin, end = ranges[rng.choice(len(ranges),
+                                           p=weights / weights.sum())]
+    length = min(length, end - begin)
+    start = rng.integers(begin, end - length + 1)
+    return source[start : start + length]
+
+  out = []
+  for _ in range(count):
+    first = frames
+    if rng.random() < cuts:
+      first = int(rng.integers(1, frames))
+      if rng.random() < 0.5:
+        first = max(first // 8, 1) * 8 + 1
+    parts = [piece(min(first, frames))]
+    while (missing := frames - sum(map(len, parts))) > 0:
+      parts.append(piece(missing))
+    out.append(np.concatenate(parts))
+  return np.stack(out)
+
+
+def principal_maps(
+    clips: Sequence[Clip], config: CausalVAEConfig
+) -> dict[str, np.ndarray]:
+  """Linear maps block of pixels <-> whitened principal components."""
+  blocks = []
+  for clip in clips:
+    for begin, end in clip.ranges():
+      for offset in range(config.temporal_compression_ratio):
+        part = clip.frames[begin + offset : end]
+        keep = (len(part) - 1) // 4 * 4 + 1
+        out = coder.blocks_of_pixels(
+            jnp.asarray(part[None, :keep]),
+            config.temporal_compression_ratio, config.spatial_compression,
+        )
+        blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
+  blocks = np.concatenate(blocks)
+  mean = blocks.mean(0)
+  centred = blocks - mean
+  values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
+  order = np.argsort(values)[::-1][: config.latent_channels]
+  std = np.sqrt(values[order])
+  down = vectors[:, order] / std
+  return {
+      'encoder/linear_shortcut/kernel': down,
+      'encoder/linear_shortcut/bias': -mean @ down,
+      'decoder/linear_shortcut/kernel': (vectors[:, order] * std).T,
+      'decoder/linear_shortcut/bias': mean,
+  }
+
+
+def first_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+  """Parameters to start from: the network adds nothing to the linear maps."""
+  side = vae.config.spatial_compression
+  frames = jnp.zeros((1, 1, side, side, 3))
+  params = jax.jit(vae.init)(key, frames)['params']
+  flat = traverse_util.flatten_dict(params, sep='/')
+  for path, value in flat.items():
+    if path.endswith('conv_y/bias'):  # a spatial norm starts as a plain one
+      flat[path] = jnp.ones_like(value)
+    elif 'conv_y/' in path or 'conv_b/' in path or 'conv_out/' in path:
+      flat[path] = jnp.zeros_like(value)
+  channels = vae.config.latent_channels
+  bias = flat['encoder/conv_out/bias']
+  flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
+  for path, value in principal_maps(clips, vae.config).items():
+    flat[path] = jnp.asarray(value, jnp.float32)
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+  """Muon for the kernels inside, Adam for the rest; cosine decay to 0."""
+
+  def schedule(peak):
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, config.warmup, config.steps
+    )
+
+  def dimensions(params):
+    def of(path, value):
+      names = {k.key for k in path}
+      if value.ndim < 4 or names & {'conv_y', 'conv_b', 'conv_shortcut'}:
+        return None
+      return optax.contrib.MuonDimensionNumbers(
+          tuple(range(value.ndim - 1)), value.ndim - 1
+      )
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.contrib.muon(
+          schedule(config.muon_lr),
+          adam_learning_rate=schedule(config.adam_lr),
+          adam_b2=0.99,
+          muon_weight_dimension_numbers=dimensions,
+      ),
+  )
+
+
+def make_step(vae: CausalVAE, tx: optax.GradientTransformation, kl: float):
+  """The jitted training step."""
+
+  def loss_fn(params, frames, key):
+    mean, logvar = vae.apply({'params': params}, frames, method='encode')
+    noise = jax.random.normal(key, mean.shape)
+    latents = mean + jnp.exp(0.5 * logvar) * noise
+    out = vae.apply({'params': params}, latents, method='decode')
+    error = out - frames
+    divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
+    loss = jnp.abs(error).mean() + kl * divergence.mean()
+    return loss, jnp.mean(error**2)
+
+  def step(params, state, frames, key):
+    grads, square = jax.grad(loss_fn, has_aux=True)(params, frames, key)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, square
+
+  return jax.jit(step, donate_argnums=(0, 1))
+
+
+def held_out_windows(
+    clip: Clip, frames: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """(start, positions of held-out frames) of windows that show them.
+
+  Two windows a range: as early and as late as it fits.
+  """
+  last = len(clip.frames) - frames
+  for begin, end in clip.held_out:
+    for start in {min(begin, last), max(0, min(end - frames, last))}:
+      inside = np.arange(max(begin, start), min(end, start + frames))
+      yield start, inside - start
+
+
+def make_rebuild(vae: CausalVAE):
+  """The jitted round trip through the latents' means."""
+  return jax.jit(lambda params, frames: vae.apply({'params': params}, frames))
+
+
+def psnr(squares: Sequence[float]) -> float:
+  """dB of mean square errors of pixels in [0, 1]."""
+  return float(-10 * np.log10(np.mean(squares)))
+
+
+def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
+  """PSNR in dB of held-out frames in whole windows of `frames`.
+
+  Args:
+    rebuild: (params, frames) -> frames, jitted.
+    params: of the autoencoder.
+    clips: to measure.
+    frames: of a window.
+
+  Returns:
+    A value a clip, and their 'mean'.
+  """
+  report = {}
+  for clip in clips:
+    squares = []
+    for start, inside in held_out_windows(clip, frames):
+      window = clip.frames[start : start + frames]
+      out = np.asarray(rebuild(params, window[None]))[0]
+      out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
+      error = out[inside] - (window[inside] + 1) / 2
+      squares += list((error**2).mean((1, 2, 3)))
+    report[clip.name] = psnr(squares)
+  report['mean'] = float(np.mean(list(report.values())))
+  return report
+
+
+def fit_units(vae, params, clips: Sequence[Clip], frames: int):
+  """Shift and scale a channel, so that training latents are 0 +- 1."""
+  encode = jax.jit(lambda p, x: vae.apply({'params': p}, x, method='encode'))
+  latents = []
+  for clip in clips:
+    for begin, end in clip.ranges():
+      length = min(frames, (end - begin - 1) // 4 * 4 + 1)
+      for start in {begin, end - length}:
+        window = clip.frames[start : start + length][None]
+        mean, _ = encode(params, window)
+        latents.append(np.asarray(mean).reshape(-1, mean.shape[-1]))
+  latents = np.concatenate(latents)
+  return dataclasses.replace(
+      vae.config,
+      shift=tuple(map(float, latents.mean(0))),
+      scaling_factor=tuple(map(float, 1 / latents.std(0))),
+  )
+
+
+def train(config, workdir: str) -> dict:
+  """Trains, writes DIR/vae and DIR/report.json, returns the report."""
+  clips = read_clips(config)
+  fields = config.vae.to_dict()
+  vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
+  unrolled = CausalVAE(vae.config, unroll=True)
+  params = first_params(vae, clips, jax.random.key(config.seed))
+  tx = make_optimizer(config)
+  state = jax.jit(tx.init)(params)
+  rebuild = make_rebuild(vae)
+  step_fn = make_step(unrolled, tx, config.kl)
+  rng = np.random.default_rng(config.seed)
+  begun = time.time()
+  squares = []
+  with progress.Bar('train the autoencoder', config.steps) as bar:
+    for step in range(config.steps):
+      batch = windows(
+          clips, config.batch_size, config.frames, config.cuts, rng
+      )
+      key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+      params, state, square = step_fn(params, state, batch, key)
+      squares.append(square)
+      bar.advance()
+      if (step + 1) % config.log_every == 0:
+        found = evaluate(rebuild, params, clips, config.eval_frames)
+        seen = psnr([float(s) / 4 for s in squares])
+        squares.clear()
+        print(
+            f'step {step + 1}: train {seen:.2f} dB, held out'
+            f' {found["mean"]:.2f} dB, {time.time() - begun:.0f} s',
+            flush=True,
+        )
+  fitted = fit_units(vae, params, clips, config.eval_frames)
+  folder = pathlib.Path(workdir) / 'vae'
+  convert.save_vae(folder, fitted, params, np.float16)
+  shipped, params = convert.load_vae(folder)
+  report = {
+      'held_out_psnr_db': evaluate(
+          make_rebuild(CausalVAE(shipped)), params, clips, config.eval_frames
+      ),
+      'seconds': time.time() - begun,
+      'steps': config.steps,
+  }
+  (folder.parent / 'report.json').write_text(json.dumps(report, indent=2))
+  return report
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point."""
+  del argv
+  if _CONFIG.value is None or _WORKDIR.value is None:
+    raise ValueError(
+        'give both --config=configs/quickstart_vae.py and --workdir=DIR'
+    )
+  report = train(_CONFIG.value, _WORKDIR.value)
+  for name, value in report['held_out_psnr_db'].items():
+    print(f'held-out PSNR {name}: {value:.2f} dB')
+  print(f'wrote {pathlib.Path(_WORKDIR.value) / "vae"}')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(main)
