@@ -30,6 +30,7 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
   config.name = 'quickstart'
   config.stage = stage
   config.previous_stage = previous
+  config.init_from = ''
   config.seed = 0
   config.steps = steps
   config.batch_size = batch_size

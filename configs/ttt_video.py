@@ -40,6 +40,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   config.name = f'{mixer}_5b'
   config.stage = stage
   config.previous_stage = previous
+  config.init_from = ''
   config.seed = 0
   config.steps = steps
   config.batch_size = 64

@@ -33,6 +33,8 @@ _MEMORY = flags.DEFINE_bool(
 )
 
 _STORIES = 'configs/storyboards'
+# A model that knows a few clips by heart needs little guidance.
+_SAMPLING = ('--steps=25', '--guidance=2', '--guidance_schedule=constant')
 # Files of a stage that a user may want to open.
 _SHOW = ('*.mp4', '*.png', '*.json', '*/losses.png', '*/metrics.jsonl',
          '*/events*', 'data/*/manifest.json')  # pyformat: disable
@@ -82,7 +84,11 @@ def story_steps() -> list[Step]:
       Step(
           'check the captions',
           'ttt_jax.evaluate',
-          (where, f'--storyboards={_STORIES}/quickstart_3s.json'),
+          (
+              where,
+              f'--storyboards={_STORIES}/quickstart_3s.json',
+              *_SAMPLING,
+          ),
       ),
       Step(
           'sample one minute',
@@ -91,7 +97,7 @@ def story_steps() -> list[Step]:
               where,
               f'--storyboard={_STORIES}/one_minute.json',
               '--out={workdir}/one_minute.mp4',
-              '--steps=25',
+              *_SAMPLING,
           ),
       ),
   ]
@@ -128,6 +134,7 @@ def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
                 f'--storyboards={_STORIES}/memory_63s.json',
                 f'--first_segment={FIRST_LATE_SEGMENT}',
                 '--seeds=3',
+                *_SAMPLING,
                 '--out={workdir}/' + f'{mixer}.json',
             ),
         )

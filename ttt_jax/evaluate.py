@@ -36,6 +36,9 @@ _OUT = flags.DEFINE_string(
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples a storyboard.')
 _STEPS = flags.DEFINE_integer('steps', 25, 'Sampling steps, 1 to 1000.')
 _GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
+_GUIDANCE_SCHEDULE = flags.DEFINE_string(
+    'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+)
 _FIRST = flags.DEFINE_integer(
     'first_segment', 0, 'Score only segments from this number (of 0) on.'
 )
@@ -66,7 +69,11 @@ def main(_) -> None:
   runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
   for story, seed in progress.track(runs, 'sampling and judging'):
     frames = pipe(
-        story, steps=_STEPS.value, guidance=_GUIDANCE.value, seed=seed
+        story,
+        steps=_STEPS.value,
+        guidance=_GUIDANCE.value,
+        guidance_schedule=_GUIDANCE_SCHEDULE.value,
+        seed=seed,
     )
     recalls.append((seed, shot_recall.judge(story, frames, references)))
     if seed == 0:
@@ -91,6 +98,7 @@ def main(_) -> None:
       storyboards=_STORYBOARDS.value,
       steps=_STEPS.value,
       guidance=_GUIDANCE.value,
+      guidance_schedule=_GUIDANCE_SCHEDULE.value,
       first_segment=first,
       shots=shots,
       share_right=share,

@@ -19,6 +19,12 @@ def segment_frames(frames: np.ndarray, segments: int) -> np.ndarray:
   return frames[1 + unit // 2 :: unit][:segments]
 
 
+def _columns(count: int) -> int:
+  """About as wide as a screen, with the fewest empty places."""
+  wide = min(count, max(1, math.ceil(math.sqrt(count * 1.5))))
+  return min(range(wide, min(count, wide + 2) + 1), key=lambda c: -count % c)
+
+
 def contact_sheet(
     frames: np.ndarray,
     path: str | os.PathLike[str],
@@ -41,7 +47,7 @@ def contact_sheet(
   count, height, width = frames.shape[:3]
   if labels is not None and len(labels) != count:
     raise ValueError(f'there are {len(labels)} labels for {count} frames')
-  columns = columns or min(count, max(1, math.ceil(math.sqrt(count * 1.5))))
+  columns = _columns(count) if columns is None else columns
   if columns < 1:
     raise ValueError(f'columns is {columns}; it must be 1 or more')
   zoom = max(1, round(192 / width))

@@ -1,0 +1,148 @@
+"""ttt_jax/pipeline.py: storyboard to frames, with tiny random models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax import pipeline
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.diffusion import grid as grid_lib
+from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import samplers
+from ttt_jax.models import dit
+from ttt_jax.models.vae import causal3d
+
+
+class Texts:
+  """Stands in for a text encoder: a text's words as numbers."""
+
+  text_length = 4
+  width = 6
+  identity = 'stand-in'
+
+  def count_tokens(self, text):
+    return len(text.split())
+
+  def encode(self, texts):
+    out = np.zeros((len(texts), self.text_length, self.width), np.float32)
+    for i, text in enumerate(texts):
+      for j, word in enumerate(text.split()):
+        out[i, j] = np.sin(sum(map(ord, word)) * np.arange(1, self.width + 1))
+    return out
+
+
+@pytest.fixture(scope='module')
+def pipe():
+  config = dit.DiTConfig(
+      model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16, text_dim=6,
+      in_channels=4, out_channels=4, segment_latent_frames=2, mini_batch=8,
+  )  # pyformat: disable
+  module = dit.DiffusionTransformer(config)
+  params = module.init(
+      jax.random.key(0), jnp.zeros((1, 3, 2, 2, 4)), jnp.zeros((1, 1, 4, 6)),
+      jnp.zeros(1),
+  )['params']  # pyformat: disable
+  # Weights that start at zero would hide the text.
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  leaves = [
+      p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)
+  ]
+  vae_config = causal3d.CausalVAEConfig(
+      latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+      norm_num_groups=2,
+  )  # pyformat: disable
+  vae_params = causal3d.CausalVAE(vae_config).init(
+      jax.random.key(2), jnp.zeros((1, 1, 16, 16, 3))
+  )['params']
+  return pipeline.VideoPipeline(
+      config,
+      jax.tree.unflatten(tree, leaves),
+      (vae_config, vae_params),
+      Texts(),
+      height=16,
+      width=16,
+  )
+
+
+def story(*texts, negative=''):
+  segments = [dict(text=text, negative=negative) for text in texts]
+  return storyboard_lib.Storyboard.parse(dict(name='s', segments=segments))
+
+
+def test_frames(pipe):
+  frames = pipe(story('a dog', 'it runs'), steps=2)
+  assert frames.shape == (17, 16, 16, 3)
+  assert frames.dtype == np.uint8
+
+
+def test_seed_text_and_negative_text_each_matter(pipe):
+  sample = lambda *a, **kw: np.asarray(
+      pipe.sample_latents(*a, **(dict(steps=3, guidance=2.0) | kw))
+  )
+  first = sample(story('a dog', 'it runs'))
+  np.testing.assert_array_equal(first, sample(story('a dog', 'it runs')))
+  assert not np.array_equal(first, sample(story('a dog', 'it runs'), seed=1))
+  assert not np.array_equal(first, sample(story('a dog', 'it sits')))
+  assert not np.array_equal(
+      first, sample(story('a dog', 'it runs', negative='blur'))
+  )
+
+
+def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
+  module = dit.DiffusionTransformer(pipe.config)
+  board = story('a dog', 'it runs', negative='blur')
+  text, negative = (
+      pipe.text_encoder.encode(t)[None]
+      for t in (board.prompts(), board.negatives())
+  )
+  apply = lambda x, text, t: module.apply({'params': pipe.params}, x, text, t)
+
+  def network(x, t, scale):
+    against = apply(x, negative, t)
+    return against + scale * (apply(x, text, t) - against)
+
+  key = jax.random.key(5)
+  grid = grid_lib.sampling_grid('diffusers', 3)
+  expected = samplers.ddim(
+      network,
+      jax.random.normal(jax.random.fold_in(key, 0), (1, 5, 2, 2, 4)),
+      grid,
+      guidance.constant(2.0, 3),
+  )
+  found = pipe.sample_latents(
+      board, steps=3, guidance=2.0, seed=5, sampler='ddim',
+      guidance_schedule='constant',
+  )  # pyformat: disable
+  np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_compiles_once_a_shape(pipe):
+  pipe.sample_latents(story('one'), steps=2, seed=0)
+  before = pipe._sample._cache_size()
+  pipe.sample_latents(story('two', negative='three'), steps=2, seed=1)
+  assert pipe._sample._cache_size() == before
+  pipe.sample_latents(story('two', 'segments'), steps=2)
+  assert pipe._sample._cache_size() >= before
+
+
+def test_tells_every_step(pipe):
+  steps = []
+  pipe.sample_latents(story('one'), steps=4, on_step=steps.append)
+  assert sorted(steps) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize('options,message', [
+    (dict(steps=0), '0 sampling steps'),
+    (dict(sampler='euler'), "unknown sampler 'euler'.*ddim"),
+    (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
+])  # pyformat: disable
+def test_bad_options_name_legal_ones(pipe, options, message):
+  with pytest.raises(ValueError, match=message):
+    pipe(story('one'), **options)
+
+
+def test_text_that_is_too_long_names_the_segment(pipe):
+  with pytest.raises(ValueError, match='segment 2 .*5 .*4'):
+    pipe(story('short', 'this one has five words'), steps=1)
