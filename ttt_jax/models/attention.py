@@ -8,6 +8,8 @@ averaged.
 
 from __future__ import annotations
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,16 +70,19 @@ class SegmentAttention(nn.Module):
 
     angles = rope.rotary_angles(order.window_positions, d, self.rope_theta)
 
-    def per_window(y, turn):
-      y = windows(y, order)
-      y = y.reshape(-1, order.window, self.num_heads, d)
-      return rope.rotate(y, angles) if turn else y
+    # One window after the other: their score matrices never exist together,
+    # and the backward pass makes them again. Both keep memory flat in the
+    # number of segments and, on a CPU, the work inside its cache.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def attend(qkv):
+      q, k, v = qkv
+      return jax.nn.dot_product_attention(
+          rope.rotate(q, angles), rope.rotate(k, angles), v
+      )
 
-    out = jax.nn.dot_product_attention(
-        per_window(norm(heads('q'), 'q_norm'), True),
-        per_window(norm(heads('k'), 'k_norm'), True),
-        per_window(heads('v'), False),
-    )
+    qkv = (norm(heads('q'), 'q_norm'), norm(heads('k'), 'k_norm'), heads('v'))
+    qkv = tuple(windows(y, order).swapaxes(0, 1) for y in qkv)
+    out = jax.lax.map(attend, qkv).swapaxes(0, 1)
     # Averaging before the output projection equals averaging behind it.
     out = out.reshape(b, order.segments, order.window, m)
     out = merge_windows(out, order)
