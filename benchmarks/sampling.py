@@ -1,0 +1,91 @@
+"""Seconds a denoising step at 3, 9, 30 and 63 seconds of video.
+
+    python -m benchmarks.sampling --workdir=demo [--json=FILE]
+
+Linear growth is the claim of the architecture: a token of the 63-second video
+should cost what a token of the 9-second one does. Times are the least of a few
+calls in one process; every step has guidance, that is a batch of two.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import resource
+import time
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from ttt_jax import cli
+from ttt_jax import pipeline
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.models import dit
+
+_WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of a trained model.')
+_JSON = flags.DEFINE_string('json', '', 'File for the numbers.')
+_CALLS = flags.DEFINE_integer('calls', 5, 'Calls of which the least counts.')
+
+
+def least_seconds(call, calls: int) -> float:
+  """Of `calls` calls, after one that compiles."""
+  jax.block_until_ready(call())
+  times = []
+  for _ in range(calls):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - start)
+  return min(times)
+
+
+def main(_) -> None:
+  pipe = pipeline.VideoPipeline.load(_WORKDIR.value)
+  step = jax.jit(dit.DiffusionTransformer(pipe.config).apply)
+  rows = []
+  for seconds in (3, 9, 30, 63):
+    text = dict(text='A rabbit.')
+    board = storyboard_lib.Storyboard.parse(
+        dict(name='x', segments=[text] * (seconds // 3))
+    )
+    g = pipe.geometry(board)
+    latents = jnp.zeros(
+        (2, g.latent_frames, g.latent_height, g.latent_width,
+         pipe.config.in_channels)
+    )  # pyformat: disable
+    texts = np.stack([pipe.text_encoder.encode(board.prompts())] * 2)
+    times = jnp.full(2, 500.0)
+    inputs = ({'params': pipe.params}, latents, texts, times)
+    rows.append(
+        dict(
+            seconds=seconds,
+            tokens=g.sequence_length,
+            step_seconds=least_seconds(lambda: step(*inputs), _CALLS.value),
+            decode_seconds=least_seconds(lambda: pipe.decode(latents[:1]), 1),
+        )
+    )
+  at_9 = rows[1]['step_seconds'] / rows[1]['tokens']
+  table = rich_table.Table(title='one denoising step with guidance')
+  for name in ('video', 'tokens', 'seconds', 'a token, 9 s = 1', 'decoding'):
+    table.add_column(name, justify='right')
+  for row in rows:
+    row['per_token_to_9s'] = row['step_seconds'] / row['tokens'] / at_9
+    table.add_row(
+        f'{row["seconds"]} s',
+        f'{row["tokens"]:,}',
+        f'{row["step_seconds"]:.3f}',
+        f'{row["per_token_to_9s"]:.2f}',
+        f'{row["decode_seconds"]:.2f} s',
+    )
+  rich_console.Console().print(table)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  print(f'peak memory {peak:.2f} GB, {jax.devices()[0].device_kind}')
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == '__main__':
+  cli.run(main)
