@@ -1,0 +1,90 @@
+"""The two ops side by side, so that one suite of tests serves both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pallas_kernels
+from pallas_kernels.specs import Spec
+from pallas_kernels.ttt_linear import api as linear_api
+from pallas_kernels.ttt_linear import specs as linear_specs
+from pallas_kernels.ttt_mlp import api as mlp_api
+from pallas_kernels.ttt_mlp import specs as mlp_specs
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """An op and what the tests need to know of it."""
+
+  name: str
+  call: Callable[..., Any]
+  inner_losses: Callable[..., Any]
+  api: Any
+  specs: Any
+  states: tuple[str, ...]  # Names of the initial states, in order.
+
+  def arguments(self, spec: Spec, dtype=jnp.float32, **kwargs) -> dict:
+    """Returns name -> array of `dtype`, with weights of order 0.3."""
+    kwargs = {'deviation': 0.3, **kwargs}
+    return {
+        name: jnp.asarray(array, dtype)
+        for name, array in self.specs.random_arguments(spec, **kwargs).items()
+    }
+
+
+OPS = (
+    Op(
+        'ttt_mlp', pallas_kernels.ttt_mlp,
+        pallas_kernels.ttt_mlp_inner_losses, mlp_api, mlp_specs,
+        ('w1', 'b1', 'w2', 'b2'),
+    ),
+    Op(
+        'ttt_linear', pallas_kernels.ttt_linear,
+        pallas_kernels.ttt_linear_inner_losses, linear_api, linear_specs,
+        ('w', 'b'),
+    ),
+)
+
+# Learning rates large enough that every path through the state matters.
+SMALL = Spec(batch=2, heads=3, tokens=21, head_dim=8, hidden=32, mini_batch=6)
+
+
+def relative_error(got: jax.Array, want: jax.Array) -> float:
+  """Returns max |got - want| over max |want|."""
+  got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+  assert got.shape == want.shape, (got.shape, want.shape)
+  return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
+
+
+def value_and_gradients(
+    op: Op, arguments: dict, mini_batch: int, implementation: str | None = None
+):
+  """Returns (out, state, {name: gradient}) of a loss on out and state."""
+  return _compiled(op, mini_batch, implementation)(arguments)
+
+
+@functools.cache
+def _compiled(op: Op, mini_batch: int, implementation: str | None):
+  """Returns the function, jitted once for all tests that share its shapes."""
+
+  def loss(arguments):
+    out, state = op.call(
+        **arguments, mini_batch=mini_batch, implementation=implementation
+    )
+    total = jnp.sum(jnp.sin(out))
+    for n, array in enumerate(state):
+      total += jnp.sum(jnp.cos(array * (n + 1)))
+    return total, (out, state)
+
+  def run(arguments):
+    gradients, (out, state) = jax.grad(loss, has_aux=True)(arguments)
+    return out, state, gradients
+
+  return jax.jit(run)

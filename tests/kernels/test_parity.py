@@ -1,0 +1,112 @@
+"""The ops against reference numbers from the paper's PyTorch code.
+
+The fixture of the project holds one small case, computed in float64 by an
+independent PyTorch implementation in the dual form, see
+`tests/fixtures/make_ttt_op.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.kernels.ops import OPS
+from tests.kernels.ops import relative_error
+
+# Ten times the float32 error of the paper's code itself.
+VALUES, GRADIENTS = 5e-6, 1e-5
+
+GOLDEN_NAMES = {
+    'q': 'XQ', 'k': 'XK', 'v': 'XV', 'eta': 'eta',
+    'ln_scale': 'ln_weight', 'ln_bias': 'ln_bias',
+    'w1': 'W1', 'b1': 'b1', 'w2': 'W2', 'b2': 'b2', 'w': 'W1', 'b': 'b1',
+}
+
+
+def _ours(name, array):
+  """Returns an array of the golden layout in that of the ops.
+
+  There, tokens are [B, H, N, C, D], biases [B, H, 1, K], eta [B, H, N, C, C]
+  with a row per query.
+  """
+  if name in ('q', 'k', 'v'):
+    b, h, n, c, d = array.shape
+    return array.reshape(b, h, n * c, d)
+  if name == 'eta':
+    return array.reshape(*array.shape[:2], -1)
+  return array[:, :, 0] if name in ('b', 'b1', 'b2') else array
+
+
+@pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize('case', ['A', 'B', 'C'])
+@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+def test_golden_values_states_and_gradients(golden, op, case, implementation):
+  """Case B has its own step sizes in each row: we have the last row's form."""
+  data = dict(np.load(golden(f'{op.name}_op.npz')))
+  mini_batch = data['A_XK'].shape[3]
+  out_name, gradient = f'{case}_out', f'{case}_grad_'
+  if case == 'B':
+    out_name, gradient = 'B_out_lastrow', 'B_lastrow_grad_'
+  names = op.specs.NAMES
+  arguments = {
+      n: jnp.asarray(_ours(n, data[f'{case}_{GOLDEN_NAMES[n]}']))
+      for n in names if n != 'eta'
+  }
+  eta = data[f'{case}_eta'][..., -1, :]
+  arguments['eta'] = jnp.asarray(eta.reshape(*eta.shape[:2], -1))
+
+  def call(arguments):
+    return op.call(
+        **arguments, mini_batch=mini_batch, implementation=implementation
+    )
+
+  @jax.jit
+  def run(arguments, cotangent):
+    out, pull, state = jax.vjp(call, arguments, has_aux=True)
+    return out, state, pull(cotangent)[0]
+
+  b, n, c, h, d = data[out_name].shape
+  tokens_first = (0, 3, 1, 2, 4)
+  cotangent = data[f'{case}_cotangent'].transpose(tokens_first)
+  out, state, gradients = run(arguments, cotangent.reshape(b, h, n * c, d))
+  want = data[out_name].transpose(tokens_first).reshape(b, h, n * c, d)
+  assert relative_error(out, want) < VALUES
+
+  # The last row alone moves the state, also where other rows differ (B).
+  for name, array in zip(op.states, state) if case != 'B' else ():
+    want = _ours(name, data[f'{case}_final_{GOLDEN_NAMES[name]}'])
+    assert relative_error(array, want) < VALUES, name
+  for name in names:
+    want = data[gradient + GOLDEN_NAMES[name]]
+    if name == 'eta':  # One step size per token stands in every row.
+      want = want.sum(axis=-2)
+    assert relative_error(gradients[name], _ours(name, want)) < GRADIENTS, name
+
+
+@pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+def test_own_fixture(fixtures, op, implementation):
+  data = np.load(fixtures / 'ttt_op.npz')
+  prefix = op.name + '_'
+  arguments = {
+      n: jnp.asarray(data[prefix + n]) for n in op.specs.NAMES
+  }
+
+  def call(arguments):
+    return op.call(
+        **arguments, mini_batch=int(data['mini_batch']),
+        implementation=implementation,
+    )
+
+  @jax.jit
+  def run(arguments, cotangent):
+    out, pull, state = jax.vjp(call, arguments, has_aux=True)
+    return out, state, pull(cotangent)[0]
+
+  out, state, gradients = run(arguments, data['cotangent'])
+  assert relative_error(out, data[prefix + 'out']) < VALUES
+  for name, array in zip(op.states, state):
+    assert relative_error(array, data[f'{prefix}final_{name}']) < VALUES, name
+  for name, array in gradients.items():
+    want = data[f'{prefix}grad_{name}']
+    assert relative_error(array, want) < GRADIENTS, name
