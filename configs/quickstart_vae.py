@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
       patch_size=2,
       linear_shortcut=True,
   )
-  config.steps = 1000
+  config.steps = 500
   config.batch_size = 2
   config.frames = 25  # of a training window; the encoder sees 9 + 8 + 8
   # Share of the windows that cut to another place in the middle.
@@ -42,5 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
   config.muon_lr = 0.03
   config.adam_lr = 2e-3
   config.warmup = 20
-  config.log_every = 100
+  config.log_every = 50
   return config

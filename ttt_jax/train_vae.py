@@ -10,7 +10,7 @@ leaves over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -26,12 +26,12 @@ import optax
 
 from ttt_jax import cli
 from ttt_jax import convert
-from ttt_jax import paths
 from ttt_jax import progress
-from ttt_jax.data import video
+from ttt_jax import vae_clips
 from ttt_jax.models.vae import coder
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
+from ttt_jax.vae_clips import Clip
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
@@ -40,101 +40,20 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
 _FIRST_LOGVAR = -6.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-  """A clip in memory.
-
-  Attributes:
-    name: file name without its ending.
-    frames: float32 [n, H, W, 3] in [-1, 1].
-    held_out: [from, to) ranges that training must not see.
-  """
-
-  name: str
-  frames: np.ndarray
-  held_out: tuple[tuple[int, int], ...]
-
-  def ranges(self) -> list[tuple[int, int]]:
-    """The [from, to) ranges to train on."""
-    edges = [0]
-    for begin, end in sorted(self.held_out):
-      edges += [begin, end]
-    edges.append(len(self.frames))
-    pairs = zip(edges[::2], edges[1::2])
-    return [(a, b) for a, b in pairs if a < b]
-
-
-def read_clips(config) -> list[Clip]:
-  """Reads the clips of the config at its size and rate."""
-  clips = []
-  for entry in config.clips:
-    path = paths.resolve(entry['path'])
-    frames = video.read_video(
-        path, fps=config.fps, height=config.height, width=config.width
-    )
-    ranges = tuple(tuple(pair) for pair in entry['held_out'])
-    for begin, end in ranges:
-      if not 0 <= begin < end <= len(frames):
-        raise ValueError(
-            f'held_out ({begin}, {end}) of {path.name} is not a range within'
-            f' its {len(frames)} frames'
-        )
-    if len(frames) < config.eval_frames:
-      raise ValueError(
-          f'{path.name} has {len(frames)} frames, fewer than eval_frames'
-          f' {config.eval_frames}'
-      )
-    clips.append(Clip(path.stem, frames / np.float32(127.5) - 1, ranges))
-  return clips
-
-
-def windows(
-    clips: Sequence[Clip], count: int, frames: int, cuts: float,
-    rng: np.random.Generator,
-) -> np.ndarray:
-  """Random training windows [count, frames, H, W, 3].
-
-  A share `cuts` of them has a hard cut: half of those after a whole number of
-  encoder windows, as where two segments join, half anywhere. A range that is
-  too short for its window is followed by another one.
-  """
-  ranges = [(c.frames, a, b) for c in clips for a, b in c.ranges()]
-  weights = np.array([b - a for _, a, b in ranges], np.float64)
-
-  def piece(length):
-    source, begin, end = ranges[rng.choice(len(ranges),
-                                           p=weights / weights.sum())]
-    length = min(length, end - begin)
-    start = rng.integers(begin, end - length + 1)
-    return source[start : start + length]
-
-  out = []
-  for _ in range(count):
-    first = frames
-    if rng.random() < cuts:
-      first = int(rng.integers(1, frames))
-      if rng.random() < 0.5:
-        first = max(first // 8, 1) * 8 + 1
-    parts = [piece(min(first, frames))]
-    while (missing := frames - sum(map(len, parts))) > 0:
-      parts.append(piece(missing))
-    out.append(np.concatenate(parts))
-  return np.stack(out)
-
-
 def principal_maps(
     clips: Sequence[Clip], config: CausalVAEConfig
 ) -> dict[str, np.ndarray]:
   """Linear maps block of pixels <-> whitened principal components."""
   blocks = []
+  time_ratio = config.temporal_compression_ratio
   for clip in clips:
     for begin, end in clip.ranges():
-      for offset in range(config.temporal_compression_ratio):
+      for offset in range(min(time_ratio, end - begin)):
         part = clip.frames[begin + offset : end]
-        keep = (len(part) - 1) // 4 * 4 + 1
+        keep = (len(part) - 1) // time_ratio * time_ratio + 1
         out = coder.blocks_of_pixels(
-            jnp.asarray(part[None, :keep]),
-            config.temporal_compression_ratio, config.spatial_compression,
+            jnp.asarray(part[None, :keep]), time_ratio,
+            config.spatial_compression,
         )
         blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
   blocks = np.concatenate(blocks)
@@ -222,20 +141,6 @@ def make_step(vae: CausalVAE, tx: optax.GradientTransformation, kl: float):
   return jax.jit(step, donate_argnums=(0, 1))
 
 
-def held_out_windows(
-    clip: Clip, frames: int
-) -> Iterator[tuple[int, np.ndarray]]:
-  """(start, positions of held-out frames) of windows that show them.
-
-  Two windows a range: as early and as late as it fits.
-  """
-  last = len(clip.frames) - frames
-  for begin, end in clip.held_out:
-    for start in {min(begin, last), max(0, min(end - frames, last))}:
-      inside = np.arange(max(begin, start), min(end, start + frames))
-      yield start, inside - start
-
-
 def make_rebuild(vae: CausalVAE):
   """The jitted round trip through the latents' means."""
   return jax.jit(lambda params, frames: vae.apply({'params': params}, frames))
@@ -261,7 +166,7 @@ def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
   report = {}
   for clip in clips:
     squares = []
-    for start, inside in held_out_windows(clip, frames):
+    for start, inside in vae_clips.held_out_windows(clip, frames):
       window = clip.frames[start : start + frames]
       out = np.asarray(rebuild(params, window[None]))[0]
       out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
@@ -293,7 +198,7 @@ def fit_units(vae, params, clips: Sequence[Clip], frames: int):
 
 def train(config, workdir: str) -> dict:
   """Trains, writes DIR/vae and DIR/report.json, returns the report."""
-  clips = read_clips(config)
+  clips = vae_clips.read_clips(config)
   fields = config.vae.to_dict()
   vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
   unrolled = CausalVAE(vae.config, unroll=True)
@@ -307,7 +212,7 @@ def train(config, workdir: str) -> dict:
   squares = []
   with progress.Bar('train the autoencoder', config.steps) as bar:
     for step in range(config.steps):
-      batch = windows(
+      batch = vae_clips.windows(
           clips, config.batch_size, config.frames, config.cuts, rng
       )
       key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
@@ -316,7 +221,7 @@ def train(config, workdir: str) -> dict:
       bar.advance()
       if (step + 1) % config.log_every == 0:
         found = evaluate(rebuild, params, clips, config.eval_frames)
-        seen = psnr([float(s) / 4 for s in squares])
+        seen = psnr([float(s) / 4 for s in squares])  # [-1, 1]: a range of 2
         squares.clear()
         print(
             f'step {step + 1}: train {seen:.2f} dB, held out'

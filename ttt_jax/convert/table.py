@@ -199,5 +199,5 @@ def write_tensors(
   """Writes a safetensors file; a reader never sees half of it."""
   path = pathlib.Path(path)
   half = path.with_name(path.name + '.tmp')
-  safetensors_numpy.save_file(dict(tensors), half)
+  half.write_bytes(safetensors_numpy.save(dict(tensors)))
   half.replace(path)

@@ -1,0 +1,250 @@
+"""The causal video autoencoder against diffusers, and its windows."""
+
+import dataclasses
+import json
+import pathlib
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+from safetensors.numpy import load_file
+
+import ttt_jax
+from ttt_jax.convert import load_vae
+from ttt_jax.convert import save_vae
+from ttt_jax.convert.vae import parameter_shapes
+from ttt_jax.models.vae import causal_conv
+from ttt_jax.models.vae import coder
+from ttt_jax.models.vae.causal3d import CausalVAE
+from ttt_jax.models.vae.causal3d import CausalVAEConfig
+
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+TINY = CausalVAEConfig(
+    latent_channels=4, block_out_channels=(8, 8, 16), layers_per_block=1,
+    norm_num_groups=4, patch_size=2, linear_shortcut=True,
+    scaling_factor=(0.5, 1.0, 2.0, 4.0), shift=(0.1, -0.2, 0.3, 1.0),
+)
+
+
+@pytest.fixture(scope='module', name='tiny')
+def _tiny():
+  """Parameters at random; cheaper than compiling the initialisation."""
+  rng = np.random.default_rng(0)
+  flat = {
+      path: jnp.asarray(0.1 * rng.normal(size=shape) + path.endswith('scale'),
+                        jnp.float32)
+      for path, shape in parameter_shapes(TINY).items()
+  }
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def run(vae, params, *args, method=None):
+  """`vae.apply`, compiled as a whole and without effort: half the time."""
+  return jax.jit(
+      lambda p, *a: vae.apply({'params': p}, *a, method=method),
+      compiler_options={'xla_backend_optimization_level': 0},
+  )(params, *args)
+
+
+def clip(frames, seed=0):
+  shape = (1, frames, 16, 16, 3)
+  return jax.random.uniform(jax.random.key(seed), shape, minval=-1.0)
+
+
+@pytest.mark.parametrize('frames', [1, 9, 17])
+def test_equals_diffusers(golden, frames):
+  folder = golden('diffusers_vae')
+  config, params = load_vae(folder)
+  assert config.scaling_factor == 0.7
+  vae = CausalVAE(dataclasses.replace(config, scaling_factor=1.0))
+  with np.load(folder / 'io.npz') as file:
+    io = {k: v.transpose(0, 2, 3, 4, 1) for k, v in file.items()}
+  mean, logvar = run(vae, params, io[f'x_{frames}'], method='encode')
+  latents = io[f'mean_{frames}']
+  decoded = run(vae, params, latents, method='decode')
+  found = {'mean': mean, 'logvar': logvar, 'decoded': decoded}
+  for name, value in found.items():
+    if f'{name}_{frames}' not in io:
+      continue
+    want = io[f'{name}_{frames}']
+    error = np.abs(value - want).max()
+    assert error <= 2e-5 * np.abs(want).max(), name
+
+
+def test_one_pass_is_another_model(golden):
+  folder = golden('diffusers_vae')
+  config, params = load_vae(folder)
+  whole = dataclasses.replace(
+      config, scaling_factor=1.0, encode_window=1000, decode_window=1000
+  )
+  with np.load(folder / 'io.npz') as file:
+    x, want = (
+        file[k].transpose(0, 2, 3, 4, 1) for k in ('x_17', 'mean_onepass_17')
+    )
+  mean, _ = run(CausalVAE(whole), params, x, method='encode')
+  assert np.abs(mean - want).max() <= 2e-5 * np.abs(want).max()
+
+
+def test_loop_equals_written_out_windows(tiny):
+  x = clip(25)
+  looped = run(CausalVAE(TINY), tiny, x)
+  unrolled = run(CausalVAE(TINY, unroll=True), tiny, x)
+  np.testing.assert_allclose(looped, unrolled, atol=2e-5)
+
+
+def test_stream_of_windows_equals_the_whole(tiny):
+  x, vae = clip(17), CausalVAE(TINY)
+  first, _, cache = run(vae, tiny, x[:, :9], method='encode_window')
+  rest, _, _ = run(vae, tiny, x[:, 9:], cache, method='encode_window')
+  latents = np.concatenate([first, rest], axis=1)
+  whole, _ = run(vae, tiny, x, method='encode')
+  np.testing.assert_allclose(latents, whole, atol=2e-5)
+  first, cache = run(vae, tiny, latents[:, :3], method='decode_window')
+  rest, _ = run(vae, tiny, latents[:, 3:], cache, method='decode_window')
+  frames = np.concatenate([first, rest], axis=1)
+  whole = run(vae, tiny, latents, method='decode')
+  np.testing.assert_allclose(frames, whole, atol=2e-5)
+
+
+def test_never_looks_at_later_windows(tiny):
+  x = clip(25)
+  changed = x.at[:, 17:].set(0.0)
+  vae = CausalVAE(TINY)
+  a, _ = run(vae, tiny, x, method='encode')
+  b, _ = run(vae, tiny, changed, method='encode')
+  np.testing.assert_array_equal(a[:, :5], b[:, :5])
+  assert np.abs(a[:, 5:] - b[:, 5:]).max() > 1e-3
+
+
+def test_program_does_not_grow_with_length(tiny):
+  def size(frames):
+    latents = jnp.zeros((1, frames, 2, 2, 4))
+    decode = jax.jit(
+        lambda z: CausalVAE(TINY).apply({'params': tiny}, z, method='decode')
+    )
+    return len(decode.lower(latents).as_text().splitlines())
+
+  assert size(253) == size(13)
+
+
+def test_units_are_applied_once(tiny):
+  plain = dataclasses.replace(TINY, scaling_factor=1.0, shift=None)
+  x = clip(9)
+  mean, logvar = run(CausalVAE(TINY), tiny, x, method='encode')
+  raw, raw_logvar = run(CausalVAE(plain), tiny, x, method='encode')
+  scale, shift = np.array(TINY.scaling_factor), np.array(TINY.shift)
+  np.testing.assert_allclose(mean, (raw - shift) * scale, atol=1e-5)
+  np.testing.assert_allclose(
+      logvar, raw_logvar + 2 * np.log(scale), atol=1e-5
+  )
+  a = run(CausalVAE(TINY), tiny, mean, method='decode')
+  b = run(CausalVAE(plain), tiny, raw, method='decode')
+  np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_causal_conv_equals_xla():
+  x = jax.random.normal(jax.random.key(1), (2, 6, 5, 7, 3))
+  kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 3, 4))
+  want = jax.lax.conv_general_dilated(
+      x, kernel, (1, 1, 1), [(0, 0), (1, 1), (1, 1)],
+      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+  )
+  np.testing.assert_allclose(
+      causal_conv.causal_conv3d(x, kernel), want, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('frames', [8, 9])
+def test_blocks_of_pixels_have_an_inverse(frames):
+  x = clip(frames).at[:, :1].set(0.25)
+  blocks = coder.blocks_of_pixels(x, 4, 8)
+  assert blocks.shape == (1, -(-frames // 4), 2, 2, 4 * 8 * 8 * 3)
+  back = coder.pixels_of_blocks(blocks, 4, 8, lone_first=frames % 4 == 1)
+  np.testing.assert_allclose(back, x, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'shape, message',
+    [
+        ((1, 8, 16, 16, 3), '8 frames .* e.g. 5'),
+        ((1, 9, 20, 16, 3), '20x16 .* multiples of 8'),
+        ((9, 16, 16, 3), 'not .batch, frames'),
+    ],
+)
+def test_sizes_that_cannot_be_encoded(tiny, shape, message):
+  with pytest.raises(ValueError, match=message):
+    run(CausalVAE(TINY), tiny, jnp.zeros(shape), method='encode')
+
+
+def test_config_errors():
+  with pytest.raises(ValueError, match='shift has 2 values for 16'):
+    CausalVAEConfig(shift=(1.0, 2.0))
+  with pytest.raises(ValueError, match='encode_window 6'):
+    CausalVAEConfig(encode_window=6)
+  with pytest.raises(ValueError, match='not a multiple of norm_num_groups'):
+    CausalVAEConfig(block_out_channels=(30, 32, 64))
+
+
+def test_save_and_load_are_exact(tiny, tmp_path):
+  save_vae(tmp_path, TINY, tiny)
+  config, params = load_vae(tmp_path)
+  assert config == TINY
+  jax.tree.map(np.testing.assert_array_equal, tiny, params)
+  save_vae(tmp_path / 'half', TINY, tiny, np.float16)
+  _, half = load_vae(tmp_path / 'half')
+  jax.tree.map(
+      lambda a, b: np.testing.assert_array_equal(np.float16(a), b), tiny, half
+  )
+
+
+def test_written_file_has_the_names_of_diffusers(golden, tmp_path):
+  folder = golden('diffusers_vae')
+  save_vae(tmp_path, *load_vae(folder))
+  want, found = load_file(folder / WEIGHTS), load_file(tmp_path / WEIGHTS)
+  assert want.keys() == found.keys()
+  for key, value in want.items():
+    np.testing.assert_array_equal(value, found[key])
+
+
+def test_missing_and_broken_files(tiny, tmp_path):
+  with pytest.raises(FileNotFoundError, match='no config.json'):
+    load_vae(tmp_path)
+  save_vae(tmp_path, TINY, tiny)
+  path = tmp_path / WEIGHTS
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match='not a whole safetensors file'):
+    load_vae(tmp_path)
+  path.unlink()
+  with pytest.raises(FileNotFoundError, match='no weights at'):
+    load_vae(tmp_path)
+
+
+def test_config_that_we_do_not_support(tiny, tmp_path):
+  save_vae(tmp_path, TINY, tiny)
+  path = tmp_path / 'config.json'
+  found = json.loads(path.read_text())
+  path.write_text(json.dumps(found | {'use_quant_conv': True}))
+  with pytest.raises(ValueError, match='use_quant_conv = True'):
+    load_vae(tmp_path)
+  path.write_text(json.dumps(found | {'_class_name': 'AutoencoderKL'}))
+  with pytest.raises(ValueError, match='describes a AutoencoderKL'):
+    load_vae(tmp_path)
+
+
+def test_shipped_autoencoder_on_frames_it_never_saw(fixtures):
+  folder = pathlib.Path(ttt_jax.__file__).parent / 'assets/quickstart_vae'
+  config, params = load_vae(folder)
+  strip = np.asarray(Image.open(fixtures / 'vae_held_out.png'))
+  frames = strip.reshape(64, 9, 96, 3).transpose(1, 0, 2, 3)
+  x = frames[None] / np.float32(127.5) - 1
+  vae = CausalVAE(config)
+  mean, logvar = run(vae, params, x, method='encode')
+  assert mean.shape == (1, 3, 8, 12, 16)
+  assert float(logvar.max()) < 0.0
+  out = run(vae, params, mean, method='decode')
+  error = (np.clip(out[0], -1, 1) - x[0]) / 2
+  assert -10 * np.log10((error**2).mean()) > 26.0
