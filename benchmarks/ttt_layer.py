@@ -1,9 +1,11 @@
 """Times TTT-MLP in JAX against the same maths in eager PyTorch, on CPU.
 
     python benchmarks/ttt_layer.py [--shapes=quickstart_63s,benchmark]
-        [--repeats=5] [--passes=forward,both] [--json=FILE]
+        [--repeats=5] [--passes=forward,both] [--threads=1] [--json=FILE]
 
-Both run in this process on the same threads, by turns. PyTorch runs in two
+Both run in this process on the same cores, by turns. On a machine that others
+use too, compare with --threads=1: PyTorch waits for its slowest thread after
+every operation. PyTorch runs in two
 forms: `primal`, step by step what `pallas_kernels/ttt_mlp/xla.py` does, and
 `dual`, the form of the paper's code, which never forms the updated weights
 before it reads (Sun et al. 2024, arXiv:2407.04620, section 2.5). Its backward
@@ -199,6 +201,8 @@ def main() -> None:
                       help=f'comma-separated, of {", ".join(SPECS)}')
   parser.add_argument('--passes', default='forward,both')
   parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--threads', type=int,
+                      help='cores to use (default: all that this process may)')
   parser.add_argument('--json', help='also write the rows to this file')
   flags = parser.parse_args()
   unknown = set(flags.shapes.split(',')) - set(SPECS)
@@ -213,7 +217,10 @@ def main() -> None:
         ' an environment of its own, beside jax)'
     )
   jax.config.update('jax_platforms', 'cpu')
-  threads = len(os.sched_getaffinity(0))  # What XLA's thread pool takes.
+  # XLA sizes its thread pool, at its first use, by the cores it may run on.
+  cores = sorted(os.sched_getaffinity(0))[-(flags.threads or 0):]
+  os.sched_setaffinity(0, cores)
+  threads = len(cores)
   torch.set_num_threads(threads)
   rows = []
   for name in flags.shapes.split(','):

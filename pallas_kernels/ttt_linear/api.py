@@ -35,9 +35,9 @@ def ttt_linear(
       W' = W - sum_i eta_i * grad_W l(W; k_i, v_i)
       out = q + LN(f(q; W'))
 
-  (Sun et al. 2024, arXiv:2407.04620.) Differentiable in all arrays, also
-  through the returned state. Any length: a last mini-batch that is not full
-  behaves as if it ended in tokens with eta 0.
+  (Sun et al. 2024, arXiv:2407.04620.) Differentiable in all arrays in reverse
+  mode, also through the returned state. Any length: a last mini-batch that is
+  not full behaves as if it ended in tokens with eta 0.
 
   Args:
     q: queries [B, H, T, D].

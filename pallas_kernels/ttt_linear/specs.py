@@ -20,7 +20,9 @@ def shapes(
   rows = (spec.batch, spec.heads, spec.tokens)
   h, d = spec.heads, spec.head_dim
   sizes = (
-      (*rows, d), (*rows, d), (*rows, d), rows, (h, d, d), (h, d), (h, d), (h, d)
+      (*rows, d), (*rows, d), (*rows, d), rows,
+      (h, d, d), (h, d),
+      (h, d), (h, d),
   )
   return {
       name: jax.ShapeDtypeStruct(size, dtype)

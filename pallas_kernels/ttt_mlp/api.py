@@ -38,8 +38,8 @@ def ttt_mlp(
       out = q + LN(f(q; W'))
 
   (Dalal et al. 2025, arXiv:2504.05298, section 2.) Differentiable in all
-  arrays, also through the returned state. Any length: a last mini-batch that
-  is not full behaves as if it ended in tokens with eta 0.
+  arrays in reverse mode, also through the returned state. Any length: a last
+  mini-batch that is not full behaves as if it ended in tokens with eta 0.
 
   Args:
     q: queries [B, H, T, D].

@@ -11,7 +11,9 @@ every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 
 BAD = {
     'rank of q': (dict(q=jnp.ones((3, 21, 8))), r'q has shape \(3, 21, 8\)'),
-    'length of k': (dict(k=jnp.ones((2, 3, 20, 8))), r'k has .*\(2, 3, 21, 8\)'),
+    'length of k': (
+        dict(k=jnp.ones((2, 3, 20, 8))), r'k has .*\(2, 3, 21, 8\)'
+    ),
     'heads of v': (dict(v=jnp.ones((2, 4, 21, 8))), r'v has .*\[B, H, T, D\]'),
     'no tokens': (dict(q=jnp.ones((2, 3, 0, 8))), 'q has .* at least 1'),
     'eta per mini-batch': (dict(eta=jnp.ones((2, 3, 4))), r'eta .*\[B, H, T\]'),
@@ -25,11 +27,14 @@ BAD = {
     ),
 }
 BAD_STATES = {
-    'w1': (dict(w1=jnp.ones((3, 7, 32))), r'w1 has .*\[H, D, K\].*\(3, 8, 32\)'),
+    'w1': (
+        dict(w1=jnp.ones((3, 7, 32))), r'w1 has .*\[H, D, K\].*\(3, 8, 32\)'
+    ),
     'b1': (dict(b1=jnp.ones((3, 31))), r'b1 has shape \(3, 31\).*\(3, 32\)'),
     'w2': (dict(w2=jnp.ones((3, 8, 32))), r'w2 has .*\(3, 32, 8\)'),
     'batch of w2': (
-        dict(w2=jnp.ones((5, 3, 32, 8))), r'w2 .*\[B, H, K, D\].*\(2, 3, 32, 8\)'
+        dict(w2=jnp.ones((5, 3, 32, 8))),
+        r'w2 .*\[B, H, K, D\].*\(2, 3, 32, 8\)',
     ),
     'rank of w1': (dict(w1=jnp.ones((8, 32))), r'w1 has shape \(8, 32\)'),
     'w': (dict(w=jnp.ones((3, 8, 9))), r'w has .*\[H, D, D\].*\(3, 8, 8\)'),
