@@ -11,7 +11,6 @@ from configs import memory
 from configs import quickstart
 from configs import ttt_video
 from ttt_jax import geometry
-from ttt_jax.convert import reference
 from ttt_jax.models import dit
 from ttt_jax.train import optimizer
 
@@ -30,7 +29,7 @@ TTT = 42 * (
 
 
 def trained(config):
-  params = reference.abstract_params(dit.DiTConfig(**config.model))
+  params = dit.abstract_params(dit.DiTConfig(**config.model))
   groups = optimizer.assign(config.optimizer.groups, params)
   sizes = {
       path: math.prod(leaf.shape)
@@ -69,7 +68,7 @@ def test_the_5b_model_at_63_seconds_by_shapes():
   struct = lambda *shape: jax.ShapeDtypeStruct(shape, 'float32')
   out = jax.eval_shape(
       dit.DiffusionTransformer(model).apply,
-      {'params': reference.abstract_params(model)},
+      {'params': dit.abstract_params(model)},
       struct(1, g.latent_frames, g.latent_height, g.latent_width, 16),
       struct(1, g.segments, g.text_length, 4096),
       struct(1),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ttt_jax import geometry
+from ttt_jax import token_order
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_any_text_length_is_padded_to_whole_mini_batches():
 
 @pytest.fixture
 def order():
-  return geometry.TokenOrder(
+  return token_order.TokenOrder(
       segments=3, segment_latent_frames=2, rows=1, columns=2, text_length=2
   )
 
@@ -36,7 +37,7 @@ def order():
 def test_reading_orders_are_permutations(order):
   for permutation in (order.forward, order.reverse):
     assert sorted(permutation) == list(range(order.length))
-    back = geometry.inverse(permutation)
+    back = token_order.inverse(permutation)
     np.testing.assert_array_equal(permutation[back], np.arange(order.length))
 
 

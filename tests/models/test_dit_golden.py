@@ -14,7 +14,7 @@ import pytest
 
 from tests.models import reference_order
 from ttt_jax import convert
-from ttt_jax import geometry
+from ttt_jax import token_order
 from ttt_jax.convert import reference
 from ttt_jax.convert import table
 from ttt_jax.diffusion import objective
@@ -76,7 +76,7 @@ def test_one_block(case):
   )
   out, _ = dit.Block(config, order).apply(
       {'params': jax.tree.map(lambda p: p[0], params['layers'])},
-      x[:, geometry.inverse(read)],
+      x[:, token_order.inverse(read)],
       arrays['single_layer_t_emb'],
   )
   golden = np.concatenate(
@@ -95,7 +95,7 @@ def test_attention_and_gated_ttt_of_a_block(case):
   first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
   out, state = dit.SequenceBlock(config, order).apply(
       {'params': first},
-      x[:, geometry.inverse(read)],
+      x[:, token_order.inverse(read)],
       capture_intermediates=lambda module, _: module.name == 'attn',
   )
   attention = state['intermediates']['attn']['__call__'][0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.models import reference_order
-from ttt_jax import geometry
+from ttt_jax import token_order
 from ttt_jax.convert import table
 from ttt_jax.models import ttt
 
@@ -50,15 +50,15 @@ class Case:
     self.arrays = np.load(golden(f'ttt_layer_{kind}.npz'))
     self.per_token = np.load(golden(f'ttt_layer_{kind}_pertoken.npz'))
     (rows, columns), text, segments, mini_batch = CASES[scenes]
-    self.order = geometry.TokenOrder(segments, 12, rows, columns, text)
+    self.order = token_order.TokenOrder(segments, 12, rows, columns, text)
     self.layer = ttt.TTTLayer(
         f'ttt_{kind}', 2, mini_batch, 0.1 if kind == 'mlp' else 1.0, 10_000.0,
         jnp.float32,
     )  # pyformat: disable
     read = reference_order.text_first(self.order)
     # From the reference's arrays to the order in which the layer reads.
-    self.take = geometry.inverse(read)[self.order.forward]
-    self.back = geometry.inverse(self.take)
+    self.take = token_order.inverse(read)[self.order.forward]
+    self.back = token_order.inverse(self.take)
     self.x = self.arrays[f'{scenes}_x'][:, self.take]
     shapes = jax.eval_shape(self.init, jax.random.key(0))
     shapes = traverse_util.flatten_dict(shapes, sep='/')

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ttt_jax import geometry
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import writer as writer_lib
+from ttt_jax.models import dit
 from ttt_jax.train import checkpoint
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
@@ -45,7 +47,7 @@ def _config(stage='3s'):
 
 
 def _write(folder, config, **changes):
-  g = experiment_lib.make_geometry(config)
+  g = geometry.Geometry.from_config(config)
   fields = dict(
       vae_identity='vae:1', text_identity='text:1', scale=1.0, fps=g.fps,
       height=g.height, width=g.width, frames=g.frames, segments=g.segments,
@@ -72,7 +74,7 @@ def _save_stage(workdir, config, identity):
   rng = np.random.default_rng(1)
   params = jax.tree.map(
       lambda x: jnp.asarray(rng.normal(scale=0.1, size=x.shape), jnp.float32),
-      experiment_lib.abstract_params(config),
+      dit.abstract_params(dit.DiTConfig(**config.model)),
   )
   state = state_lib.TrainState(
       step=jnp.int32(5), params=params, opt_state=dict(x=jnp.ones(1)), ema={}

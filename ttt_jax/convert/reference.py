@@ -7,8 +7,6 @@ import os
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import traverse_util
 
 from ttt_jax.convert import table
@@ -140,7 +138,7 @@ def load_reference(
   shapes = {
       path: leaf.shape
       for path, leaf in traverse_util.flatten_dict(
-          abstract_params(ours), sep='/'
+          dit.abstract_params(ours), sep='/'
       ).items()
   }
   params = table.from_source(
@@ -151,18 +149,3 @@ def load_reference(
   )
   return ours, params
 
-
-def abstract_params(config: dit.DiTConfig) -> dict[str, Any]:
-  """Shapes of the transformer's parameters; nothing is computed."""
-  frames = config.segment_latent_frames + 1
-  size = config.patch_size
-  module = dit.DiffusionTransformer(config)
-  return jax.eval_shape(
-      module.init,
-      jax.eval_shape(lambda: jax.random.key(0)),
-      jax.ShapeDtypeStruct(
-          (1, frames, size, size, config.in_channels), jnp.float32
-      ),
-      jax.ShapeDtypeStruct((1, 1, 1, config.text_dim), jnp.float32),
-      jax.ShapeDtypeStruct((1,), jnp.float32),
-  )['params']

@@ -1,7 +1,7 @@
 """Self-attention that stays inside a segment (paper section 3.2).
 
 Segment i sees its own text, its own frames and one frame that it shares with
-the segment before. In storage order (see `ttt_jax.geometry`) that is one
+the segment before. In storage order (see `ttt_jax.token_order`) that is one
 contiguous window. Tokens of a shared frame are computed in two windows and
 averaged.
 """
@@ -14,12 +14,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ttt_jax import geometry
+from ttt_jax import token_order
 from ttt_jax.models import layers
 from ttt_jax.models import rope
 
 
-def windows(x: jax.Array, order: geometry.TokenOrder) -> jax.Array:
+def windows(x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
   """[B, T, ...] in storage order -> overlapping [B, S, window, ...]."""
   p = order.tokens_per_frame
   body = x[:, p:].reshape(x.shape[0], order.segments, -1, *x.shape[2:])
@@ -27,7 +27,7 @@ def windows(x: jax.Array, order: geometry.TokenOrder) -> jax.Array:
   return jnp.concatenate([shared, body], axis=2)
 
 
-def merge_windows(y: jax.Array, order: geometry.TokenOrder) -> jax.Array:
+def merge_windows(y: jax.Array, order: token_order.TokenOrder) -> jax.Array:
   """The inverse of `windows`; shared frames become the mean of the two."""
   p = order.tokens_per_frame
   shared, body = y[:, :, :p], y[:, :, p:]
@@ -55,7 +55,7 @@ class SegmentAttention(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: jax.Array, order: geometry.TokenOrder) -> jax.Array:
+  def __call__(self, x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
     """[B, T, M] in storage order -> [B, T, M]."""
     b, t, m = x.shape
     d = m // self.num_heads

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ttt_jax import geometry
+from ttt_jax import token_order
 from ttt_jax.models import attention
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
@@ -89,7 +91,7 @@ class DiTConfig:
       self,
       latents: tuple[int, ...],
       text: tuple[int, ...],
-  ) -> geometry.TokenOrder:
+  ) -> token_order.TokenOrder:
     """The token order for latents [B, F, h, w, c] and text [B, S, L, Dt].
 
     Args:
@@ -121,7 +123,7 @@ class DiTConfig:
           f'latents are {h} x {w}; both must be multiples of the patch size'
           f' {self.patch_size}'
       )
-    return geometry.TokenOrder(
+    return token_order.TokenOrder(
         segments,
         self.segment_latent_frames,
         h // self.patch_size,
@@ -134,7 +136,7 @@ class SequenceBlock(nn.Module):
   """Local attention, then the global mixer on its output, [B, T, M]."""
 
   config: DiTConfig
-  order: geometry.TokenOrder
+  order: token_order.TokenOrder
 
   @nn.compact
   def __call__(self, x: jax.Array, *, diagnose: bool = False):
@@ -168,7 +170,7 @@ class Block(nn.Module):
   """One transformer block: a carry for `nn.scan`."""
 
   config: DiTConfig
-  order: geometry.TokenOrder
+  order: token_order.TokenOrder
   diagnose: bool = False
 
   @nn.compact
@@ -268,3 +270,20 @@ class DiffusionTransformer(nn.Module):
     )(x)
     x = embeddings.unpatchify(x, order.rows, order.columns, config.patch_size)
     return x.astype(jnp.promote_types(dtype, jnp.float32)), aux
+
+
+def init_params(config: DiTConfig, key: jax.Array) -> Any:
+  """Fresh parameters, nested dict; they do not depend on a video's size."""
+  frames, size = config.segment_latent_frames + 1, config.patch_size
+  return DiffusionTransformer(config).init(
+      key,
+      jnp.zeros((1, frames, size, size, config.in_channels)),
+      jnp.zeros((1, 1, 1, config.text_dim)),
+      jnp.zeros(1),
+  )['params']
+
+
+def abstract_params(config: DiTConfig) -> Any:
+  """Their shapes as `jax.ShapeDtypeStruct`; nothing is computed."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(functools.partial(init_params, config), key)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt_jax import geometry
+from ttt_jax import token_order
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
@@ -45,7 +45,7 @@ def unpatchify(
 
 
 def join(
-    video: jax.Array, text: jax.Array, order: geometry.TokenOrder
+    video: jax.Array, text: jax.Array, order: token_order.TokenOrder
 ) -> jax.Array:
   """[B, F, P, M] and [B, S, L, M] -> [B, T, M] in storage order."""
   b, f, p, m = video.shape
@@ -55,7 +55,7 @@ def join(
   return jnp.concatenate([first.reshape(b, p, m), body], axis=1)
 
 
-def video_tokens(x: jax.Array, order: geometry.TokenOrder) -> jax.Array:
+def video_tokens(x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
   """[B, T, M] in storage order -> the video alone, [B, F, P, M]."""
   b, _, m = x.shape
   p = order.tokens_per_frame

@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ttt_jax import geometry
+from ttt_jax import token_order
 from ttt_jax.models import ttt
 
 MIXERS = ('none', *ttt.INNER_MODELS)
@@ -34,7 +34,7 @@ class BidirectionalTTT(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, order: geometry.TokenOrder, *, diagnose=False
+      self, x: jax.Array, order: token_order.TokenOrder, *, diagnose=False
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     m = x.shape[-1]
     is_text = jnp.asarray(order.is_text)
@@ -56,7 +56,7 @@ class BidirectionalTTT(nn.Module):
       y, losses = self.layer(
           x[:, permutation], order.ttt_positions, diagnose=diagnose
       )
-      y = y[:, geometry.inverse(permutation)]
+      y = y[:, token_order.inverse(permutation)]
       gate = jnp.where(is_text[:, None], text, video)
       x = x + (gate * y).astype(x.dtype)
       if diagnose:

@@ -20,6 +20,8 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from ttt_jax import cli
+from ttt_jax import geometry
+from ttt_jax.models import dit
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
@@ -38,9 +40,9 @@ def dry_run(config) -> None:
   sizes = rich_table.Table(title=f'{config.name}, stage {config.stage}')
   sizes.add_column('quantity')
   sizes.add_column('value', justify='right')
-  for row in experiment_lib.make_geometry(config).table():
+  for row in geometry.Geometry.from_config(config).table():
     sizes.add_row(*row)
-  params = experiment_lib.abstract_params(config)
+  params = dit.abstract_params(dit.DiTConfig(**config.model))
   console = rich_console.Console()
   console.print(sizes)
   console.print(optimizer.group_table(config.optimizer, params))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
 import pathlib
 from typing import Any
 
@@ -56,42 +55,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   )  # pyformat: disable
 
 
-def make_geometry(config: ml_collections.ConfigDict) -> geometry_lib.Geometry:
-  """The geometry of a stage's clips."""
-  model = dit.DiTConfig(**config.model)
-  return geometry_lib.Geometry.from_seconds(
-      config.data.seconds, config.data.height, config.data.width,
-      config.data.fps, text_length=config.text.length,
-      mini_batch=model.mini_batch, patch_size=model.patch_size,
-      segment_latent_frames=model.segment_latent_frames,
-  )  # pyformat: disable
-
-
-def input_shapes(config: ml_collections.ConfigDict, batch: int = 1):
-  """`jax.ShapeDtypeStruct`s of the network's inputs."""
-  g = make_geometry(config)
-  model = dit.DiTConfig(**config.model)
-  size = (g.latent_frames, g.latent_height, g.latent_width, model.in_channels)
-  text = (g.segments, g.text_length, model.text_dim)
-  return (
-      jax.ShapeDtypeStruct((batch, *size), jnp.float32),
-      jax.ShapeDtypeStruct((batch, *text), jnp.float32),
-      jax.ShapeDtypeStruct((batch,), jnp.int32),
-  )
-
-
-def abstract_params(config: ml_collections.ConfigDict) -> Any:
-  """Shapes of all parameters, by `jax.eval_shape`."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(functools.partial(_init, config), key)
-
-
-def _init(config: ml_collections.ConfigDict, key: jax.Array) -> Any:
-  inputs = [jnp.zeros(x.shape, x.dtype) for x in input_shapes(config)]
-  module = dit.DiffusionTransformer(dit.DiTConfig(**config.model))
-  return module.init(key, *inputs)['params']
-
-
 class Experiment:
   """One stage in one folder.
 
@@ -114,7 +77,8 @@ class Experiment:
     check_config(config)
     workdir = pathlib.Path(workdir)
     self.config, self.folder = config, workdir / config.stage
-    self.abstract_params = abstract_params(config)
+    self.abstract_params = dit.abstract_params(
+        dit.DiTConfig(**config.model))
     optimizer_lib.assign(config.optimizer.groups, self.abstract_params)
     self._dataset = _open_data(config, workdir)
     self._manifest = self._dataset.manifest
@@ -126,7 +90,7 @@ class Experiment:
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
-    return _init(self.config, key)
+    return dit.init_params(self._module.config, key)
 
   def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
     """See `step.LossFn`: latents drawn from the VAE's posterior, v error."""
@@ -192,16 +156,19 @@ def _open_data(config: ml_collections.ConfigDict,
         f' and the same --config and --workdir={workdir}'
     )
   dataset = latents_lib.LatentDataset(folder)
-  g = make_geometry(config)
+  g = geometry_lib.Geometry.from_config(config)
   manifest_lib.check_manifest(
       dataset.manifest, fps=g.fps, height=g.height, width=g.width,
       frames=g.frames, segments=g.segments, text_length=g.text_length,
       mini_batch=g.mini_batch,
   )  # pyformat: disable
-  latents, text, _ = input_shapes(config)
+  model = dit.DiTConfig(**config.model)
+  latents = (g.latent_frames, g.latent_height, g.latent_width,
+             model.in_channels)  # pyformat: disable
+  text = (g.segments, g.text_length, model.text_dim)
   for name, found, wanted in (
-      ('latents', dataset.latent_shape, latents.shape[1:]),
-      ('texts', dataset.text_shape, text.shape[1:]),
+      ('latents', dataset.latent_shape, latents),
+      ('texts', dataset.text_shape, text),
   ):
     if tuple(found) != wanted:
       raise ValueError(
