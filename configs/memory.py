@@ -4,9 +4,9 @@
     python -m ttt_jax.train --config=configs/memory.py:18s,none --workdir=DIR
 
 The argument is '<stage>' or '<stage>,<mixer>'. Only the first caption of a
-clip says what is shown; the later ones say that it goes on. Tokens are four
-latent cells wide, so that 18 seconds train on a laptop; the attention windows
-are the usual three seconds. `make demo-memory` runs all of it.
+clip says what is shown; the later ones say that it goes on. Frames are 32x48
+pixels, so that 18 seconds train on a laptop; the attention windows are the
+usual three seconds. `make demo-memory` runs all of it.
 """
 
 import ml_collections
@@ -15,8 +15,8 @@ from configs import quickstart
 
 # seconds, steps, batch size, stage whose weights it starts from
 STAGES = {
-    '3s': (3, 200, 6, ''),
-    '18s': (18, 300, 6, '3s'),
+    '3s': (3, 300, 6, ''),
+    '18s': (18, 300, 3, '3s'),
 }
 MIXERS = ('ttt_mlp', 'ttt_linear', 'none')
 
@@ -39,8 +39,9 @@ def get_config(arg: str = '18s') -> ml_collections.ConfigDict:
   config.data.storyboards = f'configs/storyboards/memory_{length}.json'
   config.data.folder = '{workdir}/data/' + length
   config.data.seconds = seconds
+  config.data.height = 32
+  config.data.width = 48
   config.model.mixer = mixer
-  config.model.patch_size = 4
   config.model.mini_batch = 16
   if mixer == 'ttt_linear':
     config.model.ttt_base_lr = 1.0

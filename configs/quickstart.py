@@ -11,7 +11,7 @@ import ml_collections
 
 # seconds, steps, batch size, stage whose weights it starts from
 STAGES = {
-    '3s': (3, 500, 6, ''),
+    '3s': (3, 600, 6, ''),
     '9s': (9, 160, 3, '3s'),
 }
 
@@ -63,7 +63,7 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
 
   # Muon on the matrices is what makes minutes enough. The first stage trains
   # everything, the second what the paper's later stages train.
-  peak = 0.02 if stage == '3s' else 0.005
+  peak = 0.02 if stage == '3s' else 0.01
   def muon(name):
     return dict(name=name, optimizer='muon', lr=peak, schedule='cosine',
                 warmup=20)  # pyformat: disable
@@ -94,7 +94,7 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
 
   config.log_every = 10
   config.diagnose_every = 50
-  config.checkpoint_every = 100
+  config.checkpoint_every = 200
   config.keep_last = 2
   config.keep_every = 0
   config.sample_every = 0

@@ -34,7 +34,8 @@ _MEMORY = flags.DEFINE_bool(
 
 _STORIES = 'configs/storyboards'
 # A model that knows a few clips by heart needs little guidance.
-_SAMPLING = ('--steps=25', '--guidance=2', '--guidance_schedule=constant')
+_SAMPLING = ('--steps=25', '--guidance=1.25',
+             '--guidance_schedule=constant')  # pyformat: disable
 # Files of a stage that a user may want to open.
 _SHOW = ('*.mp4', '*.png', '*.json', '*/losses.png', '*/metrics.jsonl',
          '*/events*', 'data/*/manifest.json')  # pyformat: disable
@@ -72,35 +73,36 @@ class Done:
 
 def story_steps() -> list[Step]:
   """Clips to latents, two stages, a check, one minute of video."""
-  steps = []
-  for stage in ('3s', '9s'):
-    config = f'--config=configs/quickstart.py:{stage}'
-    where = '--workdir={workdir}'
-    steps += [
-        Step(f'precompute {stage}', 'ttt_jax.precompute', (config, where)),
-        Step(f'train {stage}', 'ttt_jax.train', (config, where)),
+  where = '--workdir={workdir}'
+
+  def stage(name):
+    config = f'--config=configs/quickstart.py:{name}'
+    return [
+        Step(f'precompute {name}', 'ttt_jax.precompute', (config, where)),
+        Step(f'train {name}', 'ttt_jax.train', (config, where)),
     ]
-  return steps + [
-      Step(
-          'check the captions',
-          'ttt_jax.evaluate',
-          (
-              where,
-              f'--storyboards={_STORIES}/quickstart_3s.json',
-              *_SAMPLING,
-          ),
+
+  check = Step(
+      'check the captions',
+      'ttt_jax.evaluate',
+      (
+          where + '/3s',
+          f'--storyboards={_STORIES}/quickstart_3s.json',
+          *_SAMPLING,
+          '--out={workdir}/captions.json',
       ),
-      Step(
-          'sample one minute',
-          'ttt_jax.sample',
-          (
-              where,
-              f'--storyboard={_STORIES}/one_minute.json',
-              '--out={workdir}/one_minute.mp4',
-              *_SAMPLING,
-          ),
+  )
+  minute = Step(
+      'sample one minute',
+      'ttt_jax.sample',
+      (
+          where + '/9s',
+          f'--storyboard={_STORIES}/one_minute.json',
+          '--out={workdir}/one_minute.mp4',
+          *_SAMPLING,
       ),
-  ]
+  )
+  return [*stage('3s'), check, *stage('9s'), minute]
 
 
 def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
@@ -180,7 +182,7 @@ def run(step: Step, workdir: pathlib.Path) -> Done:
 
 def story_verdict(workdir: pathlib.Path) -> bool:
   """Whether every training caption gives its clip, at 25 dB or more."""
-  result = json.loads((workdir / 'evaluation.json').read_text())
+  result = json.loads((workdir / 'captions.json').read_text())
   worst = min(min(sample['psnr']) for sample in result['samples'])
   samples = len(result['samples'])
   right = sum(s['expected'] == s['shown'] for s in result['samples'])

@@ -1,6 +1,5 @@
 """A run is the same however often it is stopped, and stops when it should."""
 
-import json
 import os
 import pathlib
 import random
