@@ -36,9 +36,9 @@ _STORIES = 'configs/storyboards'
 # A model that knows a few clips by heart needs little guidance.
 _SAMPLING = ('--steps=25', '--guidance=1.25',
              '--guidance_schedule=constant')  # pyformat: disable
-# Files of a stage that a user may want to open.
+# What a demonstration leaves behind, but for the cache of compiled programs.
 _SHOW = ('*.mp4', '*.png', '*.json', '*/losses.png', '*/metrics.jsonl',
-         '*/events*', 'data/*/manifest.json')  # pyformat: disable
+         '*/events*', '*/checkpoints', 'data/*')  # pyformat: disable
 
 
 @dataclasses.dataclass(frozen=True)
