@@ -251,7 +251,8 @@ def main(_) -> int:
     print('next: write your own storyboard like'
           f' {_STORIES}/one_minute.json and run\n'
           f'  python -m ttt_jax.sample --workdir={workdir}'
-          f' --storyboard=FILE.json --out={workdir}/mine.mp4')
+          f' --storyboard=FILE.json --out={workdir}/mine.mp4'
+          f' {shlex.join(_SAMPLING)}')
   if not good:
     print('error: the model does not show what it was asked for',
           file=sys.stderr)
