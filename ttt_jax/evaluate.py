@@ -59,7 +59,7 @@ def main(_) -> None:
   from ttt_jax.train import checkpoint
 
   workdir = pathlib.Path(_WORKDIR.value)
-  _, config = checkpoint.load_params(workdir)
+  config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
   references = pipe.reconstruct_shots(
       shots, _VIDEOS.value or config.data.videos, config.data.soften

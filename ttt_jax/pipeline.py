@@ -69,12 +69,12 @@ class VideoPipeline:
     self._shift = schedule_shift
     self._on_step: OnStep | None = None
     self._module = dit.DiffusionTransformer(config)
-    vae_config, self._vae_params = vae
-    self._vae = causal3d.CausalVAE(vae_config)
+    self._vae_config, self._vae_params = vae
+    self._vae = causal3d.CausalVAE(self._vae_config)
+    self._video_encoder = encoders.CausalVideoEncoder(*vae)
     self._sample = jax.jit(
         self._sample_latents, static_argnames=('sampler', 'grid')
     )
-    self._encode = jax.jit(self._encode_frames)
     self._decode = jax.jit(self._decode_frames)
 
   @classmethod
@@ -94,13 +94,11 @@ class VideoPipeline:
     params, config = checkpoint.load_params(folder, ema)
     pipe = cls.from_config(config, params)
     identity = checkpoint.load_data(folder)['identity']
-    vae_identity = encoders.CausalVideoEncoder.load(
-        paths.resolve(config.vae.folder)
-    ).identity
-    for name, ours in (
-        ('vae', vae_identity),
-        ('text', pipe.text_encoder.identity),
+    for name, encoder in (
+        ('vae', pipe._video_encoder),
+        ('text', pipe.text_encoder),
     ):
+      ours = encoder.identity
       trained = identity[f'{name}_identity']
       if ours != trained:
         raise ValueError(
@@ -131,17 +129,24 @@ class VideoPipeline:
   ) -> geometry_lib.Geometry:
     """Sizes and token order of the video that a storyboard makes."""
     config = self.config
-    unit = config.segment_latent_frames * 4
     return geometry_lib.Geometry(
-        len(storyboard.segments) * unit + 1,
+        len(storyboard.segments) * self._segment_frames + 1,
         self.height,
         self.width,
         self.fps,
         text_length=self.text_encoder.text_length,
         mini_batch=config.mini_batch,
+        spatial_compression=self._vae_config.spatial_compression,
+        temporal_compression=self._vae_config.temporal_compression_ratio,
         patch_size=config.patch_size,
         segment_latent_frames=config.segment_latent_frames,
     )
+
+  @property
+  def _segment_frames(self) -> int:
+    """Pixel frames of every segment but the first, which has one more."""
+    ratio = self._vae_config.temporal_compression_ratio
+    return self.config.segment_latent_frames * ratio
 
   def __call__(
       self,
@@ -256,7 +261,6 @@ class VideoPipeline:
     Returns:
       uint8 [n + 1, H, W, 3] for each shot.
     """
-    frames = self.config.segment_latent_frames * 4 + 1
     out = {}
     for name, start in shots:
       pixels = video.read_video(
@@ -265,11 +269,11 @@ class VideoPipeline:
           height=self.height,
           width=self.width,
           start=start,
-          frames=frames,
+          frames=self._segment_frames + 1,
           soften=soften,
       )
-      mean, _ = self._encode(self._vae_params, pixels)
-      out[name, start] = self.decode(mean)
+      mean, _ = self._video_encoder.encode(pixels)
+      out[name, start] = self.decode(mean[None])
     return out
 
   def _tick(self, step: int) -> None:
@@ -289,10 +293,6 @@ class VideoPipeline:
         key,
         on_step=self._tick,
     )
-
-  def _encode_frames(self, params, frames):
-    frames = frames[None].astype(jnp.float32) / 127.5 - 1
-    return self._vae.apply({'params': params}, frames, method='encode')
 
   def _decode_frames(self, params, latents):
     frames = self._vae.apply({'params': params}, latents, method='decode')

@@ -1,7 +1,6 @@
 """Storyboards to data sets: joins, interruptions, damaged sources."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -12,117 +11,18 @@ from flax import linen as nn
 import numpy as np
 import pytest
 
-from ttt_jax import geometry as geometry_lib
-from ttt_jax import precompute as entry
+from tests.data.stand_in import encode
+from tests.data.stand_in import FakeText
+from tests.data.stand_in import FakeVAE
+from tests.data.stand_in import GEOMETRY
+from tests.data.stand_in import stories
+from tests.data.stand_in import story
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
 from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import precompute as precompute_lib
 from ttt_jax.data import shots
-
-# 2 latent frames a segment: the first has 9 pixel frames, the others 8.
-GEOMETRY = geometry_lib.Geometry(
-    frames=17, height=16, width=32, fps=16, text_length=5, mini_batch=8,
-    segment_latent_frames=2,
-)
-
-
-class FakeVAE:
-  """Means of the pixels; `calls` counts, `stop_at` interrupts a call."""
-
-  identity = 'fake:1'
-  scale = 1.0
-
-  def __init__(self, stop_at=None):
-    self.calls = 0
-    self.stop_at = stop_at
-
-  def encode(self, frames):
-    self.calls += 1
-    if self.calls == self.stop_at:
-      raise KeyboardInterrupt
-    assert frames.dtype == np.uint8 and frames.shape == (17, 16, 32, 3)
-    mean = frames[::4, ::8, ::8, :].astype(np.float32) / 255
-    return mean, np.full_like(mean, -3)
-
-
-class FakeText:
-  """One token a word; token i of a text of n words holds i + n / 10."""
-
-  identity = 'fake-text:1'
-  scene_token_ids = (1, 2)
-  width = 4
-  text_length = 5
-
-  def __init__(self):
-    self.batches = []
-
-  def count_tokens(self, text):
-    return len(text.split())
-
-  def encode(self, texts):
-    self.batches.append(list(texts))
-    out = np.zeros((len(texts), 5, 4), np.float32)
-    for line, text in zip(out, texts):
-      words = len(text.split())
-      line[:words] = (np.arange(words) + words / 10)[:, None]
-    return out
-
-
-@pytest.fixture(name='videos')
-def _videos(tmp_path, monkeypatch):
-  """A folder of 'videos' of 60 frames; frame i is filled with i + offset."""
-  folder = tmp_path / 'videos'
-  folder.mkdir()
-  for offset, name in ((0, 'a'), (100, 'b'), (150, 'c')):
-    (folder / f'{name}.mp4').write_text(str(offset))
-
-  def read_video(path, *, fps, height, width, start, frames, soften):
-    text = path.read_text()
-    if not text.isdigit():
-      raise ValueError(f'{path} is no video that can be read\nmore lines')
-    assert soften
-    first = round(start * fps)
-    if first + frames > 60:
-      raise ValueError(f'{path} has 60 frames; {first + frames} are needed')
-    numbers = np.arange(first, first + frames, dtype=np.uint8) + int(text)
-    pixels = np.ones((height, width, 3), np.uint8)
-    return numbers[:, None, None, None] * pixels
-
-  monkeypatch.setattr(shots.video, 'read_video', read_video)
-  return folder
-
-
-def story(name, *segments):
-  """segments: (text, video, start)."""
-  return storyboard_lib.Storyboard.parse({
-      'name': name,
-      'segments': [
-          {k: v for k, v in zip(('text', 'video', 'start'), s)
-           if v is not None}
-          for s in segments
-      ],
-  })
-
-
-def stories():
-  return [
-      story(n, (f'the film {n}', f'{n}.mp4', 0), ('goes on', f'{n}.mp4', 0.5))
-      for n in 'abc'
-  ]
-
-
-def encode(videos, out, storyboards=None, vae=None, text=None):
-  return precompute_lib.precompute(
-      stories() if storyboards is None else storyboards,
-      videos_dir=str(videos),
-      vae=vae or FakeVAE(),
-      text_encoder=text or FakeText(),
-      geometry=GEOMETRY,
-      out=out,
-      progress=False,
-  )
 
 
 def shown(videos, *segments):
@@ -406,79 +306,3 @@ def test_geometry_is_part_of_the_identity(videos, tmp_path):
         text_encoder=FakeText(), out=tmp_path / 'out', progress=False,
         geometry=dataclasses.replace(GEOMETRY, fps=8),
     )
-
-
-# The entry point.
-
-CONFIG = """
-import ml_collections
-def get_config(stage='x'):
-  return ml_collections.ConfigDict(dict(
-      data=dict(
-          storyboards={board!r}, videos={videos!r},
-          folder='{{workdir}}/data/' + stage,
-          seconds=3, fps=16, height=16, width=32),
-      vae=dict(folder={videos!r}), text=dict(folder={videos!r}, length=5),
-      model=dict(mini_batch=8)))
-"""
-
-
-@pytest.fixture(name='config')
-def _config(videos, tmp_path, monkeypatch):
-  """A configuration whose models are stand-ins."""
-  board = tmp_path / 'board.json'
-  board.write_text(json.dumps([
-      {'name': n, 'segments': [{'text': 't', 'video': f'{n}.mp4'}] * 2}
-      for n in 'abc'
-  ]))
-  path = tmp_path / 'config.py'
-  path.write_text(CONFIG.format(board=str(board), videos=str(videos)))
-  scope = {}
-  exec(path.read_text(), scope)  # pylint: disable=exec-used
-  monkeypatch.setattr(
-      encoders.CausalVideoEncoder, 'load', lambda folder: FakeVAE()
-  )
-  monkeypatch.setattr(
-      entry.text_lib, 'load_text_encoder', lambda folder, length: FakeText()
-  )
-  monkeypatch.setattr(
-      geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
-  )
-  return scope['get_config']()
-
-
-def test_run_and_check(config, videos, tmp_path, capsys):
-  (videos / 'b.mp4').write_text('garbage')
-  entry.run(config, str(tmp_path / 'w'))
-  out = capsys.readouterr().out
-  folder = tmp_path / 'w' / 'data' / 'x'
-  assert f'wrote {folder}: 2 clips' in out
-  assert 'left out 1 clips' in out and 'b: ' in out
-  entry.check(config, str(tmp_path / 'w'))
-  assert 'all 2 clips are whole' in capsys.readouterr().out
-  (chunk,) = [
-      p for p in (folder / 'mean' / 'c' / '2').rglob('*') if p.is_file()
-  ]
-  chunk.write_bytes(chunk.read_bytes()[:-4])
-  with pytest.raises(ValueError, match="1 of 2 clips .*damaged: clip 'c'"):
-    entry.check(config, str(tmp_path / 'w'))
-
-
-def test_a_missing_field_is_named(config, tmp_path):
-  del config.data['videos']
-  with pytest.raises(ValueError, match='no data.videos'):
-    entry.run(config, str(tmp_path))
-
-
-def test_the_command_prints_one_line_and_exits_with_2(config, tmp_path):
-  done = subprocess.run(
-      [
-          sys.executable, '-m', 'ttt_jax.precompute',
-          f'--config={tmp_path / "config.py"}:y', f'--workdir={tmp_path}',
-          '--config.data.storyboards=none.json',
-      ],
-      capture_output=True, text=True, check=False,
-  )
-  assert done.returncode == 2
-  assert done.stderr.splitlines()[-1] == 'error: none.json does not exist'
-  assert 'Traceback' not in done.stderr

@@ -240,10 +240,19 @@ def _read_time(step: pathlib.Path) -> float:
   return step.stat().st_mtime
 
 
+def _newest_meta(folder: str | pathlib.Path) -> dict[str, Any]:
+  with _manager(stage_folder(folder), read_only=True) as manager:
+    return _read_meta(manager, manager.latest_step())
+
+
+def load_config(folder: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that the newest state was trained with."""
+  return ml_collections.ConfigDict(_newest_meta(folder)['config'])
+
+
 def load_data(folder: str | pathlib.Path) -> dict[str, Any]:
   """What was saved beside the newest state: data position and identity."""
-  with _manager(stage_folder(folder), read_only=True) as manager:
-    return _read_meta(manager, manager.latest_step())['data']
+  return _newest_meta(folder)['data']
 
 
 def load_params(
