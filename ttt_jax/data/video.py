@@ -94,7 +94,7 @@ def read_video(
     frames: how many; None reads to the end.
     soften: blur with (1, 2, 1) / 4 along both axes after the resize. The
       result has fewer details than its pixels could hold, but a small VAE
-      keeps them: 30 dB instead of 26 dB for the quickstart's.
+      keeps them.
 
   Returns:
     uint8 [n, height, width, 3].
