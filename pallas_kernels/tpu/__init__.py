@@ -1,0 +1,1 @@
+"""What the TPU kernels share: packing of heads, products, block sizes."""

@@ -1,0 +1,123 @@
+"""Heads side by side in the 128 lanes of a TPU register.
+
+A TPU register has 8 sublanes and 128 lanes, and the matrix unit wants tiles of
+128 columns at least. A head of 64 features would leave half of each empty, so
+R = 128 / D heads share the lanes: a pack. The tokens need no change of layout
+for that, it is how [B, T, H D] lies in memory. For R = 2 heads a and b:
+
+    tokens      x                    = | a | b |               [C, 128]
+
+    rows        block_diagonal(x)    = | a | 0 |               [R C, 128]
+                                       | 0 | b |
+
+    weights     w1                   = | w1_a |  w1_a [D, K]   [128, K]
+                                       | w1_b |
+
+    products    block_diagonal(x) w1 = | a w1_a |              [R C, K]
+                                       | b w1_b |
+                diagonal(rows w2^T)  = | rows_a w2_a^T | rows_b w2_b^T |
+                block_diagonal(x)^T rows = | a^T rows_a |      [128, K]
+                                           | b^T rows_b |
+
+Every tile that enters the matrix unit is full, and the sums over the features
+of a head are sums over its D lanes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+LANES = 128
+SUBLANES = 16  # Rows of a bfloat16 register, two to a 32-bit word.
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """How R heads share the lanes.
+
+  Attributes:
+    head_dim: D, a divisor of 128.
+    mini_batch: C.
+  """
+
+  head_dim: int
+  mini_batch: int
+
+  @property
+  def heads(self) -> int:
+    """R, heads in a pack."""
+    return LANES // self.head_dim
+
+  def only(self, r: int, x: jax.Array) -> jax.Array:
+    """Returns x [rows, 128] with zeros in the lanes of all heads but r."""
+    if self.heads == 1:
+      return x
+    lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    mine = lane >= r * self.head_dim
+    if r < self.heads - 1:
+      mine = mine & (lane < (r + 1) * self.head_dim)
+    return jnp.where(mine, x, jnp.zeros_like(x))
+
+  def join(self, parts: list[jax.Array]) -> jax.Array:
+    """Returns [rows, 128] with the lanes of head r from parts[r].
+
+    Args:
+      parts: R arrays [rows, 128], or [rows, 1] to fill the lanes with.
+    """
+    shape = (parts[0].shape[0], LANES)
+    lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    out = jnp.broadcast_to(parts[-1], shape)
+    for r in reversed(range(self.heads - 1)):
+      out = jnp.where(lane < (r + 1) * self.head_dim, parts[r], out)
+    return out
+
+  def block_diagonal(self, x: jax.Array) -> jax.Array:
+    """Returns x [C, 128] as [R C, 128], each head in rows of its own."""
+    return jnp.concatenate(
+        [self.only(r, x) for r in range(self.heads)], axis=0
+    )
+
+  def rows_of(self, r: int) -> slice:
+    """Returns the rows of head r in [R C, ...]."""
+    return slice(r * self.mini_batch, (r + 1) * self.mini_batch)
+
+  def diagonal(self, rows: jax.Array) -> jax.Array:
+    """Returns the diagonal blocks of rows [R C, 128] as [C, 128]."""
+    return self.join([rows[self.rows_of(r)] for r in range(self.heads)])
+
+  def add_bias(self, rows: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns rows [R C, K] plus each head's row of bias [R, K]."""
+    return jnp.concatenate(
+        [
+            rows[self.rows_of(r)] + bias[r : r + 1]
+            for r in range(self.heads)
+        ],
+        axis=0,
+    )
+
+  def sums(self, x: jax.Array) -> list[jax.Array]:
+    """Returns the sum over each head's features: R arrays [rows, 1]."""
+    return [
+        jnp.sum(self.only(r, x), axis=1, keepdims=True)
+        for r in range(self.heads)
+    ]
+
+  def mean(self, x: jax.Array) -> jax.Array:
+    """Returns the mean over each head's features, repeated: [rows, 128]."""
+    return self.join([s * (1 / self.head_dim) for s in self.sums(x)])
+
+  def row_sums(self, dtype: jnp.dtype) -> jax.Array:
+    """Returns [SUBLANES, R C], whose product with rows sums each head's.
+
+    Row r is 1 at the rows of head r; the rows from R on are zero.
+    """
+    shape = (SUBLANES, self.heads * self.mini_batch)
+    head, row = (
+        jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
+    )
+    first = head * self.mini_batch
+    mine = (row >= first) & (row < first + self.mini_batch)
+    return jnp.where(mine, 1.0, 0.0).astype(dtype)

@@ -1,0 +1,239 @@
+"""Sizes of a kernel call: how much of the work one grid step takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+
+from pallas_kernels.tpu import chip as chips
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.packing import Packing
+from pallas_kernels.tpu.products import Products
+
+HEAD_DIMS = (32, 64, 128)
+# Tokens that one grid step of the forward pass takes, and mini-batches.
+_STEP_TOKENS = 512
+_STEP_MINI_BATCHES = 8
+# Packs whose independent chains fill the latency of a mini-batch. More help
+# little and spill registers.
+_FORWARD_PACKS = 8
+_BACKWARD_PACKS = 6
+# The forward pass saves the state every G mini-batches, such that all of them
+# take at most this many bytes if the backward pass can recompute G in VMEM.
+SAVED_BYTES = 1_500_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Sizes of one call; all static.
+
+  Attributes:
+    batch: B.
+    length: T, at least one grid step's tokens.
+    heads: H.
+    head_dim: D.
+    mini_batch: C.
+    steps: mini-batches of a forward grid step, M.
+    group: mini-batches between two saved states, G; a multiple of M.
+    packs: packs in all; the last heads are empty where H does not fill them.
+    forward_packs: packs of a forward grid step.
+    backward_packs: packs of a backward grid step.
+    dtype: of the tokens and of the products' operands.
+    wide: dtype of states and sums.
+    elementwise: dtype of the arithmetic on the hidden layer.
+    vmem: bytes of vector memory.
+  """
+
+  batch: int
+  length: int
+  heads: int
+  head_dim: int
+  mini_batch: int
+  steps: int
+  group: int
+  packs: int
+  forward_packs: int
+  backward_packs: int
+  dtype: jnp.dtype
+  wide: jnp.dtype
+  elementwise: jnp.dtype
+  vmem: int
+
+  @property
+  def packing(self) -> Packing:
+    return Packing(self.head_dim, self.mini_batch)
+
+  @property
+  def products(self) -> Products:
+    return Products(self.dtype, self.wide)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """One pass over a plan: its grid, its blocks, and where a block lies.
+
+  The grid is (B, groups of packs, steps in time). `reverse` walks time from
+  its end.
+
+  Attributes:
+    plan: sizes.
+    packs: packs of a step, P.
+    steps: mini-batches of a step.
+    reverse: whether the first step is the last in time.
+  """
+
+  plan: Plan
+  packs: int
+  steps: int
+  reverse: bool = False
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    plan = self.plan
+    return (
+        plan.batch,
+        plan.packs // self.packs,
+        -(-plan.length // (self.steps * plan.mini_batch)),
+    )
+
+  @property
+  def rows(self) -> int:
+    """Tokens of a step."""
+    return self.steps * self.plan.mini_batch
+
+  @property
+  def step_heads(self) -> int:
+    """Heads of a step, P R."""
+    return self.packs * self.plan.packing.heads
+
+  def time(self, n: jax.Array) -> jax.Array:
+    """Returns the place in time of the n-th step."""
+    return self.shape[2] - 1 - n if self.reverse else n
+
+  def tokens(self) -> pl.BlockSpec:
+    """Block [1, rows, P 128] of [B, T, H D]."""
+    return pl.BlockSpec(
+        (1, self.rows, self.packs * LANES),
+        lambda b, h, n: (b, self.time(n), h),
+    )
+
+  def rates(self) -> pl.BlockSpec:
+    """Block [1, rows, H] of eta [B, T, H]: the step sizes of all heads."""
+    return pl.BlockSpec(
+        (1, self.rows, self.plan.heads), lambda b, h, n: (b, self.time(n), 0)
+    )
+
+  def rate_gradients(self) -> pl.BlockSpec:
+    """Block [1, 1, rows, P R] of [B, groups of packs, T, P R]."""
+    return pl.BlockSpec(
+        (1, 1, self.rows, self.step_heads),
+        lambda b, h, n: (b, h, self.time(n), 0),
+    )
+
+  def norm(self) -> pl.BlockSpec:
+    """Block [P, 1, 128] of LayerNorm parameters [packs, 1, 128]."""
+    return pl.BlockSpec((self.packs, 1, LANES), lambda b, h, n: (h, 0, 0))
+
+  def state(self, shape: tuple[int, int]) -> pl.BlockSpec:
+    """Block [1, P, *shape] of a state [B, packs, *shape]."""
+    return pl.BlockSpec(
+        (1, self.packs, *shape), lambda b, h, n: (b, h, 0, 0)
+    )
+
+  def saved(self, shape: tuple[int, int]) -> pl.BlockSpec:
+    """Block [1, 1, P, *shape] of saved states [B, N / G, packs, *shape]."""
+    every = self.plan.group // self.steps
+    return pl.BlockSpec(
+        (1, 1, self.packs, *shape),
+        lambda b, h, n: (b, jax.lax.div(self.time(n), every), h, 0, 0),
+    )
+
+  def compiler_params(self) -> pltpu.CompilerParams:
+    # The compiler's own temporaries need some of the vector memory.
+    return pltpu.CompilerParams(
+        vmem_limit_bytes=int(self.plan.vmem * 0.97),
+        dimension_semantics=('parallel', 'parallel', 'arbitrary'),
+    )
+
+
+def make_plan(
+    *,
+    batch: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    mini_batch: int,
+    dtype: jnp.dtype,
+    state_bytes: int,
+    stash_bytes: int,
+    chip: chips.Chip | None = None,
+) -> Plan:
+  """Returns the sizes for a call.
+
+  Args:
+    batch: B.
+    length: T.
+    heads: H.
+    head_dim: D.
+    mini_batch: C.
+    dtype: of the tokens.
+    state_bytes: of one pack's state.
+    stash_bytes: what the backward pass holds for one pack and mini-batch.
+    chip: the chip; None takes `chip.current()`.
+  """
+  chip = chip or chips.current()
+  wide = jnp.promote_types(dtype, jnp.float32)
+  narrow = jnp.dtype(dtype) if dtype == jnp.bfloat16 else wide
+  n = -(-length // mini_batch)
+  packing = Packing(head_dim, mini_batch)
+  packs = -(-heads // packing.heads)
+  steps = min(_STEP_MINI_BATCHES, max(1, _STEP_TOKENS // mini_batch), n)
+
+  saved = batch * packs * n * state_bytes  # If every mini-batch were saved.
+  group = _round_up(-(-saved // SAVED_BYTES), steps)
+  # Token windows: q, k, v, d_out in, d_q, d_k, d_v out, two of each; rates.
+  width = 7 * 2 * LANES * jnp.dtype(dtype).itemsize + 4 * LANES
+  per_pack = lambda group: group * (mini_batch * width + stash_bytes)
+  budget = int(chip.vmem * 0.9)
+  while group > steps and per_pack(group) + 8 * state_bytes > budget:
+    group -= steps
+  room = max(1, budget // (per_pack(group) + 8 * state_bytes))
+  # Both cores of a chip get the same number of steps if there is one sequence.
+  parts = chip.cores if batch % chip.cores else 1
+  backward_packs = _share(packs, min(_BACKWARD_PACKS, room), parts)
+  packs = _round_up(packs, backward_packs)
+  return Plan(
+      batch=batch,
+      # A sequence shorter than a step is filled up; a longer one is not.
+      length=max(length, steps * mini_batch),
+      heads=heads,
+      head_dim=head_dim,
+      mini_batch=mini_batch,
+      steps=steps,
+      group=group,
+      packs=packs,
+      forward_packs=_divisor(packs, _share(packs, _FORWARD_PACKS, parts)),
+      backward_packs=backward_packs,
+      dtype=jnp.dtype(dtype),
+      wide=wide,
+      elementwise=narrow if chip.narrow_arithmetic else wide,
+      vmem=chip.vmem,
+  )
+
+
+def _share(packs: int, most: int, parts: int) -> int:
+  """Returns the packs of a step, at most `most`, in a multiple of `parts`."""
+  return -(-packs // _round_up(-(-packs // most), min(parts, packs)))
+
+
+def _divisor(n: int, most: int) -> int:
+  """Returns the largest divisor of n that is at most `most`."""
+  return max(d for d in range(1, most + 1) if n % d == 0)
+
+
+def _round_up(n: int, multiple: int) -> int:
+  return -(-n // multiple) * multiple

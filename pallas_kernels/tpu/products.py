@@ -1,0 +1,44 @@
+"""Matrix products in a kernel: operands as wide as the tokens, sums float32."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Products:
+  """Products of 2-D arrays, named by their operands' layout.
+
+  Attributes:
+    dtype: of the operands. bfloat16 is one pass of the matrix unit; for
+      float32 the unit is asked for all passes that float32 needs.
+    out: dtype of the result.
+  """
+
+  dtype: jnp.dtype
+  out: jnp.dtype
+
+  def times(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a b: [I, J], [J, L] -> [I, L]."""
+    return self._product(a, b, 1, 0)
+
+  def times_transposed(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a b^T: [I, J], [L, J] -> [I, L]."""
+    return self._product(a, b, 1, 1)
+
+  def transposed_times(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a^T b: [J, I], [J, L] -> [I, L]."""
+    return self._product(a, b, 0, 0)
+
+  def _product(self, a, b, axis_a, axis_b):
+    narrow = self.dtype == jnp.bfloat16
+    return jax.lax.dot_general(
+        a.astype(self.dtype),
+        b.astype(self.dtype),
+        (((axis_a,), (axis_b,)), ((), ())),
+        precision=None if narrow else jax.lax.Precision.HIGHEST,
+        preferred_element_type=self.out,
+    )

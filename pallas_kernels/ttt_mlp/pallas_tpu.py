@@ -1,0 +1,116 @@
+"""TTT-MLP as Pallas kernels for TPU."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.arguments import batched_state
+from pallas_kernels.tpu import layout
+from pallas_kernels.tpu.checks import check
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.plan import make_plan
+from pallas_kernels.tpu.plan import Plan
+from pallas_kernels.ttt_mlp.tpu_backward import backward
+from pallas_kernels.ttt_mlp.tpu_backward import Tokens
+from pallas_kernels.ttt_mlp.tpu_forward import forward
+from pallas_kernels.ttt_mlp.tpu_replay import stash_bytes
+from pallas_kernels.ttt_mlp.tpu_stages import Norm
+from pallas_kernels.ttt_mlp.tpu_stages import State
+
+
+def ttt_mlp(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    eta: jax.Array,
+    w1: jax.Array,
+    b1: jax.Array,
+    w2: jax.Array,
+    b2: jax.Array,
+    ln_scale: jax.Array,
+    ln_bias: jax.Array,
+    *,
+    mini_batch: int,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
+
+  Products take their operands in the dtype of the tokens, so bfloat16 tokens
+  run at the full rate of the matrix unit; states and sums are float32. On
+  chips whose vector unit computes in bfloat16 (v6e, 7x) the hidden layer of
+  bfloat16 tokens does too.
+
+  Raises:
+    NotImplementedError: a size or dtype that the kernels do not have.
+  """
+  batch, heads, length, head_dim = q.shape
+  hidden = w1.shape[-1]
+  mini_batch = check(q, mini_batch, hidden=hidden)
+  plan = make_plan(
+      batch=batch,
+      length=length,
+      heads=heads,
+      head_dim=head_dim,
+      mini_batch=mini_batch,
+      dtype=q.dtype,
+      state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
+      stash_bytes=stash_bytes(head_dim, hidden, mini_batch, q.dtype),
+  )
+  w1, b1, w2, b2 = batched_state(
+      (w1, b1, w2, b2), (3, 2, 3, 2), batch, plan.wide
+  )
+  # LayerNorm takes no notice of a mean over features and its gradient has
+  # none: leave it aside for the time of the loop.
+  w2_mean = jnp.mean(w2, axis=-1, keepdims=True)
+  b2_mean = jnp.mean(b2, axis=-1, keepdims=True)
+  state = State(
+      w1=layout.pack_rows(w1, plan),
+      b1=layout.pack_hidden(b1, plan),
+      w2=layout.pack_rows((w2 - w2_mean).mT, plan),
+      c2=layout.pack_lanes(2 * (b2 - b2_mean), plan),
+  )
+  norm = Norm(
+      *(
+          layout.pack_lanes(array.astype(plan.wide), plan)
+          for array in (ln_scale, ln_bias)
+      )
+  )
+  tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
+  out, last = _loop(
+      plan, *tokens, layout.rates(eta, plan), norm, state
+  )
+  return layout.from_lanes(out, length, plan), (
+      layout.unpack_rows(last.w1, plan),
+      layout.unpack_hidden(last.b1, plan),
+      layout.unpack_rows(last.w2, plan).mT + w2_mean,
+      layout.unpack_lanes(last.c2, plan) / 2 + b2_mean,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loop(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    eta: jax.Array,
+    norm: Norm,
+    state: State,
+) -> tuple[jax.Array, State]:
+  """Returns (out, last state) in the layout of the kernels."""
+  out, last, _ = forward(plan, q, k, v, eta, norm, state, save=False)
+  return out, last
+
+
+def _loop_forward(plan, q, k, v, eta, norm, state):
+  out, last, saved = forward(plan, q, k, v, eta, norm, state, save=True)
+  return (out, last), (Tokens(q, k, v, eta), norm, saved)
+
+
+def _loop_backward(plan, residuals, cotangents):
+  return backward(plan, *residuals, *cotangents)
+
+
+_loop.defvjp(_loop_forward, _loop_backward)
