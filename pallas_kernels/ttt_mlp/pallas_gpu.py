@@ -1,0 +1,209 @@
+"""TTT-MLP on NVIDIA Hopper: the equations on tiles of one head.
+
+The hidden axis comes first everywhere, both weights are [K, D]:
+
+    z1 [K, C] = w1 k^T + b1      a [K, C] = gelu(z1)
+    z2 [C, D] = a^T w2 + b2      g2 [C, D] = -eta dl/dz2
+    g1 [K, C] = gelu'(z1) * (w2 g2^T)
+    w1' = w1 + g1 k              w2' = w2 + a g2           (and the biases)
+    out = q + LN(gelu(w1' q^T + b1')^T w2' + b2')
+
+So every product but z2 has K = 4 D rows, which fill two groups of four warps
+of the tensor cores, and takes its left operand from registers, where the state
+lies; a alone goes through shared memory. The steps g1, g2 are stored negative:
+then the tensor cores add the updates to the state in place.
+
+`pallas_kernels/gpu/walk.py` holds the loops over mini-batches around this.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.arguments import batched_state
+from pallas_kernels.gpu.gelu import gelu
+from pallas_kernels.gpu.gelu import gelu_slope
+from pallas_kernels.gpu.gelu import gelu_slope_curvature
+from pallas_kernels.gpu.plan import check_support
+from pallas_kernels.gpu.plan import make_plan
+from pallas_kernels.gpu.plan import token_dtype
+from pallas_kernels.gpu.tiles import times
+from pallas_kernels.gpu.tiles import times_transposed
+from pallas_kernels.gpu.tiles import transposed_times
+from pallas_kernels.gpu.walk import Inner
+from pallas_kernels.gpu.walk import walk
+from pallas_kernels.inner_loss import layer_norm
+from pallas_kernels.inner_loss import token_loss_gradient
+
+
+class State(NamedTuple):
+  """Weights of one head's inner MLP, or their cotangents."""
+
+  w1: jax.Array  # [K, D]
+  b1: jax.Array  # [K]
+  w2: jax.Array  # [K, D]
+  b2: jax.Array  # [D]
+
+
+def ttt_mlp(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    eta: jax.Array,
+    w1: jax.Array,
+    b1: jax.Array,
+    w2: jax.Array,
+    b2: jax.Array,
+    ln_scale: jax.Array,
+    ln_bias: jax.Array,
+    *,
+    mini_batch: int,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
+
+  Raises:
+    NotImplementedError: a size, a dtype or the GPU is not supported.
+  """
+  batch, heads, length, d = q.shape
+  hidden = w1.shape[-1]
+  arrays = dict(
+      q=q, k=k, v=v, eta=eta, w1=w1, b1=b1, w2=w2, b2=b2, ln_scale=ln_scale,
+      ln_bias=ln_bias,
+  )
+  check_support(arrays, d, mini_batch)
+  if hidden & (hidden - 1) or not 32 <= hidden <= 512:
+    raise NotImplementedError(
+        f'K={hidden} hidden units: the GPU kernel takes a power of two from 32'
+        ' to 512, such as 256'
+    )
+  dtype = token_dtype(q, k, v)
+  weights, biases = 2 * hidden * d, 4 * (hidden + d)
+  plan = make_plan(
+      batch * heads, length, mini_batch, 4 * weights + biases,
+      2 * (dtype.itemsize * weights + biases),
+  )
+  out, state = walk(
+      _INNER,
+      plan,
+      (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
+      batched_state((w1.mT, b1, w2, b2), (3, 2, 3, 2), batch, jnp.float32),
+      (ln_scale, ln_bias),
+  )
+  w1, b1, w2, b2 = state
+  return out.astype(q.dtype), (w1.mT, b1, w2, b2)
+
+
+def _step(state, k, v, eta, norm):
+  """Returns the state after the mini-batch k, v [C, D], eta [C]."""
+  w1, b1, w2, b2 = state
+  a, slope = gelu_slope(_first(k, state))
+  a = a.astype(k.dtype)
+  g2 = _step_size_times_gradient(_second(a, state), *_wide(k, v), eta, *norm)
+  narrow = g2.astype(k.dtype)
+  g1 = slope * times_transposed(w2, narrow)
+  return State(
+      w1=w1 + times(g1, k),
+      b1=b1 + jnp.sum(g1, axis=1),
+      w2=w2 + times(a, narrow),
+      b2=b2 + jnp.sum(g2, axis=0),
+  )
+
+
+def _read_out(state, q, norm):
+  """Returns out = q + LN(f(q; W)) [C, D]."""
+  a = gelu(_first(q, state)).astype(q.dtype)
+  return _read(_second(a, state), *_wide(q), *norm)
+
+
+def _read_backward(state, q, norm, d_out):
+  """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
+  a, slope = gelu_slope(_first(q, state))
+  a = a.astype(q.dtype)
+  _, pull = jax.vjp(_read, _second(a, state), *_wide(q), *norm)
+  d_y2, d_q, *d_norm = pull(*_wide(d_out))
+  narrow = d_y2.astype(q.dtype)
+  d_y1 = slope * times_transposed(state[2], narrow)
+  d_state = State(
+      w1=times(d_y1, q),
+      b1=jnp.sum(d_y1, axis=1),
+      w2=times(a, narrow),
+      b2=jnp.sum(d_y2, axis=0),
+  )
+  d_q = d_q + transposed_times(d_y1.astype(q.dtype), state[0])
+  return d_q, d_state, tuple(d_norm)
+
+
+def _step_backward(state, k, v, eta, norm, d_next):
+  """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
+  d_next = State(*d_next)
+  w1, _, w2, _ = state
+  dtype = k.dtype
+
+  a, slope, curvature = gelu_slope_curvature(_first(k, state))
+  a = a.astype(dtype)
+  g2, pull = jax.vjp(
+      _step_size_times_gradient, _second(a, state), *_wide(k, v), eta, *norm
+  )
+  g2 = g2.astype(dtype)
+  h = times_transposed(w2, g2)
+
+  # w1' = w1 + g1 k, w2' = w2 + a g2, and their biases; g1 = slope * h
+  d_g1 = _first(k, d_next)
+  d_k = transposed_times((slope * h).astype(dtype), d_next.w1)
+  d_a = times_transposed(d_next.w2, g2)
+  bend = curvature * (d_g1 * h)
+  d_h = (slope * d_g1).astype(dtype)
+
+  # h = w2 g2^T
+  d_g2 = _second(a, d_next) + transposed_times(d_h, w2)
+  d_z2, d_k_loss, d_v, d_eta, *d_norm = pull(d_g2)
+  narrow = d_z2.astype(dtype)
+
+  # z2 = gelu(z1)^T w2 + b2 with z1 = w1 k^T + b1
+  d_a = d_a + times_transposed(w2, narrow)
+  d_z1 = slope * d_a + bend
+  d_k = d_k + d_k_loss + transposed_times(d_z1.astype(dtype), w1)
+  d_state = State(
+      w1=d_next.w1 + times(d_z1, k),
+      b1=d_next.b1 + jnp.sum(d_z1, axis=1),
+      w2=d_next.w2 + times(a, narrow) + times(d_h, g2),
+      b2=d_next.b2 + jnp.sum(d_z2, axis=0),
+  )
+  return d_state, d_k, d_v, d_eta, tuple(d_norm)
+
+
+def _first(x, state):
+  """Returns (x w1^T + b1)^T [K, C] for x [C, D]."""
+  return times_transposed(state[0], x) + state[1][:, None]
+
+
+def _second(a, state):
+  """Returns a^T w2 + b2 [C, D] for a [K, C]."""
+  return transposed_times(a, state[2]) + state[3][None, :]
+
+
+def _read(z, q, scale, bias):
+  """Returns q + LN(z)."""
+  return q + layer_norm(z, scale, bias)
+
+
+def _step_size_times_gradient(z, k, v, eta, scale, bias):
+  """Returns -eta times the gradient of each token's loss in z."""
+  return -eta[:, None] * token_loss_gradient(z, k, v, scale, bias)
+
+
+def _wide(*tokens):
+  """Returns the tokens as float32."""
+  return tuple(x.astype(jnp.float32) for x in tokens)
+
+
+_INNER = Inner(
+    _step,
+    _read_out,
+    _read_backward,
+    _step_backward,
+    warps=(8, 8, 8),
+)
