@@ -11,7 +11,8 @@ from ttt_jax import sharding
 @pytest.mark.parametrize(
     'mesh, sizes, message',
     [
-        (dict(data=1, sp=2), {}, 'sp is 2.* legal value is 1'),
+        (dict(data=1, sp=0), {}, 'sp is 0.*1 or more'),
+        (dict(sp=4), dict(num_heads=6), 'sp 4 does not divide the 6 heads'),
         (dict(data=3, sp=1), {}, 'data 3 does not divide the batch of 4.*; 1'),
         (dict(data=0, sp=1), {}, 'data is 0.*1 or more'),
         (dict(data=1, model=2), {}, "axes .'model'.*'data', 'sp'"),
@@ -52,3 +53,16 @@ def test_batches_arrive_whole():
   put = sharding.put_batch(mesh, batch)
   np.testing.assert_array_equal(put['clip'], batch['clip'])
   assert put['mean'].sharding.spec == jax.sharding.PartitionSpec('data')
+
+
+def test_a_mesh_in_words():
+  assert sharding.parse_mesh('data:64,sp:4') == dict(data=64, sp=4)
+  assert sharding.parse_mesh('sp:2') == dict(data=1, sp=2)
+  for wrong in ('', 'data', 'data:0', 'model:2', 'sp:x'):
+    with pytest.raises(ValueError, match='as in data:64,sp:4'):
+      sharding.parse_mesh(wrong)
+
+
+def test_a_mesh_that_the_machine_lacks():
+  with pytest.raises(ValueError, match='needs 4096 devices; this machine has'):
+    sharding.make_mesh(dict(data=1024, sp=4))

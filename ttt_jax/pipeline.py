@@ -22,6 +22,7 @@ import numpy as np
 from ttt_jax import convert
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
+from ttt_jax import sharding
 from ttt_jax import shot_recall
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
@@ -61,6 +62,7 @@ class VideoPipeline:
       width: int,
       fps: int = 16,
       schedule_shift: float = 1.0,
+      mesh: jax.sharding.Mesh | None = None,
   ):
     self.config = config
     self.params = params
@@ -68,7 +70,7 @@ class VideoPipeline:
     self.height, self.width, self.fps = height, width, fps
     self._shift = schedule_shift
     self._on_step: OnStep | None = None
-    self._module = dit.DiffusionTransformer(config)
+    self._module = dit.DiffusionTransformer(config, sharding.Layout(mesh))
     self._vae_config, self._vae_params = vae
     self._vae = causal3d.CausalVAE(self._vae_config)
     self._video_encoder = encoders.CausalVideoEncoder(*vae)
@@ -79,20 +81,26 @@ class VideoPipeline:
 
   @classmethod
   def load(
-      cls, folder: str | os.PathLike[str], ema: bool = True
+      cls,
+      folder: str | os.PathLike[str],
+      ema: bool = True,
+      mesh: jax.sharding.Mesh | None = None,
   ) -> VideoPipeline:
     """The pipeline of a trained stage.
 
     Args:
       folder: a stage folder, or a workdir: then its stage saved last.
       ema: the averaged weights, where training kept an average.
+      mesh: of `sharding.make_mesh`, over which the transformer is split; None
+        is the first device.
 
     Raises:
       FileNotFoundError: no checkpoint, VAE or text encoder there.
       ValueError: the VAE or the text encoder is not the one of training.
     """
-    params, config = checkpoint.load_params(folder, ema)
-    pipe = cls.from_config(config, params)
+    place = mesh and functools.partial(sharding.param_sharding, mesh)
+    params, config = checkpoint.load_params(folder, ema, sharding=place)
+    pipe = cls.from_config(config, params, mesh)
     identity = checkpoint.load_data(folder)['identity']
     for name, encoder in (
         ('vae', pipe._video_encoder),
@@ -109,7 +117,9 @@ class VideoPipeline:
     return pipe
 
   @classmethod
-  def from_config(cls, config, params) -> VideoPipeline:
+  def from_config(
+      cls, config, params, mesh: jax.sharding.Mesh | None = None
+  ) -> VideoPipeline:
     """The pipeline of a training config and parameters."""
     return cls(
         dit.DiTConfig(**config.model),
@@ -122,6 +132,7 @@ class VideoPipeline:
         width=config.data.width,
         fps=config.data.fps,
         schedule_shift=config.schedule_shift,
+        mesh=mesh,
     )
 
   def geometry(

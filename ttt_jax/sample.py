@@ -30,6 +30,9 @@ _SAMPLER = flags.DEFINE_string(
     'sampler', 'dpmpp_2m_sde', 'dpmpp_2m_sde or ddim.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
+_MESH = flags.DEFINE_string(
+    'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
+)
 _EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
 
 
@@ -48,8 +51,12 @@ def main(_) -> None:
 
   from ttt_jax import pipeline
   from ttt_jax import progress
+  from ttt_jax import sharding
 
-  pipe = pipeline.VideoPipeline.load(_WORKDIR.value, _EMA.value)
+  mesh = None
+  if _MESH.value:
+    mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
+  pipe = pipeline.VideoPipeline.load(_WORKDIR.value, _EMA.value, mesh)
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()

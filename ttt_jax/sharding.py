@@ -1,18 +1,23 @@
-"""Where arrays live: one mesh `(data, sp)`, two rules.
+"""Where arrays live: one mesh `(data, sp)`, three rules.
 
-Batches are split over `data`; parameters, optimizer state and averages are
+Batches are split over `data`. Parameters, optimizer state and averages are
 split over `data` along their largest divisible axis (FSDP), small ones are
-copied. `sp`, the axis for heads and tokens, is reserved.
+copied. Sequences are split over `sp`: by tokens where tokens do not meet
+(dense layers, norms), by heads where they do (attention, TTT), with an
+all-to-all between the two (Jacobs et al. 2023, arXiv:2309.14509).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import itertools
 import math
 from typing import Any
 
 import jax
 from jax import sharding
+import jax.numpy as jnp
 import numpy as np
 
 P = sharding.PartitionSpec
@@ -23,7 +28,7 @@ MIN_SPLIT = 2**14
 
 def check_mesh(
     mesh: Mapping[str, int], *, batch_size: int, microbatches: int = 1,
-    devices: int | None = None,
+    devices: int | None = None, num_heads: int | None = None,
 ) -> None:  # pyformat: disable
   """Raises ValueError where the mesh of a config cannot work.
 
@@ -32,16 +37,19 @@ def check_mesh(
     batch_size: clips of a step, over all devices.
     microbatches: parts into which a step splits its batch.
     devices: number of devices; None looks at no device.
+    num_heads: of the network; None looks at no network.
   """
   data, sp = mesh.get('data', 1), mesh.get('sp', 1)
   if unknown := sorted(set(mesh) - set(AXES)):
     raise ValueError(f'config.mesh has axes {unknown}; legal are {list(AXES)}')
   if data < 1:
     raise ValueError(f'config.mesh.data is {data}; it must be 1 or more')
-  if sp != 1:
+  if sp < 1:
+    raise ValueError(f'config.mesh.sp is {sp}; it must be 1 or more')
+  if num_heads is not None and num_heads % sp:
     raise ValueError(
-        f'config.mesh.sp is {sp}: splitting a sequence over devices is not'
-        ' there yet; the legal value is 1'
+        f'config.mesh.sp {sp} does not divide the {num_heads} heads of the'
+        f' network; {math.gcd(num_heads, sp)} does'
     )
   if microbatches < 1 or batch_size % microbatches:
     raise ValueError(
@@ -62,10 +70,28 @@ def check_mesh(
     )
 
 
+def parse_mesh(text: str) -> dict[str, int]:
+  """Reads 'data:64,sp:4'; raises ValueError for anything else."""
+  mesh = dict.fromkeys(AXES, 1)
+  for part in text.split(','):
+    name, _, size = part.partition(':')
+    if name not in AXES or not size.isdecimal() or int(size) < 1:
+      raise ValueError(
+          f'mesh {text!r}: {part!r} is no axis with a size, as in data:64,sp:4'
+      )
+    mesh[name] = int(size)
+  return mesh
+
+
 def make_mesh(mesh: Mapping[str, int]) -> sharding.Mesh:
   """The device mesh of a config; surplus devices of one host stay unused."""
   shape = tuple(mesh.get(name, 1) for name in AXES)
   devices = jax.devices()
+  if len(devices) < math.prod(shape):
+    raise ValueError(
+        f'mesh {dict(zip(AXES, shape))} needs {math.prod(shape)} devices; this'
+        f' machine has {len(devices)}'
+    )
   if jax.process_count() > 1 and len(devices) != math.prod(shape):
     raise ValueError(
         f'config.mesh {dict(zip(AXES, shape))} covers {math.prod(shape)}'
@@ -73,6 +99,129 @@ def make_mesh(mesh: Mapping[str, int]) -> sharding.Mesh:
     )
   grid = np.asarray(devices[: math.prod(shape)]).reshape(shape)
   return sharding.Mesh(grid, AXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How sequences [B, T, ...] lie on a mesh.
+
+  Attributes:
+    mesh: with the axes `AXES`; None is a single device.
+  """
+
+  mesh: sharding.Mesh | None = None
+
+  @property
+  def sp(self) -> int:
+    """Parts of a sequence."""
+    return 1 if self.mesh is None else self.mesh.shape['sp']
+
+  @property
+  def platform(self) -> str:
+    """For which the program is made: 'cpu', 'gpu' or 'tpu'."""
+    if self.mesh is None:
+      return jax.default_backend()
+    return self.mesh.devices.flat[0].platform
+
+  def check_heads(self, num_heads: int) -> None:
+    """Raises ValueError unless the heads can be split."""
+    if num_heads % self.sp:
+      raise ValueError(
+          f'{num_heads} heads do not split over {self.sp} devices of the mesh'
+          f' axis sp; {math.gcd(num_heads, self.sp)} would do'
+      )
+
+  def padded(self, length: int, multiple: int) -> int:
+    """Tokens to keep for `length` of them: a `multiple` for each part."""
+    if self.sp == 1:
+      return length
+    return -(-length // (self.sp * multiple)) * self.sp * multiple
+
+  def by_tokens(self, x: jax.Array) -> jax.Array:
+    """x [B, T, ...], its tokens split over `sp`."""
+    if self.mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(
+        x, sharding.NamedSharding(self.mesh, P(self._batch(x), 'sp'))
+    )
+
+  def by_batch(self, x: jax.Array) -> jax.Array:
+    """x [B, ...], whole but for the batch; for what is small."""
+    if self.mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(
+        x, sharding.NamedSharding(self.mesh, P(self._batch(x)))
+    )
+
+  def split_table(self, x: jax.Array) -> jax.Array:
+    """x [T, ...], the same for the whole batch, split over `sp`."""
+    if self.mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(
+        x, sharding.NamedSharding(self.mesh, P('sp'))
+    )
+
+  def by_heads(
+      self,
+      function: Callable[..., tuple[jax.Array, Any]],
+      tokens: Sequence[jax.Array],
+      weights: Sequence[jax.Array] = (),
+  ) -> tuple[jax.Array, Any]:
+    """Calls `function` where whole sequences of some heads are at hand.
+
+    One all-to-all on the way in and one on the way out.
+
+    Args:
+      function: (tokens, weights) -> (out [b, T, h * n], more), with the same
+        arrays, but b of the batch and h of the heads; `more` is a pytree of
+        [b, h, ...].
+      tokens: arrays [B, T, H * n] of one dtype, n features for each head; by
+        tokens.
+      weights: arrays [H, ...].
+
+    Returns:
+      out [B, T, H * n] by tokens, and `more` with [B, H, ...].
+    """
+    if self.mesh is None:
+      return function(tokens, weights)
+    batch = self._batch(tokens[0])
+
+    def local(tokens, weights):
+      out, more = function(_to_heads(tokens, self.sp), weights)
+      return _to_tokens(out, self.sp), more
+
+    return jax.shard_map(
+        local,
+        mesh=self.mesh,
+        in_specs=(P(batch, 'sp'), P('sp')),
+        out_specs=(P(batch, 'sp'), P(batch, 'sp')),
+        # Kernels do not say along which axes their results vary.
+        check_vma=False,
+    )(tuple(tokens), tuple(weights))
+
+  def _batch(self, x: jax.Array) -> str | None:
+    """The axis of the batch; a batch that does not divide is copied."""
+    return None if x.shape[0] % self.mesh.shape['data'] else 'data'
+
+
+def _to_heads(tokens, sp):
+  """[b, T / sp, H * n] each -> [b, T, H / sp * n], by one all-to-all."""
+  if sp == 1:
+    return tokens
+  b, t, _ = tokens[0].shape
+  parts = [x.reshape(b, t, sp, -1) for x in tokens]
+  ends = list(itertools.accumulate(x.shape[-1] for x in parts))
+  parts = jax.lax.all_to_all(
+      jnp.concatenate(parts, axis=-1), 'sp', 2, 1, tiled=True
+  )
+  return tuple(jnp.split(parts[:, :, 0], ends[:-1], axis=-1))
+
+
+def _to_tokens(x, sp):
+  """The inverse of `_to_heads` for one array."""
+  if sp == 1:
+    return x
+  return jax.lax.all_to_all(x, 'sp', 1, 2, tiled=True)
 
 
 def batch_sharding(mesh: sharding.Mesh) -> sharding.NamedSharding:

@@ -90,6 +90,10 @@ class TokenOrder:
     mask[self.text_index.ravel()] = True
     return mask
 
+  def is_text_padded(self, length: int) -> np.ndarray:
+    """[length] bool: `is_text`, False for what follows the sequence."""
+    return np.pad(self.is_text, (0, length - self.length))
+
   def _interleave(self, text: np.ndarray, video: np.ndarray) -> np.ndarray:
     """[text 0, first n+1 frames, text 1, next n frames, ...] -> [T]."""
     frames = video.reshape(self.latent_frames, self.tokens_per_frame)

@@ -19,6 +19,7 @@ from ttt_jax.convert import reference
 from ttt_jax.convert import table
 from ttt_jax.diffusion import objective
 from ttt_jax.diffusion import schedule
+from ttt_jax.models import block
 from ttt_jax.models import dit
 from ttt_jax.models import embeddings
 
@@ -74,10 +75,10 @@ def test_one_block(case):
   x = np.concatenate(
       [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
   )
-  out, _ = dit.Block(config, order).apply(
+  out, _ = block.Block(config, order).apply(
       {'params': jax.tree.map(lambda p: p[0], params['layers'])},
       x[:, token_order.inverse(read)],
-      arrays['single_layer_t_emb'],
+      block.make_context(config, order, arrays['single_layer_t_emb']),
   )
   golden = np.concatenate(
       [arrays['single_layer_text_out'], arrays['single_layer_vid_out']], axis=1
@@ -93,9 +94,10 @@ def test_attention_and_gated_ttt_of_a_block(case):
       [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
   )
   first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
-  out, state = dit.SequenceBlock(config, order).apply(
+  out, state = block.SequenceBlock(config, order).apply(
       {'params': first},
       x[:, token_order.inverse(read)],
+      block.make_context(config, order, arrays['single_layer_t_emb']),
       capture_intermediates=lambda module, _: module.name == 'attn',
   )
   attention = state['intermediates']['attn']['__call__'][0]

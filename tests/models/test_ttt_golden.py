@@ -11,6 +11,7 @@ import pytest
 from tests.models import reference_order
 from ttt_jax import token_order
 from ttt_jax.convert import table
+from ttt_jax.models import rope
 from ttt_jax.models import ttt
 
 # tokens of a frame (rows, columns), text tokens, scenes, mini-batch
@@ -52,7 +53,7 @@ class Case:
     (rows, columns), text, segments, mini_batch = CASES[scenes]
     self.order = token_order.TokenOrder(segments, 12, rows, columns, text)
     self.layer = ttt.TTTLayer(
-        f'ttt_{kind}', 2, mini_batch, 0.1 if kind == 'mlp' else 1.0, 10_000.0,
+        f'ttt_{kind}', 2, mini_batch, 0.1 if kind == 'mlp' else 1.0,
         jnp.float32,
     )  # pyformat: disable
     read = reference_order.text_first(self.order)
@@ -71,11 +72,14 @@ class Case:
     )
 
   def init(self, key):
-    return self.layer.init(key, self.x, self.order.ttt_positions)['params']
+    return self.layer.init(key, self.x, self.turns())['params']
+
+  def turns(self):
+    return rope.turns(self.order.ttt_positions, 32)
 
   def apply(self, params, x):
     return self.layer.apply(
-        {'params': params}, x, self.order.ttt_positions
+        {'params': params}, x, self.turns()
     )[0][:, self.back]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ttt_jax import geometry
+from ttt_jax import sharding
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import writer as writer_lib
 from ttt_jax.models import dit
@@ -122,10 +123,11 @@ def test_text_is_dropped_at_the_rate_of_the_config(tmp_path):
       dropped.append(np.asarray((text == 0).all(axis=(1, 2, 3))))
       return latents
 
-  experiment._module = Network()
+  objective = experiment.objective(sharding.make_mesh(config.mesh))
+  objective._module = Network()
   batch = next(experiment.batches())
   batch = {k: np.concatenate([v] * 100) for k, v in batch.items()}
-  experiment.loss_fn({}, batch, jax.random.key(1))
+  objective.loss_fn({}, batch, jax.random.key(1))
   assert 0.15 < dropped[0].mean() < 0.35
 
 
@@ -195,7 +197,7 @@ def test_dry_run_of_the_longest_stage_and_an_error():
   assert out.returncode == 0, out.stderr
   assert '351,630 tokens' in out.stdout and 'frozen' in out.stdout
   out = _command(
-      '--config=configs/quickstart.py', '--dry_run', '--config.mesh.sp=2'
+      '--config=configs/quickstart.py', '--dry_run', '--config.mesh.sp=3'
   )
   assert out.returncode == 2
-  assert out.stderr.splitlines()[-1].startswith('error: config.mesh.sp is 2')
+  assert out.stderr.splitlines()[-1].startswith('error: config.mesh.sp 3 ')

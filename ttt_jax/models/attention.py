@@ -14,29 +14,55 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ttt_jax import sharding
 from ttt_jax import token_order
+from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
-from ttt_jax.models import rope
+from ttt_jax.models import softmax
 
 
-def windows(x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
-  """[B, T, ...] in storage order -> overlapping [B, S, window, ...]."""
+def windows(
+    x: jax.Array, order: token_order.TokenOrder, size: int
+) -> jax.Array:
+  """Cuts a sequence in storage order into overlapping windows.
+
+  Args:
+    x: [B, T', ...]; tokens behind the sequence are left out.
+    order: of the tokens.
+    size: tokens of a window, at least `order.window`; zeros fill it up.
+
+  Returns:
+    [S, B, size, ...].
+  """
   p = order.tokens_per_frame
-  body = x[:, p:].reshape(x.shape[0], order.segments, -1, *x.shape[2:])
+  body = x[:, p : order.length]
+  body = body.reshape(x.shape[0], order.segments, -1, *x.shape[2:])
   shared = jnp.concatenate([x[:, None, :p], body[:, :-1, -p:]], axis=1)
-  return jnp.concatenate([shared, body], axis=2)
+  fill = size - order.window
+  fill = jnp.zeros((*body.shape[:2], fill, *x.shape[2:]), x.dtype)
+  return jnp.concatenate([shared, body, fill], axis=2).swapaxes(0, 1)
 
 
-def merge_windows(y: jax.Array, order: token_order.TokenOrder) -> jax.Array:
-  """The inverse of `windows`; shared frames become the mean of the two."""
+def merge_windows(
+    y: jax.Array, order: token_order.TokenOrder, length: int
+) -> jax.Array:
+  """The inverse of `windows`; shared frames become the mean of the two.
+
+  Args:
+    y: [S, B, size, ...].
+    order: of the tokens.
+    length: T' of the result [B, T', ...]; zeros fill it up.
+  """
   p = order.tokens_per_frame
-  shared, body = y[:, :, :p], y[:, :, p:]
+  y = y.swapaxes(0, 1)
+  shared, body = y[:, :, :p], y[:, :, p : order.window]
   last = jnp.concatenate(
       [(body[:, :-1, -p:] + shared[:, 1:]) / 2, body[:, -1:, -p:]], axis=1
   )
   body = jnp.concatenate([body[:, :, :-p], last], axis=2)
   body = body.reshape(y.shape[0], -1, *y.shape[3:])
-  return jnp.concatenate([shared[:, 0], body], axis=1)
+  fill = jnp.zeros((y.shape[0], length - order.length, *y.shape[3:]), y.dtype)
+  return jnp.concatenate([shared[:, 0], body, fill], axis=1)
 
 
 class SegmentAttention(nn.Module):
@@ -45,30 +71,43 @@ class SegmentAttention(nn.Module):
   Attributes:
     num_heads: H.
     qk_norm_eps: epsilon of the LayerNorms on queries and keys.
-    rope_theta: base of the rotary frequencies.
     dtype: compute type; softmax and norms are float32.
+    layout: of the sequence on the mesh.
+    implementation: of the softmax attention, see `softmax.attend`.
   """
 
   num_heads: int
   qk_norm_eps: float
-  rope_theta: float
   dtype: jnp.dtype
+  layout: sharding.Layout = sharding.Layout()
+  implementation: str | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
-    """[B, T, M] in storage order -> [B, T, M]."""
-    b, t, m = x.shape
+  def __call__(
+      self,
+      x: jax.Array,
+      order: token_order.TokenOrder,
+      turns: heads_lib.Turns,
+  ) -> jax.Array:
+    """Attends within windows.
+
+    Args:
+      x: [B, T', M] in storage order.
+      order: of its tokens.
+      turns: of the tokens of a window, [order.window, D] each.
+
+    Returns:
+      [B, T', M].
+    """
+    m = x.shape[-1]
     d = m // self.num_heads
-
-    def heads(name):
-      y = layers.Dense(m, dtype=self.dtype, name=name)(x)
-      return y.reshape(b, t, self.num_heads, d)
-
-    def norm(y, name):
-      y = layers.LayerNorm(epsilon=self.qk_norm_eps, name=name)(y)
-      return y.astype(self.dtype)
-
-    angles = rope.rotary_angles(order.window_positions, d, self.rope_theta)
+    heads = heads_lib.Heads(self.num_heads, d)
+    dense = lambda name: layers.Dense(m, dtype=self.dtype, name=name)
+    norm = lambda name: heads_lib.HeadNorm(heads, self.qk_norm_eps, name=name)
+    implementation = softmax.choose(self.implementation, self.layout.platform)
+    size = softmax.padded(order.window, implementation)
+    fill = ((0, size - order.window), (0, 0))
+    turns = tuple(jnp.pad(table, fill) for table in turns)
 
     # One window after the other: their score matrices never exist together,
     # and the backward pass makes them again. Both keep memory flat in the
@@ -76,14 +115,19 @@ class SegmentAttention(nn.Module):
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def attend(qkv):
       q, k, v = qkv
-      return jax.nn.dot_product_attention(
-          rope.rotate(q, angles), rope.rotate(k, angles), v
+      local = heads_lib.Heads(q.shape[-1] // d, d)
+      q, k = (
+          local.tokens(local.rotate(local.view(y), turns).astype(y.dtype))
+          for y in (q, k)
       )
+      return softmax.attend(q, k, v, d, order.window, implementation)
 
-    qkv = (norm(heads('q'), 'q_norm'), norm(heads('k'), 'k_norm'), heads('v'))
-    qkv = tuple(windows(y, order).swapaxes(0, 1) for y in qkv)
-    out = jax.lax.map(attend, qkv).swapaxes(0, 1)
-    # Averaging before the output projection equals averaging behind it.
-    out = out.reshape(b, order.segments, order.window, m)
-    out = merge_windows(out, order)
-    return layers.Dense(m, dtype=self.dtype, name='o')(out)
+    def all_windows(qkv, _):
+      qkv = tuple(windows(y, order, size) for y in qkv)
+      out = jax.lax.map(attend, qkv)
+      # Averaging before the output projection equals averaging behind it.
+      return merge_windows(out, order, x.shape[1]), ()
+
+    qkv = norm('q_norm')(dense('q')(x)), norm('k_norm')(dense('k')(x))
+    out, _ = self.layout.by_heads(all_windows, (*qkv, dense('v')(x)))
+    return dense('o')(out)

@@ -44,21 +44,34 @@ def unpatchify(
   return x.reshape(b, f, rows * p, columns * p, features // p**2)
 
 
-def join(
-    video: jax.Array, text: jax.Array, order: token_order.TokenOrder
+def store_video(
+    video: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
-  """[B, F, P, M] and [B, S, L, M] -> [B, T, M] in storage order."""
-  b, f, p, m = video.shape
-  first, rest = video[:, :1], video[:, 1:]
-  rest = rest.reshape(b, order.segments, -1, m)
-  body = jnp.concatenate([text, rest], axis=2).reshape(b, -1, m)
-  return jnp.concatenate([first.reshape(b, p, m), body], axis=1)
+  """[B, F, P, X] -> [B, length, X] in storage order, zeros elsewhere."""
+  b, _, p, x = video.shape
+  rest = video[:, 1:].reshape(b, order.segments, -1, x)
+  body = jnp.pad(rest, ((0, 0), (0, 0), (order.text_length, 0), (0, 0)))
+  whole = jnp.concatenate([video[:, 0], body.reshape(b, -1, x)], axis=1)
+  return jnp.pad(whole, ((0, 0), (0, length - order.length), (0, 0)))
+
+
+def store_text(
+    text: jax.Array, order: token_order.TokenOrder, length: int
+) -> jax.Array:
+  """[B, S, L, M] -> [B, length, M] in storage order, text anywhere else.
+
+  A gather: every device takes the tokens that it will hold.
+  """
+  index = np.zeros(length, np.int32)
+  index[order.text_index.ravel()] = np.arange(order.text_index.size)
+  text = text.reshape(text.shape[0], -1, text.shape[-1])
+  return jnp.take(text, index, axis=1)
 
 
 def video_tokens(x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
-  """[B, T, M] in storage order -> the video alone, [B, F, P, M]."""
+  """[B, T', M] in storage order -> the video alone, [B, F, P, M]."""
   b, _, m = x.shape
   p = order.tokens_per_frame
-  body = x[:, p:].reshape(b, order.segments, order.stride, m)
+  body = x[:, p : order.length].reshape(b, order.segments, order.stride, m)
   rest = body[:, :, order.text_length :].reshape(b, -1, p, m)
   return jnp.concatenate([x[:, None, :p], rest], axis=1)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax import token_order
+from ttt_jax.models import heads
+from ttt_jax.models import reading
 from ttt_jax.models import ttt
 
 MIXERS = ('none', *ttt.INNER_MODELS)
@@ -34,15 +36,28 @@ class BidirectionalTTT(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, order: token_order.TokenOrder, *, diagnose=False
+      self,
+      x: jax.Array,
+      order: token_order.TokenOrder,
+      turns: tuple[heads.Turns, heads.Turns],
+      *,
+      diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    m = x.shape[-1]
-    is_text = jnp.asarray(order.is_text)
+    """Reads in both directions.
+
+    Args:
+      x: [B, T', M] in storage order.
+      order: of its tokens; what follows them is not read.
+      turns: rotary positions of the tokens, forwards and backwards.
+      diagnose: also compute the inner losses.
+    """
+    b, t, m = x.shape
+    is_text = jnp.asarray(order.is_text_padded(t))
+    # With the batch's shape before `where`: broadcast over the batch, the
+    # mask would make its gradient all-reduce a whole activation.
+    is_text = jnp.broadcast_to(is_text[None, :, None], x.shape)
     aux = {}
-    for direction, permutation in (
-        ('forward', order.forward),
-        ('reverse', order.reverse),
-    ):
+    for direction, turn in zip(('forward', 'reverse'), turns):
       text, video = (
           jnp.tanh(
               self.param(
@@ -54,10 +69,16 @@ class BidirectionalTTT(nn.Module):
           for kind in ('text', 'video')
       )
       y, losses = self.layer(
-          x[:, permutation], order.ttt_positions, diagnose=diagnose
+          x,
+          turn,
+          reading.Reading(order, direction == 'reverse'),
+          diagnose=diagnose,
       )
-      y = y[:, token_order.inverse(permutation)]
-      gate = jnp.where(is_text[:, None], text, video)
+      # For each clip its own gates: they are then added up by clip, too.
+      text_gate, video_gate = (
+          jnp.broadcast_to(gate, (b, 1, m)) for gate in (text, video)
+      )
+      gate = jnp.where(is_text, text_gate, video_gate)
       x = x + (gate * y).astype(x.dtype)
       if diagnose:
         aux |= {f'{direction}_{name}': a for name, a in losses.items()}

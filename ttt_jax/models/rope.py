@@ -1,4 +1,4 @@
-"""3-D rotary positions: tables on the host, one rotation on the device."""
+"""3-D rotary positions: how far each feature of each token is turned."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def rotary_angles(
-    positions: np.ndarray, head_dim: int, theta: float = 10_000.0
-) -> np.ndarray:
-  """Angles of rotary position embedding over time, rows and columns.
+def turns(
+    positions: np.ndarray,
+    head_dim: int,
+    theta: float = 10_000.0,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, jax.Array]:
+  """Cosines and sines of rotary position embedding, for `Heads.rotate`.
 
   A quarter of the head is turned by time and three eighths each by row and
   column (CogVideoX). Text (position -1) is not turned.
@@ -19,9 +22,10 @@ def rotary_angles(
     positions: [T, 3] whole numbers (time, row, column), -1 for text.
     head_dim: D, a multiple of 16.
     theta: base of the frequencies.
+    dtype: of the result, at least float32.
 
   Returns:
-    float32 [T, D / 2], one angle for each pair of features (2i, 2i + 1).
+    cos and sin, each [T, D]; the features 2i and 2i + 1 are turned together.
 
   Raises:
     ValueError: a head size that does not split.
@@ -31,22 +35,17 @@ def rotary_angles(
         f'head size is {head_dim}; 3-D rotary positions need a multiple of'
         ' 16, for example 64'
     )
+  # Angles are made on the device: as constants they would be most of the
+  # program (90 MB for 63 seconds).
+  dtype = jnp.promote_types(dtype, jnp.float32)
+  positions = jnp.asarray(np.maximum(positions, 0), dtype)
   angles = []
   for axis, width in enumerate(
       (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
   ):
-    frequencies = theta ** (-np.arange(0, width, 2) / width)
-    angles.append(positions[:, axis, None] * frequencies)
-  angles = np.concatenate(angles, axis=-1)
-  return np.where(positions[:, :1] < 0, 0.0, angles).astype(np.float32)
-
-
-def rotate(x: jax.Array, angles: np.ndarray | jax.Array) -> jax.Array:
-  """Turns the feature pairs (2i, 2i + 1) of x [B, T, H, D] by [T, D / 2]."""
-  pairs = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  pairs = pairs.reshape(*x.shape[:-1], -1, 2)
-  angles = jnp.asarray(angles, pairs.dtype)
-  cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-  even, odd = pairs[..., 0], pairs[..., 1]
-  out = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-  return out.reshape(x.shape).astype(x.dtype)
+    frequencies = theta ** (-(np.arange(width) // 2 * 2) / width)
+    angles.append(
+        positions[:, axis, None] * jnp.asarray(frequencies, dtype)
+    )
+  angles = jnp.concatenate(angles, axis=-1)
+  return jnp.cos(angles), jnp.sin(angles)

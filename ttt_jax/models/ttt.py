@@ -18,8 +18,10 @@ from pallas_kernels import ttt_linear
 from pallas_kernels import ttt_linear_inner_losses
 from pallas_kernels import ttt_mlp
 from pallas_kernels import ttt_mlp_inner_losses
+from ttt_jax import sharding
+from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
-from ttt_jax.models import rope
+from ttt_jax.models import reading as reading_lib
 
 _NORMAL = nn.initializers.normal(0.02)
 
@@ -62,19 +64,24 @@ INNER_MODELS = {
 }
 
 
-def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
-  """x over max(|x|, eps) along the last axis, in float32 or better.
+def l2_normalize(
+    y: jax.Array, heads: heads_lib.Heads, eps: float = 1e-12
+) -> jax.Array:
+  """y over max(|y|, eps) for every head of a view in float32 or better.
 
   The clamp sits under the square root so that a zero vector has a finite
   gradient.
   """
-  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  squares = jnp.sum(jnp.square(y), axis=-1, keepdims=True)
+  squares = heads.total(jnp.square(y))
   return y * jax.lax.rsqrt(jnp.maximum(squares, eps**2))
 
 
 def reconstruction_target(
-    k: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+    k: jax.Array,
+    v: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    heads: heads_lib.Heads,
 ) -> jax.Array:
   """Standardised (v - k), scaled and shifted, plus k.
 
@@ -82,21 +89,25 @@ def reconstruction_target(
   deviation is the unbiased one, epsilon outside of the root.
 
   Args:
-    k: [B, T, H, D] normalised and rotated keys.
-    v: [B, T, H, D].
+    k: view of the normalised and rotated keys, see `heads.Heads.view`.
+    v: view of the values.
     scale: [H, D], shared with the LayerNorm of the inner model.
     bias: [H, D].
+    heads: H and D.
 
   Returns:
-    [B, T, H, D].
+    A view.
   """
   difference = v - k
-  centred = difference - difference.mean(axis=-1, keepdims=True)
-  variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-  variance /= k.shape[-1] - 1
+  centred = difference - heads.total(difference) / heads.dim
+  variance = heads.total(jnp.square(centred)) / (heads.dim - 1)
   # A constant row has no direction; keep its gradient finite.
   deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1e-16))
-  return scale * centred / (deviation + 1e-8) + bias + k
+  return (
+      heads.weight(scale) * centred / (deviation + 1e-8)
+      + heads.weight(bias)
+      + k
+  )
 
 
 class TTTLayer(nn.Module):
@@ -107,28 +118,35 @@ class TTTLayer(nn.Module):
     num_heads: H.
     mini_batch: C, tokens that share one inner step.
     base_lr: inner learning rate before the learned factor in (0, 1).
-    rope_theta: base of the rotary frequencies.
     dtype: compute type; fast weights and inner gradients are float32.
     implementation: of the kernel; None takes the backend's best.
+    layout: of the sequence on the mesh.
   """
 
   inner: str
   num_heads: int
   mini_batch: int
   base_lr: float
-  rope_theta: float
   dtype: jnp.dtype
   implementation: str | None = None
+  layout: sharding.Layout = sharding.Layout()
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, positions, *, diagnose: bool = False
+      self,
+      x: jax.Array,
+      turns: heads_lib.Turns,
+      reading: reading_lib.Reading | None = None,
+      *,
+      diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reads `x` in the order given.
+    """Reads `x`.
 
     Args:
       x: [B, T, M].
-      positions: numpy [T, 3] rotary positions, -1 for tokens without.
+      turns: rotary positions of its tokens, [T, D] each.
+      reading: the order in which they are read, and how many are; None for
+        all of them as they come.
       diagnose: also compute the inner losses.
 
     Returns:
@@ -138,29 +156,25 @@ class TTTLayer(nn.Module):
     """
     b, t, m = x.shape
     d = m // self.num_heads
+    heads = heads_lib.Heads(self.num_heads, d)
     inner = INNER_MODELS[self.inner]
+    wide = jnp.promote_types(self.dtype, jnp.float32)
 
-    def heads(name):
-      y = layers.Dense(m, dtype=self.dtype, kernel_init=_NORMAL, name=name)(x)
-      return y.reshape(b, t, self.num_heads, d)
+    def dense(name, size=m):
+      return layers.Dense(
+          size, dtype=self.dtype, kernel_init=_NORMAL, name=name
+      )
 
-    angles = rope.rotary_angles(positions, d, self.rope_theta)
-    q = rope.rotate(l2_normalize(heads('q')), angles)
-    k = rope.rotate(l2_normalize(heads('k')), angles)
-    scale = self.param(
-        'ln_scale', nn.initializers.ones, (self.num_heads, d)
-    )
-    bias = self.param(
-        'ln_bias', nn.initializers.zeros, (self.num_heads, d)
-    )
-    v = reconstruction_target(k, heads('v').astype(k.dtype), scale, bias)
-    rate = layers.Dense(
-        self.num_heads, dtype=self.dtype, kernel_init=_NORMAL, name='lr'
-    )(x)
-    # One step size a token; the mean over the mini-batch is folded in.
-    eta = nn.sigmoid(rate.astype(k.dtype)) * (
-        self.base_lr / d / self.mini_batch
-    )
+    length = t if reading is None else reading.order.length
+    shape = (self.num_heads, d)
+    q, k, v = (heads.view(dense(name)(x)) for name in 'qkv')
+    # Rotated before the norm: both keep the other, and a rotation of the
+    # unrounded compute type needs no second copy of it.
+    q, k = (l2_normalize(heads.rotate(y, turns), heads) for y in (q, k))
+    scale = self.param('ln_scale', nn.initializers.ones, shape)
+    bias = self.param('ln_bias', nn.initializers.zeros, shape)
+    v = reconstruction_target(k, v.astype(wide), scale, bias, heads)
+    rate = dense('lr', self.num_heads)(x)
     weights = [
         self.param(
             name,
@@ -169,31 +183,45 @@ class TTTLayer(nn.Module):
         )
         for name, shape, is_bias in inner.weights
     ]
-    q, k, v = (y.astype(self.dtype).swapaxes(1, 2) for y in (q, k, v))
-    eta = eta.swapaxes(1, 2)
-    out, _ = inner.op(
-        q,
-        k,
-        v,
-        eta,
-        *weights,
-        scale,
-        bias,
-        mini_batch=self.mini_batch,
-        implementation=self.implementation,
-    )
-    out = out.swapaxes(1, 2).reshape(b, t, m)
-    out = layers.LayerNorm(epsilon=1e-6, name='post_norm')(out)
-    out = layers.Dense(m, dtype=self.dtype, kernel_init=_NORMAL, name='o')(
-        out.astype(self.dtype)
-    )
-    aux = {}
-    if diagnose:
-      before, after = inner.losses(
-          k, v, eta, *weights, scale, bias, mini_batch=self.mini_batch
+
+    def read(tokens, weights):
+      if reading is not None:
+        tokens = [reading.read(y) for y in tokens]
+      *qkv, rate = tokens
+      # One step size a token; the mean over the mini-batch is folded in.
+      eta = nn.sigmoid(rate.astype(wide)) * (
+          self.base_lr / d / self.mini_batch
       )
-      aux = {
-          'inner_loss_before': before.mean(),
-          'inner_loss_after': after.mean(),
-      }
-    return out, aux
+      # What fills up the sequence does not train.
+      real = jnp.arange(t)[:, None] < length
+      eta = jnp.where(jnp.broadcast_to(real, eta.shape), eta, 0)
+      eta = eta.swapaxes(1, 2)
+      q, k, v = (y.reshape(*y.shape[:2], -1, d).swapaxes(1, 2) for y in qkv)
+      out, _ = inner.op(
+          q,
+          k,
+          v,
+          eta,
+          *weights,
+          mini_batch=self.mini_batch,
+          implementation=self.implementation,
+      )
+      out = out.swapaxes(1, 2).reshape(*out.shape[:1], t, -1)
+      if reading is not None:
+        out = reading.unread(out)
+      losses = ()
+      if diagnose:
+        k, v, eta = (y[:, :, :length] for y in (k, v, eta))
+        losses = inner.losses(
+            k, v, eta, *weights, mini_batch=self.mini_batch
+        )
+      return out, losses
+
+    tokens = [heads.tokens(y.astype(self.dtype)) for y in (q, k, v)]
+    out, losses = self.layout.by_heads(
+        read, (*tokens, rate), (*weights, scale, bias)
+    )
+    out = layers.LayerNorm(epsilon=1e-6, name='post_norm')(out)
+    out = dense('o')(out.astype(self.dtype))
+    names = 'inner_loss_before', 'inner_loss_after'
+    return out, {name: x.mean() for name, x in zip(names, losses)}

@@ -1,4 +1,4 @@
-"""A config made ready to train: checked data, network, loss; no device yet."""
+"""A config made ready to train: checked, with its data; no device yet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from ttt_jax import geometry as geometry_lib
@@ -15,12 +14,10 @@ from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import latents as latents_lib
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import pipeline
-from ttt_jax.diffusion import objective
-from ttt_jax.diffusion import schedule
 from ttt_jax.models import dit
 from ttt_jax.train import checkpoint
+from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
-from ttt_jax.train import step as step_lib
 
 # Whole numbers of the config and their least values.
 _LEAST = dict(
@@ -52,6 +49,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   sharding_lib.check_mesh(
       config.mesh, batch_size=config.batch_size,
       microbatches=config.microbatches,
+      num_heads=dit.DiTConfig(**config.model).num_heads,
   )  # pyformat: disable
 
 
@@ -85,39 +83,14 @@ class Experiment:
     self._null_text = self._dataset.null_text
     self.clips = self._manifest.clips
     self.source = _source(config, workdir)
-    self._module = dit.DiffusionTransformer(dit.DiTConfig(**config.model))
-    self._schedule = schedule.zero_snr_schedule(shift=config.schedule_shift)
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
-    return dit.init_params(self._module.config, key)
+    return dit.init_params(dit.DiTConfig(**self.config.model), key)
 
-  def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """See `step.LossFn`: latents drawn from the VAE's posterior, v error."""
-    latents_key, text_key, noise_key = jax.random.split(key, 3)
-    latents = objective.sample_posterior(
-        latents_key, batch['mean'], batch['logvar'])
-    text = objective.drop_text(
-        text_key, batch['text'], jnp.asarray(self._null_text),
-        self.config.text_dropout,
-    )  # pyformat: disable
-    network = lambda x, t: self._module.apply({'params': params}, x, text, t)
-    loss, aux = objective.diffusion_loss(
-        network, latents, noise_key, self._schedule)
-    return loss, (aux['per_sample_loss'], aux['timesteps'])
-
-  def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """Gate sizes and inner losses of the network on a noisy batch."""
-    noise_key, time_key = jax.random.split(key)
-    latents = batch['mean']
-    timesteps = objective.sample_timesteps(
-        time_key, len(latents), stratified=True)
-    noise = jax.random.normal(noise_key, latents.shape)
-    alpha = jnp.asarray(self._schedule)[timesteps]
-    return self._module.apply(
-        {'params': params}, objective.add_noise(latents, noise, alpha),
-        batch['text'], timesteps, method='diagnostics',
-    )  # pyformat: disable
+  def objective(self, mesh: jax.sharding.Mesh) -> objective_lib.Objective:
+    """What is minimised, on a mesh."""
+    return objective_lib.Objective(self.config, self._null_text, mesh)
 
   def batches(self) -> pipeline.BatchIterator:
     """Endless batches of this host from the first on."""

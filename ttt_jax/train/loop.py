@@ -90,15 +90,16 @@ def _train(experiment, sample):
   optimizer = optimizer_lib.make_optimizer(
       config.optimizer, experiment.abstract_params, config.steps)
   state, shardings, data = begin(experiment, optimizer, checkpoints, mesh)
+  objective = experiment.objective(mesh)
   train_step = jax.jit(
       step_lib.make_step(
-          experiment.loss_fn, optimizer, seed=config.seed,
+          objective.loss_fn, optimizer, seed=config.seed,
           ema_decay=config.ema_decay, microbatches=config.microbatches,
       ),
       donate_argnums=0,
       out_shardings=(shardings, sharding.replicated(mesh)),
   )  # pyformat: disable
-  diagnose = jax.jit(experiment.diagnose)
+  diagnose = jax.jit(objective.diagnose)
   start = int(state.step)
   batches = experiment.batches()
   if data is not None:

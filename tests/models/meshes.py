@@ -1,0 +1,115 @@
+"""Compares a small network on meshes of eight devices with one device.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+        python -m tests.models.meshes MIXER SEGMENTS
+
+prints, as JSON, the largest error of each quantity relative to its largest
+value, for every mesh: {mesh: {quantity: error}}.
+"""
+
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttt_jax import sharding
+from ttt_jax.diffusion import grid
+from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import objective
+from ttt_jax.diffusion import samplers
+from ttt_jax.models import dit
+from ttt_jax.train import optimizer
+
+BATCH = 8
+# Frames of 2 x 3 tokens and texts of 7: one segment is 37 tokens, two are 68,
+# which no sp of 2 or more divides into whole mini-batches.
+HEIGHT, WIDTH, TEXT = 4, 6, 7
+
+
+def config(mixer):
+  return dit.DiTConfig(
+      model_dim=128, num_heads=8, num_layers=2, time_embed_dim=16,
+      text_dim=12, in_channels=4, out_channels=4, segment_latent_frames=4,
+      mixer=mixer, mini_batch=4, remat='layer',
+  )  # pyformat: disable
+
+
+def parameters(config):
+  """Random everywhere: fresh ones are zero in places that matter."""
+  leaves, tree = jax.tree.flatten(dit.abstract_params(config))
+  rng = np.random.default_rng(0)
+  fresh = [rng.normal(0, 0.1, x.shape).astype(np.float32) for x in leaves]
+  return jax.tree.unflatten(tree, fresh)
+
+
+def data(segments):
+  rng = np.random.default_rng(1)
+  frames = 4 * segments + 1
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return dict(
+      latents=draw(BATCH, frames, HEIGHT, WIDTH, 4),
+      noise=draw(BATCH, frames, HEIGHT, WIDTH, 4),
+      text=draw(BATCH, segments, TEXT, 12),
+      timesteps=rng.integers(0, 1000, BATCH),
+  )
+
+
+def run(config, params, batch, mesh):
+  """Loss, gradients, diagnostics and a sample: {quantity: array}."""
+  layout = sharding.Layout(mesh)
+  module = dit.DiffusionTransformer(config, layout)
+  if mesh is not None:
+    params = jax.device_put(params, sharding.tree_shardings(mesh, params))
+    batch = sharding.put_batch(mesh, batch)
+
+  @jax.jit
+  def losses(params, batch):
+    loss = lambda params: objective.diffusion_loss(
+        lambda x, t: module.apply({'params': params}, x, batch['text'], t),
+        batch['latents'], timesteps=batch['timesteps'], noise=batch['noise'],
+    )[0]  # pyformat: disable
+    return jax.value_and_grad(loss)(params)
+
+  @jax.jit
+  def diagnose(params, batch):
+    return module.apply(
+        {'params': params}, batch['noise'], batch['text'],
+        batch['timesteps'].astype(jnp.float32), method='diagnostics',
+    )  # pyformat: disable
+
+  @jax.jit
+  def sample(params, batch):
+    apply = functools.partial(module.apply, {'params': params})
+    text = batch['text']
+    return samplers.sampler('ddim')(
+        guidance.guided(apply, text[:1], text[1:2]), batch['noise'][:1],
+        grid.sampling_grid('diffusers', 3, 1.0), np.full(3, 2, np.float32),
+        jax.random.key(0),
+    )  # pyformat: disable
+
+  loss, grads = losses(params, batch)
+  out = dict(loss=loss, sample=sample(params, batch))
+  out |= optimizer.flat(grads) | diagnose(params, batch)
+  return jax.device_get(out)
+
+
+def main(mixer, segments):
+  model, batch = config(mixer), data(int(segments))
+  params = parameters(model)
+  want = run(model, params, batch, None)
+  report = {}
+  for n in (8, 4, 2, 1):
+    shape = dict(data=n, sp=8 // n)
+    got = run(model, params, batch, sharding.make_mesh(shape))
+    report[str(shape)] = {
+        k: float(np.abs(got[k] - want[k]).max() / np.abs(want[k]).max())
+        for k in want
+    }
+  print(json.dumps(report))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

@@ -1,0 +1,128 @@
+"""One block of the diffusion transformer, and what all blocks share."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttt_jax import sharding
+from ttt_jax import token_order
+from ttt_jax.models import attention
+from ttt_jax.models import dit_config
+from ttt_jax.models import heads
+from ttt_jax.models import layers
+from ttt_jax.models import mixers
+from ttt_jax.models import rope
+from ttt_jax.models import ttt
+
+
+class Context(NamedTuple):
+  """What all blocks share, beside their input.
+
+  Attributes:
+    time: embedding [B, E].
+    window_turns: rotary positions of a window's tokens, [window, D] each.
+    turns: those of the sequence, [T', D] each, forwards and backwards.
+  """
+
+  time: jax.Array
+  window_turns: heads.Turns
+  turns: tuple[heads.Turns, heads.Turns]
+
+
+def make_context(
+    config: dit_config.DiTConfig,
+    order: token_order.TokenOrder,
+    time: jax.Array,
+    layout: sharding.Layout = sharding.Layout(),
+) -> Context:
+  """The context of blocks for sequences of `order`, time [B, E]."""
+  turns = functools.partial(
+      rope.turns,
+      head_dim=config.model_dim // config.num_heads,
+      theta=config.rope_theta,
+      dtype=jnp.dtype(config.dtype),
+  )
+  length = layout.padded(order.length, config.mini_batch)
+  both = []
+  for permutation in (order.forward, order.reverse):
+    positions = np.full((length, 3), -1)
+    positions[permutation] = order.ttt_positions
+    both.append(jax.tree.map(layout.split_table, turns(positions)))
+  return Context(time, turns(order.window_positions), tuple(both))
+
+
+class SequenceBlock(nn.Module):
+  """Local attention, then the global mixer on its output, [B, T', M]."""
+
+  config: dit_config.DiTConfig
+  order: token_order.TokenOrder
+  layout: sharding.Layout = sharding.Layout()
+
+  @nn.compact
+  def __call__(
+      self, x: jax.Array, context: Context, *, diagnose: bool = False
+  ):
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    x = attention.SegmentAttention(
+        config.num_heads,
+        config.qk_norm_eps,
+        dtype,
+        self.layout,
+        config.attention,
+        name='attn',
+    )(x, self.order, context.window_turns)
+    if config.mixer == 'none':
+      return x, {}
+    layer = ttt.TTTLayer(
+        config.mixer,
+        config.num_heads,
+        config.mini_batch,
+        config.ttt_base_lr,
+        dtype,
+        config.implementation,
+        self.layout,
+        name='ttt',
+    )
+    return mixers.BidirectionalTTT(layer, config.gate_init, name='gates')(
+        x, self.order, context.turns, diagnose=diagnose
+    )
+
+
+class Block(nn.Module):
+  """One transformer block: a carry for `nn.scan`."""
+
+  config: dit_config.DiTConfig
+  order: token_order.TokenOrder
+  layout: sharding.Layout = sharding.Layout()
+  diagnose: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: Context):
+    """[B, T', M] -> [B, T', M] and a dict of diagnostics."""
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    is_text = jnp.asarray(self.order.is_text_padded(x.shape[1]))
+
+    def modulated(name):
+      shift, scale, gate = layers.ExpertModulation(
+          config.model_dim, dtype, self.layout, name=f'{name}_modulation'
+      )(context.time, is_text)
+      y = layers.LayerNorm(epsilon=config.norm_eps, name=f'{name}_norm')(x)
+      return (y * (1 + scale) + shift).astype(dtype), gate
+
+    x = self.layout.by_tokens(x)
+    y, gate = modulated('seq')
+    y, aux = SequenceBlock(config, self.order, self.layout, name='seq')(
+        y, context, diagnose=self.diagnose
+    )
+    x = self.layout.by_tokens(x + (gate * y).astype(dtype))
+    y, gate = modulated('mlp')
+    y = layers.FeedForward(config.model_dim, dtype, name='mlp')(y)
+    return self.layout.by_tokens(x + (gate * y).astype(dtype)), aux

@@ -1,0 +1,67 @@
+"""What training minimises: a network on a mesh, and its loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from ttt_jax import sharding
+from ttt_jax.diffusion import objective
+from ttt_jax.diffusion import schedule
+from ttt_jax.models import dit
+from ttt_jax.train import step as step_lib
+
+
+class Objective:
+  """Loss and diagnostics of a config's network."""
+
+  def __init__(
+      self,
+      config: ml_collections.ConfigDict,
+      null_text: np.ndarray,
+      mesh: jax.sharding.Mesh,
+  ):
+    """Takes a checked config.
+
+    Args:
+      config: of the stage.
+      null_text: [L, Dt], the encoding of the empty text.
+      mesh: over which the network is split.
+    """
+    self._text_dropout = config.text_dropout
+    self._null_text = null_text
+    self._module = dit.DiffusionTransformer(
+        dit.DiTConfig(**config.model), sharding.Layout(mesh)
+    )
+    self._schedule = schedule.zero_snr_schedule(shift=config.schedule_shift)
+
+  def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+    """See `step.LossFn`: latents drawn from the VAE's posterior, v error."""
+    latents_key, text_key, noise_key = jax.random.split(key, 3)
+    latents = objective.sample_posterior(
+        latents_key, batch['mean'], batch['logvar'])
+    text = objective.drop_text(
+        text_key, batch['text'], jnp.asarray(self._null_text),
+        self._text_dropout,
+    )  # pyformat: disable
+    network = lambda x, t: self._module.apply({'params': params}, x, text, t)
+    loss, aux = objective.diffusion_loss(
+        network, latents, noise_key, self._schedule)
+    return loss, (aux['per_sample_loss'], aux['timesteps'])
+
+  def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+    """Gate sizes and inner losses of the network on a noisy batch."""
+    noise_key, time_key = jax.random.split(key)
+    latents = batch['mean']
+    timesteps = objective.sample_timesteps(
+        time_key, len(latents), stratified=True)
+    noise = jax.random.normal(noise_key, latents.shape)
+    alpha = jnp.asarray(self._schedule)[timesteps]
+    return self._module.apply(
+        {'params': params}, objective.add_noise(latents, noise, alpha),
+        batch['text'], timesteps, method='diagnostics',
+    )  # pyformat: disable
