@@ -1,9 +1,9 @@
 """Tiles of one program: loads, stores and matrix products.
 
-A product takes bfloat16 operands and adds up in float32 when the tokens are
-bfloat16. When they are float32 it is a sum of six bfloat16 products (each
-operand split into three parts), which is as exact as a float32 product and
-still runs on the tensor cores.
+A product takes the narrower of its operands' dtypes, which is the tokens', and
+adds up in float32. With float32 tokens it is a sum of six bfloat16 products
+(each operand split into three parts): as exact as a float32 product, and still
+on the tensor cores.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
+from pallas_kernels.inner_loss import layer_norm
+from pallas_kernels.inner_loss import token_loss_gradient
+
 _FLOAT32_PRODUCT = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns a b in float32; the operands have b's dtype."""
+  """Returns a b [I, L] for a [I, J], b [J, L]."""
   return _product(a, b, 1, 0)
 
 
 def times_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns a b^T in float32; the operands have b's dtype."""
+  """Returns a b^T [I, L] for a [I, J], b [L, J]."""
   return _product(a, b, 1, 1)
 
 
 def transposed_times(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns a^T b in float32; the operands have a's dtype."""
-  return _product(a, b.astype(a.dtype), 0, 0)
+  """Returns a^T b [I, L] for a [J, I], b [J, L]."""
+  return _product(a, b, 0, 0)
 
 
 def _product(a, b, axis_a, axis_b):
-  """Contracts axis_a of a, cast to b's dtype, with axis_b of b."""
+  """Contracts axis_a with axis_b in the narrower dtype of the two."""
+  dtype = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
   return jax.lax.dot_general(
-      a.astype(b.dtype),
-      b,
+      a.astype(dtype),
+      b.astype(dtype),
       (((axis_a,), (axis_b,)), ((), ())),
-      precision=_FLOAT32_PRODUCT if b.dtype == jnp.float32 else None,
+      precision=_FLOAT32_PRODUCT if dtype == jnp.float32 else None,
       preferred_element_type=jnp.float32,
   )
 
@@ -64,3 +68,27 @@ def _rows(ref, n, mini_batch):
   if len(ref.shape) == 1:
     return rows, mask
   return (rows, slice(None)), mask[:, None]
+
+
+def read(
+    z: jax.Array, q: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """Returns q + LN(z), the tokens read with z = f(q; W')."""
+  return q + layer_norm(z, scale, bias)
+
+
+def step_size_times_gradient(
+    z: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    eta: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+) -> jax.Array:
+  """Returns -eta times the gradient of each token's loss in z = f(k; W)."""
+  return -eta[:, None] * token_loss_gradient(z, k, v, scale, bias)
+
+
+def wide(*tokens: jax.Array) -> tuple[jax.Array, ...]:
+  """Returns the tokens as float32."""
+  return tuple(x.astype(jnp.float32) for x in tokens)

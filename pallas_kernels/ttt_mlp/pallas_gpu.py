@@ -30,13 +30,14 @@ from pallas_kernels.gpu.gelu import gelu_slope_curvature
 from pallas_kernels.gpu.plan import check_support
 from pallas_kernels.gpu.plan import make_plan
 from pallas_kernels.gpu.plan import token_dtype
+from pallas_kernels.gpu.tiles import read
+from pallas_kernels.gpu.tiles import step_size_times_gradient
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
+from pallas_kernels.gpu.tiles import wide
 from pallas_kernels.gpu.walk import Inner
 from pallas_kernels.gpu.walk import walk
-from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss import token_loss_gradient
 
 
 class State(NamedTuple):
@@ -101,7 +102,7 @@ def _step(state, k, v, eta, norm):
   w1, b1, w2, b2 = state
   a, slope = gelu_slope(_first(k, state))
   a = a.astype(k.dtype)
-  g2 = _step_size_times_gradient(_second(a, state), *_wide(k, v), eta, *norm)
+  g2 = step_size_times_gradient(_second(a, state), *wide(k, v), eta, *norm)
   narrow = g2.astype(k.dtype)
   g1 = slope * times_transposed(w2, narrow)
   return State(
@@ -115,15 +116,15 @@ def _step(state, k, v, eta, norm):
 def _read_out(state, q, norm):
   """Returns out = q + LN(f(q; W)) [C, D]."""
   a = gelu(_first(q, state)).astype(q.dtype)
-  return _read(_second(a, state), *_wide(q), *norm)
+  return read(_second(a, state), *wide(q), *norm)
 
 
 def _read_backward(state, q, norm, d_out):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
   a, slope = gelu_slope(_first(q, state))
   a = a.astype(q.dtype)
-  _, pull = jax.vjp(_read, _second(a, state), *_wide(q), *norm)
-  d_y2, d_q, *d_norm = pull(*_wide(d_out))
+  _, pull = jax.vjp(read, _second(a, state), *wide(q), *norm)
+  d_y2, d_q, *d_norm = pull(*wide(d_out))
   narrow = d_y2.astype(q.dtype)
   d_y1 = slope * times_transposed(state[2], narrow)
   d_state = State(
@@ -145,7 +146,7 @@ def _step_backward(state, k, v, eta, norm, d_next):
   a, slope, curvature = gelu_slope_curvature(_first(k, state))
   a = a.astype(dtype)
   g2, pull = jax.vjp(
-      _step_size_times_gradient, _second(a, state), *_wide(k, v), eta, *norm
+      step_size_times_gradient, _second(a, state), *wide(k, v), eta, *norm
   )
   g2 = g2.astype(dtype)
   h = times_transposed(w2, g2)
@@ -183,21 +184,6 @@ def _first(x, state):
 def _second(a, state):
   """Returns a^T w2 + b2 [C, D] for a [K, C]."""
   return transposed_times(a, state[2]) + state[3][None, :]
-
-
-def _read(z, q, scale, bias):
-  """Returns q + LN(z)."""
-  return q + layer_norm(z, scale, bias)
-
-
-def _step_size_times_gradient(z, k, v, eta, scale, bias):
-  """Returns -eta times the gradient of each token's loss in z."""
-  return -eta[:, None] * token_loss_gradient(z, k, v, scale, bias)
-
-
-def _wide(*tokens):
-  """Returns the tokens as float32."""
-  return tuple(x.astype(jnp.float32) for x in tokens)
 
 
 _INNER = Inner(

@@ -1,0 +1,117 @@
+"""TTT-Linear on NVIDIA Hopper: the equations on tiles of one head.
+
+    z [C, D] = k w + b           g [C, D] = -eta dl/dz
+    w' = w + k^T g               b' = b + sum of g
+    out = q + LN(q w' + b')
+
+The step g is stored negative: then the tensor cores add the update to the
+state in place. `pallas_kernels/gpu/walk.py` holds the loops over mini-batches
+around this.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.arguments import batched_state
+from pallas_kernels.gpu.plan import check_support
+from pallas_kernels.gpu.plan import make_plan
+from pallas_kernels.gpu.plan import token_dtype
+from pallas_kernels.gpu.tiles import read
+from pallas_kernels.gpu.tiles import step_size_times_gradient
+from pallas_kernels.gpu.tiles import times
+from pallas_kernels.gpu.tiles import times_transposed
+from pallas_kernels.gpu.tiles import transposed_times
+from pallas_kernels.gpu.tiles import wide
+from pallas_kernels.gpu.walk import Inner
+from pallas_kernels.gpu.walk import walk
+
+
+def ttt_linear(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    eta: jax.Array,
+    w: jax.Array,
+    b: jax.Array,
+    ln_scale: jax.Array,
+    ln_bias: jax.Array,
+    *,
+    mini_batch: int,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
+
+  Raises:
+    NotImplementedError: a size, a dtype or the GPU is not supported.
+  """
+  batch, heads, length, d = q.shape
+  check_support(
+      dict(q=q, k=k, v=v, eta=eta, w=w, b=b, ln_scale=ln_scale,
+           ln_bias=ln_bias),
+      d, mini_batch,
+  )
+  dtype = token_dtype(q, k, v)
+  plan = make_plan(
+      batch * heads, length, mini_batch, 4 * (d * d + d),
+      2 * (dtype.itemsize * d * d + 4 * d),
+  )
+  out, state = walk(
+      _INNER,
+      plan,
+      (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
+      batched_state((w, b), (3, 2), batch, jnp.float32),
+      (ln_scale, ln_bias),
+  )
+  return out.astype(q.dtype), state
+
+
+def _step(state, k, v, eta, norm):
+  """Returns the state after the mini-batch k, v [C, D], eta [C]."""
+  w, b = state
+  g = step_size_times_gradient(_affine(k, state), *wide(k, v), eta, *norm)
+  return w + transposed_times(k, g), b + jnp.sum(g, axis=0)
+
+
+def _read_out(state, q, norm):
+  """Returns out = q + LN(q w + b) [C, D]."""
+  return read(_affine(q, state), *wide(q), *norm)
+
+
+def _read_backward(state, q, norm, d_out):
+  """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
+  _, pull = jax.vjp(read, _affine(q, state), *wide(q), *norm)
+  d_y, d_q, *d_norm = pull(*wide(d_out))
+  narrow = d_y.astype(q.dtype)
+  d_q = d_q + times_transposed(narrow, state[0].astype(q.dtype))
+  d_state = transposed_times(q, narrow), jnp.sum(d_y, axis=0)
+  return d_q, d_state, tuple(d_norm)
+
+
+def _step_backward(state, k, v, eta, norm, d_next):
+  """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
+  d_w, d_b = d_next
+  g, pull = jax.vjp(
+      step_size_times_gradient, _affine(k, state), *wide(k, v), eta, *norm
+  )
+
+  # w' = w + k^T g and b' = b + sum of g
+  d_k = times_transposed(g.astype(k.dtype), d_w.astype(k.dtype))
+  d_z, d_k_loss, d_v, d_eta, *d_norm = pull(_affine(k, d_next))
+
+  # z = k w + b
+  narrow = d_z.astype(k.dtype)
+  d_k = d_k + d_k_loss + times_transposed(narrow, state[0].astype(k.dtype))
+  d_state = d_w + transposed_times(k, narrow), d_b + jnp.sum(d_z, axis=0)
+  return d_state, d_k, d_v, d_eta, tuple(d_norm)
+
+
+def _affine(x, state):
+  """Returns x w + b [C, D]."""
+  w, b = state
+  return times(x, w.astype(x.dtype)) + b[None, :]
+
+
+_INNER = Inner(
+    _step, _read_out, _read_backward, _step_backward, warps=(4, 4, 4)
+)
