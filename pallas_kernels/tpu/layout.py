@@ -62,16 +62,32 @@ def unpack_hidden(x: jax.Array, plan: Plan) -> jax.Array:
 
 
 def pack_lanes(x: jax.Array, plan: Plan) -> jax.Array:
-  """Returns a bias or scale [..., H, D] as [..., packs, 1, 128]."""
+  """Returns a bias or scale [..., H, D] as [..., 1, packs 128]."""
   x = _all_heads(x, 2, plan)
-  return x.reshape(*x.shape[:-2], plan.packs, 1, LANES)
+  return x.reshape(*x.shape[:-2], 1, plan.packs * LANES)
 
 
 def unpack_lanes(x: jax.Array, plan: Plan) -> jax.Array:
-  """Returns [..., packs, 1, 128] as [..., H, D]."""
-  *lead, packs, _, _ = x.shape
-  x = x.reshape(*lead, packs * plan.packing.heads, plan.head_dim)
+  """Returns [..., 1, packs 128] as [..., H, D]."""
+  x = x.reshape(*x.shape[:-2], -1, plan.head_dim)
   return x[..., : plan.heads, :]
+
+
+def pack_blocks(x: jax.Array, plan: Plan) -> jax.Array:
+  """Returns [..., H, D, D] as [..., packs, 128, 128], zero between heads."""
+  heads = plan.packing.heads
+  x = _all_heads(x, 3, plan)
+  x = x.reshape(*x.shape[:-3], plan.packs, heads, *x.shape[-2:])
+  x = x[..., :, None, :] * jnp.eye(heads)[:, None, :, None].astype(x.dtype)
+  return x.reshape(*x.shape[:-4], LANES, LANES)
+
+
+def unpack_blocks(x: jax.Array, plan: Plan) -> jax.Array:
+  """Returns the blocks of [..., packs, 128, 128] as [..., H, D, D]."""
+  heads, d = plan.packing.heads, plan.head_dim
+  x = x.reshape(*x.shape[:-2], heads, d, heads, d)
+  x = jnp.stack([x[..., r, :, r, :] for r in range(heads)], axis=-3)
+  return x.reshape(*x.shape[:-4], -1, d, d)[..., : plan.heads, :, :]
 
 
 def rate_gradient(x: jax.Array, plan: Plan) -> jax.Array:

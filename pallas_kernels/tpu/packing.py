@@ -106,8 +106,23 @@ class Packing:
     ]
 
   def mean(self, x: jax.Array) -> jax.Array:
-    """Returns the mean over each head's features, repeated: [rows, 128]."""
-    return self.join([s * (1 / self.head_dim) for s in self.sums(x)])
+    """Returns the mean over each head's features, repeated over its lanes.
+
+    Args:
+      x: [rows, P 128]. Reductions run in the order they are written: with
+        those of all packs side by side, none waits for another's chain.
+    """
+    packs = [
+        self.sums(x[:, first : first + LANES])
+        for first in range(0, x.shape[1], LANES)
+    ]
+    return jnp.concatenate(
+        [
+            self.join([s * (1 / self.head_dim) for s in sums])
+            for sums in packs
+        ],
+        axis=1,
+    )
 
   def row_sums(self, dtype: jnp.dtype) -> jax.Array:
     """Returns [SUBLANES, R C], whose product with rows sums each head's.

@@ -18,10 +18,6 @@ HEAD_DIMS = (32, 64, 128)
 # Tokens that one grid step of the forward pass takes, and mini-batches.
 _STEP_TOKENS = 512
 _STEP_MINI_BATCHES = 8
-# Packs whose independent chains fill the latency of a mini-batch. More help
-# little and spill registers.
-_FORWARD_PACKS = 8
-_BACKWARD_PACKS = 6
 # The forward pass saves the state every G mini-batches, such that all of them
 # take at most this many bytes if the backward pass can recompute G in VMEM.
 SAVED_BYTES = 1_500_000_000
@@ -135,22 +131,28 @@ class Grid:
     )
 
   def norm(self) -> pl.BlockSpec:
-    """Block [P, 1, 128] of LayerNorm parameters [packs, 1, 128]."""
-    return pl.BlockSpec((self.packs, 1, LANES), lambda b, h, n: (h, 0, 0))
+    """Block [1, P 128] of LayerNorm parameters [1, packs 128]."""
+    return pl.BlockSpec((1, self.packs * LANES), lambda b, h, n: (0, h))
 
-  def state(self, shape: tuple[int, int]) -> pl.BlockSpec:
-    """Block [1, P, *shape] of a state [B, packs, *shape]."""
+  def state(self, shape: tuple[int, ...]) -> pl.BlockSpec:
+    """Block of a state [B, packs, ...] or [B, 1, packs 128]."""
     return pl.BlockSpec(
-        (1, self.packs, *shape), lambda b, h, n: (b, h, 0, 0)
+        (1, *self.shares(shape)), lambda b, h, n: (b, *_at(h, shape))
     )
 
-  def saved(self, shape: tuple[int, int]) -> pl.BlockSpec:
-    """Block [1, 1, P, *shape] of saved states [B, N / G, packs, *shape]."""
+  def saved(self, shape: tuple[int, ...]) -> pl.BlockSpec:
+    """Block of saved states [B, N / G, packs, ...] or ... 1, packs 128]."""
     every = self.plan.group // self.steps
     return pl.BlockSpec(
-        (1, 1, self.packs, *shape),
-        lambda b, h, n: (b, jax.lax.div(self.time(n), every), h, 0, 0),
+        (1, 1, *self.shares(shape)),
+        lambda b, h, n: (b, jax.lax.div(self.time(n), every), *_at(h, shape)),
     )
+
+  def shares(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns a state's shape, without B, for the packs of one step."""
+    if len(shape) == 2:
+      return (shape[0], self.packs * LANES)
+    return (self.packs, *shape[1:])
 
   def compiler_params(self) -> pltpu.CompilerParams:
     # The compiler's own temporaries need some of the vector memory.
@@ -158,6 +160,11 @@ class Grid:
         vmem_limit_bytes=int(self.plan.vmem * 0.97),
         dimension_semantics=('parallel', 'parallel', 'arbitrary'),
     )
+
+
+def _at(share, shape):
+  """Returns the block index of a share of a state."""
+  return (0, share) if len(shape) == 2 else (share, 0, 0)
 
 
 def make_plan(
@@ -170,6 +177,7 @@ def make_plan(
     dtype: jnp.dtype,
     state_bytes: int,
     stash_bytes: int,
+    most_packs: tuple[int, int],
     chip: chips.Chip | None = None,
 ) -> Plan:
   """Returns the sizes for a call.
@@ -183,6 +191,9 @@ def make_plan(
     dtype: of the tokens.
     state_bytes: of one pack's state.
     stash_bytes: what the backward pass holds for one pack and mini-batch.
+    most_packs: packs of a grid step at most, forward and backward. Their
+      independent chains fill the latency of a mini-batch; more than needed
+      for that only spill registers.
     chip: the chip; None takes `chip.current()`.
   """
   chip = chip or chips.current()
@@ -204,7 +215,7 @@ def make_plan(
   room = max(1, budget // (per_pack(group) + 8 * state_bytes))
   # Both cores of a chip get the same number of steps if there is one sequence.
   parts = chip.cores if batch % chip.cores else 1
-  backward_packs = _share(packs, min(_BACKWARD_PACKS, room), parts)
+  backward_packs = _share(packs, min(most_packs[1], room), parts)
   packs = _round_up(packs, backward_packs)
   return Plan(
       batch=batch,
@@ -216,7 +227,7 @@ def make_plan(
       steps=steps,
       group=group,
       packs=packs,
-      forward_packs=_divisor(packs, _share(packs, _FORWARD_PACKS, parts)),
+      forward_packs=_divisor(packs, _share(packs, most_packs[0], parts)),
       backward_packs=backward_packs,
       dtype=jnp.dtype(dtype),
       wide=wide,

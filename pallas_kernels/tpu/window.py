@@ -66,17 +66,17 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """Mini-batch m of pack p in the blocks of a grid step.
+  """Mini-batch m of pack p, or of all packs, in the blocks of a grid step.
 
   Attributes:
     step: the grid step.
     m: number of the mini-batch in the step, a Python int or traced.
-    p: number of the pack in the step.
+    p: number of the pack in the step; None for all of them.
   """
 
   step: Step
   m: jax.Array | int
-  p: int
+  p: int | None = None
 
   @property
   def plan(self) -> Plan:
@@ -94,17 +94,19 @@ class Window:
   @property
   def lanes(self) -> slice:
     """The pack's lanes in a block [rows, lanes]."""
+    if self.p is None:
+      return slice(None)
     return slice(self.p * LANES, (self.p + 1) * LANES)
 
   def read(self, ref: Any) -> jax.Array:
-    """Returns the tokens [C, 128], zeros after the end of the sequence."""
+    """Returns the tokens [C, lanes], zeros after the end of the sequence."""
     x = ref[0, self.rows, self.lanes]
     valid = self.step.valid(self.m * self.plan.mini_batch, x.shape)
     # A block at the end reaches over the array, where anything may lie.
     return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
 
   def write(self, ref: Any, x: jax.Array) -> None:
-    """Writes the tokens [C, 128]."""
+    """Writes the tokens [C, lanes]."""
     ref[0, self.rows, self.lanes] = x.astype(ref.dtype)
 
   def before(self) -> Window | None:

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from pallas_kernels.arguments import batched_state
 from pallas_kernels.tpu import layout
 from pallas_kernels.tpu.checks import check
+from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import make_plan
 from pallas_kernels.tpu.plan import Plan
+from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.ttt_mlp.tpu_backward import backward
-from pallas_kernels.ttt_mlp.tpu_backward import Tokens
 from pallas_kernels.ttt_mlp.tpu_forward import forward
 from pallas_kernels.ttt_mlp.tpu_replay import stash_bytes
-from pallas_kernels.ttt_mlp.tpu_stages import Norm
 from pallas_kernels.ttt_mlp.tpu_stages import State
 
 
@@ -57,6 +57,7 @@ def ttt_mlp(
       dtype=q.dtype,
       state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
       stash_bytes=stash_bytes(head_dim, hidden, mini_batch, q.dtype),
+      most_packs=(8, 6),
   )
   w1, b1, w2, b2 = batched_state(
       (w1, b1, w2, b2), (3, 2, 3, 2), batch, plan.wide

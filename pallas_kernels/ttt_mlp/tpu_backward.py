@@ -16,12 +16,10 @@ updating, w1' = w1 - k^T h, w2' = w2 - f^T a, h = slope * (f w2):
 
     d_h = -e,   e = k d_w1' + d_b1'
     d_f = -(a d_w2'^T + (slope * e) w2^T + 4 d_c2')
-    d_eta = sum f' d_f with f' = g,  d_g = eta d_f, without its mean
-    d_u = r (d_g - x mean(d_g x))
-    d_x = scale^2 d_u - r (mean(u x) d_g + u mean(d_g x))
-    d_y = r (d_x - x (mean(d_x x) + mean(d_g g)))
+    d_eta = sum g d_f               d_g = eta d_f
+    d_y, d_error from d_g           (`tpu/inner_loss.py`)
     d_z = slope * (d_y w2 - f d_w2') - A''(z) * (f w2) * e
-    d_v = -scale d_u                d_k = scale d_u + d_z w1^T - h d_w1'^T
+    d_v = -d_error                  d_k = d_error + d_z w1^T - h d_w1'^T
     d_w1 = d_w1' + k^T d_z
     d_w2 = d_w2' + d_y^T a - f^T (slope * e)
 
@@ -41,27 +39,23 @@ import jax.numpy as jnp
 
 from pallas_kernels.tpu import layout
 from pallas_kernels.tpu import rates
+from pallas_kernels.tpu.inner_loss import column_sum
+from pallas_kernels.tpu.inner_loss import Gradient
+from pallas_kernels.tpu.inner_loss import inner_gradient_backward
+from pallas_kernels.tpu.inner_loss import Norm
+from pallas_kernels.tpu.inner_loss import normalize
+from pallas_kernels.tpu.inner_loss import normalize_backward
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.plan import Plan
+from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.ttt_mlp.tpu_replay import replay
 from pallas_kernels.ttt_mlp.tpu_replay import Stash
 from pallas_kernels.ttt_mlp.tpu_replay import stash_scratch
-from pallas_kernels.ttt_mlp.tpu_stages import column_sum
-from pallas_kernels.ttt_mlp.tpu_stages import Norm
-from pallas_kernels.ttt_mlp.tpu_stages import normalize
+from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
-
-
-class Tokens(NamedTuple):
-  """The sequence, or its cotangents; [B, T, packs 128], eta [B, T, H]."""
-
-  q: jax.Array
-  k: jax.Array
-  v: jax.Array
-  eta: jax.Array
 
 
 def backward(
@@ -77,15 +71,15 @@ def backward(
   Args:
     plan: sizes.
     tokens: the sequence.
-    norm: [packs, 1, 128] each.
-    saved: states before every G-th mini-batch, [B, N / G, packs, ...].
+    norm: [1, packs 128] each.
+    saved: states before every G-th mini-batch, [B, N / G, ...].
     d_out: cotangent of out, [B, T, packs 128].
-    d_last: cotangent of the last state, [B, packs, ...].
+    d_last: cotangent of the last state, [B, ...].
   """
   grid = Grid(plan, plan.backward_packs, plan.group, reverse=True)
-  shapes = [array.shape[2:] for array in d_last]
+  shapes = [array.shape[1:] for array in d_last]
   states = State(*(grid.state(shape) for shape in shapes))
-  scale = grid.state((1, LANES))
+  scale = grid.state((1, plan.packs * LANES))
   wide = functools.partial(jax.ShapeDtypeStruct, dtype=plan.wide)
   token = jax.ShapeDtypeStruct(d_out.shape, plan.dtype)
   batch, groups, _ = grid.shape
@@ -110,11 +104,11 @@ def backward(
               token, token, token,
               wide((batch, groups, plan.length, grid.step_heads)),
           ),
-          Norm(*[wide((batch, plan.packs, 1, LANES))] * 2),
+          Norm(*[wide((batch, 1, plan.packs * LANES))] * 2),
           State(*(wide(array.shape) for array in d_last)),
       ],
       scratch_shapes=[
-          State(*(pltpu.VMEM((grid.packs, *s), plan.wide) for s in shapes)),
+          State(*(pltpu.VMEM(grid.shares(s), plan.wide) for s in shapes)),
           stash_scratch(grid, shapes),
           pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
           pltpu.VMEM(rates.selector_shape(grid), plan.dtype),
@@ -210,20 +204,19 @@ def _read(window, q, stash):
   a, slope = twice_gelu_slope(z.astype(plan.elementwise))
   a = a.astype(plan.dtype)
   y = products.times_transposed(a, stash.w2[after, p])
-  return _Read(rows, a, slope, packing.diagonal(y) + stash.c2[after, p])
+  return _Read(rows, a, slope, packing.diagonal(y) + stash.c2[after, :, window.lanes])
 
 
 def _read_backward(window, read, d_out, norm, stash, d_norm, d_state):
   """Goes back from d_out to d_z."""
   plan, p, after = window.plan, window.p, window.m + 1
   packing = plan.packing
-  x, r = normalize(read.y, packing)
+  x, r = normalize(read.y, packing, FACTOR)
   d_out = window.read(d_out).astype(plan.wide)
-  d_norm.bias[p] += column_sum(d_out)
-  d_norm.scale[p] += column_sum(d_out * x)
-  d_x = norm.scale[p] * d_out
-  d_y = r * (d_x - x * packing.mean(d_x * x))
-  d_state.c2[p] += column_sum(d_y)
+  d_norm.bias[:, window.lanes] += column_sum(d_out)
+  d_norm.scale[:, window.lanes] += column_sum(d_out * x)
+  d_y = normalize_backward(norm.scale[:, window.lanes] * d_out, x, r, packing)
+  d_state.c2[:, window.lanes] += column_sum(d_y)
   d_y = packing.block_diagonal(d_y.astype(plan.dtype))
   d_a = plan.products.times(d_y, stash.w2[after, p])
   d_z = d_a.astype(plan.elementwise) * read.slope
@@ -278,7 +271,7 @@ def _step_backward(window, k, stash, d_state):
       jnp.concatenate([stash.a[m, p], slope_e], axis=1),
       jnp.concatenate([d_w2, stash.w2[m, p]], axis=1),
   )
-  d_f = -(packing.diagonal(d_f) + 4 * d_state.c2[p])
+  d_f = -(packing.diagonal(d_f) + 4 * d_state.c2[:, window.lanes])
   return _StepGradient(rows, d_w1, d_w2, slope_e, curved_e, d_f)
 
 
@@ -288,32 +281,26 @@ def _gradient_backward(
   """Goes back from d_f through the inner gradient to d_z; writes d_v."""
   plan, p, m = window.plan, window.p, window.m
   packing = plan.packing
-  x, r, ux, g = (ref[m, p] for ref in stash.gradient)
-  scale, eta = norm.scale[p], rate[window.rows, window.lanes]
+  gradient = Gradient(*(ref[m, p] for ref in stash.gradient))
+  eta = rate[window.rows, window.lanes]
   k, v = (window.read(ref).astype(plan.wide) for ref in tokens[1:3])
+  d = inner_gradient_backward(
+      eta * step.d_f, gradient, k, v, norm.at(window.lanes), packing
+  )
+  window.write(d_tokens.v, -d.d_error)
+  for total, part in zip(d_norm, d.d_norm):
+    total[:, window.lanes] += part
+  d_state.c2[:, window.lanes] += column_sum(d.d_y)
 
-  d_g = eta * step.d_f
-  d_g = d_g - packing.mean(d_g)
-  d_gx = packing.mean(d_g * x)
-  d_u = r * (d_g - x * d_gx)
-  error = scale * x + norm.bias[p] - v + k
-  d_error = scale * d_u
-  d_norm.scale[p] += column_sum(d_u * (error + scale * x))
-  d_norm.bias[p] += column_sum(d_error)
-  window.write(d_tokens.v, -d_error)
-  d_x = scale * d_error - r * (ux * d_g + scale * error * d_gx)
-  d_y = r * (d_x - x * (packing.mean(d_x * x) + packing.mean(d_g * g)))
-  d_state.c2[p] += column_sum(d_y)
-
-  d_y = packing.block_diagonal(d_y.astype(plan.dtype))
-  f = packing.block_diagonal((-(eta * g)).astype(plan.dtype))
+  d_y = packing.block_diagonal(d.d_y.astype(plan.dtype))
+  f = packing.block_diagonal((-(eta * gradient.g)).astype(plan.dtype))
   d_a = plan.products.times(
       jnp.concatenate([d_y, f], axis=1),
       jnp.concatenate([stash.w2[m, p], step.d_w2], axis=0),
   ).astype(plan.elementwise)
   d_z = d_a * stash.slope[m, p].astype(d_a.dtype) - step.curved_e
   return _HiddenGradient(
-      g * step.d_f, f, d_y, d_z.astype(plan.dtype), d_error
+      gradient.g * step.d_f, f, d_y, d_z.astype(plan.dtype), d.d_error
   )
 
 

@@ -16,14 +16,15 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from pallas_kernels.tpu import rates
+from pallas_kernels.tpu.inner_loss import column_sum
+from pallas_kernels.tpu.inner_loss import inner_gradient
+from pallas_kernels.tpu.inner_loss import Norm
+from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.plan import Plan
 from pallas_kernels.tpu.window import Step
-from pallas_kernels.ttt_mlp.tpu_stages import column_sum
-from pallas_kernels.ttt_mlp.tpu_stages import inner_gradient
-from pallas_kernels.ttt_mlp.tpu_stages import Norm
-from pallas_kernels.ttt_mlp.tpu_stages import normalize
+from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
@@ -46,16 +47,16 @@ def forward(
     plan: sizes.
     q: [B, T, packs 128]; k and v likewise.
     eta: [B, T, H].
-    norm: [packs, 1, 128] each.
-    state: initial, [B, packs, ...].
+    norm: [1, packs 128] each.
+    state: initial, [B, ...].
     save: whether to return the state before every G-th mini-batch.
 
   Returns:
-    (out [B, T, packs 128], last state [B, packs, ...], saved states
-    [B, ceil(N / G), packs, ...] or None).
+    (out [B, T, packs 128], last state [B, ...], saved states
+    [B, ceil(N / G), ...] or None).
   """
   grid = Grid(plan, plan.forward_packs, plan.steps)
-  shapes = [array.shape[2:] for array in state]
+  shapes = [array.shape[1:] for array in state]
   wide = functools.partial(jax.ShapeDtypeStruct, dtype=plan.wide)
   states = State(*(grid.state(shape) for shape in shapes))
   out_specs = [grid.tokens(), states]
@@ -82,7 +83,7 @@ def forward(
       out_specs=out_specs,
       out_shape=out_shape,
       scratch_shapes=[
-          State(*(pltpu.VMEM((grid.packs, *s), plan.wide) for s in shapes)),
+          State(*(pltpu.VMEM(grid.shares(s), plan.wide) for s in shapes)),
           pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
           pltpu.VMEM(rates.selector_shape(grid), plan.dtype),
       ],
@@ -179,7 +180,7 @@ def _hidden(window, q, k, norm, state, out):
     read = twice_gelu(_biased(z[cut:], state.b1[p], plan)).astype(plan.dtype)
     y = products.times_transposed(jnp.concatenate([a, read], axis=0), w2)
     _write(before, y[cut:], q, norm, state, out)
-  y = packing.diagonal(y[:cut]) + state.c2[p]
+  y = packing.diagonal(y[:cut]) + state.c2[:, window.lanes]
   return _Hidden(keys, a, slope, w2, y)
 
 
@@ -189,10 +190,10 @@ def _step(window, hidden, v, rate, norm, state):
   keys = hidden.k.astype(plan.wide)
   values = window.read(v).astype(plan.wide)
   g = inner_gradient(
-      hidden.y, keys, values, Norm(norm.scale[p], norm.bias[p]), plan.packing
+      hidden.y, keys, values, norm.at(window.lanes), plan.packing, FACTOR
   ).g
   f = rate[window.rows, window.lanes] * g
-  state.c2[p] = state.c2[p] - 4 * column_sum(f)
+  state.c2[:, window.lanes] = state.c2[:, window.lanes] - 4 * column_sum(f)
   f = plan.packing.block_diagonal(f.astype(plan.dtype))
   h = plan.products.times(f, hidden.w2).astype(plan.elementwise)
   return _Step(f, (h * hidden.slope).astype(plan.dtype))
@@ -227,7 +228,7 @@ def _biased(z, b1, plan):
 def _write(window, y, q, norm, state, out):
   """Writes q + LN(y) from the rows [R C, 128] of the second layer."""
   plan, p = window.plan, window.p
-  y = plan.packing.diagonal(y) + state.c2[p]
-  x, _ = normalize(y, plan.packing)
+  y = plan.packing.diagonal(y) + state.c2[:, window.lanes]
+  x, _ = normalize(y, plan.packing, FACTOR)
   queries = window.read(q).astype(plan.wide)
-  window.write(out, queries + norm.scale[p] * x + norm.bias[p])
+  window.write(out, queries + norm.scale[:, window.lanes] * x + norm.bias[:, window.lanes])

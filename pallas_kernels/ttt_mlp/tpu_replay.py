@@ -10,42 +10,44 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from pallas_kernels.tpu.inner_loss import column_sum
+from pallas_kernels.tpu.inner_loss import Gradient
+from pallas_kernels.tpu.inner_loss import inner_gradient
+from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.window import Step
-from pallas_kernels.ttt_mlp.tpu_stages import column_sum
-from pallas_kernels.ttt_mlp.tpu_stages import Gradient
-from pallas_kernels.ttt_mlp.tpu_stages import inner_gradient
-from pallas_kernels.ttt_mlp.tpu_stages import Norm
+from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_curvature
 
 
 class Stash(NamedTuple):
-  """A group's intermediate values in VMEM, [G, P, ...] or [G + 1, P, ...].
+  """A group's intermediate values in VMEM, [G, ...] or [G + 1, ...].
 
   Operands of products are kept as such: weights are needed as nothing else,
   and the hidden layer would be made again from z at the price of its tanh.
   """
 
-  w1: Any  # [128, K] before each mini-batch and after the last
-  b1: Any  # [R, K]
-  w2: Any  # [128, K]
-  c2: Any  # [1, 128]
-  a: Any  # [R C, K]
-  slope: Any  # [R C, K]
-  h: Any  # [R C, K] slope * (f w2)
-  curved: Any  # [R C, K] A''(z) * (f w2)
-  gradient: Gradient  # [C, 128] each
+  w1: Any  # [P, 128, K] before each mini-batch and after the last
+  b1: Any  # [P, R, K]
+  w2: Any  # [P, 128, K]
+  c2: Any  # [1, P 128]
+  a: Any  # [P, R C, K]
+  slope: Any  # [P, R C, K]
+  h: Any  # [P, R C, K] slope * (f w2)
+  curved: Any  # [P, R C, K] A''(z) * (f w2)
+  gradient: Gradient  # [P, C, 128] each
 
 
-def stash_scratch(grid: Grid, state: list[tuple[int, int]]) -> Stash:
-  """Returns the stash to allocate; `state` holds the shapes of a pack's."""
+def stash_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Stash:
+  """Returns the stash to allocate; `state` has shapes without B."""
   plan = grid.plan
-  before = (grid.steps + 1, grid.packs)
-  w1, b1, w2, c2 = ((*before, *shape) for shape in state)
+  w1, b1, w2, c2 = (
+      (grid.steps + 1, *grid.shares(shape)) for shape in state
+  )
   here = (grid.steps, grid.packs)
-  hidden = (*here, plan.packing.heads * plan.mini_batch, state[0][1])
+  hidden = (*here, plan.packing.heads * plan.mini_batch, state[0][-1])
   tokens = (*here, plan.mini_batch, LANES)
   narrow = functools.partial(pltpu.VMEM, dtype=plan.dtype)
   wide = functools.partial(pltpu.VMEM, dtype=plan.wide)
@@ -78,8 +80,7 @@ def replay(
   @pl.loop(0, grid.steps)
   def _(m):
     windows = here.windows(m)
-    for window in windows:
-      _keep(window.m, window.p, state, stash)
+    _keep(m, state, stash)
     hidden = [_hidden(w, k, state, stash) for w in windows]
     steps = [
         _step(w, h, k, v, rate, norm, state, stash)
@@ -88,8 +89,7 @@ def replay(
     for window, h, step in zip(windows, hidden, steps):
       _move(window, h, step, k, state)
 
-  for p in range(grid.packs):
-    _keep(grid.steps, p, state, stash)
+  _keep(grid.steps, state, stash)
 
 
 class _Hidden(NamedTuple):
@@ -101,10 +101,10 @@ class _Hidden(NamedTuple):
   y: jax.Array  # [C, 128]
 
 
-def _keep(m, p, state, stash):
+def _keep(m, state, stash):
   """Keeps the state before mini-batch m."""
   for value, kept in zip(state, stash[:4]):
-    kept[m, p] = value[p].astype(kept.dtype)
+    kept[m] = value[...].astype(kept.dtype)
 
 
 def _hidden(window, k, state, stash):
@@ -118,7 +118,7 @@ def _hidden(window, k, state, stash):
   stash.a[m, p] = a
   stash.slope[m, p] = slope.astype(plan.dtype)
   y = products.times_transposed(a, stash.w2[m, p])
-  return _Hidden(a, slope, curvature, packing.diagonal(y) + state.c2[p])
+  return _Hidden(a, slope, curvature, packing.diagonal(y) + state.c2[:, window.lanes])
 
 
 def _step(window, hidden, k, v, rate, norm, state, stash):
@@ -126,12 +126,12 @@ def _step(window, hidden, k, v, rate, norm, state, stash):
   plan, p, m = window.plan, window.p, window.m
   keys, values = (window.read(ref).astype(plan.wide) for ref in (k, v))
   gradient = inner_gradient(
-      hidden.y, keys, values, Norm(norm.scale[p], norm.bias[p]), plan.packing
+      hidden.y, keys, values, norm.at(window.lanes), plan.packing, FACTOR
   )
   for value, kept in zip(gradient, stash.gradient):
     kept[m, p] = value
   f = rate[window.rows, window.lanes] * gradient.g
-  state.c2[p] = state.c2[p] - 4 * column_sum(f)
+  state.c2[:, window.lanes] = state.c2[:, window.lanes] - 4 * column_sum(f)
   f = plan.packing.block_diagonal(f.astype(plan.dtype))
   fw = plan.products.times(f, stash.w2[m, p]).astype(plan.elementwise)
   h = (fw * hidden.slope).astype(plan.dtype)

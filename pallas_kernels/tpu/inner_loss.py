@@ -1,0 +1,133 @@
+"""The inner loss on packs of heads: its gradient, and that one's gradient.
+
+With y the output of the inner model and e = v - k the target, [C, lanes] of one
+pack or of several,
+
+    l = 1/2 sum (scale x + bias - e)^2,  x = y r,  r = 1 / std(y)
+    u = scale (scale x + bias - e)
+    g = dl/dy = r (u - x mean(u x)),  g -= mean(g)
+
+y is without a mean over the features of a head: the weights that make it are
+centred over them before the kernel, LayerNorm takes no notice. That stays so
+only because the finished gradient g is projected, after its last factor. With
+the mean of u projected instead, what rounding leaves in the weights feeds back
+into itself and grows by e every few mini-batches.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.inner_loss import EPSILON
+from pallas_kernels.tpu.packing import Packing
+
+
+class Norm(NamedTuple):
+  """LayerNorm parameters, or their cotangents; [1, lanes]."""
+
+  scale: jax.Array
+  bias: jax.Array
+
+  def at(self, lanes: slice) -> Norm:
+    """Returns the parameters in some lanes, from refs [1, P 128]."""
+    return Norm(self.scale[:, lanes], self.bias[:, lanes])
+
+
+class Gradient(NamedTuple):
+  """The inner gradient of one mini-batch, and what it was made of."""
+
+  x: jax.Array  # [C, lanes]
+  r: jax.Array  # [C, lanes]
+  ux: jax.Array  # [C, lanes] mean(u x)
+  g: jax.Array  # [C, lanes]
+
+
+class LossGradient(NamedTuple):
+  """Cotangents of what the inner gradient was made of."""
+
+  d_y: jax.Array  # [C, lanes]
+  d_error: jax.Array  # [C, lanes], of scale x + bias - (v - k)
+  d_norm: Norm
+
+
+def normalize(
+    y: jax.Array, packing: Packing, factor: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+  """Returns y / std(y) and 1 / std(y) for y without a mean, [C, lanes].
+
+  Args:
+    y: [C, lanes], `factor` times what LayerNorm's epsilon is meant for.
+    packing: how heads share the lanes.
+    factor: see y.
+  """
+  r = jax.lax.rsqrt(packing.mean(y * y) + factor * factor * EPSILON)
+  return y * r, r
+
+
+def normalize_backward(
+    d_x: jax.Array, x: jax.Array, r: jax.Array, packing: Packing
+) -> jax.Array:
+  """Returns the cotangent of y from that of x = y / std(y)."""
+  return r * (d_x - x * packing.mean(d_x * x))
+
+
+def inner_gradient(
+    y: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    norm: Norm,
+    packing: Packing,
+    factor: float = 1.0,
+) -> Gradient:
+  """Returns g = dl/dy of each token; arguments [C, lanes], see `normalize`."""
+  x, r = normalize(y, packing, factor)
+  u = norm.scale * (norm.scale * x + norm.bias - v + k)
+  ux = packing.mean(u * x)
+  g = r * (u - x * ux)
+  return Gradient(x, r, ux, g - packing.mean(g))
+
+
+def inner_gradient_backward(
+    d_g: jax.Array,
+    gradient: Gradient,
+    k: jax.Array,
+    v: jax.Array,
+    norm: Norm,
+    packing: Packing,
+) -> LossGradient:
+  """Returns the cotangents of `inner_gradient`.
+
+      d_g -= mean(d_g)
+      d_u = r (d_g - x mean(d_g x))
+      d_x = scale^2 d_u - r (mean(u x) d_g + u mean(d_g x))
+      d_y = r (d_x - x (mean(d_x x) + mean(d_g g)))
+
+  Args:
+    d_g: cotangent of g, [C, lanes].
+    gradient: what `inner_gradient` returned.
+    k: [C, lanes].
+    v: [C, lanes].
+    norm: LayerNorm parameters.
+    packing: how heads share the lanes.
+  """
+  x, r, ux, g = gradient
+  d_g = d_g - packing.mean(d_g)
+  d_gx = packing.mean(d_g * x)
+  d_u = r * (d_g - x * d_gx)
+  error = norm.scale * x + norm.bias - v + k
+  d_error = norm.scale * d_u
+  d_norm = Norm(
+      scale=column_sum(d_u * (error + norm.scale * x)),
+      bias=column_sum(d_error),
+  )
+  d_x = norm.scale * d_error - r * (ux * d_g + norm.scale * error * d_gx)
+  d_y = r * (d_x - x * (packing.mean(d_x * x) + packing.mean(d_g * g)))
+  return LossGradient(d_y, d_error, d_norm)
+
+
+def column_sum(x: jax.Array) -> jax.Array:
+  """Returns the sum over tokens, [C, lanes] -> [1, lanes]."""
+  return jnp.sum(x, axis=0, keepdims=True)
