@@ -67,6 +67,9 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
       ttt_base_lr=BASE_LR[mixer],
       dtype='bfloat16',
       remat='layer',
+      # Of the TTT kernel and of attention; none is the backend's best.
+      implementation=ml_collections.config_dict.placeholder(str),
+      attention=ml_collections.config_dict.placeholder(str),
   )
 
   fresh = dict(

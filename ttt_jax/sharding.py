@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from jax import sharding
+from jax.experimental import mesh_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,21 +84,36 @@ def parse_mesh(text: str) -> dict[str, int]:
   return mesh
 
 
-def make_mesh(mesh: Mapping[str, int]) -> sharding.Mesh:
-  """The device mesh of a config; surplus devices of one host stay unused."""
+def make_mesh(
+    mesh: Mapping[str, int], devices: Sequence[Any] | None = None
+) -> sharding.Mesh:
+  """The device mesh of a config; surplus devices of one host stay unused.
+
+  Args:
+    mesh: config.mesh, sizes of the axes `data` and `sp`.
+    devices: of the mesh; None takes those of all hosts.
+
+  Raises:
+    ValueError: too few devices, or some of another host left out.
+  """
   shape = tuple(mesh.get(name, 1) for name in AXES)
-  devices = jax.devices()
-  if len(devices) < math.prod(shape):
+  everywhere = devices is None
+  devices = jax.devices() if everywhere else devices
+  size = math.prod(shape)
+  if len(devices) < size:
     raise ValueError(
-        f'mesh {dict(zip(AXES, shape))} needs {math.prod(shape)} devices; this'
-        f' machine has {len(devices)}'
+        f'mesh {dict(zip(AXES, shape))} needs {size} devices; there are'
+        f' {len(devices)}'
     )
-  if jax.process_count() > 1 and len(devices) != math.prod(shape):
+  if everywhere and jax.process_count() > 1 and len(devices) != size:
     raise ValueError(
-        f'config.mesh {dict(zip(AXES, shape))} covers {math.prod(shape)}'
-        f' devices, but all {len(devices)} devices of all hosts must take part'
+        f'config.mesh {dict(zip(AXES, shape))} covers {size} devices, but all'
+        f' {len(devices)} devices of all hosts must take part'
     )
-  grid = np.asarray(devices[: math.prod(shape)]).reshape(shape)
+  # Parts of a sequence talk most: this makes them neighbours.
+  grid = mesh_utils.create_device_mesh(
+      shape, devices[:size], allow_split_physical_axes=True
+  )
   return sharding.Mesh(grid, AXES)
 
 

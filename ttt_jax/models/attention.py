@@ -111,8 +111,13 @@ class SegmentAttention(nn.Module):
 
     # One window after the other: their score matrices never exist together,
     # and the backward pass makes them again. Both keep memory flat in the
-    # number of segments and, on a CPU, the work inside its cache.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    # number of segments and, on a CPU, the work inside its cache. Where there
+    # are no score matrices (splash), the result and its norms are kept.
+    @functools.partial(
+        jax.checkpoint,
+        prevent_cse=False,
+        policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
+    )
     def attend(qkv):
       q, k, v = qkv
       local = heads_lib.Heads(q.shape[-1] // d, d)

@@ -18,6 +18,8 @@ IMPLEMENTATIONS = ('xla', 'splash')
 # on the padding of a window; a window smaller than a block is one block.
 _BLOCK = 512
 _LANES = 128
+# Name of what `attend` computed, for checkpoint policies that keep it.
+RESULT = 'softmax_attention'
 
 
 def choose(implementation: str | None, platform: str) -> str:
@@ -91,6 +93,7 @@ def _splash(q, k, v, length):
           block_q_dq=block,
           block_kv_dq=block,
       ),
+      residual_checkpoint_name=RESULT,
   )
   segments = None
   if w > length:

@@ -1,0 +1,135 @@
+"""What a step costs, by the compiler's estimates and a budget for kernels.
+
+XLA writes its estimate, in cycles, at every instruction that it compiles.
+Pallas kernels carry none: theirs come from a budget, which says for each kind
+of chip what a kernel costs for one mini-batch of one head, or from a count of
+the operations of attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+import re
+
+from launch import hlo
+from launch import topology as topology_lib
+from ttt_jax import geometry as geometry_lib
+from ttt_jax.models import dit
+
+# Share of the matrix unit's rate that softmax attention reaches, an
+# assumption: heads of 64 fill half of a 128-wide unit, the softmax takes more.
+ATTENTION_RATE = 0.4
+# Products of a window's scores in splash's kernels: QK and PV forwards; QK,
+# dOV, and one or two of their transposes backwards.
+_PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
+
+# (group, regex of the JAX name or of the kernel's), first match wins.
+_GROUPS = (
+    ('TTT', r'^ttt_'),
+    ('attention', r'^splash'),
+    ('dense layers', r'/(mlp|[qkvo]|lr|dense|up|down|patch|text|final)/\S*dot'),
+    ('TTT around its kernels', r'/ttt/'),
+    ('attention around its kernels', r'/attn/'),
+    ('norms and the rest of layers', r'/layers/'),
+    ('embeddings, loss, optimizer', r'.'),
+    ('without a name', r''),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+  """The work that kernels find on one chip.
+
+  Attributes:
+    mini_batch_heads: mini-batches times heads of one TTT pass, per layer.
+    windows: attention windows in sequence times clips.
+    window: tokens of a window.
+    heads: H of the chip.
+    head_dim: D.
+  """
+
+  mini_batch_heads: int
+  windows: int
+  window: int
+  heads: int
+  head_dim: int
+
+
+def load(
+    geometry: geometry_lib.Geometry,
+    model: dit.DiTConfig,
+    mesh: Mapping[str, int],
+    clips: int,
+) -> Load:
+  """What a mesh leaves to a chip of one microbatch of `clips`."""
+  heads = model.num_heads // mesh['sp']
+  clips = -(-clips // mesh['data'])
+  return Load(
+      mini_batch_heads=geometry.mini_batches * heads * clips,
+      windows=geometry.segments * clips,
+      window=geometry.order.window,
+      heads=heads,
+      head_dim=model.model_dim // model.num_heads,
+  )
+
+
+def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
+  """Kernel name -> cycles for one mini-batch of one head.
+
+  Args:
+    path: of a JSON file {chip: {kernel: cycles}}.
+    chip: 'v5p' ...
+
+  Raises:
+    ValueError: the file is no such table, or does not know the chip.
+  """
+  try:
+    table = json.loads(pathlib.Path(path).read_text())
+  except json.JSONDecodeError as e:
+    raise ValueError(f'{path} is no JSON: {e}') from e
+  if not isinstance(table, dict) or chip not in table:
+    raise ValueError(
+        f'{path} has no budget for {chip}; it has'
+        f' {", ".join(table) if isinstance(table, dict) else "no chips"}'
+    )
+  return table[chip]
+
+
+def group(instruction: hlo.Instruction) -> str:
+  """To which part of the network an instruction belongs."""
+  name = instruction.kernel or instruction.op_name
+  return next(group for group, regex in _GROUPS if re.search(regex, name))
+
+
+def cycles_by_group(
+    program: hlo.Program,
+    chip: topology_lib.Chip,
+    work: Load,
+    kernels: Mapping[str, float],
+) -> tuple[dict[str, float], list[str]]:
+  """Cycles a step on a chip, by group, and kernels without a price."""
+  total: dict[str, float] = dict.fromkeys((g for g, _ in _GROUPS), 0.0)
+  unknown = set()
+  for run in program.runs():
+    one = run.instruction
+    cycles = one.cycles
+    if one.kernel.startswith('splash'):
+      cycles = _attention(one.kernel, chip, work)
+    elif one.kernel in kernels:
+      cycles = kernels[one.kernel] * work.mini_batch_heads
+    elif one.kernel:
+      unknown.add(one.kernel)
+    total[group(one)] += cycles * run.times
+  return {k: v for k, v in total.items() if v}, sorted(unknown)
+
+
+def _attention(
+    kernel: str, chip: topology_lib.Chip, work: Load
+) -> float:
+  """Cycles of one splash call, for one window of one clip."""
+  products = next(n for k, n in _PRODUCTS.items() if f'_{k}_' in kernel)
+  flops = 2 * products * work.window**2 * work.heads * work.head_dim
+  return flops / (ATTENTION_RATE * chip.flops) * chip.clock

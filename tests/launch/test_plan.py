@@ -1,0 +1,86 @@
+"""launch/: topologies, meshes and the price of a step."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs import ttt_video
+from launch import budget
+from launch import hlo
+from launch import plan
+from launch import topology
+from tests.launch import test_hlo
+from ttt_jax import geometry
+from ttt_jax.models import dit
+
+
+def test_topologies():
+  slice_ = topology.parse('v5p:8x8x4')
+  assert (slice_.chips, slice_.chip.name) == (256, 'v5p')
+  assert topology.parse('v5e:16x16').chips == 256
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('v9:2x2', "unknown chip 'v9'; legal are v5e, v5p, v6e"),
+        ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
+        ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
+    ],
+)
+def test_topologies_that_do_not_exist(name, message):
+  with pytest.raises(ValueError, match=message):
+    topology.parse(name)
+
+
+@pytest.mark.parametrize(
+    'mesh, message',
+    [
+        (dict(data=64, sp=5), 'needs 320 chips; v5p:8x8x4 has 256'),
+        (dict(data=8, sp=32), 'sp 32 does not divide the 48 heads'),
+        (dict(data=48, sp=4), 'data 48 does not divide the batch'),
+    ],
+)
+def test_meshes_that_cannot_work(mesh, message):
+  config = ttt_video.get_config('63s')
+  with pytest.raises(ValueError, match=message):
+    plan.prepare(config, topology.parse('v5p:8x8x4'), mesh)
+
+
+def test_the_work_of_a_chip():
+  config = ttt_video.get_config('63s')
+  work = budget.load(
+      geometry.Geometry.from_config(config),
+      dit.DiTConfig(**config.model), dict(data=32, sp=8), clips=64,
+  )  # pyformat: disable
+  assert work.heads == 6 and work.windows == 2 * 21
+  assert work.mini_batch_heads == 5495 * 6 * 2
+
+
+def test_prices(tmp_path):
+  path = tmp_path / 'budget.json'
+  path.write_text(json.dumps(dict(v5p=dict(call=10))))
+  work = budget.Load(4, 1, 128, 1, 64)
+  chip = topology.CHIPS['v5p']
+  program = hlo.Program(test_hlo._TEXT)
+  cycles, unknown = budget.cycles_by_group(program, chip, work, {})
+  assert unknown == ['call'] and sum(cycles.values()) == 1500
+  assert cycles['dense layers'] == 1500
+  cycles, unknown = budget.cycles_by_group(
+      program, chip, work, budget.read(path, 'v5p')
+  )
+  assert not unknown and sum(cycles.values()) == 1500 + 3 * 4 * 10
+  with pytest.raises(ValueError, match='no budget for v6e; it has v5p'):
+    budget.read(path, 'v6e')
+
+
+def test_errors_of_the_command_are_one_line():
+  out = subprocess.run(
+      [sys.executable, '-m', 'launch.plan', '--topology=v9:1x1',
+       '--config=configs/ttt_video.py:3s'],
+      capture_output=True, text=True, check=False,
+  )  # pyformat: disable
+  assert out.returncode == 2
+  assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
