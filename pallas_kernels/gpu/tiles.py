@@ -13,9 +13,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss import token_loss_gradient
-
 _FLOAT32_PRODUCT = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
 
 
@@ -68,27 +65,3 @@ def _rows(ref, n, mini_batch):
   if len(ref.shape) == 1:
     return rows, mask
   return (rows, slice(None)), mask[:, None]
-
-
-def read(
-    z: jax.Array, q: jax.Array, scale: jax.Array, bias: jax.Array
-) -> jax.Array:
-  """Returns q + LN(z), the tokens read with z = f(q; W')."""
-  return q + layer_norm(z, scale, bias)
-
-
-def step_size_times_gradient(
-    z: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-) -> jax.Array:
-  """Returns -eta times the gradient of each token's loss in z = f(k; W)."""
-  return -eta[:, None] * token_loss_gradient(z, k, v, scale, bias)
-
-
-def wide(*tokens: jax.Array) -> tuple[jax.Array, ...]:
-  """Returns the tokens as float32."""
-  return tuple(x.astype(jnp.float32) for x in tokens)

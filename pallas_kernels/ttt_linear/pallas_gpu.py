@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.arguments import batched_state
+from pallas_kernels.gpu.gradients import read
+from pallas_kernels.gpu.gradients import read_backward
+from pallas_kernels.gpu.gradients import step_gradient
+from pallas_kernels.gpu.gradients import step_gradient_backward
 from pallas_kernels.gpu.plan import check_support
 from pallas_kernels.gpu.plan import make_plan
 from pallas_kernels.gpu.plan import token_dtype
-from pallas_kernels.gpu.tiles import read
-from pallas_kernels.gpu.tiles import step_size_times_gradient
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.tiles import wide
 from pallas_kernels.gpu.walk import Inner
 from pallas_kernels.gpu.walk import walk
 
@@ -69,47 +70,45 @@ def ttt_linear(
 def _step(state, k, v, eta, norm):
   """Returns the state after the mini-batch k, v [C, D], eta [C]."""
   w, b = state
-  g = step_size_times_gradient(_affine(k, state), *wide(k, v), eta, *norm)
+  g, _ = step_gradient(_affine(k, state), k, v, eta, norm)
   return w + transposed_times(k, g), b + jnp.sum(g, axis=0)
 
 
 def _read_out(state, q, norm):
   """Returns out = q + LN(q w + b) [C, D]."""
-  return read(_affine(q, state), *wide(q), *norm)
+  return read(_affine(q, state), q, norm)
 
 
 def _read_backward(state, q, norm, d_out):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
-  _, pull = jax.vjp(read, _affine(q, state), *wide(q), *norm)
-  d_y, d_q, *d_norm = pull(*wide(d_out))
+  d_y, d_norm = read_backward(_affine(q, state), d_out, norm)
   narrow = d_y.astype(q.dtype)
-  d_q = d_q + times_transposed(narrow, state[0].astype(q.dtype))
-  d_state = transposed_times(q, narrow), jnp.sum(d_y, axis=0)
-  return d_q, d_state, tuple(d_norm)
+  d_q = d_out.astype(jnp.float32) + times_transposed(narrow, state[0])
+  return d_q, (transposed_times(q, narrow), jnp.sum(d_y, axis=0)), d_norm
 
 
 def _step_backward(state, k, v, eta, norm, d_next):
   """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
   d_w, d_b = d_next
-  g, pull = jax.vjp(
-      step_size_times_gradient, _affine(k, state), *wide(k, v), eta, *norm
-  )
+  g, residuals = step_gradient(_affine(k, state), k, v, eta, norm)
 
   # w' = w + k^T g and b' = b + sum of g
-  d_k = times_transposed(g.astype(k.dtype), d_w.astype(k.dtype))
-  d_z, d_k_loss, d_v, d_eta, *d_norm = pull(_affine(k, d_next))
+  d_k = times_transposed(g.astype(k.dtype), d_w)
+  d_z, d_e, d_eta, d_norm = step_gradient_backward(
+      residuals, eta, norm, _affine(k, d_next)
+  )
 
   # z = k w + b
   narrow = d_z.astype(k.dtype)
-  d_k = d_k + d_k_loss + times_transposed(narrow, state[0].astype(k.dtype))
+  d_k = d_k + d_e + times_transposed(narrow, state[0])
   d_state = d_w + transposed_times(k, narrow), d_b + jnp.sum(d_z, axis=0)
-  return d_state, d_k, d_v, d_eta, tuple(d_norm)
+  return d_state, d_k, -d_e, d_eta, d_norm
 
 
 def _affine(x, state):
   """Returns x w + b [C, D]."""
   w, b = state
-  return times(x, w.astype(x.dtype)) + b[None, :]
+  return times(x, w) + b[None, :]
 
 
 _INNER = Inner(

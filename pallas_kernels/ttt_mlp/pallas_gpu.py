@@ -27,15 +27,16 @@ from pallas_kernels.arguments import batched_state
 from pallas_kernels.gpu.gelu import gelu
 from pallas_kernels.gpu.gelu import gelu_slope
 from pallas_kernels.gpu.gelu import gelu_slope_curvature
+from pallas_kernels.gpu.gradients import read
+from pallas_kernels.gpu.gradients import read_backward
+from pallas_kernels.gpu.gradients import step_gradient
+from pallas_kernels.gpu.gradients import step_gradient_backward
 from pallas_kernels.gpu.plan import check_support
 from pallas_kernels.gpu.plan import make_plan
 from pallas_kernels.gpu.plan import token_dtype
-from pallas_kernels.gpu.tiles import read
-from pallas_kernels.gpu.tiles import step_size_times_gradient
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.tiles import wide
 from pallas_kernels.gpu.walk import Inner
 from pallas_kernels.gpu.walk import walk
 
@@ -102,7 +103,7 @@ def _step(state, k, v, eta, norm):
   w1, b1, w2, b2 = state
   a, slope = gelu_slope(_first(k, state))
   a = a.astype(k.dtype)
-  g2 = step_size_times_gradient(_second(a, state), *wide(k, v), eta, *norm)
+  g2, _ = step_gradient(_second(a, state), k, v, eta, norm)
   narrow = g2.astype(k.dtype)
   g1 = slope * times_transposed(w2, narrow)
   return State(
@@ -115,16 +116,14 @@ def _step(state, k, v, eta, norm):
 
 def _read_out(state, q, norm):
   """Returns out = q + LN(f(q; W)) [C, D]."""
-  a = gelu(_first(q, state)).astype(q.dtype)
-  return read(_second(a, state), *wide(q), *norm)
+  return read(_second(gelu(_first(q, state)).astype(q.dtype), state), q, norm)
 
 
 def _read_backward(state, q, norm, d_out):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
   a, slope = gelu_slope(_first(q, state))
   a = a.astype(q.dtype)
-  _, pull = jax.vjp(read, _second(a, state), *wide(q), *norm)
-  d_y2, d_q, *d_norm = pull(*wide(d_out))
+  d_y2, d_norm = read_backward(_second(a, state), d_out, norm)
   narrow = d_y2.astype(q.dtype)
   d_y1 = slope * times_transposed(state[2], narrow)
   d_state = State(
@@ -133,8 +132,10 @@ def _read_backward(state, q, norm, d_out):
       w2=times(a, narrow),
       b2=jnp.sum(d_y2, axis=0),
   )
-  d_q = d_q + transposed_times(d_y1.astype(q.dtype), state[0])
-  return d_q, d_state, tuple(d_norm)
+  d_q = d_out.astype(jnp.float32) + transposed_times(
+      d_y1.astype(q.dtype), state[0]
+  )
+  return d_q, d_state, d_norm
 
 
 def _step_backward(state, k, v, eta, norm, d_next):
@@ -145,35 +146,34 @@ def _step_backward(state, k, v, eta, norm, d_next):
 
   a, slope, curvature = gelu_slope_curvature(_first(k, state))
   a = a.astype(dtype)
-  g2, pull = jax.vjp(
-      step_size_times_gradient, _second(a, state), *wide(k, v), eta, *norm
-  )
+  g2, residuals = step_gradient(_second(a, state), k, v, eta, norm)
   g2 = g2.astype(dtype)
   h = times_transposed(w2, g2)
 
   # w1' = w1 + g1 k, w2' = w2 + a g2, and their biases; g1 = slope * h
   d_g1 = _first(k, d_next)
   d_k = transposed_times((slope * h).astype(dtype), d_next.w1)
-  d_a = times_transposed(d_next.w2, g2)
   bend = curvature * (d_g1 * h)
   d_h = (slope * d_g1).astype(dtype)
 
   # h = w2 g2^T
   d_g2 = _second(a, d_next) + transposed_times(d_h, w2)
-  d_z2, d_k_loss, d_v, d_eta, *d_norm = pull(d_g2)
+  d_z2, d_e, d_eta, d_norm = step_gradient_backward(
+      residuals, eta, norm, d_g2
+  )
   narrow = d_z2.astype(dtype)
 
   # z2 = gelu(z1)^T w2 + b2 with z1 = w1 k^T + b1
-  d_a = d_a + times_transposed(w2, narrow)
+  d_a = times_transposed(d_next.w2, g2) + times_transposed(w2, narrow)
   d_z1 = slope * d_a + bend
-  d_k = d_k + d_k_loss + transposed_times(d_z1.astype(dtype), w1)
+  d_k = d_k + d_e + transposed_times(d_z1.astype(dtype), w1)
   d_state = State(
       w1=d_next.w1 + times(d_z1, k),
       b1=d_next.b1 + jnp.sum(d_z1, axis=1),
       w2=d_next.w2 + times(a, narrow) + times(d_h, g2),
       b2=d_next.b2 + jnp.sum(d_z2, axis=0),
   )
-  return d_state, d_k, d_v, d_eta, tuple(d_norm)
+  return d_state, d_k, -d_e, d_eta, d_norm
 
 
 def _first(x, state):
