@@ -1,8 +1,7 @@
-"""TTT-Linear backward on TPU: groups of mini-batches, last to first.
+"""TTT-Linear backward on TPU: a group of mini-batches, forwards and backwards.
 
-One grid step takes the state that the forward pass saved before a group of G
-mini-batches, walks the group forwards again, keeps states and inner gradients
-in VMEM, then walks it backwards. With d for cotangents, d_w' and d_b' those of
+The group is walked again from the state before it, which keeps states and
+inner gradients in VMEM, and then backwards. With d for cotangents, d_w' and d_b' those of
 the state after a mini-batch, and the names of `tpu_stages.py`:
 
 reading, out = q + scale x + bias with x = LN(q w' + b'):
@@ -20,15 +19,12 @@ updating, w' = w - k^T f, b' = b - sum f, f = eta g:
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
-import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from pallas_kernels.tpu import layout
 from pallas_kernels.tpu import rates
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import Gradient
@@ -39,7 +35,6 @@ from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.inner_loss import normalize_backward
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import Grid
-from pallas_kernels.tpu.plan import Plan
 from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.tpu.window import Window
@@ -63,113 +58,35 @@ def stash_bytes(mini_batch: int, dtype: jnp.dtype) -> int:
   return LANES * LANES * jnp.dtype(dtype).itemsize + wide
 
 
-def backward(
-    plan: Plan,
-    tokens: Tokens,
-    norm: Norm,
-    saved: State,
-    d_out: jax.Array,
-    d_last: State,
-) -> tuple[jax.Array, ...]:
-  """Returns the cotangents of q, k, v, eta, norm and the initial state.
-
-  Args:
-    plan: sizes.
-    tokens: the sequence.
-    norm: [1, packs 128] each.
-    saved: states before every G-th mini-batch, [B, N / G, ...].
-    d_out: cotangent of out, [B, T, packs 128].
-    d_last: cotangent of the last state, [B, ...].
-  """
-  grid = Grid(plan, plan.backward_packs, plan.group, reverse=True)
-  shapes = [array.shape[1:] for array in d_last]
-  states = State(*(grid.state(shape) for shape in shapes))
-  scale = grid.state((1, plan.packs * LANES))
-  wide = functools.partial(jax.ShapeDtypeStruct, dtype=plan.wide)
-  token = jax.ShapeDtypeStruct(d_out.shape, plan.dtype)
-  batch, groups, _ = grid.shape
-  before = [(grid.steps + 1, *grid.shares(shape)) for shape in shapes]
-  kept = (grid.rows, grid.packs * LANES)
-  d_tokens, d_norm, d_state = pl.pallas_call(
-      functools.partial(_kernel, grid=grid),
-      name='ttt_linear_backward',
-      grid=grid.shape,
-      in_specs=[
-          Tokens(*[grid.tokens()] * 3, grid.rates()),
-          Norm(grid.norm(), grid.norm()),
-          State(*(grid.saved(shape) for shape in shapes)),
-          grid.tokens(),
-          states,
-      ],
-      out_specs=[
-          Tokens(*[grid.tokens()] * 3, grid.rate_gradients()),
-          Norm(scale, scale),
-          states,
-      ],
-      out_shape=[
-          Tokens(
-              token, token, token,
-              wide((batch, groups, plan.length, grid.step_heads)),
-          ),
-          Norm(*[wide((batch, 1, plan.packs * LANES))] * 2),
-          State(*(wide(array.shape) for array in d_last)),
-      ],
-      scratch_shapes=[
-          State(*(pltpu.VMEM(grid.shares(s), plan.wide) for s in shapes)),
-          Stash(
-              pltpu.VMEM(before[0], plan.dtype),
-              pltpu.VMEM(before[1], plan.wide),
-              Gradient(*(pltpu.VMEM(kept, plan.wide) for _ in range(4))),
-          ),
-          pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
-          pltpu.VMEM(rates.selector_shape(grid), plan.dtype),
-      ],
-      compiler_params=grid.compiler_params(),
-  )(tokens, norm, saved, d_out, d_last)
-  return (
-      *d_tokens[:3],
-      layout.rate_gradient(d_tokens.eta, plan),
-      Norm(*(array.sum(0) for array in d_norm)),
-      d_state,
+def stash_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Stash:
+  """Returns the stash to allocate; `state` has shapes without B."""
+  plan = grid.plan
+  w, b = ((grid.steps + 1, *grid.shares(shape)) for shape in state)
+  tokens = (grid.rows, grid.packs * LANES)
+  return Stash(
+      pltpu.VMEM(w, plan.dtype),
+      pltpu.VMEM(b, plan.wide),
+      Gradient(*(pltpu.VMEM(tokens, plan.wide) for _ in range(4))),
   )
 
 
-def _kernel(
-    tokens: Tokens, norm: Norm, saved: State, d_out: Any, d_last: State,
-    d_tokens: Tokens, d_norm: Norm, d_state: State,
-    state: State, stash: Stash, rate: Any, selected: Any,
-    *, grid: Grid,
+def backward(
+    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State,
+    stash: Stash, d_out: Any, d_tokens: Tokens, d_norm: Norm, d_state: State,
 ) -> None:
-  """One grid step; arguments are refs of blocks.
+  """Walks the group of a grid step; arguments are refs of blocks."""
+  steps = here.grid.steps
 
-  d_norm and d_state stay in VMEM over all steps in time and carry the sums.
-  """
-  here = Step.here(grid)
-
-  @pl.when(here.first)
-  def _():
-    for ref in d_norm:
-      ref[...] = jnp.zeros_like(ref)
-    for ref, block in zip(d_state, d_last):
-      ref[...] = block[...]
-    selected[...] = rates.selector(here)
-
-  rates.spread(tokens.eta.at[0], selected[...], rate, here)
-  for ref, block in zip(state, saved):
-    ref[...] = block[0, 0]
-  d_norm = Norm(*(ref.at[0] for ref in d_norm))
-  d_state = State(*(ref.at[0] for ref in d_state))
-
-  @pl.loop(0, grid.steps)
+  @pl.loop(0, steps)
   def _(m):
     _keep(m, state, stash)
     _replay(Window(here, m), tokens, rate, norm, state, stash)
 
-  _keep(grid.steps, state, stash)
+  _keep(steps, state, stash)
 
-  @pl.loop(0, grid.steps)
+  @pl.loop(0, steps)
   def _(i):
-    window = Window(here, grid.steps - 1 - i)
+    window = Window(here, steps - 1 - i)
     _read_backward(
         window, tokens.q, d_out, norm, stash, d_tokens.q, d_norm, d_state
     )

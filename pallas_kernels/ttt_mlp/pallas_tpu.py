@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.arguments import batched_state
 from pallas_kernels.tpu import layout
 from pallas_kernels.tpu.checks import check
+from pallas_kernels.tpu.inner_loop import inner_loop
+from pallas_kernels.tpu.inner_loop import Model
 from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import make_plan
-from pallas_kernels.tpu.plan import Plan
 from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.ttt_mlp.tpu_backward import backward
 from pallas_kernels.ttt_mlp.tpu_forward import forward
 from pallas_kernels.ttt_mlp.tpu_replay import stash_bytes
+from pallas_kernels.ttt_mlp.tpu_replay import stash_scratch
 from pallas_kernels.ttt_mlp.tpu_stages import State
+
+_MODEL = Model('ttt_mlp', forward, backward, stash_scratch)
 
 
 def ttt_mlp(
@@ -79,39 +81,11 @@ def ttt_mlp(
       )
   )
   tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
-  out, last = _loop(
-      plan, *tokens, layout.rates(eta, plan), norm, state
-  )
+  tokens = Tokens(*tokens, layout.rates(eta, plan))
+  out, last = inner_loop(_MODEL, plan, tokens, norm, state)
   return layout.from_lanes(out, length, plan), (
       layout.unpack_rows(last.w1, plan),
       layout.unpack_hidden(last.b1, plan),
       layout.unpack_rows(last.w2, plan).mT + w2_mean,
       layout.unpack_lanes(last.c2, plan) / 2 + b2_mean,
   )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loop(
-    plan: Plan,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    norm: Norm,
-    state: State,
-) -> tuple[jax.Array, State]:
-  """Returns (out, last state) in the layout of the kernels."""
-  out, last, _ = forward(plan, q, k, v, eta, norm, state, save=False)
-  return out, last
-
-
-def _loop_forward(plan, q, k, v, eta, norm, state):
-  out, last, saved = forward(plan, q, k, v, eta, norm, state, save=True)
-  return (out, last), (Tokens(q, k, v, eta), norm, saved)
-
-
-def _loop_backward(plan, residuals, cotangents):
-  return backward(plan, *residuals, *cotangents)
-
-
-_loop.defvjp(_loop_forward, _loop_backward)

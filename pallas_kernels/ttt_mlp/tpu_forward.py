@@ -1,28 +1,23 @@
-"""TTT-MLP forward on TPU: one grid step walks M mini-batches of P packs.
+"""TTT-MLP forward on TPU: the mini-batches of a grid step.
 
-The state stays in VMEM from the first step in time to the last. Chains of
-different packs are independent and written side by side, so that the compiler
-can fill the latency of one with the others. Equations: `tpu_stages.py`.
+Chains of different packs are independent and written side by side, so that the
+compiler can fill the latency of one with the others. Equations:
+`tpu_stages.py`.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from pallas_kernels.tpu import rates
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import inner_gradient
 from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.packing import LANES
-from pallas_kernels.tpu.plan import Grid
-from pallas_kernels.tpu.plan import Plan
+from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import State
@@ -31,100 +26,14 @@ from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
 
 
 def forward(
-    plan: Plan,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    norm: Norm,
-    state: State,
-    *,
-    save: bool,
-) -> tuple[jax.Array, State, State | None]:
-  """Runs the inner loop over the whole sequence.
-
-  Args:
-    plan: sizes.
-    q: [B, T, packs 128]; k and v likewise.
-    eta: [B, T, H].
-    norm: [1, packs 128] each.
-    state: initial, [B, ...].
-    save: whether to return the state before every G-th mini-batch.
-
-  Returns:
-    (out [B, T, packs 128], last state [B, ...], saved states
-    [B, ceil(N / G), ...] or None).
-  """
-  grid = Grid(plan, plan.forward_packs, plan.steps)
-  shapes = [array.shape[1:] for array in state]
-  wide = functools.partial(jax.ShapeDtypeStruct, dtype=plan.wide)
-  states = State(*(grid.state(shape) for shape in shapes))
-  out_specs = [grid.tokens(), states]
-  out_shape = [
-      jax.ShapeDtypeStruct(q.shape, plan.dtype),
-      State(*(wide(array.shape) for array in state)),
-  ]
-  if save:
-    groups = -(-plan.length // (plan.group * plan.mini_batch))
-    out_specs.append(State(*(grid.saved(shape) for shape in shapes)))
-    out_shape.append(
-        State(*(wide((plan.batch, groups, *a.shape[1:])) for a in state))
-    )
-  result = pl.pallas_call(
-      functools.partial(_kernel, grid=grid),
-      name='ttt_mlp_forward',
-      grid=grid.shape,
-      in_specs=[
-          *[grid.tokens()] * 3,
-          grid.rates(),
-          Norm(grid.norm(), grid.norm()),
-          states,
-      ],
-      out_specs=out_specs,
-      out_shape=out_shape,
-      scratch_shapes=[
-          State(*(pltpu.VMEM(grid.shares(s), plan.wide) for s in shapes)),
-          pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
-          pltpu.VMEM(rates.selector_shape(grid), plan.dtype),
-      ],
-      compiler_params=grid.compiler_params(),
-  )(q, k, v, eta, norm, state)
-  return (*result, None)[:3]
-
-
-def _kernel(
-    q: Any, k: Any, v: Any, eta: Any, norm: Norm, initial: State, *refs: Any,
-    grid: Grid,
+    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State, out: Any
 ) -> None:
-  """One grid step; arguments are refs of blocks."""
-  out, last, *saved, state, rate, selected = refs
-  here = Step.here(grid)
-
-  @pl.when(here.first)
-  def _():
-    for ref, block in zip(state, initial):
-      ref[...] = block[0]
-    selected[...] = rates.selector(here)
-
-  if saved:
-
-    every = grid.plan.group // grid.steps
-
-    @pl.when(jax.lax.rem(here.number, every) == 0)
-    def _():
-      for ref, block in zip(state, saved[0]):
-        block[0, 0] = ref[...]
-
-  rates.spread(eta.at[0], selected[...], rate, here)
-  for m in range(grid.steps):
-    _mini_batch(here, m, q, k, v, rate, norm, state, out)
-  for window in here.windows(grid.steps - 1):
-    _read(window, q, norm, state, out)
-
-  @pl.when(here.last)
-  def _():
-    for ref, block in zip(state, last):
-      block[0] = ref[...]
+  """Walks the mini-batches of a grid step; arguments are refs of blocks."""
+  last = here.grid.steps - 1
+  for m in range(last + 1):
+    _mini_batch(here, m, *tokens[:3], rate, norm, state, out)
+  for window in here.windows(last):
+    _read(window, tokens.q, norm, state, out)
 
 
 class _Hidden(NamedTuple):
@@ -135,6 +44,7 @@ class _Hidden(NamedTuple):
   slope: jax.Array  # [R C, K]
   w2: jax.Array  # [128, K], operand of products
   y: jax.Array  # [C, 128]
+  read: jax.Array | None  # [C, 128] y at the queries of the mini-batch before
 
 
 class _Step(NamedTuple):
@@ -151,15 +61,19 @@ def _mini_batch(here, m, q, k, v, rate, norm, state, out):
   along with the rows of k: both meet the same weights.
   """
   windows = here.windows(m)
-  hidden = [_hidden(w, q, k, norm, state, out) for w in windows]
+  hidden = [_hidden(w, q, k, state) for w in windows]
   steps = [
       _step(w, h, v, rate, norm, state) for w, h in zip(windows, hidden)
   ]
+  # Nothing waits for what is written, the next mini-batch for what is moved.
+  for window, h in zip(windows, hidden):
+    if m > 0:
+      _write(window.before(), h.read, q, norm, out)
   for window, h, step in zip(windows, hidden, steps):
     _move(window, h, step, k, state)
 
 
-def _hidden(window, q, k, norm, state, out):
+def _hidden(window, q, k, state):
   """Passes the keys, and the queries before them, through both layers."""
   plan, p = window.plan, window.p
   packing, products = plan.packing, plan.products
@@ -179,9 +93,9 @@ def _hidden(window, q, k, norm, state, out):
   else:
     read = twice_gelu(_biased(z[cut:], state.b1[p], plan)).astype(plan.dtype)
     y = products.times_transposed(jnp.concatenate([a, read], axis=0), w2)
-    _write(before, y[cut:], q, norm, state, out)
-  y = packing.diagonal(y[:cut]) + state.c2[:, window.lanes]
-  return _Hidden(keys, a, slope, w2, y)
+  c2 = state.c2[:, window.lanes]
+  read = None if before is None else packing.diagonal(y[cut:]) + c2
+  return _Hidden(keys, a, slope, w2, packing.diagonal(y[:cut]) + c2, read)
 
 
 def _step(window, hidden, v, rate, norm, state):
@@ -217,7 +131,8 @@ def _read(window, q, norm, state, out):
   rows = plan.packing.block_diagonal(window.read(q))
   z = _biased(plan.products.times(rows, state.w1[p]), state.b1[p], plan)
   y = plan.products.times_transposed(twice_gelu(z), state.w2[p])
-  _write(window, y, q, norm, state, out)
+  y = plan.packing.diagonal(y) + state.c2[:, window.lanes]
+  _write(window, y, q, norm, out)
 
 
 def _biased(z, b1, plan):
@@ -225,10 +140,10 @@ def _biased(z, b1, plan):
   return plan.packing.add_bias(z, b1).astype(plan.elementwise)
 
 
-def _write(window, y, q, norm, state, out):
-  """Writes q + LN(y) from the rows [R C, 128] of the second layer."""
-  plan, p = window.plan, window.p
-  y = plan.packing.diagonal(y) + state.c2[:, window.lanes]
+def _write(window, y, q, norm, out):
+  """Writes q + LN(y), [C, 128]."""
+  plan = window.plan
   x, _ = normalize(y, plan.packing, FACTOR)
   queries = window.read(q).astype(plan.wide)
-  window.write(out, queries + norm.scale[:, window.lanes] * x + norm.bias[:, window.lanes])
+  scale, bias = norm.at(window.lanes)
+  window.write(out, queries + scale * x + bias)

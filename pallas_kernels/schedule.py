@@ -1,0 +1,147 @@
+"""Reads the TPU compiler's schedule of a kernel: what it costs, without a TPU.
+
+libtpu writes the instruction schedule of each kernel as text when it is asked
+to (`DUMP_FLAGS`). A line is a bundle of instructions that issue together, about
+one cycle. The cost of a kernel is the number of its bundles, those of a loop
+times the loop's trips. Stalls on memory traffic are not in it, nor is the
+clock: compare the result with bytes over bandwidth, and chips in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+# Schedules are written after every pass; this one still has the bundles in
+# which the core only waits for a result.
+_PASS = 'packed-bundles-post-ra'
+# A branch takes effect that many bundles after its own.
+_DELAY = 4
+
+_BUNDLE = re.compile(r'^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})?:')
+_BRANCH = re.compile(r'sbr\.rel[^;}]*? target bundleno = (\d+)')
+_TRIPS = re.compile(
+    r'[sv]cmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test'
+)
+_VMEM = re.compile(
+    r"#allocation\d+ \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)"
+    r"[^\n]*?tag = '([^']*)"
+)
+
+
+def dump_flags(folder: pathlib.Path) -> str:
+  """Returns LIBTPU_INIT_ARGS that make the compiler write to `folder`."""
+  return (
+      f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
+      ' --xla_jf_dump_hlo_text=false'
+  )
+
+
+@dataclasses.dataclass
+class Loop:
+  """A loop of a schedule.
+
+  Attributes:
+    start: number of its first bundle.
+    end: number after its last bundle.
+    trips: how often it runs; 1 where the compiler's text does not say.
+  """
+
+  start: int
+  end: int
+  trips: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """The cost of one kernel.
+
+  Attributes:
+    name: of the kernel.
+    bundles: length of its code.
+    cycles: bundles that are issued when it runs once, all its grid steps.
+    vmem: bytes of vector memory that it allocates.
+  """
+
+  name: str
+  bundles: int
+  cycles: int
+  vmem: int
+
+
+def read_kernels(folder: pathlib.Path, prefix: str) -> list[Kernel]:
+  """Returns the kernels in a dump whose names contain `prefix`, by name."""
+  kernels = []
+  pattern = re.compile(rf'^\d+-(.*{re.escape(prefix)}.*?)-(\d+-)?{_PASS}\.txt$')
+  for path in sorted(folder.iterdir()):
+    if match := pattern.match(path.name):
+      bundles = _bundles(path.read_text(errors='replace'))
+      kernels.append(
+          Kernel(
+              name=match[1],
+              bundles=len(bundles),
+              cycles=count_cycles(bundles),
+              vmem=_vmem(folder, match[1]),
+          )
+      )
+  return sorted(kernels, key=lambda kernel: kernel.name)
+
+
+def count_cycles(bundles: list[str]) -> int:
+  """Returns how many bundles are issued, loops times their trips.
+
+  Both sides of a branch that only skips code count as issued.
+  """
+  loops = _loops(bundles)
+  total = 0
+  for number in range(len(bundles)):
+    times = 1
+    for loop in loops:
+      if loop.start <= number < loop.end:
+        times *= loop.trips
+    total += times
+  return total
+
+
+def _bundles(text: str) -> list[str]:
+  """Returns the bundles of a schedule; long ones take several lines."""
+  bundles = []
+  for line in text.splitlines():
+    if _BUNDLE.match(line):
+      bundles.append(line)
+    elif bundles:
+      bundles[-1] += '\n' + line
+  return bundles
+
+
+def _loops(bundles: list[str]) -> list[Loop]:
+  """Returns the loops, found by their branches back."""
+  ends: dict[int, int] = {}
+  for number, text in enumerate(bundles):
+    if (match := _BRANCH.search(text)) and int(match[1]) <= number:
+      target = int(match[1])
+      ends[target] = max(number, ends.get(target, 0))
+  loops = [
+      Loop(start, min(end + 1 + _DELAY, len(bundles)))
+      for start, end in ends.items()
+  ]
+  for number, text in enumerate(bundles):
+    around = [loop for loop in loops if loop.start <= number < loop.end]
+    if around and (match := _TRIPS.search(text)):
+      inner = min(around, key=lambda loop: loop.end - loop.start)
+      inner.trips = int(match[1])
+  return loops
+
+
+def _vmem(folder: pathlib.Path, name: str) -> int:
+  """Returns the bytes of vector memory that a kernel allocates."""
+  paths = sorted(folder.glob(f'*-{name}-*02-original.txt'))
+  if not paths:
+    return 0
+  found = {
+      match.start(): int(match[1], 16)
+      for match in _VMEM.finditer(paths[-1].read_text(errors='replace'))
+      if 'internal scratch' not in match[2]
+  }
+  return sum(found.values())

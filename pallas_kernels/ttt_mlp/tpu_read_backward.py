@@ -1,0 +1,92 @@
+"""TTT-MLP backward on TPU, through reading: from d_out to d_q and the state.
+
+With d for cotangents, w1', b1', w2', c2' the state after a mini-batch, and
+out = q + scale x + bias, x = LN(a w2'^T + c2'), a = A(q w1' + b1'):
+
+    d_y = r (scale d_out - x mean(scale d_out x))
+    d_z = A'(z) * (d_y w2')         d_q = d_out + d_z w1'^T
+    d_w1' += q^T d_z                d_b1' += sum d_z
+    d_w2' += d_y^T a                d_c2' += sum d_y
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.tpu.inner_loss import column_sum
+from pallas_kernels.tpu.inner_loss import normalize
+from pallas_kernels.tpu.inner_loss import normalize_backward
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
+from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
+
+
+class Read(NamedTuple):
+  """The hidden layer of one pack at the queries of a mini-batch."""
+
+  rows: jax.Array  # [R C, 128] queries
+  a: jax.Array  # [R C, K]
+  slope: jax.Array  # [R C, K]
+  y: jax.Array  # [C, 128]
+
+
+class ReadGradient(NamedTuple):
+  """Operands of the products that end the backward pass of a read."""
+
+  rows: jax.Array  # [R C, 128] queries
+  a: jax.Array  # [R C, K]
+  d_y: jax.Array  # [R C, 128]
+  d_z: jax.Array  # [R C, K]
+
+
+def hidden(window, q, stash):
+  """Passes the queries through the state after their mini-batch."""
+  plan, p, after = window.plan, window.p, window.m + 1
+  packing, products = plan.packing, plan.products
+  rows = packing.block_diagonal(window.read(q))
+  z = packing.add_bias(
+      products.times(rows, stash.w1[after, p]), stash.b1[after, p]
+  )
+  a, slope = twice_gelu_slope(z.astype(plan.elementwise))
+  a = a.astype(plan.dtype)
+  y = products.times_transposed(a, stash.w2[after, p])
+  return Read(rows, a, slope, packing.diagonal(y) + stash.c2[after, :, window.lanes])
+
+
+def gradient(window, read, d_out, norm, stash, d_norm, d_state):
+  """Goes back from d_out to d_z."""
+  plan, p, after = window.plan, window.p, window.m + 1
+  packing = plan.packing
+  x, r = normalize(read.y, packing, FACTOR)
+  d_out = window.read(d_out).astype(plan.wide)
+  d_norm.bias[:, window.lanes] += column_sum(d_out)
+  d_norm.scale[:, window.lanes] += column_sum(d_out * x)
+  d_y = normalize_backward(norm.scale[:, window.lanes] * d_out, x, r, packing)
+  d_state.c2[:, window.lanes] += column_sum(d_y)
+  d_y = packing.block_diagonal(d_y.astype(plan.dtype))
+  d_a = plan.products.times(d_y, stash.w2[after, p])
+  d_z = d_a.astype(plan.elementwise) * read.slope
+  return ReadGradient(read.rows, read.a, d_y, d_z.astype(plan.dtype))
+
+
+def products(window, read, d_out, stash, d_q, d_state):
+  """Adds to d_w1', d_b1', d_w2' and writes d_q."""
+  plan, p, after = window.plan, window.p, window.m + 1
+  d_state.w2[p] += plan.products.transposed_times(read.d_y, read.a)
+  d_rows = plan.products.times_transposed(read.d_z, stash.w1[after, p])
+  d_out = window.read(d_out).astype(plan.wide)
+  window.write(d_q, d_out + plan.packing.diagonal(d_rows))
+  add_first(window, read.rows, read.d_z, d_state)
+
+
+def add_first(window, rows, d_z, d_state):
+  """Adds rows^T d_z to d_w1 and each head's sum of d_z to d_b1."""
+  plan, p = window.plan, window.p
+  packing = plan.packing
+  left = [rows.T, packing.row_sums(plan.dtype)]
+  d_first = plan.products.times(jnp.concatenate(left, axis=0), d_z)
+  d_state.w1[p] += d_first[:LANES]
+  d_state.b1[p] += d_first[LANES : LANES + packing.heads]
