@@ -24,6 +24,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -147,12 +148,22 @@ def compile_call(
 
 
 def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
-  """Returns kernel name -> registers, spills, products, shared memory.
+  """Returns kernel name -> registers, spills, products, shared memory, grid.
 
   Args:
     folder: a dump of XLA.
   """
   ptxas = cuda_directory() / 'bin' / 'ptxas'
+  launches = {}
+  for path in folder.glob('*thunk_sequence.txt'):
+    for name, grid, shared in re.findall(
+        r'(ttt_\w+) grid: \[([\d, ]+)\].*shared_memory: (\d+)',
+        path.read_text(),
+    ):
+      launches[name] = {
+          'programs': math.prod(map(int, grid.split(','))),
+          'shared_bytes': int(shared),
+      }
   report = {}
   for path in sorted(folder.glob('*.ptx')):
     code = path.read_text()
@@ -165,6 +176,7 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
         capture_output=True, text=True, check=True,
     ).stderr
     report[name[1]] = {
+        **launches.get(name[1], {}),
         'registers': int(re.search(r'Used (\d+) registers', log)[1]),
         'spilled_stores': int(re.search(r'(\d+) bytes spill stores', log)[1]),
         'spilled_loads': int(re.search(r'(\d+) bytes spill loads', log)[1]),
