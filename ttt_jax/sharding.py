@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import itertools
 import math
 from typing import Any
 
 import jax
 from jax import sharding
 from jax.experimental import mesh_utils
-import jax.numpy as jnp
 import numpy as np
 
 P = sharding.PartitionSpec
@@ -149,7 +147,7 @@ class Layout:
 
   def padded(self, length: int, multiple: int) -> int:
     """Tokens to keep for `length` of them: a `multiple` for each part."""
-    if self.sp == 1:
+    if self.sp == 1 and self.platform != 'tpu':
       return length
     return -(-length // (self.sp * multiple)) * self.sp * multiple
 
@@ -169,75 +167,65 @@ class Layout:
         x, sharding.NamedSharding(self.mesh, P(self._batch(x)))
     )
 
-  def split_table(self, x: jax.Array) -> jax.Array:
-    """x [T, ...], the same for the whole batch, split over `sp`."""
-    if self.mesh is None:
-      return x
-    return jax.lax.with_sharding_constraint(
-        x, sharding.NamedSharding(self.mesh, P('sp'))
-    )
-
   def by_heads(
       self,
       function: Callable[..., tuple[jax.Array, Any]],
-      tokens: Sequence[jax.Array],
+      z: jax.Array,
       weights: Sequence[jax.Array] = (),
+      shared: Any = (),
   ) -> tuple[jax.Array, Any]:
     """Calls `function` where whole sequences of some heads are at hand.
 
     One all-to-all on the way in and one on the way out.
 
     Args:
-      function: (tokens, weights) -> (out [b, T, h * n], more), with the same
-        arrays, but b of the batch and h of the heads; `more` is a pytree of
-        [b, h, ...].
-      tokens: arrays [B, T, H * n] of one dtype, n features for each head; by
-        tokens.
+      function: (z, weights, shared) -> (out [b, T, X'], more) with z
+        [b, T, X], h heads of each weight, and all of `shared`; `more` is a
+        pytree of [b, h, ...].
+      z: [sp, B, T, X] by tokens: for each part of the heads its features.
       weights: arrays [H, ...].
+      shared: pytree of arrays.
 
     Returns:
-      out [B, T, H * n] by tokens, and `more` with [B, H, ...].
+      out [sp, B, T, X'] by tokens, and `more` with [B, H, ...].
     """
     if self.mesh is None:
-      return function(tokens, weights)
-    batch = self._batch(tokens[0])
+      out, more = function(z[0], weights, shared)
+      return out[None], more
+    batch = self._batch(z[0])
 
-    def local(tokens, weights):
-      out, more = function(_to_heads(tokens, self.sp), weights)
+    def local(z, weights, shared):
+      out, more = function(_to_heads(z), weights, shared)
       return _to_tokens(out, self.sp), more
 
+    tokens = P(None, batch, 'sp')
     return jax.shard_map(
         local,
         mesh=self.mesh,
-        in_specs=(P(batch, 'sp'), P('sp')),
-        out_specs=(P(batch, 'sp'), P(batch, 'sp')),
+        in_specs=(tokens, P('sp'), P()),
+        out_specs=(tokens, P(batch, 'sp')),
         # Kernels do not say along which axes their results vary.
         check_vma=False,
-    )(tuple(tokens), tuple(weights))
+    )(z, tuple(weights), shared)
 
   def _batch(self, x: jax.Array) -> str | None:
     """The axis of the batch; a batch that does not divide is copied."""
     return None if x.shape[0] % self.mesh.shape['data'] else 'data'
 
 
-def _to_heads(tokens, sp):
-  """[b, T / sp, H * n] each -> [b, T, H / sp * n], by one all-to-all."""
-  if sp == 1:
-    return tokens
-  b, t, _ = tokens[0].shape
-  parts = [x.reshape(b, t, sp, -1) for x in tokens]
-  ends = list(itertools.accumulate(x.shape[-1] for x in parts))
-  parts = jax.lax.all_to_all(
-      jnp.concatenate(parts, axis=-1), 'sp', 2, 1, tiled=True
-  )
-  return tuple(jnp.split(parts[:, :, 0], ends[:-1], axis=-1))
+def _to_heads(z):
+  """[sp, b, T / sp, X], a block for each device -> [b, T, X]."""
+  sp, b, t, x = z.shape
+  if sp > 1:
+    z = jax.lax.all_to_all(z, 'sp', 0, 0, tiled=True)
+  return z.swapaxes(0, 1).reshape(b, sp * t, x)
 
 
-def _to_tokens(x, sp):
-  """The inverse of `_to_heads` for one array."""
-  if sp == 1:
-    return x
-  return jax.lax.all_to_all(x, 'sp', 1, 2, tiled=True)
+def _to_tokens(y, sp):
+  """[b, T, X] -> [sp, b, T / sp, X], a block from each device."""
+  b, t, x = y.shape
+  y = y.reshape(b, sp, t // sp, x).swapaxes(0, 1)
+  return jax.lax.all_to_all(y, 'sp', 0, 0, tiled=True) if sp > 1 else y
 
 
 def batch_sharding(mesh: sharding.Mesh) -> sharding.NamedSharding:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -33,8 +34,9 @@ def test_every_mesh_gives_what_one_device_gives(mixer, segments):
       ),
   )  # pyformat: disable
   assert out.returncode == 0, out.stderr
-  # No activation is copied to all devices because a split was not said.
-  assert 'Involuntary full rematerialization' not in out.stderr
+  # Nothing in training is copied to all devices because a split was not said.
+  copied = 'Involuntary full rematerialization.*jit\(losses\)'
+  assert not re.search(copied, out.stderr), out.stderr
   report = json.loads(out.stdout)
   assert len(report) == 4
   for mesh, errors in report.items():

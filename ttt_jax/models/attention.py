@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ttt_jax import sharding
 from ttt_jax import token_order
+from ttt_jax.models import exchange
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import softmax
@@ -101,38 +102,44 @@ class SegmentAttention(nn.Module):
     """
     m = x.shape[-1]
     d = m // self.num_heads
-    heads = heads_lib.Heads(self.num_heads, d)
-    dense = lambda name: layers.Dense(m, dtype=self.dtype, name=name)
-    norm = lambda name: heads_lib.HeadNorm(heads, self.qk_norm_eps, name=name)
+    weights = [layers.DenseWeights(m, name=name)(m) for name in 'qkv']
+    norms = [layers.NormWeights(d, name=f'{name}_norm')() for name in 'qk']
     implementation = softmax.choose(self.implementation, self.layout.platform)
     size = softmax.padded(order.window, implementation)
     fill = ((0, size - order.window), (0, 0))
     turns = tuple(jnp.pad(table, fill) for table in turns)
 
-    # One window after the other: their score matrices never exist together,
-    # and the backward pass makes them again. Both keep memory flat in the
-    # number of segments and, on a CPU, the work inside its cache. Where there
-    # are no score matrices (splash), the result and its norms are kept.
-    @functools.partial(
-        jax.checkpoint,
-        prevent_cse=False,
-        policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
-    )
-    def attend(qkv):
-      q, k, v = qkv
-      local = heads_lib.Heads(q.shape[-1] // d, d)
-      q, k = (
-          local.tokens(local.rotate(local.view(y), turns).astype(y.dtype))
-          for y in (q, k)
+    def all_windows(z, _, shared):
+      norms, turns = shared
+      width = m // self.layout.sp
+      heads = heads_lib.Heads(width // d, d)
+
+      # One window after the other: their score matrices never exist together,
+      # and the backward pass makes them again. Both keep memory flat in the
+      # number of segments and, on a CPU, the work inside its cache. Where
+      # there are no score matrices (splash), the result and its norms stay.
+      @functools.partial(
+          jax.checkpoint,
+          prevent_cse=False,
+          policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
       )
-      return softmax.attend(q, k, v, d, order.window, implementation)
+      def attend(z, norms):
+        q, k, v = exchange.split(z, [width] * 3)
+        q, k = (
+            heads.rotate(
+                heads.layer_norm(heads.view(y), norm, self.qk_norm_eps), turns
+            ).astype(y.dtype)
+            for y, norm in zip((q, k), norms)
+        )
+        q, k = heads.tokens(q), heads.tokens(k)
+        return softmax.attend(q, k, v, d, order.window, implementation)
 
-    def all_windows(qkv, _):
-      qkv = tuple(windows(y, order, size) for y in qkv)
-      out = jax.lax.map(attend, qkv)
+      out = jax.lax.map(
+          lambda z: attend(z, norms), windows(z, order, size)
+      )
       # Averaging before the output projection equals averaging behind it.
-      return merge_windows(out, order, x.shape[1]), ()
+      return merge_windows(out, order, z.shape[1]), ()
 
-    qkv = norm('q_norm')(dense('q')(x)), norm('k_norm')(dense('k')(x))
-    out, _ = self.layout.by_heads(all_windows, (*qkv, dense('v')(x)))
-    return dense('o')(out)
+    z = exchange.project(x.astype(self.dtype), weights, self.layout)
+    out, _ = self.layout.by_heads(all_windows, z, shared=(norms, turns))
+    return exchange.collect(out, layers.DenseWeights(m, name='o')(m))

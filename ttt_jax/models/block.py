@@ -27,12 +27,12 @@ class Context(NamedTuple):
   Attributes:
     time: embedding [B, E].
     window_turns: rotary positions of a window's tokens, [window, D] each.
-    turns: those of the sequence, [T', D] each, forwards and backwards.
+    turns: those of the sequence in the order read, [T', D] each.
   """
 
   time: jax.Array
   window_turns: heads.Turns
-  turns: tuple[heads.Turns, heads.Turns]
+  turns: heads.Turns
 
 
 def make_context(
@@ -49,12 +49,9 @@ def make_context(
       dtype=jnp.dtype(config.dtype),
   )
   length = layout.padded(order.length, config.mini_batch)
-  both = []
-  for permutation in (order.forward, order.reverse):
-    positions = np.full((length, 3), -1)
-    positions[permutation] = order.ttt_positions
-    both.append(jax.tree.map(layout.split_table, turns(positions)))
-  return Context(time, turns(order.window_positions), tuple(both))
+  read = np.full((length, 3), -1)
+  read[: order.length] = order.ttt_positions
+  return Context(time, turns(order.window_positions), turns(read))
 
 
 class SequenceBlock(nn.Module):

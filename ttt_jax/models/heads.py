@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +93,26 @@ class Heads:
     cos, sin = (self._spread(x, y.shape[3]) for x in turns)
     return y * cos + _times(y, swap, plain).astype(sin.dtype) * sin
 
+  def layer_norm(
+      self, y: jax.Array, weights: tuple[jax.Array, jax.Array], epsilon: float
+  ) -> jax.Array:
+    """LayerNorm over the features of each head of a view.
+
+    Args:
+      y: a view, in any dtype.
+      weights: scale and bias, [D] each.
+      epsilon: added to the variance.
+
+    Returns:
+      The view, in y's dtype; float32 inside.
+    """
+    scale, bias = weights
+    x = y.astype(jnp.promote_types(y.dtype, scale.dtype))
+    x -= self.total(x) / self.dim
+    variance = self.total(jnp.square(x)) / self.dim
+    x *= jax.lax.rsqrt(variance + epsilon)
+    return (x * self.weight(scale) + self.weight(bias)).astype(y.dtype)
+
   def weight(self, w: jax.Array) -> jax.Array:
     """[H, D], or [D] for all heads, to go with views."""
     w = jnp.broadcast_to(w, (self.number, self.dim))
@@ -117,28 +136,3 @@ def _times(
     )
 
   return jax.lax.platform_dependent(y, tpu=product, default=plain)
-
-
-class HeadNorm(nn.Module):
-  """LayerNorm over the features of each head; all share scale and bias.
-
-  Attributes:
-    heads: H and D.
-    epsilon: added to the variance.
-  """
-
-  heads: Heads
-  epsilon: float
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, T, H * D] -> the same shape and dtype; float32 inside."""
-    shape = (self.heads.dim,)
-    scale = self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
-    y = self.heads.view(x).astype(jnp.promote_types(x.dtype, scale.dtype))
-    y -= self.heads.total(y) / self.heads.dim
-    variance = self.heads.total(jnp.square(y)) / self.heads.dim
-    y *= jax.lax.rsqrt(variance + self.epsilon)
-    y = y * self.heads.weight(scale) + self.heads.weight(bias)
-    return self.heads.tokens(y.astype(x.dtype))

@@ -11,57 +11,108 @@ import jax.numpy as jnp
 from ttt_jax import sharding
 
 
-@jax.custom_vjp
-def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """x [..., I] times kernel [I, O] plus bias [O], in x's dtype.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def affine(
+    equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """einsum(equation, x, kernel) plus bias, in x's dtype.
 
   The gradients of kernel and bias come in their own dtype: autodiff would
   round each device's part to x's dtype before adding the parts up.
+
+  Args:
+    equation: such as 'bti,io->bto', one letter an axis.
+    x: any float array.
+    kernel: parameters.
+    bias: parameters; its axes are those of the kernel that the result has.
   """
-  return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+  x_axes, kernel_axes, axes = _axes(equation)
+  del x_axes
+  shape = [n for n, a in zip(kernel.shape, kernel_axes) if a in axes]
+  places = dict(zip((a for a in kernel_axes if a in axes), shape))
+  bias = bias.reshape([places.get(a, 1) for a in axes])
+  return jnp.einsum(equation, x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
-def _affine_forward(x, kernel, bias):
-  return affine(x, kernel, bias), (x, kernel, bias)
+def _axes(equation):
+  """'bti,io->bto' -> 'bti', 'io', 'bto'."""
+  given, axes = equation.split('->')
+  return *given.split(','), axes
 
 
-def _affine_backward(residuals, d_y):
+def _affine_forward(equation, x, kernel, bias):
+  return affine(equation, x, kernel, bias), (x, kernel, bias)
+
+
+def _affine_backward(equation, residuals, d_y):
   x, kernel, bias = residuals
-  d_x = d_y @ kernel.astype(d_y.dtype).T
+  x_axes, kernel_axes, axes = _axes(equation)
+  d_x = jnp.einsum(
+      f'{axes},{kernel_axes}->{x_axes}', d_y, kernel.astype(d_y.dtype)
+  )
   d_kernel = jnp.einsum(
-      '...i,...o->io', x, d_y, preferred_element_type=kernel.dtype
-  )
-  d_bias = jnp.sum(
-      d_y, axis=tuple(range(d_y.ndim - 1)), dtype=bias.dtype
-  )
+      f'{x_axes},{axes}->{kernel_axes}', x, d_y,
+      preferred_element_type=kernel.dtype,
+  )  # pyformat: disable
+  summed = [i for i, a in enumerate(axes) if a not in kernel_axes]
+  d_bias = jnp.sum(d_y, axis=summed, dtype=bias.dtype).reshape(bias.shape)
   return d_x, d_kernel, d_bias
 
 
 affine.defvjp(_affine_forward, _affine_backward)
 
 
-class Dense(nn.Module):
-  """Affine layer [..., I] -> [..., features] with float32 parameters.
+class DenseWeights(nn.Module):
+  """Kernel [I, O] and bias [O], float32.
 
   PyTorch's nn.Linear stores the transpose; converters turn it.
 
   Attributes:
     features: O.
-    dtype: compute type; that of the input if None.
     kernel_init: initializer of the kernel.
   """
 
   features: int
-  dtype: jnp.dtype | None = None
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-        'kernel', self.kernel_init, (x.shape[-1], self.features)
+  def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+    """The weights of a layer with I = `inputs`."""
+    return (
+        self.param('kernel', self.kernel_init, (inputs, self.features)),
+        self.param('bias', nn.initializers.zeros, (self.features,)),
     )
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return affine(x.astype(self.dtype or x.dtype), kernel, bias)
+
+
+class Dense(DenseWeights):
+  """Affine layer [..., I] -> [..., O].
+
+  Attributes:
+    dtype: compute type; that of the input if None.
+  """
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel, bias = super().__call__(x.shape[-1])
+    rest = 'abcdefgh'[: x.ndim - 1]
+    x = x.astype(self.dtype or x.dtype)
+    return affine(f'{rest}i,io->{rest}o', x, kernel, bias)
+
+
+class NormWeights(nn.Module):
+  """Scale and bias [features] of a LayerNorm, float32."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    shape = (self.features,)
+    return (
+        self.param('scale', nn.initializers.ones, shape),
+        self.param('bias', nn.initializers.zeros, shape),
+    )
 
 
 # adaLN-Zero: every block starts as the identity.

@@ -39,7 +39,7 @@ class BidirectionalTTT(nn.Module):
       self,
       x: jax.Array,
       order: token_order.TokenOrder,
-      turns: tuple[heads.Turns, heads.Turns],
+      turns: heads.Turns,
       *,
       diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -48,7 +48,8 @@ class BidirectionalTTT(nn.Module):
     Args:
       x: [B, T', M] in storage order.
       order: of its tokens; what follows them is not read.
-      turns: rotary positions of the tokens, forwards and backwards.
+      turns: rotary positions of the tokens in the order read, which are the
+        same forwards and backwards.
       diagnose: also compute the inner losses.
     """
     b, t, m = x.shape
@@ -57,7 +58,7 @@ class BidirectionalTTT(nn.Module):
     # mask would make its gradient all-reduce a whole activation.
     is_text = jnp.broadcast_to(is_text[None, :, None], x.shape)
     aux = {}
-    for direction, turn in zip(('forward', 'reverse'), turns):
+    for direction in ('forward', 'reverse'):
       text, video = (
           jnp.tanh(
               self.param(
@@ -70,7 +71,7 @@ class BidirectionalTTT(nn.Module):
       )
       y, losses = self.layer(
           x,
-          turn,
+          turns,
           reading.Reading(order, direction == 'reverse'),
           diagnose=diagnose,
       )

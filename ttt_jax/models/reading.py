@@ -55,8 +55,6 @@ class Reading:
 
 
 def _swap(x, first, second):
-  """Swaps the first tokens with the `second` ones behind them."""
-  return jnp.concatenate(
-      [x[:, first : first + second], x[:, :first], x[:, first + second :]],
-      axis=1,
-  )
+  """Swaps the first tokens with the `second` ones behind them, in place."""
+  both = jnp.concatenate([x[:, first : first + second], x[:, :first]], axis=1)
+  return jax.lax.dynamic_update_slice_in_dim(x, both, 0, axis=1)

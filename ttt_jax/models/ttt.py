@@ -19,6 +19,7 @@ from pallas_kernels import ttt_linear_inner_losses
 from pallas_kernels import ttt_mlp
 from pallas_kernels import ttt_mlp_inner_losses
 from ttt_jax import sharding
+from ttt_jax.models import exchange
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import reading as reading_lib
@@ -144,7 +145,7 @@ class TTTLayer(nn.Module):
 
     Args:
       x: [B, T, M].
-      turns: rotary positions of its tokens, [T, D] each.
+      turns: rotary positions of the tokens in the order read, [T, D] each.
       reading: the order in which they are read, and how many are; None for
         all of them as they come.
       diagnose: also compute the inner losses.
@@ -154,27 +155,18 @@ class TTTLayer(nn.Module):
       `inner_loss_after`, scalars: the mean inner loss of a mini-batch at the
       weights that met it and at the weights that it left.
     """
-    b, t, m = x.shape
+    t, m = x.shape[1:]
     d = m // self.num_heads
-    heads = heads_lib.Heads(self.num_heads, d)
     inner = INNER_MODELS[self.inner]
-    wide = jnp.promote_types(self.dtype, jnp.float32)
-
-    def dense(name, size=m):
-      return layers.Dense(
-          size, dtype=self.dtype, kernel_init=_NORMAL, name=name
-      )
-
     length = t if reading is None else reading.order.length
+    dense = lambda name, size=m: layers.DenseWeights(
+        size, _NORMAL, name=name
+    )(m)
+    projections = [dense(name) for name in 'qkv']
     shape = (self.num_heads, d)
-    q, k, v = (heads.view(dense(name)(x)) for name in 'qkv')
-    # Rotated before the norm: both keep the other, and a rotation of the
-    # unrounded compute type needs no second copy of it.
-    q, k = (l2_normalize(heads.rotate(y, turns), heads) for y in (q, k))
     scale = self.param('ln_scale', nn.initializers.ones, shape)
     bias = self.param('ln_bias', nn.initializers.zeros, shape)
-    v = reconstruction_target(k, v.astype(wide), scale, bias, heads)
-    rate = dense('lr', self.num_heads)(x)
+    projections.append(dense('lr', self.num_heads))
     weights = [
         self.param(
             name,
@@ -184,44 +176,60 @@ class TTTLayer(nn.Module):
         for name, shape, is_bias in inner.weights
     ]
 
-    def read(tokens, weights):
+    def read(z, weights, turns):
       if reading is not None:
-        tokens = [reading.read(y) for y in tokens]
-      *qkv, rate = tokens
-      # One step size a token; the mean over the mini-batch is folded in.
-      eta = nn.sigmoid(rate.astype(wide)) * (
-          self.base_lr / d / self.mini_batch
-      )
-      # What fills up the sequence does not train.
-      real = jnp.arange(t)[:, None] < length
-      eta = jnp.where(jnp.broadcast_to(real, eta.shape), eta, 0)
-      eta = eta.swapaxes(1, 2)
-      q, k, v = (y.reshape(*y.shape[:2], -1, d).swapaxes(1, 2) for y in qkv)
+        z = reading.read(z)
+      *tokens, eta = self._prepare(z, weights[-2:], turns, length)
       out, _ = inner.op(
-          q,
-          k,
-          v,
+          *tokens,
           eta,
           *weights,
           mini_batch=self.mini_batch,
           implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(*out.shape[:1], t, -1)
+      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       if reading is not None:
         out = reading.unread(out)
       losses = ()
       if diagnose:
-        k, v, eta = (y[:, :, :length] for y in (k, v, eta))
+        k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
         losses = inner.losses(
             k, v, eta, *weights, mini_batch=self.mini_batch
         )
       return out, losses
 
-    tokens = [heads.tokens(y.astype(self.dtype)) for y in (q, k, v)]
-    out, losses = self.layout.by_heads(
-        read, (*tokens, rate), (*weights, scale, bias)
-    )
-    out = layers.LayerNorm(epsilon=1e-6, name='post_norm')(out)
-    out = dense('o')(out.astype(self.dtype))
+    z = exchange.project(x.astype(self.dtype), projections, self.layout)
+    out, losses = self.layout.by_heads(read, z, (*weights, scale, bias), turns)
+    norm = layers.NormWeights(m, name='post_norm')()
+    out = exchange.layer_norm(out, norm, 1e-6).astype(self.dtype)
     names = 'inner_loss_before', 'inner_loss_after'
-    return out, {name: x.mean() for name, x in zip(names, losses)}
+    return exchange.collect(out, dense('o')), {
+        name: x.mean() for name, x in zip(names, losses)
+    }
+
+  def _prepare(self, z, norm, turns, length):
+    """Projections [b, T, X] -> q, k, v [b, h, T, D] and eta [b, h, T]."""
+    scale, bias = norm
+    heads = heads_lib.Heads(*scale.shape)
+    wide = jnp.promote_types(self.dtype, jnp.float32)
+    width = heads.number * heads.dim
+    *qkv, rate = exchange.split(z, [width] * 3 + [heads.number])
+    q, k, v = (heads.view(y) for y in qkv)
+    # Rotated before the norm: both keep the other, and a rotation of the
+    # unrounded compute type needs no second copy of it.
+    q, k = (l2_normalize(heads.rotate(y, turns), heads) for y in (q, k))
+    v = reconstruction_target(k, v.astype(wide), scale, bias, heads)
+    q, k, v = (
+        heads.tokens(y.astype(self.dtype))
+        .reshape(*z.shape[:2], heads.number, heads.dim)
+        .swapaxes(1, 2)
+        for y in (q, k, v)
+    )
+    # One step size a token; the mean over the mini-batch is folded in.
+    eta = nn.sigmoid(rate.astype(wide)) * (
+        self.base_lr / heads.dim / self.mini_batch
+    )
+    # What fills up the sequence does not train.
+    real = jnp.arange(z.shape[1])[:, None] < length
+    eta = jnp.where(jnp.broadcast_to(real, eta.shape), eta, 0)
+    return q, k, v, eta.swapaxes(1, 2)
