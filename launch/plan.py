@@ -42,6 +42,10 @@ _GIB = 2**30
 def prepare(config, topology: topology_lib.Topology, mesh: dict[str, int]):
   """Sets mesh and kernels of a config; raises ValueError if it cannot run."""
   config.mesh = mesh
+  with config.unlocked():
+    # What a TPU would choose; this host is none.
+    if config.model.get('implementation') is None:
+      config.model.implementation = 'pallas_tpu'
   used = mesh['data'] * mesh['sp']
   if used > topology.chips:
     raise ValueError(

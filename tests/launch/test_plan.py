@@ -1,18 +1,22 @@
 """launch/: topologies, meshes and the price of a step."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from configs import quickstart
 from configs import ttt_video
 from launch import budget
 from launch import hlo
 from launch import plan
+from launch import program
 from launch import topology
 from tests.launch import test_hlo
 from ttt_jax import geometry
+from ttt_jax import sharding
 from ttt_jax.models import dit
 
 
@@ -81,6 +85,27 @@ def test_errors_of_the_command_are_one_line():
       [sys.executable, '-m', 'launch.plan', '--topology=v9:1x1',
        '--config=configs/ttt_video.py:3s'],
       capture_output=True, text=True, check=False,
+      cwd=pathlib.Path(__file__).resolve().parents[2],
   )  # pyformat: disable
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
+
+
+def test_the_step_of_the_trainer_for_this_machine():
+  config = quickstart.get_config('3s')
+  config.data.height = config.data.width = 32
+  config.model.update(
+      model_dim=32, num_heads=2, num_layers=3, time_embed_dim=16,
+      text_dim=12, remat='layer',
+  )  # pyformat: disable
+  config.batch_size = 2
+  mesh = dict(data=1, sp=1)
+  topology_ = topology.parse('v5e:1x1')
+  plan.prepare(config, topology_, mesh)
+  config.model.implementation = 'xla'
+  compiled = program.compile_step(config, sharding.make_mesh(mesh))
+  found = plan.results(config, topology_, compiled, {})
+  assert found['memory']['peak'] > found['memory']['arguments'] > 0
+  # The forward pass and its gradient, each a loop over the layers.
+  assert max(r.times for r in compiled.program.runs()) >= 3
+  plan.print_results(json.loads(json.dumps(found)), topology_.chip)
