@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 # Every name that an op may offer, the most preferred first. `reference` is
 # last: it is the definition that the others are measured against.
 NAMES = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
+# Implementations that run on one kind of backend only. Their kernels can be
+# interpreted elsewhere (Pallas' own switch), for which they have to be named.
+_BACKENDS = {'pallas_tpu': 'tpu', 'pallas_gpu': 'gpu'}
 
 
 def dispatch(
@@ -51,10 +56,21 @@ def dispatch(
     return table[implementation](*args, **kwargs)
   reasons = []
   for name in NAMES:
-    if name in table:
-      try:
-        return table[name](*args, **kwargs)
-      except NotImplementedError as reason:
-        reasons.append(reason)
+    if name not in table:
+      continue
+    try:
+      _check_backend(name)
+      return table[name](*args, **kwargs)
+    except NotImplementedError as reason:
+      reasons.append(reason)
   raise ExceptionGroup(f'no implementation of {op} accepts the arguments',
                        reasons)
+
+
+def _check_backend(name: str) -> None:
+  """Raises NotImplementedError if an implementation is for another backend."""
+  backend = jax.default_backend()
+  if _BACKENDS.get(name, backend) != backend:
+    raise NotImplementedError(
+        f'{name} is for {_BACKENDS[name]}, the default backend is {backend}'
+    )

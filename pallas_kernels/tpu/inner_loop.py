@@ -15,6 +15,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
+import numpy as np
 
 from pallas_kernels.tpu import layout
 from pallas_kernels.tpu import rates
@@ -129,7 +130,7 @@ def _forward_kernel(
     selected[...] = rates.selector(here)
 
   if saved:
-    every = grid.plan.group // grid.steps
+    every = np.int32(grid.plan.group // grid.steps)
 
     @pl.when(jax.lax.rem(here.number, every) == 0)
     def _():

@@ -8,6 +8,7 @@ import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
+import numpy as np
 
 from pallas_kernels.tpu import chip as chips
 from pallas_kernels.tpu.packing import LANES
@@ -142,7 +143,7 @@ class Grid:
 
   def saved(self, shape: tuple[int, ...]) -> pl.BlockSpec:
     """Block of saved states [B, N / G, packs, ...] or ... 1, packs 128]."""
-    every = self.plan.group // self.steps
+    every = np.int32(self.plan.group // self.steps)
     return pl.BlockSpec(
         (1, 1, *self.shares(shape)),
         lambda b, h, n: (b, jax.lax.div(self.time(n), every), *_at(h, shape)),

@@ -7,10 +7,17 @@ import jax
 from pallas_kernels.arguments import check_sequence
 from pallas_kernels.arguments import check_state
 from pallas_kernels.dispatch import dispatch
+from pallas_kernels.ttt_linear import pallas_gpu
+from pallas_kernels.ttt_linear import pallas_tpu
 from pallas_kernels.ttt_linear import reference
 from pallas_kernels.ttt_linear import xla
 
-IMPLEMENTATIONS = {'xla': xla.ttt_linear, 'reference': reference.ttt_linear}
+IMPLEMENTATIONS = {
+    'pallas_tpu': pallas_tpu.ttt_linear,
+    'pallas_gpu': pallas_gpu.ttt_linear,
+    'xla': xla.ttt_linear,
+    'reference': reference.ttt_linear,
+}
 
 
 def ttt_linear(

@@ -7,10 +7,17 @@ import jax
 from pallas_kernels.arguments import check_sequence
 from pallas_kernels.arguments import check_state
 from pallas_kernels.dispatch import dispatch
+from pallas_kernels.ttt_mlp import pallas_gpu
+from pallas_kernels.ttt_mlp import pallas_tpu
 from pallas_kernels.ttt_mlp import reference
 from pallas_kernels.ttt_mlp import xla
 
-IMPLEMENTATIONS = {'xla': xla.ttt_mlp, 'reference': reference.ttt_mlp}
+IMPLEMENTATIONS = {
+    'pallas_tpu': pallas_tpu.ttt_mlp,
+    'pallas_gpu': pallas_gpu.ttt_mlp,
+    'xla': xla.ttt_mlp,
+    'reference': reference.ttt_mlp,
+}
 
 
 def ttt_mlp(

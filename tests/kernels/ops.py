@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 from typing import Any
 
 import jax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,6 +56,22 @@ OPS = (
 
 # Learning rates large enough that every path through the state matters.
 SMALL = Spec(batch=2, heads=3, tokens=21, head_dim=8, hidden=32, mini_batch=6)
+# Sizes that the kernels have; H and T fill neither a pack nor a mini-batch.
+KERNEL = Spec(
+    batch=2, heads=3, tokens=53, head_dim=32, hidden=128, mini_batch=16
+)
+
+
+def spec_of(implementation: str) -> Spec:
+  """Returns a small spec that the implementation takes."""
+  return KERNEL if implementation.startswith('pallas') else SMALL
+
+
+def interpreted(implementation: str | None):
+  """Returns a context in which the implementation runs on a CPU."""
+  if implementation and implementation.startswith('pallas'):
+    return pltpu.force_tpu_interpret_mode(True)
+  return contextlib.nullcontext()
 
 
 def relative_error(got: jax.Array, want: jax.Array) -> float:
@@ -67,7 +85,8 @@ def value_and_gradients(
     op: Op, arguments: dict, mini_batch: int, implementation: str | None = None
 ):
   """Returns (out, state, {name: gradient}) of a loss on out and state."""
-  return _compiled(op, mini_batch, implementation)(arguments)
+  with interpreted(implementation):
+    return _compiled(op, mini_batch, implementation)(arguments)
 
 
 @functools.cache
