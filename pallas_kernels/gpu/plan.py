@@ -26,6 +26,8 @@ class Plan(NamedTuple):
   groups: int  # Checkpoints in the sequence.
   span: int  # S, groups that are replayed at once.
 
+  count: int  # N, mini-batches.
+
   @property
   def spans(self) -> int:
     """Number of spans in the sequence."""
@@ -53,7 +55,7 @@ def make_plan(
   groups = -(-n // group)
   span = int(_REPLAY_BYTES // (programs * group * replay_bytes))
   spans = -(-groups // min(max(1, span), groups))
-  return Plan(mini_batch, group, groups, -(-groups // spans))
+  return Plan(mini_batch, group, groups, -(-groups // spans), n)
 
 
 def check_support(

@@ -31,6 +31,30 @@ def transposed_times(a: jax.Array, b: jax.Array) -> jax.Array:
   return _product(a, b, 0, 0)
 
 
+def always_true() -> jax.Array:
+  """Returns true; call it outside of all loops of a kernel."""
+  return pl.program_id(0) < pl.num_programs(0)
+
+
+def settle(x: jax.Array, dtype: jnp.dtype, always: jax.Array) -> jax.Array:
+  """Returns x as dtype, behind a branch that is always taken.
+
+  XLA's Triton compiler moves the transposition of an operand up through all
+  element-wise operations, and where the operand is used untransposed too, it
+  computes them twice. It does not move it out of a branch.
+
+  Args:
+    x: array.
+    dtype: of the result.
+    always: true, in a way that the compiler does not see: `always_true`.
+  """
+  return jax.lax.cond(
+      always,
+      lambda: x.astype(dtype),
+      lambda: jnp.zeros(x.shape, dtype),
+  )
+
+
 def _product(a, b, axis_a, axis_b):
   """Contracts axis_a with axis_b in the narrower dtype of the two."""
   dtype = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)

@@ -5,8 +5,8 @@
     out = q + LN(q w' + b')
 
 The step g is stored negative: then the tensor cores add the update to the
-state in place. `pallas_kernels/gpu/walk.py` holds the loops over mini-batches
-around this.
+state in place. `pallas_kernels/gpu/kernels.py` holds the loops over
+mini-batches around this.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pallas_kernels.gpu.gradients import read
 from pallas_kernels.gpu.gradients import read_backward
 from pallas_kernels.gpu.gradients import step_gradient
 from pallas_kernels.gpu.gradients import step_gradient_backward
+from pallas_kernels.gpu.kernels import Inner
 from pallas_kernels.gpu.plan import check_support
 from pallas_kernels.gpu.plan import make_plan
 from pallas_kernels.gpu.plan import token_dtype
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.walk import Inner
 from pallas_kernels.gpu.walk import walk
 
 
@@ -67,28 +67,32 @@ def ttt_linear(
   return out.astype(q.dtype), state
 
 
-def _step(state, k, v, eta, norm):
+def _step(state, k, v, eta, norm, always):
   """Returns the state after the mini-batch k, v [C, D], eta [C]."""
+  del always  # For `tiles.settle`, which nothing here needs.
   w, b = state
   g, _ = step_gradient(_affine(k, state), k, v, eta, norm)
   return w + transposed_times(k, g), b + jnp.sum(g, axis=0)
 
 
-def _read_out(state, q, norm):
+def _read_out(state, q, norm, always):
   """Returns out = q + LN(q w + b) [C, D]."""
+  del always
   return read(_affine(q, state), q, norm)
 
 
-def _read_backward(state, q, norm, d_out):
+def _read_backward(state, q, norm, d_out, always):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
+  del always
   d_y, d_norm = read_backward(_affine(q, state), d_out, norm)
   narrow = d_y.astype(q.dtype)
   d_q = d_out.astype(jnp.float32) + times_transposed(narrow, state[0])
   return d_q, (transposed_times(q, narrow), jnp.sum(d_y, axis=0)), d_norm
 
 
-def _step_backward(state, k, v, eta, norm, d_next):
+def _step_backward(state, k, v, eta, norm, d_next, always):
   """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
+  del always
   d_w, d_b = d_next
   g, residuals = step_gradient(_affine(k, state), k, v, eta, norm)
 

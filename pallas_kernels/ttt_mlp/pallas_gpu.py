@@ -13,7 +13,7 @@ of the tensor cores, and takes its left operand from registers, where the state
 lies; a alone goes through shared memory. The steps g1, g2 are stored negative:
 then the tensor cores add the updates to the state in place.
 
-`pallas_kernels/gpu/walk.py` holds the loops over mini-batches around this.
+`pallas_kernels/gpu/kernels.py` holds the loops over mini-batches around this.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from pallas_kernels.gpu.gradients import read
 from pallas_kernels.gpu.gradients import read_backward
 from pallas_kernels.gpu.gradients import step_gradient
 from pallas_kernels.gpu.gradients import step_gradient_backward
+from pallas_kernels.gpu.kernels import Inner
 from pallas_kernels.gpu.plan import check_support
 from pallas_kernels.gpu.plan import make_plan
 from pallas_kernels.gpu.plan import token_dtype
+from pallas_kernels.gpu.tiles import settle
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.walk import Inner
 from pallas_kernels.gpu.walk import walk
 
 
@@ -98,11 +99,11 @@ def ttt_mlp(
   return out.astype(q.dtype), (w1.mT, b1, w2, b2)
 
 
-def _step(state, k, v, eta, norm):
+def _step(state, k, v, eta, norm, always):
   """Returns the state after the mini-batch k, v [C, D], eta [C]."""
   w1, b1, w2, b2 = state
   a, slope = gelu_slope(_first(k, state))
-  a = a.astype(k.dtype)
+  a = settle(a, k.dtype, always)
   g2, _ = step_gradient(_second(a, state), k, v, eta, norm)
   narrow = g2.astype(k.dtype)
   g1 = slope * times_transposed(w2, narrow)
@@ -114,15 +115,16 @@ def _step(state, k, v, eta, norm):
   )
 
 
-def _read_out(state, q, norm):
+def _read_out(state, q, norm, always):
   """Returns out = q + LN(f(q; W)) [C, D]."""
-  return read(_second(gelu(_first(q, state)).astype(q.dtype), state), q, norm)
+  a = settle(gelu(_first(q, state)), q.dtype, always)
+  return read(_second(a, state), q, norm)
 
 
-def _read_backward(state, q, norm, d_out):
+def _read_backward(state, q, norm, d_out, always):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
   a, slope = gelu_slope(_first(q, state))
-  a = a.astype(q.dtype)
+  a = settle(a, q.dtype, always)
   d_y2, d_norm = read_backward(_second(a, state), d_out, norm)
   narrow = d_y2.astype(q.dtype)
   d_y1 = slope * times_transposed(state[2], narrow)
@@ -132,29 +134,29 @@ def _read_backward(state, q, norm, d_out):
       w2=times(a, narrow),
       b2=jnp.sum(d_y2, axis=0),
   )
-  d_q = d_out.astype(jnp.float32) + transposed_times(
+  d_q = d_out.astype(jnp.float32) + _sum_hidden(
       d_y1.astype(q.dtype), state[0]
   )
   return d_q, d_state, d_norm
 
 
-def _step_backward(state, k, v, eta, norm, d_next):
+def _step_backward(state, k, v, eta, norm, d_next, always):
   """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
   d_next = State(*d_next)
   w1, _, w2, _ = state
   dtype = k.dtype
 
   a, slope, curvature = gelu_slope_curvature(_first(k, state))
-  a = a.astype(dtype)
+  a = settle(a, dtype, always)
   g2, residuals = step_gradient(_second(a, state), k, v, eta, norm)
   g2 = g2.astype(dtype)
   h = times_transposed(w2, g2)
 
   # w1' = w1 + g1 k, w2' = w2 + a g2, and their biases; g1 = slope * h
   d_g1 = _first(k, d_next)
-  d_k = transposed_times((slope * h).astype(dtype), d_next.w1)
+  d_k = _sum_hidden((slope * h).astype(dtype), d_next.w1)
   bend = curvature * (d_g1 * h)
-  d_h = (slope * d_g1).astype(dtype)
+  d_h = settle(slope * d_g1, dtype, always)
 
   # h = w2 g2^T
   d_g2 = _second(a, d_next) + transposed_times(d_h, w2)
@@ -165,7 +167,7 @@ def _step_backward(state, k, v, eta, norm, d_next):
 
   # z2 = gelu(z1)^T w2 + b2 with z1 = w1 k^T + b1
   d_a = times_transposed(d_next.w2, g2) + times_transposed(w2, narrow)
-  d_z1 = slope * d_a + bend
+  d_z1 = settle(slope * d_a + bend, jnp.float32, always)
   d_k = d_k + d_e + transposed_times(d_z1.astype(dtype), w1)
   d_state = State(
       w1=d_next.w1 + times(d_z1, k),
@@ -179,6 +181,11 @@ def _step_backward(state, k, v, eta, norm, d_next):
 def _first(x, state):
   """Returns (x w1^T + b1)^T [K, C] for x [C, D]."""
   return times_transposed(state[0], x) + state[1][:, None]
+
+
+def _sum_hidden(x, w):
+  """Returns x^T w [C, D] for x [K, C], w [K, D]; x is not transposed."""
+  return transposed_times(w.astype(x.dtype), x).T
 
 
 def _second(a, state):
