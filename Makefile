@@ -11,7 +11,12 @@ WORKDIR ?= demo
 # Two workers: most of a test's time is compiling, on one core.
 PYTEST_FLAGS ?= -n 2
 
-.PHONY: demo demo-memory test test-slow bench clean
+# The compilers for TPU and GPU live in environments of their own.
+TPU := .venv-tpu
+GPU := .venv-gpu
+JAX := 0.10.2
+
+.PHONY: demo demo-memory test test-slow bench kernel-check kernel-budget clean
 
 demo: $(READY)
 	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR)
@@ -37,5 +42,25 @@ $(READY): requirements.txt requirements-assets.txt setup.py
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# Compiles the kernels for TPUs and an H100, of which none is needed.
+kernel-check: $(TPU)/ready $(GPU)/ready
+	$(TPU)/bin/python -m pallas_kernels.compile_tpu --check
+	$(GPU)/bin/python -m pallas_kernels.compile_gpu
+
+kernel-budget: $(TPU)/ready
+	$(TPU)/bin/python -m pallas_kernels.compile_tpu --write
+
+$(TPU)/ready:
+	$(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/pip install --quiet --disable-pip-version-check "jax[tpu]==$(JAX)"
+	touch $@
+
+$(GPU)/ready:
+	$(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/pip install --quiet --disable-pip-version-check "jax==$(JAX)"
+	$(GPU)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  jax-cuda12-plugin==$(JAX) jax-cuda12-pjrt==$(JAX) nvidia-cuda-nvcc-cu12
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(WORKDIR)
+	rm -rf $(VENV) $(TPU) $(GPU) $(WORKDIR)

@@ -1,0 +1,80 @@
+"""bfloat16 kernels over thousands of mini-batches, against float64.
+
+Short tests cannot see an error that feeds back into the state. Weights are of
+the order of trained ones and the step sizes large, so that the state moves.
+The error must not grow along the sequence. A small version runs always:
+
+    pytest tests/kernels/test_long_runs.py -m slow    (minutes)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels.specs import Spec
+from pallas_kernels.tpu import chip
+from tests.kernels.ops import interpreted
+from tests.kernels.ops import OPS
+
+# Of the chips whose vector unit computes in bfloat16, and of the others.
+CHIPS = {
+    'float32 arithmetic': chip.ANY,
+    'bfloat16 arithmetic': chip.Chip(128 * 2**20, 1, narrow_arithmetic=True),
+}
+every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
+every_chip = pytest.mark.parametrize('kind', CHIPS)
+
+
+def errors_along(op, kind, n, seed, monkeypatch, parts=8):
+  """Returns the relative RMS error in each part of the sequence, and out."""
+  spec = Spec(1, 2, 64 * n, 64, 256)
+  numbers = op.specs.random_arguments(spec, seed=seed, deviation=0.3)
+  numbers['eta'] *= 64 * 10
+  tokens = {
+      name: jnp.asarray(
+          x, jnp.bfloat16 if name in ('q', 'k', 'v') else jnp.float32
+      )
+      for name, x in numbers.items()
+  }
+  with jax.enable_x64(True):
+    exact = {n: jnp.asarray(x, jnp.float64) for n, x in tokens.items()}
+    want, _ = jax.jit(lambda a: op.call(**a, implementation='xla'))(exact)
+  monkeypatch.setattr(chip, 'current', lambda: CHIPS[kind])
+  with interpreted('pallas_tpu'):
+    got, _ = jax.jit(lambda a: op.call(**a, implementation='pallas_tpu'))(
+        tokens
+    )
+  want, got = np.asarray(want), np.asarray(got, np.float64)
+  shape = (2, parts, -1)
+  square = np.square(got - want).reshape(shape).mean((0, 2))
+  return np.sqrt(square / np.square(want).reshape(shape).mean((0, 2)))
+
+
+def _check(errors):
+  # Rounding the result alone makes 0.0017.
+  assert np.isfinite(errors).all()
+  assert errors.max() < 0.005, errors
+  assert errors[-1] < 1.1 * errors[1], errors
+
+
+@every_op
+@every_chip
+def test_error_is_flat(op, kind, monkeypatch):
+  _check(errors_along(op, kind, 200, 3, monkeypatch))
+
+
+@pytest.mark.slow
+@every_op
+@every_chip
+@pytest.mark.parametrize('seed', range(3))
+def test_error_is_flat_over_1000(op, kind, seed, monkeypatch):
+  _check(errors_along(op, kind, 1000, seed, monkeypatch))
+
+
+@pytest.mark.slow
+@every_op
+@every_chip
+def test_error_is_flat_over_a_minute(op, kind, monkeypatch):
+  """N = 5500, the paper's 63 seconds."""
+  _check(errors_along(op, kind, 5500, 0, monkeypatch))
