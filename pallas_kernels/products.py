@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -31,3 +32,13 @@ def _product(a, b, axis_a, axis_b):
   return jax.lax.dot_general(
       a, b, (((rank + axis_a,), (rank + axis_b,)), (batch, batch))
   )
+
+
+def row_product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Returns the sum over the last axis of a times b, [..., J] -> [..., 1].
+
+  As a product: XLA on CPU takes 20 times longer for the sum of `a * b`.
+  """
+  return jnp.einsum(
+      '...j,...j->...', a, b, precision=jax.lax.Precision.HIGHEST
+  )[..., None]

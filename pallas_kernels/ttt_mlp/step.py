@@ -1,6 +1,6 @@
 """One mini-batch of TTT-MLP and its backward pass, all heads at once.
 
-Shapes: q, k, v [B, H, C, D]; eta [B, H, C]; scale, bias [B, H, 1, D]. The
+Shapes: q, k, v [B, H, C, D]; eta [B, H, C]; scale, bias [B, H, C, D]. The
 second weight is stored like the first, [D, K]: products that write [K, D] are
 a third slower on CPU. The names of the forward pass:
 
@@ -19,7 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss import token_loss_gradient
+from pallas_kernels.inner_loss_backward import layer_norm_backward
+from pallas_kernels.inner_loss_backward import loss_gradient
+from pallas_kernels.inner_loss_backward import loss_gradient_backward
+from pallas_kernels.portable_loop import Norm
+from pallas_kernels.portable_loop import Tokens
+from pallas_kernels.products import row_product
 from pallas_kernels.products import times
 from pallas_kernels.products import times_transposed
 from pallas_kernels.products import transposed_times
@@ -37,40 +42,26 @@ class State(NamedTuple):
   b2: jax.Array  # [B, H, D]
 
 
-class Tokens(NamedTuple):
-  """A mini-batch, or its cotangents."""
-
-  q: jax.Array  # [B, H, C, D]
-  k: jax.Array  # [B, H, C, D]
-  v: jax.Array  # [B, H, C, D]
-  eta: jax.Array  # [B, H, C]
-
-
-class Norm(NamedTuple):
-  """LayerNorm parameters, or their cotangents."""
-
-  scale: jax.Array  # [B, H, 1, D]
-  bias: jax.Array  # [B, H, 1, D]
-
-
-def step(
-    state: State, tokens: Tokens, norm: Norm
-) -> tuple[State, jax.Array]:
-  """Returns (state after the mini-batch, out [B, H, C, D])."""
-  q, k, v, eta = tokens
+def learn(state: State, tokens: Tokens, norm: Norm) -> State:
+  """Returns the state after the mini-batch."""
+  _, k, v, eta = tokens
   a, slope = gelu_slope(_first(k, state))
-  g2 = _weighted_gradient(_second(a, state), k, v, eta, norm)
+  g2 = eta[..., None] * loss_gradient(_second(a, state), k, v, *norm).g
   g1 = slope * times(g2, state.w2)
-  state = State(
+  return State(
       w1=state.w1 - transposed_times(k, g1),
       b1=state.b1 - _sum(g1),
       w2=state.w2 - transposed_times(g2, a),
       b2=state.b2 - _sum(g2),
   )
-  return state, _read(_second(gelu(_first(q, state)), state), q, norm)
 
 
-def step_backward(
+def read(state: State, q: jax.Array, norm: Norm) -> jax.Array:
+  """Returns out [B, H, C, D] from the state after the mini-batch of q."""
+  return q + layer_norm(_second(gelu(_first(q, state)), state), *norm)
+
+
+def backward(
     state: State,
     next_state: State,
     tokens: Tokens,
@@ -78,11 +69,10 @@ def step_backward(
     d_out: jax.Array,
     d_state: State,
 ) -> tuple[State, Tokens, Norm]:
-  """Returns the cotangents of `step`'s (state, tokens, norm).
+  """Returns the cotangents of (state, tokens, norm) of `learn`, then `read`.
 
-  The matrix products are by hand, the element-wise pieces on [C, D] by
-  `jax.vjp`. Against autodiff of `step` this saves the two products that
-  recompute `next_state`, and all transposed copies.
+  Against autodiff this saves the two products that recompute `next_state`,
+  all transposed copies, and the reductions of `inner_loss_backward`.
 
   Args:
     state: the state before the mini-batch.
@@ -96,18 +86,18 @@ def step_backward(
 
   # out = q + LN(gelu(y1) w2'^T + b2') with y1 = q w1' + b1'
   a, slope = gelu_slope(_first(q, next_state))
-  _, pull_read = jax.vjp(_read, _second(a, next_state), q, norm)
-  d_y2, d_q, d_norm_read = pull_read(d_out)
+  d_y2, *d_norm_read = layer_norm_backward(
+      _second(a, next_state), norm.scale, d_out
+  )
   d_y1 = slope * times(d_y2, next_state.w2)
-  d_q = d_q + times_transposed(d_y1, next_state.w1)
+  d_q = d_out + times_transposed(d_y1, next_state.w1)
   d_next = _add_affine(d_state, q, d_y1, a, d_y2)
 
   # w1' = w1 - k^T g1, w2' = w2 - g2^T a, and their biases. d_next is now also
   # the first part of d_state.
   a, slope, curvature = gelu_slope_curvature(_first(k, state))
-  g2, pull_gradient = jax.vjp(
-      _weighted_gradient, _second(a, state), k, v, eta, norm
-  )
+  gradient = loss_gradient(_second(a, state), k, v, *norm)
+  g2 = eta[..., None] * gradient.g
   h = times(g2, state.w2)
   d_g1 = -_first(k, d_next)
   d_k = -times_transposed(slope * h, d_next.w1)
@@ -116,18 +106,22 @@ def step_backward(
   # g1 = slope * h with h = g2 w2
   d_h = slope * d_g1
   d_g2 = times_transposed(d_h, state.w2) - _second(a, d_next)
-  d_z2, d_k_loss, d_v, d_eta, d_norm_loss = pull_gradient(d_g2)
+  d_z2, *d_norm = loss_gradient_backward(
+      gradient, norm.scale, eta[..., None] * d_g2
+  )
+  d_eta = row_product(gradient.g, d_g2)[..., 0]
+  d_target = -d_norm[1]  # The target v - k stands where -bias does.
 
   # z2 = gelu(z1) w2^T + b2 with z1 = k w1 + b1
   d_a = d_a + times(d_z2, state.w2)
   d_z1 = slope * d_a + curvature * (d_g1 * h)
-  d_k = d_k + d_k_loss + times_transposed(d_z1, state.w1)
+  d_k = d_k - d_target + times_transposed(d_z1, state.w1)
   d_state = _add_affine(d_next, k, d_z1, a, d_z2)
   d_state = d_state._replace(w2=d_state.w2 + transposed_times(g2, d_h))
   return (
       d_state,
-      Tokens(d_q, d_k, d_v, d_eta),
-      jax.tree.map(jnp.add, d_norm_read, d_norm_loss),
+      Tokens(d_q, d_k, d_target, d_eta),
+      Norm(*map(jnp.add, d_norm_read, d_norm)),
   )
 
 
@@ -139,18 +133,6 @@ def _first(x: jax.Array, state: State) -> jax.Array:
 def _second(a: jax.Array, state: State) -> jax.Array:
   """Returns a w2^T + b2, [B, H, C, D]."""
   return times_transposed(a, state.w2) + state.b2[..., None, :]
-
-
-def _read(z: jax.Array, q: jax.Array, norm: Norm) -> jax.Array:
-  """Returns q + LN(z)."""
-  return q + layer_norm(z, norm.scale, norm.bias)
-
-
-def _weighted_gradient(
-    z: jax.Array, k: jax.Array, v: jax.Array, eta: jax.Array, norm: Norm
-) -> jax.Array:
-  """Returns eta times the gradient of each token's loss in z."""
-  return eta[..., None] * token_loss_gradient(z, k, v, norm.scale, norm.bias)
 
 
 def _add_affine(

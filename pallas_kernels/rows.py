@@ -1,0 +1,52 @@
+"""Splits rows (B and H together) into parts that CPU cores take side by side.
+
+XLA on CPU runs the product of one mini-batch with all its rows on one core. It
+does run operations side by side that do not wait for each other, but only
+when more than eight are ready at a time. So there are up to eight chains of
+operations, each with some of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_MAX_PARTS = 8
+# Multiplications per product below which handing it over costs more: ~ 1 us.
+_MIN_WORK = 2**17
+
+
+def count_parts(rows: int, work: int) -> int:
+  """Returns the number of parts, 1 unless for a single CPU device.
+
+  On several devices one part keeps B and H as they may be sharded.
+
+  Args:
+    rows: B times H.
+    work: multiplications of one product, for one row.
+  """
+  if jax.default_backend() != 'cpu' or jax.device_count() > 1:
+    return 1
+  return max(1, min(_MAX_PARTS, rows, rows * work // _MIN_WORK))
+
+
+def one_axis(tree: Any) -> Any:
+  """Returns arrays [B, H, ...] as [1, B H, ...]."""
+  return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), tree)
+
+
+def split(tree: Any, count: int) -> list[Any]:
+  """Returns a tree of arrays [1, rows, ...] as `count` trees of some rows."""
+  if count == 1:
+    return [tree]
+  leaves, structure = jax.tree.flatten(tree)
+  columns = (jnp.array_split(x, count, axis=1) for x in leaves)
+  return [structure.unflatten(part) for part in zip(*columns)]
+
+
+def join(trees: Sequence[Any]) -> Any:
+  """Returns the tree that `split` split."""
+  return jax.tree.map(lambda *part: jnp.concatenate(part, axis=1), *trees)
