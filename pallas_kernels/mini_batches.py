@@ -14,6 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.rows import on_one_cpu
+
 # A backward pass that would keep more bytes of states than this keeps only
 # the first of each group and recomputes the others: see `cut_sequence`.
 KEPT_BYTES = 512 * 2**20
@@ -106,12 +108,12 @@ class Cut:
 
 
 def to_bits(array: jax.Array) -> jax.Array:
-  """Returns a bfloat16 or float16 array as uint16, on CPU.
+  """Returns a bfloat16 or float16 array as uint16, on one CPU.
 
-  XLA on CPU widens all of a 16-bit float array to read or write a slice of
-  it, in every step of a loop.
+  XLA on CPU widens all of a 16-bit float array to write a slice of it, in
+  every step of a loop.
   """
-  if array.dtype.itemsize != 2 or jax.default_backend() != 'cpu':
+  if array.dtype.itemsize != 2 or not on_one_cpu():
     return array
   return jax.lax.bitcast_convert_type(array, jnp.uint16)
 

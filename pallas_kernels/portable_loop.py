@@ -196,7 +196,7 @@ _loop.defvjp(_loop_forward, _loop_backward)
 
 
 def _take(cut: Cut, tokens: Tokens, n: jax.Array, dtype: jnp.dtype) -> Tokens:
-  """Returns mini-batch n as `dtype`, with eta 0 where tokens are not its own."""
+  """Returns mini-batch n as `dtype`; eta is 0 where tokens are not its own."""
   q, k, v = (cut.take(array, n).astype(dtype) for array in tokens[:3])
   return Tokens(q, k, v, cut.take_fresh(tokens.eta, n).astype(dtype))
 

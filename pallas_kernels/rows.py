@@ -19,16 +19,26 @@ _MAX_PARTS = 8
 _MIN_WORK = 2**17
 
 
-def count_parts(rows: int, work: int) -> int:
-  """Returns the number of parts, 1 unless for a single CPU device.
+def on_one_cpu() -> bool:
+  """Returns whether the program is for the CPU, and not for a mesh.
 
-  On several devices one part keeps B and H as they may be sharded.
+  Over a mesh B and H may be sharded, and what splits them would move data.
+  """
+  return (
+      jax.default_backend() == 'cpu'
+      and jax.device_count() == 1
+      and jax.sharding.get_abstract_mesh().size <= 1
+  )
+
+
+def count_parts(rows: int, work: int) -> int:
+  """Returns the number of parts, 1 unless the program is for one CPU.
 
   Args:
     rows: B times H.
     work: multiplications of one product, for one row.
   """
-  if jax.default_backend() != 'cpu' or jax.device_count() > 1:
+  if not on_one_cpu():
     return 1
   return max(1, min(_MAX_PARTS, rows, rows * work // _MIN_WORK))
 
