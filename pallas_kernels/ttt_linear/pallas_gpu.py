@@ -28,6 +28,9 @@ from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
 from pallas_kernels.gpu.walk import walk
 
+# Beyond, the backward pass needs more than 227 KiB of shared memory.
+_MOST_TILE_BYTES = 65536
+
 
 def ttt_linear(
     q: jax.Array,
@@ -53,6 +56,12 @@ def ttt_linear(
       d, mini_batch,
   )
   dtype = token_dtype(q, k, v)
+  if dtype.itemsize * d * mini_batch > _MOST_TILE_BYTES:
+    raise NotImplementedError(
+        f'D={d}, mini_batch={mini_batch} with {dtype.name} tokens: the GPU'
+        f' kernel has shared memory for {_MOST_TILE_BYTES // dtype.itemsize}'
+        ' numbers of a mini-batch'
+    )
   plan = make_plan(
       batch * heads, length, mini_batch, 4 * (d * d + d),
       2 * (dtype.itemsize * d * d + 4 * d),

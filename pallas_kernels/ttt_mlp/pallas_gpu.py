@@ -41,6 +41,11 @@ from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
 from pallas_kernels.gpu.walk import walk
 
+# What fits a multiprocessor's shared memory, see `_check_fits`.
+_MOST_WEIGHTS = 256 * 64
+_MOST_HIDDEN_TOKENS = {'bfloat16': 256 * 128, 'float32': 256 * 32}
+_MOST_TOKENS = {'bfloat16': 64 * 128, 'float32': 64 * 64}
+
 
 class State(NamedTuple):
   """Weights of one head's inner MLP, or their cotangents."""
@@ -83,6 +88,7 @@ def ttt_mlp(
         ' to 512, such as 256'
     )
   dtype = token_dtype(q, k, v)
+  _check_fits(dtype, d, hidden, mini_batch)
   weights, biases = 2 * hidden * d, 4 * (hidden + d)
   plan = make_plan(
       batch * heads, length, mini_batch, 4 * weights + biases,
@@ -97,6 +103,24 @@ def ttt_mlp(
   )
   w1, b1, w2, b2 = state
   return out.astype(q.dtype), (w1.mT, b1, w2, b2)
+
+
+def _check_fits(dtype, d, hidden, mini_batch):
+  """Raises NotImplementedError where `reverse` needs over 227 KiB shared.
+
+  The limits are those that the compiler for the H100 was seen to accept.
+  """
+  for name, size, limit in (
+      ('K D', hidden * d, _MOST_WEIGHTS),
+      ('K mini_batch', hidden * mini_batch, _MOST_HIDDEN_TOKENS[dtype.name]),
+      ('D mini_batch', d * mini_batch, _MOST_TOKENS[dtype.name]),
+  ):
+    if size > limit:
+      raise NotImplementedError(
+          f'{name} = {size} with {dtype.name} tokens (D={d}, K={hidden},'
+          f' mini_batch={mini_batch}): the GPU kernel has shared memory for'
+          f' {limit}'
+      )
 
 
 def _step(state, k, v, eta, norm, always):
