@@ -1,7 +1,8 @@
 """Compiles the TPU kernels for real TPUs on a machine that has none.
 
     python -m pallas_kernels.compile_tpu [--chips=v5e,v5p,v6e,7x]
-        [--ops=ttt_mlp,ttt_linear] [--jobs=2] [--check | --write]
+        [--ops=ttt_mlp,ttt_linear] [--calls=one_chip,paper_63s] [--jobs=2]
+        [--check | --write]
 
 For every chip and op it compiles two calls, forward and backward: 48 heads on
 one chip, and the paper's 63 s (T = 352 008) with 48 heads over the four chips
@@ -47,7 +48,7 @@ TOPOLOGIES = {
 }
 OPS = ('ttt_mlp', 'ttt_linear')
 # Name -> (heads, tokens, chips that share the heads).
-CALLS = {'one chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
+CALLS = {'one_chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
 _ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',
@@ -222,6 +223,7 @@ def main() -> int:
   )
   parser.add_argument('--chips', default=','.join(TOPOLOGIES))
   parser.add_argument('--ops', default=','.join(OPS))
+  parser.add_argument('--calls', default=','.join(CALLS))
   parser.add_argument('--jobs', type=int, default=2)
   parser.add_argument('--check', action='store_true')
   parser.add_argument('--write', action='store_true')
@@ -237,10 +239,13 @@ def main() -> int:
       (chip, op, call)
       for chip in options.chips.split(',')
       for op in options.ops.split(',')
-      for call in CALLS
+      for call in options.calls.split(',')
   ]
+  rows = []
   with futures.ThreadPoolExecutor(options.jobs) as pool:
-    rows = list(pool.map(lambda job: measure(*job), jobs))
+    for row in pool.map(lambda job: measure(*job), jobs):
+      rows.append(row)
+      print('compiled', row['chip'], row['op'], row['call'], flush=True)
   print(table(rows))
   if options.write:
     BUDGET.write_text(json.dumps(rows, indent=1) + '\n')

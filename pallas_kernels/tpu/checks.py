@@ -9,8 +9,8 @@ from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import HEAD_DIMS
 
 
-def check(q: jax.Array, mini_batch: int, hidden: int) -> int:
-  """Returns the mini-batch to use.
+def check(q: jax.Array, mini_batch: int, hidden: int) -> None:
+  """Refuses what the kernels do not have.
 
   Args:
     q: [B, H, T, D].
@@ -38,4 +38,3 @@ def check(q: jax.Array, mini_batch: int, hidden: int) -> int:
     )
   if q.dtype == jnp.float64 and jax.default_backend() == 'tpu':
     raise NotImplementedError('float64: a TPU has float32 at most')
-  return mini_batch

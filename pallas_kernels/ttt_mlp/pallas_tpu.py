@@ -49,7 +49,7 @@ def ttt_mlp(
   """
   batch, heads, length, head_dim = q.shape
   hidden = w1.shape[-1]
-  mini_batch = check(q, mini_batch, hidden=hidden)
+  check(q, mini_batch, hidden=hidden)
   plan = make_plan(
       batch=batch,
       length=length,

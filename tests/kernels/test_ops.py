@@ -8,9 +8,11 @@ import pytest
 from pallas_kernels import mini_batches
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
+from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error
 from tests.kernels.ops import SMALL
+from tests.kernels.ops import spec_of
 from tests.kernels.ops import value_and_gradients
 
 IMPLEMENTATIONS = [
@@ -18,6 +20,9 @@ IMPLEMENTATIONS = [
     for op in OPS
     for name in op.api.IMPLEMENTATIONS
     if name != 'reference'
+]
+PORTABLE = [
+    param for param in IMPLEMENTATIONS if param.values[1] == 'xla'
 ]
 every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 
@@ -27,60 +32,88 @@ def _strong(arguments):
   return {**arguments, 'eta': arguments['eta'] * 100}
 
 
-def _assert_equal_to_reference(op, name, arguments, mini_batch):
-  got = value_and_gradients(op, arguments, mini_batch, implementation=name)
-  want = value_and_gradients(
-      op, arguments, mini_batch, implementation='reference'
-  )
-  for path, x in jax.tree_util.tree_leaves_with_path(got):
-    y = dict(jax.tree_util.tree_leaves_with_path(want))[path]
-    assert relative_error(x, y) < 1e-9, jax.tree_util.keystr(path)
+def _assert_equal_to_reference(op, name, mini_batch, change=lambda a: a):
+  """Compares values and gradients at `spec_of(name)`.
 
-
-@pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
-@pytest.mark.parametrize('mini_batch', [1, 7, 64])
-def test_values_and_gradients_in_float64(op, name, mini_batch):
-  """Lengths that divide, and one shorter than a mini-batch."""
+  In float64, in which Pallas interprets the kernels too; the GPU kernels have
+  float32 at most, whatever runs them.
+  """
+  wide = name != 'pallas_gpu'
   with jax.enable_x64(True):
-    arguments = _strong(op.arguments(SMALL, jnp.float64))
-    _assert_equal_to_reference(op, name, arguments, mini_batch)
+    exact = change(_strong(op.arguments(spec_of(name), jnp.float64)))
+    want = value_and_gradients(
+        op, exact, mini_batch, implementation='reference'
+    )
+  with jax.enable_x64(wide):
+    arguments = exact
+    if not wide:
+      arguments = {n: jnp.asarray(x, jnp.float32) for n, x in exact.items()}
+    got = value_and_gradients(op, arguments, mini_batch, implementation=name)
+  want = dict(jax.tree_util.tree_leaves_with_path(want))
+  for path, x in jax.tree_util.tree_leaves_with_path(got):
+    error = relative_error(x, want[path])
+    assert error < (1e-9 if wide else 2e-5), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
+@pytest.mark.parametrize('op, name', PORTABLE)
+@pytest.mark.parametrize('mini_batch', [1, 7, 64])
+def test_values_and_gradients(op, name, mini_batch):
+  """Lengths that divide, and one shorter than a mini-batch."""
+  _assert_equal_to_reference(op, name, mini_batch)
+
+
+@pytest.mark.parametrize(
+    'op, name', [p for p in IMPLEMENTATIONS if p not in PORTABLE]
+)
+@pytest.mark.parametrize('mini_batch', [16, 64])
+def test_values_and_gradients_of_kernels(op, name, mini_batch):
+  _assert_equal_to_reference(op, name, mini_batch)
+
+
+@pytest.mark.parametrize('op, name', PORTABLE)
 def test_groups_change_nothing(op, name, monkeypatch):
   """With so many mini-batches that only some states are kept.
 
   No other test has mini-batches of 2, so none shares what is compiled here.
   """
-  monkeypatch.setattr(mini_batches, '_STATES_KEPT', 4)
-  with jax.enable_x64(True):
-    arguments = _strong(op.arguments(SMALL, jnp.float64))
-    _assert_equal_to_reference(op, name, arguments, 2)
+  monkeypatch.setattr(mini_batches, 'KEPT_BYTES', 0)
+  _assert_equal_to_reference(op, name, 2)
 
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_states_with_a_batch_axis_and_a_ragged_end(op, name):
-  with jax.enable_x64(True):
-    arguments = _strong(op.arguments(SMALL, jnp.float64))
-    ramp = jnp.arange(1.0, 1 + SMALL.batch)
-    for state in op.states:
-      array = arguments[state]
-      arguments[state] = array * ramp.reshape(-1, *(1,) * array.ndim)
-    _assert_equal_to_reference(op, name, arguments, SMALL.mini_batch)
+  ramp = jnp.arange(1.0, 1 + SMALL.batch)
+
+  def batched(arguments):
+    states = {
+        state: arguments[state]
+        * ramp.reshape(-1, *(1,) * arguments[state].ndim)
+        for state in op.states
+    }
+    return {**arguments, **states}
+
+  _assert_equal_to_reference(op, name, spec_of(name).mini_batch, batched)
 
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_two_parts_equal_the_whole(op, name):
-  arguments = _strong(op.arguments(SMALL))
-  kwargs = dict(mini_batch=SMALL.mini_batch, implementation=name)
-  whole, last = op.call(**arguments, **kwargs)
-  cut = 2 * SMALL.mini_batch
+  spec = spec_of(name)
+  arguments = _strong(op.arguments(spec))
+
+  def call(**arguments):
+    with interpreted(name):
+      return op.call(
+          **arguments, mini_batch=spec.mini_batch, implementation=name
+      )
+
+  whole, last = call(**arguments)
+  cut = 2 * spec.mini_batch
   tokens = ('q', 'k', 'v', 'eta')
   first = {n: arguments[n][:, :, :cut] for n in tokens}
   second = {n: arguments[n][:, :, cut:] for n in tokens}
-  out_1, state = op.call(**{**arguments, **first}, **kwargs)
+  out_1, state = call(**{**arguments, **first})
   state = dict(zip(op.states, state))
-  out_2, end = op.call(**{**arguments, **second, **state}, **kwargs)
+  out_2, end = call(**{**arguments, **second, **state})
   np.testing.assert_allclose(
       jnp.concatenate([out_1, out_2], axis=2), whole, atol=1e-6
   )
@@ -90,21 +123,23 @@ def test_two_parts_equal_the_whole(op, name):
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_zero_step_sizes_keep_the_state(op, name):
-  arguments = op.arguments(SMALL)
+  arguments = op.arguments(spec_of(name))
   arguments['eta'] = jnp.zeros_like(arguments['eta'])
-  _, state = op.call(**arguments, mini_batch=5, implementation=name)
+  with interpreted(name):
+    _, state = op.call(**arguments, mini_batch=16, implementation=name)
   for array, initial in zip(state, op.states):
     want = np.broadcast_to(arguments[initial], array.shape)
-    np.testing.assert_array_equal(array, want)
+    # The TPU kernels keep the mean over features aside and add it again.
+    np.testing.assert_allclose(array, want, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_vmap_is_a_loop(op, name):
-  arguments = _strong(op.arguments(SMALL))
+  arguments = _strong(op.arguments(spec_of(name)))
   stacked = {n: jnp.stack([x, 0.9 * x]) for n, x in arguments.items()}
 
   def gradients(arguments):
-    return value_and_gradients(op, arguments, 6, implementation=name)
+    return value_and_gradients(op, arguments, 16, implementation=name)
 
   mapped = jax.vmap(gradients)(stacked)
   for i in range(2):
@@ -115,19 +150,21 @@ def test_vmap_is_a_loop(op, name):
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_bfloat16_tokens_have_a_float32_state(op, name):
-  arguments = _strong(op.arguments(SMALL))
+  arguments = _strong(op.arguments(spec_of(name)))
   narrow = {n: x.astype(jnp.bfloat16) for n, x in arguments.items()}
   out, state, gradients = value_and_gradients(
-      op, narrow, 6, implementation=name
+      op, narrow, 16, implementation=name
   )
   assert out.dtype == jnp.bfloat16
   assert all(x.dtype == jnp.float32 for x in state)
   assert all(g.dtype == jnp.bfloat16 for g in gradients.values())
   wide = {n: x.astype(jnp.float32) for n, x in narrow.items()}
-  want, want_state, _ = value_and_gradients(op, wide, 6, implementation=name)
-  assert relative_error(out, want) < 2**-8  # Only the result is rounded.
+  want, want_state, _ = value_and_gradients(op, wide, 16, implementation=name)
+  # XLA widens the tokens, the kernels narrow the operands of their products.
+  rounded_out, rounded_state = (2**-8, 1e-6) if name == 'xla' else (2**-6, 0.01)
+  assert relative_error(out, want) < rounded_out
   for x, y in zip(state, want_state):
-    assert relative_error(x, y) < 1e-6
+    assert relative_error(x, y) < rounded_state
   assert all(
       jnp.isfinite(x).all() for x in jax.tree.leaves((out, state, gradients))
   )
@@ -135,9 +172,9 @@ def test_bfloat16_tokens_have_a_float32_state(op, name):
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 @pytest.mark.parametrize('size', [0.0, 1e-20, 1e4, 1e8])
-def test_extreme_inputs_stay_finite(op, name, size):
+def test_extreme_inputs(op, name, size):
   """Zero keys meet zero biases: LN sees no variance at all."""
-  arguments = op.arguments(SMALL)
+  arguments = op.arguments(spec_of(name))
   for x in ('q', 'k', 'v'):
     arguments[x] = arguments[x] * size
   if not size:
@@ -145,9 +182,24 @@ def test_extreme_inputs_stay_finite(op, name, size):
       if x.startswith('b'):
         arguments[x] = jnp.zeros_like(arguments[x])
   arguments['eta'] = arguments['eta'] / max(1.0, size) ** 2
-  result = value_and_gradients(op, arguments, 6, implementation=name)
+  result = value_and_gradients(op, arguments, 16, implementation=name)
   for path, x in jax.tree_util.tree_leaves_with_path(result):
     assert jnp.isfinite(x).all(), jax.tree_util.keystr(path)
+  with jax.enable_x64(True):
+    exact = {n: jnp.asarray(x, jnp.float64) for n, x in arguments.items()}
+    want = value_and_gradients(op, exact, 16, implementation='reference')
+  for x, y in zip(jax.tree.leaves(result[:2]), jax.tree.leaves(want[:2])):
+    assert relative_error(x, y) < 1e-5
+
+
+@pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
+def test_steps_so_large_that_nothing_converges(op, name):
+  """eta of order 10 throws the weights about, but not to infinity."""
+  arguments = op.arguments(spec_of(name))
+  arguments['eta'] = arguments['eta'] * 1e5
+  result = value_and_gradients(op, arguments, 16, implementation=name)
+  assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(result))
+
 
 
 @every_op

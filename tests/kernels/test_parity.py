@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error
 
@@ -37,9 +38,36 @@ def _ours(name, array):
   return array[:, :, 0] if name in ('b', 'b1', 'b2') else array
 
 
+IMPLEMENTATIONS = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
+
+
+@pytest.fixture
+def any_size(monkeypatch):
+  """Lets the kernels take heads and mini-batches smaller than a tile.
+
+  Chips have no such tiles, the interpreter does not mind.
+  """
+  for op in OPS:
+    monkeypatch.setattr(op.api.pallas_tpu, 'check', lambda *a, **k: None)
+    monkeypatch.setattr(
+        op.api.pallas_gpu, 'check_support', lambda *a, **k: None
+    )
+
+
+@pytest.mark.usefixtures('any_size')
 @pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
-@pytest.mark.parametrize('case', ['A', 'B', 'C'])
-@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+@pytest.mark.parametrize(
+    'implementation, case',
+    [
+        pytest.param(
+            name, case,
+            # One case of an interpreted kernel is enough for every day.
+            marks=[pytest.mark.slow] * (case > 'A' and name[:6] == 'pallas'),
+        )
+        for name in IMPLEMENTATIONS
+        for case in 'ABC'
+    ],
+)
 def test_golden_values_states_and_gradients(golden, op, case, implementation):
   """Case B has its own step sizes in each row: we have the last row's form."""
   data = dict(np.load(golden(f'{op.name}_op.npz')))
@@ -68,7 +96,10 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
   b, n, c, h, d = data[out_name].shape
   tokens_first = (0, 3, 1, 2, 4)
   cotangent = data[f'{case}_cotangent'].transpose(tokens_first)
-  out, state, gradients = run(arguments, cotangent.reshape(b, h, n * c, d))
+  with interpreted(implementation):
+    out, state, gradients = run(
+        arguments, cotangent.reshape(b, h, n * c, d)
+    )
   want = data[out_name].transpose(tokens_first).reshape(b, h, n * c, d)
   assert relative_error(out, want) < VALUES
 
@@ -83,8 +114,9 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
     assert relative_error(gradients[name], _ours(name, want)) < GRADIENTS, name
 
 
+@pytest.mark.usefixtures('any_size')
 @pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
-@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 def test_own_fixture(fixtures, op, implementation):
   data = np.load(fixtures / 'ttt_op.npz')
   prefix = op.name + '_'
@@ -103,7 +135,8 @@ def test_own_fixture(fixtures, op, implementation):
     out, pull, state = jax.vjp(call, arguments, has_aux=True)
     return out, state, pull(cotangent)[0]
 
-  out, state, gradients = run(arguments, data['cotangent'])
+  with interpreted(implementation):
+    out, state, gradients = run(arguments, data['cotangent'])
   assert relative_error(out, data[prefix + 'out']) < VALUES
   for name, array in zip(op.states, state):
     assert relative_error(array, data[f'{prefix}final_{name}']) < VALUES, name

@@ -66,17 +66,17 @@ def test_a_bundle_may_take_several_lines(tmp_path):
     'change, complaint',
     [
         ({'forward': 102.9}, None),
-        ({'forward': 103.1}, 'v5e ttt_mlp one chip: forward is 103.1'),
+        ({'forward': 103.1}, 'v5e ttt_mlp one_chip: forward is 103.1'),
         ({'backward': 500.0}, 'backward is 500.0, the budget is 400.0'),
         ({'temporary': 2000}, 'temporary is 2000'),
-        ({'chip': 'v9'}, 'v9 ttt_mlp one chip: not in the budget'),
+        ({'chip': 'v9'}, 'v9 ttt_mlp one_chip: not in the budget'),
     ],
 )
 def test_growth_beyond_the_budget_is_named(
     tmp_path, monkeypatch, change, complaint
 ):
   row = {
-      'chip': 'v5e', 'op': 'ttt_mlp', 'call': 'one chip', 'forward': 100.0,
+      'chip': 'v5e', 'op': 'ttt_mlp', 'call': 'one_chip', 'forward': 100.0,
       'backward': 400.0, 'whole_to_kernels': 1.02, 'temporary': 1000,
   }
   monkeypatch.setattr(compile_tpu, 'BUDGET', tmp_path / 'budget.json')
