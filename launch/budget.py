@@ -30,7 +30,8 @@ _PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
 _GROUPS = (
     ('TTT', r'^ttt_'),
     ('attention', r'^splash'),
-    ('dense layers', r'/(mlp|[qkvo]|lr|dense|up|down|patch|text|final)/\S*dot'),
+    # Named by their einsum, see `ttt_jax.models.layers.affine`.
+    ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
     ('TTT around its kernels', r'/ttt/'),
     ('attention around its kernels', r'/attn/'),
     ('norms and the rest of layers', r'/layers/'),

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 from jax import sharding
+from jax.experimental import layout
 from jax.experimental import mesh_utils
 import numpy as np
 
@@ -195,8 +196,8 @@ class Layout:
     batch = self._batch(z[0])
 
     def local(z, weights, shared):
-      out, more = function(_to_heads(z), weights, shared)
-      return _to_tokens(out, self.sp), more
+      out, more = function(_to_heads(z, self.platform), weights, shared)
+      return _to_tokens(out, self.sp, self.platform), more
 
     tokens = P(None, batch, 'sp')
     return jax.shard_map(
@@ -213,19 +214,32 @@ class Layout:
     return None if x.shape[0] % self.mesh.shape['data'] else 'data'
 
 
-def _to_heads(z):
+def _to_heads(z, platform):
   """[sp, b, T / sp, X], a block for each device -> [b, T, X]."""
   sp, b, t, x = z.shape
   if sp > 1:
-    z = jax.lax.all_to_all(z, 'sp', 0, 0, tiled=True)
-  return z.swapaxes(0, 1).reshape(b, sp * t, x)
+    z = jax.lax.all_to_all(_rows(z, platform), 'sp', 0, 0, tiled=True)
+  return _rows(z.swapaxes(0, 1).reshape(b, sp * t, x), platform)
 
 
-def _to_tokens(y, sp):
+def _to_tokens(y, sp, platform):
   """[b, T, X] -> [sp, b, T / sp, X], a block from each device."""
   b, t, x = y.shape
   y = y.reshape(b, sp, t // sp, x).swapaxes(0, 1)
-  return jax.lax.all_to_all(y, 'sp', 0, 0, tiled=True) if sp > 1 else y
+  if sp > 1:
+    y = jax.lax.all_to_all(_rows(y, platform), 'sp', 0, 0, tiled=True)
+  return y
+
+
+def _rows(x, platform):
+  """x with its features side by side in memory, as kernels want it on TPUs.
+
+  Left to itself, the compiler puts the tokens of long sequences there and
+  pays with copies.
+  """
+  if platform != 'tpu':
+    return x
+  return layout.with_layout_constraint(x, layout.Layout(tuple(range(x.ndim))))
 
 
 def batch_sharding(mesh: sharding.Mesh) -> sharding.NamedSharding:

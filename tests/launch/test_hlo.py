@@ -30,7 +30,7 @@ _TEXT = """HloModule jit_step, is_scheduled=true
 
 %inner_body (q: (s32[], bf16[4,128])) -> (s32[], bf16[4,128]) {
   %q = (s32[], bf16[4,128]) parameter(0)
-  %x = bf16[4,128]{1,0:T(8,128)(2,1)} fusion(%q), kind=kLoop, calls=%add, metadata={op_name="jit(step)/layers/mlp/up/dot"}, backend_config={"estimated_cycles":"100"}
+  %x = bf16[4,128]{1,0:T(8,128)(2,1)} fusion(%q), kind=kLoop, calls=%add, metadata={op_name="jit(step)/layers/mlp/up/bti,io->bto/dot_general"}, backend_config={"estimated_cycles":"100"}
   %y = bf16[4,128]{1,0} all-to-all(%x), replica_groups=[2,4]<=[8], dimensions={0}
   ROOT %t = (s32[], bf16[4,128]) tuple(%q, %y)
 }
@@ -58,7 +58,7 @@ def test_loops_multiply():
       r.instruction.op_name: (r.times, r.instruction.cycles)
       for r in program.runs() if r.instruction.cycles
   }  # pyformat: disable
-  assert cycles == {'jit(step)/layers/mlp/up/dot': (15, 100)}
+  assert cycles == {'jit(step)/layers/mlp/up/bti,io->bto/dot_general': (15, 100)}
 
 
 def test_kernels_are_known_by_their_names():

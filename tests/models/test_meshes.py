@@ -35,7 +35,7 @@ def test_every_mesh_gives_what_one_device_gives(mixer, segments):
   )  # pyformat: disable
   assert out.returncode == 0, out.stderr
   # Nothing in training is copied to all devices because a split was not said.
-  copied = 'Involuntary full rematerialization.*jit\(losses\)'
+  copied = r'Involuntary full rematerialization.*jit\(losses\)'
   assert not re.search(copied, out.stderr), out.stderr
   report = json.loads(out.stdout)
   assert len(report) == 4

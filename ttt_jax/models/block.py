@@ -14,7 +14,7 @@ from ttt_jax import sharding
 from ttt_jax import token_order
 from ttt_jax.models import attention
 from ttt_jax.models import dit_config
-from ttt_jax.models import heads
+from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import mixers
 from ttt_jax.models import rope
@@ -27,12 +27,13 @@ class Context(NamedTuple):
   Attributes:
     time: embedding [B, E].
     window_turns: rotary positions of a window's tokens, [window, D] each.
-    turns: those of the sequence in the order read, [T', D] each.
+    turns: those of the sequence in the order read, [T', W] each, see
+      `heads.Heads.repeat`.
   """
 
   time: jax.Array
-  window_turns: heads.Turns
-  turns: heads.Turns
+  window_turns: heads_lib.Turns
+  turns: heads_lib.Turns
 
 
 def make_context(
@@ -51,7 +52,13 @@ def make_context(
   length = layout.padded(order.length, config.mini_batch)
   read = np.full((length, 3), -1)
   read[: order.length] = order.ttt_positions
-  return Context(time, turns(order.window_positions), turns(read))
+  # Made once, not in every layer: a table for the lanes of a group of heads.
+  heads = heads_lib.Heads(
+      config.num_heads // layout.sp, config.model_dim // config.num_heads
+  )
+  return Context(
+      time, turns(order.window_positions), heads.repeat(turns(read))
+  )
 
 
 class SequenceBlock(nn.Module):

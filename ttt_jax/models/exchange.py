@@ -47,12 +47,11 @@ def project(
 
 
 def split(z: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
-  """[b, T, X] -> arrays of the sizes, [b, T, size] each."""
-  out, start = [], 0
-  for size in sizes:
-    out.append(z[..., start : start + size])
-    start += size
-  return out
+  """[b, T, X] -> arrays of the sizes, [b, T, size] each; drops what is left."""
+  rest = z.shape[-1] - sum(sizes)
+  # Not slices: the gradients of a split are joined, those of slices padded to
+  # the whole and added up.
+  return jax.lax.split(z, [*sizes, rest], axis=2)[: len(sizes)]
 
 
 def collect(y: jax.Array, weights: Weights) -> jax.Array:

@@ -9,6 +9,7 @@ sequence, which fill up the last device's part, stay behind it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,31 +31,68 @@ class Reading:
 
   def read(self, x: jax.Array) -> jax.Array:
     """[B, T', ...] in storage order -> in the order of reading, T' >= T."""
-    if self.reverse:
-      x = self._reversed(x)
-    return _swap(x, self.order.tokens_per_frame, self.order.text_length)
+    return _move(self, True, x)
 
   def unread(self, y: jax.Array) -> jax.Array:
     """The inverse of `read`."""
-    y = _swap(y, self.order.text_length, self.order.tokens_per_frame)
-    return self._reversed(y) if self.reverse else y
+    return _move(self, False, y)
 
-  def _reversed(self, x):
-    """Storage order of a video -> of the video that runs backwards."""
-    order, (b, _, *features) = self.order, x.shape
-    p, l, s = order.tokens_per_frame, order.text_length, order.segments
-    body = x[:, p : order.length].reshape(b, s, order.stride, *features)
-    frames = body[:, :, l:].reshape(b, -1, *features)
-    video = jnp.concatenate([x[:, :p], frames], axis=1)[:, ::-1]
-    frames = video[:, p:].reshape(b, s, -1, *features)
-    body = jnp.concatenate([body[:, ::-1, :l], frames], axis=2)
-    body = body.reshape(b, -1, *features)
-    return jnp.concatenate(
-        [video[:, :p], body, x[:, order.length :]], axis=1
-    )
+  def _parts(self, x, read):
+    """Frame 0 [B, P, ...] and all segments [B, S, stride, ...].
+
+    Args:
+      x: [B, T', ...].
+      read: whether `x` is in the order of reading, else in that of storage.
+    """
+    order = self.order
+    p, l = order.tokens_per_frame, order.text_length
+    if read:
+      first = x[:, l : l + p]
+      body = jnp.concatenate([x[:, :l], x[:, l + p : order.length]], axis=1)
+    else:
+      first, body = x[:, :p], x[:, p : order.length]
+    shape = x.shape[0], order.segments, order.stride, *x.shape[2:]
+    return first, body.reshape(shape)
+
+  def _backwards(self, first, body):
+    """`_parts` of the video that runs backwards.
+
+    There, a segment owns the frame that it shared, and shares the last of its
+    own.
+    """
+    p, l = self.order.tokens_per_frame, self.order.text_length
+    shared = jnp.concatenate([first[:, None], body[:, :-1, -p:]], axis=1)
+    parts = [
+        body[:, ::-1, :l],
+        jnp.flip(body[:, :, l:-p], (1, 2)),
+        jnp.flip(shared, (1, 2)),
+    ]
+    return jnp.flip(body[:, -1, -p:], 1), jnp.concatenate(parts, axis=2)
 
 
-def _swap(x, first, second):
-  """Swaps the first tokens with the `second` ones behind them, in place."""
-  both = jnp.concatenate([x[:, first : first + second], x[:, :first]], axis=1)
-  return jax.lax.dynamic_update_slice_in_dim(x, both, 0, axis=1)
+# A permutation's gradient is its inverse; autodiff would pad and add up the
+# slices that it is made of.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _move(reading: Reading, forth: bool, x: jax.Array) -> jax.Array:
+  """To the order of reading (`forth`) or back, [B, T', ...]."""
+  order = reading.order
+  first, body = reading._parts(x, not forth)
+  if reading.reverse:
+    first, body = reading._backwards(first, body)
+  body = body.reshape(x.shape[0], -1, *x.shape[2:])
+  parts = [first, body]
+  if forth:
+    l = order.text_length
+    parts = [body[:, :l], first, body[:, l:]]
+  return jnp.concatenate([*parts, x[:, order.length :]], axis=1)
+
+
+def _move_forward(reading, forth, x):
+  return _move(reading, forth, x), ()
+
+
+def _move_backward(reading, forth, _, d_y):
+  return (_move(reading, not forth, d_y),)
+
+
+_move.defvjp(_move_forward, _move_backward)
