@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from launch import budget as budget_lib
 from launch import program as program_lib
 from launch import topology as topology_lib
+from pallas_kernels import compile_tpu
 from ttt_jax import cli
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
@@ -34,7 +35,7 @@ _TOPOLOGY = flags.DEFINE_string('topology', 'v5p:8x8x4', 'TPU slice.')
 _MESH = flags.DEFINE_string('mesh', None, 'Such as data:64,sp:4.')
 _JSON = flags.DEFINE_string('json', None, 'Also writes the results there.')
 _BUDGET = flags.DEFINE_string(
-    'budget', None, 'JSON {chip: {kernel: cycles a mini-batch and head}}.'
+    'budget', str(compile_tpu.BUDGET), 'Cycles of the kernels, JSON.'
 )
 _GIB = 2**30
 
@@ -147,9 +148,7 @@ def main(argv: Sequence[str]) -> int:
   if _MESH.value:
     mesh = sharding.parse_mesh(_MESH.value)
   prepare(config, topology, mesh)
-  kernels = {}
-  if _BUDGET.value:
-    kernels = budget_lib.read(_BUDGET.value, topology.chip.name)
+  kernels = budget_lib.read(_BUDGET.value, topology.chip.name)
   try:
     compiled = program_lib.compile_step(
         config, program_lib.make_mesh(topology, mesh)

@@ -14,6 +14,7 @@ from launch import hlo
 from launch import plan
 from launch import program
 from launch import topology
+from pallas_kernels import compile_tpu
 from tests.launch import test_hlo
 from ttt_jax import geometry
 from ttt_jax import sharding
@@ -65,19 +66,30 @@ def test_the_work_of_a_chip():
 
 def test_prices(tmp_path):
   path = tmp_path / 'budget.json'
-  path.write_text(json.dumps(dict(v5p=dict(call=10))))
+  row = dict(chip='v5p', op='call', call='paper_63s', forward=10, backward=0)
+  path.write_text(json.dumps([row, {**row, 'call': 'one_chip', 'forward': 9}]))
   work = budget.Load(4, 1, 128, 1, 64)
   chip = topology.CHIPS['v5p']
   program = hlo.Program(test_hlo._TEXT)
   cycles, unknown = budget.cycles_by_group(program, chip, work, {})
   assert unknown == ['call'] and sum(cycles.values()) == 1500
   assert cycles['dense layers'] == 1500
+  prices = budget.read(path, 'v5p')
+  assert prices == dict(call_forward=10, call_backward=0)
   cycles, unknown = budget.cycles_by_group(
-      program, chip, work, budget.read(path, 'v5p')
+      program, chip, work, dict(call=prices['call_forward'])
   )
   assert not unknown and sum(cycles.values()) == 1500 + 3 * 4 * 10
   with pytest.raises(ValueError, match='no budget for v6e; it has v5p'):
     budget.read(path, 'v6e')
+  path.write_text('{"v5p": {}}')
+  with pytest.raises(ValueError, match='is no budget of kernels'):
+    budget.read(path, 'v5p')
+
+
+def test_the_budget_of_the_kernels_has_their_names():
+  prices = budget.read(compile_tpu.BUDGET, 'v5p')
+  assert 0 < prices['ttt_mlp_forward'] < prices['ttt_mlp_backward']
 
 
 def test_errors_of_the_command_are_one_line():
