@@ -16,11 +16,12 @@ setuptools.setup(
     python_requires='>=3.11',
     packages=setuptools.find_packages(
         include=['ttt_jax', 'ttt_jax.*', 'pallas_kernels', 'pallas_kernels.*',
-                 'configs'],
+                 'configs', 'launch'],
     ),  # pyformat: disable
     package_data={
         'ttt_jax': ['assets/*/*'],
         'configs': ['storyboards/*.json'],
+        'pallas_kernels': ['budget.json'],
     },
     install_requires=[
         'absl-py',
