@@ -201,7 +201,8 @@ def check(rows: list[dict[str, Any]]) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> str:
   """Returns the rows as Markdown."""
   lines = [
-      '| chip | op | call | forward | backward | whole call | VMEM MB | HBM GB |',
+      '| chip | op | call | forward | backward | whole call | VMEM MB |'
+      ' HBM GB |',
       '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |',
   ]
   for row in rows:

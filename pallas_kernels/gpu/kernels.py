@@ -27,7 +27,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-from pallas_kernels.gpu.plan import Plan
 from pallas_kernels.gpu.tiles import always_true
 from pallas_kernels.gpu.tiles import load_rows
 from pallas_kernels.gpu.tiles import store_rows

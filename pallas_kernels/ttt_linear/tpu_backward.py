@@ -1,8 +1,8 @@
 """TTT-Linear backward on TPU: a group of mini-batches, forwards and backwards.
 
 The group is walked again from the state before it, which keeps states and
-inner gradients in VMEM, and then backwards. With d for cotangents, d_w' and d_b' those of
-the state after a mini-batch, and the names of `tpu_stages.py`:
+inner gradients in VMEM, and then backwards. With d for cotangents, d_w' and
+d_b' those of the state after a mini-batch, and the names of `tpu_stages.py`:
 
 reading, out = q + scale x + bias with x = LN(q w' + b'):
 

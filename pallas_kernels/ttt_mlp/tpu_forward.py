@@ -100,7 +100,7 @@ def _hidden(window, q, k, state):
 
 def _step(window, hidden, v, rate, norm, state):
   """Returns the step of the weights, and moves c2."""
-  plan, p = window.plan, window.p
+  plan = window.plan
   keys = hidden.k.astype(plan.wide)
   values = window.read(v).astype(plan.wide)
   g = inner_gradient(

@@ -53,7 +53,8 @@ def hidden(window, q, stash):
   a, slope = twice_gelu_slope(z.astype(plan.elementwise))
   a = a.astype(plan.dtype)
   y = products.times_transposed(a, stash.w2[after, p])
-  return Read(rows, a, slope, packing.diagonal(y) + stash.c2[after, :, window.lanes])
+  y = packing.diagonal(y) + stash.c2[after, :, window.lanes]
+  return Read(rows, a, slope, y)
 
 
 def gradient(window, read, d_out, norm, stash, d_norm, d_state):

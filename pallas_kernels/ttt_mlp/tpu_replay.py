@@ -118,7 +118,8 @@ def _hidden(window, k, state, stash):
   stash.a[m, p] = a
   stash.slope[m, p] = slope.astype(plan.dtype)
   y = products.times_transposed(a, stash.w2[m, p])
-  return _Hidden(a, slope, curvature, packing.diagonal(y) + state.c2[:, window.lanes])
+  y = packing.diagonal(y) + state.c2[:, window.lanes]
+  return _Hidden(a, slope, curvature, y)
 
 
 def _step(window, hidden, k, v, rate, norm, state, stash):
