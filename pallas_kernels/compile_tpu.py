@@ -133,12 +133,9 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
   }
 
 
-def _other_cycles(compiled: Any) -> int | None:
-  """Returns XLA's estimate for all but the kernels; None where it has none."""
-  try:
-    text = compiled.as_text()
-  except Exception:  # libtpu cannot print every program for 7x.
-    return None
+def _other_cycles(compiled: Any) -> int:
+  """Returns XLA's estimate for all but the kernels."""
+  text = compiled.as_text()
   entry = text[text.index('\nENTRY') :]
   return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', entry)))
 
@@ -168,9 +165,8 @@ def measure(chip: str, op: str, call: str) -> dict[str, Any]:
     name = 'forward' if 'forward' in kernel.name else 'backward'
     row[name] = round(kernel.cycles / units, 1)
     row[f'{name}_vmem'] = kernel.vmem
-  if facts['other_cycles'] is not None:
-    whole = sum(k.cycles for k in kernels)
-    row['whole_to_kernels'] = round(1 + facts['other_cycles'] / whole, 3)
+  inside = sum(kernel.cycles for kernel in kernels)
+  row['whole_to_kernels'] = round(1 + facts['other_cycles'] / inside, 3)
   return row | {'hbm': facts['hbm'], 'temporary': facts['temporary']}
 
 
@@ -184,17 +180,16 @@ def check(rows: list[dict[str, Any]]) -> list[str]:
   complaints = []
   for row in rows:
     key = row['chip'], row['op'], row['call']
-    for name in ('forward', 'backward', 'whole_to_kernels', 'temporary'):
-      allowed = budget.get(key, {}).get(name)
-      if allowed is None:
-        continue
-      if row.get(name) is None or row[name] > GROWTH * allowed:
-        complaints.append(
-            f'{" ".join(key)}: {name} is {row.get(name)}, the budget is'
-            f' {allowed} and {GROWTH - 1:.0%}'
-        )
     if key not in budget:
       complaints.append(f'{" ".join(key)}: not in the budget')
+      continue
+    for name in ('forward', 'backward', 'whole_to_kernels', 'temporary'):
+      allowed = budget[key][name]
+      if row[name] > GROWTH * allowed:
+        complaints.append(
+            f'{" ".join(key)}: {name} is {row[name]}, the budget is'
+            f' {allowed} and {GROWTH - 1:.0%}'
+        )
   return complaints
 
 
@@ -206,12 +201,11 @@ def table(rows: list[dict[str, Any]]) -> str:
       '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |',
   ]
   for row in rows:
-    whole = row.get('whole_to_kernels')
     vmem = max(row['forward_vmem'], row['backward_vmem']) / 1e6
     lines.append(
         f"| {row['chip']} | {row['op']} | {row['call']} |"
         f" {row['forward']:.0f} | {row['backward']:.0f} |"
-        f" {f'{whole:.2f}' if whole else '-'} | {vmem:.0f} |"
+        f" {row['whole_to_kernels']:.2f} | {vmem:.0f} |"
         f" {row['hbm'] / 1e9:.1f} |"
     )
   return '\n'.join(lines)

@@ -5,28 +5,39 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.arguments import state_dtype
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import HEAD_DIMS
 
 
-def check(q: jax.Array, mini_batch: int, hidden: int) -> None:
+def check(
+    tokens: tuple[jax.Array, ...],
+    others: tuple[jax.Array, ...],
+    mini_batch: int,
+    hidden: int,
+) -> jnp.dtype:
   """Refuses what the kernels do not have.
 
   Args:
-    q: [B, H, T, D].
+    tokens: q, k, v [B, H, T, D].
+    others: all other arrays of the call.
     mini_batch: C.
     hidden: K, or D where the inner model has no hidden layer.
+
+  Returns:
+    The dtype for the operands of products: the widest of the tokens.
 
   Raises:
     NotImplementedError: the kernels do not have such sizes or dtypes; one
       line with the value, the constraint and a legal value.
   """
-  if q.shape[-1] not in HEAD_DIMS:
+  head_dim = tokens[0].shape[-1]
+  if head_dim not in HEAD_DIMS:
     raise NotImplementedError(
-        f'head dim {q.shape[-1]}: the TPU kernels have'
+        f'head dim {head_dim}: the TPU kernels have'
         f' {", ".join(map(str, HEAD_DIMS))}'
     )
-  if hidden % LANES and hidden != q.shape[-1]:
+  if hidden % LANES and hidden != head_dim:
     raise NotImplementedError(
         f'hidden size {hidden}: the TPU kernels take multiples of {LANES},'
         f' such as {2 * LANES}'
@@ -36,5 +47,14 @@ def check(q: jax.Array, mini_batch: int, hidden: int) -> None:
         f'mini_batch={mini_batch}: the TPU kernels take multiples of 16 up to'
         ' 256, such as 64'
     )
-  if q.dtype == jnp.float64 and jax.default_backend() == 'tpu':
+  dtype = jnp.result_type(*tokens)
+  wide = state_dtype(*tokens, *others)
+  if dtype == jnp.float16 or wide != jnp.promote_types(dtype, jnp.float32):
+    raise NotImplementedError(
+        f'tokens of {dtype} with states of {wide}: the TPU kernels take'
+        ' bfloat16 or float32 with float32'
+    )
+  # Only the interpreter has it.
+  if dtype == jnp.float64 and jax.default_backend() == 'tpu':
     raise NotImplementedError('float64: a TPU has float32 at most')
+  return dtype

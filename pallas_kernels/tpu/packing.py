@@ -34,6 +34,11 @@ LANES = 128
 SUBLANES = 16  # Rows of a bfloat16 register, two to a 32-bit word.
 
 
+def lanes(p: int) -> slice:
+  """Returns the lanes of pack p."""
+  return slice(p * LANES, (p + 1) * LANES)
+
+
 @dataclasses.dataclass(frozen=True)
 class Packing:
   """How R heads share the lanes.

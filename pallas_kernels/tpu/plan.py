@@ -196,6 +196,9 @@ def make_plan(
       independent chains fill the latency of a mini-batch; more than needed
       for that only spill registers.
     chip: the chip; None takes `chip.current()`.
+
+  Raises:
+    NotImplementedError: not even one pack fits into vector memory.
   """
   chip = chip or chips.current()
   wide = jnp.promote_types(dtype, jnp.float32)
@@ -209,11 +212,18 @@ def make_plan(
   group = _round_up(-(-saved // SAVED_BYTES), steps)
   # Token windows: q, k, v, d_out in, d_q, d_k, d_v out, two of each; rates.
   width = 7 * 2 * LANES * jnp.dtype(dtype).itemsize + 4 * LANES
-  per_pack = lambda group: group * (mini_batch * width + stash_bytes)
+  per_mini_batch = mini_batch * width + stash_bytes
+  # Windows and scratch of the states take 8 of them.
   budget = int(chip.vmem * 0.9)
-  while group > steps and per_pack(group) + 8 * state_bytes > budget:
-    group -= steps
-  room = max(1, budget // (per_pack(group) + 8 * state_bytes))
+  most_group = (budget - 8 * state_bytes) // per_mini_batch
+  if most_group < steps:
+    raise NotImplementedError(
+        f'a group of {steps} mini-batches of {mini_batch} takes'
+        f' {8 * state_bytes + steps * per_mini_batch:,} bytes of vector'
+        f' memory: the TPU kernels have {budget:,}; use a smaller hidden size'
+    )
+  group = min(group, most_group // steps * steps)
+  room = budget // (group * per_mini_batch + 8 * state_bytes)
   # Both cores of a chip get the same number of steps if there is one sequence.
   parts = chip.cores if batch % chip.cores else 1
   backward_packs = _share(packs, min(most_packs[1], room), parts)

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
-from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.packing import lanes
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.plan import Plan
 
@@ -96,7 +96,7 @@ class Window:
     """The pack's lanes in a block [rows, lanes]."""
     if self.p is None:
       return slice(None)
-    return slice(self.p * LANES, (self.p + 1) * LANES)
+    return lanes(self.p)
 
   def read(self, ref: Any) -> jax.Array:
     """Returns the tokens [C, lanes], zeros after the end of the sequence."""

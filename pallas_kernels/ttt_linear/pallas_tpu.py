@@ -44,16 +44,17 @@ def ttt_linear(
     NotImplementedError: a size or dtype that the kernels do not have.
   """
   batch, heads, length, head_dim = q.shape
-  check(q, mini_batch, hidden=head_dim)
+  others = (eta, w, b, ln_scale, ln_bias)
+  dtype = check((q, k, v), others, mini_batch, head_dim)
   plan = make_plan(
       batch=batch,
       length=length,
       heads=heads,
       head_dim=head_dim,
       mini_batch=mini_batch,
-      dtype=q.dtype,
+      dtype=dtype,
       state_bytes=4 * (LANES + 8) * LANES,
-      stash_bytes=stash_bytes(mini_batch, q.dtype),
+      stash_bytes=stash_bytes(mini_batch, dtype),
       most_packs=(12, 12),
   )
   w, b = batched_state((w, b), (3, 2), batch, plan.wide)
@@ -74,7 +75,7 @@ def ttt_linear(
   tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
   tokens = Tokens(*tokens, layout.rates(eta, plan))
   out, last = inner_loop(_MODEL, plan, tokens, norm, state)
-  return layout.from_lanes(out, length, plan), (
+  return layout.from_lanes(out, length, plan).astype(q.dtype), (
       layout.unpack_blocks(last.w, plan) + w_mean,
       layout.unpack_lanes(last.b, plan) + b_mean,
   )

@@ -34,12 +34,12 @@ from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.inner_loss import normalize_backward
 from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.packing import lanes
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.tpu.window import Window
 from pallas_kernels.ttt_linear.tpu_stages import apply
-from pallas_kernels.ttt_linear.tpu_stages import lanes
 from pallas_kernels.ttt_linear.tpu_stages import move
 from pallas_kernels.ttt_linear.tpu_stages import State
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.packing import lanes
 from pallas_kernels.tpu.packing import Packing
 from pallas_kernels.tpu.plan import Plan
 
@@ -57,11 +57,6 @@ def move(
   for p in range(w.shape[0]):
     moved = plan.products.transposed_times(rows[:, lanes(p)], f[:, lanes(p)])
     w[p] = w[p] + sign * same_head(moved, plan.packing)
-
-
-def lanes(p: int) -> slice:
-  """Returns the lanes of pack p."""
-  return slice(p * LANES, (p + 1) * LANES)
 
 
 def same_head(x: jax.Array, packing: Packing) -> jax.Array:

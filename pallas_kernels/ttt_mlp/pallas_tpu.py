@@ -49,16 +49,17 @@ def ttt_mlp(
   """
   batch, heads, length, head_dim = q.shape
   hidden = w1.shape[-1]
-  check(q, mini_batch, hidden=hidden)
+  others = (eta, w1, b1, w2, b2, ln_scale, ln_bias)
+  dtype = check((q, k, v), others, mini_batch, hidden)
   plan = make_plan(
       batch=batch,
       length=length,
       heads=heads,
       head_dim=head_dim,
       mini_batch=mini_batch,
-      dtype=q.dtype,
+      dtype=dtype,
       state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
-      stash_bytes=stash_bytes(head_dim, hidden, mini_batch, q.dtype),
+      stash_bytes=stash_bytes(head_dim, hidden, mini_batch, dtype),
       most_packs=(8, 6),
   )
   w1, b1, w2, b2 = batched_state(
@@ -83,7 +84,7 @@ def ttt_mlp(
   tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
   tokens = Tokens(*tokens, layout.rates(eta, plan))
   out, last = inner_loop(_MODEL, plan, tokens, norm, state)
-  return layout.from_lanes(out, length, plan), (
+  return layout.from_lanes(out, length, plan).astype(q.dtype), (
       layout.unpack_rows(last.w1, plan),
       layout.unpack_hidden(last.b1, plan),
       layout.unpack_rows(last.w2, plan).mT + w2_mean,

@@ -16,10 +16,10 @@ from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import inner_gradient
 from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.inner_loss import normalize
-from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
+from pallas_kernels.ttt_mlp.tpu_stages import move
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
@@ -70,7 +70,9 @@ def _mini_batch(here, m, q, k, v, rate, norm, state, out):
     if m > 0:
       _write(window.before(), h.read, q, norm, out)
   for window, h, step in zip(windows, hidden, steps):
-    _move(window, h, step, k, state)
+    # Made again: cheaper than keeping them.
+    keys = window.plan.packing.block_diagonal(h.k)
+    move(state, window.p, keys, h.a, step.f, step.h, window.plan)
 
 
 def _hidden(window, q, k, state):
@@ -111,18 +113,6 @@ def _step(window, hidden, v, rate, norm, state):
   f = plan.packing.block_diagonal(f.astype(plan.dtype))
   h = plan.products.times(f, hidden.w2).astype(plan.elementwise)
   return _Step(f, (h * hidden.slope).astype(plan.dtype))
-
-
-def _move(window, hidden, step, k, state):
-  """Moves w1, b1 and w2."""
-  plan, p = window.plan, window.p
-  packing, products = plan.packing, plan.products
-  state.w2[p] = state.w2[p] - products.transposed_times(step.f, hidden.a)
-  keys = packing.block_diagonal(window.read(k))  # Cheaper than keeping it.
-  rows = [keys.T, packing.row_sums(plan.dtype)]
-  moved = products.times(jnp.concatenate(rows, axis=0), step.h)
-  state.w1[p] = state.w1[p] - moved[:LANES]
-  state.b1[p] = state.b1[p] - moved[LANES : LANES + packing.heads]
 
 
 def _read(window, q, norm, state, out):

@@ -14,12 +14,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.inner_loss import normalize_backward
-from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.ttt_mlp.tpu_stages import add_first_layer
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
 
@@ -80,14 +79,4 @@ def products(window, read, d_out, stash, d_q, d_state):
   d_rows = plan.products.times_transposed(read.d_z, stash.w1[after, p])
   d_out = window.read(d_out).astype(plan.wide)
   window.write(d_q, d_out + plan.packing.diagonal(d_rows))
-  add_first(window, read.rows, read.d_z, d_state)
-
-
-def add_first(window, rows, d_z, d_state):
-  """Adds rows^T d_z to d_w1 and each head's sum of d_z to d_b1."""
-  plan, p = window.plan, window.p
-  packing = plan.packing
-  left = [rows.T, packing.row_sums(plan.dtype)]
-  d_first = plan.products.times(jnp.concatenate(left, axis=0), d_z)
-  d_state.w1[p] += d_first[:LANES]
-  d_state.b1[p] += d_first[LANES : LANES + packing.heads]
+  add_first_layer(d_state, p, read.rows, read.d_z, plan)

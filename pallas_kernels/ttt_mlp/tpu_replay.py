@@ -18,6 +18,7 @@ from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.window import Step
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
+from pallas_kernels.ttt_mlp.tpu_stages import move
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_curvature
 
@@ -74,7 +75,6 @@ def replay(
     stash: Stash,
 ) -> None:
   """Moves `state` over the group and fills the stash; arguments are refs."""
-
   grid = here.grid
 
   @pl.loop(0, grid.steps)
@@ -86,8 +86,9 @@ def replay(
         _step(w, h, k, v, rate, norm, state, stash)
         for w, h in zip(windows, hidden)
     ]
-    for window, h, step in zip(windows, hidden, steps):
-      _move(window, h, step, k, state)
+    for window, h, (f, step) in zip(windows, hidden, steps):
+      keys = window.plan.packing.block_diagonal(window.read(k))
+      move(state, window.p, keys, h.a, f, step, window.plan)
 
   _keep(grid.steps, state, stash)
 
@@ -139,16 +140,3 @@ def _step(window, hidden, k, v, rate, norm, state, stash):
   stash.h[m, p] = h
   stash.curved[m, p] = (fw * hidden.curvature).astype(plan.dtype)
   return f, h
-
-
-def _move(window, hidden, step, k, state):
-  """Moves w1, b1 and w2."""
-  plan, p = window.plan, window.p
-  packing, products = plan.packing, plan.products
-  f, h = step
-  state.w2[p] = state.w2[p] - products.transposed_times(f, hidden.a)
-  keys = packing.block_diagonal(window.read(k))
-  left = [keys.T, packing.row_sums(plan.dtype)]
-  moved = products.times(jnp.concatenate(left, axis=0), h)
-  state.w1[p] = state.w1[p] - moved[:LANES]
-  state.b1[p] = state.b1[p] - moved[LANES : LANES + packing.heads]

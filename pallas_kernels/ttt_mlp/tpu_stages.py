@@ -27,6 +27,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.plan import Plan
+
 # y is this many times the network's output.
 FACTOR = 2.0
 _RATE = math.sqrt(2 / math.pi)
@@ -71,3 +74,32 @@ def twice_gelu_curvature(
       6 * _CUBIC
   ) * (square * slope_tanh)
   return z * (1 + tanh), (1 + tanh) + z * slope, curvature
+
+
+def add_first_layer(
+    state: State, p: int, rows: jax.Array, h: jax.Array, plan: Plan,
+    sign: int = 1,
+) -> None:
+  """Adds sign rows^T h to w1 and sign each head's sum of h to b1.
+
+  Args:
+    state: refs, of weights or of their cotangents.
+    p: number of the pack.
+    rows: inputs of the first layer, [R C, 128].
+    h: [R C, K].
+    plan: sizes.
+    sign: 1 or -1.
+  """
+  left = [rows.T, plan.packing.row_sums(plan.dtype)]  # Both in one product.
+  sums = plan.products.times(jnp.concatenate(left, axis=0), h)
+  state.w1[p] += sign * sums[:LANES]
+  state.b1[p] += sign * sums[LANES : LANES + plan.packing.heads]
+
+
+def move(
+    state: State, p: int, rows: jax.Array, a: jax.Array, f: jax.Array,
+    h: jax.Array, plan: Plan,
+) -> None:
+  """Moves w1, b1 and w2 of pack p by one mini-batch; c2 has moved before."""
+  state.w2[p] -= plan.products.transposed_times(f, a)
+  add_first_layer(state, p, rows, h, plan, sign=-1)

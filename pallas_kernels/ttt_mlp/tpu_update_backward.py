@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import Gradient
 from pallas_kernels.tpu.inner_loss import inner_gradient_backward
-from pallas_kernels.ttt_mlp.tpu_read_backward import add_first
+from pallas_kernels.ttt_mlp.tpu_stages import add_first_layer
 
 
 class StepGradient(NamedTuple):
@@ -111,4 +111,4 @@ def products(window, step, hidden, stash, d_k, d_state):
       jnp.concatenate([stash.w1[m, p], step.d_w1], axis=1),
   )
   window.write(d_k, plan.packing.diagonal(d_rows) + hidden.d_keys)
-  add_first(window, step.rows, hidden.d_z, d_state)
+  add_first_layer(d_state, p, step.rows, hidden.d_z, plan)

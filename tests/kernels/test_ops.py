@@ -130,7 +130,9 @@ def test_zero_step_sizes_keep_the_state(op, name):
   for array, initial in zip(state, op.states):
     want = np.broadcast_to(arguments[initial], array.shape)
     # The TPU kernels keep the mean over features aside and add it again.
-    np.testing.assert_allclose(array, want, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        array, want, rtol=0, atol=1e-7 if name == 'pallas_tpu' else 0
+    )
 
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
