@@ -38,6 +38,7 @@ setuptools.setup(
         'pillow',
         'rich>=13',
         'safetensors',
+        'sentencepiece>=0.2',
         'tensorboardX>=2.6.2',
         'tensorstore>=0.1.78',
         'tokenizers>=0.21',
