@@ -125,7 +125,8 @@ def test_forms_of_a_file(tmp_path):
 
 def test_parse_reads_its_own_fields_again():
   board = parse({'name': 'n', 'segments': [
-      {'text': 'a', 'scene': 0, 'video': 'v.mp4', 'start': 1.5}, {'text': 'b'},
+      {'text': 'a', 'scene': 0, 'video': 'v.mp4', 'start': 1.5, 'end': 5},
+      {'text': 'b'},
   ]})
   fields = [dataclasses.asdict(s) for s in board.segments]
   assert parse({'name': 'n', 'segments': fields}) == board
@@ -166,7 +167,11 @@ def test_200_segments_are_legal():
         ([{'text': 'a', 'video': 3}], 'video of segment 1 .* is 3'),
         ([{'text': 'a', 'video': 'v', 'start': -1}], 'start of .* is -1'),
         ([{'text': 'a', 'video': 'v', 'start': float('nan')}], 'is nan'),
-        ([{'text': 'a', 'start': 1}], 'has a "start", but no "video"'),
+        ([{'text': 'a', 'start': 1}], 'has "start", but no "video"'),
+        ([{'text': 'a', 'end': 1}], 'has "end", but no "video"'),
+        ([{'text': 'a', 'video': 'v', 'end': True}], 'end of .* is True'),
+        ([{'text': 'a', 'video': 'v', 'start': 3, 'end': 3}],
+         'ends at 3 s, but starts at 3 s'),
         ([{'text': 'a', 'neg_text': 'b', 'negative': 'c'}], 'keep one'),
         ([{'text': 'a', 'scene': 1, 'requires_scene_transition': True}],
          'keep one'),

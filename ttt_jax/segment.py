@@ -13,7 +13,7 @@ END_SCENE = '<end_scene>'
 # The paper's documents spell the tokens one way, its code the other.
 _SPELLINGS = {'<scene_start>': START_SCENE, '<scene_end>': END_SCENE}
 # Keys of the paper's files and what they are here.
-_SEGMENT_KEYS = ('text', 'negative', 'scene', 'video', 'start')
+_SEGMENT_KEYS = ('text', 'negative', 'scene', 'video', 'start', 'end')
 _PAPER_KEYS = ('neg_text', 'requires_scene_transition')
 _USE_KEYS = ('shot', 'repeat')
 
@@ -28,6 +28,8 @@ class Segment:
     scene: label of the scene; None goes on with the scene before.
     video: path of the video that shows it, for training.
     start: seconds into that video.
+    end: seconds into that video at which the shot ends. A segment that would
+      reach further shows the shot's last frame until it is full.
   """
 
   text: str
@@ -35,6 +37,7 @@ class Segment:
   scene: int | str | None = None
   video: str | None = None
   start: float | None = None
+  end: float | None = None
 
 
 def read_shots(obj: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -124,7 +127,7 @@ def make_segment(fields: Mapping[str, Any], where: str) -> Segment:
         f'the text of {where} has a scene token in its middle; they may only'
         f' stand at its ends: {START_SCENE}...{END_SCENE}'
     )
-  scene, video, start = (fields.get(k) for k in ('scene', 'video', 'start'))
+  scene, video = fields.get('scene'), fields.get('video')
   if not (scene is None or isinstance(scene, str) or type(scene) is int):
     raise ValueError(
         f'the scene of {where} is {scene!r}; it must be a whole number or a'
@@ -135,15 +138,30 @@ def make_segment(fields: Mapping[str, Any], where: str) -> Segment:
         f'the video of {where} is {video!r}; it must be a path, for example'
         ' "bikes.mp4"'
     )
-  if start is not None:
-    if type(start) not in (int, float) or not 0 <= start < math.inf:
-      raise ValueError(
-          f'the start of {where} is {start!r}; it must be 0 or more seconds'
-      )
-    if video is None:
-      raise ValueError(f'{where} has a "start", but no "video"')
-    start = float(start)
-  return Segment(**values, scene=scene, video=video, start=start)
+  for key in ('start', 'end'):
+    values[key] = _seconds(fields.get(key), key, video, where)
+  start, end = values['start'] or 0.0, values['end']
+  if end is not None and end <= start:
+    raise ValueError(
+        f'{where} ends at {end:g} s, but starts at {start:g} s; the end must be'
+        ' behind the start'
+    )
+  return Segment(**values, scene=scene, video=video)
+
+
+def _seconds(
+    value: Any, key: str, video: str | None, where: str
+) -> float | None:
+  """A checked time in a video."""
+  if value is None:
+    return None
+  if type(value) not in (int, float) or not 0 <= value < math.inf:
+    raise ValueError(
+        f'the {key} of {where} is {value!r}; it must be 0 or more seconds'
+    )
+  if video is None:
+    raise ValueError(f'{where} has "{key}", but no "video"')
+  return float(value)
 
 
 def check_keys(

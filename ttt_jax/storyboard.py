@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import json
 import os
-import pathlib
 from typing import Any
 
+from ttt_jax import json_file
 from ttt_jax import paths
 from ttt_jax import segment as segment_lib
 from ttt_jax.segment import END_SCENE, START_SCENE, Segment
@@ -183,41 +182,19 @@ def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
     ValueError: not JSON (with line and column), no storyboard, or one that
       is not valid (see `Storyboard.parse`).
   """
-  path = paths.resolve(path)
-  if not path.is_file():
-    raise ValueError(f'{path} is a folder; name a storyboard file')
+  value = json_file.read(path)
   try:
-    text = path.read_text('utf-8-sig')
-  except UnicodeDecodeError as e:
-    raise ValueError(
-        f'{path} is not UTF-8 text: byte {e.start} cannot be read'
-    ) from e
-  try:
-    return _boards(_decode(text, path), path.stem)
+    return parse_storyboards(value, paths.resolve(path).stem)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
 
 
-def _decode(text: str, path: pathlib.Path) -> Any:
-  """The JSON value of a file; of a .jsonl file the list of its lines'."""
-  parts = [(1, text)]
-  if path.suffix == '.jsonl':
-    parts = [
-        (n, line) for n, line in enumerate(text.split('\n'), 1) if line.strip()
-    ]
-  values = []
-  for first, part in parts:
-    try:
-      values.append(json.loads(part))
-    except json.JSONDecodeError as e:
-      raise ValueError(
-          f'not JSON, line {e.lineno + first - 1}, column {e.colno}: {e.msg}'
-      ) from e
-  return values if path.suffix == '.jsonl' else values[0]
+def parse_storyboards(obj: Any, stem: str) -> list[Storyboard]:
+  """All storyboards of a file's value; `stem` names the nameless.
 
-
-def _boards(obj: Any, stem: str) -> list[Storyboard]:
-  """All storyboards of a file's value; `stem` names the nameless."""
+  Raises:
+    ValueError: as `load_storyboards`, without the file's name.
+  """
   shots: Mapping[str, Any] = {}
   if isinstance(obj, Mapping):
     if 'storyboards' not in obj:
