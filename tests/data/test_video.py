@@ -62,6 +62,12 @@ def test_the_nearest_frame_in_time(tmp_path, rate):
   assert shown(path, start=0.25, frames=len(nearest) - 4) == nearest[4:]
 
 
+def test_a_start_that_is_no_binary_fraction_reaches_the_last_frame(tmp_path):
+  path = make(tmp_path / 'a.mp4', 45, 15)
+  for k in range(45):
+    assert shown(path, fps=15, start=k / 15, frames=45 - k)[-1] == 44
+
+
 def test_uneven_timestamps(tmp_path):
   times = [0, 40, 300, 320, 340, 600, 700, 760]
   path = make(tmp_path / 'a.mkv', 8, times=times)

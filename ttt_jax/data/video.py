@@ -120,7 +120,8 @@ def read_video(
     raise ValueError(f'frames is {frames}; it must be 1 or more')
 
   period = 1 / fractions.Fraction(fps).limit_denominator(100_000)
-  begin = fractions.Fraction(start)
+  # 3.2 as 16/5: the rounding of a float must not cost the last frame.
+  begin = fractions.Fraction(start).limit_denominator(1_000_000)
   out = []
   with _open(path) as (container, stream):
     rate = stream.average_rate
