@@ -5,9 +5,13 @@ causal VAE's first latent frame stands for a single pixel frame): 49, then 48,
 at the paper's sizes. A segment that follows its predecessor in the same shot
 starts one frame later, so that no frame is shown twice:
 
-    same video, same start       the shot again, without its first frame
-    same video, start + 3 s      reads on where the segment before stopped
+    same shot, same start        the shot again, without its first frame
+    same shot, start + 3 s       reads on where the segment before stopped
     anything else                a cut: the frames from `start` on
+
+The same shot is the same video and, if there is one, the same `end`. Nothing
+behind the end is shown: the frame before it stands still, which may take a
+third of a segment, as where a scene of two seconds makes one of three.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -35,14 +40,18 @@ class Span:
   """Frames of one video.
 
   Attributes:
-    path: of the video.
+    name: of the video, as the storyboard gives it.
+    path: of its file.
     start: seconds.
     frames: how many.
+    held: how many of them repeat the last one that is read.
   """
 
+  name: str
   path: pathlib.Path
   start: float
   frames: int
+  held: int = 0
 
 
 def spans(
@@ -68,39 +77,55 @@ def spans(
         f'storyboard {storyboard.name!r} has {count} segments; the data set'
         f' holds clips of {geometry.segments}: write {geometry.segments}'
         ' segments or set config.data.seconds to'
-        f' {count * _unit(geometry) / geometry.fps:g}'
+        f' {count * segment_seconds(geometry):g}'
     )
-  frame = 1 / geometry.fps
+  frame, unit = 1 / geometry.fps, segment_frames(geometry)
   out = []
-  before = None
+  before, reached = None, 0.0
   for i, segment in enumerate(storyboard.segments):
     if not segment.video:
       raise ValueError(
           f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
           ' precompute needs one for every segment, for example "bikes.mp4"'
       )
-    start = float(segment.start or 0.0)
-    follows = before is not None and segment.video == before[0] and (
-        start == before[1]
-        or abs(start - before[1] - _unit(geometry) * frame) < frame / 2
-    )
-    out.append(
-        Span(
-            _resolve(segment.video, videos_dir),
-            start + frame if follows else start,
-            _unit(geometry) + (i == 0),
+    begin = start = float(segment.start or 0.0)
+    if before and (segment.video, segment.end) == (before.video, before.end):
+      since = start - float(before.start or 0.0)
+      if since == 0:
+        begin = start + frame
+      elif abs(since - unit * frame) < frame / 2:
+        begin = reached
+    frames = unit + (i == 0)
+    reached, before = begin + frames * frame, segment
+    held = 0
+    if segment.end is not None:
+      # A frame counts where it begins before the end; times are rounded.
+      there = math.ceil((segment.end - begin) / frame - 1e-3)
+      held = max(0, frames - there)
+      if there < 1 or held > unit // 3 + 1:
+        raise ValueError(
+            f'segment {i + 1} of storyboard {storyboard.name!r} shows'
+            f' {unit * frame:g} s of {segment.video} from {start:g} s on, but'
+            f' the shot ends at {segment.end:g} s; at least'
+            f' {(unit - unit // 3) * frame:g} s are needed'
         )
-    )
-    before = (segment.video, start)
+    path = resolve(segment.video, videos_dir)
+    out.append(Span(segment.video, path, begin, frames, held))
   return tuple(out)
 
 
-def _unit(geometry: geometry_lib.Geometry) -> int:
+def segment_frames(geometry: geometry_lib.Geometry) -> int:
   """Pixel frames of every segment but the first."""
   return (geometry.frames - 1) // geometry.segments
 
 
-def _resolve(name: str, videos_dir: str) -> pathlib.Path:
+def segment_seconds(geometry: geometry_lib.Geometry) -> float:
+  """3 in the paper."""
+  return segment_frames(geometry) / geometry.fps
+
+
+def resolve(name: str, videos_dir: str) -> pathlib.Path:
+  """The file of a video given by its name in a storyboard."""
   if name.startswith('package:') or pathlib.PurePath(name).is_absolute():
     return paths.resolve(name)
   return paths.resolve(f'{videos_dir}/{name}')
@@ -109,9 +134,13 @@ def _resolve(name: str, videos_dir: str) -> pathlib.Path:
 def fingerprint(
     parts: Sequence[Span], prompts: Sequence[str], soften: bool
 ) -> str:
-  """Changes with the frames a clip is made of, its files' sizes, its texts."""
+  """Changes with the frames a clip is made of, its files' sizes, its texts.
+
+  Where the videos' folder lies is no part of it: machines may differ in that.
+  """
   sources = [
-      (str(p.path), p.path.stat().st_size, p.start, p.frames) for p in parts
+      (p.name, p.path.stat().st_size, p.start, p.frames, p.held)
+      for p in parts
   ]
   text = json.dumps([sources, list(prompts), soften])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -125,20 +154,23 @@ def read_frames(
   Raises:
     UnreadableVideoError: a video is damaged or too short.
   """
-  frames = []
+  shape = (geometry.frames, geometry.height, geometry.width, 3)
+  out = np.empty(shape, np.uint8)
+  at = 0
   for part in parts:
+    read = part.frames - part.held
     try:
-      frames.append(
-          video.read_video(
-              part.path,
-              fps=geometry.fps,
-              height=geometry.height,
-              width=geometry.width,
-              start=part.start,
-              frames=part.frames,
-              soften=soften,
-          )
+      out[at : at + read] = video.read_video(
+          part.path,
+          fps=geometry.fps,
+          height=geometry.height,
+          width=geometry.width,
+          start=part.start,
+          frames=read,
+          soften=soften,
       )
     except (ValueError, OSError) as e:
       raise UnreadableVideoError(str(e)) from e
-  return np.concatenate(frames)
+    out[at + read : at + part.frames] = out[at + read - 1]
+    at += part.frames
+  return out

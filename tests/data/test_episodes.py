@@ -1,0 +1,191 @@
+"""Annotated videos to clips: crops, boundaries, what is left out."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.stand_in import encode
+from tests.data.stand_in import GEOMETRY
+from ttt_jax import segment
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.data import episodes
+from ttt_jax.data import shots
+from ttt_jax.data import video
+
+# A segment has 8 frames, half a second; a clip two segments.
+
+
+def write(tmp_path, value):
+  path = tmp_path / 'captions.json'
+  path.write_text(json.dumps(value))
+  return path
+
+
+def read(tmp_path, videos, value, stride=0, **geometry):
+  return episodes.read_clips(
+      write(tmp_path, value), str(videos),
+      dataclasses.replace(GEOMETRY, **geometry), stride,
+  )
+
+
+def frames(clip, videos):
+  """Numbers of the frames that a clip shows."""
+  parts = shots.spans(clip, str(videos), GEOMETRY)
+  return shots.read_frames(parts, GEOMETRY, True)[:, 0, 0, 0].tolist()
+
+
+def scene(start, end, *texts, **more):
+  return {'start': start / 16, 'end': end / 16, 'texts': list(texts), **more}
+
+
+def episode(*scenes, **more):
+  return [{'name': 'ep', 'video': 'a.mp4', 'scenes': list(scenes), **more}]
+
+
+def test_scenes_are_cropped_around_their_middle(videos, tmp_path):
+  # 21 frames hold two segments and a frame: 17, two off at either end.
+  (clip,) = read(tmp_path, videos, episode(scene(10, 31, 'a', 'b'))).clips
+  assert frames(clip, videos) == list(range(12, 29))
+  assert clip.name == 'ep' and clip.prompts() == ['a', 'b']
+  # 17 frames: all of them. 16: the last one stands still.
+  (clip,) = read(tmp_path, videos, episode(scene(10, 27, 'a', 'b'))).clips
+  assert frames(clip, videos) == list(range(10, 27))
+  (clip,) = read(tmp_path, videos, episode(scene(10, 26, 'a', 'b'))).clips
+  assert frames(clip, videos) == [*range(10, 26), 25]
+
+
+def test_scenes_follow_each_other(videos, tmp_path):
+  value = episode(
+      scene(0, 8, 'a'), scene(8, 17, 'b'),
+      scene(4, 12, 'c', video='b.mp4'), scene(12, 20, 'd', video='b.mp4'),
+      scene(20, 28, 'e'),
+  )
+  cut = read(tmp_path, videos, value)
+  one, two = cut.clips
+  assert (one.name, two.name) == ('ep@0s', 'ep@1s')
+  assert one.prompts() == ['a<end_scene>', '<start_scene>b']
+  # One frame more at the beginning of a clip, none from the next scene.
+  assert frames(one, videos) == [*range(8), 7, *range(8, 16)]
+  assert frames(two, videos) == [*range(104, 112), 111, *range(112, 120)]
+  assert (cut.segments, cut.unused) == (5, 1)
+  assert cut.lines() == [
+      '5 segments make 2 clips', '1 segments are in no clip'
+  ]
+
+
+def test_clips_of_one_scene_are_continuous(videos, tmp_path):
+  value = episode(scene(0, 40, *'abcde'))
+  one, two = read(tmp_path, videos, value).clips
+  assert frames(one, videos) == list(range(17))
+  assert frames(two, videos) == list(range(16, 33))
+  assert one.prompts() == ['a', 'b']
+
+
+def test_clips_may_overlap(videos, tmp_path):
+  value = episode(scene(0, 40, *'abcde'))
+  cut = read(tmp_path, videos, value, stride=1)
+  assert [c.prompts() for c in cut.clips] == [
+      ['a', 'b'], ['b', 'c'], ['c', 'd'], ['d', 'e']
+  ]
+  assert [c.name for c in cut.clips] == [
+      'ep@0s', 'ep@0.5s', 'ep@1s', 'ep@1.5s'
+  ]
+  assert cut.unused == 0
+  assert read(tmp_path, videos, value, stride=3).unused == 1
+  assert read(tmp_path, videos, value, stride=2).unused == 1
+  with pytest.raises(ValueError, match='stride of -1'):
+    read(tmp_path, videos, value, stride=-1)
+
+
+def test_short_scenes_are_filled_up_or_left_out(videos, tmp_path):
+  # Two thirds of a segment, 6 of 8 frames, are enough; 5 are not.
+  value = episode(scene(0, 6, 'a'), scene(20, 25, 'b'), scene(30, 38, 'c'))
+  cut = read(tmp_path, videos, value)
+  (clip,) = cut.clips
+  assert frames(clip, videos) == [*range(6), 5, 5, 5, *range(30, 38)]
+  assert cut.too_short == ('a.mp4 from 1.25 s',)
+  assert '1 scenes are too short' in cut.lines()[-1]
+
+
+def test_after_a_cut_a_shot_goes_on_without_a_gap(videos, tmp_path):
+  del tmp_path
+  board = storyboard_lib.Storyboard('x', tuple(
+      segment.Segment('t', video=name, start=start)
+      for name, start in (('b.mp4', 0.0), ('a.mp4', 0.5), ('a.mp4', 1.0))
+  ))
+  geometry = dataclasses.replace(GEOMETRY, frames=25)
+  parts = shots.spans(board, str(videos), geometry)
+  shown = shots.read_frames(parts, geometry, True)[:, 0, 0, 0].tolist()
+  assert shown == [*range(100, 109), *range(8, 24)]
+
+
+def test_a_long_storyboard_is_cut_and_a_short_one_left_out(videos, tmp_path):
+  def board(name, count):
+    return {'name': name, 'segments': [
+        {'text': f'{name}{i}', 'video': 'a.mp4', 'start': i / 2, 'scene': i}
+        for i in range(count)
+    ]}
+
+  cut = read(tmp_path, videos, [board('x', 5), board('y', 1), board('z', 2)])
+  assert [c.name for c in cut.clips] == ['x@0s', 'x@1s', 'z']
+  assert cut.clips[1].prompts() == ['x2<end_scene>', '<start_scene>x3']
+  assert (cut.segments, cut.unused) == (8, 2)
+
+
+@pytest.mark.parametrize('value, message', [
+    (episode(scene(0, 20, 'a')),
+     "ep: a.mp4 from 0 to 1.25 s makes 2 segments of 0.5 s, but has 1 texts"),
+    (episode(scene(0, 20, 'a', 'b', 'c')), 'makes 2 .*, but has 3 texts'),
+    (episode(*[scene(0, 20, 'a')] * 5), '5 scenes do not fit.*; ...'),
+    (episode(scene(0, 8, 'a')),
+     r"no clip of 2 segments \(1 s\): the longest, 'ep', has 1 segments; set"
+     ' config.data.seconds to .* example 0.5'),
+    (episode(scene(0, 3, 'a')), 'all 1 scenes are too short'),
+    ([{'name': 'x', 'segments': ['a']}], "longest, 'x', has 1 segments"),
+    (episode(scene(0, 8, ' ')), 'text 1 of scene 1 of entry 1 is empty'),
+])
+def test_captions_that_do_not_fit(videos, tmp_path, value, message):
+  with pytest.raises(ValueError, match=message) as e:
+    read(tmp_path, videos, value)
+  assert '\n' not in str(e.value) and 'captions.json' in str(e.value)
+
+
+def test_a_missing_video_is_named(videos, tmp_path):
+  value = [{'mp4': 'no.mp4', 'text_0': 'a'}]
+  with pytest.raises(FileNotFoundError, match='no.mp4'):
+    read(tmp_path, videos, value)
+
+
+def test_real_files_in_the_papers_forms(tmp_path):
+  """Lengths come from the files; damaged ones are left out later."""
+  (tmp_path / 'ep').mkdir()
+  rng = np.random.default_rng(0)
+  for i, count in enumerate((17, 16, 21, 9, 5)):
+    pixels = rng.integers(0, 255, (count, 16, 32, 3)).astype(np.uint8)
+    video.write_video(tmp_path / 'ep' / f'{i}.mp4', pixels)
+  whole = (tmp_path / 'ep' / '0.mp4').read_bytes()
+  (tmp_path / 'ep' / '5.mp4').write_bytes(whole[: len(whole) // 2])
+  texts = {'text_0': 'a', 'text_1': 'b'}
+  value = [{'mp4': f'ep/{i}.mp4', **texts} for i in (0, 1, 2, 3, 5)]
+  cut = read(tmp_path, tmp_path, value)
+  starts = [clip.segments[0].start for clip in cut.clips]
+  assert starts == [0, 0, 2 / 16, 0, 0]
+  manifest = encode(tmp_path, tmp_path / 'out', cut.clips)
+  assert [c['name'] for c in manifest.clips] == ['ep/0', 'ep/1', 'ep/2']
+  reasons = {c['name']: c['reason'] for c in manifest.corrupt}
+  assert set(reasons) == {'ep/3', 'ep/5'}
+  assert 'beyond the end' in reasons['ep/3'] and 'ep/3.mp4' in reasons['ep/3']
+  with pytest.raises(ValueError, match='makes 2 .* has 1 texts'):
+    read(tmp_path, tmp_path, [{'mp4': 'ep/2.mp4', 'text_0': 'a'}])
+  # A file a segment: 9 frames are one, 5 are too few.
+  value = [
+      {'mp4': f'ep/{i}.mp4', 'text': f't{i}', 'scene_start': True}
+      for i in (4, 3, 3)
+  ]
+  cut = read(tmp_path, tmp_path, value)
+  assert cut.too_short == ('ep/4.mp4 from 0 s',)
+  assert [c.prompts() for c in cut.clips] == [
+      ['t3<end_scene>', '<start_scene>t3']
+  ]
