@@ -1,10 +1,17 @@
-"""Encodes the clips of a configuration, once, for training.
+"""Videos and their captions to a data set for training, once.
 
-    python -m ttt_jax.precompute --config=configs/quickstart.py:9s \\
+    python -m ttt_jax.precompute --config=configs/quickstart.py:9s \
         --workdir=DIR [--config.data.videos=FOLDER ...] [--check]
 
+`config.data.storyboards` names storyboards, or annotations of long videos
+(`ttt_jax/annotations.py`); both are cut into clips of `config.data.seconds`.
 Stopped at any moment and started again, it goes on where it stopped. With
-`--check` it reads the finished data set and reports every damaged clip.
+`--check` it reads the data set and prints everything that is wrong with it.
+
+Several processes share the work: start the same command N times, anywhere
+where the folders are seen, with --process_index=0..N-1 --process_count=N; or
+with --distributed where JAX knows its processes by itself (TPU pods, Slurm,
+GKE). The last one to end writes the manifest. If one dies start it again.
 """
 
 from __future__ import annotations
@@ -14,14 +21,15 @@ import shlex
 import time
 
 from absl import flags
+import jax
 import ml_collections
 from ml_collections import config_flags
 
 from ttt_jax import cli
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
-from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
+from ttt_jax.data import episodes
 from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import precompute as precompute_lib
@@ -35,24 +43,37 @@ _FIELDS = (
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: str
-) -> manifest_lib.Manifest:
-  """Encodes what `config.data` names; prints inputs and outputs."""
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> manifest_lib.Manifest | None:
+  """Encodes what `config.data` names; prints inputs and outputs.
+
+  Returns:
+    As `data.precompute.precompute`.
+  """
   _check_fields(config)
   started = time.time()
   data = config.data
   folder = data_folder(config, workdir)
   geometry = geometry_lib.Geometry.from_config(config)
   source = paths.resolve(data.storyboards)
-  storyboards = storyboard_lib.load_storyboards(source)
-  print(f'storyboards  {source} ({len(storyboards)})')
+  cut = episodes.read_clips(
+      source, data.videos, geometry, _stride(config, geometry)
+  )
+  print(f'captions     {source}')
+  for line in cut.lines():
+    print(f'  {line}')
   print(f'videos       {data.videos}')
   print(f'video VAE    {config.vae.folder}')
   print(f'text encoder {config.text.folder}')
   for name, value in geometry.table():
     print(f'  {name:<22} {value}')
+  if process_count > 1:
+    print(f'process      {process_index} of {process_count}')
   manifest = precompute_lib.precompute(
-      storyboards,
+      cut.clips,
       videos_dir=data.videos,
       vae=encoders.CausalVideoEncoder.load(paths.resolve(config.vae.folder)),
       text_encoder=text_lib.load_text_encoder(
@@ -61,13 +82,34 @@ def run(
       geometry=geometry,
       out=folder,
       soften=data.get('soften', True),
+      process_index=process_index,
+      process_count=process_count,
   )
-  print(
-      f'wrote {folder}: {len(manifest.clips)} clips in'
-      f' {time.time() - started:.0f} s'
-  )
+  seconds = time.time() - started
+  if manifest is None:
+    print(
+        f'encoded this process\'s clips of {folder} in {seconds:.0f} s; other'
+        ' processes have not done theirs, the last one writes the manifest'
+    )
+    return None
+  print(f'wrote {folder}: {len(manifest.clips)} clips in {seconds:.0f} s')
   _print_corrupt(manifest)
   return manifest
+
+
+def _stride(
+    config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
+) -> int:
+  """`data.stride` in segments; 0 where clips do not overlap."""
+  seconds = config.data.get('stride', 0)
+  unit = (geometry.frames - 1) / geometry.segments / geometry.fps
+  segments = round(seconds / unit)
+  if seconds < 0 or segments * unit != seconds:
+    raise ValueError(
+        f'config.data.stride is {seconds:g} s; clips begin at multiples of'
+        f' {unit:g} s, for example {max(1, segments) * unit:g} (0: no overlap)'
+    )
+  return segments
 
 
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -113,13 +155,33 @@ def _print_corrupt(manifest: manifest_lib.Manifest) -> None:
     print(f'  {clip["name"]}: {clip["reason"]}')
 
 
+def _processes() -> tuple[int, int]:
+  """This process's index and their count, from the flags or from JAX."""
+  index, count = flags.FLAGS.process_index, flags.FLAGS.process_count
+  if flags.FLAGS.distributed:
+    if (index, count) != (0, 1):
+      raise ValueError(
+          '--distributed takes the processes from JAX; leave out'
+          ' --process_index and --process_count'
+      )
+    jax.distributed.initialize()
+    return jax.process_index(), jax.process_count()
+  if not 0 <= index < count:
+    raise ValueError(
+        f'--process_index is {index}; with --process_count={count} it must be'
+        f' in 0 .. {max(count, 1) - 1}'
+    )
+  return index, count
+
+
 def main(argv: Sequence[str]) -> None:
+  """Entry point."""
   del argv
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   if flags.FLAGS.check:
     check(config, workdir)
-  else:
-    run(config, workdir)
+  elif run(config, workdir, *_processes()) is None:
+    return
   flag = flags.FLAGS['config']
   overrides = config_flags.get_override_values(flag)
   same = [f'--config={config_flags.get_config_filename(flag)}']
@@ -130,7 +192,10 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'folder of all outputs')
-  flags.DEFINE_bool('check', False, 'read the finished data set, write nothing')
+  flags.DEFINE_string('workdir', None, 'Folder of all outputs.')
+  flags.DEFINE_bool('check', False, 'Read the data set, write nothing.')
+  flags.DEFINE_integer('process_index', 0, 'This process, from 0 on.')
+  flags.DEFINE_integer('process_count', 1, 'Processes that share the work.')
+  flags.DEFINE_bool('distributed', False, 'Ask jax.distributed for the two.')
   flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(main)

@@ -58,7 +58,10 @@ def create(
   }
   if (path / 'zarr.json').exists():
     return ts.open(spec(path), open=True).result()
-  return ts.open({**spec(path), 'metadata': metadata}, create=True).result()
+  # `open`, too: another process may create it at this moment.
+  return ts.open(
+      {**spec(path), 'metadata': metadata}, open=True, create=True
+  ).result()
 
 
 def marker(folder: pathlib.Path, row: int) -> pathlib.Path:

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 from typing import Any
+import uuid
 
 import jax
 import numpy as np
@@ -194,7 +195,8 @@ def write_json(value: Any, path: pathlib.Path) -> None:
   Raises:
     ValueError: the file cannot be written, for example on a full disk.
   """
-  partial = path.with_name(path.name + '.tmp')
+  # A name of its own: several processes may write the same file.
+  partial = path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}.tmp')
   try:
     with open(partial, 'w') as f:
       json.dump(value, f, indent=1)

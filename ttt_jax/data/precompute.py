@@ -1,12 +1,18 @@
 """Storyboards and their videos to a data set of latents and embeddings.
 
-Clips are read, encoded and written one after the other: memory does not grow
-with their number. A run that was stopped goes on behind the last whole clip.
+Clips are read, encoded and written one after the other (the frames of the next
+one are read meanwhile): memory does not grow with their number. A run that was
+stopped goes on behind the last whole clip.
+
+Several processes share the work by a fixed split, row `i` to process `i mod
+count`, and need not know of each other. When one dies, its rows are missing:
+start it again, or any number of processes, and they do what is not done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent import futures
 import contextlib
 import dataclasses
 import os
@@ -50,7 +56,9 @@ def precompute(
     out: str | os.PathLike[str],
     soften: bool = True,
     progress: bool = True,
-) -> manifest_lib.Manifest:
+    process_index: int = 0,
+    process_count: int = 1,
+) -> manifest_lib.Manifest | None:
   """Encodes every storyboard into one clip of a data set.
 
   All that the storyboards alone can tell (segments, videos, lengths of the
@@ -68,14 +76,22 @@ def precompute(
       continued.
     soften: blur the frames a little, as `read_video` describes.
     progress: show a bar.
+    process_index: this process.
+    process_count: processes that share the work, in folders that all see.
 
   Returns:
-    The manifest, which is written too.
+    The manifest, which is written too; None where other processes have not
+    done their clips yet: the last one writes it.
 
   Raises:
     ValueError, FileNotFoundError: bad input, a data set of another kind in
       `out`, no clip that can be read, or a full disk.
   """
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+        f'process_index is {process_index}; of {process_count} processes it'
+        f' must be in 0 .. {process_count - 1}'
+    )
   clips = _plan(storyboards, videos_dir, text_encoder, geometry, soften)
   identity = manifest_lib.Manifest(
       vae_identity=vae.identity,
@@ -91,21 +107,20 @@ def precompute(
       scene_token_ids=text_encoder.scene_token_ids,
   )
   writer = latents.LatentWriter(out, identity, rows=len(clips))
-  todo = [c for c in clips if not writer.is_done(c.row, c.fingerprint)]
+  share = clips[process_index::process_count]
+  todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
   texts = encoders.TextCache(text_encoder)
-  if not writer.finished:
+  if process_index == 0 and not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
 
-  corrupt = []
   bar = contextlib.nullcontext()
   if progress and todo:
-    done = len(clips) - len(todo)
-    bar = progress_lib.Bar('encode clips', len(clips), completed=done)
+    done = len(share) - len(todo)
+    bar = progress_lib.Bar('encode clips', len(share), completed=done)
   with bar as shown:
-    for clip in todo:
+    for clip, frames in _read_ahead(todo, geometry, soften):
       try:
-        frames = shots.read_frames(clip.spans, geometry, soften)
-        mean, logvar = _latents(vae, frames, geometry)
+        mean, logvar = _latents(vae, frames.result(), geometry)
         writer.write(
             clip.row,
             clip.name,
@@ -117,17 +132,45 @@ def precompute(
       except (shots.UnreadableVideoError, latents.CorruptClipError) as e:
         reason = manifest_lib.first_line(e)
         logging.warning('clip %r left out: %s', clip.name, reason)
-        corrupt.append({'name': clip.name, 'row': clip.row, 'reason': reason})
+        writer.leave_out(clip.row, clip.name, clip.fingerprint, reason)
       if shown:
         shown.advance(note=clip.name)
+  return _finish(writer, clips)
 
+
+def _read_ahead(
+    clips: Sequence[_Clip], geometry: geometry_lib.Geometry, soften: bool
+) -> Iterator[tuple[_Clip, futures.Future]]:
+  """Each clip with its frames, while those of the next one are being read."""
+  with futures.ThreadPoolExecutor(1) as reader:
+    before = None
+    for clip in clips:
+      frames = reader.submit(shots.read_frames, clip.spans, geometry, soften)
+      if before:
+        yield before
+      before = clip, frames
+    if before:
+      yield before
+
+
+def _finish(
+    writer: latents.LatentWriter, clips: Sequence[_Clip]
+) -> manifest_lib.Manifest | None:
+  """Writes the manifest if every row is settled, by whichever process."""
+  states = [writer.settled(c.row, c.fingerprint) for c in clips]
+  if None in states:
+    return None
+  corrupt = [
+      {'name': c.name, 'row': c.row, 'reason': state}
+      for c, state in zip(clips, states)
+      if state
+  ]
   if len(corrupt) == len(clips):
     raise ValueError(
         f'none of the {len(clips)} clips could be encoded; the first,'
         f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
     )
-  broken = {c['row'] for c in corrupt}
-  table = [_entry(c) for c in clips if c.row not in broken]
+  table = [_entry(c) for c, state in zip(clips, states) if not state]
   return writer.finish(table, corrupt)
 
 

@@ -22,6 +22,10 @@ class LatentWriter:
   Clips written before under the same identity are found by `is_done`. The
   first write takes the final manifest of a finished data set away, `finish`
   puts the new one in place: no reader ever sees half of a change.
+
+  Several processes may write to one folder, each its own rows: everything
+  else they do to it, they do alike, by renames. Whoever finds all rows
+  settled finishes it.
   """
 
   def __init__(
@@ -48,32 +52,47 @@ class LatentWriter:
     self._arrays: dict[str, ts.TensorStore] = {}
     self._final = self.folder / manifest_lib.FINAL
     self._unfinished = self.folder / manifest_lib.UNFINISHED
-    present = [p for p in (self._final, self._unfinished) if p.exists()]
-    if present:
-      found = manifest_lib.load(present[0]).identity()
-      wrong = manifest_lib.differences(found, self._identity.identity())
-      if wrong:
-        raise ValueError(
-            f'{self.folder} holds a data set of another kind: {wrong}; choose'
-            ' another folder or delete this one'
-        )
-      self._drop_rows_beyond()
-    else:
+    if not self._present():
       self._start()
+    self._check_identity()
+    self._drop_rows_beyond()
+
+  def _present(self) -> pathlib.Path | None:
+    """The manifest that the folder has now."""
+    present = [p for p in (self._final, self._unfinished) if p.exists()]
+    return present[0] if present else None
+
+  def _check_identity(self) -> None:
+    """Raises ValueError if the folder holds a data set of another kind."""
+    path = self._present()
+    if path is None:
+      raise ValueError(
+          f'{self.folder} lost its manifest while this run wrote to it; delete'
+          ' the folder and run precompute again'
+      )
+    found = manifest_lib.load(path).identity()
+    wrong = manifest_lib.differences(found, self._identity.identity())
+    if wrong:
+      raise ValueError(
+          f'{self.folder} holds a data set of another kind: {wrong}; choose'
+          ' another folder or delete this one'
+      )
 
   def _start(self) -> None:
     """Makes an unfinished data set of a new or empty folder."""
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      if any(p.suffix != '.tmp' for p in self.folder.iterdir()):
-        raise FileExistsError(
-            f'{self.folder} is not empty and holds no data set; choose an'
-            ' empty or a new folder'
-        )
-    except FileExistsError:
-      raise
+      strange = any(p.suffix != '.tmp' for p in self.folder.iterdir())
     except OSError as e:
       raise manifest_lib.write_error(self.folder, e) from e
+    # Another process may have begun a moment ago: its manifest came first.
+    if self._present():
+      return
+    if strange:
+      raise FileExistsError(
+          f'{self.folder} is not empty and holds no data set; choose an'
+          ' empty or a new folder'
+      )
     manifest_lib.save(self._identity, self._unfinished)
 
   def _drop_rows_beyond(self) -> None:
@@ -81,12 +100,14 @@ class LatentWriter:
     for marker in (self.folder / 'clips').glob('*.json'):
       if int(marker.stem) >= self._rows:
         self._reopen()
-        marker.unlink()
+        marker.unlink(missing_ok=True)
 
   def _reopen(self) -> None:
     """From finished to unfinished, in one rename."""
-    if self._final.exists():
+    try:
       os.replace(self._final, self._unfinished)
+    except FileNotFoundError:
+      pass  # It was not finished, or another process was faster.
 
   @property
   def finished(self) -> bool:
@@ -95,11 +116,36 @@ class LatentWriter:
 
   def is_done(self, row: int, fingerprint: str) -> bool:
     """Whether this row was written whole from the same source."""
+    return self.settled(row, fingerprint) == ''
+
+  def settled(self, row: int, fingerprint: str) -> str | None:
+    """What became of a row of this source.
+
+    Returns:
+      '' if it was written whole, the reason if it was left out, None if no
+      process is done with it.
+    """
     try:
       found = json.loads(arrays.marker(self.folder, row).read_text())
     except (OSError, ValueError):
-      return False
-    return found.get('fingerprint') == fingerprint
+      return None
+    if found.get('fingerprint') != fingerprint:
+      return None
+    return found.get('left_out', '')
+
+  def leave_out(
+      self, row: int, name: str, fingerprint: str, reason: str
+  ) -> None:
+    """Records that a clip cannot be made; `is_done` stays False."""
+    if self.settled(row, fingerprint) == reason:
+      return  # As the run before found.
+    self._reopen()
+    self._mark(row, name=name, fingerprint=fingerprint, left_out=reason)
+
+  def _mark(self, row: int, **fields: str) -> None:
+    marker = arrays.marker(self.folder, row)
+    marker.parent.mkdir(exist_ok=True)
+    manifest_lib.write_json(fields, marker)
 
   def _array(self, name: str, clip_shape: Sequence[int]) -> ts.TensorStore:
     """The array of all rows, created, opened or resized on first use."""
@@ -157,8 +203,7 @@ class LatentWriter:
         write.result()
     except (ValueError, OSError) as e:
       raise manifest_lib.write_error(self.folder, e) from e
-    marker.parent.mkdir(exist_ok=True)
-    manifest_lib.write_json({'name': name, 'fingerprint': fingerprint}, marker)
+    self._mark(row, name=name, fingerprint=fingerprint)
 
   def write_null_text(self, null_text: np.ndarray) -> None:
     """Writes the embedding of no text [L, Dt]."""
@@ -174,7 +219,13 @@ class LatentWriter:
       clips: Sequence[Mapping[str, Any]],
       corrupt: Sequence[Mapping[str, Any]] = (),
   ) -> manifest_lib.Manifest:
-    """Makes the data set whole; see `Manifest` for the two lists."""
+    """Makes the data set whole; see `Manifest` for the two lists.
+
+    Raises:
+      ValueError: the folder became a data set of another kind, or cannot be
+        written.
+    """
+    self._check_identity()
     manifest = dataclasses.replace(
         self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
     )
