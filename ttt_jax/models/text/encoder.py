@@ -108,6 +108,28 @@ def load_text_encoder(
       length that the model does not have.
   """
   folder = pathlib.Path(folder)
+  _check_kind(folder)
+  return _load_bert(folder, text_length)
+
+
+def load_tokenizer(
+    folder: str | os.PathLike[str],
+) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
+  """The tokenizer of `load_text_encoder`'s encoder, without its weights.
+
+  Returns:
+    text -> ids, and the rows of '<start_scene>' and '<end_scene>'.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_text_encoder`.
+  """
+  folder = pathlib.Path(folder)
+  _check_kind(folder)
+  return bert_tokenizer(folder / 'tokenizer.json')
+
+
+def _check_kind(folder: pathlib.Path) -> None:
+  """Raises ValueError unless `folder` holds a kind of model that we have."""
   path = folder / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(
@@ -126,7 +148,6 @@ def load_text_encoder(
     raise ValueError(
         f"{path} has model_type {kind!r}; supported is 'bert'"
     )
-  return _load_bert(folder, text_length)
 
 
 def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
