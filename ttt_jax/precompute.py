@@ -17,6 +17,7 @@ GKE). The last one to end writes the manifest. If one dies start it again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import shlex
 import time
 
@@ -28,11 +29,12 @@ from ml_collections import config_flags
 from ttt_jax import cli
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
+from ttt_jax.data import check as check_lib
 from ttt_jax.data import encoders
 from ttt_jax.data import episodes
-from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import precompute as precompute_lib
+from ttt_jax.data import shots
 from ttt_jax.models.text import encoder as text_lib
 
 _FIELDS = (
@@ -58,11 +60,8 @@ def run(
   data = config.data
   folder = data_folder(config, workdir)
   geometry = geometry_lib.Geometry.from_config(config)
-  source = paths.resolve(data.storyboards)
-  cut = episodes.read_clips(
-      source, data.videos, geometry, _stride(config, geometry)
-  )
-  print(f'captions     {source}')
+  cut = _clips(config, geometry)
+  print(f'captions     {data.storyboards}')
   for line in cut.lines():
     print(f'  {line}')
   print(f'videos       {data.videos}')
@@ -97,40 +96,64 @@ def run(
   return manifest
 
 
-def _stride(
+def _clips(
     config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
-) -> int:
-  """`data.stride` in segments; 0 where clips do not overlap."""
+) -> episodes.Cut:
+  """The clips of `config.data`."""
   seconds = config.data.get('stride', 0)
-  unit = (geometry.frames - 1) / geometry.segments / geometry.fps
+  unit = shots.segment_seconds(geometry)
   segments = round(seconds / unit)
   if seconds < 0 or segments * unit != seconds:
     raise ValueError(
         f'config.data.stride is {seconds:g} s; clips begin at multiples of'
         f' {unit:g} s, for example {max(1, segments) * unit:g} (0: no overlap)'
     )
-  return segments
+  return episodes.read_clips(
+      config.data.storyboards, config.data.videos, geometry, segments
+  )
 
 
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Reads the data set once.
+  """Reads the data set once and prints all that is wrong with it.
 
   Raises:
-    ValueError: clips are damaged; the message names them.
+    FileNotFoundError: there is none.
+    ValueError: something is wrong.
   """
   _check_fields(config)
-  dataset = latents.LatentDataset(data_folder(config, workdir), cache_bytes=0)
-  problems = dataset.check()
-  if problems:
-    raise ValueError(
-        f'{len(problems)} of {len(dataset)} clips in {dataset.folder} are'
-        f' damaged: {"; ".join(problems)}'
-    )
-  print(
-      f'{dataset.folder}: all {len(dataset)} clips are whole; latents'
-      f' {list(dataset.latent_shape)}, text {list(dataset.text_shape)}'
+  folder = data_folder(config, workdir)
+  geometry = geometry_lib.Geometry.from_config(config)
+  run = check_lib.Run(
+      geometry=geometry,
+      videos_dir=config.data.videos,
+      soften=config.data.get('soften', True),
   )
-  _print_corrupt(dataset.manifest)
+  try:
+    clips = _clips(config, geometry).clips
+    run = dataclasses.replace(run, clips=clips)
+  except FileNotFoundError as e:
+    print(f'the captions are not compared: {e}')
+  try:
+    tokenize, rows = text_lib.load_tokenizer(
+        paths.resolve(config.text.folder)
+    )
+    run = dataclasses.replace(run, tokenize=tokenize, scene_token_ids=rows)
+  except FileNotFoundError as e:
+    print(f'the tokens are not counted: {e}')
+  report = check_lib.check(folder, run, progress=True)
+  print(
+      f'read {report.clips} clips of {folder}; latents have mean'
+      f' {report.mean:.3f} and standard deviation {report.std:.3f}'
+  )
+  for problem in report.problems:
+    print(f'  {problem}')
+  if report.problems:
+    raise ValueError(
+        f'{len(report.problems)} problems in {folder}, listed above; delete'
+        f' {folder}/clips/ROW.json to encode the clip of that row again'
+    )
+  print('all clips are whole')
+  _print_corrupt(manifest_lib.read_manifest(folder))
 
 
 def data_folder(config: ml_collections.ConfigDict, workdir: str) -> str:

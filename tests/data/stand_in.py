@@ -1,5 +1,7 @@
 """Stand-ins for the encoders and videos of precompute's tests."""
 
+import zlib
+
 import numpy as np
 
 from ttt_jax import geometry as geometry_lib
@@ -33,7 +35,10 @@ class FakeVAE:
 
 
 class FakeText:
-  """One token a word; token i of a text of n words holds i + n / 10."""
+  """One token a word; token i of a text of n words holds i + n / 10.
+
+  The last column tells texts of as many words apart.
+  """
 
   identity = 'fake-text:1'
   scene_token_ids = (1, 2)
@@ -42,6 +47,12 @@ class FakeText:
 
   def __init__(self):
     self.batches = []
+
+  def tokenize(self, text):
+    """Scene tokens are 1 and 2, words 3 and more."""
+    spaced = text.replace('<', ' <').replace('>', '> ')
+    known = {'<start_scene>': 1, '<end_scene>': 2}
+    return [known.get(word, 2 + len(word)) for word in spaced.split()]
 
   def count_tokens(self, text):
     return len(text.split())
@@ -52,6 +63,7 @@ class FakeText:
     for line, text in zip(out, texts):
       words = len(text.split())
       line[:words] = (np.arange(words) + words / 10)[:, None]
+      line[:words, -1] = zlib.crc32(text.encode()) % 1000
     return out
 
 

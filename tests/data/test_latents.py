@@ -11,6 +11,7 @@ import pytest
 import tensorstore as ts
 
 from ttt_jax.data import arrays
+from ttt_jax.data import check
 from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 
@@ -46,7 +47,8 @@ def build(folder: pathlib.Path, clips: int = 3, finish: bool = True):
 
 
 def table(rows):
-  return [{'name': f'clip{r}', 'row': r, 'storyboard': {}} for r in rows]
+  board = {'segments': ['one', 'two']}
+  return [{'name': f'clip{r}', 'row': r, 'storyboard': board} for r in rows]
 
 
 def chunk(folder: pathlib.Path, name: str, row: int) -> pathlib.Path:
@@ -67,7 +69,7 @@ def test_reads_back_what_was_written(tmp_path):
     assert clip['clip'] == i and clip['clip'].dtype == np.int32
     for name, value in values(i).items():
       np.testing.assert_array_equal(clip[name], value)
-  assert dataset.check() == []
+  assert check.check(tmp_path).problems == []
   with pytest.raises(IndexError):
     dataset[3]  # pylint: disable=pointless-statement
 
@@ -175,7 +177,7 @@ def test_check_finds_nan(tmp_path):
   build(tmp_path)
   store = ts.open(arrays.spec(tmp_path / 'logvar'), open=True).result()
   store[1, 0, 0, 0, 0].write(np.float32('nan')).result()
-  (problem,) = latents.LatentDataset(tmp_path).check()
+  (problem,) = check.check(tmp_path).problems
   assert 'clip1' in problem and 'logvar' in problem and 'finite' in problem
 
 
@@ -203,24 +205,23 @@ def _flip(path):
     ids=['truncated', 'flipped bit', 'lost'],
 )
 @pytest.mark.parametrize('name', ['mean', 'text'])
-def test_check_finds_damaged_chunks_and_the_hint_mends_them(
+def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
     tmp_path, name, damage
 ):
   build(tmp_path)
   damage(chunk(tmp_path, name, 2))
   dataset = latents.LatentDataset(tmp_path)
-  (problem,) = dataset.check()
+  (problem,) = check.check(tmp_path).problems
   assert 'clip2' in problem and name in problem and '\n' not in problem
   np.testing.assert_array_equal(dataset[0]['mean'], values(0)['mean'])
   with pytest.raises(latents.CorruptClipError):
     dataset[2]  # pylint: disable=pointless-statement
-  marker = pathlib.Path(problem.split('delete ')[1].split(' ')[0])
-  marker.unlink()
+  arrays.marker(tmp_path, 2).unlink()
   writer = latents.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert not writer.is_done(2, 'print2')
   writer.write(2, 'clip2', 'print2', **values(2))
   writer.finish(table(range(3)))
-  assert latents.LatentDataset(tmp_path).check() == []
+  assert check.check(tmp_path).problems == []
 
 
 def test_arrays_that_do_not_fit_the_manifest(tmp_path):
@@ -270,7 +271,7 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path):
   assert again.is_done(1, 'print1') and not again.is_done(2, 'print2')
   again.write(2, 'clip2', 'print2', **values(2))
   again.finish(table(range(3)))
-  assert latents.LatentDataset(tmp_path).check() == []
+  assert check.check(tmp_path).problems == []
 
 
 def test_small_data_sets_stay_in_memory_within_the_bound(tmp_path):

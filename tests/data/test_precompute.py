@@ -18,6 +18,7 @@ from tests.data.stand_in import GEOMETRY
 from tests.data.stand_in import stories
 from tests.data.stand_in import story
 from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.data import check
 from ttt_jax.data import encoders
 from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
@@ -57,7 +58,7 @@ def test_encodes_every_storyboard(videos, tmp_path):
   assert manifest.segments == 2 and manifest.mini_batch == 8
   dataset = latents.LatentDataset(tmp_path / 'out')
   assert dataset.manifest == manifest_lib.read_manifest(tmp_path / 'out')
-  assert dataset.check() == []
+  assert check.check(tmp_path / 'out').problems == []
   clip = dataset[1]
   np.testing.assert_allclose(
       clip['mean'][:, 0, 0, 0], (np.arange(0, 17, 4) + 100) / 255, rtol=1e-6
@@ -113,7 +114,7 @@ def test_killed_while_writing(videos, tmp_path):
   rest = FakeVAE()
   encode(videos, tmp_path / 'out', vae=rest)
   assert rest.calls == 2
-  assert latents.LatentDataset(tmp_path / 'out').check() == []
+  assert check.check(tmp_path / 'out').problems == []
 
 
 def test_a_second_run_does_nothing_and_a_change_one_clip(videos, tmp_path):
@@ -166,7 +167,7 @@ def test_real_files_of_every_bad_kind_are_left_out(tmp_path):
   assert 'one frame' in reasons['single']
   for name, reason in reasons.items():
     assert f'{name}.mp4' in reason and '\n' not in reason
-  assert latents.LatentDataset(tmp_path / 'out').check() == []
+  assert check.check(tmp_path / 'out').problems == []
 
 
 def test_a_vae_that_gives_nan_leaves_the_clip_out(videos, tmp_path):
@@ -222,6 +223,8 @@ LONG = 'one two three four five six seven'
          FileNotFoundError, 'no.mp4'),
         ([story('x', ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0))], ValueError,
          'segment 2 .* tokens; at most 5'),
+        ([story(n, ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0)) for n in 'xy'],
+         ValueError, "2 clips have long texts: .* 'x' has 7 tokens"),
         (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
     ],
 )

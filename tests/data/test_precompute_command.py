@@ -21,7 +21,7 @@ def get_config(stage='x'):
       data=dict(
           storyboards={board!r}, videos={videos!r},
           folder='{{workdir}}/data/' + stage,
-          seconds=3, fps=16, height=16, width=32),
+          seconds=3, fps=16, height=16, width=32, stride=0.0),
       vae=dict(folder={videos!r}), text=dict(folder={videos!r}, length=5),
       model=dict(mini_batch=8)))
 """
@@ -46,6 +46,10 @@ def _config(videos, tmp_path, monkeypatch):
       entry.text_lib, 'load_text_encoder', lambda folder, length: FakeText()
   )
   monkeypatch.setattr(
+      entry.text_lib, 'load_tokenizer',
+      lambda folder: (FakeText().tokenize, FakeText.scene_token_ids),
+  )
+  monkeypatch.setattr(
       geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
   )
   return scope['get_config']()
@@ -59,13 +63,52 @@ def test_run_and_check(config, videos, tmp_path, capsys):
   assert f'wrote {folder}: 2 clips' in out
   assert 'left out 1 clips' in out and 'b: ' in out
   entry.check(config, str(tmp_path / 'w'))
-  assert 'all 2 clips are whole' in capsys.readouterr().out
-  (chunk,) = [
-      p for p in (folder / 'mean' / 'c' / '2').rglob('*') if p.is_file()
-  ]
-  chunk.write_bytes(chunk.read_bytes()[:-4])
-  with pytest.raises(ValueError, match="1 of 2 clips .*damaged: clip 'c'"):
+  out = capsys.readouterr().out
+  assert 'read 2 clips' in out and 'all clips are whole' in out
+  for row in (0, 2):
+    (chunk,) = [
+        p for p in (folder / 'mean' / 'c' / f'{row}').rglob('*') if p.is_file()
+    ]
+    chunk.write_bytes(chunk.read_bytes()[:-4])
+  with pytest.raises(ValueError, match='2 problems in .*clips/ROW.json'):
     entry.check(config, str(tmp_path / 'w'))
+  out = capsys.readouterr().out
+  assert "clip 'a' (row 0): mean cannot be read" in out
+  assert "clip 'c' (row 2): mean cannot be read" in out
+
+
+def test_check_without_captions_and_tokenizer(config, tmp_path, capsys):
+  entry.run(config, str(tmp_path / 'w'))
+  config.data.storyboards = 'gone.json'
+  config.text.folder = str(tmp_path / 'gone')
+  entry.check(config, str(tmp_path / 'w'))
+  out = capsys.readouterr().out
+  assert 'captions are not compared: gone.json does not exist' in out
+  assert 'tokens are not counted' in out and 'all clips are whole' in out
+
+
+def test_processes_share_the_clips(config, tmp_path, capsys):
+  assert entry.run(config, str(tmp_path / 'w'), 1, 2) is None
+  out = capsys.readouterr().out
+  assert 'process      1 of 2' in out and 'have not done theirs' in out
+  assert len(entry.run(config, str(tmp_path / 'w'), 0, 2).clips) == 3
+
+
+def test_clips_may_overlap_by_whole_segments(config, tmp_path, capsys):
+  board = tmp_path / 'long.json'
+  board.write_text(json.dumps([
+      {'text': f't{i}', 'video': 'a.mp4', 'start': i / 2} for i in range(5)
+  ]))
+  config.data.storyboards = str(board)
+  config.data.stride = 0.5
+  manifest = entry.run(config, str(tmp_path / 'w'))
+  assert [c['name'] for c in manifest.clips] == [
+      'long@0s', 'long@0.5s', 'long@1s', 'long@1.5s'
+  ]
+  assert '5 segments make 4 clips' in capsys.readouterr().out
+  config.data.stride = 0.75
+  with pytest.raises(ValueError, match='0.75 s; .* multiples of 0.5 s'):
+    entry.run(config, str(tmp_path / 'w'))
 
 
 def test_a_missing_field_is_named(config, tmp_path):
@@ -74,15 +117,25 @@ def test_a_missing_field_is_named(config, tmp_path):
     entry.run(config, str(tmp_path))
 
 
-def test_the_command_prints_one_line_and_exits_with_2(config, tmp_path):
+@pytest.mark.parametrize('flags, message', [
+    (['--config.data.storyboards=none.json'], 'none.json does not exist'),
+    (['--process_index=2', '--process_count=2'],
+     '--process_index is 2; with --process_count=2 it must be in 0 .. 1'),
+    (['--distributed', '--process_count=2'],
+     '--distributed takes the processes from JAX; leave out --process_index'
+     ' and --process_count'),
+])
+def test_the_command_prints_one_line_and_exits_with_2(
+    config, tmp_path, flags, message
+):
   done = subprocess.run(
       [
           sys.executable, '-m', 'ttt_jax.precompute',
           f'--config={tmp_path / "config.py"}:y', f'--workdir={tmp_path}',
-          '--config.data.storyboards=none.json',
+          *flags,
       ],
       capture_output=True, text=True, check=False,
   )
   assert done.returncode == 2
-  assert done.stderr.splitlines()[-1] == 'error: none.json does not exist'
+  assert done.stderr.splitlines()[-1] == f'error: {message}'
   assert 'Traceback' not in done.stderr

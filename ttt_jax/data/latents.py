@@ -140,19 +140,3 @@ class LatentDataset:
             clip, f'{name} holds values that are lost or not finite'
         )
     return values
-
-  def check(self) -> list[str]:
-    """Reads everything once; returns what is wrong, one line a clip."""
-    problems = []
-    try:
-      self.null_text  # pylint: disable=pointless-statement
-    except CorruptClipError as e:
-      problems.append(str(e))
-    for index in range(len(self)):
-      try:
-        self[index]
-      except CorruptClipError as e:
-        row = self.manifest.clips[index]['row']
-        marker = arrays.marker(self.folder, row)
-        problems.append(f'{e} (delete {marker} to encode it again)')
-    return problems

@@ -20,6 +20,8 @@ import uuid
 import jax
 import numpy as np
 
+from ttt_jax import geometry as geometry_lib
+
 SCHEMA_VERSION = 1
 FINAL = 'manifest.json'
 UNFINISHED = 'manifest.unfinished.json'
@@ -96,6 +98,13 @@ def check_manifest(manifest: Manifest, **expected: Any) -> None:
         ' this configuration into another folder, or set the configuration to'
         " the data set's values"
     )
+
+
+def geometry_fields(geometry: geometry_lib.Geometry) -> dict[str, int]:
+  """The fields of `Manifest` that a geometry decides."""
+  names = ('fps', 'height', 'width', 'frames', 'segments', 'text_length',
+           'mini_batch')  # pyformat: disable
+  return {name: getattr(geometry, name) for name in names}
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
@@ -175,6 +184,8 @@ def load(path: pathlib.Path) -> Manifest:
       )
     fields['clips'] = tuple(fields['clips'])
     fields['corrupt'] = tuple(fields['corrupt'])
+    for clip in (*fields['clips'], *fields['corrupt']):
+      clip['name'], clip['row']  # pylint: disable=pointless-statement
     return Manifest(**fields)
   except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError,
           AttributeError) as e:

@@ -97,14 +97,8 @@ def precompute(
       vae_identity=vae.identity,
       text_identity=text_encoder.identity,
       scale=vae.scale,
-      fps=geometry.fps,
-      height=geometry.height,
-      width=geometry.width,
-      frames=geometry.frames,
-      segments=geometry.segments,
-      text_length=geometry.text_length,
-      mini_batch=geometry.mini_batch,
       scene_token_ids=text_encoder.scene_token_ids,
+      **manifest_lib.geometry_fields(geometry),
   )
   writer = latents.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
@@ -185,6 +179,7 @@ def _plan(
     raise ValueError('there are no storyboards; precompute needs at least 1')
   clips = []
   names = set()
+  too_long = []
   for row, storyboard in enumerate(storyboards):
     if storyboard.name in names:
       raise ValueError(
@@ -194,9 +189,16 @@ def _plan(
     names.add(storyboard.name)
     spans = shots.spans(storyboard, videos_dir, geometry)
     prompts = tuple(storyboard.prompts())
-    storyboard.lint(geometry.text_length, text_encoder.count_tokens)
+    try:
+      storyboard.lint(geometry.text_length, text_encoder.count_tokens)
+    except ValueError as e:
+      too_long.append(str(e))
     fingerprint = shots.fingerprint(spans, prompts, soften)
     clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
+  if len(too_long) > 1:
+    raise ValueError(f'{len(too_long)} clips have long texts: {too_long[0]}')
+  if too_long:
+    raise ValueError(too_long[0])
   return clips
 
 
