@@ -37,7 +37,7 @@ setuptools.setup(
         'orbax-checkpoint>=0.11.30',
         'pillow',
         'rich>=13',
-        'safetensors',
+        'safetensors>=0.8',
         'sentencepiece>=0.2',
         'tensorboardX>=2.6.2',
         'tensorstore>=0.1.78',

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from tests.models import reference_order
 from ttt_jax import token_order
@@ -66,7 +67,7 @@ class Case:
     self.rules = rules(2, 64, 32, 128 if kind == 'mlp' else 32)
     self.params = table.from_source(
         self.rules,
-        table.read_tensors(golden(f'ttt_layer_{kind}.safetensors')),
+        safetensors_numpy.load_file(golden(f'ttt_layer_{kind}.safetensors')),
         {path: leaf.shape for path, leaf in shapes.items()},
         'the layer',
     )

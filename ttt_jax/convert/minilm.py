@@ -11,6 +11,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from ttt_jax.convert import files
 from ttt_jax.convert import table
 from ttt_jax.convert.table import Rule
 from ttt_jax.models.text import minilm
@@ -117,14 +118,15 @@ def load_minilm(
   tensors = {
       # Models with a head of their own keep the encoder under 'bert.'.
       key.removeprefix('bert.'): tensor
-      for key, tensor in table.read_tensors(folder / WEIGHTS).items()
+      for key, tensor in files.open_file(folder / WEIGHTS).items()
   }
   tensors = {
       k: v for k, v in tensors.items() if not k.startswith(_UNUSED)
   }
   params = table.from_source(
-      rules(config), tensors, parameter_shapes(config), str(folder / WEIGHTS)
-  )
+      rules(config), tensors, parameter_shapes(config), str(folder / WEIGHTS),
+      dtype=jnp.float32,
+  )  # pyformat: disable
   return config, jax.tree.map(jnp.asarray, params)
 
 

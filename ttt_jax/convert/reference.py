@@ -8,7 +8,9 @@ import pathlib
 from typing import Any
 
 from flax import traverse_util
+import numpy as np
 
+from ttt_jax.convert import files
 from ttt_jax.convert import table
 from ttt_jax.convert.table import Rule
 from ttt_jax.models import dit
@@ -143,9 +145,10 @@ def load_reference(
   }
   params = table.from_source(
       rules(ours),
-      table.read_tensors(weights),
+      files.open_file(weights),
       shapes,
       pathlib.Path(weights).name,
+      dtype=np.float32,
   )
   return ours, params
 

@@ -12,16 +12,21 @@ those tensors are stacked on a new leading axis of the target, in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
 import re
+from typing import Any
 
 from flax import traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors import numpy as safetensors_numpy
+
+from ttt_jax.convert import files
+from ttt_jax.convert import placing
 
 _PLACEHOLDER = re.compile(r'\{(\w+)\}')
 
@@ -82,25 +87,82 @@ def _match(pattern: str, name: str) -> dict[str, str] | None:
   return found.groupdict() if found else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """A parameter that is known but not read yet; `np.asarray` reads it.
+
+  Attributes:
+    shape: of the parameter.
+    dtype: of the tensors that it is made of.
+    parts: (rule, tensor) of each layer, or the only one.
+    is_stacked: the leading axis counts layers.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  parts: tuple[tuple[Rule, Any], ...]
+  is_stacked: bool
+
+  def read(self, i: int, dtype: np.dtype | None = None) -> np.ndarray:
+    """Layer `i`, or the whole where there are no layers (i = 0)."""
+    rule, tensor = self.parts[i]
+    shape = self.shape[1:] if self.is_stacked else self.shape
+    return rule.read(np.asarray(tensor, dtype), shape)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    """All layers, in `dtype` or their own; always a copy."""
+    if not self.is_stacked:
+      return self.read(0, dtype)
+    out = np.empty(self.shape, dtype or self.dtype)
+    for i in range(len(self.parts)):
+      out[i] = self.read(i, dtype)
+    return out
+
+
 def from_source(
     rules: Sequence[Rule],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     what: str,
+    *,
+    dtype: Any = None,
+    sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
 ) -> dict:
   """Returns the nested parameters that a file's tensors make.
 
+  Memory on the host holds one tensor at a time beside the result, and where
+  `sharding` puts the result on devices, that tensor alone.
+
   Args:
     rules: the table; the first rule whose source fits a key is used.
-    tensors: key -> array, as read.
+    tensors: key -> array, or a tensor not read yet, see `files.Tensor`.
     shapes: '/'-joined path -> shape of every parameter to be filled.
     what: the file's name, for messages.
+    dtype: of the parameters; None keeps that of the tensors.
+    sharding: where each parameter goes; None gives numpy arrays.
 
   Raises:
-    ValueError: keys without a place, parameters not filled, or shapes that
-      differ: all of them in one message.
+    ValueError: keys without a place, parameters not filled, types that are
+      no floats, or shapes that differ: all of them in one message.
   """
-  flat, layers, problems = {}, {}, []
+  flat = {}
+  for path, parameter in plan(rules, tensors, shapes, what).items():
+    kind = np.dtype(parameter.dtype if dtype is None else dtype)
+    if sharding is None:
+      flat[path] = np.asarray(parameter, kind)
+    else:
+      flat[path] = placing.put(parameter, kind, sharding)
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def plan(
+    rules: Sequence[Rule],
+    tensors: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    what: str,
+) -> dict[str, Parameter]:
+  """Path -> parameter, all checked and none read; see `from_source`."""
+  found, problems = {}, []
   for key, tensor in tensors.items():
     for rule in rules:
       values = _match(rule.source, key)
@@ -109,41 +171,78 @@ def from_source(
       path = rule.target.format(**values)
       if path not in shapes:
         problems.append(f'{key} has no place in the model')
-      elif rule.layer:
-        layers.setdefault(path, {})[int(values[rule.layer])] = rule.read(
-            tensor, shapes[path][1:]
+        break
+      if not jnp.issubdtype(_dtype(tensor), jnp.floating):
+        problems.append(
+            f'{key} has type {tensor.dtype}, weights must have one of float32,'
+            ' bfloat16, float16, float64'
         )
-      else:
-        flat[path] = rule.read(tensor, shapes[path])
+      layer = int(values[rule.layer]) if rule.layer else None
+      found.setdefault(path, {})[layer] = rule, tensor
       break
     else:
       problems.append(f'{key} is not known')
-  for path, parts in layers.items():
-    if sorted(parts) != list(range(len(parts))):
-      problems.append(f'layers {sorted(parts)} of {path} have gaps')
-    elif len({part.shape for part in parts.values()}) > 1:
-      problems.append(f'layers of {path} differ in shape')
-    else:
-      flat[path] = np.stack([parts[i] for i in range(len(parts))])
-  gapped = set(layers) - set(flat)
   for path, shape in shapes.items():
-    if path not in flat and path not in gapped:
+    if path not in found:
       problems.append(f'{path} {tuple(shape)} is missing')
-    elif path in flat and flat[path].shape != tuple(shape):
-      problems.append(
-          f'{path} has shape {flat[path].shape}, the config asks for'
-          f' {tuple(shape)}'
-      )
+    else:
+      problems += _problems(path, found[path], tuple(shape))
   if problems:
     raise ValueError(
         f'{what} does not fit its config, {len(problems)} problem(s): '
         + '; '.join(problems)
     )
-  return traverse_util.unflatten_dict(flat, sep='/')
+  return {
+      path: Parameter(
+          tuple(shape),
+          _dtype(found[path][min(found[path])][1]),
+          tuple(found[path][i] for i in sorted(found[path])),
+          None not in found[path],
+      )
+      for path, shape in shapes.items()
+  }
+
+
+def _dtype(tensor: Any) -> np.dtype:
+  """Its type; that of bytes for names that numpy does not know."""
+  return np.dtype(np.uint8 if isinstance(tensor.dtype, str) else tensor.dtype)
+
+
+def _problems(
+    path: str,
+    layers: Mapping[int | None, tuple[Rule, Any]],
+    shape: tuple[int, ...],
+) -> list[str]:
+  """What keeps the tensors of `layers` from making a parameter."""
+  numbers = list(layers)
+  if None not in layers and sorted(numbers) != list(range(len(numbers))):
+    return [f'layers {sorted(numbers)} of {path} have gaps']
+  inner = shape if None in layers else shape[1:]
+  read = lambda rule, tensor: rule.read(
+      # Has a shape, but no memory.
+      np.broadcast_to(np.float32(0), tensor.shape), inner
+  ).shape
+  found = {read(rule, tensor) for rule, tensor in layers.values()}
+  if len(found) > 1:
+    return [f'layers of {path} differ in shape']
+  if len({_dtype(tensor) for _, tensor in layers.values()}) > 1:
+    return [f'layers of {path} differ in type']
+  whole = found.pop()
+  if None not in layers:
+    whole = (len(numbers), *whole)
+  if whole != shape:
+    return [f'{path} has shape {whole}, the config asks for {shape}']
+  return []
 
 
 def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
-  """Returns key -> array for a file: the inverse of `from_source`."""
+  """Returns key -> array for a file: the inverse of `from_source`.
+
+  The arrays are views of the parameters where these are numpy arrays.
+
+  Raises:
+    ValueError: parameters that no rule writes.
+  """
   tensors, unknown = {}, []
   for path, value in traverse_util.flatten_dict(params, sep='/').items():
     value = np.asarray(value)
@@ -162,7 +261,7 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
       if any(part is None for _, part in written):
         continue
       for names, part in written:
-        tensors[rule.source.format(**names)] = np.ascontiguousarray(part)
+        tensors[rule.source.format(**names)] = part
       break
     else:
       unknown.append(path)
@@ -174,23 +273,9 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Returns the tensors of a safetensors file, floats as float32.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is cut short or not safetensors.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'no weights at {path}: a safetensors file'
-                            ' belongs there')
-  try:
-    tensors = safetensors_numpy.load_file(path)
-  except safetensors.SafetensorError as e:
-    raise ValueError(
-        f'{path} is not a whole safetensors file ({e}): copy it again'
-    ) from e
-  return {k: np.asarray(v, np.float32) for k, v in tensors.items()}
+  """Returns the tensors of a safetensors file as float32."""
+  tensors = files.open_file(path)
+  return {key: np.asarray(t, np.float32) for key, t in tensors.items()}
 
 
 def write_tensors(
@@ -199,5 +284,6 @@ def write_tensors(
   """Writes a safetensors file; a reader never sees half of it."""
   path = pathlib.Path(path)
   half = path.with_name(path.name + '.tmp')
-  half.write_bytes(safetensors_numpy.save(dict(tensors)))
+  tensors = {key: np.ascontiguousarray(t) for key, t in tensors.items()}
+  half.write_bytes(safetensors_numpy.save(tensors))
   half.replace(path)

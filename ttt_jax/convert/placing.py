@@ -1,0 +1,67 @@
+"""Parameters from files straight onto devices, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from typing import Any, TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+  from ttt_jax.convert import table
+
+# As of `checkpoint.load_params`: where an array of this shape and type goes.
+Sharding = Callable[[jax.ShapeDtypeStruct], Any]
+
+
+def put(
+    parameter: table.Parameter, dtype: np.dtype, sharding: Sharding
+) -> jax.Array:
+  """The parameter on its devices.
+
+  Layers are written into their places one after the other: the host never
+  holds more than one of them, and each is read once.
+
+  Args:
+    parameter: not read yet.
+    dtype: of the result.
+    sharding: gives the place.
+  """
+  where = sharding(jax.ShapeDtypeStruct(parameter.shape, dtype))
+  if not parameter.is_stacked:
+    return _put(parameter.read(0, dtype), where)
+  whole = jnp.zeros(parameter.shape, dtype, device=where)
+  write = _writer(where)
+  for i in range(len(parameter.parts)):
+    layer = _put(parameter.read(i, dtype), _of_layer(where))
+    whole = write(whole, layer, i)
+  return whole
+
+
+def _put(value: np.ndarray, where: Any) -> jax.Array:
+  # Each device takes its part; on several hosts no host asks another.
+  return jax.make_array_from_callback(
+      value.shape, where, lambda index: value[index]
+  )
+
+
+def _of_layer(where: Any) -> Any:
+  """The sharding of one layer of a stack."""
+  if not isinstance(where, jax.sharding.NamedSharding):
+    return where
+  return jax.sharding.NamedSharding(
+      where.mesh, jax.sharding.PartitionSpec(*where.spec[1:])
+  )
+
+
+@functools.lru_cache
+def _writer(where: Any) -> Callable[..., jax.Array]:
+  """(whole, layer, i) -> whole with that layer, in place."""
+  return jax.jit(
+      lambda whole, layer, i: whole.at[i].set(layer),
+      donate_argnums=0,
+      out_shardings=where,
+  )
