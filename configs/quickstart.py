@@ -91,6 +91,7 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
   config.ema_decay = 0.98
   config.text_dropout = 0.1
   config.schedule_shift = 1.0
+  config.scheduler = 'cogvideox_dpm'  # of the samples
 
   config.log_every = 10
   config.diagnose_every = 50

@@ -112,7 +112,7 @@ def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
       guidance.constant(2.0, 3),
   )
   found = pipe.sample_latents(
-      board, steps=3, guidance=2.0, seed=5, sampler='ddim',
+      board, steps=3, guidance=2.0, seed=5, scheduler='cogvideox_ddim',
       guidance_schedule='constant',
   )  # pyformat: disable
   np.testing.assert_allclose(found, expected, atol=2e-4)
@@ -135,7 +135,7 @@ def test_tells_every_step(pipe):
 
 @pytest.mark.parametrize('options,message', [
     (dict(steps=0), '0 sampling steps'),
-    (dict(sampler='euler'), "unknown sampler 'euler'.*ddim"),
+    (dict(scheduler='euler'), "unknown scheduler 'euler'.*cogvideox_ddim"),
     (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
 ])  # pyformat: disable
 def test_bad_options_name_legal_ones(pipe, options, message):

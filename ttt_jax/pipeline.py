@@ -27,9 +27,8 @@ from ttt_jax import shot_recall
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import encoders
 from ttt_jax.data import video
-from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import guidance as guidance_lib
-from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
 from ttt_jax.models.text import encoder as text_lib
 from ttt_jax.models.vae import causal3d
@@ -49,6 +48,7 @@ class VideoPipeline:
     height: pixels of the video.
     width: pixels.
     fps: frames a second.
+    scheduler: name of the one that samples where a call names none.
   """
 
   def __init__(
@@ -62,12 +62,14 @@ class VideoPipeline:
       width: int,
       fps: int = 16,
       schedule_shift: float = 1.0,
+      scheduler: str = schedulers.DEFAULT,
       mesh: jax.sharding.Mesh | None = None,
   ):
     self.config = config
     self.params = params
     self.text_encoder = text_encoder
     self.height, self.width, self.fps = height, width, fps
+    self.scheduler = scheduler
     self._shift = schedule_shift
     self._on_step: OnStep | None = None
     self._module = dit.DiffusionTransformer(config, sharding.Layout(mesh))
@@ -75,7 +77,7 @@ class VideoPipeline:
     self._vae = causal3d.CausalVAE(self._vae_config)
     self._video_encoder = encoders.CausalVideoEncoder(*vae)
     self._sample = jax.jit(
-        self._sample_latents, static_argnames=('sampler', 'grid')
+        self._sample_latents, static_argnames=('scheduler', 'grid')
     )
     self._decode = jax.jit(self._decode_frames)
 
@@ -132,6 +134,7 @@ class VideoPipeline:
         width=config.data.width,
         fps=config.data.fps,
         schedule_shift=config.schedule_shift,
+        scheduler=config.get('scheduler', schedulers.DEFAULT),
         mesh=mesh,
     )
 
@@ -166,7 +169,7 @@ class VideoPipeline:
       steps: int = 50,
       guidance: float = 6.0,
       seed: int = 0,
-      sampler: str = 'dpmpp_2m_sde',
+      scheduler: str | None = None,
       guidance_schedule: str = 'cosine',
       on_step: OnStep | None = None,
   ) -> np.ndarray:
@@ -177,7 +180,7 @@ class VideoPipeline:
       steps: sampling steps, 1 to 1000.
       guidance: strength of the text, see `ttt_jax.diffusion.guidance`.
       seed: of the noise; equal seeds give equal videos.
-      sampler: 'dpmpp_2m_sde' or 'ddim'.
+      scheduler: of `diffusion.schedulers`; None is the pipeline's own.
       guidance_schedule: 'cosine', 'constant' or 'reference'.
       on_step: called with the number of steps done.
 
@@ -192,7 +195,7 @@ class VideoPipeline:
         steps=steps,
         guidance=guidance,
         seed=seed,
-        sampler=sampler,
+        scheduler=scheduler,
         guidance_schedule=guidance_schedule,
         on_step=on_step,
     )
@@ -205,13 +208,13 @@ class VideoPipeline:
       steps: int = 50,
       guidance: float = 6.0,
       seed: int = 0,
-      sampler: str = 'dpmpp_2m_sde',
+      scheduler: str | None = None,
       guidance_schedule: str = 'cosine',
       on_step: OnStep | None = None,
   ) -> jax.Array:
     """As `__call__`, but the latents, float32 [1, F, h, w, c]."""
-    samplers.sampler(sampler)
-    grid = grid_lib.sampling_grid('diffusers', steps, self._shift)
+    chosen = schedulers.scheduler(scheduler or self.scheduler)
+    grid = chosen.grid(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(
         guidance, steps, grid.timesteps
     )
@@ -244,7 +247,7 @@ class VideoPipeline:
           negative,
           np.asarray(scales, np.float32),
           jax.random.fold_in(key, 1),
-          sampler=sampler,
+          scheduler=chosen,
           grid=grid,
       )
       return latents.block_until_ready()
@@ -293,10 +296,10 @@ class VideoPipeline:
       self._on_step(step + 1)
 
   def _sample_latents(
-      self, params, noise, text, negative, scales, key, *, sampler, grid
+      self, params, noise, text, negative, scales, key, *, scheduler, grid
   ):
     apply = functools.partial(self._module.apply, {'params': params})
-    return samplers.sampler(sampler)(
+    return scheduler.sample(
         guidance_lib.guided(apply, text, negative),
         noise,
         grid,

@@ -26,9 +26,10 @@ _GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
 _GUIDANCE_SCHEDULE = flags.DEFINE_string(
     'guidance_schedule', 'cosine', 'cosine, constant or reference.'
 )
-_SAMPLER = flags.DEFINE_string(
-    'sampler', 'dpmpp_2m_sde', 'dpmpp_2m_sde or ddim.'
-)
+_SCHEDULER = flags.DEFINE_string(
+    'scheduler', None, 'cogvideox_dpm, cogvideox_ddim or reference; default:'
+    " the config's."
+)  # pyformat: disable
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 _MESH = flags.DEFINE_string(
     'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
@@ -66,7 +67,7 @@ def main(_) -> None:
         steps=_STEPS.value,
         guidance=_GUIDANCE.value,
         seed=_SEED.value,
-        sampler=_SAMPLER.value,
+        scheduler=_SCHEDULER.value,
         guidance_schedule=_GUIDANCE_SCHEDULE.value,
         on_step=lambda _: bar.advance(),
     )

@@ -49,7 +49,7 @@ def test_reference_grid_is_the_reference_subset(golden, steps, shift):
       levels.timesteps, data[f'timesteps_{steps}'][::-1]
   )
   np.testing.assert_allclose(
-      levels.alpha[:-1], data[f'shift{shift}_sigmas_{steps}'],
+      levels.alpha, data[f'shift{shift}_sigmas_{steps}'],
       rtol=0, atol=1e-6,
   )
 
@@ -75,16 +75,29 @@ def test_diffusers_timesteps_are_trailing(golden, steps):
 
 
 @pytest.mark.parametrize('name,steps', [
-    ('diffusers', 1), ('diffusers', 7), ('diffusers', 1000),
-    ('reference', 2), ('reference', 1000),
+    ('diffusers', 1), ('diffusers', 8), ('diffusers', 1000),
+    ('reference', 2), ('reference', 7), ('reference', 1000),
 ])
 def test_grids_go_from_noise_to_clean(name, steps):
   levels = grid.sampling_grid(name, steps)
   assert levels.steps == steps
   assert levels.timesteps[0] == 999
-  assert levels.alpha[0] == 0 and levels.alpha[-1] == 1
+  assert levels.alpha[0] == 0 and levels.next_alpha[-1] == 1
   assert np.all(np.diff(levels.alpha) > 0)
   assert np.all(np.diff(levels.timesteps) < 0)
+  # Each step ends where the next one starts.
+  np.testing.assert_array_equal(levels.alpha[1:], levels.next_alpha[:-1])
+
+
+@pytest.mark.parametrize('steps', [6, 7, 30, 333])
+def test_levels_of_diffusers_where_steps_do_not_divide(steps):
+  table = np.append(zero_snr_schedule(), 1.0)
+  levels = grid.sampling_grid('diffusers', steps)
+  t = levels.timesteps.astype(int)
+  ends = np.maximum(t - 1000 // steps, -1)
+  np.testing.assert_allclose(levels.alpha, table[t], atol=1e-7)
+  np.testing.assert_allclose(levels.next_alpha, table[ends], atol=1e-7)
+  assert np.any(levels.alpha[1:] != levels.next_alpha[:-1])
 
 
 def test_equal_arguments_give_the_same_grid():

@@ -84,7 +84,7 @@ def run(config, params, batch, mesh):
   def sample(params, batch):
     apply = functools.partial(module.apply, {'params': params})
     text = batch['text']
-    return samplers.sampler('ddim')(
+    return samplers.ddim(
         guidance.guided(apply, text[:1], text[1:2]), batch['noise'][:1],
         grid.sampling_grid('diffusers', 3, 1.0), np.full(3, 2, np.float32),
         jax.random.key(0),

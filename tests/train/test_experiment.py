@@ -175,6 +175,7 @@ def test_missing_earlier_stage(tmp_path):
         ('batch_size', 2.5, 'config.batch_size is 2.5'),
         ('text_dropout', 1.5, 'text_dropout is 1.5; it must be in'),
         ('stage', 'a/b', 'names a folder'),
+        ('scheduler', 'euler', "unknown scheduler 'euler': .*cogvideox_dpm"),
     ],
 )
 def test_values_that_cannot_work(name, value, message):

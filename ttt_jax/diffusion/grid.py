@@ -26,19 +26,21 @@ class SamplingGrid:
   Attributes:
     name: 'diffusers' or 'reference'.
     timesteps: what the network is told, float32 [n].
-    alpha: sqrt(alpha_bar) of the states, float64 [n + 1]; step i goes from
-      alpha[i] to alpha[i + 1]. Starts at 0 (noise) and ends at 1 (clean).
+    alpha: sqrt(alpha_bar) of the state that each step begins with, float64
+      [n]; the first is 0 (noise).
+    next_alpha: of the state that it makes, float64 [n].
     denoiser_alpha: the a of D = a x - sqrt(1 - a^2) v, float64 [n].
   """
 
   name: str
   timesteps: np.ndarray
   alpha: np.ndarray
+  next_alpha: np.ndarray
   denoiser_alpha: np.ndarray
 
   def __post_init__(self):
-    for array in (self.timesteps, self.alpha, self.denoiser_alpha):
-      array.setflags(write=False)
+    for field in dataclasses.fields(self)[1:]:
+      getattr(self, field.name).setflags(write=False)
 
   @property
   def steps(self) -> int:
@@ -61,22 +63,24 @@ def reference_timesteps(steps: int) -> np.ndarray:
 
 
 def _diffusers(steps: int, shift: float) -> SamplingGrid:
-  """Trailing timesteps on the table of 1000.
+  """Trailing timesteps on the table of 1000, as diffusers steps along them.
 
-  Each step ends where the next one starts. Diffusers computes the end as
-  t - 1000 // steps, which is the same wherever steps divides 1000.
+  A step goes from t to t - 1000 // steps. Where `steps` divides 1000 that is
+  where the next one starts. Elsewhere diffusers' levels miss each other by a
+  timestep, and the last state may be one short of clean: so do ours.
   """
   spacing = schedule.TIMESTEPS / steps
   timesteps = np.round(
       schedule.TIMESTEPS - spacing * np.arange(steps)
   ).astype(np.int64) - 1
   table = schedule.zero_terminal(schedule.raw_schedule(shift=shift))
-  alpha = table[timesteps]
+  ends = timesteps - schedule.TIMESTEPS // steps
   return SamplingGrid(
       'diffusers',
       timesteps.astype(np.float32),
-      np.append(alpha, 1.0),
-      alpha,
+      table[timesteps],
+      np.where(ends < 0, 1.0, table[ends]),
+      table[timesteps],
   )
 
 
@@ -101,7 +105,8 @@ def _reference(steps: int, shift: float) -> SamplingGrid:
   return SamplingGrid(
       'reference',
       timesteps.astype(np.float32),
-      np.append(alpha, 1.0),
+      alpha,
+      np.append(alpha[1:], 1.0),
       table[nearest],
   )
 

@@ -46,15 +46,18 @@ def _dpmpp_2m_sde_coefficients(grid: SamplingGrid) -> _Coefficients:
   lambda = log(a / s), h = lambda' - lambda; then e^-h = a s' / (a' s) is
   finite at both ends, where lambda is not.
   """
-  a, a_next = grid.alpha[:-1], grid.alpha[1:]
+  a, a_next = grid.alpha, grid.next_alpha
   s, s_next = np.sqrt(1 - a**2), np.sqrt(1 - a_next**2)
   decay = a * s_next / (a_next * s)
   denoised = a_next * (1 - decay**2)
-  # h / (2 h_prev), the weight of the extrapolation from D_prev to D. Steps
-  # that touch an infinite lambda (from pure noise, to the clean end) and the
-  # one after the first have none: they are first order.
+  # h / (2 h_prev), the weight of the extrapolation from D_prev to D, where
+  # h_prev is lambda less that of the step before. Steps that touch an infinite
+  # lambda (from pure noise, to the clean end) and the one after the first have
+  # none: they are first order.
   order = np.zeros(grid.steps)
-  order[2:-1] = np.log(decay[2:-1]) / (2 * np.log(decay[1:-2]))
+  second = np.flatnonzero(a_next < 1)[2:]
+  before = a[second - 1] * s[second] / (a[second] * s[second - 1])
+  order[second] = np.log(decay[second]) / (2 * np.log(before))
   return _Coefficients(
       state=s_next / s * decay,
       denoised=denoised * (1 + order),
@@ -65,7 +68,7 @@ def _dpmpp_2m_sde_coefficients(grid: SamplingGrid) -> _Coefficients:
 
 def _ddim_coefficients(grid: SamplingGrid, eta: float) -> _Coefficients:
   """Song et al. 2021 (DDIM), eq. 12 and 16."""
-  a, a_next = grid.alpha[:-1], grid.alpha[1:]
+  a, a_next = grid.alpha, grid.next_alpha
   s, s_next = np.sqrt(1 - a**2), np.sqrt(1 - a_next**2)
   noise = eta * s_next / s * np.sqrt(1 - (a / a_next) ** 2)
   state = np.sqrt(s_next**2 - noise**2) / s
@@ -205,15 +208,3 @@ def ddim(
       network, noise, grid, scales, _ddim_coefficients(grid, eta),
       key, step_noise, trajectory, on_step,
   )
-
-
-SAMPLERS: dict[str, Callable] = {'dpmpp_2m_sde': dpmpp_2m_sde, 'ddim': ddim}
-
-
-def sampler(name: str) -> Callable:
-  """Returns the sampler called `name`; ValueError lists the legal names."""
-  if name not in SAMPLERS:
-    raise ValueError(
-        f'unknown sampler {name!r}: must be one of {sorted(SAMPLERS)}'
-    )
-  return SAMPLERS[name]

@@ -14,6 +14,7 @@ from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import latents as latents_lib
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import pipeline
+from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
 from ttt_jax.train import checkpoint
 from ttt_jax.train import objective as objective_lib
@@ -46,6 +47,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f'config.stage is {config.stage!r}; it names a folder, for example 3s'
     )
+  schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
   sharding_lib.check_mesh(
       config.mesh, batch_size=config.batch_size,
       microbatches=config.microbatches,

@@ -14,8 +14,8 @@ import ml_collections
 FREE_FIELDS = (
     'steps', 'log_every', 'diagnose_every', 'checkpoint_every', 'keep_last',
     'keep_every', 'sample_every', 'mesh', 'microbatches', 'previous_stage',
-    'init_from', 'data.folder', 'data.storyboards', 'data.videos',
-    'vae.folder', 'text.folder',
+    'init_from', 'scheduler', 'data.folder', 'data.storyboards',
+    'data.videos', 'data.stride', 'vae.folder', 'text.folder',
 )  # pyformat: disable
 
 
