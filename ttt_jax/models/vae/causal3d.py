@@ -14,12 +14,12 @@ and `decode` takes, latents in the diffusion model's units.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import math
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from ttt_jax.models.vae.coder import Decoder
@@ -99,6 +99,35 @@ class CausalVAEConfig:
   def spatial_compression(self) -> int:
     return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
+  def check_frames(self, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless frames of this shape can be encoded."""
+    if len(shape) != 5 or shape[-1] != self.in_channels:
+      raise ValueError(
+          f'frames of shape {shape} are not'
+          f' [batch, frames, height, width, {self.in_channels}]'
+      )
+    time, space = self.temporal_compression_ratio, self.spatial_compression
+    count, height, width = shape[1:4]
+    if count % time != 1 % time:
+      near = (count - 1) // time * time + 1
+      raise ValueError(
+          f'{count} frames cannot be encoded: the number must be a multiple'
+          f' of {time} plus 1, e.g. {near}'
+      )
+    if height % space or width % space:
+      raise ValueError(
+          f'frames of {height}x{width} cannot be encoded: height and width'
+          f' must be multiples of {space}'
+      )
+
+  def check_latents(self, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless latents of this shape can be decoded."""
+    if len(shape) != 5 or shape[-1] != self.latent_channels:
+      raise ValueError(
+          f'latents of shape {shape} are not'
+          f' [batch, frames, height, width, {self.latent_channels}]'
+      )
+
 
 def first_window(frames: int, window: int) -> int:
   """Frames of the first window: `window` plus the remainder."""
@@ -110,17 +139,20 @@ class CausalVAE(nn.Module):
 
   Attributes:
     config: sizes.
-    unroll: writes the windows out instead of looping. For training short
-      clips on CPU, where XLA runs the gradients of convolutions inside a loop
-      some ten times slower than outside.
+    unroll: writes windows and frames out instead of looping. For training
+      short clips on CPU, where XLA runs the gradients of convolutions inside
+      a loop some ten times slower than outside.
+    dtype: of the network's activations; None is that of its input. Norms
+      and results are at least float32.
   """
 
   config: CausalVAEConfig
   unroll: bool = False
+  dtype: jnp.dtype | None = None
 
   def setup(self):
-    self.encoder = Encoder(self.config)
-    self.decoder = Decoder(self.config)
+    self.encoder = Encoder(self.config, loop=not self.unroll)
+    self.decoder = Decoder(self.config, loop=not self.unroll)
 
   def __call__(self, frames: jax.Array) -> jax.Array:
     """Reconstructs `frames`; creates all parameters when initialising."""
@@ -140,28 +172,12 @@ class CausalVAE(nn.Module):
       ValueError: a size that the compression does not divide.
     """
     c = self.config
-    if frames.ndim != 5 or frames.shape[-1] != c.in_channels:
-      raise ValueError(
-          f'frames of shape {frames.shape} are not'
-          f' [batch, frames, height, width, {c.in_channels}]'
-      )
-    time, space = c.temporal_compression_ratio, c.spatial_compression
-    count, height, width = frames.shape[1:4]
-    if count % time != 1 % time:
-      near = (count - 1) // time * time + 1
-      raise ValueError(
-          f'{count} frames cannot be encoded: the number must be a multiple'
-          f' of {time} plus 1, e.g. {near}'
-      )
-    if height % space or width % space:
-      raise ValueError(
-          f'frames of {height}x{width} cannot be encoded: height and width'
-          f' must be multiples of {space}'
-      )
+    c.check_frames(frames.shape)
+    time = c.temporal_compression_ratio
     moments = self._windows(
-        self.encoder, frames, c.encode_window
+        'encode_window', frames, c.encode_window, c.encode_window // time
     )
-    return self._to_units(moments)
+    return self.to_units(moments)
 
   def decode(self, latents: jax.Array) -> jax.Array:
     """Returns frames [B, 4 (F - 1) + 1, H, W, 3], about [-1, 1], unclipped.
@@ -170,41 +186,50 @@ class CausalVAE(nn.Module):
       latents: [B, F, H/8, W/8, c] in model units.
     """
     c = self.config
-    if latents.ndim != 5 or latents.shape[-1] != c.latent_channels:
-      raise ValueError(
-          f'latents of shape {latents.shape} are not'
-          f' [batch, frames, height, width, {c.latent_channels}]'
-      )
+    c.check_latents(latents.shape)
     return self._windows(
-        self.decoder, self._from_units(latents), c.decode_window
-    )
+        'decode_window', latents, c.decode_window,
+        c.decode_window * c.temporal_compression_ratio,
+    )  # pyformat: disable
 
   def encode_window(self, frames, cache=None):
-    """One window of `encode`, for streams: (mean, logvar, cache)."""
-    moments, cache = self.encoder(frames, cache)
-    return *self._to_units(moments), cache
+    """One window of `encode`, for streams: (moments, cache)."""
+    moments, cache = self.encoder(self._cast(frames), cache)
+    return moments.astype(_at_least_float32(moments)), cache
 
   def decode_window(self, latents, cache=None):
     """One window of `decode`, for streams: (frames, cache)."""
-    return self.decoder(self._from_units(latents), cache)
+    scale, shift = self._units(latents.dtype)
+    frames, cache = self.decoder(self._cast(latents / scale + shift), cache)
+    return frames.astype(_at_least_float32(frames)), cache
 
-  def _to_units(self, moments):
+  def to_units(self, moments):
+    """Moments of `encode_window` -> mean, logvar in model units."""
     scale, shift = self._units(moments.dtype)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     logvar = jnp.clip(logvar, *LOGVAR_RANGE) + 2 * jnp.log(scale)
     return (mean - shift) * scale, logvar
 
-  def _from_units(self, latents):
-    scale, shift = self._units(latents.dtype)
-    return latents / scale + shift
+  def _cast(self, x):
+    return x if self.dtype is None else x.astype(self.dtype)
 
   def _units(self, dtype):
     shift = 0.0 if self.config.shift is None else self.config.shift
     scale = jnp.asarray(self.config.scaling_factor, dtype)
     return scale, jnp.asarray(shift, dtype)
 
-  def _windows(self, coder: Callable, x: jax.Array, window: int) -> jax.Array:
-    """Runs `coder` over x [B, F, ...] in windows along axis 1."""
+  def _windows(
+      self, method: str, x: jax.Array, window: int, per_window: int
+  ) -> jax.Array:
+    """Runs a method over x [B, F, ...] in windows along axis 1.
+
+    Args:
+      method: of this module, (window, cache) -> result, cache.
+      x: the whole video.
+      window: frames of a window.
+      per_window: frames that one window becomes.
+    """
+    coder = getattr(self, method)
     split = first_window(x.shape[1], window)
     y, cache = coder(x[:, :split])
     if split == x.shape[1]:
@@ -215,17 +240,26 @@ class CausalVAE(nn.Module):
         y, cache = coder(x[:, start : start + window], cache)
         parts.append(y)
       return jnp.concatenate(parts, axis=1)
-    rest = x[:, split:]
-    rest = rest.reshape(x.shape[0], -1, window, *x.shape[2:])
+    count = (x.shape[1] - split) // window
 
-    def step(module, carry, part):
-      out, carry = module(part, carry)
-      return carry, out
+    # The results are written where they belong: nothing but them grows.
+    def step(module, carry, i):
+      cache, out = carry
+      part = lax.dynamic_slice_in_dim(x, split + i * window, window, axis=1)
+      part, cache = getattr(module, method)(part, cache)
+      at = y.shape[1] + i * per_window
+      return (
+          cache, lax.dynamic_update_slice_in_dim(out, part, at, axis=1)
+      ), None
 
     scan = nn.scan(
         step, variable_broadcast='params', split_rngs={'params': False}
     )
-    _, parts = scan(coder, cache, jnp.moveaxis(rest, 1, 0))
-    parts = jnp.moveaxis(parts, 0, 1)
-    parts = parts.reshape(x.shape[0], -1, *parts.shape[3:])
-    return jnp.concatenate([y, parts], axis=1)
+    pad = [(0, 0)] * y.ndim
+    pad[1] = (0, count * per_window)
+    carry = cache, jnp.pad(y, pad)
+    return scan(self, carry, jnp.arange(count))[0][1]
+
+
+def _at_least_float32(x: jax.Array) -> jnp.dtype:
+  return jnp.promote_types(x.dtype, jnp.float32)

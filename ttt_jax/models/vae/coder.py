@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from ttt_jax.models.vae.causal_conv import CausalConv3d
 from ttt_jax.models.vae.causal_conv import Downsample
-from ttt_jax.models.vae.causal_conv import GroupNorm
-from ttt_jax.models.vae.causal_conv import ResnetBlock
-from ttt_jax.models.vae.causal_conv import SpatialNorm
 from ttt_jax.models.vae.causal_conv import Upsample
+from ttt_jax.models.vae.norms import activation
+from ttt_jax.models.vae.norms import GroupNorm
+from ttt_jax.models.vae.norms import ResnetBlock
+from ttt_jax.models.vae.norms import SpatialNorm
 
 
 def pixels_to_channels(frames: jax.Array, size: int) -> jax.Array:
@@ -78,6 +79,7 @@ class Stage(nn.Module):
     layers: number of residual blocks.
     resize: 'down', 'up' or None.
     time: whether the change of resolution halves or doubles time too.
+    loop: of `CausalConv3d`.
   """
 
   features: int
@@ -86,6 +88,7 @@ class Stage(nn.Module):
   eps: float
   resize: str | None = None
   time: bool = False
+  loop: bool = False
 
   @nn.compact
   def __call__(self, x, cache=None, latents=None):
@@ -93,12 +96,14 @@ class Stage(nn.Module):
     after = {}
     for i in range(self.layers):
       name = f'resnets_{i}'
-      block = ResnetBlock(self.features, self.groups, self.eps, name=name)
+      block = ResnetBlock(
+          self.features, self.groups, self.eps, self.loop, name=name
+      )
       x, after[name] = block(x, cache.get(name), latents)
     if self.resize == 'down':
       x = Downsample(self.time, name='downsamplers_0')(x)
     elif self.resize == 'up':
-      x = Upsample(self.time, name='upsamplers_0')(x)
+      x = Upsample(self.time, self.loop, name='upsamplers_0')(x)
     return x, after
 
 
@@ -106,6 +111,7 @@ class Encoder(nn.Module):
   """A window of frames -> unscaled (mean | log-variance) and caches."""
 
   config: object
+  loop: bool = False
 
   @nn.compact
   def __call__(self, frames, cache=None):
@@ -114,22 +120,28 @@ class Encoder(nn.Module):
     after = {}
     last = len(c.block_out_channels) - 1
     x = pixels_to_channels(frames, c.patch_size)
-    conv_in = CausalConv3d(c.block_out_channels[0], name='conv_in')
+    conv_in = CausalConv3d(
+        c.block_out_channels[0], loop=self.loop, name='conv_in'
+    )
     x, after['conv_in'] = conv_in(x, cache.get('conv_in'))
     for i, features in enumerate(c.block_out_channels):
       name = f'down_blocks_{i}'
       stage = Stage(
           features, c.layers_per_block, c.norm_num_groups, c.norm_eps,
           resize='down' if i < last else None, time=i < c.time_levels,
-          name=name,
+          loop=self.loop, name=name,
       )
       x, after[name] = stage(x, cache.get(name))
     mid = Stage(c.block_out_channels[-1], 2, c.norm_num_groups, c.norm_eps,
-                name='mid_block')
+                loop=self.loop, name='mid_block')
     x, after['mid_block'] = mid(x, cache.get('mid_block'))
-    x = nn.silu(GroupNorm(c.norm_num_groups, c.norm_eps, name='norm_out')(x))
-    conv_out = CausalConv3d(2 * c.latent_channels, name='conv_out')
-    x, after['conv_out'] = conv_out(x, cache.get('conv_out'))
+    norm = GroupNorm(c.norm_num_groups, c.norm_eps, name='norm_out')
+    conv_out = CausalConv3d(
+        2 * c.latent_channels, loop=self.loop, name='conv_out'
+    )
+    x, after['conv_out'] = conv_out(
+        x, cache.get('conv_out'), *activation(norm, x, None)
+    )
     if c.linear_shortcut:
       blocks = blocks_of_pixels(
           frames, c.temporal_compression_ratio, c.spatial_compression
@@ -143,6 +155,7 @@ class Decoder(nn.Module):
   """A window of unscaled latents -> frames and caches."""
 
   config: object
+  loop: bool = False
 
   @nn.compact
   def __call__(self, latents, cache=None):
@@ -151,9 +164,9 @@ class Decoder(nn.Module):
     after = {}
     widths = c.block_out_channels[::-1]
     last = len(widths) - 1
-    conv_in = CausalConv3d(widths[0], name='conv_in')
+    conv_in = CausalConv3d(widths[0], loop=self.loop, name='conv_in')
     x, after['conv_in'] = conv_in(latents, cache.get('conv_in'))
-    mid = Stage(widths[0], 2, c.norm_num_groups, c.norm_eps,
+    mid = Stage(widths[0], 2, c.norm_num_groups, c.norm_eps, loop=self.loop,
                 name='mid_block')
     x, after['mid_block'] = mid(x, cache.get('mid_block'), latents)
     for i, features in enumerate(widths):
@@ -161,13 +174,16 @@ class Decoder(nn.Module):
       stage = Stage(
           features, c.layers_per_block + 1, c.norm_num_groups, c.norm_eps,
           resize='up' if i < last else None, time=i < c.time_levels,
-          name=name,
+          loop=self.loop, name=name,
       )
       x, after[name] = stage(x, cache.get(name), latents)
     norm = SpatialNorm(c.norm_num_groups, c.norm_eps, name='norm_out')
-    x = nn.silu(norm(x, latents))
-    conv_out = CausalConv3d(c.out_channels * c.patch_size**2, name='conv_out')
-    x, after['conv_out'] = conv_out(x, cache.get('conv_out'))
+    conv_out = CausalConv3d(
+        c.out_channels * c.patch_size**2, loop=self.loop, name='conv_out'
+    )
+    x, after['conv_out'] = conv_out(
+        x, cache.get('conv_out'), *activation(norm, x, latents)
+    )
     frames = channels_to_pixels(x, c.patch_size)
     if c.linear_shortcut:
       time, space = c.temporal_compression_ratio, c.spatial_compression
