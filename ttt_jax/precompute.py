@@ -188,7 +188,11 @@ def _processes() -> tuple[int, int]:
           ' --process_index and --process_count'
       )
     jax.distributed.initialize()
-    return jax.process_index(), jax.process_count()
+    index, count = jax.process_index(), jax.process_count()
+    # Only the two numbers are wanted. Without the connection none waits for
+    # another at its end, and one that dies ends no other.
+    jax.distributed.shutdown()
+    return index, count
   if not 0 <= index < count:
     raise ValueError(
         f'--process_index is {index}; with --process_count={count} it must be'
@@ -213,7 +217,8 @@ def main(argv: Sequence[str]) -> None:
   print(f'next: python -m ttt_jax.train {shlex.join(same)}')
 
 
-if __name__ == '__main__':
+def define_flags() -> None:
+  """The flags of this command."""
   config_flags.DEFINE_config_file('config', lock_config=True)
   flags.DEFINE_string('workdir', None, 'Folder of all outputs.')
   flags.DEFINE_bool('check', False, 'Read the data set, write nothing.')
@@ -221,4 +226,8 @@ if __name__ == '__main__':
   flags.DEFINE_integer('process_count', 1, 'Processes that share the work.')
   flags.DEFINE_bool('distributed', False, 'Ask jax.distributed for the two.')
   flags.mark_flags_as_required(['config', 'workdir'])
+
+
+if __name__ == '__main__':
+  define_flags()
   cli.run(main)

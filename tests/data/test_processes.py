@@ -1,6 +1,7 @@
 """Several real processes make one data set: shares, deaths, restarts."""
 
 import collections
+import os
 import pathlib
 import signal
 import subprocess
@@ -179,6 +180,36 @@ def test_two_that_begin_at_once(tmp_path, monkeypatch):
 
   monkeypatch.setattr(writer_lib.LatentWriter, '_start', start)
   assert not writer_lib.LatentWriter(out, manifest, rows=2).finished
+
+
+def test_jax_tells_the_processes_and_then_lets_them_go():
+  """Two tasks of Slurm, the second ends long after the first."""
+  script = textwrap.dedent("""
+      import time
+      from absl import flags
+      from ttt_jax import precompute
+      precompute.define_flags()
+      flags.FLAGS(['x', '--distributed', '--config=configs/quickstart.py',
+                   '--workdir=w'])
+      index, count = precompute._processes()
+      import jax
+      assert jax.device_put(1.0).devices() <= set(jax.local_devices())
+      time.sleep(index)
+      print(index, count)
+  """)
+  tasks = []
+  for task in '01':
+    environment = dict(
+        os.environ, JAX_PLATFORMS='cpu', SLURM_JOB_ID=str(os.getpid()),
+        SLURM_STEP_NODELIST='localhost', SLURM_NTASKS='2', SLURM_PROCID=task,
+        SLURM_LOCALID=task,
+    )
+    tasks.append(subprocess.Popen(
+        [sys.executable, '-c', script], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE,
+    ))
+  assert [t.communicate(timeout=60)[0] for t in tasks] == ['0 2\n', '1 2\n']
+  assert [t.returncode for t in tasks] == [0, 0]
 
 
 @pytest.mark.parametrize('index, count', [(2, 2), (-1, 2), (0, 0)])
