@@ -37,20 +37,6 @@ _FIXED = {'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
 _UNUSED = ('embeddings.position_ids', 'pooler.')
 
 
-def _norm(source: str, target: str) -> list[Rule]:
-  return [
-      Rule(f'{source}.weight', f'{target}/scale'),
-      Rule(f'{source}.bias', f'{target}/bias'),
-  ]
-
-
-def _dense(source: str, target: str) -> list[Rule]:
-  return [
-      Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
-      Rule(f'{source}.bias', f'{target}/bias'),
-  ]
-
-
 def rules(config: minilm.MiniLMConfig) -> list[Rule]:
   """The table for a model of these sizes."""
   m, h = config.width, config.num_heads
@@ -59,14 +45,14 @@ def rules(config: minilm.MiniLMConfig) -> list[Rule]:
       Rule('embeddings.word_embeddings.weight', 'tokens/embedding'),
       Rule('embeddings.position_embeddings.weight', 'positions/embedding'),
       Rule('embeddings.token_type_embeddings.weight', 'types/embedding'),
-      *_norm('embeddings.LayerNorm', 'norm'),
+      *table.norm('embeddings.LayerNorm', 'norm'),
       Rule(f'{_LAYER}.attention.output.dense.weight', 'layers/out/kernel',
            (1, 2, 0), view=(m, h, d), shape=(m, m)),
       Rule(f'{_LAYER}.attention.output.dense.bias', 'layers/out/bias'),
-      *_norm(f'{_LAYER}.attention.output.LayerNorm', 'layers/attention_norm'),
-      *_dense(f'{_LAYER}.intermediate.dense', 'layers/up'),
-      *_dense(f'{_LAYER}.output.dense', 'layers/down'),
-      *_norm(f'{_LAYER}.output.LayerNorm', 'layers/mlp_norm'),
+      *table.norm(f'{_LAYER}.attention.output.LayerNorm', 'layers/attention_norm'),
+      *table.dense(f'{_LAYER}.intermediate.dense', 'layers/up'),
+      *table.dense(f'{_LAYER}.output.dense', 'layers/down'),
+      *table.norm(f'{_LAYER}.output.LayerNorm', 'layers/mlp_norm'),
   ]  # pyformat: disable
   for name in ('query', 'key', 'value'):
     source = f'{_LAYER}.attention.self.{name}'

@@ -17,7 +17,6 @@ from ttt_jax.models import dit
 
 _BLOCK = 'dit.layers.{i}'
 _SEQ = f'{_BLOCK}.seq_modeling_block'
-_TTT = f'{_SEQ}.ssm.ttt'
 
 # Name in their config -> field of ours.
 _FIELDS = {
@@ -39,74 +38,76 @@ _FIELDS = {
 }
 
 
-def _dense(source: str, target: str) -> list[Rule]:
-  return [
-      Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
-      Rule(f'{source}.bias', f'{target}/bias'),
-  ]
-
-
-def _norm(source: str, target: str) -> list[Rule]:
-  return [
-      Rule(f'{source}.weight', f'{target}/scale'),
-      Rule(f'{source}.bias', f'{target}/bias'),
-  ]
-
-
 def rules(config: dit.DiTConfig) -> list[Rule]:
   """The table for a model of these sizes."""
   m, p, c = config.model_dim, config.patch_size, config.out_channels
-  heads = config.num_heads
-  d = m // heads
-  hidden = 4 * d if config.mixer == 'ttt_mlp' else d
   out = [
-      *_dense('dit.time_embed.0', 'time_1'),
-      *_dense('dit.time_embed.2', 'time_2'),
+      *table.dense('dit.time_embed.0', 'time_1'),
+      *table.dense('dit.time_embed.2', 'time_2'),
       # A convolution by patches: channels first there, last here.
       Rule('dit.patch_embedding.vid_proj.weight', 'patch/kernel', (2, 3, 1, 0),
            view=(m, config.in_channels, p, p)),
       Rule('dit.patch_embedding.vid_proj.bias', 'patch/bias'),
-      *_dense('dit.patch_embedding.text_proj', 'text'),
-      *_norm('dit.transformer_norm', 'norm'),
-      *_norm('dit.final_layer.norm', 'final_norm'),
-      *_dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
-      Rule('dit.final_layer.linear.weight', 'final/kernel', (3, 1, 2, 0),
-           view=(c, p, p, m), shape=(c * p * p, m)),
-      Rule('dit.final_layer.linear.bias', 'final/bias', (1, 2, 0),
-           view=(c, p, p), shape=(c * p * p,)),
-      *_dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
-      *_dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
+      *table.dense('dit.patch_embedding.text_proj', 'text'),
+      *table.norm('dit.transformer_norm', 'norm'),
+      *table.norm('dit.final_layer.norm', 'final_norm'),
+      *table.dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
+      *output('dit.final_layer.linear', p, c, m),
+      *table.dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
+      *table.dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
   ]  # pyformat: disable
   for ours in ('seq', 'mlp'):
     theirs = f'{_BLOCK}.pre_{ours}'
-    out += _norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
-    out += _dense(
+    out += table.norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
+    out += table.dense(
         f'{theirs}_adaLN_modulation.1', f'layers/{ours}_modulation/dense'
     )
   for name in 'qkvo':
-    out += _dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
-    out += _dense(f'{_TTT}.w{name}', f'layers/seq/ttt/{name}')
+    out += table.dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
   for name in 'qk':
-    out += _norm(f'{_SEQ}.{name}_norm', f'layers/seq/attn/{name}_norm')
+    out += table.norm(f'{_SEQ}.{name}_norm', f'layers/seq/attn/{name}_norm')
+  return out + mixer_rules(config, _SEQ)
+
+
+def output(source: str, patch: int, channels: int, dim: int) -> list[Rule]:
+  """The last layer: channels come before the patch there, last here."""
+  features = channels * patch**2
+  return [
+      Rule(f'{source}.weight', 'final/kernel', (3, 1, 2, 0),
+           view=(channels, patch, patch, dim), shape=(features, dim)),
+      Rule(f'{source}.bias', 'final/bias', (1, 2, 0),
+           view=(channels, patch, patch), shape=(features,)),
+  ]  # pyformat: disable
+
+
+def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
+  """The TTT layer and its gates; `source` is the prefix of their names."""
+  m, heads = config.model_dim, config.num_heads
+  d = m // heads
+  hidden = 4 * d if config.mixer == 'ttt_mlp' else d
+  ttt = f'{source}.ssm.ttt'
+  out = []
+  for name in 'qkvo':
+    out += table.dense(f'{ttt}.w{name}', f'layers/seq/ttt/{name}')
   for ours, theirs in (('forward', 'forward'), ('reverse', 'backward')):
     for kind in ('text', 'video'):
       out.append(
-          Rule(f'{_SEQ}.{theirs}_ssm_gating_{kind}.gating_alpha',
+          Rule(f'{source}.{theirs}_ssm_gating_{kind}.gating_alpha',
                f'layers/seq/gates/{ours}_{kind}')
       )  # pyformat: disable
   return out + [
-      *_norm(f'{_TTT}.post_norm', 'layers/seq/ttt/post_norm'),
-      Rule(f'{_TTT}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
-      Rule(f'{_TTT}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
-      Rule(f'{_TTT}.learnable_ttt_lr_weight', 'layers/seq/ttt/lr/kernel',
+      *table.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
+      Rule(f'{ttt}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
+      Rule(f'{ttt}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
+      Rule(f'{ttt}.learnable_ttt_lr_weight', 'layers/seq/ttt/lr/kernel',
            (2, 0, 1), view=(heads, 1, m)),
-      Rule(f'{_TTT}.learnable_ttt_lr_bias', 'layers/seq/ttt/lr/bias', (0, 1),
+      Rule(f'{ttt}.learnable_ttt_lr_bias', 'layers/seq/ttt/lr/bias', (0, 1),
            view=(heads, 1)),
-      Rule(f'{_TTT}.W1', 'layers/seq/ttt/w1'),
-      Rule(f'{_TTT}.b1', 'layers/seq/ttt/b1', (0, 1, 2),
+      Rule(f'{ttt}.W1', 'layers/seq/ttt/w1'),
+      Rule(f'{ttt}.b1', 'layers/seq/ttt/b1', (0, 1, 2),
            view=(heads, 1, hidden)),
-      Rule(f'{_TTT}.W2', 'layers/seq/ttt/w2'),
-      Rule(f'{_TTT}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
+      Rule(f'{ttt}.W2', 'layers/seq/ttt/w2'),
+      Rule(f'{ttt}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
   ]  # pyformat: disable
 
 

@@ -76,6 +76,22 @@ class Rule:
     return value.transpose(axes) if len(axes) == value.ndim else None
 
 
+def dense(source: str, target: str) -> list[Rule]:
+  """The rules of PyTorch's nn.Linear, whose weight is our transpose."""
+  return [
+      Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
+      Rule(f'{source}.bias', f'{target}/bias'),
+  ]
+
+
+def norm(source: str, target: str) -> list[Rule]:
+  """The rules of a LayerNorm."""
+  return [
+      Rule(f'{source}.weight', f'{target}/scale'),
+      Rule(f'{source}.bias', f'{target}/bias'),
+  ]
+
+
 def _match(pattern: str, name: str) -> dict[str, str] | None:
   """Values of the placeholders if `name` fits `pattern`."""
   parts = _PLACEHOLDER.split(pattern)

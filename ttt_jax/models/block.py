@@ -17,6 +17,7 @@ from ttt_jax.models import dit_config
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import mixers
+from ttt_jax.models import positions
 from ttt_jax.models import rope
 from ttt_jax.models import ttt
 
@@ -50,15 +51,14 @@ def make_context(
       dtype=jnp.dtype(config.dtype),
   )
   length = layout.padded(order.length, config.mini_batch)
+  windows = positions.of_windows(order, config.positions, config.base)
   read = np.full((length, 3), -1)
   read[: order.length] = order.ttt_positions
   # Made once, not in every layer: a table for the lanes of a group of heads.
   heads = heads_lib.Heads(
       config.num_heads // layout.sp, config.model_dim // config.num_heads
   )
-  return Context(
-      time, turns(order.window_positions), heads.repeat(turns(read))
-  )
+  return Context(time, turns(windows), heads.repeat(turns(read)))
 
 
 class SequenceBlock(nn.Module):

@@ -14,6 +14,7 @@ from ttt_jax.models import block as block_lib
 from ttt_jax.models import dit_config
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
+from ttt_jax.models import positions
 
 DiTConfig = dit_config.DiTConfig
 
@@ -77,6 +78,12 @@ class DiffusionTransformer(nn.Module):
         place(embeddings.store_text(text, order, length)),
         dense(config.model_dim, 'patch')(patches),
     )
+    if config.positions == 'sincos':
+      table = positions.table(
+          order, length, config.model_dim, config.spatial_scale,
+          config.temporal_scale, dtype,
+      )  # pyformat: disable
+      x = x + place(table[None])
     block = block_lib.Block
     if config.remat == 'layer':
       block = nn.remat(block, prevent_cse=False)

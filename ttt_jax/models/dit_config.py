@@ -6,6 +6,7 @@ import dataclasses
 
 from ttt_jax import token_order
 from ttt_jax.models import mixers
+from ttt_jax.models import positions as positions_lib
 
 REMAT_POLICIES = ('none', 'layer')
 
@@ -33,6 +34,16 @@ class DiTConfig:
     norm_eps: epsilon of the LayerNorms, but for
     qk_norm_eps: that of the norms on queries and keys.
     rope_theta: base of the rotary frequencies.
+    positions: of attention, one of `positions.KINDS`: 'rope' (5B) or 'sincos'
+      (2B).
+    base_rows: token rows of a frame in pre-training. With 'rope' frames of
+      another size take its positions, see `positions.of_windows`; 0 counts
+      rows from 0 whatever their number.
+    base_columns: token columns of a frame in pre-training, 0 with base_rows.
+    spatial_scale: of 'sincos', see `positions.table`.
+    temporal_scale: the same in time.
+    max_text_length: tokens of a text in pre-training; the model takes any
+      number and only an export tells it.
     dtype: compute type, 'float32' or 'bfloat16'. Parameters are float32.
     remat: 'none', or 'layer': keep only the blocks' inputs for the backward
       pass.
@@ -57,6 +68,12 @@ class DiTConfig:
   norm_eps: float = 1e-5
   qk_norm_eps: float = 1e-6
   rope_theta: float = 10_000.0
+  positions: str = 'rope'
+  base_rows: int = 0
+  base_columns: int = 0
+  spatial_scale: float = 1.875
+  temporal_scale: float = 1.0
+  max_text_length: int = 226
   dtype: str = 'float32'
   remat: str = 'none'
   implementation: str | None = None
@@ -72,6 +89,7 @@ class DiTConfig:
     for name, legal in (
         ('mixer', mixers.MIXERS),
         ('remat', REMAT_POLICIES),
+        ('positions', positions_lib.KINDS),
         ('dtype', ('float32', 'bfloat16', 'float64')),
     ):
       if getattr(self, name) not in legal:
@@ -79,6 +97,19 @@ class DiTConfig:
             f'model.{name} is {getattr(self, name)!r}; legal are'
             f' {", ".join(legal)}'
         )
+
+    if min(self.base_rows, self.base_columns) < 0 or (
+        bool(self.base_rows) != bool(self.base_columns)
+    ):
+      raise ValueError(
+          f'model.base_rows is {self.base_rows} and model.base_columns'
+          f' {self.base_columns}; set both, for example 30 and 45, or neither'
+      )
+
+  @property
+  def base(self) -> tuple[int, int] | None:
+    """(rows, columns) of a frame in pre-training, None for any."""
+    return (self.base_rows, self.base_columns) if self.base_rows else None
 
   def order(
       self,

@@ -19,7 +19,7 @@ def turns(
   column (CogVideoX). Text (position -1) is not turned.
 
   Args:
-    positions: [T, 3] whole numbers (time, row, column), -1 for text.
+    positions: [T, 3] numbers (time, row, column), -1 for text.
     head_dim: D, a multiple of 16.
     theta: base of the frequencies.
     dtype: of the result, at least float32.

@@ -1,0 +1,266 @@
+"""The transformer in diffusers' layout: numbers, round trips, refusals."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax import convert
+from ttt_jax.convert import files
+from ttt_jax.models import dit
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KINDS = 'rope', 'sincos'
+
+
+def run(config, params, latents, text, time):
+  """Outputs for diffusers' arrays: frames before channels, one text."""
+  out = jax.jit(dit.DiffusionTransformer(config).apply)(
+      {'params': params},
+      np.moveaxis(latents, 2, -1),
+      text[:, None],
+      np.float32(time),
+  )
+  return np.moveaxis(np.asarray(out), -1, 2)
+
+
+def close(ours, theirs):
+  assert np.abs(ours - theirs).max() < 2e-5 * np.abs(theirs).max()
+
+
+def flat(params):
+  return traverse_util.flatten_dict(params, sep='/')
+
+
+def read(folder, name='diffusion_pytorch_model'):
+  found = files.open_folder(folder, name)
+  return {key: np.asarray(tensor) for key, tensor in found.items()}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_published_numbers(kind, golden):
+  folder = golden(f'diffusers_transformer_{kind}')
+  config, params = convert.load_dit(folder)
+  arrays = np.load(folder / 'io.npz')
+  for case in ('', 'offbase_') if kind == 'rope' else ('',):
+    latents = arrays[f'{case}hidden_states']
+    batch = slice(len(latents))
+    out = run(config, params, latents, arrays['encoder_hidden_states'][batch],
+              arrays['timestep'][batch])  # pyformat: disable
+    close(out, arrays[f'{case}out'])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', ['base', 'other'])
+def test_own_numbers(kind, size, fixtures):
+  config, params = convert.load_dit(fixtures / f'tiny_{kind}')
+  arrays = np.load(fixtures / f'tiny_{kind}' / 'numbers.npz')
+  given = [arrays[f'{size}_{name}'] for name in ('latents', 'text', 'time')]
+  close(run(config, params, *given), arrays[f'{size}_out'])
+
+
+@pytest.mark.parametrize(
+    'kind, change',
+    [
+        ('rope', dict(base_rows=0, base_columns=0)),
+        ('rope', dict(norm_eps=1e-3)),
+        ('sincos', dict(spatial_scale=1.0)),
+        ('sincos', dict(temporal_scale=2.0)),
+        ('sincos', dict(positions='rope')),
+    ],
+)
+def test_every_choice_of_the_config_counts(kind, change, fixtures):
+  config, params = convert.load_dit(fixtures / f'tiny_{kind}')
+  arrays = np.load(fixtures / f'tiny_{kind}' / 'numbers.npz')
+  given = [arrays[f'other_{name}'] for name in ('latents', 'text', 'time')]
+  out = run(dataclasses.replace(config, **change), params, *given)
+  wanted = arrays['other_out']
+  assert np.abs(out - wanted).max() > 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_gates_of_zero_leave_the_model_as_it_was(kind, fixtures):
+  config, params = convert.load_dit(
+      fixtures / f'tiny_{kind}', mixer='ttt_mlp', mini_batch=8
+  )
+  arrays = np.load(fixtures / f'tiny_{kind}' / 'numbers.npz')
+  given = [arrays[f'base_{name}'] for name in ('latents', 'text', 'time')]
+  gates = params['layers']['seq']['gates']
+  off = jax.tree.map(np.zeros_like, gates)
+  params['layers']['seq']['gates'] = off
+  close(run(config, params, *given), arrays['base_out'])
+  params['layers']['seq']['gates'] = gates
+  moved = np.abs(run(config, params, *given) - arrays['base_out']).max()
+  assert moved > 1e-4
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_round_trip_is_the_same_bytes(kind, fixtures, tmp_path):
+  source = fixtures / f'tiny_{kind}'
+  convert.save_dit(*convert.load_dit(source), tmp_path / 'out')
+  names = {path.name for path in (tmp_path / 'out').iterdir()}
+  weights = 'diffusion_pytorch_model.safetensors'
+  assert names == {'config.json', weights}
+  assert (tmp_path / 'out' / weights).read_bytes() == (
+      source / weights
+  ).read_bytes()
+  ours, theirs = (
+      json.loads((folder / 'config.json').read_text())
+      for folder in (tmp_path / 'out', source)
+  )
+  del theirs['_diffusers_version']
+  assert ours == theirs
+
+
+def test_shards_there_and_back(fixtures, tmp_path):
+  source = fixtures / 'tiny_rope'
+  config, params = convert.load_dit(source)
+  convert.save_dit(config, params, tmp_path / 'a', shard_bytes=20_000)
+  assert len(list((tmp_path / 'a').glob('*-of-0000*.safetensors'))) > 3
+  again, loaded = convert.load_dit(tmp_path / 'a')
+  assert again == config
+  convert.save_dit(again, loaded, tmp_path / 'b')
+  one, two = read(source), read(tmp_path / 'b')
+  assert one.keys() == two.keys()
+  for key, value in one.items():
+    assert value.dtype == two[key].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(value, two[key])
+
+
+def test_fresh_ttt_layers(fixtures):
+  source = fixtures / 'tiny_rope'
+  config, params = convert.load_dit(source, mixer='ttt_mlp', seed=3)
+  assert (config.mixer, config.mini_batch) == ('ttt_mlp', 64)
+  found = flat(params)
+  wanted = flat(
+      jax.jit(lambda key: dit.init_params(config, key))(jax.random.key(3))
+  )
+  assert found.keys() == wanted.keys()
+  for path, value in found.items():
+    if '/ttt/' in path or '/gates/' in path:
+      np.testing.assert_array_equal(value, wanted[path])
+      assert value.dtype == np.float32
+    else:
+      assert value.dtype == jnp.bfloat16
+  assert (found['layers/seq/gates/forward_text'] == np.float32(0.1)).all()
+  assert 0.018 < found['layers/seq/ttt/w1'].std() < 0.022
+  _, other = convert.load_dit(source, mixer='ttt_mlp', seed=4)
+  assert (other['layers']['seq']['ttt']['w1']
+          != params['layers']['seq']['ttt']['w1']).all()  # pyformat: disable
+
+
+@pytest.mark.parametrize('mixer', ['ttt_mlp', 'ttt_linear'])
+def test_ttt_layers_are_written_beside(mixer, fixtures, tmp_path):
+  source = fixtures / 'tiny_sincos'
+  config, params = convert.load_dit(source, mixer=mixer, mini_batch=8)
+  assert config.ttt_base_lr == (0.1 if mixer == 'ttt_mlp' else 1.0)
+  # What has been trained is no power of anything.
+  ttt = params['layers']['seq']['ttt']
+  ttt['w1'] = ttt['w1'] / np.float32(3)
+  config = dataclasses.replace(config, gate_init=0.2)
+  convert.save_dit(config, params, tmp_path / 'out')
+  again, loaded = convert.load_dit(tmp_path / 'out')
+  assert again == config
+  for path, value in flat(params).items():
+    np.testing.assert_array_equal(flat(loaded)[path], value)
+  plain, without = convert.load_dit(tmp_path / 'out', mixer='none')
+  assert plain.mixer == 'none' and '/ttt/' not in str(flat(without).keys())
+  # diffusers finds what it knows.
+  assert read(tmp_path / 'out').keys() == read(source).keys()
+  for wrong in (dict(mini_batch=16), dict(mixer='ttt_nothing')):
+    with pytest.raises(ValueError, match='were trained with'):
+      convert.load_dit(tmp_path / 'out', **wrong)
+  (tmp_path / 'out/ttt.json').unlink()
+  with pytest.raises(FileNotFoundError, match='no ttt.json; copy it'):
+    convert.load_dit(tmp_path / 'out')
+
+
+def test_types_on_loading_and_saving(fixtures, tmp_path):
+  source = fixtures / 'tiny_sincos'
+  config, params = convert.load_dit(
+      source, dtype=jnp.bfloat16, mixer='ttt_linear'
+  )
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('bfloat16')}
+  convert.save_dit(config, params, tmp_path, dtype=np.float16)
+  assert {x.dtype for x in read(tmp_path).values()} == {np.dtype(np.float16)}
+
+
+def test_the_whole_model_names_its_transformer(fixtures, tmp_path):
+  shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'transformer')
+  config, _ = convert.load_dit(tmp_path)
+  assert config == convert.load_dit(fixtures / 'tiny_rope')[0]
+  with pytest.raises(FileNotFoundError, match='no config.json in'):
+    convert.load_dit(tmp_path / 'nothing')
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(patch_size_t=2), 'CogVideoX 1.5 .*not supported yet; CogVideoX-2B'),
+        (dict(in_channels=8), 'image-to-video .*not supported yet; CogVideoX-2B'),
+        (dict(use_learned_positional_embeddings=True), 'image-to-video'),
+        (dict(_class_name='WanTransformer3DModel'), 'describes a WanTransformer'),
+        (dict(ofs_embed_dim=512), "ofs_embed_dim = 512: only None"),
+        (dict(activation_fn='gelu'), "activation_fn = 'gelu': only 'gelu-app"),
+        (dict(attention_head_dim=40), 'multiple of 16'),
+        (dict(num_layers='2'), "num_layers is '2'; it must be a whole number"),
+        (dict(sample_frames=50), 'sample_frames is 50; .*for example 49'),
+    ],
+)  # pyformat: disable
+def test_models_that_are_refused(change, message, fixtures, tmp_path):
+  shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'model')
+  path = tmp_path / 'model/config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ValueError, match=message) as e:
+    convert.load_dit(tmp_path / 'model')
+  assert '\n' not in str(e.value) and str(path) in str(e.value)
+
+
+def test_a_config_that_contradicts_the_weights(fixtures, tmp_path):
+  shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'model')
+  path = tmp_path / 'model/config.json'
+  other = dict(num_layers=3, text_embed_dim=7)
+  path.write_text(json.dumps(json.loads(path.read_text()) | other))
+  with pytest.raises(ValueError) as e:
+    convert.load_dit(tmp_path / 'model')
+  assert 'text/kernel has shape (6, 32), the config asks for (7, 32)' in str(e.value)
+  assert 'layers/mlp/up/kernel has shape (2, 32, 128)' in str(e.value)
+  assert '25 problem(s)' in str(e.value)
+
+
+def test_what_diffusers_cannot_say(fixtures, tmp_path):
+  config, params = convert.load_dit(fixtures / 'tiny_rope')
+  config = dataclasses.replace(config, rope_theta=100.0)
+  with pytest.raises(ValueError, match='rope_theta is 100.0'):
+    convert.save_dit(config, params, tmp_path)
+
+
+def test_nothing_is_replaced(fixtures, tmp_path):
+  config, params = convert.load_dit(fixtures / 'tiny_rope')
+  convert.save_dit(config, params, tmp_path)
+  with pytest.raises(FileExistsError, match='exists and is not replaced'):
+    convert.save_dit(config, params, tmp_path)
+
+
+def test_straight_onto_eight_devices(fixtures):
+  out = subprocess.run(
+      [sys.executable, '-m', 'tests.convert.eight_devices',
+       str(fixtures / 'tiny_rope')],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+      env=dict(
+          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
+      ),
+  )  # pyformat: disable
+  assert out.returncode == 0, out.stderr
+  report = json.loads(out.stdout)
+  assert report['split'] > 10 and report['equal']
+  assert report['largest_part'] <= 1 / 8
