@@ -47,10 +47,12 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   config.microbatches = 1
 
   config.data = dict(
-      storyboards=f'storyboards_{stage}.jsonl',
+      storyboards='captions.jsonl',
       videos='videos',
       folder='{workdir}/data/' + stage,
       seconds=seconds,
+      # Between the beginnings of two clips; 0 is their length.
+      stride=0.0,
       fps=16,
       height=480,
       width=720,

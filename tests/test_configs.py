@@ -1,5 +1,6 @@
 """configs/: every experiment by shapes alone."""
 
+import json
 import math
 
 from flax import traverse_util
@@ -7,6 +8,7 @@ import jax
 import ml_collections
 import pytest
 
+from configs import cogvideox
 from configs import memory
 from configs import quickstart
 from configs import ttt_video
@@ -94,3 +96,58 @@ def test_every_parameter_has_a_group(module, args):
 def test_unknown_stage_lists_the_legal_ones(module):
   with pytest.raises(ValueError, match="stage '4s'; legal are 3s, "):
     module.get_config('4s')
+
+
+def folder(tmp_path, scheduler='DPM', shift=1.0, **transformer):
+  """What a configuration reads of a CogVideoX folder."""
+  for name, content in (
+      ('transformer/config.json', transformer),
+      ('scheduler/scheduler_config.json', {
+          '_class_name': f'CogVideoX{scheduler}Scheduler',
+          'snr_shift_scale': shift,
+      }),
+  ):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+  return str(tmp_path)
+
+
+def test_a_folder_of_the_5b_model_is_the_papers_config(tmp_path):
+  where = folder(
+      tmp_path, num_attention_heads=48, num_layers=42,
+      use_rotary_positional_embeddings=True,
+  )
+  for stage in ttt_video.STAGES:
+    config = cogvideox.get_config(f'{where},{stage}')
+    paper = ttt_video.get_config(stage)
+    assert trained(config) == trained(paper)
+    found = {k: v for k, v in config.items() if paper.get(k) != v}
+    differ = {'name', 'vae', 'text', 'model'}
+    assert set(found) == differ | ({'init_from'} if stage == '3s' else set())
+    assert config.data == paper.data
+    for name, value in paper.model.items():
+      assert config.model[name] == value
+  assert config.vae.folder == f'{where}/vae'
+
+
+def test_a_folder_of_the_2b_model(tmp_path):
+  where = folder(tmp_path, 'DDIM', 3.0)
+  config = cogvideox.get_config(f'{where},9s,ttt_linear')
+  assert (config.scheduler, config.schedule_shift) == ('cogvideox_ddim', 3.0)
+  assert (config.model.positions, config.model.num_heads) == ('sincos', 30)
+  assert config.model.ttt_base_lr == 1.0 and config.init_from == ''
+  assert (config.data.height, config.data.width) == (480, 720)
+  # CogVideoX-2B's transformer: no mixer, no new parameters.
+  config = cogvideox.get_config(f'{where},3s,none')
+  assert trained(config)[0] == 1_693_783_872
+
+
+@pytest.mark.parametrize('arg, message', [
+    ('', 'needs a folder, for example'),
+    ('nowhere,3s', 'nowhere must be the folder of a whole CogVideoX'),
+    ('nowhere,4s', "stage '4s'; legal are 3s, "),
+])
+def test_no_folder(arg, message):
+  with pytest.raises(ValueError, match=message):
+    cogvideox.get_config(arg)
