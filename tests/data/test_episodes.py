@@ -106,6 +106,11 @@ def test_short_scenes_are_filled_up_or_left_out(videos, tmp_path):
   (clip,) = cut.clips
   assert frames(clip, videos) == [*range(6), 5, 5, 5, *range(30, 38)]
   assert cut.too_short == ('a.mp4 from 1.25 s',)
+  # Also behind a whole segment: 14 frames of 16, but not 13.
+  (clip,) = read(tmp_path, videos, episode(scene(0, 14, 'a', 'b'))).clips
+  assert frames(clip, videos) == [*range(14), 13, 13, 13]
+  with pytest.raises(ValueError, match='makes 1 segments .* has 2 texts'):
+    read(tmp_path, videos, episode(scene(0, 13, 'a', 'b')))
   assert '1 scenes are too short' in cut.lines()[-1]
 
 

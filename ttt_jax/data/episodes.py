@@ -2,8 +2,9 @@
 
 Scenes are cropped to whole segments around their middle and follow each other
 in an episode's order (the paper: 10 s lose half a second at both ends; less
-than 2 s is left out). One of 2 to 3 s makes a segment whose last frame stands
-still. Clips then begin at segment boundaries.
+than 2 s is left out). A scene may be up to a third short of its last segment,
+as one of 2 to 3 s is: its last frame then stands still. Clips begin at segment
+boundaries.
 """
 
 from __future__ import annotations
@@ -201,21 +202,20 @@ def _crop(
   if end is not None:
     # Times are rounded, a thousandth of a frame is none.
     frames = int((end - stretch.start) * geometry.fps + 1e-3)
-    if frames < unit - unit // 3 and count == 1:
+    is_short = frames < count * unit - unit // 3
+    if is_short and count == 1:
       return []
-    whole = max(1, frames // unit)
-    if whole > count or (whole < count and stretch.end is not None):
+    if frames >= (count + 1) * unit or (is_short and stretch.end is not None):
       raise ValueError(
-          f'{stretch.video} from {stretch.start:g} to {end:g} s makes {whole}'
-          f' segments of {unit / geometry.fps:g} s, but has {count} texts'
+          f'{stretch.video} from {stretch.start:g} to {end:g} s makes'
+          f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
+          f' {count} texts'
       )
-    if whole == count:
-      spare = max(0, frames - count * unit)
+    if not is_short:
       # A clip that begins with this stretch shows one frame more.
-      offset = max(0, spare - 1) // 2
+      offset = max(0, frames - count * unit - 1) // 2
       begin += offset / geometry.fps
-      shown = min(frames - offset, count * unit + 1)
-      stop = begin + shown / geometry.fps
+      stop = begin + min(frames - offset, count * unit + 1) / geometry.fps
   seconds = unit / geometry.fps
   return [
       segment_lib.Segment(
