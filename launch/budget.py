@@ -24,18 +24,23 @@ from ttt_jax.models import dit
 ATTENTION_RATE = 0.4
 # Row of a kernel budget: 48 heads over four chips.
 _CALL = 'paper_63s'
+# Moves rows of any width, forwards or backwards; its budget is for one tile of
+# 64 tokens by 64 features of bfloat16.
+_PERMUTATION = 'permute_rows'
+_TILE_BYTES = 64 * 64 * 2
 # Products of a window's scores in splash's kernels: QK and PV forwards; QK,
 # dOV, and one or two of their transposes backwards.
 _PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
 
 # (group, regex of the JAX name or of the kernel's), first match wins.
 _GROUPS = (
-    ('TTT', r'^ttt_'),
+    ('TTT inner loop', r'^ttt_(mlp|linear)'),
+    ('TTT inputs and order', r'^(ttt_inputs|permute_rows)'),
     ('attention', r'^splash'),
     # Named by their einsum, see `ttt_jax.models.layers.affine`.
     ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
-    ('TTT around its kernels', r'/ttt/'),
-    ('attention around its kernels', r'/attn/'),
+    ('rest of TTT', r'/ttt/'),
+    ('rest of attention', r'/attn/'),
     ('norms and the rest of layers', r'/layers/'),
     ('embeddings, loss, optimizer', r'.'),
     ('without a name', r''),
@@ -80,7 +85,7 @@ def load(
 
 
 def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
-  """Kernel name -> cycles for one mini-batch of one head.
+  """Kernel name -> cycles for one mini-batch of one head, or one tile moved.
 
   Args:
     path: of what `python -m pallas_kernels.compile_tpu --write` writes; the
@@ -103,7 +108,10 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
       for row in rows
       if row['chip'] == chip
       for name in ('forward', 'backward')
+      if name in row
   }
+  if f'{_PERMUTATION}_forward' in kernels:
+    kernels[_PERMUTATION] = kernels.pop(f'{_PERMUTATION}_forward')
   if not kernels:
     known = sorted({row['chip'] for row in rows})
     raise ValueError(
@@ -132,6 +140,8 @@ def cycles_by_group(
     cycles = one.cycles
     if one.kernel.startswith('splash'):
       cycles = _attention(one.kernel, chip, work)
+    elif one.kernel == _PERMUTATION and one.kernel in kernels:
+      cycles = kernels[one.kernel] * one.bytes / _TILE_BYTES
     elif one.kernel in kernels:
       cycles = kernels[one.kernel] * work.mini_batch_heads
     elif one.kernel:

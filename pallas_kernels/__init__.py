@@ -1,11 +1,17 @@
 """Fused and plain kernels of test-time training: arrays in, arrays out."""
 
+from pallas_kernels.permute_rows.api import permute_rows
+from pallas_kernels.permute_rows.permutation import Permutation
+from pallas_kernels.ttt_inputs.api import ttt_inputs
 from pallas_kernels.ttt_linear.api import ttt_linear
 from pallas_kernels.ttt_linear.api import ttt_linear_inner_losses
 from pallas_kernels.ttt_mlp.api import ttt_mlp
 from pallas_kernels.ttt_mlp.api import ttt_mlp_inner_losses
 
 __all__ = [
+    'Permutation',
+    'permute_rows',
+    'ttt_inputs',
     'ttt_linear',
     'ttt_linear_inner_losses',
     'ttt_mlp',

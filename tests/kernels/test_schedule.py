@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pallas_kernels import compile_tpu
+from pallas_kernels import tpu_calls
 from pallas_kernels import schedule
 
 _EXIT = (
@@ -94,6 +95,6 @@ def test_the_budget_covers_every_call_that_is_compiled():
   assert {(r['chip'], r['op'], r['call']) for r in budget} == {
       (chip, op, call)
       for chip in compile_tpu.TOPOLOGIES
-      for op in compile_tpu.OPS
-      for call in compile_tpu.CALLS
+      for op, calls in tpu_calls.CALLS.items()
+      for call in calls
   }

@@ -8,14 +8,11 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ttt_jax import sharding
-from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
-from ttt_jax.models import reading
 from ttt_jax.models import rope
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,21 +39,6 @@ def test_every_mesh_gives_what_one_device_gives(mixer, segments):
   for mesh, errors in report.items():
     assert {'loss', 'sample', 'layers/seq/ttt/w1'} <= set(errors)
     assert max(errors.values()) < 1e-5, (mesh, errors)
-
-
-@pytest.mark.parametrize('segments', [1, 2, 3])
-@pytest.mark.parametrize('fill', [0, 3])
-def test_readings_are_the_permutations(segments, fill):
-  order = token_order.TokenOrder(segments, 3, 2, 3, 5)
-  x = jnp.arange(order.length + fill)[None, :, None]
-  behind = np.arange(order.length, order.length + fill)
-  for reverse, permutation in ((False, order.forward), (True, order.reverse)):
-    way = reading.Reading(order, reverse)
-    read = way.read(x)
-    np.testing.assert_array_equal(
-        read[0, :, 0], np.concatenate([permutation, behind])
-    )
-    np.testing.assert_array_equal(way.unread(read), x)
 
 
 @pytest.mark.parametrize('tokens', [7, 16])

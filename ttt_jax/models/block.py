@@ -28,8 +28,7 @@ class Context(NamedTuple):
   Attributes:
     time: embedding [B, E].
     window_turns: rotary positions of a window's tokens, [window, D] each.
-    turns: those of the sequence in the order read, [T', W] each, see
-      `heads.Heads.repeat`.
+    turns: those of the sequence in the order read, [T', D] each.
   """
 
   time: jax.Array
@@ -54,11 +53,7 @@ def make_context(
   windows = positions.of_windows(order, config.positions, config.base)
   read = np.full((length, 3), -1)
   read[: order.length] = order.ttt_positions
-  # Made once, not in every layer: a table for the lanes of a group of heads.
-  heads = heads_lib.Heads(
-      config.num_heads // layout.sp, config.model_dim // config.num_heads
-  )
-  return Context(time, turns(windows), heads.repeat(turns(read)))
+  return Context(time, turns(windows), turns(read))
 
 
 class SequenceBlock(nn.Module):

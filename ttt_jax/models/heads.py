@@ -77,8 +77,7 @@ class Heads:
 
     Args:
       y: a view, in any dtype.
-      turns: cos and sin for each token, float32 or wider, [T, D] or, to save
-        work, as `repeat` gives them.
+      turns: cos and sin for each token, [T, D], float32 or wider.
 
     Returns:
       The view, in the dtype of `turns`.
@@ -114,10 +113,6 @@ class Heads:
     x *= jax.lax.rsqrt(variance + epsilon)
     return (x * self.weight(scale) + self.weight(bias)).astype(y.dtype)
 
-  def repeat(self, turns: Turns) -> Turns:
-    """[T, D] each -> [T, W], once for each head of a group."""
-    return tuple(jnp.tile(x, self._group) for x in turns)
-
   def weight(self, w: jax.Array) -> jax.Array:
     """[H, D], or [D] for all heads, to go with views."""
     w = jnp.broadcast_to(w, (self.number, self.dim))
@@ -125,7 +120,7 @@ class Heads:
 
   def _spread(self, x: jax.Array, rows: int) -> jax.Array:
     """[T, D] -> [T / r, 1, r, W]."""
-    x = jnp.tile(x, self.width // x.shape[-1])
+    x = jnp.tile(x, self._group)
     return x.reshape(-1, 1, rows, self.width)
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from ttt_jax import token_order
 from ttt_jax.models import heads
-from ttt_jax.models import reading
 from ttt_jax.models import ttt
 
 MIXERS = ('none', *ttt.INNER_MODELS)
@@ -72,7 +71,8 @@ class BidirectionalTTT(nn.Module):
       y, losses = self.layer(
           x,
           turns,
-          reading.Reading(order, direction == 'reverse'),
+          order.reading(direction == 'reverse', t),
+          order.length,
           diagnose=diagnose,
       )
       # For each clip its own gates: they are then added up by clip, too.

@@ -14,6 +14,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import Permutation
+from pallas_kernels import permute_rows
+from pallas_kernels import ttt_inputs
 from pallas_kernels import ttt_linear
 from pallas_kernels import ttt_linear_inner_losses
 from pallas_kernels import ttt_mlp
@@ -22,7 +25,6 @@ from ttt_jax import sharding
 from ttt_jax.models import exchange
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
-from ttt_jax.models import reading as reading_lib
 
 _NORMAL = nn.initializers.normal(0.02)
 
@@ -65,52 +67,6 @@ INNER_MODELS = {
 }
 
 
-def l2_normalize(
-    y: jax.Array, heads: heads_lib.Heads, eps: float = 1e-12
-) -> jax.Array:
-  """y over max(|y|, eps) for every head of a view in float32 or better.
-
-  The clamp sits under the square root so that a zero vector has a finite
-  gradient.
-  """
-  squares = heads.total(jnp.square(y))
-  return y * jax.lax.rsqrt(jnp.maximum(squares, eps**2))
-
-
-def reconstruction_target(
-    k: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    heads: heads_lib.Heads,
-) -> jax.Array:
-  """Standardised (v - k), scaled and shifted, plus k.
-
-  The kernels take the target in this form and subtract k again. The standard
-  deviation is the unbiased one, epsilon outside of the root.
-
-  Args:
-    k: view of the normalised and rotated keys, see `heads.Heads.view`.
-    v: view of the values.
-    scale: [H, D], shared with the LayerNorm of the inner model.
-    bias: [H, D].
-    heads: H and D.
-
-  Returns:
-    A view.
-  """
-  difference = v - k
-  centred = difference - heads.total(difference) / heads.dim
-  variance = heads.total(jnp.square(centred)) / (heads.dim - 1)
-  # A constant row has no direction; keep its gradient finite.
-  deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1e-16))
-  return (
-      heads.weight(scale) * centred / (deviation + 1e-8)
-      + heads.weight(bias)
-      + k
-  )
-
-
 class TTTLayer(nn.Module):
   """Test-time training over one sequence, [B, T, M] -> [B, T, M].
 
@@ -137,7 +93,8 @@ class TTTLayer(nn.Module):
       self,
       x: jax.Array,
       turns: heads_lib.Turns,
-      reading: reading_lib.Reading | None = None,
+      reading: Permutation | None = None,
+      length: int | None = None,
       *,
       diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -146,8 +103,8 @@ class TTTLayer(nn.Module):
     Args:
       x: [B, T, M].
       turns: rotary positions of the tokens in the order read, [T, D] each.
-      reading: the order in which they are read, and how many are; None for
-        all of them as they come.
+      reading: the order in which they are read; None for as they come.
+      length: how many of them are read; None for all.
       diagnose: also compute the inner losses.
 
     Returns:
@@ -158,7 +115,7 @@ class TTTLayer(nn.Module):
     t, m = x.shape[1:]
     d = m // self.num_heads
     inner = INNER_MODELS[self.inner]
-    length = t if reading is None else reading.order.length
+    length = t if length is None else length
     dense = lambda name, size=m: layers.DenseWeights(
         size, _NORMAL, name=name
     )(m)
@@ -176,10 +133,22 @@ class TTTLayer(nn.Module):
         for name, shape, is_bias in inner.weights
     ]
 
+    # Only for TPUs are there kernels for what is around the inner loop.
+    beside = self.implementation
+    if beside not in (None, 'pallas_tpu'):
+      beside = 'xla'
+
     def read(z, weights, turns):
       if reading is not None:
-        z = reading.read(z)
-      *tokens, eta = self._prepare(z, weights[-2:], turns, length)
+        z = permute_rows(z, reading, implementation=beside)
+      *tokens, eta = ttt_inputs(
+          z,
+          *turns,
+          *weights[-2:],
+          rate=self.base_lr / d / self.mini_batch,
+          length=length,
+          implementation=beside,
+      )
       out, _ = inner.op(
           *tokens,
           eta,
@@ -189,7 +158,7 @@ class TTTLayer(nn.Module):
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       if reading is not None:
-        out = reading.unread(out)
+        out = permute_rows(out, reading.inverse, implementation=beside)
       losses = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
@@ -206,30 +175,3 @@ class TTTLayer(nn.Module):
     return exchange.collect(out, dense('o')), {
         name: x.mean() for name, x in zip(names, losses)
     }
-
-  def _prepare(self, z, norm, turns, length):
-    """Projections [b, T, X] -> q, k, v [b, h, T, D] and eta [b, h, T]."""
-    scale, bias = norm
-    heads = heads_lib.Heads(*scale.shape)
-    wide = jnp.promote_types(self.dtype, jnp.float32)
-    width = heads.number * heads.dim
-    *qkv, rate = exchange.split(z, [width] * 3 + [heads.number])
-    q, k, v = (heads.view(y) for y in qkv)
-    # Rotated before the norm: both keep the other, and a rotation of the
-    # unrounded compute type needs no second copy of it.
-    q, k = (l2_normalize(heads.rotate(y, turns), heads) for y in (q, k))
-    v = reconstruction_target(k, v.astype(wide), scale, bias, heads)
-    q, k, v = (
-        heads.tokens(y.astype(self.dtype))
-        .reshape(*z.shape[:2], heads.number, heads.dim)
-        .swapaxes(1, 2)
-        for y in (q, k, v)
-    )
-    # One step size a token; the mean over the mini-batch is folded in.
-    eta = nn.sigmoid(rate.astype(wide)) * (
-        self.base_lr / heads.dim / self.mini_batch
-    )
-    # What fills up the sequence does not train.
-    real = jnp.arange(z.shape[1])[:, None] < length
-    eta = jnp.where(jnp.broadcast_to(real, eta.shape), eta, 0)
-    return q, k, v, eta.swapaxes(1, 2)

@@ -1,0 +1,155 @@
+"""The calls of the TPU kernels that are compiled and counted.
+
+Tokens come and go as [1, T, H D], as they do in a model whose projections
+surround the ops; the heads are split over the chips of a mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.permute_rows import pallas_tpu as permute_rows_tpu
+from pallas_kernels.permute_rows import specs as permute_rows_specs
+from pallas_kernels.specs import Spec
+from pallas_kernels.ttt_inputs import pallas_tpu as ttt_inputs_tpu
+
+# Name -> (heads, tokens, chips that share the heads).
+SIZES = {'one_chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
+# The names of the sizes at which an op is counted.
+CALLS = {
+    'ttt_mlp': ('one_chip', 'paper_63s'),
+    'ttt_linear': ('one_chip', 'paper_63s'),
+    'ttt_inputs': ('paper_63s',),
+    'permute_rows': ('paper_63s',),
+}
+HEAD_DIM = 64
+MINI_BATCH = 64
+# Lanes of a TPU: projections are filled up to whole ones.
+_LANES = 128
+
+_P = jax.sharding.PartitionSpec
+_SEQUENCE, _PER_HEAD, _COPIED = _P(None, None, 'heads'), _P('heads'), _P()
+
+
+def units(op: str, size: str) -> int:
+  """Returns for how much work a chip's cycles are given.
+
+  Args:
+    op: of `CALLS`.
+    size: of `SIZES`.
+
+  Returns:
+    Mini-batches times heads; for `permute_rows` the tiles [C, D] that move.
+  """
+  heads, tokens, chips = SIZES[size]
+  columns = heads // chips
+  if op == 'permute_rows':
+    columns = _features(columns) // HEAD_DIM
+  return -(-tokens // MINI_BATCH) * columns
+
+
+def make(
+    op: str, size: str, mesh: jax.sharding.Mesh
+) -> tuple[Callable[..., Any], list[jax.ShapeDtypeStruct]]:
+  """Returns a function, forward and backward, and its arguments' shapes.
+
+  Args:
+    op: of `CALLS`.
+    size: of `SIZES`.
+    mesh: of one axis, 'heads'.
+  """
+  heads, tokens, chips = SIZES[size]
+  if op == 'permute_rows':
+    return _permute_rows(heads, chips, mesh)
+  if op == 'ttt_inputs':
+    return _ttt_inputs(heads, tokens, chips, mesh)
+  return _inner_loop(op, heads, tokens, chips, mesh)
+
+
+def _inner_loop(op, heads, tokens, chips, mesh):
+  specs = importlib.import_module(f'pallas_kernels.{op}.specs')
+  kernel = importlib.import_module(f'pallas_kernels.{op}.pallas_tpu')
+  shapes = specs.shapes(Spec(1, heads, tokens, HEAD_DIM, 4 * HEAD_DIM))
+  weights = [s for n, s in shapes.items() if n not in ('q', 'k', 'v', 'eta')]
+
+  def to_heads(x):
+    return x.reshape(1, tokens, heads // chips, HEAD_DIM).swapaxes(1, 2)
+
+  def both(d_out, *arguments):
+    def forward(q, k, v, eta, *weights):
+      out, _ = getattr(kernel, op)(
+          to_heads(q), to_heads(k), to_heads(v), eta.swapaxes(1, 2), *weights,
+          mini_batch=MINI_BATCH,
+      )
+      return out.swapaxes(1, 2).reshape(q.shape)
+
+    out, pull = jax.vjp(forward, *arguments)
+    return out, pull(d_out)
+
+  sequence = jax.ShapeDtypeStruct((1, tokens, heads * HEAD_DIM), jnp.bfloat16)
+  rates = jax.ShapeDtypeStruct((1, tokens, heads), jnp.float32)
+  inputs = (_SEQUENCE,) * 4 + (_PER_HEAD,) * len(weights)
+  return _sharded(
+      both, mesh, [sequence] * 4 + [rates] + weights, (_SEQUENCE, *inputs),
+      (_SEQUENCE, inputs),
+  )
+
+
+def _ttt_inputs(heads, tokens, chips, mesh):
+  width = heads // chips * HEAD_DIM
+  tokens = -(-tokens // (chips * MINI_BATCH)) * chips * MINI_BATCH
+
+  def both(d_qkv, d_eta, z, cos, sin, *norm):
+    def forward(z, *norm):
+      *qkv, eta = ttt_inputs_tpu.ttt_inputs(
+          z, cos, sin, *norm, rate=1e-5, length=tokens - 1
+      )
+      qkv = (x.swapaxes(1, 2).reshape(1, tokens, width) for x in qkv)
+      return *qkv, eta.swapaxes(1, 2)
+
+    out, pull = jax.vjp(forward, z, *norm)
+    return out, pull((*[d_qkv] * 3, d_eta))
+
+  struct = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+  sequence = struct(jnp.bfloat16, 1, tokens, chips * width)
+  rates = struct(jnp.float32, 1, tokens, heads)
+  z = struct(jnp.bfloat16, 1, tokens, chips * _features(heads // chips))
+  table = struct(jnp.float32, tokens, HEAD_DIM)
+  weight = struct(jnp.float32, heads, HEAD_DIM)
+  return _sharded(
+      both, mesh, [sequence, rates, z, table, table, weight, weight],
+      (_SEQUENCE, _SEQUENCE, _SEQUENCE, _COPIED, _COPIED, _PER_HEAD, _PER_HEAD),
+      ((_SEQUENCE,) * 4, (_SEQUENCE, _PER_HEAD, _PER_HEAD)),
+  )
+
+
+def _permute_rows(heads, chips, mesh):
+  permutation = permute_rows_specs.paper_63s()
+  z = jax.ShapeDtypeStruct(
+      (1, permutation.length, chips * _features(heads // chips)), jnp.bfloat16
+  )
+  return _sharded(
+      lambda z: permute_rows_tpu.permute_rows(z, permutation),
+      mesh, [z], (_SEQUENCE,), _SEQUENCE,
+  )
+
+
+def _features(heads):
+  """Of the projections to q, k, v and step sizes."""
+  return -(-(3 * heads * HEAD_DIM + heads) // _LANES) * _LANES
+
+
+def _sharded(function, mesh, shapes, inputs, outputs):
+  function = jax.shard_map(
+      function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+  )
+  arguments = [
+      shape.update(sharding=jax.sharding.NamedSharding(mesh, spec))
+      for shape, spec in zip(shapes, inputs)
+  ]
+  return function, arguments
