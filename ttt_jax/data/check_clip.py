@@ -107,13 +107,20 @@ def texts(
       wrong += [f'text {i} {line}' for line in lines]
   if text is None or len(text) != len(prompts):
     return wrong
-  for i, prompt in enumerate(prompts[1:], 1):
-    # Against the one before: a scene token tells equal captions apart.
-    if (prompt == prompts[i - 1]) != np.array_equal(text[i], text[i - 1]):
-      equal = prompt == prompts[i - 1]
+  # Against the one before: a scene token tells equal captions apart. Without
+  # the tokenizer different texts may still be the same tokens.
+  keys = [run.tokenize(p) for p in prompts] if run.tokenize else prompts
+  for i in range(1, len(prompts)):
+    equal = np.array_equal(text[i], text[i - 1])
+    if keys[i] == keys[i - 1] and not equal:
       wrong.append(
-          f'texts {i} and {i + 1} are {"equal" if equal else "different"}, but'
-          f' their embeddings are {"different" if equal else "equal"}'
+          f'texts {i} and {i + 1} are equal, but their embeddings are'
+          ' different'
+      )
+    elif run.tokenize and keys[i] != keys[i - 1] and equal:
+      wrong.append(
+          f'texts {i} and {i + 1} are different, but their embeddings are'
+          ' equal'
       )
   return wrong
 

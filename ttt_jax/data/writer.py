@@ -52,26 +52,32 @@ class LatentWriter:
     self._arrays: dict[str, ts.TensorStore] = {}
     self._final = self.folder / manifest_lib.FINAL
     self._unfinished = self.folder / manifest_lib.UNFINISHED
-    if not self._present():
+    if self._found() is None:
       self._start()
     self._check_identity()
     self._drop_rows_beyond()
 
-  def _present(self) -> pathlib.Path | None:
+  def _found(self) -> manifest_lib.Manifest | None:
     """The manifest that the folder has now."""
-    present = [p for p in (self._final, self._unfinished) if p.exists()]
-    return present[0] if present else None
+    # A third look: another process may rename one to the other meanwhile.
+    for path in (self._final, self._unfinished, self._final):
+      try:
+        return manifest_lib.load(path)
+      except FileNotFoundError:
+        continue
+    return None
 
   def _check_identity(self) -> None:
     """Raises ValueError if the folder holds a data set of another kind."""
-    path = self._present()
-    if path is None:
+    found = self._found()
+    if found is None:
       raise ValueError(
           f'{self.folder} lost its manifest while this run wrote to it; delete'
           ' the folder and run precompute again'
       )
-    found = manifest_lib.load(path).identity()
-    wrong = manifest_lib.differences(found, self._identity.identity())
+    wrong = manifest_lib.differences(
+        found.identity(), self._identity.identity()
+    )
     if wrong:
       raise ValueError(
           f'{self.folder} holds a data set of another kind: {wrong}; choose'
@@ -86,7 +92,7 @@ class LatentWriter:
     except OSError as e:
       raise manifest_lib.write_error(self.folder, e) from e
     # Another process may have begun a moment ago: its manifest came first.
-    if self._present():
+    if self._found() is not None:
       return
     if strange:
       raise FileExistsError(
