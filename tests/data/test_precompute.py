@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 from flax import linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -258,32 +259,42 @@ def test_the_text_cache_is_bounded():
   assert len(text.batches) == 4
 
 
-def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_once(
+def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
     monkeypatch,
 ):
   traces = []
 
   class Module(nn.Module):
     config: encoders.causal3d.CausalVAEConfig
+    dtype: str
 
-    def encode(self, frames):
+    def encode_window(self, frames, cache):
       traces.append(frames.shape)
       gain = self.variables['params']['gain']
-      return frames[:, ::4, ::8, ::8] * gain, frames[:, ::4, ::8, ::8]
+      small = frames[:, ::4, ::8, ::8]
+      return jnp.concatenate([small * gain, small], axis=-1), small[:, -2:]
+
+    def to_units(self, moments):
+      return jnp.split(moments, 2, axis=-1)
 
   monkeypatch.setattr(encoders.causal3d, 'CausalVAE', Module)
   config = encoders.causal3d.CausalVAEConfig(scaling_factor=0.5)
   vae = encoders.CausalVideoEncoder(config, {'gain': np.float32(3)})
-  for value, expected in ((0, -1), (255, 1)):
-    frames = np.full((17, 16, 32, 3), value, np.uint8)
-    mean, logvar = vae.encode(frames)
-    assert mean.shape == logvar.shape == (5, 2, 4, 3)
-    np.testing.assert_allclose(logvar, expected, rtol=1e-6)
-    np.testing.assert_allclose(mean, 3 * expected, rtol=1e-6)
-  assert traces == [(1, 17, 16, 32, 3)]
+  for frames in (33, 17, 33):
+    for value, expected in ((0, -1), (255, 1)):
+      pixels = np.full((frames, 16, 32, 3), value, np.uint8)
+      mean, logvar = vae.encode(pixels)
+      assert mean.shape == logvar.shape == (frames // 4 + 1, 2, 4, 3)
+      np.testing.assert_allclose(logvar, expected, rtol=1e-6)
+      np.testing.assert_allclose(mean, 3 * expected, rtol=1e-6)
+  # The first window and all others, whatever the length.
+  assert traces == [(1, 9, 16, 32, 3), (1, 8, 16, 32, 3)]
   other = encoders.CausalVideoEncoder(config, {'gain': np.float32(4)})
+  tiled = encoders.CausalVideoEncoder(
+      config, {'gain': np.float32(3)}, tiling=encoders.tiling_lib.Tiling()
+  )
   assert vae.identity.startswith('causal3d:') and vae.scale == 0.5
-  assert other.identity != vae.identity
+  assert len({vae.identity, other.identity, tiled.identity}) == 3
 
 
 def test_a_vae_of_another_compression_is_refused(videos, tmp_path):

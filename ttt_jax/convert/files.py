@@ -79,6 +79,26 @@ class Tensors(Mapping[str, Tensor]):
     return len(self._tensors)
 
 
+def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
+  """The folder of a part of a model, with its `config.json`.
+
+  Args:
+    folder: that folder, or the whole model's with `part` in it.
+    part: such as 'transformer' or 'vae'.
+
+  Raises:
+    FileNotFoundError: neither.
+  """
+  folder = pathlib.Path(folder)
+  for place in (folder, folder / part):
+    if (place / 'config.json').is_file():
+      return place
+  raise FileNotFoundError(
+      f'no config.json in {folder} or {folder / part}: it must be a folder as'
+      ' save_pretrained writes it'
+  )
+
+
 def open_file(path: str | os.PathLike[str]) -> Tensors:
   """The tensors of one safetensors file.
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
-import json
 import os
 import pathlib
+from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttt_jax import json_file
+from ttt_jax.convert import files
+from ttt_jax.convert import placing
 from ttt_jax.convert import table
+from ttt_jax.convert import writing
 from ttt_jax.convert.table import Rule
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
-WEIGHTS = 'diffusion_pytorch_model.safetensors'
+WEIGHTS = 'diffusion_pytorch_model'
 
 _CLASS = 'AutoencoderKLCogVideoX'
 _CONV3D = (2, 3, 4, 1, 0)
@@ -118,54 +123,72 @@ def config_to_json(config: CausalVAEConfig) -> dict:
   return found
 
 
-def load_vae(folder: str | os.PathLike) -> tuple[CausalVAEConfig, dict]:
+def load_vae(
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = np.float32,
+    sharding: placing.Sharding | None = None,
+) -> tuple[CausalVAEConfig, dict[str, Any]]:
   """Loads an autoencoder from a folder in diffusers' layout.
 
   Args:
-    folder: holds `config.json` and `diffusion_pytorch_model.safetensors`.
+    folder: holds `config.json` and safetensors, one file or several with an
+      index; or has such a folder called `vae`.
+    dtype: of the parameters; None keeps that of the files.
+    sharding: where each parameter goes; None is the default device.
 
   Returns:
-    The config and float32 parameters for `CausalVAE(config)`.
+    The config and the parameters for `CausalVAE(config)`.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
+    FileNotFoundError: a file is missing.
     ValueError: the config is not supported, the weights are cut short, or
       the two do not fit each other.
   """
-  folder = pathlib.Path(folder)
+  folder = files.find_folder(folder, 'vae')
   path = folder / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-        f'no config.json in {folder}: it must be a folder in the layout of'
-        ' diffusers'
-    )
-  try:
-    found = json.loads(path.read_text())
-  except json.JSONDecodeError as e:
-    raise ValueError(f'{path} is not JSON ({e})') from e
+  found = json_file.read(path)
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} holds no JSON object')
   config = config_from_json(found, str(path))
-  tensors = table.read_tensors(folder / WEIGHTS)
+  tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      RULES, tensors, parameter_shapes(config), str(folder / WEIGHTS)
+      RULES,
+      tensors,
+      parameter_shapes(config),
+      tensors.name,
+      dtype=dtype,
+      sharding=sharding,
   )
   return config, jax.tree.map(jnp.asarray, params)
 
 
 def save_vae(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     config: CausalVAEConfig,
-    params: dict,
-    dtype: np.dtype | type = np.float32,
+    params: Mapping[str, Any],
+    dtype: Any = None,
+    *,
+    shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
-  """Writes an autoencoder in diffusers' layout, weights in `dtype`."""
+  """Writes an autoencoder in diffusers' layout.
+
+  Args:
+    folder: made if it is not there.
+    config: of the model.
+    params: its parameters.
+    dtype: of the files; None keeps that of the parameters.
+    shard_bytes: more than that go into several files with an index.
+
+  Raises:
+    FileExistsError: the folder holds a model already.
+  """
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  tensors = table.to_source(RULES, params)
-  table.write_tensors(
-      folder / WEIGHTS, {k: v.astype(dtype) for k, v in tensors.items()}
+  writing.write_folder(
+      folder, WEIGHTS, RULES, params, dtype=dtype, shard_bytes=shard_bytes
   )
-  text = json.dumps(config_to_json(config), indent=2) + '\n'
-  (folder / 'config.json').write_text(text)
+  # Last: a folder with a config is whole.
+  writing.write_json(folder / 'config.json', config_to_json(config))
 
 
 def parameter_shapes(config: CausalVAEConfig) -> dict[str, tuple[int, ...]]:

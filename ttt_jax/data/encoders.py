@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
 import os
+import pathlib
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import convert
 from ttt_jax.data import manifest
 from ttt_jax.models.text import encoder as text_encoder
 from ttt_jax.models.vae import causal3d
+from ttt_jax.models.vae import stream as vae_stream
+from ttt_jax.models.vae import tiling as tiling_lib
 
 
 class VideoEncoder(Protocol):
@@ -33,41 +37,90 @@ class VideoEncoder(Protocol):
 
 
 class CausalVideoEncoder:
-  """`VideoEncoder` of the causal 3-D VAE, compiled once a shape."""
+  """`VideoEncoder` of the causal 3-D VAE, in constant device memory.
 
-  def __init__(self, config: causal3d.CausalVAEConfig, params: Any):
-    self.identity = manifest.content_identity('causal3d', config, params)
+  Attributes:
+    identity: kind and content hash; tiles and a compute type other than
+      float32, which change the latents, are part of the kind.
+    scale: latent scale (or one a channel).
+    stream: the autoencoder, which decodes, too.
+  """
+
+  def __init__(
+      self,
+      config: causal3d.CausalVAEConfig,
+      params: Any,
+      *,
+      tiling: tiling_lib.Tiling | None = None,
+      dtype: str = 'float32',
+      devices: Sequence[jax.Device] | None = None,
+  ):
+    """Args: see `VAEStream`."""
+    kind = 'causal3d'
+    if tiling is not None:
+      kind += '-' + '-'.join(map(str, dataclasses.astuple(tiling)))
+    if dtype != 'float32':
+      kind += f'-{dtype}'
+    self.identity = manifest.content_identity(kind, config, params)
     self.scale = config.scaling_factor
-    self._params = jax.device_put(params)
-    module = causal3d.CausalVAE(config)
-
-    @jax.jit
-    def encode(params, frames):
-      frames = frames[None].astype(jnp.float32) / 127.5 - 1
-      mean, logvar = module.apply({'params': params}, frames, method='encode')
-      return mean[0], logvar[0]
-
-    self._encode = encode
+    self.stream = vae_stream.VAEStream(
+        config, params, tiling=tiling, dtype=dtype, devices=devices
+    )
 
   @classmethod
-  def load(cls, folder: str | os.PathLike[str]) -> CausalVideoEncoder:
-    """From a folder in the diffusers layout."""
-    return cls(*convert.load_vae(folder))
+  def load(
+      cls, folder: str | os.PathLike[str], **options: Any
+  ) -> CausalVideoEncoder:
+    """From a folder in the diffusers layout, with options of `__init__`."""
+    return cls(*convert.load_vae(folder), **options)
 
   def encode(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [F', H, W, 3] -> mean, logvar float32 [F, h, w, c]."""
-    return jax.device_get(self._encode(self._params, frames))
+    windows = zip(*self.stream.encode(frames[None]))
+    mean, logvar = (np.concatenate(parts, axis=1)[0] for parts in windows)
+    return mean, logvar
+
+  def decode(self, latents: np.ndarray) -> np.ndarray:
+    """float32 [F, h, w, c] in model units -> uint8 [F', H, W, 3]."""
+    windows = self.stream.decode_pixels(np.asarray(latents)[None])
+    return np.concatenate(list(windows), axis=1)[0]
+
+
+def vae_options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Options of `CausalVideoEncoder` from config.vae.
+
+  Optional fields: `tiling` (True takes CogVideoX's tiles), `dtype`.
+  """
+  options = {}
+  if config.get('tiling'):
+    options['tiling'] = tiling_lib.Tiling()
+  if config.get('dtype'):
+    options['dtype'] = config['dtype']
+  return options
+
+
+def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Options of `load_text_encoder` from config.text: `dtype`, if there."""
+  return {'dtype': config['dtype']} if config.get('dtype') else {}
 
 
 class TextCache:
-  """Embeddings of a clip's prompts; recent ones are not computed again."""
+  """Embeddings of texts; what is known is not computed again.
+
+  Recent ones are in memory; in a folder are all, under a hash of the text and
+  of the encoder's identity. Several processes may use one folder.
+  """
 
   def __init__(
-      self, encoder: text_encoder.TextEncoder, cache_bytes: int = 256 << 20
+      self,
+      encoder: text_encoder.TextEncoder,
+      cache_bytes: int = 256 << 20,
+      folder: str | os.PathLike[str] | None = None,
   ):
-    """Args: the encoder, bytes to keep."""
+    """Args: the encoder, bytes to keep in memory, folder of files or None."""
     self._encoder = encoder
     self._bytes = cache_bytes
+    self._folder = None if folder is None else pathlib.Path(folder)
     self._known: collections.OrderedDict[str, np.ndarray] = (
         collections.OrderedDict()
     )
@@ -75,8 +128,14 @@ class TextCache:
   def encode(self, prompts: Sequence[str]) -> np.ndarray:
     """float32 [len(prompts), L, Dt]."""
     fresh = [p for p in dict.fromkeys(prompts) if p not in self._known]
+    for prompt in fresh:
+      if (found := self._read(prompt)) is not None:
+        self._known[prompt] = found
+    fresh = [p for p in fresh if p not in self._known]
     if fresh:
-      self._known.update(zip(fresh, self._encoder.encode(fresh)))
+      for prompt, embedding in zip(fresh, self._encoder.encode(fresh)):
+        self._known[prompt] = embedding
+        self._write(prompt, embedding)
     for prompt in prompts:
       self._known.move_to_end(prompt)
     out = np.stack([self._known[p] for p in prompts])
@@ -84,3 +143,35 @@ class TextCache:
     while len(self._known) > keep:
       self._known.popitem(last=False)
     return out
+
+  def _path(self, prompt: str) -> pathlib.Path:
+    encoder = self._encoder
+    what = f'{encoder.identity}\n{encoder.text_length}\n{prompt}'
+    name = hashlib.sha256(what.encode()).hexdigest()[:32]
+    return self._folder / name[:2] / f'{name}.npy'
+
+  def _read(self, prompt: str) -> np.ndarray | None:
+    """None where there is no file, or only a damaged one."""
+    if self._folder is None:
+      return None
+    try:
+      found = np.load(self._path(prompt), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+      return None
+    shape = self._encoder.text_length, self._encoder.width
+    return found if found.shape == shape else None
+
+  def _write(self, prompt: str, embedding: np.ndarray) -> None:
+    if self._folder is None:
+      return
+    path = self._path(prompt)
+    # Of this process alone, until it is whole.
+    half = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with open(half, 'wb') as file:
+        np.save(file, embedding, allow_pickle=False)
+      half.replace(path)
+    except OSError as e:
+      half.unlink(missing_ok=True)
+      raise manifest.write_error(path, e) from e

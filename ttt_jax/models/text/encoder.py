@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 import hashlib
-import json
 import os
 import pathlib
-import re
+from typing import Any
 
 import jax
 import numpy as np
-import tokenizers
 
-from ttt_jax import segment
+from ttt_jax import json_file
+from ttt_jax import sharding
+from ttt_jax.convert import files
 from ttt_jax.convert import minilm as convert_minilm
+from ttt_jax.convert import t5 as convert_t5
+from ttt_jax.models.text import bert_tokenizer
 from ttt_jax.models.text import minilm
+from ttt_jax.models.text import t5
+from ttt_jax.models.text import t5_tokenizer
 
 # Texts a call: with one shape for all the encoder compiles once.
 _BATCH = 8
-# Rows of BERT's vocabulary that no text reaches, kept for tokens like these.
-_BERT_SCENE_TOKENS = {
-    segment.START_SCENE: '[unused1]',
-    segment.END_SCENE: '[unused2]',
-}
 
 
 class TextEncoder:
   """A tokenizer and an encoder.
 
   Attributes:
-    identity: 'kind:hash' of the weights and the tokenizer.
+    identity: 'kind:hash' of the weights and the tokenizer; the kind names a
+      compute type other than float32.
     width: of an embedding, Dt.
     text_length: tokens a text, L.
     scene_token_ids: vocabulary rows of '<start_scene>' and '<end_scene>'.
@@ -45,14 +46,32 @@ class TextEncoder:
       width: int,
       text_length: int,
       scene_token_ids: tuple[int, int],
+      pad_id: int = 0,
+      keep_padding: bool = False,
+      batch: int = _BATCH,
   ):
-    """Args: text -> ids; ids, mask [n, L] -> states [n, L, Dt]; attributes."""
+    """Wraps the two.
+
+    Args:
+      tokenize: text -> ids.
+      states: int32 ids, mask [batch, L] -> states [batch, L, Dt].
+      identity: and the following are attributes.
+      width: see there.
+      text_length: see there.
+      scene_token_ids: see there.
+      pad_id: of the token that fills up short texts.
+      keep_padding: embeddings of padding are the encoder's, not zero.
+      batch: texts a call.
+    """
     self._tokenize = tokenize
     self._states = states
     self.identity = identity
     self.width = width
     self.text_length = text_length
     self.scene_token_ids = scene_token_ids
+    self._pad_id = pad_id
+    self._keep_padding = keep_padding
+    self._batch = batch
 
   def count_tokens(self, text: str) -> int:
     """Tokens of a text, with those that begin and end it."""
@@ -65,14 +84,15 @@ class TextEncoder:
       texts: N texts, '' for no text.
 
     Returns:
-      float32 [N, L, Dt]; positions behind the last token are zero.
+      float32 [N, L, Dt]; positions behind the last token are zero, but of
+      T5, whose padding CogVideoX was trained to read.
 
     Raises:
       ValueError: a text has more than L tokens.
     """
     rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    count = -(-len(rows) // _BATCH) * _BATCH
-    ids = np.zeros((count, self.text_length), np.int32)
+    count = -(-len(rows) // self._batch) * self._batch
+    ids = np.full((count, self.text_length), self._pad_id, np.int32)
     mask = np.zeros((count, self.text_length), np.int32)
     # Rows that only fill the batch need a token, else softmax has nothing.
     mask[:, 0] = 1
@@ -86,30 +106,42 @@ class TextEncoder:
       ids[i, : len(tokens)] = tokens
       mask[i, : len(tokens)] = 1
     out = np.zeros((count, self.text_length, self.width), np.float32)
-    for i in range(0, count, _BATCH):
-      part = slice(i, i + _BATCH)
+    for i in range(0, count, self._batch):
+      part = slice(i, i + self._batch)
       out[part] = self._states(ids[part], mask[part])
-    out *= mask[..., None]
+    if not self._keep_padding:
+      out *= mask[..., None]
     return out[[rows[text] for text in texts]]
 
 
 def load_text_encoder(
-    folder: str | os.PathLike[str], text_length: int
+    folder: str | os.PathLike[str],
+    text_length: int,
+    *,
+    dtype: str = 'float32',
+    mesh: jax.sharding.Mesh | None = None,
 ) -> TextEncoder:
   """Loads the encoder that a folder in the layout of transformers holds.
 
   Args:
-    folder: with config.json, tokenizer.json and model.safetensors.
+    folder: with config.json and model.safetensors (or several files with an
+      index); or a whole model with a folder `text_encoder`. The tokenizer is
+      there, too, or in the folder `tokenizer` beside.
     text_length: tokens a text, L.
+    dtype: of a T5's weights and activations, 'float32' or 'bfloat16'. BERT
+      is always float32.
+    mesh: of `sharding.make_mesh`, over which a T5 is split; None is the
+      default device.
 
   Raises:
     FileNotFoundError: a file is missing.
     ValueError: a kind of model that is not supported, damaged files, or a
       length that the model does not have.
   """
-  folder = pathlib.Path(folder)
-  _check_kind(folder)
-  return _load_bert(folder, text_length)
+  folder = files.find_folder(folder, 'text_encoder')
+  if _config(folder)['model_type'] == 'bert':
+    return _load_bert(folder, text_length)
+  return _load_t5(folder, text_length, dtype, mesh)
 
 
 def load_tokenizer(
@@ -123,31 +155,27 @@ def load_tokenizer(
   Raises:
     FileNotFoundError, ValueError: as `load_text_encoder`.
   """
-  folder = pathlib.Path(folder)
-  _check_kind(folder)
-  return bert_tokenizer(folder / 'tokenizer.json')
+  folder = files.find_folder(folder, 'text_encoder')
+  config = _config(folder)
+  if config['model_type'] == 'bert':
+    return bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+  sizes = convert_t5.config_from_json(config, str(folder / 'config.json'))
+  tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
+  return tokenizer, tokenizer.scene_token_ids
 
 
-def _check_kind(folder: pathlib.Path) -> None:
-  """Raises ValueError unless `folder` holds a kind of model that we have."""
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+  """The config.json of a model that we have."""
   path = folder / 'config.json'
-  if not path.is_file():
-    raise FileNotFoundError(
-        f'no config.json in {folder}: it must be the folder of a text encoder'
-    )
-  try:
-    kind = json.loads(path.read_text()).get('model_type')
-  except (ValueError, AttributeError) as e:
-    raise ValueError(f'{path} is no JSON object ({e})') from e
-  if kind == 't5':
+  config = json_file.read(path)
+  if not isinstance(config, dict):
+    raise ValueError(f'{path} is no JSON object')
+  if config.get('model_type') not in ('bert', 't5'):
     raise ValueError(
-        f'{path} describes a T5, which is not supported yet; use a model of'
-        " type 'bert'"
+        f"{path} has model_type {config.get('model_type')!r}; supported are"
+        " 'bert' and 't5'"
     )
-  if kind != 'bert':
-    raise ValueError(
-        f"{path} has model_type {kind!r}; supported is 'bert'"
-    )
+  return config
 
 
 def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
@@ -159,61 +187,86 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
     )
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
-  tokenize, scene_token_ids = bert_tokenizer(folder / 'tokenizer.json')
+  path = folder / 'tokenizer.json'
+  tokenize, scene_token_ids = bert_tokenizer.load_tokenizer(path)
   return TextEncoder(
       tokenize,
       lambda ids, mask: apply(params, ids, mask),
-      identity=_identity(
-          'bert', folder / convert_minilm.WEIGHTS, folder / 'tokenizer.json'
-      ),
+      identity=_identity('bert', _digest(folder / convert_minilm.WEIGHTS),
+                         _digest(path)),
       width=config.width,
       text_length=text_length,
       scene_token_ids=scene_token_ids,
+  )  # pyformat: disable
+
+
+def _load_t5(
+    folder: pathlib.Path,
+    text_length: int,
+    dtype: str,
+    mesh: jax.sharding.Mesh | None,
+) -> TextEncoder:
+  if text_length < 1:
+    raise ValueError(
+        f'the text length is {text_length}; it must be 1 or more, CogVideoX'
+        ' has 226'
+    )
+  sizes = convert_t5.config_from_json(
+      _config(folder), str(folder / 'config.json'), dtype
   )
+  # Before the weights, which may take minutes.
+  tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
+  if mesh is None:
+    batch = _BATCH
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place, ids_place, out_place = lambda leaf: where, where, where
+  else:
+    data = mesh.shape['data']
+    batch = -(-_BATCH // data) * data
+    place = functools.partial(sharding.param_sharding, mesh)
+    ids_place = sharding.batch_sharding(mesh)
+    out_place = sharding.replicated(mesh)
+  config, params = convert_t5.load_t5(
+      folder, compute_dtype=dtype, dtype=dtype, sharding=place
+  )
+  module = t5.T5Encoder(config, sharding.Layout(mesh))
+  apply = jax.jit(
+      lambda p, ids: module.apply({'params': p}, ids), out_shardings=out_place
+  )
+  kind = 't5' if dtype == 'float32' else f't5-{dtype}'
+  weights = files.open_folder(folder, convert_t5.WEIGHTS)
+  return TextEncoder(
+      tokenizer,
+      lambda ids, mask: apply(params, jax.device_put(ids, ids_place)),
+      identity=_identity(kind, _digest_tensors(weights),
+                         _digest(tokenizer.path)),
+      width=config.width,
+      text_length=text_length,
+      scene_token_ids=tokenizer.scene_token_ids,
+      pad_id=tokenizer.pad_id,
+      keep_padding=True,
+      batch=batch,
+  )  # pyformat: disable
 
 
-def bert_tokenizer(
-    path: pathlib.Path,
-) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
-  """'[CLS] text [SEP]' with scene tokens: text -> ids, and the two rows."""
-  if not path.is_file():
-    raise FileNotFoundError(f'no tokenizer.json in {path.parent}')
-  try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(f'{path} is no tokenizer ({e})') from e
-  tokenizer.no_truncation()
-  tokenizer.no_padding()
-
-  def row(token):
-    found = tokenizer.token_to_id(token)
-    if found is None:
-      raise ValueError(f'{path} has no token {token!r} in its vocabulary')
-    return found
-
-  begin, end = row('[CLS]'), row('[SEP]')
-  scene = {text: row(token) for text, token in _BERT_SCENE_TOKENS.items()}
-  pieces = re.compile('(' + '|'.join(map(re.escape, scene)) + ')')
-
-  def tokenize(text: str) -> list[int]:
-    ids = [begin]
-    for piece in pieces.split(text):
-      if piece in scene:
-        ids.append(scene[piece])
-      else:
-        ids += tokenizer.encode(piece, add_special_tokens=False).ids
-    return ids + [end]
-
-  return tokenize, (scene[segment.START_SCENE], scene[segment.END_SCENE])
-
-
-def _identity(kind: str, *paths: pathlib.Path) -> str:
+def _identity(kind: str, *digests: bytes) -> str:
   """The same for the same contents, wherever the files lie."""
+  return f'{kind}:{hashlib.sha256(b"".join(digests)).hexdigest()[:16]}'
+
+
+def _digest(path: pathlib.Path) -> bytes:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').digest()
+
+
+def _digest_tensors(tensors: Mapping[str, files.Tensor]) -> bytes:
+  """The same however the tensors are spread over files."""
   digest = hashlib.sha256()
-  for path in paths:
-    with open(path, 'rb') as file:
-      digest.update(hashlib.file_digest(file, 'sha256').digest())
-  return f'{kind}:{digest.hexdigest()[:16]}'
+  for key in sorted(tensors):
+    tensor = tensors[key]
+    digest.update(f'{key} {tensor.dtype} {tensor.shape}'.encode())
+    digest.update(np.ascontiguousarray(tensor).view(np.uint8))
+  return digest.digest()
 
 
 def _shorten(text: str) -> str:

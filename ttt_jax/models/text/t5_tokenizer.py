@@ -58,11 +58,12 @@ class T5Tokenizer:
     return ids + [self.eos_id]
 
 
-def load_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
-  """Reads a tokenizer in the layout of transformers.
+def find_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
+  """Reads the tokenizer of an encoder in the layout of transformers.
 
   Args:
-    folder: with `spiece.model`, or `tokenizer.json` where that is all there
+    folder: of the encoder; the tokenizer is in it, or in `tokenizer` beside
+      it. That has `spiece.model`, or `tokenizer.json` where that is all there
       is. Tokens that `tokenizer_config.json` adds keep their rows.
     rows: of the encoder's embedding table.
 
@@ -70,15 +71,17 @@ def load_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
     FileNotFoundError: neither file is there.
     ValueError: a damaged file, or no row is left for the scene tokens.
   """
-  if (folder / MODEL).is_file():
-    tokenizer = _from_pieces(folder / MODEL)
-  elif (folder / FAST).is_file():
-    tokenizer = _from_fast(folder / FAST)
+  beside = folder.absolute().parent / 'tokenizer'
+  for path in (folder / MODEL, beside / MODEL, folder / FAST, beside / FAST):
+    if path.is_file():
+      break
   else:
     raise FileNotFoundError(
-        f'no {MODEL} and no {FAST} in {folder}: it must be the folder of T5\'s'
+        f'no {MODEL} and no {FAST} in {folder} or {beside}: T5 needs its'
         ' tokenizer'
     )
+  read = _from_pieces if path.name == MODEL else _from_fast
+  tokenizer = read(path)
   last = max(tokenizer.rows.values())
   if last >= rows:
     raise ValueError(

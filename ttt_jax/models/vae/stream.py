@@ -80,7 +80,7 @@ class VAEStream:
       plan = self._tiling.encoding(self.config, *frames.shape[2:4])
     windows = self._run('encode_window', frames, self.config.encode_window,
                         plan)  # pyformat: disable
-    for moments in windows:
+    for moments in _ahead(windows):
       yield jax.device_get(self._to_units(moments))
 
   def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -92,13 +92,13 @@ class VAEStream:
     Yields:
       float32 [B, f, H, W, 3] about [-1, 1], unclipped, on the host.
     """
-    for frames in self._decode(latents):
+    for frames in _ahead(self._decode(latents)):
       yield np.asarray(frames)
 
   def decode_pixels(self, latents: np.ndarray) -> Iterator[np.ndarray]:
     """As `decode`, but uint8."""
-    for frames in self._decode(latents):
-      yield np.asarray(_to_pixels(frames))
+    for frames in _ahead(map(_to_pixels, self._decode(latents))):
+      yield np.asarray(frames)
 
   def _decode(self, latents):
     self.config.check_latents(latents.shape)
@@ -154,6 +154,15 @@ class VAEStream:
   @functools.cached_property
   def _to_units(self):
     return jax.jit(functools.partial(self._module.apply, {}, method='to_units'))
+
+
+def _ahead(windows: Iterator[jax.Array]) -> Iterator[jax.Array]:
+  """The same; while one is used, the next is computed."""
+  last = next(windows)
+  for window in windows:
+    yield last
+    last = window
+  yield last
 
 
 @functools.lru_cache
