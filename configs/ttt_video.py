@@ -58,10 +58,17 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
       width=720,
       soften=False,
   )
-  config.vae = dict(folder='cogvideox-5b/vae')
+  # Tiles take less memory and change the latents a little.
+  config.vae = dict(folder='cogvideox-5b/vae', tiling=False)
   # Any length will do: the last mini-batch is padded. The paper's own
   # lengths (458 to 502) only served to divide by 64.
-  config.text = dict(folder='cogvideox-5b/text_encoder', length=480)
+  config.text = dict(
+      folder='cogvideox-5b/text_encoder',
+      length=480,
+      dtype='bfloat16',
+      # Folder of embeddings, for all stages and for samples; '' keeps none.
+      cache='',
+  )
 
   config.model = dict(
       mixer=mixer,

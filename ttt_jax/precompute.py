@@ -74,13 +74,20 @@ def run(
   manifest = precompute_lib.precompute(
       cut.clips,
       videos_dir=data.videos,
-      vae=encoders.CausalVideoEncoder.load(paths.resolve(config.vae.folder)),
+      vae=encoders.CausalVideoEncoder.load(
+          paths.resolve(config.vae.folder),
+          devices=jax.local_devices(),
+          **encoders.vae_options(config.vae),
+      ),
       text_encoder=text_lib.load_text_encoder(
-          paths.resolve(config.text.folder), config.text.length
+          paths.resolve(config.text.folder),
+          config.text.length,
+          **encoders.text_options(config.text),
       ),
       geometry=geometry,
       out=folder,
       soften=data.get('soften', True),
+      text_cache=config.text.get('cache') or None,
       process_index=process_index,
       process_count=process_count,
   )

@@ -40,10 +40,10 @@ def _config(videos, tmp_path, monkeypatch):
   scope = {}
   exec(path.read_text(), scope)  # pylint: disable=exec-used
   monkeypatch.setattr(
-      encoders.CausalVideoEncoder, 'load', lambda folder: FakeVAE()
+      encoders.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
   )
   monkeypatch.setattr(
-      entry.text_lib, 'load_text_encoder', lambda folder, length: FakeText()
+      entry.text_lib, 'load_text_encoder', lambda folder, length, **_: FakeText()
   )
   monkeypatch.setattr(
       entry.text_lib, 'load_tokenizer',

@@ -55,6 +55,7 @@ def precompute(
     geometry: geometry_lib.Geometry,
     out: str | os.PathLike[str],
     soften: bool = True,
+    text_cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
     process_index: int = 0,
     process_count: int = 1,
@@ -75,6 +76,7 @@ def precompute(
     out: folder of the data set; one that holds some of the clips already is
       continued.
     soften: blur the frames a little, as `read_video` describes.
+    text_cache: folder of embeddings that other runs share, see `TextCache`.
     progress: show a bar.
     process_index: this process.
     process_count: processes that share the work, in folders that all see.
@@ -103,7 +105,7 @@ def precompute(
   writer = latents.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
   todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
-  texts = encoders.TextCache(text_encoder)
+  texts = encoders.TextCache(text_encoder, folder=text_cache)
   if process_index == 0 and not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
 

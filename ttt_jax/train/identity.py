@@ -15,7 +15,7 @@ FREE_FIELDS = (
     'steps', 'log_every', 'diagnose_every', 'checkpoint_every', 'keep_last',
     'keep_every', 'sample_every', 'mesh', 'microbatches', 'previous_stage',
     'init_from', 'scheduler', 'data.folder', 'data.storyboards',
-    'data.videos', 'data.stride', 'vae.folder', 'text.folder',
+    'data.videos', 'data.stride', 'vae.folder', 'text.folder', 'text.cache',
 )  # pyformat: disable
 
 

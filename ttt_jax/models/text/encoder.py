@@ -218,7 +218,7 @@ def _load_t5(
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   if mesh is None:
     batch = _BATCH
-    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place, ids_place, out_place = lambda leaf: where, where, where
   else:
     data = mesh.shape['data']

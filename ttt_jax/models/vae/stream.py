@@ -54,7 +54,7 @@ class VAEStream:
         device if None.
     """
     self.config = config
-    self.devices = tuple(devices or jax.devices()[:1])
+    self.devices = tuple(devices or jax.local_devices()[:1])
     self._tiling = tiling
     self._module = causal3d.CausalVAE(config, dtype=dtype)
     self._params = params
