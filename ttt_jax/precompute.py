@@ -29,6 +29,7 @@ from ml_collections import config_flags
 from ttt_jax import cli
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
+from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import check as check_lib
 from ttt_jax.data import encoders
 from ttt_jax.data import episodes
@@ -71,6 +72,12 @@ def run(
     print(f'  {name:<22} {value}')
   if process_count > 1:
     print(f'process      {process_index} of {process_count}')
+  # Before the weights, which may take minutes.
+  text_folder = paths.resolve(config.text.folder)
+  tokenize, _ = text_lib.load_tokenizer(text_folder)
+  storyboard_lib.lint_all(
+      cut.clips, config.text.length, lambda text: len(tokenize(text))
+  )
   manifest = precompute_lib.precompute(
       cut.clips,
       videos_dir=data.videos,
@@ -80,7 +87,7 @@ def run(
           **encoders.vae_options(config.vae),
       ),
       text_encoder=text_lib.load_text_encoder(
-          paths.resolve(config.text.folder),
+          text_folder,
           config.text.length,
           **encoders.text_options(config.text),
       ),

@@ -174,6 +174,23 @@ class Storyboard:
           )
 
 
+def lint_all(
+    storyboards: Sequence[Storyboard],
+    text_length: int,
+    count_tokens: Callable[[str], int],
+) -> None:
+  """`Storyboard.lint` of many: ONE ValueError with their number."""
+  problems = []
+  for storyboard in storyboards:
+    try:
+      storyboard.lint(text_length, count_tokens)
+    except ValueError as e:
+      problems.append(str(e))
+  if problems:
+    more = f' (and {len(problems) - 1} more like it)' if problems[1:] else ''
+    raise ValueError(problems[0] + more)
+
+
 def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
   """Reads all storyboards of a JSON or JSONL file.
 

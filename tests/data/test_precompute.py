@@ -225,7 +225,7 @@ LONG = 'one two three four five six seven'
         ([story('x', ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0))], ValueError,
          'segment 2 .* tokens; at most 5'),
         ([story(n, ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0)) for n in 'xy'],
-         ValueError, "2 clips have long texts: .* 'x' has 7 tokens"),
+         ValueError, "'x' has 7 tokens; .* .and 1 more like it."),
         (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
     ],
 )

@@ -111,6 +111,14 @@ def test_clips_may_overlap_by_whole_segments(config, tmp_path, capsys):
     entry.run(config, str(tmp_path / 'w'))
 
 
+def test_texts_are_counted_before_any_weights_are_read(config, tmp_path):
+  config.text.length = 0
+  with config.unlocked():
+    config.vae.folder = str(tmp_path / 'no_vae')
+  with pytest.raises(ValueError, match='has 1 tokens; at most 0 fit.*and 2 more'):
+    entry.run(config, str(tmp_path))
+
+
 def test_a_missing_field_is_named(config, tmp_path):
   del config.data['videos']
   with pytest.raises(ValueError, match='no data.videos'):

@@ -181,7 +181,6 @@ def _plan(
     raise ValueError('there are no storyboards; precompute needs at least 1')
   clips = []
   names = set()
-  too_long = []
   for row, storyboard in enumerate(storyboards):
     if storyboard.name in names:
       raise ValueError(
@@ -191,16 +190,11 @@ def _plan(
     names.add(storyboard.name)
     spans = shots.spans(storyboard, videos_dir, geometry)
     prompts = tuple(storyboard.prompts())
-    try:
-      storyboard.lint(geometry.text_length, text_encoder.count_tokens)
-    except ValueError as e:
-      too_long.append(str(e))
     fingerprint = shots.fingerprint(spans, prompts, soften)
     clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
-  if len(too_long) > 1:
-    raise ValueError(f'{len(too_long)} clips have long texts: {too_long[0]}')
-  if too_long:
-    raise ValueError(too_long[0])
+  storyboard_lib.lint_all(
+      storyboards, geometry.text_length, text_encoder.count_tokens
+  )
   return clips
 
 
