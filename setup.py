@@ -34,7 +34,7 @@ setuptools.setup(
         'ml_collections>=1.0',
         'numpy>=2',
         'optax>=0.2.6',
-        'orbax-checkpoint>=0.11.30',
+        'orbax-checkpoint>=0.12',
         'pillow',
         'rich>=13',
         'safetensors>=0.8',

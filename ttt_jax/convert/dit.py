@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
 
 from flax import traverse_util
-import jax
-import jax.numpy as jnp
 
 from ttt_jax import json_file
 from ttt_jax.convert import dit_config
 from ttt_jax.convert import files
+from ttt_jax.convert import fresh
 from ttt_jax.convert import placing
 from ttt_jax.convert import reference
 from ttt_jax.convert import table
@@ -76,22 +76,6 @@ def ttt_rules(config: dit.DiTConfig) -> list[Rule]:
   return reference.mixer_rules(config, _BLOCK)
 
 
-def find_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """The transformer's folder: itself, or `transformer/` of a whole model.
-
-  Raises:
-    FileNotFoundError: neither.
-  """
-  folder = pathlib.Path(folder)
-  for place in (folder, folder / 'transformer'):
-    if (place / 'config.json').is_file():
-      return place
-  raise FileNotFoundError(
-      f'no config.json in {folder} or {folder / "transformer"}: it must be a'
-      ' folder in the layout of diffusers'
-  )
-
-
 def load_dit(
     folder: str | os.PathLike[str],
     *,
@@ -115,7 +99,8 @@ def load_dit(
       ones.
     sharding: where each parameter goes, for example
       `functools.partial(sharding.param_sharding, mesh)`: the host then holds
-      one tensor at a time. None gives numpy arrays.
+      one tensor at a time. None gives numpy arrays, `placing.UNREAD` leaves
+      them in their files.
 
   Returns:
     The config and the parameters for `DiffusionTransformer(config)`.
@@ -125,7 +110,7 @@ def load_dit(
     ValueError: the model is not supported, a file is cut short, or config
       and weights do not fit each other.
   """
-  folder = find_folder(folder)
+  folder = files.find_folder(folder, 'transformer')
   path = folder / 'config.json'
   found = json_file.read(path)
   if not isinstance(found, dict):
@@ -156,10 +141,13 @@ def load_dit(
         ttt_rules(config), tensors, new, tensors.name, dtype=dtype,
         sharding=sharding,
     )  # pyformat: disable
+    more = traverse_util.flatten_dict(more, sep='/')
+  elif sharding is placing.UNREAD:
+    more = fresh.later(config, new, seed)
   else:
-    more = _fresh(config, new, seed, dtype, sharding)
-  flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(more)
-  return config, traverse_util.unflatten_dict(flat)
+    more = new and fresh.draw(config, new, seed, dtype, sharding)
+  flat = traverse_util.flatten_dict(params, sep='/') | more
+  return config, traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _saved_ttt(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -197,22 +185,6 @@ def _with_ttt(config, saved, mixer, mini_batch, folder):
   return dataclasses.replace(config, **saved)
 
 
-def _fresh(config, shapes, seed, dtype, sharding):
-  """Initial values of some parameters, as `dit.init_params` draws them."""
-  kind = jnp.dtype(jnp.float32 if dtype is None else dtype)
-
-  def init(key):
-    flat = traverse_util.flatten_dict(dit.init_params(config, key), sep='/')
-    return {path: flat[path].astype(kind) for path in shapes}
-
-  like = {p: jax.ShapeDtypeStruct(s, kind) for p, s in shapes.items()}
-  where = sharding and jax.tree.map(sharding, like)
-  flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
-  if sharding is None:
-    flat = jax.device_get(flat)
-  return traverse_util.unflatten_dict(flat, sep='/')
-
-
 def save_dit(
     config: dit.DiTConfig,
     params: Mapping[str, Any],
@@ -248,7 +220,7 @@ def save_dit(
   if new:
     writing.write_folder(
         folder, TTT, ttt_rules(config), nested(new), dtype=dtype,
-        shard_bytes=sum(leaf.size * 8 for leaf in new.values()),
+        shard_bytes=math.inf,
     )  # pyformat: disable
     writing.write_json(
         folder / f'{TTT}.json',

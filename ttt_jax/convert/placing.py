@@ -17,19 +17,27 @@ if TYPE_CHECKING:
 Sharding = Callable[[jax.ShapeDtypeStruct], Any]
 
 
-def put(
-    parameter: table.Parameter, dtype: np.dtype, sharding: Sharding
-) -> jax.Array:
-  """The parameter on its devices.
+def UNREAD(like: jax.ShapeDtypeStruct) -> Any:  # pylint: disable=invalid-name
+  """Where a `Sharding` is asked for: leave the parameters in their files."""
+  raise TypeError(f'a parameter {like.shape} that is to stay in its file')
+
+
+def place(
+    parameter: table.Parameter, dtype: Any, sharding: Sharding | None
+) -> np.ndarray | jax.Array:
+  """The parameter on the host, or where `sharding` wants it.
 
   Layers are written into their places one after the other: the host never
   holds more than one of them, and each is read once.
 
   Args:
     parameter: not read yet.
-    dtype: of the result.
-    sharding: gives the place.
+    dtype: of the result; None keeps its own.
+    sharding: gives the place; None is a numpy array.
   """
+  dtype = np.dtype(parameter.dtype if dtype is None else dtype)
+  if sharding is None:
+    return np.asarray(parameter, dtype)
   where = sharding(jax.ShapeDtypeStruct(parameter.shape, dtype))
   if not parameter.is_stacked:
     return _put(parameter.read(0, dtype), where)

@@ -12,20 +12,15 @@ those tensors are stacked on a new leading axis of the target, in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import os
-import pathlib
 import re
 from typing import Any
 
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import numpy as safetensors_numpy
 
-from ttt_jax.convert import files
 from ttt_jax.convert import placing
 
 _PLACEHOLDER = re.compile(r'\{(\w+)\}')
@@ -142,7 +137,7 @@ def from_source(
     what: str,
     *,
     dtype: Any = None,
-    sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
+    sharding: placing.Sharding | None = None,
 ) -> dict:
   """Returns the nested parameters that a file's tensors make.
 
@@ -155,23 +150,23 @@ def from_source(
     shapes: '/'-joined path -> shape of every parameter to be filled.
     what: the file's name, for messages.
     dtype: of the parameters; None keeps that of the tensors.
-    sharding: where each parameter goes; None gives numpy arrays.
+    sharding: where each parameter goes; None gives numpy arrays, and
+      `placing.UNREAD` the checked `Parameter`s, which `dtype` leaves alone.
 
   Raises:
     ValueError: keys without a place, parameters not filled, types that are
       no floats, or shapes that differ: all of them in one message.
   """
-  flat = {}
-  for path, parameter in plan(rules, tensors, shapes, what).items():
-    kind = np.dtype(parameter.dtype if dtype is None else dtype)
-    if sharding is None:
-      flat[path] = np.asarray(parameter, kind)
-    else:
-      flat[path] = placing.put(parameter, kind, sharding)
+  flat = _plan(rules, tensors, shapes, what)
+  if sharding is not placing.UNREAD:
+    flat = {
+        path: placing.place(parameter, dtype, sharding)
+        for path, parameter in flat.items()
+    }
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def plan(
+def _plan(
     rules: Sequence[Rule],
     tensors: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
@@ -286,20 +281,3 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
         'no rule writes these parameters: ' + '; '.join(sorted(unknown))
     )
   return tensors
-
-
-def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Returns the tensors of a safetensors file as float32."""
-  tensors = files.open_file(path)
-  return {key: np.asarray(t, np.float32) for key, t in tensors.items()}
-
-
-def write_tensors(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
-) -> None:
-  """Writes a safetensors file; a reader never sees half of it."""
-  path = pathlib.Path(path)
-  half = path.with_name(path.name + '.tmp')
-  tensors = {key: np.ascontiguousarray(t) for key, t in tensors.items()}
-  half.write_bytes(safetensors_numpy.save(tensors))
-  half.replace(path)

@@ -160,7 +160,9 @@ def load_vae(
       dtype=dtype,
       sharding=sharding,
   )
-  return config, jax.tree.map(jnp.asarray, params)
+  if sharding is None:
+    params = jax.tree.map(jnp.asarray, params)
+  return config, params
 
 
 def save_vae(

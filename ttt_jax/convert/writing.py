@@ -35,7 +35,7 @@ def write_folder(
     params: Mapping[str, Any],
     *,
     dtype: Any = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: float = SHARD_BYTES,
 ) -> None:
   """Writes parameters as `files.open_folder` reads them.
 
@@ -118,7 +118,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(
-    tensors: Mapping[str, np.ndarray], limit: int
+    tensors: Mapping[str, np.ndarray], limit: float
 ) -> list[dict[str, np.ndarray]]:
   """Tensors by file: layer after layer, each file filled up to `limit`."""
   natural = lambda key: [

@@ -1,0 +1,139 @@
+"""python -m ttt_jax.convert, and the folders that it makes."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax import convert
+from ttt_jax.convert import kinds
+from ttt_jax.convert import tree
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WEIGHTS = 'diffusion_pytorch_model.safetensors'
+
+
+def command(**options):
+  return subprocess.run(
+      [sys.executable, '-m', 'ttt_jax.convert',
+       *(f'--{name}={value}' for name, value in options.items())],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+  )  # pyformat: disable
+
+
+def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
+  source, ours, back = fixtures / 'tiny_rope', tmp_path / 'a', tmp_path / 'b'
+  out = command(source=source, out=ours, mixer='ttt_mlp', mini_batch=8, seed=5)
+  assert out.returncode == 0, out.stderr
+  assert 'layers/seq/ttt' in out.stdout and '52,388' in out.stdout
+  found = tree.read(ours)
+  config, params = convert.load_dit(
+      source, mixer='ttt_mlp', mini_batch=8, seed=5
+  )
+  assert kinds.config_of(found) == config
+  jax.tree.map(np.testing.assert_array_equal, found.params(), params)
+  out = command(source=ours, out=back)
+  assert out.returncode == 0, out.stderr
+  assert {path.name for path in back.iterdir()} == {
+      'config.json', WEIGHTS, 'ttt.json', 'ttt.safetensors'
+  }
+  assert (back / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
+  assert not list(tmp_path.glob('*.tmp'))
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(source='nowhere'), 'there is no such folder'),
+        (dict(source=str(ROOT / 'docs')), 'no config.json in'),
+        (dict(source=str(ROOT / 'docs'), out='docs/new'), 'inside of --source'),
+        (dict(shard_gb=0), '--shard_gb is 0.0; it must be above 0'),
+        (dict(dtype='int8'), '--dtype=int8'),
+    ],
+)  # pyformat: disable
+def test_errors_in_one_line(options, message, fixtures, tmp_path):
+  defaults = dict(source=fixtures / 'tiny_rope', out=tmp_path / 'new')
+  out = command(**defaults | options)
+  assert out.returncode == 2
+  assert out.stderr.startswith('error: ') or '--dtype' in out.stderr
+  assert message in out.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_replaced(fixtures, tmp_path):
+  (tmp_path / 'mine').write_text('x')
+  out = command(source=fixtures / 'tiny_rope', out=tmp_path)
+  assert out.returncode == 2 and 'exists and is not replaced' in out.stderr
+  assert [path.name for path in tmp_path.iterdir()] == ['mine']
+
+
+def write(out, source):
+  config, params = convert.load_dit(source)
+  tree.write(out, 'transformer', vars(config), params)
+  return params
+
+
+def test_a_tree_onto_devices_in_another_type(fixtures, tmp_path):
+  params = write(tmp_path / 'a', fixtures / 'tiny_rope')
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
+  where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  found = tree.read(tmp_path / 'a').params(jnp.float32, lambda like: where)
+  for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
+    assert ours.dtype == jnp.float32 and ours.sharding == where
+    np.testing.assert_array_equal(ours, theirs.astype(np.float32))
+
+
+def test_a_failure_leaves_nothing(fixtures, tmp_path):
+  class Broken:
+    shape, dtype = (2,), np.dtype(np.float32)
+
+    def __array__(self, dtype=None, copy=None):
+      raise ValueError('gone')
+
+  with pytest.raises(ValueError, match='gone'):
+    tree.write(tmp_path / 'a', 'transformer', {}, dict(a=Broken()))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(format=7), 'is not of format 1; convert the model again'),
+        (dict(model='unet'), "'unet' is no model that is known; known are"),
+        (dict(config=dict(depth=3)), 'another version'),
+    ],
+)
+def test_trees_of_another_version(change, message, fixtures, tmp_path):
+  write(tmp_path / 'a', fixtures / 'tiny_sincos')
+  path = tmp_path / 'a/config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ValueError, match=message):
+    kinds.config_of(tree.read(tmp_path / 'a'))
+
+
+def test_a_damaged_tree(fixtures, tmp_path):
+  write(tmp_path / 'a', fixtures / 'tiny_sincos')
+  (tmp_path / 'a/params/state/_METADATA').unlink()
+  with pytest.raises(ValueError, match='cannot be read .*convert the model'):
+    tree.read(tmp_path / 'a')
+  with pytest.raises(FileNotFoundError, match='holds no converted model'):
+    tree.read(tmp_path)
+
+
+def test_models_that_are_not_known(tmp_path):
+  (tmp_path / 'config.json').write_text('{"architectures": ["BertModel"]}')
+  with pytest.raises(ValueError, match='BertModel.*known are CogVideoXTrans'):
+    kinds.of_folder(tmp_path)
+
+
+def test_the_parts_of_a_whole_model(tmp_path):
+  for name in ('vae', 'transformer', 'scheduler'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'config.json').write_text('{}')
+  parts = kinds.parts_of(tmp_path)
+  assert parts == {n: tmp_path / n for n in ('transformer', 'vae')}
