@@ -76,6 +76,38 @@ def ttt_rules(config: dit.DiTConfig) -> list[Rule]:
   return reference.mixer_rules(config, _BLOCK)
 
 
+def load_config(
+    folder: str | os.PathLike[str],
+    *,
+    mixer: str | None = None,
+    mini_batch: int | None = None,
+) -> dit.DiTConfig:
+  """The config of `load_dit`, which see, without a look at the weights."""
+  folder = files.find_folder(folder, 'transformer')
+  path = folder / 'config.json'
+  found = json_file.read(path)
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} holds no JSON object')
+  config = dit_config.config_from_json(found, str(path))
+  saved = _saved_ttt(folder)
+  if mixer == 'none' or (saved is None and mixer is None):
+    return config
+  if saved is None:
+    saved = dict(
+        mixer=mixer,
+        mini_batch=mini_batch or config.mini_batch,
+        ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
+        gate_init=config.gate_init,
+    )
+  for name, value in (('mixer', mixer), ('mini_batch', mini_batch)):
+    if value is not None and value != saved[name]:
+      raise ValueError(
+          f'{name} is {value!r}, but the weights in {folder} were trained with'
+          f' {saved[name]!r}; give that, or none'
+      )
+  return dataclasses.replace(config, **saved)
+
+
 def load_dit(
     folder: str | os.PathLike[str],
     *,
@@ -111,13 +143,7 @@ def load_dit(
       and weights do not fit each other.
   """
   folder = files.find_folder(folder, 'transformer')
-  path = folder / 'config.json'
-  found = json_file.read(path)
-  if not isinstance(found, dict):
-    raise ValueError(f'{path} holds no JSON object')
-  config = dit_config.config_from_json(found, str(path))
-  saved = _saved_ttt(folder)
-  config = _with_ttt(config, saved, mixer, mini_batch, folder)
+  config = load_config(folder, mixer=mixer, mini_batch=mini_batch)
   shapes = {
       path: leaf.shape
       for path, leaf in traverse_util.flatten_dict(
@@ -135,7 +161,7 @@ def load_dit(
       sharding=sharding,
   )
   new = {path: shape for path, shape in shapes.items() if is_new(path)}
-  if new and saved:
+  if new and (folder / f'{TTT}.json').is_file():
     tensors = files.open_file(folder / f'{TTT}.safetensors')
     more = table.from_source(
         ttt_rules(config), tensors, new, tensors.name, dtype=dtype,
@@ -163,26 +189,6 @@ def _saved_ttt(folder: pathlib.Path) -> dict[str, Any] | None:
   if not isinstance(found, dict) or set(found) != set(_TTT_FIELDS):
     raise ValueError(f'{path} must have exactly {", ".join(_TTT_FIELDS)}')
   return found
-
-
-def _with_ttt(config, saved, mixer, mini_batch, folder):
-  """The config with the TTT layers of the folder, or with new ones."""
-  if mixer == 'none' or (saved is None and mixer is None):
-    return config
-  if saved is None:
-    saved = dict(
-        mixer=mixer,
-        mini_batch=mini_batch or config.mini_batch,
-        ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
-        gate_init=config.gate_init,
-    )
-  for name, value in (('mixer', mixer), ('mini_batch', mini_batch)):
-    if value is not None and value != saved[name]:
-      raise ValueError(
-          f'{name} is {value!r}, but the weights in {folder} were trained with'
-          f' {saved[name]!r}; give that, or none'
-      )
-  return dataclasses.replace(config, **saved)
 
 
 def save_dit(

@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from ttt_jax import geometry
 from ttt_jax import json_file
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import placing
@@ -120,7 +121,16 @@ def load_run(
 ) -> tuple[dit.DiTConfig, dict[str, Any]]:
   """Config and parameters of the newest checkpoint of a training run."""
   params, config = checkpoint.load_params(folder, ema)
-  return dit.DiTConfig(**config.model), params
+  model = dit.DiTConfig(**config.model)
+  if model.base is None:
+    # Counting rows from 0 is what the frames of the run's size get.
+    g = geometry.Geometry.from_config(config)
+    model = dataclasses.replace(
+        model,
+        base_rows=g.latent_height // model.patch_size,
+        base_columns=g.latent_width // model.patch_size,
+    )
+  return model, params
 
 
 def parts_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -16,9 +16,9 @@ from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import pipeline
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
-from ttt_jax.train import checkpoint
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import source as source_lib
 
 # Whole numbers of the config and their least values.
 _LEAST = dict(
@@ -61,7 +61,7 @@ class Experiment:
   Attributes:
     config: the stage's config, checked.
     folder: of the stage, WORKDIR/STAGE.
-    source: stage folder whose weights it starts from, or None.
+    source: folder whose weights it starts from, or None.
     clips: of the manifest, by the clip index of a batch.
     abstract_params: nested dict of `jax.ShapeDtypeStruct`.
   """
@@ -84,7 +84,8 @@ class Experiment:
     self._manifest = self._dataset.manifest
     self._null_text = self._dataset.null_text
     self.clips = self._manifest.clips
-    self.source = _source(config, workdir)
+    self._source = _source(config, workdir)
+    self.source = self._source and self._source.folder
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
@@ -116,10 +117,11 @@ class Experiment:
         )
 
   def load_source(self, sharding: Callable[..., Any]) -> Any:
-    """Parameters of the earlier stage, averaged where it kept an average."""
-    self.check_identity(checkpoint.load_data(self.source)['identity'],
-                        self.source)
-    return checkpoint.load_params(self.source, sharding=sharding)[0]
+    """Parameters to start from, averaged where a stage kept an average."""
+    # Pre-trained weights do not say which encoders they saw.
+    if (identity := self._source.identity()) is not None:
+      self.check_identity(identity, self.source)
+    return self._source.load(sharding)
 
 
 def _open_data(config: ml_collections.ConfigDict,
@@ -154,17 +156,16 @@ def _open_data(config: ml_collections.ConfigDict,
 
 
 def _source(config: ml_collections.ConfigDict,
-            workdir: pathlib.Path) -> pathlib.Path | None:
-  """The folder whose weights a fresh stage starts from, if any."""
+            workdir: pathlib.Path) -> source_lib.Source | None:
+  """The weights that a fresh stage starts from, if any."""
   named = config.get('init_from', '')
   if not named and not config.previous_stage:
     return None
   folder = pathlib.Path(named or workdir / config.previous_stage)
-  try:
-    return checkpoint.stage_folder(folder)
-  except FileNotFoundError as e:
-    raise FileNotFoundError(
-        f'stage {config.stage} starts from weights in {folder}, but there are'
-        f' none; train that stage first, or set --config.previous_stage= to'
-        ' start from random weights'
-    ) from e
+  source = source_lib.find(folder, config.stage)
+  model = dit.DiTConfig(**config.model)
+  g = geometry_lib.Geometry.from_config(config)
+  grid = (g.latent_height // model.patch_size,
+          g.latent_width // model.patch_size)  # pyformat: disable
+  source_lib.check(source, model, grid)
+  return source

@@ -1,0 +1,142 @@
+"""The weights that a fresh stage starts from: of a stage, or pre-trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ttt_jax.convert import dit as convert_dit
+from ttt_jax.convert import kinds
+from ttt_jax.convert import placing
+from ttt_jax.convert import tree
+from ttt_jax.models import dit
+from ttt_jax.train import checkpoint
+
+# Fields of the network that make other numbers of the same weights.
+_FIELDS = (
+    'model_dim', 'num_heads', 'num_layers', 'time_embed_dim', 'text_dim',
+    'in_channels', 'out_channels', 'patch_size', 'norm_eps', 'qk_norm_eps',
+    'rope_theta', 'positions',
+)  # pyformat: disable
+_SINCOS_FIELDS = ('spatial_scale', 'temporal_scale')
+_TTT_FIELDS = ('mixer', 'mini_batch', 'ttt_base_lr')
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where weights come from.
+
+  Attributes:
+    folder: that holds them.
+    load: gives the nested float32 parameters, each with the sharding that
+      the callable says for its shape.
+    config: of the network that they belong to; None for a stage of ours,
+      whose shapes are compared when it is loaded.
+    identity: gives what latents and texts were to them, see
+      `manifest.Manifest.identity`; None for pre-trained weights.
+  """
+
+  folder: pathlib.Path
+  load: Callable[[Callable[..., Any]], Any]
+  config: dit.DiTConfig | None = None
+  identity: Callable[[], Mapping[str, Any] | None] = lambda: None
+
+
+def find(folder: pathlib.Path, stage: str) -> Source:
+  """The weights in a folder, looked at but not read.
+
+  Args:
+    folder: of a transformer or a whole model as `save_pretrained` writes it
+      or as `ttt_jax.convert` does, of a stage, or of all stages: then the one
+      saved last.
+    stage: that starts from them, for messages.
+
+  Raises:
+    FileNotFoundError: none of these, or a file of the model is missing.
+    ValueError: a model that is not supported, or that is damaged.
+  """
+  for place in (folder, folder / 'transformer'):
+    if tree.is_tree(place):
+      return _of_tree(place)
+    if (place / 'config.json').is_file():
+      return _of_model(place)
+  try:
+    folder = checkpoint.stage_folder(folder)
+  except FileNotFoundError as e:
+    raise FileNotFoundError(
+        f'stage {stage} starts from weights in {folder}, but there are none;'
+        ' train that stage first, name the folder of a transformer, or set'
+        ' --config.previous_stage= to start from random weights'
+    ) from e
+  return Source(
+      folder,
+      lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
+      identity=lambda: checkpoint.load_data(folder)['identity'],
+  )
+
+
+def _of_tree(folder):
+  found = tree.read(folder)
+  if found.model != 'transformer':
+    raise ValueError(
+        f'{folder} holds a {found.model}; training starts from a transformer'
+    )
+  return Source(
+      folder,
+      lambda sharding: found.params(jnp.float32, sharding),
+      kinds.config_of(found),
+  )
+
+
+def _of_model(folder):
+  # Files and shapes are checked here, before any device has to do with it.
+  config, params = convert_dit.load_dit(folder, sharding=placing.UNREAD)
+  return Source(
+      folder,
+      lambda sharding: jax.tree.map(
+          lambda leaf: placing.place(leaf, jnp.float32, sharding), params
+      ),
+      config,
+  )
+
+
+def check(
+    source: Source, config: dit.DiTConfig, grid: tuple[int, int]
+) -> None:
+  """Raises ValueError if a network would not do with the weights as theirs.
+
+  Args:
+    source: of the weights.
+    config: of the network.
+    grid: (rows, columns) of tokens in a frame.
+  """
+  theirs = source.config
+  if theirs is None:
+    return
+  names = list(_FIELDS)
+  if config.positions == theirs.positions == 'sincos':
+    names += _SINCOS_FIELDS
+  if theirs.mixer != 'none':
+    names += _TTT_FIELDS
+  # A base of the frames' own size changes nothing.
+  base = lambda config: None if config.base == grid else config.base
+  if config.positions == theirs.positions == 'rope' and (
+      base(config) != base(theirs)
+  ):
+    names += ['base_rows', 'base_columns']
+  differ = [
+      f'{name} = {getattr(theirs, name)!r} there,'
+      f' {getattr(config, name)!r} in config.model'
+      for name in names
+      if getattr(theirs, name) != getattr(config, name)
+  ]
+  if differ:
+    raise ValueError(
+        f'the weights in {source.folder} are of another network:'
+        f' {"; ".join(differ)}; set config.model to their values'
+    )
