@@ -1,0 +1,110 @@
+"""docs/finetune.md: every command, as it stands, on a tiny model."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import av
+from flax import traverse_util
+import numpy as np
+import pytest
+
+from tests import tiny_cogvideox
+from ttt_jax import convert
+from ttt_jax import storyboard
+from ttt_jax.data import latents
+from ttt_jax.train import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / 'docs' / 'finetune.md'
+# A stage of 5000 steps of 64 clips is no test; the page says so, too.
+SHORT = ' --config.steps=2 --config.batch_size=2'
+
+
+def blocks():
+  """(language, file name, content) of the page's code blocks."""
+  return re.findall(
+      r'^```(\w+) ?(\S*)\n(.*?)^```$', PAGE.read_text(), re.M | re.S
+  )
+
+
+def commands():
+  return [
+      line for language, _, content in blocks() if language == 'bash'
+      for line in content.splitlines()
+  ]
+
+
+def run(command, cwd):
+  if ' ttt_jax.train ' in command and '--dry_run' not in command:
+    command += SHORT
+  environment = dict(
+      os.environ, PYTHONPATH=str(ROOT),
+      PATH=f'{ROOT}/.venv/bin:{os.environ["PATH"]}',
+      JAX_COMPILATION_CACHE_DIR=str(cwd / 'jax_cache'),
+  )
+  done = subprocess.run(
+      command, shell=True, cwd=cwd, env=environment, capture_output=True,
+      text=True, check=False,
+  )
+  assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
+  return done.stdout
+
+
+def test_the_page_shows_every_step():
+  text = ' '.join(commands())
+  for part in ('--dry_run', '--check', '--process_index', ',9s', 'sample'):
+    assert part in text
+  assert SHORT.split()[0] in PAGE.read_text()
+  assert 'http' not in text
+
+
+@pytest.mark.slow
+def test_walk_through_the_page(tmp_path):
+  tiny_cogvideox.write(tmp_path)
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  for language, name, content in blocks():
+    if language == 'json':
+      (tmp_path / name).write_text(content)
+  said = {command: run(command, tmp_path) for command in commands()}
+
+  printed = ''.join(said.values())
+  assert '6 segments make 6 clips' in printed
+  assert '6 segments make 2 clips' in printed
+  assert 'all clips are whole' in printed
+  data = latents.LatentDataset(tmp_path / 'run/data/3s')
+  assert [c['name'] for c in data.manifest.clips] == [
+      'ep01@0s', 'ep01@3s', 'ep01@6s', 'ep02@0s', 'ep02@3s', 'ep02@6s'
+  ]
+  shared = latents.LatentDataset(tmp_path / 'shared/data/3s')
+  assert shared.manifest == data.manifest
+  for i in range(len(data)):
+    for key, value in data[i].items():
+      np.testing.assert_array_equal(value, shared[i][key])
+  prompts = [
+      storyboard.Storyboard.parse(clip['storyboard']).prompts()
+      for clip in latents.LatentDataset(tmp_path / 'run/data/9s').manifest.clips
+  ]
+  assert prompts[0][1].endswith('wall.<end_scene>')
+  assert prompts[0][2].startswith('<start_scene>Night.')
+
+  # Two steps at small rates: the weights of the folder, hardly changed.
+  trained, config = checkpoint.load_params(tmp_path / 'run/3s')
+  _, pretrained = convert.load_dit(tmp_path / 'CogVideoX-5b')
+  flat = traverse_util.flatten_dict(trained)
+  for path, value in traverse_util.flatten_dict(pretrained).items():
+    change = np.abs(np.asarray(flat[path], np.float32) - value).max()
+    assert change < 1e-3, path
+  assert config.scheduler == 'cogvideox_dpm'
+  assert {path[2] for path in set(flat) - set(
+      traverse_util.flatten_dict(pretrained))} == {'ttt', 'gates'}
+  exported = traverse_util.flatten_dict(
+      convert.load_dit(tmp_path / 'exported')[1]
+  )
+  assert set(exported) == set(flat)
+  for path, value in exported.items():
+    np.testing.assert_array_equal(value, np.asarray(flat[path]))
+  with av.open(str(tmp_path / 'story.mp4')) as container:
+    stream = container.streams.video[0]
+    assert (stream.frames, stream.height, stream.width) == (97, 32, 48)
