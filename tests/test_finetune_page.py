@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 import av
 from flax import traverse_util
@@ -41,7 +42,7 @@ def run(command, cwd):
     command += SHORT
   environment = dict(
       os.environ, PYTHONPATH=str(ROOT),
-      PATH=f'{ROOT}/.venv/bin:{os.environ["PATH"]}',
+      PATH=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
       JAX_COMPILATION_CACHE_DIR=str(cwd / 'jax_cache'),
   )
   done = subprocess.run(

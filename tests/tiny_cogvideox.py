@@ -26,6 +26,14 @@ TEXT_DIM = 32
 _WORDS = """A red square moves to the right over a grey floor. The red square
 reaches the wall. Night. The square sleeps. A green square waits. It jumps. It
 lands. The quick brown fox jumps over the lazy dog and seven wizards."""
+_INDEX = {
+    '_class_name': 'CogVideoXPipeline', '_diffusers_version': '0.42.1',
+    'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
+    'text_encoder': ['transformers', 'T5EncoderModel'],
+    'tokenizer': ['transformers', 'T5Tokenizer'],
+    'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
+    'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
+}
 _SCHEDULER = {
     '_class_name': 'CogVideoXDPMScheduler', 'beta_start': 0.00085,
     'beta_end': 0.012, 'beta_schedule': 'scaled_linear', 'clip_sample': False,
@@ -62,7 +70,7 @@ def write_model(folder: pathlib.Path) -> None:
   _write_t5(folder / 'text_encoder', pieces + 100 + 28)
   for name, content in (
       ('scheduler/scheduler_config.json', _SCHEDULER),
-      ('model_index.json', {'_class_name': 'CogVideoXPipeline'}),
+      ('model_index.json', _INDEX),
   ):
     path = folder / name
     path.parent.mkdir(exist_ok=True)

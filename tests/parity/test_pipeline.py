@@ -1,0 +1,67 @@
+"""From a text to frames: our pipeline beside diffusers' own, on one folder."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny_cogvideox
+from ttt_jax import convert
+from ttt_jax import pipeline
+from ttt_jax import storyboard
+from ttt_jax.models.text import encoder
+
+torch = pytest.importorskip('torch')
+diffusers = pytest.importorskip('diffusers')
+
+STEPS, GUIDANCE, SEED = 4, 6.0, 3
+TEXT = 'A red square moves to the right over a grey floor.'
+NEGATIVE = 'Night.'
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('model') / 'CogVideoX'
+  tiny_cogvideox.write_model(folder)
+  return folder
+
+
+def ours(folder):
+  config, params = convert.load_dit(folder)
+  return pipeline.VideoPipeline(
+      config, params, convert.load_vae(folder / 'vae'),
+      encoder.load_text_encoder(folder / 'text_encoder', 226),
+      height=32, width=48,
+  )  # pyformat: disable
+
+
+def test_a_folder_gives_the_same_frames_in_both_programs(folder):
+  pipe = ours(folder)
+  latents = pipe.sample_latents(
+      storyboard.Storyboard.parse([{'text': TEXT, 'negative': NEGATIVE}]),
+      steps=STEPS, guidance=GUIDANCE, seed=SEED, scheduler='cogvideox_ddim',
+      guidance_schedule='constant',
+  )  # pyformat: disable
+  frames = pipe.decode(latents)
+
+  theirs = diffusers.CogVideoXPipeline.from_pretrained(folder)
+  theirs.set_progress_bar_config(disable=True)
+  theirs.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(
+      theirs.scheduler.config
+  )
+  noise = jax.random.normal(
+      jax.random.fold_in(jax.random.key(SEED), 0), latents.shape
+  )
+  call = dict(
+      prompt=TEXT, negative_prompt=NEGATIVE, height=32, width=48,
+      num_frames=49, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+      use_dynamic_cfg=False,
+      latents=torch.tensor(np.moveaxis(np.asarray(noise), -1, 2)),
+  )
+  expected = theirs(output_type='latent', **call).frames.numpy()
+  expected = np.moveaxis(expected, 2, -1)
+  error = np.abs(np.asarray(latents) - expected).max()
+  assert error <= 2e-5 * np.abs(expected).max()
+  pixels = theirs(output_type='np', **call).frames[0]
+  assert frames.shape == pixels.shape == (49, 32, 48, 3)
+  # uint8 here, rounded.
+  assert np.abs(frames / 255 - pixels).max() <= 0.5 / 255 + 1e-3
