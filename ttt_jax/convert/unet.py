@@ -1,0 +1,226 @@
+"""Stable Diffusion's U-Net in diffusers' layout, inflated to video.
+
+config.json and the weights are those of the 2-D model, which diffusers loads
+as such. What the inflation adds, attention over frames, lies beside them in a
+file that diffusers does not look at, with the names of Tune-A-Video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+from ttt_jax.convert import files
+from ttt_jax.convert import placing
+from ttt_jax.convert import stable_diffusion as sd
+from ttt_jax.convert import table
+from ttt_jax.convert import unet_config
+from ttt_jax.convert import writing
+from ttt_jax.convert.table import Rule
+from ttt_jax.models.unet3d import unet
+
+WEIGHTS = 'diffusion_pytorch_model'
+TEMPORAL = 'temporal_extra'
+
+_NEW = ('/norm_temp/', '/attn_temp/')
+# Places with blocks: theirs, ours.
+_PLACES = (
+    ('{side}_blocks.{i}.', '{side}_blocks_{i}_'),
+    ('mid_block.', 'mid_block_'),
+)
+_BLOCK = 'attentions.{j}.transformer_blocks.0'
+
+
+def rules(config: unet.UNet3DConfig) -> list[Rule]:
+  """The table of the 2-D model."""
+  out = [
+      *sd.conv('conv_in', 'conv_in'),
+      *sd.conv('conv_out', 'conv_out'),
+      *table.norm('conv_norm_out', 'norm_out'),
+      *table.dense('time_embedding.linear_1', 'time_1'),
+      *table.dense('time_embedding.linear_2', 'time_2'),
+      *sd.conv('{side}_blocks.{i}.{samplers}.0.conv',
+               '{side}_blocks_{i}_{samplers}_0/conv'),
+  ]  # pyformat: disable
+  project = table.dense if config.use_linear_projection else sd.conv
+  for theirs, ours in _PLACES:
+    resnet = f'{theirs}resnets.{{j}}', f'{ours}resnets_{{j}}'
+    out += sd.resnet(*resnet)
+    out += table.dense(f'{resnet[0]}.time_emb_proj', f'{resnet[1]}/time')
+    outer = f'{theirs}attentions.{{j}}', f'{ours}attentions_{{j}}'
+    out += table.norm(f'{outer[0]}.norm', f'{outer[1]}/norm')
+    for name in ('proj_in', 'proj_out'):
+      out += project(f'{outer[0]}.{name}', f'{outer[1]}/{name}')
+    inner = f'{theirs}{_BLOCK}', f'{outer[1]}/block'
+    for name in ('norm1', 'norm2', 'norm3'):
+      out += table.norm(f'{inner[0]}.{name}', f'{inner[1]}/{name}')
+    for name in ('attn1', 'attn2'):
+      out += _attention(f'{inner[0]}.{name}', f'{inner[1]}/{name}')
+    out += table.dense(f'{inner[0]}.ff.net.0.proj', f'{inner[1]}/ff/up')
+    out += table.dense(f'{inner[0]}.ff.net.2', f'{inner[1]}/ff/down')
+  return out
+
+
+def temporal_rules() -> list[Rule]:
+  """The table of what the inflation adds."""
+  out = []
+  for theirs, ours in _PLACES:
+    inner = f'{theirs}{_BLOCK}', f'{ours}attentions_{{j}}/block'
+    out += table.norm(f'{inner[0]}.norm_temp', f'{inner[1]}/norm_temp')
+    out += _attention(f'{inner[0]}.attn_temp', f'{inner[1]}/attn_temp')
+  return out
+
+
+def _attention(source: str, target: str) -> list[Rule]:
+  return [
+      Rule(f'{source}.{name}.weight', f'{target}/{name}/kernel', (1, 0))
+      for name in ('to_q', 'to_k', 'to_v')
+  ] + table.dense(f'{source}.to_out.0', f'{target}/to_out')
+
+
+def load_unet(
+    folder: str | os.PathLike[str],
+    *,
+    temporal: bool = True,
+    fresh: bool = False,
+    reference_bias: bool = False,
+    seed: int = 0,
+    dtype: Any = None,
+    sharding: placing.Sharding | None = None,
+) -> tuple[unet.UNet3DConfig, dict[str, Any]]:
+  """Loads the U-Net of Stable Diffusion 1 or 2, tuned or not.
+
+  What the network predicts is in `scheduler` beside the folder, in
+  config.json where `save_unet` wrote it, or else the noise.
+
+  Args:
+    folder: holds `config.json` and safetensors, one file or several with an
+      index; or has such a folder called `unet`.
+    temporal: inflate. Without it this is the 2-D model.
+    fresh: draw the temporal attention anew even where the folder has one.
+    reference_bias: of `UNet3DConfig`, for fresh ones.
+    seed: of fresh weights.
+    dtype: of the parameters; None keeps that of the files, float32 for fresh
+      ones.
+    sharding: where each parameter goes, for example
+      `functools.partial(sharding.param_sharding, mesh)`: the host then holds
+      one tensor at a time. None gives numpy arrays.
+
+  Returns:
+    The config and the parameters for `UNet3D(config)`.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: the model is not supported, a file is cut short, or config
+      and weights do not fit each other.
+  """
+  folder = sd.find_part(folder, 'unet')
+  path = folder / 'config.json'
+  found = sd.read_config(path)
+  config = unet_config.config_from_json(
+      found, str(path), prediction=_prediction(folder, found),
+      temporal=temporal, reference_bias=reference_bias,
+  )  # pyformat: disable
+  shapes = {
+      name: leaf.shape
+      for name, leaf in traverse_util.flatten_dict(
+          unet.abstract_params(config), sep='/'
+      ).items()
+  }
+  is_new = lambda name: any(part in name for part in _NEW)
+  new = {name: shape for name, shape in shapes.items() if is_new(name)}
+  tensors = files.open_folder(folder, WEIGHTS)
+  params = table.from_source(
+      rules(config),
+      tensors,
+      {name: shape for name, shape in shapes.items() if name not in new},
+      tensors.name,
+      dtype=dtype,
+      sharding=sharding,
+  )
+  flat = traverse_util.flatten_dict(params, sep='/')
+  if new and not fresh and (folder / f'{TEMPORAL}.safetensors').is_file():
+    tensors = files.open_file(folder / f'{TEMPORAL}.safetensors')
+    more = table.from_source(
+        temporal_rules(), tensors, new, tensors.name, dtype=dtype,
+        sharding=sharding,
+    )  # pyformat: disable
+    flat |= traverse_util.flatten_dict(more, sep='/')
+  elif new:
+    flat |= _draw(config, new, seed, dtype, sharding)
+  return config, traverse_util.unflatten_dict(flat, sep='/')
+
+
+def save_unet(
+    config: unet.UNet3DConfig,
+    params: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    shard_bytes: int = writing.SHARD_BYTES,
+) -> None:
+  """Writes a U-Net in diffusers' layout, temporal attention beside.
+
+  Args:
+    config: of the model.
+    params: its parameters.
+    folder: made if it is not there.
+    dtype: of the files; None keeps that of the parameters.
+    shard_bytes: more than that go into several files with an index.
+
+  Raises:
+    FileExistsError: the folder holds a model already.
+  """
+  folder = pathlib.Path(folder)
+  writing.check_free(folder, WEIGHTS)
+  writing.check_free(folder, TEMPORAL)
+  flat = traverse_util.flatten_dict(params, sep='/')
+  new = {
+      name: flat.pop(name) for name in list(flat)
+      if any(part in name for part in _NEW)
+  }  # pyformat: disable
+  nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
+  writing.write_folder(
+      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
+      shard_bytes=shard_bytes,
+  )  # pyformat: disable
+  if new:
+    writing.write_folder(
+        folder, TEMPORAL, temporal_rules(), nested(new), dtype=dtype,
+        shard_bytes=math.inf,
+    )  # pyformat: disable
+  # Last: a folder with a config is whole.
+  writing.write_json(
+      folder / 'config.json', unet_config.config_to_json(config)
+  )
+
+
+def _prediction(folder: pathlib.Path, found: Mapping[str, Any]) -> str:
+  beside = folder.absolute().parent / 'scheduler'
+  if beside.is_dir():
+    return sd.load_schedule(beside).prediction
+  return found.get(unet_config.PREDICTION, 'epsilon')
+
+
+def _draw(config, shapes, seed, dtype, sharding):
+  """Path -> initial value of some parameters, those of `unet.init_params`."""
+  dtype = np.dtype(np.float32 if dtype is None else dtype)
+
+  def init(key):
+    # What is not asked for is not computed.
+    flat = traverse_util.flatten_dict(unet.init_params(config, key), sep='/')
+    return {name: flat[name].astype(dtype) for name in shapes}
+
+  where = sharding and {
+      name: sharding(jax.ShapeDtypeStruct(shape, dtype))
+      for name, shape in shapes.items()
+  }
+  flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
+  return flat if sharding else jax.device_get(flat)

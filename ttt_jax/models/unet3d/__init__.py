@@ -1,0 +1,1 @@
+"""Stable Diffusion's U-Net inflated to video, as in Tune-A-Video."""

@@ -1,0 +1,127 @@
+"""Stable Diffusion's U-Net, inflated to video (Tune-A-Video, section 3).
+
+What was a model of images reads [B, F, h, w, c]: convolutions run frame by
+frame, group norms of residual blocks over all frames of a clip, and the
+transformers' attention goes to other frames, too. A fresh inflation gives a
+still clip, and a clip of one frame, what the 2-D model gives the picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ttt_jax.models import embeddings
+from ttt_jax.models import layers
+from ttt_jax.models.unet3d import attention
+from ttt_jax.models.unet3d import config as config_lib
+from ttt_jax.models.unet3d import resnet
+
+UNet3DConfig = config_lib.UNet3DConfig
+
+
+class UNet3D(nn.Module):
+  """Predicts noise or v from noisy latents, text and timesteps."""
+
+  config: UNet3DConfig
+
+  @nn.compact
+  def __call__(
+      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+  ) -> jax.Array:
+    """The network's output, `config.prediction`.
+
+    Args:
+      latents: [B, F, h, w, c].
+      text: [B, L, Dt]; or [B, S, L, Dt], whose tokens are read together.
+      timesteps: [B], 0 (clean) to 999 (noise).
+
+    Returns:
+      float32 [B, F, h, w, c].
+
+    Raises:
+      ValueError: shapes that do not fit each other or the config.
+    """
+    c = self.config
+    c.check_inputs(latents.shape, text.shape)
+    dtype = jnp.dtype(c.dtype)
+    text = text.reshape(len(text), -1, c.text_dim).astype(dtype)
+    time = self._time(timesteps)
+    resnet_class, transformer_class = resnet.ResnetBlock, attention.Transformer
+    if c.remat == 'layer':
+      resnet_class = nn.remat(resnet_class)
+      transformer_class = nn.remat(transformer_class)
+
+    def block(x, features, name, i):
+      return resnet_class(
+          features, c.norm_num_groups, c.norm_eps, dtype,
+          name=f'{name}_resnets_{i}',
+      )(x, time)  # pyformat: disable
+
+    def transformer(x, level, name, i):
+      return transformer_class(
+          c, c.num_heads[level], name=f'{name}_attentions_{i}'
+      )(x, text)
+
+    last = c.levels - 1
+    x = resnet.conv(c.block_out_channels[0], 3, dtype, 'conv_in')(latents)
+    skips = [x]
+    for level, features in enumerate(c.block_out_channels):
+      name = f'down_blocks_{level}'
+      for i in range(c.layers_per_block):
+        x = block(x, features, name, i)
+        if c.cross_attention[level]:
+          x = transformer(x, level, name, i)
+        skips.append(x)
+      if level < last:
+        x = resnet.Downsample(dtype, name=f'{name}_downsamplers_0')(x)
+        skips.append(x)
+
+    x = block(x, c.block_out_channels[-1], 'mid_block', 0)
+    x = transformer(x, last, 'mid_block', 0)
+    x = block(x, c.block_out_channels[-1], 'mid_block', 1)
+
+    for level in reversed(range(c.levels)):
+      name = f'up_blocks_{last - level}'
+      for i in range(c.layers_per_block + 1):
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        x = block(x, c.block_out_channels[level], name, i)
+        if c.cross_attention[level]:
+          x = transformer(x, level, name, i)
+      if level:
+        x = resnet.Upsample(dtype, name=f'{name}_upsamplers_0')(x)
+
+    x = resnet.GroupNorm(c.norm_num_groups, c.norm_eps, name='norm_out')(x)
+    x = resnet.conv(c.out_channels, 3, dtype, 'conv_out')(nn.silu(x))
+    return x.astype(jnp.float32)
+
+  def _time(self, timesteps):
+    """[B] -> the time embedding after its last SiLU, [B, 4 C]."""
+    width = self.config.block_out_channels[0]
+    dense = functools.partial(
+        layers.Dense, 4 * width, dtype=jnp.dtype(self.config.dtype)
+    )
+    time = embeddings.timestep_embedding(timesteps, width)
+    time = nn.silu(dense(name='time_1')(time))
+    return nn.silu(dense(name='time_2')(time))
+
+
+def init_params(config: UNet3DConfig, key: jax.Array) -> Any:
+  """Fresh parameters, nested dict; they do not depend on a video's size."""
+  side = 2 ** (config.levels - 1)
+  return UNet3D(config).init(
+      key,
+      jnp.zeros((1, 1, side, side, config.in_channels)),
+      jnp.zeros((1, 1, config.text_dim)),
+      jnp.zeros(1),
+  )['params']
+
+
+def abstract_params(config: UNet3DConfig) -> Any:
+  """Their shapes as `jax.ShapeDtypeStruct`; nothing is computed."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(functools.partial(init_params, config), key)
