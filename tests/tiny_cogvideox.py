@@ -57,7 +57,8 @@ def write_model(folder: pathlib.Path) -> None:
       text_dim=TEXT_DIM, in_channels=LATENT_CHANNELS,
       out_channels=LATENT_CHANNELS, mixer='none', base_rows=2, base_columns=3,
   )  # pyformat: disable
-  params = dit.init_params(config, jax.random.key(0))
+  # What begins at zero, such as the output, would hide all that is before it.
+  params = _stir(dit.init_params(config, jax.random.key(0)))
   convert.save_dit(config, params, folder / 'transformer')
   vae = causal3d.CausalVAEConfig(
       block_out_channels=(8, 8, 16, 16), latent_channels=LATENT_CHANNELS,
@@ -65,7 +66,7 @@ def write_model(folder: pathlib.Path) -> None:
   )
   frames = np.zeros((1, 1, 16, 16, 3), np.float32)
   params = jax.jit(causal3d.CausalVAE(vae).init)(jax.random.key(1), frames)
-  convert.save_vae(folder / 'vae', vae, params['params'])
+  convert.save_vae(folder / 'vae', vae, _stir(params['params']))
   pieces = _write_tokenizer(folder / 'tokenizer')
   _write_t5(folder / 'text_encoder', pieces + 100 + 28)
   for name, content in (
@@ -75,6 +76,14 @@ def write_model(folder: pathlib.Path) -> None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def _stir(params):
+  """The same with some noise on every parameter."""
+  rng = np.random.default_rng(3)
+  return jax.tree.map(
+      lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
+  )
 
 
 def _write_tokenizer(folder: pathlib.Path) -> int:
