@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import av
 import numpy as np
 import pytest
 
@@ -194,3 +195,21 @@ def test_real_files_in_the_papers_forms(tmp_path):
   assert [c.prompts() for c in cut.clips] == [
       ['t3<end_scene>', '<start_scene>t3']
   ]
+
+
+def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
+  """Not cropped, but read as far as its texts ask."""
+  pixels = np.full((20, 16, 32, 3), 99, np.uint8)
+  video.write_video(tmp_path / 'a.mp4', pixels)
+  with av.open(str(tmp_path / 'a.mp4')) as source, av.open(
+      str(tmp_path / 'raw.h264'), 'w'
+  ) as out:
+    stream = out.add_stream_from_template(source.streams.video[0])
+    for packet in source.demux(source.streams.video[0]):
+      if packet.dts is not None:
+        packet.stream = stream
+        out.mux(packet)
+  assert video.probe(tmp_path / 'raw.h264').seconds == 0
+  value = [{'mp4': 'raw.h264', 'text_0': 'a', 'text_1': 'b'}]
+  (clip,) = read(tmp_path, tmp_path, value).clips
+  assert clip.segments[0].end is None

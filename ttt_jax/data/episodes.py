@@ -175,10 +175,10 @@ def _storyboards(
 
 
 def _seconds(name: str, videos_dir: str) -> float | None:
-  """How long a video is; None if it cannot be read."""
+  """How long a video is; None if it cannot be read or does not say."""
   path = shots.resolve(name, videos_dir)
   try:
-    return video.probe(path).seconds
+    return video.probe(path).seconds or None
   except ValueError:
     return None
 
