@@ -5,9 +5,10 @@
 
 The first argument names the stage (3s, 9s, 18s, 30s, 63s), an optional second
 one the mixer (ttt_mlp, ttt_linear, none). Every stage starts from the weights
-that the one before left in the same DIR; the first from a converted
-CogVideoX-5B (`--config.init_from=FOLDER`). `--dry_run` prints sizes and
-parameter groups and touches no accelerator.
+that the one before left in the same DIR; the first from the folder of a
+CogVideoX-5B (`--config.init_from=FOLDER`): configs/cogvideox.py takes that and
+all sizes from a folder. `--dry_run` prints sizes and parameter groups and
+touches no accelerator.
 """
 
 import ml_collections
