@@ -12,6 +12,8 @@ from PIL import Image
 import pytest
 from safetensors.numpy import load_file
 
+from tests.models import vae_tiny
+from tests.models.vae_tiny import run
 import ttt_jax
 from ttt_jax.convert import load_vae
 from ttt_jax.convert import save_vae
@@ -41,20 +43,12 @@ def _tiny():
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def run(vae, params, *args, method=None):
-  """`vae.apply`, compiled as a whole and without effort: half the time."""
-  return jax.jit(
-      lambda p, *a: vae.apply({'params': p}, *a, method=method),
-      compiler_options={'xla_backend_optimization_level': 0},
-  )(params, *args)
-
-
 def clip(frames, seed=0):
   shape = (1, frames, 16, 16, 3)
   return jax.random.uniform(jax.random.key(seed), shape, minval=-1.0)
 
 
-@pytest.mark.parametrize('frames', [1, 9, 17])
+@pytest.mark.parametrize('frames', [1, 17])
 def test_equals_diffusers(golden, frames):
   folder = golden('diffusers_vae')
   config, params = load_vae(folder)
@@ -93,21 +87,6 @@ def test_loop_equals_written_out_windows(tiny):
   looped = run(CausalVAE(TINY), tiny, x)
   unrolled = run(CausalVAE(TINY, unroll=True), tiny, x)
   np.testing.assert_allclose(looped, unrolled, atol=2e-5)
-
-
-def test_stream_of_windows_equals_the_whole(tiny):
-  x, vae = clip(17), CausalVAE(TINY)
-  first, cache = run(vae, tiny, x[:, :9], method='encode_window')
-  rest, _ = run(vae, tiny, x[:, 9:], cache, method='encode_window')
-  moments = np.concatenate([first, rest], axis=1)
-  latents, _ = run(vae, tiny, moments, method='to_units')
-  whole, _ = run(vae, tiny, x, method='encode')
-  np.testing.assert_allclose(latents, whole, atol=2e-5)
-  first, cache = run(vae, tiny, latents[:, :3], method='decode_window')
-  rest, _ = run(vae, tiny, latents[:, 3:], cache, method='decode_window')
-  frames = np.concatenate([first, rest], axis=1)
-  whole = run(vae, tiny, latents, method='decode')
-  np.testing.assert_allclose(frames, whole, atol=2e-5)
 
 
 def test_never_looks_at_later_windows(tiny):
@@ -156,6 +135,41 @@ def test_causal_conv_equals_xla():
   np.testing.assert_allclose(
       causal_conv.causal_conv3d(x, kernel), want, atol=1e-4
   )
+  # Frame by frame, with something before and something after.
+  found, cache = causal_conv.conv_frame_by_frame(
+      x[:, 2:] / 2, kernel, x[:, :2], lambda z, maps: 2 * z, want,
+      lambda y, maps: y - maps,
+  )  # pyformat: disable
+  np.testing.assert_allclose(found, np.zeros_like(want), atol=1e-4)
+  np.testing.assert_allclose(cache, x[:, -2:], atol=1e-6)
+
+
+def test_conv_of_doubled_equals_doubling_before():
+  x = jax.random.normal(jax.random.key(1), (2, 3, 5, 7, 3))
+  kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 4))
+  doubled = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+  np.testing.assert_allclose(
+      causal_conv.conv_of_doubled(x, kernel),
+      causal_conv.conv2d(doubled, kernel), atol=1e-5,
+  )  # pyformat: disable
+
+
+def test_training_writes_out_what_inference_loops_over():
+  config = vae_tiny.CONFIG
+  params = vae_tiny.parameters(config)
+  x = vae_tiny.clip(5, 32, 32)
+
+  def gradient(**how):
+    vae = CausalVAE(config, **how)
+    loss = lambda p: jnp.square(
+        vae.apply({'params': p}, x, method='encode')[0]
+    ).mean()
+    return vae_tiny.quickly(jax.grad(loss), params)
+
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+      gradient(), gradient(unroll=True),
+  )  # pyformat: disable
 
 
 @pytest.mark.parametrize('frames', [8, 9])

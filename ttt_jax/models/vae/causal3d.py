@@ -243,22 +243,22 @@ class CausalVAE(nn.Module):
     count = (x.shape[1] - split) // window
 
     # The results are written where they belong: nothing but them grows.
-    def step(module, carry, i):
-      cache, out = carry
+    def step(module, carry, _):
+      i, cache, out = carry
       part = lax.dynamic_slice_in_dim(x, split + i * window, window, axis=1)
       part, cache = getattr(module, method)(part, cache)
       at = y.shape[1] + i * per_window
-      return (
-          cache, lax.dynamic_update_slice_in_dim(out, part, at, axis=1)
-      ), None
+      out = lax.dynamic_update_slice_in_dim(out, part, at, axis=1)
+      return (i + 1, cache, out), None
 
     scan = nn.scan(
-        step, variable_broadcast='params', split_rngs={'params': False}
-    )
+        step, variable_broadcast='params', split_rngs={'params': False},
+        length=count,
+    )  # pyformat: disable
     pad = [(0, 0)] * y.ndim
     pad[1] = (0, count * per_window)
-    carry = cache, jnp.pad(y, pad)
-    return scan(self, carry, jnp.arange(count))[0][1]
+    carry = jnp.int32(0), cache, jnp.pad(y, pad)
+    return scan(self, carry, None)[0][2]
 
 
 def _at_least_float32(x: jax.Array) -> jnp.dtype:

@@ -1,0 +1,67 @@
+"""Autoencoder folders in and out: types, several files, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from tests.models import vae_tiny
+from ttt_jax import sharding
+from ttt_jax.convert import load_vae
+from ttt_jax.convert import save_vae
+
+CONFIG = vae_tiny.CONFIG
+
+
+@pytest.fixture(scope='module', name='params')
+def _params():
+  return vae_tiny.parameters(CONFIG)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float32])
+def test_types_and_several_files(params, tmp_path, dtype):
+  save_vae(tmp_path / 'a/vae', CONFIG, params, dtype, shard_bytes=9_000)
+  files = list((tmp_path / 'a/vae').glob('*.safetensors'))
+  assert len(files) > 2
+  config, found = load_vae(tmp_path / 'a', dtype=None)
+  assert config == CONFIG
+  assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(dtype)}
+  jax.tree.map(
+      lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
+      params, found,
+  )  # pyformat: disable
+  save_vae(tmp_path / 'b', config, found, shard_bytes=9_000)
+  for path in files:
+    assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
+  _, wide = load_vae(tmp_path / 'b')
+  assert {x.dtype for x in jax.tree.leaves(wide)} == {np.dtype(np.float32)}
+
+
+def test_straight_onto_a_mesh(params, tmp_path):
+  save_vae(tmp_path, CONFIG, params)
+  mesh = sharding.make_mesh(dict(data=1))
+  copies = sharding.replicated(mesh)
+  _, found = load_vae(tmp_path, sharding=lambda leaf: copies)
+  assert all(x.sharding == copies for x in jax.tree.leaves(found))
+  jax.tree.map(np.testing.assert_array_equal, params, found)
+
+
+def test_a_folder_is_not_written_twice(params, tmp_path):
+  save_vae(tmp_path, CONFIG, params)
+  with pytest.raises(FileExistsError, match='is not replaced'):
+    save_vae(tmp_path, CONFIG, params)
+
+
+def test_a_shard_that_is_gone_and_integers(params, tmp_path):
+  save_vae(tmp_path, CONFIG, params, shard_bytes=9_000)
+  path = sorted(tmp_path.glob('*.safetensors'))[1]
+  tensors = safetensors_numpy.load_file(path)
+  key = sorted(tensors)[0]
+  tensors[key] = tensors[key].astype(np.int8)
+  safetensors_numpy.save_file(tensors, path)
+  with pytest.raises(ValueError, match=f'{key} has type I8'):
+    load_vae(tmp_path)
+  path.unlink()
+  with pytest.raises(FileNotFoundError, match=f'not there: {path.name}'):
+    load_vae(tmp_path)
