@@ -14,9 +14,13 @@ PYTEST_FLAGS ?= -n 2
 # The compilers for TPU and GPU live in environments of their own.
 TPU := .venv-tpu
 GPU := .venv-gpu
+# So do diffusers, transformers and the CPU build of PyTorch.
+PARITY := .venv-parity
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 JAX := 0.10.2
 
-.PHONY: demo demo-memory test test-slow bench kernel-check kernel-budget clean
+.PHONY: demo demo-memory test test-slow bench parity kernel-check \
+  kernel-budget clean
 
 demo: $(READY)
 	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR)
@@ -42,6 +46,18 @@ $(READY): requirements.txt requirements-assets.txt setup.py
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# Our models beside those of diffusers and transformers, live.
+parity: $(PARITY)/ready
+	$(PARITY)/bin/python -m pytest -q $(PYTEST_FLAGS) tests/parity
+
+$(PARITY)/ready: requirements.txt requirements-parity.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  --extra-index-url $(TORCH_INDEX) $$(grep ^torch== requirements-parity.txt)
+	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -r requirements-parity.txt
+	touch $@
+
 # Compiles the kernels for TPUs and an H100, of which none is needed.
 kernel-check: $(TPU)/ready $(GPU)/ready
 	$(TPU)/bin/python -m pallas_kernels.compile_tpu --check --calls=paper_63s
@@ -63,4 +79,4 @@ $(GPU)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TPU) $(GPU) $(WORKDIR)
+	rm -rf $(VENV) $(TPU) $(GPU) $(PARITY) $(WORKDIR)

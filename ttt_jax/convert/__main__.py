@@ -15,8 +15,8 @@
   its transformer becomes a folder for diffusers, TTT layers beside.
 
 Training starts from either form: --config.init_from=DIR. Nothing is replaced,
-and --out appears when all of it is there. Memory holds about twice the
-largest parameter whatever the model's size; a training run is read whole.
+and --out appears when all of it is there. Memory holds about three times the
+largest parameter, 9.5 GB for CogVideoX-5B; a training run is read whole.
 """
 
 from __future__ import annotations
