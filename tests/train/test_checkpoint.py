@@ -142,6 +142,7 @@ def test_config_differences_are_named_but_for_free_fields():
   saved = identity.plain(tiny_config.get_config())
   config = tiny_config.get_config()
   config.steps, config.mesh.data, config.data.folder = 99, 2, 'elsewhere'
+  config.model.remat = 'offload'
   identity.check_config(saved, config, pathlib.Path('w'))
   config.model.width = 3
   with pytest.raises(ValueError, match='model.width = 16 there, 3 here'):

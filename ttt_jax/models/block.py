@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +21,10 @@ from ttt_jax.models import mixers
 from ttt_jax.models import positions
 from ttt_jax.models import rope
 from ttt_jax.models import ttt
+
+
+# Name of a block's input, for checkpoint policies.
+INPUT = 'block_input'
 
 
 class Context(NamedTuple):
@@ -116,7 +121,7 @@ class Block(nn.Module):
       y = layers.LayerNorm(epsilon=config.norm_eps, name=f'{name}_norm')(x)
       return (y * (1 + scale) + shift).astype(dtype), gate
 
-    x = self.layout.by_tokens(x)
+    x = checkpoint_name(self.layout.by_tokens(x), INPUT)
     y, gate = modulated('seq')
     y, aux = SequenceBlock(config, self.order, self.layout, name='seq')(
         y, context, diagnose=self.diagnose

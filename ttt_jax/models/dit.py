@@ -19,6 +19,18 @@ from ttt_jax.models import positions
 DiTConfig = dit_config.DiTConfig
 
 
+# What the backward pass finds, by `DiTConfig.remat`.
+_REMAT_POLICIES = {
+    'layer': None,
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[block_lib.INPUT],
+        offload_src='device',
+        offload_dst='pinned_host',
+    ),
+}
+
+
 class DiffusionTransformer(nn.Module):
   """Predicts v from noisy latents, segment texts and timesteps."""
 
@@ -85,8 +97,10 @@ class DiffusionTransformer(nn.Module):
       )  # pyformat: disable
       x = x + place(table[None])
     block = block_lib.Block
-    if config.remat == 'layer':
-      block = nn.remat(block, prevent_cse=False)
+    if config.remat != 'none':
+      block = nn.remat(
+          block, prevent_cse=False, policy=_REMAT_POLICIES[config.remat]
+      )
     x, aux = nn.scan(
         block,
         variable_axes={'params': 0},

@@ -8,7 +8,7 @@ from ttt_jax import token_order
 from ttt_jax.models import mixers
 from ttt_jax.models import positions as positions_lib
 
-REMAT_POLICIES = ('none', 'layer')
+REMAT_POLICIES = ('none', 'layer', 'offload')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,8 @@ class DiTConfig:
     max_text_length: tokens of a text in pre-training; the model takes any
       number and only an export tells it.
     dtype: compute type, 'float32' or 'bfloat16'. Parameters are float32.
-    remat: 'none', or 'layer': keep only the blocks' inputs for the backward
-      pass.
+    remat: 'none'; 'layer': keep only the blocks' inputs for the backward
+      pass; 'offload': keep them in the host's memory.
     implementation: of the mixer's kernel; None takes the backend's best.
     attention: implementation of softmax attention, 'xla' or 'splash'; None
       takes the backend's best.

@@ -16,6 +16,7 @@ FREE_FIELDS = (
     'keep_every', 'sample_every', 'mesh', 'microbatches', 'previous_stage',
     'init_from', 'scheduler', 'data.folder', 'data.storyboards',
     'data.videos', 'data.stride', 'vae.folder', 'text.folder', 'text.cache',
+    'model.remat', 'model.implementation', 'model.attention',
 )  # pyformat: disable
 
 
