@@ -1,0 +1,270 @@
+"""The inflated U-Net against the reference's, diffusers' and its own claims.
+
+fixtures/tiny_sd is of diffusers' making, see fixtures/make_sd.py; the golden
+files are Tune-A-Video's own numbers.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax.convert import load_unet
+from ttt_jax.models.unet3d import attention
+from ttt_jax.models.unet3d import unet
+
+TINY = unet.UNet3DConfig(
+    block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
+    cross_attention=(True, True), num_heads=(2, 2), text_dim=6,
+)  # pyformat: disable
+
+
+def error(found, want):
+  return np.abs(np.float32(found) - want).max() / np.abs(want).max()
+
+
+def last(x):
+  """[B, c, F, h, w] -> [B, F, h, w, c]."""
+  return np.moveaxis(x, 1, -1)
+
+
+def apply(config, params, latents, text, timesteps):
+  return jax.jit(unet.UNet3D(config).apply)(
+      {'params': params}, latents, text, jnp.asarray(timesteps)
+  )
+
+
+def draw(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def inputs(config, clips=1, frames=3):
+  return (
+      draw(0, clips, frames, 4, 4, config.in_channels),
+      draw(1, clips, 5, config.text_dim),
+      np.linspace(10, 900, clips),
+  )
+
+
+def random_params(config, seed=0):
+  """All of them random: zeros would hide what they belong to."""
+  leaves, tree = jax.tree.flatten(unet.abstract_params(config))
+  return jax.tree.unflatten(
+      tree, [draw([seed, i], *leaf.shape) * 0.3 for i, leaf in
+             enumerate(leaves)]
+  )  # pyformat: disable
+
+
+@pytest.fixture(scope='module', name='io')
+def _io(golden):
+  with np.load(golden('tav_unet2d') / 'io.npz') as io:
+    return dict(io)
+
+
+def test_inflated_output_of_the_reference(golden, io):
+  config, params = load_unet(golden('tav_unet2d'))
+  timesteps = io['timestep'].reshape(1)
+  text = io['encoder_hidden_states']
+  found = apply(config, params, last(io['sample']), text, timesteps)
+  assert error(found, last(io['out'])) < 2e-5
+  # A fresh inflation is the reference's with its temporal attention off, but
+  # the reference's own has a random bias.
+  fresh = lambda **choices: apply(
+      *load_unet(golden('tav_unet2d'), fresh=True, **choices),
+      last(io['sample']), text, timesteps,
+  )
+  assert error(fresh(), last(io['out_notemp'])) < 2e-5
+  assert error(fresh(reference_bias=True), last(io['out_notemp'])) > 1e-2
+
+
+def test_2d_output_of_diffusers(golden, io):
+  config, params = load_unet(golden('tav_unet2d'), temporal=False)
+  pictures = np.swapaxes(last(io['sample']), 0, 1)
+  found = apply(
+      config, params, pictures,
+      np.repeat(io['encoder_hidden_states'], len(pictures), 0),
+      np.repeat(io['timestep'], len(pictures)),
+  )
+  want = np.swapaxes(last(io['out2d_per_frame']), 0, 1)
+  assert error(found, want) < 2e-5
+
+
+def test_2d_output_of_a_tiny_stable_diffusion_2(fixtures):
+  folder = fixtures / 'tiny_sd'
+  want = np.load(folder / 'numbers.npz')
+  config, params = load_unet(folder, dtype=np.float32)
+  pictures = last(want['latents'])[:, None]
+  found = apply(
+      config, params, pictures, want['states'][:2], want['timesteps']
+  )
+  assert error(found[:, 0], last(want['output'])) < 2e-5
+
+
+def test_sparse_causal_attention_of_the_reference(io):
+  frames = int(io['sc_video_length'])
+  params = {
+      name: {'kernel': io[f'sc_{name}.weight'].T}
+      for name in ('to_q', 'to_k', 'to_v')
+  }
+  params['to_out'] = {
+      'kernel': io['sc_to_out.0.weight'].T, 'bias': io['sc_to_out.0.bias']
+  }
+  for at_once in (None, 3):
+    module = attention.SparseCausalAttention(
+        int(io['sc_heads']), jnp.float32, at_once
+    )
+    found = module.apply({'params': params}, io['sc_x'], frames)
+    assert error(found, io['sc_out']) < 2e-5
+
+
+def test_whose_pixels_a_frame_reads():
+  x = np.arange(6.0).reshape(6, 1, 1)  # two clips of three frames
+  found = attention.first_and_previous(x, 3)[..., 0]
+  assert found.tolist() == [[0, 0], [0, 0], [0, 1], [3, 3], [3, 3], [3, 4]]
+
+
+@pytest.mark.parametrize('frames', [1, 3])
+def test_a_fresh_inflation_is_the_2d_model_on_still_clips(frames):
+  config = TINY
+  flat = dataclasses.replace(config, temporal=False)
+  params = unet.init_params(config, jax.random.key(0))
+  without = jax.tree.map(lambda x: x, params)
+  for name, part in without.items():
+    if 'attentions' in name:
+      fresh = part['block'].pop('attn_temp')
+      del part['block']['norm_temp']
+      assert not np.any(fresh['to_out']['kernel'])
+      assert not np.any(fresh['to_out']['bias'])
+      assert np.any(fresh['to_q']['kernel'])
+  assert jax.tree.structure(without) == jax.tree.structure(
+      unet.abstract_params(flat)
+  )
+  picture, text, timesteps = inputs(config, clips=2, frames=1)
+  want = np.asarray(apply(flat, without, picture, text, timesteps))
+  clip = np.repeat(picture, frames, axis=1)
+  found = apply(config, params, clip, text, timesteps)
+  assert error(found, np.repeat(want, frames, axis=1)) < 1e-5
+  quirk = dataclasses.replace(config, reference_bias=True)
+  params = unet.init_params(quirk, jax.random.key(0))
+  bias = params['mid_block_attentions_0']['block']['attn_temp']['to_out'][
+      'bias'
+  ]
+  assert 0.01 < np.abs(bias).max() <= 1 / np.sqrt(8)
+  assert error(
+      apply(quirk, params, clip, text, timesteps),
+      np.repeat(want, frames, axis=1),
+  ) > 1e-3  # pyformat: disable
+
+
+def test_clips_of_a_batch_do_not_meet():
+  params = random_params(TINY)
+  both = inputs(TINY, clips=2)
+  together = apply(TINY, params, *both)
+  for i in range(2):
+    alone = apply(TINY, params, *(x[i : i + 1] for x in both))
+    assert error(together[i : i + 1], alone) < 1e-5
+
+
+def test_texts_of_segments_are_read_together():
+  params = random_params(TINY)
+  latents, text, timesteps = inputs(TINY)
+  split = np.concatenate([text, text + 1], 1)
+  np.testing.assert_allclose(
+      apply(TINY, params, latents, split.reshape(1, 2, 5, 6), timesteps),
+      apply(TINY, params, latents, split, timesteps), atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+    'choices', [dict(remat='layer'), dict(attention_frames=2)]
+)
+def test_less_memory_gives_the_same_gradients(choices):
+  params = random_params(TINY)
+  latents, text, timesteps = inputs(TINY)
+
+  def loss(params, config):
+    return jnp.square(
+        unet.UNet3D(config).apply(
+            {'params': params}, latents, text, jnp.asarray(timesteps)
+        )
+    ).mean()
+
+  gradient = jax.jit(jax.grad(loss), static_argnums=1)
+  want = gradient(params, TINY)
+  found = gradient(params, dataclasses.replace(TINY, **choices))
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(want))
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale),
+      found, want,
+  )  # pyformat: disable
+
+
+def test_bfloat16_keeps_norms_and_softmax_in_float32():
+  config = dataclasses.replace(TINY, dtype='bfloat16')
+  params = random_params(TINY)
+  args = inputs(TINY)
+  jaxpr = jax.make_jaxpr(
+      lambda p: unet.UNet3D(config).apply({'params': p}, *map(jnp.asarray, args))
+  )(params)
+  types = set(operations(jaxpr, ('rsqrt', 'exp', 'reduce_max')))
+  assert {name for name, _ in types} == {'rsqrt', 'exp', 'reduce_max'}
+  assert {dtype for _, dtype in types} == {np.dtype(np.float32)}
+  assert any(
+      dtype == jnp.bfloat16
+      for _, dtype in operations(jaxpr, ('conv_general_dilated',))
+  )
+  found = apply(config, params, *args)
+  assert found.dtype == jnp.float32
+  assert 1e-4 < error(found, np.asarray(apply(TINY, params, *args))) < 0.1
+
+
+def operations(jaxpr, names):
+  """(name, type of the result) of some operations, however deep."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in names:
+      yield equation.primitive.name, equation.outvars[0].aval.dtype
+    for value in equation.params.values():
+      if hasattr(inner := getattr(value, 'jaxpr', value), 'eqns'):
+        yield from operations(inner, names)
+
+
+def test_the_defaults_are_stable_diffusion_1():
+  params = unet.abstract_params(
+      unet.UNet3DConfig(temporal=False)
+  )
+  # What diffusers counts for runwayml's 1.5.
+  assert sum(x.size for x in jax.tree.leaves(params)) == 859_520_964
+
+
+@pytest.mark.parametrize(
+    'fields, message',
+    [
+        (dict(prediction='sample'), "'sample'; legal are epsilon, v_pred"),
+        (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
+        (dict(remat='all'), "'all'; legal are none, layer"),
+        (dict(num_heads=(2,)), 'one value for each of the 2 levels'),
+        (dict(num_heads=(3, 2)), '4 is not a multiple of its 3 heads'),
+        (dict(norm_num_groups=3), '4 is not a multiple of norm_num_groups 3'),
+        (dict(attention_frames=0), 'attention_frames 0 must be 1 or more'),
+    ],
+)
+def test_sizes_that_cannot_work(fields, message):
+  with pytest.raises(ValueError, match=message) as e:
+    dataclasses.replace(TINY, **fields)
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    'latents, text, message',
+    [
+        ((1, 3, 5, 4, 4), (1, 5, 6), '5 x 4; both must be multiples of 2'),
+        ((1, 3, 4, 4, 3), (1, 5, 6), r'must be \[B, F, h, w, 4\]'),
+        ((2, 3, 4, 4, 4), (1, 5, 6), r'must be \[2, L, 6\]'),
+        ((1, 3, 4, 4, 4), (1, 5, 7), r'must be \[1, L, 6\]'),
+    ],
+)
+def test_inputs_that_do_not_fit(latents, text, message):
+  with pytest.raises(ValueError, match=message):
+    TINY.check_inputs(latents, text)
