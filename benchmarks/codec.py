@@ -1,0 +1,149 @@
+"""Times the autoencoder and T5 against diffusers and transformers, on CPU.
+
+    python -m benchmarks.codec [--frames=9] [--size=64x96] [--layers=2]
+        [--calls=3] [--threads=2] [--json=FILE]
+
+needs the environment of `make parity`. Both sides have the same random
+weights, those of CogVideoX's own sizes (of T5 v1.1 XXL with fewer layers), and
+run by turns in one process on the same cores, in float32. Of several calls the
+least counts. On a machine that others use, too, compare with --threads=1 under
+`taskset -c 0`: PyTorch waits for its slowest thread after every operation.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+import time
+
+from absl import flags
+import jax
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from ttt_jax import cli
+from ttt_jax import convert
+from ttt_jax.models.text import t5
+from ttt_jax.models.vae import stream as stream_lib
+
+_FRAMES = flags.DEFINE_integer('frames', 9, 'Frames of the video, 4 n + 1.')
+_SIZE = flags.DEFINE_string('size', '64x96', 'Its height and width.')
+_LAYERS = flags.DEFINE_integer('layers', 2, 'Layers of T5; XXL has 24.')
+_PROMPTS = flags.DEFINE_integer('prompts', 4, 'Texts of 226 tokens.')
+_CALLS = flags.DEFINE_integer('calls', 3, 'Calls of which the least counts.')
+_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch.')
+_JSON = flags.DEFINE_string('json', '', 'File for the numbers.')
+
+
+def by_turns(calls: int, ours, theirs) -> tuple[float, float]:
+  """Least seconds of each, after a call of each that compiles."""
+  ours(), theirs()
+  times = [], []
+  for _ in range(calls):
+    for call, found in zip((ours, theirs), times):
+      start = time.perf_counter()
+      call()
+      found.append(time.perf_counter() - start)
+  return min(times[0]), min(times[1])
+
+
+def autoencoder(folder: str, frames: int, height: int, width: int):
+  """(name, our call, their call, function of their results) both ways."""
+  import diffusers
+  import torch
+
+  torch.manual_seed(0)
+  theirs = diffusers.AutoencoderKLCogVideoX(
+      down_block_types=('CogVideoXDownBlock3D',) * 4,
+      up_block_types=('CogVideoXUpBlock3D',) * 4,
+      block_out_channels=(128, 256, 256, 512), layers_per_block=3,
+      latent_channels=16, scaling_factor=0.7,
+  ).eval()  # pyformat: disable
+  theirs.save_pretrained(folder)
+  ours = stream_lib.VAEStream(*convert.load_vae(folder))
+  rng = np.random.default_rng(0)
+  pixels = rng.uniform(-1, 1, (1, frames, height, width, 3)).astype('float32')
+  latents = rng.normal(
+      size=(1, (frames - 1) // 4 + 1, height // 8, width // 8, 16)
+  ).astype('float32')
+  to_torch = lambda x: torch.from_numpy(
+      np.ascontiguousarray(np.moveaxis(x, -1, 1))
+  )
+  x, z = to_torch(pixels), to_torch(latents) / 0.7
+  last = lambda tensor: np.moveaxis(tensor.numpy(), 1, -1)
+  yield (
+      'VAE encode',
+      lambda: np.concatenate([m for m, _ in ours.encode(pixels)], axis=1),
+      lambda: last(theirs.encode(x).latent_dist.mean * 0.7),
+  )
+  yield (
+      'VAE decode',
+      lambda: np.concatenate(list(ours.decode(latents)), axis=1),
+      lambda: last(theirs.decode(z).sample),
+  )
+
+
+def text_encoder(folder: str, layers: int, prompts: int):
+  """As `autoencoder`."""
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  theirs = transformers.T5EncoderModel(transformers.T5Config(
+      # XXL but for the depth, and few rows of the table, which is only read.
+      vocab_size=1000, d_model=4096, d_kv=64, num_heads=64, d_ff=10240,
+      num_layers=layers, feed_forward_proj='gated-gelu',
+      is_encoder_decoder=False,
+  )).eval()  # pyformat: disable
+  theirs.save_pretrained(folder)
+  config, params = convert.load_t5(folder)
+  params = jax.device_put(params)
+  apply = jax.jit(t5.T5Encoder(config).apply)
+  ids = np.random.default_rng(0).integers(0, 1000, (prompts, 226))
+  yield (
+      f'T5 XXL, {layers} layers',
+      lambda: np.asarray(apply({'params': params}, ids)),
+      lambda: theirs(torch.from_numpy(ids)).last_hidden_state.numpy(),
+  )
+
+
+def main(_) -> None:
+  import torch
+
+  torch.set_num_threads(_THREADS.value)
+  height, width = map(int, _SIZE.value.split('x'))
+  rows = []
+  with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+    root = pathlib.Path(folder)
+    for part in (
+        autoencoder(str(root / 'vae'), _FRAMES.value, height, width),
+        text_encoder(str(root / 't5'), _LAYERS.value, _PROMPTS.value),
+    ):
+      for name, ours, theirs in part:
+        want = theirs()
+        error = np.abs(ours() - want).max() / np.abs(want).max()
+        mine, other = by_turns(_CALLS.value, ours, theirs)
+        rows.append(dict(
+            name=name, jax=mine, torch=other, ratio=other / mine,
+            error=float(error),
+        ))  # pyformat: disable
+  table = rich_table.Table(
+      title=f'{_FRAMES.value} frames of {_SIZE.value};'
+      f' {_PROMPTS.value} texts of 226 tokens'
+  )
+  for name in ('', 'JAX, s', 'PyTorch, s', 'PyTorch / JAX', 'difference'):
+    table.add_column(name, justify='right')
+  for row in rows:
+    table.add_row(
+        row['name'], f'{row["jax"]:.2f}', f'{row["torch"]:.2f}',
+        f'{row["ratio"]:.2f}', f'{row["error"]:.1e}',
+    )  # pyformat: disable
+  rich_console.Console().print(table)
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == '__main__':
+  cli.run(main)
