@@ -59,7 +59,7 @@ def test_arithmetic_inside_heads(tokens, number, dim):
   even, odd = split[..., ::2], split[..., 1::2]
   cos_, sin_ = (np.asarray(y)[:, None, ::2] for y in (cos, sin))
   want = np.stack([even * cos_ - odd * sin_, even * sin_ + odd * cos_], -1)
-  turned = heads.tokens(heads.rotate(heads.view(x), (cos, sin)))
+  turned = heads.tokens(heads.rotate(heads.view(x), heads.spread((cos, sin))))
   np.testing.assert_allclose(turned, want.reshape(x.shape), atol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_the_products_of_a_tpu_are_the_plain_forms(monkeypatch):
 
   def both():
     y = heads.view(x)
-    return heads.total(y), heads.rotate(y, turns)
+    return heads.total(y), heads.rotate(y, heads.spread(turns))
 
   plain = both()
   monkeypatch.setattr(

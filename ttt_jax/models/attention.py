@@ -113,6 +113,7 @@ class SegmentAttention(nn.Module):
       norms, turns = shared
       width = m // self.layout.sp
       heads = heads_lib.Heads(width // d, d)
+      turns = heads.spread(turns)
 
       # One window after the other: their score matrices never exist together,
       # and the backward pass makes them again. Both keep memory flat in the

@@ -54,7 +54,7 @@ class Heads:
   def view(self, x: jax.Array) -> jax.Array:
     """[B, T, H * D] -> [B, T / r, G, r, W], r = 8 where it divides T or 1."""
     b, t, _ = x.shape
-    rows = 1 if t % _SUBLANES else _SUBLANES
+    rows = _rows(t)
     return x.reshape(b, t // rows, rows, -1, self.width).swapaxes(2, 3)
 
   def tokens(self, y: jax.Array) -> jax.Array:
@@ -72,12 +72,24 @@ class Heads:
 
     return _times(y, lane[:, None] == lane, plain)
 
+  def spread(self, turns: Turns) -> Turns:
+    """cos and sin for each token, [T, D] -> as `rotate` takes them.
+
+    Where many views are rotated by the same table, this is done once.
+    """
+
+    def one(x):
+      x = jnp.tile(x, self._group)
+      return x.reshape(-1, 1, _rows(x.shape[0]), self.width)
+
+    return tuple(map(one, turns))
+
   def rotate(self, y: jax.Array, turns: Turns) -> jax.Array:
     """Turns the feature pairs (2i, 2i + 1) of a view.
 
     Args:
       y: a view, in any dtype.
-      turns: cos and sin for each token, [T, D], float32 or wider.
+      turns: from `spread`, float32 or wider.
 
     Returns:
       The view, in the dtype of `turns`.
@@ -90,7 +102,7 @@ class Heads:
     def plain(y):
       return jnp.stack([-y[..., 1::2], y[..., ::2]], axis=-1).reshape(y.shape)
 
-    cos, sin = (self._spread(x, y.shape[3]) for x in turns)
+    cos, sin = turns
     return y * cos + _times(y, swap, plain).astype(sin.dtype) * sin
 
   def layer_norm(
@@ -118,10 +130,10 @@ class Heads:
     w = jnp.broadcast_to(w, (self.number, self.dim))
     return w.reshape(-1, 1, self.width)
 
-  def _spread(self, x: jax.Array, rows: int) -> jax.Array:
-    """[T, D] -> [T / r, 1, r, W]."""
-    x = jnp.tile(x, self._group)
-    return x.reshape(-1, 1, rows, self.width)
+
+def _rows(tokens: int) -> int:
+  """Tokens of a tile, or one where they do not fill tiles."""
+  return 1 if tokens % _SUBLANES else _SUBLANES
 
 
 def _times(
