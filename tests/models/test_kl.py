@@ -1,0 +1,83 @@
+"""Stable Diffusion's autoencoder against diffusers' (fixtures/make_sd.py)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax.convert import load_kl_vae
+from ttt_jax.models.vae import kl
+
+SCALE = 0.18215
+
+
+def error(found, want):
+  return np.abs(np.float32(found) - want).max() / np.abs(want).max()
+
+
+def clip(x):
+  """[N, c, h, w] -> one clip of N frames."""
+  return np.moveaxis(x, 1, -1)[None]
+
+
+@pytest.fixture(scope='module', name='tiny')
+def _tiny(fixtures):
+  config, params = load_kl_vae(fixtures / 'tiny_sd')
+  return config, params, np.load(fixtures / 'tiny_sd/numbers.npz')
+
+
+def test_moments_and_frames_of_diffusers(tiny):
+  config, params, want = tiny
+  vae = kl.KLVAE(config)
+  mean, logvar = vae.apply(
+      {'params': params}, clip(want['frames']), method='encode'
+  )
+  assert error(mean, SCALE * clip(want['mean'])) < 1e-5
+  logvar -= 2 * np.log(SCALE)
+  assert error(logvar, clip(want['logvar'])) < 1e-5
+  latents = SCALE * clip(want['latents'])
+  found = vae.apply({'params': params}, latents, method='decode')
+  assert error(found, clip(want['decoded'])) < 1e-5
+  # A clip of one frame takes another path.
+  found = vae.apply({'params': params}, latents[:, :1], method='decode')
+  assert error(found[0], want['decoded'][:1].transpose(0, 2, 3, 1)) < 1e-5
+
+
+def test_memory_does_not_grow_with_frames(tiny):
+  config, params, _ = tiny
+  vae = kl.KLVAE(config)
+
+  def temporaries(frames):
+    latents = jax.ShapeDtypeStruct((1, frames, 16, 16, 4), jnp.float32)
+    decode = lambda p, z: vae.apply({'params': p}, z, method='decode')
+    stats = jax.jit(decode).lower(params, latents).compile().memory_analysis()
+    return stats.temp_size_in_bytes - 2 * latents.size * latents.dtype.itemsize
+
+  assert temporaries(32) < 1.1 * temporaries(4)
+
+
+def test_bfloat16(tiny):
+  config, params, want = tiny
+  vae = kl.KLVAE(config, jnp.bfloat16)
+  found = vae.apply(
+      {'params': params}, SCALE * clip(want['latents']), method='decode'
+  )
+  assert found.dtype == jnp.float32
+  assert 1e-4 < error(found, clip(want['decoded'])) < 0.05
+
+
+def test_the_defaults_are_stable_diffusions():
+  key = jax.random.key(0)
+  config = kl.KLVAEConfig()
+  params = jax.eval_shape(lambda: kl.init_params(config, key))
+  assert sum(x.size for x in jax.tree.leaves(params)) == 83_653_863
+
+
+def test_errors():
+  config = kl.KLVAEConfig()
+  with pytest.raises(ValueError, match='20x16 cannot be encoded.*of 8'):
+    config.check_frames((1, 2, 20, 16, 3))
+  with pytest.raises(ValueError, match=r'are not \[batch, frames'):
+    config.check_latents((1, 2, 20, 16, 3))
+  with pytest.raises(ValueError, match='128 is not a multiple of norm_num'):
+    kl.KLVAEConfig(norm_num_groups=48)
