@@ -156,8 +156,8 @@ class TextCache:
       return None
     try:
       found = np.load(self._path(prompt), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-      return None
+    except (OSError, ValueError, EOFError):
+      return None  # A folder that cannot be used fails when it is written.
     shape = self._encoder.text_length, self._encoder.width
     return found if found.shape == shape else None
 
