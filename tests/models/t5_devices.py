@@ -45,7 +45,9 @@ def memory(mesh):
   return dict(
       arguments=found.argument_size_in_bytes,
       temporaries=found.temp_size_in_bytes,
-      parameters=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)),
+      parameters=sum(
+          x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)
+      ),
   )
 
 

@@ -14,7 +14,8 @@ from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
 CONFIG = CausalVAEConfig(
     latent_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-    norm_num_groups=4, temporal_compression_ratio=2, scaling_factor=(0.5, 1.0, 2.0, 4.0),
+    norm_num_groups=4, temporal_compression_ratio=2,
+    scaling_factor=(0.5, 1.0, 2.0, 4.0),
     shift=(0.1, -0.2, 0.3, 1.0),
 )  # pyformat: disable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -173,5 +174,6 @@ class TextCache:
         np.save(file, embedding, allow_pickle=False)
       half.replace(path)
     except OSError as e:
-      half.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        half.unlink()
       raise manifest.write_error(path, e) from e
