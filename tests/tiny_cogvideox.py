@@ -57,16 +57,17 @@ def write_model(folder: pathlib.Path) -> None:
       text_dim=TEXT_DIM, in_channels=LATENT_CHANNELS,
       out_channels=LATENT_CHANNELS, mixer='none', base_rows=2, base_columns=3,
   )  # pyformat: disable
-  # What begins at zero, such as the output, would hide all that is before it.
-  params = _stir(dit.init_params(config, jax.random.key(0)))
+  params = _random(dit.abstract_params(config))
   convert.save_dit(config, params, folder / 'transformer')
   vae = causal3d.CausalVAEConfig(
       block_out_channels=(8, 8, 16, 16), latent_channels=LATENT_CHANNELS,
       layers_per_block=1, norm_num_groups=4, scaling_factor=0.7,
   )
   frames = np.zeros((1, 1, 16, 16, 3), np.float32)
-  params = jax.jit(causal3d.CausalVAE(vae).init)(jax.random.key(1), frames)
-  convert.save_vae(folder / 'vae', vae, _stir(params['params']))
+  params = jax.eval_shape(
+      causal3d.CausalVAE(vae).init, jax.random.key(0), frames
+  )
+  convert.save_vae(folder / 'vae', vae, _random(params['params']))
   pieces = _write_tokenizer(folder / 'tokenizer')
   _write_t5(folder / 'text_encoder', pieces + 100 + 28)
   for name, content in (
@@ -78,12 +79,20 @@ def write_model(folder: pathlib.Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def _stir(params):
-  """The same with some noise on every parameter."""
+def _random(shapes):
+  """Parameters for these shapes, none zero: zeros hide what is before them."""
   rng = np.random.default_rng(3)
-  return jax.tree.map(
-      lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
-  )
+
+  def draw(path, leaf):
+    value = rng.normal(size=leaf.shape)
+    kind = path[-1].key
+    if kind == 'kernel':
+      value *= 1.5 / np.sqrt(leaf.size / leaf.shape[-1])
+    else:
+      value = 0.1 * value + (kind == 'scale')
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _write_tokenizer(folder: pathlib.Path) -> int:

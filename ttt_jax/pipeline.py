@@ -22,6 +22,7 @@ import numpy as np
 from ttt_jax import convert
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
+from ttt_jax import pretrained
 from ttt_jax import sharding
 from ttt_jax import shot_recall
 from ttt_jax import storyboard as storyboard_lib
@@ -100,10 +101,11 @@ class VideoPipeline:
       ema: bool = True,
       mesh: jax.sharding.Mesh | None = None,
   ) -> VideoPipeline:
-    """The pipeline of a trained stage.
+    """The pipeline of a trained stage, or of a pre-trained CogVideoX.
 
     Args:
-      folder: a stage folder, or a workdir: then its stage saved last.
+      folder: a stage folder, or a workdir: then its stage saved last; or a
+        whole model in diffusers' layout, see `pretrained`.
       ema: the averaged weights, where training kept an average.
       mesh: of `sharding.make_mesh`, over which the transformer is split; None
         is the first device.
@@ -112,6 +114,8 @@ class VideoPipeline:
       FileNotFoundError: no checkpoint, VAE or text encoder there.
       ValueError: the VAE or the text encoder is not the one of training.
     """
+    if pretrained.is_model(folder):
+      return cls(**pretrained.parts(folder, mesh))
     place = mesh and functools.partial(sharding.param_sharding, mesh)
     params, config = checkpoint.load_params(folder, ema, sharding=place)
     pipe = cls.from_config(config, params, mesh)

@@ -2,6 +2,8 @@
 
     python -m ttt_jax.sample --workdir=DIR --storyboard=FILE --out=FILE.mp4
 
+DIR is a training run's, or the folder of a pre-trained CogVideoX.
+
 Writes an H.264 MP4 and a contact sheet, one frame a segment, beside it.
 """
 
@@ -15,8 +17,9 @@ from absl import flags
 from ttt_jax import cli
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the training run.', required=True
-)
+    'workdir', None, 'Folder of the training run, or of a whole CogVideoX in'
+    " diffusers' layout.", required=True,
+)  # pyformat: disable
 _STORYBOARD = flags.DEFINE_string(
     'storyboard', None, 'JSON file with one text a segment.', required=True
 )

@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from tests import tiny_cogvideox
-from ttt_jax import convert
 from ttt_jax import pipeline
 from ttt_jax import storyboard
-from ttt_jax.models.text import encoder
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
@@ -25,17 +23,9 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def ours(folder):
-  config, params = convert.load_dit(folder)
-  return pipeline.VideoPipeline(
-      config, params, convert.load_vae(folder / 'vae'),
-      encoder.load_text_encoder(folder / 'text_encoder', 226),
-      height=32, width=48,
-  )  # pyformat: disable
-
-
 def test_a_folder_gives_the_same_frames_in_both_programs(folder):
-  pipe = ours(folder)
+  pipe = pipeline.VideoPipeline.load(folder)
+  assert pipe.scheduler == 'cogvideox_dpm'
   latents = pipe.sample_latents(
       storyboard.Storyboard.parse([{'text': TEXT, 'negative': NEGATIVE}]),
       steps=STEPS, guidance=GUIDANCE, seed=SEED, scheduler='cogvideox_ddim',
