@@ -16,7 +16,6 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import convert

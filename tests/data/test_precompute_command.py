@@ -43,7 +43,8 @@ def _config(videos, tmp_path, monkeypatch):
       encoders.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
   )
   monkeypatch.setattr(
-      entry.text_lib, 'load_text_encoder', lambda folder, length, **_: FakeText()
+      entry.text_lib, 'load_text_encoder',
+      lambda folder, length, **_: FakeText(),
   )
   monkeypatch.setattr(
       entry.text_lib, 'load_tokenizer',
@@ -115,7 +116,8 @@ def test_texts_are_counted_before_any_weights_are_read(config, tmp_path):
   config.text.length = 0
   with config.unlocked():
     config.vae.folder = str(tmp_path / 'no_vae')
-  with pytest.raises(ValueError, match='has 1 tokens; at most 0 fit.*and 2 more'):
+  message = 'has 1 tokens; at most 0 fit.*and 2 more'
+  with pytest.raises(ValueError, match=message):
     entry.run(config, str(tmp_path))
 
 

@@ -20,7 +20,6 @@ from tests.data.stand_in import stories
 from tests.data.stand_in import story
 from ttt_jax.data import latents
 from ttt_jax.data import precompute
-from ttt_jax.data import shots
 from ttt_jax.data import writer as writer_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,6 +38,7 @@ SCRIPT = textwrap.dedent("""
     import os, signal, sys
     import numpy as np
     from tests.data import stand_in, test_processes as t
+    from ttt_jax.data import shots
     videos, out, log, index, count, die_at = sys.argv[1:]
     class VAE(stand_in.FakeVAE):
       def encode(self, frames):
@@ -50,7 +50,7 @@ SCRIPT = textwrap.dedent("""
     def read_video(path, *, start, frames, height, width, **_):
       numbers = round(start * 16) + np.arange(frames, dtype=np.uint8)
       return numbers[:, None, None, None] * np.ones((height, width, 3), 'u1')
-    t.shots.video.read_video = read_video
+    shots.video.read_video = read_video
     done = t.precompute.precompute(
         t.boards(), videos_dir=videos, vae=VAE(),
         text_encoder=stand_in.FakeText(), geometry=t.GEOMETRY, out=out,

@@ -34,7 +34,8 @@ def theirs(name, steps, shift, network, x, noise):
     else:
       with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            diffusers.schedulers.scheduling_dpm_cogvideox, 'randn_tensor', lambda *_, **__: torch.tensor(noise[i])
+            diffusers.schedulers.scheduling_dpm_cogvideox, 'randn_tensor',
+            lambda *_, **__: torch.tensor(noise[i]),
         )
         x, old = scheduler.step(v, old, t, before, x, return_dict=False)
       before = t
