@@ -157,6 +157,21 @@ def test_arrays_that_are_damaged_or_of_another_kind(data):
   )
 
 
+def test_mean_and_logvar_have_one_shape(data):
+  shutil.rmtree(data / 'mean')
+  (problem,) = check.check(data).problems
+  assert problem.startswith('mean: cannot be opened')
+  ts.open(
+      {**arrays.spec(data / 'mean'),
+       'metadata': {'shape': [3, 5, 2, 4, 1], 'data_type': 'float32'}},
+      create=True,
+  ).result().write(1).result()
+  (problem,) = check.check(data).problems
+  assert problem == (
+      'logvar: clips of shape [5, 2, 4, 3], but mean has [5, 2, 4, 1]'
+  )
+
+
 def test_a_manifest_that_was_edited(data):
   edit(data / 'manifest.json', lambda m: m['clips'].append(
       {'name': 'a', 'row': 2, 'storyboard': {'segments': []}}))

@@ -163,10 +163,10 @@ def _sizes(
             f'{name}: clips of {list(clip[name][:3])} frames, rows and'
             f' columns; the configuration makes {list(sizes)}'
         )
-  if clip.get('mean') != clip.get('logvar', clip.get('mean')):
+  if {'mean', 'logvar'} <= set(clip) and clip['mean'] != clip['logvar']:
     yield (
         f'logvar: clips of shape {list(clip["logvar"])}, but mean has'
-        f' {list(clip.get("mean", ()))}'
+        f' {list(clip["mean"])}'
     )
   text = (manifest.segments, manifest.text_length)
   if 'text' in clip and clip['text'][:2] != text:
