@@ -16,7 +16,6 @@ TPU := .venv-tpu
 GPU := .venv-gpu
 # So do diffusers, transformers and the CPU build of PyTorch.
 PARITY := .venv-parity
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 JAX := 0.10.2
 
 .PHONY: demo demo-memory test test-slow bench parity kernel-check \
@@ -46,14 +45,15 @@ $(READY): requirements.txt requirements-assets.txt setup.py
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# Our models beside those of diffusers and transformers, live.
+# Our models beside those of diffusers and transformers, live. pip has to know
+# PyTorch's index of CPU builds: name it in PIP_EXTRA_INDEX_URL.
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest -q $(PYTEST_FLAGS) tests/parity
 
 $(PARITY)/ready: requirements.txt requirements-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --no-deps \
-	  --extra-index-url $(TORCH_INDEX) $$(grep ^torch== requirements-parity.txt)
+	  $$(grep ^torch== requirements-parity.txt)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-parity.txt
 	touch $@
