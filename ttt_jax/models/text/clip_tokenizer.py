@@ -116,7 +116,7 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
   ])
   pieces.pre_tokenizer = pre_tokenizers.Sequence([
       pre_tokenizers.Split(tokenizers.Regex(_WORDS), 'removed', invert=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
   ])
   pieces.decoder = decoders.ByteLevel()
   pad = _padding(place)
