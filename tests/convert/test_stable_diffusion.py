@@ -244,5 +244,6 @@ def test_schedule(copy):
       stable_diffusion.load_schedule(copy)
     path.write_text(text)
   path.unlink()
-  with pytest.raises(FileNotFoundError, match='has no scheduler: neither'):
-    stable_diffusion.load_schedule(copy)
+  for load in (stable_diffusion.load_schedule, convert.load_unet):
+    with pytest.raises(FileNotFoundError, match='has no scheduler: neither'):
+      load(copy)

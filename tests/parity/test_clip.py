@@ -13,7 +13,8 @@ transformers = pytest.importorskip('transformers')
 
 TEXTS = (
     'a red ball', 'The CAT\'s 12 balls; they\'re "blue", we\'ll see!!', '',
-    '  two   spaces\nand a\ttab ', 'caf\u00e9 cafe\u0301 na\u00efve \u4e2d\u6587',
+    '  two   spaces\nand a\ttab ',
+    'caf\u00e9 cafe\u0301 na\u00efve \u4e2d\u6587',
     '\U0001f600 <|endoftext|> ! a<|startoftext|>', "rock'n'roll 3.14 a_b #1",
     'IT\u2019S \u00c9COLE \u0130stanbul \u00df', '\u00bd \u2163 x\u00b2',
 )  # pyformat: disable

@@ -89,8 +89,9 @@ def test_our_weights(seed, tmp_path):
       for name in ('theirs', 'ours')
   )
   for found in (theirs, ours):
-    if isinstance(found['attention_head_dim'], int):
-      found['attention_head_dim'] = [found['attention_head_dim']] * config.levels
+    heads = found['attention_head_dim']
+    if isinstance(heads, int):
+      found['attention_head_dim'] = [heads] * config.levels
   for key in ours.keys() & theirs.keys():
     assert ours[key] == theirs[key], key
   model = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / 'ours')

@@ -11,6 +11,7 @@ from typing import Any
 from ttt_jax import json_file
 from ttt_jax.convert import table
 from ttt_jax.convert.table import Rule
+from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import leading
 
 SUPPORTED = 'Stable Diffusion 1.x and 2.x are supported'
@@ -77,9 +78,14 @@ def find_part(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
   )
 
 
+def is_whole(folder: pathlib.Path) -> bool:
+  """Whether the folder is a whole model's, with its parts in it."""
+  return (folder / _INDEX).is_file()
+
+
 def check_generation(folder: pathlib.Path) -> None:
   """Raises ValueError for the folder of a whole XL or 3."""
-  if (folder / _INDEX).is_file():
+  if is_whole(folder):
     found = read_config(folder / _INDEX)
     name = str(found.get('_class_name'))
     for prefix, title in _OTHERS.items():
@@ -199,10 +205,10 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
     )
   check_fixed(found, _SCHEDULE_OPTIONS, str(place))
   prediction = found.get('prediction_type', 'epsilon')
-  if prediction not in ('epsilon', 'v_prediction'):
+  if prediction not in inversion.PREDICTIONS:
     raise ValueError(
-        f'{place} has prediction_type = {prediction!r}; supported are epsilon,'
-        ' v_prediction'
+        f'{place} has prediction_type = {prediction!r}; supported are'
+        f' {", ".join(inversion.PREDICTIONS)}'
     )
   offset = found.get('steps_offset', 0)
   if offset not in (0, 1):

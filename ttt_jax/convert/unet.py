@@ -114,10 +114,11 @@ def load_unet(
       one tensor at a time. None gives numpy arrays.
 
   Returns:
-    The config and the parameters for `UNet3D(config)`.
+    The config, computing in float32, and the parameters for
+    `UNet3D(config)`.
 
   Raises:
-    FileNotFoundError: a file is missing.
+    FileNotFoundError: a file is missing, or the scheduler of a whole model.
     ValueError: the model is not supported, a file is cut short, or config
       and weights do not fit each other.
   """
@@ -203,9 +204,10 @@ def save_unet(
 
 
 def _prediction(folder: pathlib.Path, found: Mapping[str, Any]) -> str:
-  beside = folder.absolute().parent / 'scheduler'
-  if beside.is_dir():
-    return sd.load_schedule(beside).prediction
+  whole = folder.absolute().parent
+  # A whole model without one is not taken for a model that predicts noise.
+  if (whole / 'scheduler').is_dir() or sd.is_whole(whole):
+    return sd.load_schedule(whole).prediction
   return found.get(unet_config.PREDICTION, 'epsilon')
 
 
