@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,6 @@ from tests.models.vae_tiny import run
 import ttt_jax
 from ttt_jax.convert import load_vae
 from ttt_jax.convert import save_vae
-from ttt_jax.convert.vae import parameter_shapes
 from ttt_jax.models.vae import causal_conv
 from ttt_jax.models.vae import coder
 from ttt_jax.models.vae.causal3d import CausalVAE
@@ -33,14 +31,7 @@ TINY = CausalVAEConfig(
 
 @pytest.fixture(scope='module', name='tiny')
 def _tiny():
-  """Parameters at random; cheaper than compiling the initialisation."""
-  rng = np.random.default_rng(0)
-  flat = {
-      path: jnp.asarray(0.1 * rng.normal(size=shape) + path.endswith('scale'),
-                        jnp.float32)
-      for path, shape in parameter_shapes(TINY).items()
-  }
-  return traverse_util.unflatten_dict(flat, sep='/')
+  return vae_tiny.parameters(TINY, 0.1)
 
 
 def clip(frames, seed=0):

@@ -20,11 +20,11 @@ CONFIG = CausalVAEConfig(
 )  # pyformat: disable
 
 
-def parameters(config):
+def parameters(config, spread=0.2):
   """Cheaper than compiling the initialisation."""
   rng = np.random.default_rng(0)
   flat = {
-      path: jnp.asarray(0.2 * rng.normal(size=shape) + path.endswith('scale'),
+      path: jnp.asarray(spread * rng.normal(size=shape) + path.endswith('scale'),
                         jnp.float32)
       for path, shape in parameter_shapes(config).items()
   }  # pyformat: disable
