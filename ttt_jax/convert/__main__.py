@@ -16,7 +16,8 @@
 
 Training starts from either form: --config.init_from=DIR. Nothing is replaced,
 and --out appears when all of it is there. Memory holds about three times the
-largest parameter, 9.5 GB for CogVideoX-5B; a training run is read whole.
+largest parameter, an estimated 9 GB for CogVideoX-5B in bfloat16; a training
+run is read whole.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def place(
   write = _writer(where)
   for i in range(len(parameter.parts)):
     layer = _put(parameter.read(i, dtype), _of_layer(where))
-    whole = write(whole, layer, i)
+    # Else layers would pile up on the host, waiting for their turn.
+    whole = write(whole, layer, i).block_until_ready()
   return whole
 
 
