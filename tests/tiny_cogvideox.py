@@ -67,7 +67,7 @@ def write_model(folder: pathlib.Path) -> None:
   params = jax.eval_shape(
       causal3d.CausalVAE(vae).init, jax.random.key(0), frames
   )
-  convert.save_vae(folder / 'vae', vae, _random(params['params']))
+  convert.save_vae(vae, _random(params['params']), folder / 'vae')
   pieces = _write_tokenizer(folder / 'tokenizer')
   _write_t5(folder / 'text_encoder', pieces + 100 + 28)
   for name, content in (

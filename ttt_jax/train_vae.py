@@ -230,7 +230,7 @@ def train(config, workdir: str) -> dict:
         )
   fitted = fit_units(vae, params, clips, config.eval_frames)
   folder = pathlib.Path(workdir) / 'vae'
-  convert.save_vae(folder, fitted, params, np.float16)
+  convert.save_vae(fitted, params, folder, dtype=np.float16)
   shipped, params = convert.load_vae(folder)
   report = {
       'held_out_psnr_db': evaluate(

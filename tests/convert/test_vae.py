@@ -21,7 +21,9 @@ def _params():
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float32])
 def test_types_and_several_files(params, tmp_path, dtype):
-  save_vae(tmp_path / 'a/vae', CONFIG, params, dtype, shard_bytes=9_000)
+  save_vae(
+      CONFIG, params, tmp_path / 'a/vae', dtype=dtype, shard_bytes=9_000
+  )
   files = list((tmp_path / 'a/vae').glob('*.safetensors'))
   assert len(files) > 2
   config, found = load_vae(tmp_path / 'a', dtype=None)
@@ -31,7 +33,7 @@ def test_types_and_several_files(params, tmp_path, dtype):
       lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
       params, found,
   )  # pyformat: disable
-  save_vae(tmp_path / 'b', config, found, shard_bytes=9_000)
+  save_vae(config, found, tmp_path / 'b', shard_bytes=9_000)
   for path in files:
     assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
   _, wide = load_vae(tmp_path / 'b')
@@ -39,7 +41,7 @@ def test_types_and_several_files(params, tmp_path, dtype):
 
 
 def test_straight_onto_a_mesh(params, tmp_path):
-  save_vae(tmp_path, CONFIG, params)
+  save_vae(CONFIG, params, tmp_path)
   mesh = sharding.make_mesh(dict(data=1))
   copies = sharding.replicated(mesh)
   _, found = load_vae(tmp_path, sharding=lambda leaf: copies)
@@ -48,13 +50,13 @@ def test_straight_onto_a_mesh(params, tmp_path):
 
 
 def test_a_folder_is_not_written_twice(params, tmp_path):
-  save_vae(tmp_path, CONFIG, params)
+  save_vae(CONFIG, params, tmp_path)
   with pytest.raises(FileExistsError, match='is not replaced'):
-    save_vae(tmp_path, CONFIG, params)
+    save_vae(CONFIG, params, tmp_path)
 
 
 def test_a_shard_that_is_gone_and_integers(params, tmp_path):
-  save_vae(tmp_path, CONFIG, params, shard_bytes=9_000)
+  save_vae(CONFIG, params, tmp_path, shard_bytes=9_000)
   path = sorted(tmp_path.glob('*.safetensors'))[1]
   tensors = safetensors_numpy.load_file(path)
   key = sorted(tensors)[0]

@@ -195,11 +195,11 @@ def test_config_errors():
 
 
 def test_save_and_load_are_exact(tiny, tmp_path):
-  save_vae(tmp_path, TINY, tiny)
+  save_vae(TINY, tiny, tmp_path)
   config, params = load_vae(tmp_path)
   assert config == TINY
   jax.tree.map(np.testing.assert_array_equal, tiny, params)
-  save_vae(tmp_path / 'half', TINY, tiny, np.float16)
+  save_vae(TINY, tiny, tmp_path / 'half', dtype=np.float16)
   _, half = load_vae(tmp_path / 'half')
   jax.tree.map(
       lambda a, b: np.testing.assert_array_equal(np.float16(a), b), tiny, half
@@ -208,7 +208,7 @@ def test_save_and_load_are_exact(tiny, tmp_path):
 
 def test_written_file_has_the_names_of_diffusers(golden, tmp_path):
   folder = golden('diffusers_vae')
-  save_vae(tmp_path, *load_vae(folder))
+  save_vae(*load_vae(folder), tmp_path)
   want, found = load_file(folder / WEIGHTS), load_file(tmp_path / WEIGHTS)
   assert want.keys() == found.keys()
   for key, value in want.items():
@@ -218,7 +218,7 @@ def test_written_file_has_the_names_of_diffusers(golden, tmp_path):
 def test_missing_and_broken_files(tiny, tmp_path):
   with pytest.raises(FileNotFoundError, match='no config.json'):
     load_vae(tmp_path)
-  save_vae(tmp_path, TINY, tiny)
+  save_vae(TINY, tiny, tmp_path)
   path = tmp_path / WEIGHTS
   whole = path.read_bytes()
   path.write_bytes(whole[: len(whole) // 2])
@@ -230,7 +230,7 @@ def test_missing_and_broken_files(tiny, tmp_path):
 
 
 def test_config_that_we_do_not_support(tiny, tmp_path):
-  save_vae(tmp_path, TINY, tiny)
+  save_vae(TINY, tiny, tmp_path)
   path = tmp_path / 'config.json'
   found = json.loads(path.read_text())
   path.write_text(json.dumps(found | {'use_quant_conv': True}))

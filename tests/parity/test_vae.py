@@ -121,7 +121,7 @@ def test_our_default_tiles_are_theirs():
 def test_our_folder_read_by_diffusers(name, tmp_path):
   vae = make(name, 4, tmp_path / 'theirs')
   config, params = convert.load_vae(tmp_path / 'theirs')
-  convert.save_vae(tmp_path / 'ours', config, params, shard_bytes=100_000)
+  convert.save_vae(config, params, tmp_path / 'ours', shard_bytes=100_000)
   assert len(list((tmp_path / 'ours').glob('*.safetensors'))) > 1
   again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path / 'ours')
   for (key, a), b in zip(

@@ -166,19 +166,19 @@ def load_vae(
 
 
 def save_vae(
-    folder: str | os.PathLike[str],
     config: CausalVAEConfig,
     params: Mapping[str, Any],
-    dtype: Any = None,
+    folder: str | os.PathLike[str],
     *,
+    dtype: Any = None,
     shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes an autoencoder in diffusers' layout.
 
   Args:
-    folder: made if it is not there.
     config: of the model.
     params: its parameters.
+    folder: made if it is not there.
     dtype: of the files; None keeps that of the parameters.
     shard_bytes: more than that go into several files with an index.
 
