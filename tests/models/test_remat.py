@@ -13,7 +13,7 @@ from ttt_jax.models import dit_config
 CONFIG = dit.DiTConfig(
     model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16, text_dim=12,
     in_channels=4, out_channels=4, segment_latent_frames=2,
-    mixer='ttt_linear', mini_batch=16,
+    mixer='none',
 )  # pyformat: disable
 
 
