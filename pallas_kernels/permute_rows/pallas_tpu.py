@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.permute_rows.permutation import Permutation
+from pallas_kernels.tpu import chip
 from pallas_kernels.tpu.products import Products
 
 # Rows of a tile of the narrowest dtype.
@@ -124,7 +125,8 @@ def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
       ),
       out_shape=jax.ShapeDtypeStruct((batch, length, width), x.dtype),
       compiler_params=pltpu.CompilerParams(
-          dimension_semantics=('parallel', 'parallel')
+          dimension_semantics=('parallel', 'parallel'),
+          vmem_limit_bytes=chip.current().vmem,
       ),
       name='permute_rows',
   )(jnp.asarray(table.windows), jnp.asarray(table.pieces), *[x] * count)
