@@ -219,10 +219,6 @@ def save_dit(
   flat = traverse_util.flatten_dict(params, sep='/')
   new = {path: flat.pop(path) for path in list(flat) if path.startswith(_NEW)}
   nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
-  writing.write_folder(
-      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
-      shard_bytes=shard_bytes,
-  )  # pyformat: disable
   if new:
     writing.write_folder(
         folder, TTT, ttt_rules(config), nested(new), dtype=dtype,
@@ -232,5 +228,7 @@ def save_dit(
         folder / f'{TTT}.json',
         {name: getattr(config, name) for name in _TTT_FIELDS},
     )
-  # Last: a folder with a config is whole.
-  writing.write_json(folder / 'config.json', content)
+  writing.write_folder(
+      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
+      shard_bytes=shard_bytes, config=content,
+  )  # pyformat: disable

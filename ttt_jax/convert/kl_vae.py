@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import functools
 import os
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -192,13 +191,10 @@ def save_kl_vae(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  folder = pathlib.Path(folder)
   writing.write_folder(
       folder, WEIGHTS, rules(config), params, dtype=dtype,
-      shard_bytes=shard_bytes,
+      shard_bytes=shard_bytes, config=config_to_json(config),
   )  # pyformat: disable
-  # Last: a folder with a config is whole.
-  writing.write_json(folder / 'config.json', config_to_json(config))
 
 
 def parameter_shapes(config: kl.KLVAEConfig) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -167,13 +166,10 @@ def save_t5(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  folder = pathlib.Path(folder)
   writing.write_folder(
       folder, WEIGHTS, rules(config), params, dtype=dtype,
-      shard_bytes=shard_bytes,
+      shard_bytes=shard_bytes, config=config_to_json(config),
   )  # pyformat: disable
-  # Last: a folder with a config is whole.
-  writing.write_json(folder / 'config.json', config_to_json(config))
 
 
 def parameter_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:

@@ -180,6 +180,7 @@ def save_unet(
     FileExistsError: the folder holds a model already.
   """
   folder = pathlib.Path(folder)
+  content = unet_config.config_to_json(config)
   writing.check_free(folder, WEIGHTS)
   writing.check_free(folder, TEMPORAL)
   flat = traverse_util.flatten_dict(params, sep='/')
@@ -188,19 +189,15 @@ def save_unet(
       if any(part in name for part in _NEW)
   }  # pyformat: disable
   nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
-  writing.write_folder(
-      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
-      shard_bytes=shard_bytes,
-  )  # pyformat: disable
   if new:
     writing.write_folder(
         folder, TEMPORAL, temporal_rules(), nested(new), dtype=dtype,
         shard_bytes=math.inf,
     )  # pyformat: disable
-  # Last: a folder with a config is whole.
-  writing.write_json(
-      folder / 'config.json', unet_config.config_to_json(config)
-  )
+  writing.write_folder(
+      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
+      shard_bytes=shard_bytes, config=content,
+  )  # pyformat: disable
 
 
 def _prediction(folder: pathlib.Path, found: Mapping[str, Any]) -> str:

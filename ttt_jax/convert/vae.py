@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 from flax import traverse_util
@@ -185,12 +184,10 @@ def save_vae(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  folder = pathlib.Path(folder)
   writing.write_folder(
-      folder, WEIGHTS, RULES, params, dtype=dtype, shard_bytes=shard_bytes
-  )
-  # Last: a folder with a config is whole.
-  writing.write_json(folder / 'config.json', config_to_json(config))
+      folder, WEIGHTS, RULES, params, dtype=dtype, shard_bytes=shard_bytes,
+      config=config_to_json(config),
+  )  # pyformat: disable
 
 
 def parameter_shapes(config: CausalVAEConfig) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import contextlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -36,6 +35,7 @@ def write_folder(
     *,
     dtype: Any = None,
     shard_bytes: float = SHARD_BYTES,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes parameters as `files.open_folder` reads them.
 
@@ -49,6 +49,8 @@ def write_folder(
       value for `np.asarray`.
     dtype: of the files; None keeps that of each parameter.
     shard_bytes: more than that go into several files with an index.
+    config: content of `config.json`, which is written last: a folder that has
+      one is whole. None writes none.
 
   Raises:
     FileExistsError: weights of that name are there already.
@@ -96,6 +98,8 @@ def write_folder(
         metadata=dict(total_size=total),
         weight_map={key: places[key].name for key in sorted(places)},
     ))  # pyformat: disable
+  if config is not None:
+    write_json(folder / 'config.json', config)
 
 
 def check_free(folder: pathlib.Path, name: str) -> None:
