@@ -1,0 +1,101 @@
+"""Operations by formula against XLA's count, and every weight counted once."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ttt_jax.models import dit
+from ttt_jax.models import flops
+from ttt_jax.models.unet3d import unet
+from ttt_jax.train import optimizer
+
+# Cost analysis counts the body of a loop once: one layer, one segment and one
+# mini-batch make loops of one turn.
+DIT = dict(
+    model_dim=512, num_heads=4, num_layers=1, time_embed_dim=64, text_dim=128,
+    segment_latent_frames=4, mini_batch=340, implementation='reference',
+    attention='xla',
+)  # pyformat: disable
+UNET = dict(
+    block_out_channels=(64, 128), cross_attention=(True, False),
+    num_heads=(2, 2), layers_per_block=1, text_dim=96,
+)  # pyformat: disable
+CASES = {
+    'ttt_mlp': (dit.DiTConfig(mixer='ttt_mlp', **DIT), (5, 16, 16, 16)),
+    'ttt_linear': (dit.DiTConfig(mixer='ttt_linear', **DIT), (5, 16, 16, 16)),
+    'none': (dit.DiTConfig(mixer='none', **DIT), (5, 16, 16, 16)),
+    'unet3d': (unet.UNet3DConfig(**UNET), (3, 16, 16, 4)),
+}
+
+
+def _network(config):
+  """Module and abstract parameters."""
+  if isinstance(config, unet.UNet3DConfig):
+    return unet.UNet3D(config), unet.abstract_params(config)
+  return dit.DiffusionTransformer(config), dit.abstract_params(config)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_formula_is_what_xla_counts(name):
+  config, latents = CASES[name]
+  text = (1, 20, config.text_dim)
+  module, params = _network(config)
+  struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  lowered = jax.jit(lambda p, *x: module.apply({'params': p}, *x)).lower(
+      params, struct(1, *latents), struct(1, *text), struct(1)
+  )
+  counted = lowered.cost_analysis()['flops']
+  formula = sum(flops.forward_flops(config, latents, text).values())
+  # XLA counts work on single values, too, and leaves out what convolutions
+  # read beyond the edges.
+  assert formula == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_every_matrix_is_in_one_product(name):
+  config, latents = CASES[name]
+  found = flops.products(config, latents, (1, 20, config.text_dim))
+  weights = sorted(p.weight for p in found if p.weight)
+  params = optimizer.flat(_network(config)[1])
+  assert weights == sorted(k for k in params if k.endswith('/kernel'))
+
+
+def test_frozen_weights_have_no_gradient():
+  config, latents = CASES['ttt_mlp']
+  sizes = config, latents, (1, 20, 128)
+  forward = flops.forward_flops(*sizes)
+  whole = flops.training_flops(*sizes)
+  assert whole == {k: 3 * v for k, v in forward.items()}
+  part = flops.training_flops(*sizes, trainable={'layers/mlp/up/kernel'})
+  assert part['mlp'] == 2.5 * forward['mlp']
+  assert part['embeddings'] == 2 * forward['embeddings']
+  assert part['attention'] == whole['attention']
+
+
+def test_products_of_the_5b_model_at_63_seconds():
+  config = dit.DiTConfig()
+  latents, text = (253, 60, 90, 16), (21, 480, 4096)
+  total = flops.forward_flops(config, latents, text)
+  # 2 operations a weight and token: 12 M^2 of a block, and twice 4 M^2 of its
+  # TTT layer.
+  dense = total['mlp'] + total['attention projections']
+  assert dense == 2 * 12 * 3072**2 * 351_630 * 42
+  assert total['TTT projections'] == pytest.approx(
+      2 * 8 * 3072**2 * 351_630 * 42, rel=0.005
+  )
+
+
+@pytest.mark.parametrize(
+    'kind, peak',
+    [
+        ('TPU v5 lite', 197e12),
+        ('TPU v5p', 459e12),
+        ('TPU v6 lite', 918e12),
+        ('NVIDIA H100 80GB HBM3', 989e12),
+        ('cpu', None),
+    ],
+)
+def test_peak(kind, peak):
+  assert flops.peak(types.SimpleNamespace(device_kind=kind)) == peak

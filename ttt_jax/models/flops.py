@@ -1,0 +1,231 @@
+"""Floating-point operations that a network needs, counted from its sizes.
+
+Counted are matrix products and convolutions, two operations a multiplication
+with its addition; norms, softmax and the like are left out, and so is what an
+implementation adds: padding, recomputation in the backward pass. Divided by
+the time of a step and what a chip can do these are model FLOPs utilisation
+(MFU, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+import dataclasses
+import functools
+import math
+from typing import Any
+
+from ttt_jax.models import dit_config
+from ttt_jax.models.unet3d import config as unet_config
+
+# Dense bf16 operations a second of a JAX device, by a part of its kind's name;
+# from the vendors' public specifications. The first match counts.
+_PEAK = (
+    ('TPU v6', 918e12),
+    ('TPU v5 lite', 197e12),
+    ('TPU v5e', 197e12),
+    ('TPU v5', 459e12),
+    ('TPU v4', 275e12),
+    ('B200', 2250e12),
+    ('H200', 989e12),
+    ('H100 PCIe', 756e12),
+    ('H100', 989e12),
+    ('A100', 312e12),
+    ('L40S', 362e12),
+    ('L4', 121e12),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+  """Products of one kind in the forward pass of one clip.
+
+  Attributes:
+    part: of the network, for tables.
+    flops: operations.
+    weight: path of the parameter that is one factor; None where neither is.
+  """
+
+  part: str
+  flops: float
+  weight: str | None = None
+
+
+def peak(device: Any) -> float | None:
+  """bf16 operations a second of a JAX device; None if its kind is unknown."""
+  kind = device.device_kind
+  return next((flops for name, flops in _PEAK if name in kind), None)
+
+
+def forward_flops(
+    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
+) -> dict[str, float]:
+  """Operations of one clip's forward pass, part of the network -> number.
+
+  Args:
+    config: DiTConfig or UNet3DConfig.
+    latents: shape [F, h, w, c] of a clip.
+    text: shape [S, L, Dt].
+  """
+  return _total((p.part, p.flops) for p in products(config, latents, text))
+
+
+def training_flops(
+    config: Any,
+    latents: tuple[int, ...],
+    text: tuple[int, ...],
+    trainable: Set[str] | None = None,
+) -> dict[str, float]:
+  """Operations of one clip's forward and backward pass, part -> number.
+
+  Backwards every product is two: one for the gradient of either factor. A
+  frozen weight needs no gradient of its own.
+
+  Args:
+    config: DiTConfig or UNet3DConfig.
+    latents: shape [F, h, w, c] of a clip.
+    text: shape [S, L, Dt].
+    trainable: paths of parameters; None is all of them.
+  """
+
+  def times(weight):
+    frozen = trainable is not None and weight and weight not in trainable
+    return 2 if frozen else 3
+
+  found = products(config, latents, text)
+  return _total((p.part, times(p.weight) * p.flops) for p in found)
+
+
+def _total(parts):
+  out = {}
+  for part, flops in parts:
+    out[part] = out.get(part, 0.0) + flops
+  return out
+
+
+def products(
+    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
+) -> list[Product]:
+  """The products of a clip's forward pass; arguments as `forward_flops`."""
+  if isinstance(config, unet_config.UNet3DConfig):
+    return _unet(config, latents, text)
+  return _transformer(config, latents, text)
+
+
+def _dense(part, path, rows, inputs, outputs):
+  """A product of `rows` rows with a kernel [inputs, outputs]."""
+  return Product(part, 2.0 * rows * inputs * outputs, f'{path}/kernel')
+
+
+def _transformer(c: dit_config.DiTConfig, latents, text):
+  order = c.order((1, *latents), (1, *text))
+  t, m, n, e = order.length, c.model_dim, c.num_layers, c.time_embed_dim
+  pixels = order.latent_frames * order.tokens_per_frame
+  texts = order.segments * order.text_length
+  patch = c.patch_size**2
+  dense = functools.partial(_dense, 'embeddings')
+  found = [
+      dense('time_1', 1, m, e),
+      dense('time_2', 1, e, e),
+      dense('text', texts, c.text_dim, m),
+      dense('patch', pixels, patch * c.in_channels, m),
+      dense('final_modulation', 1, e, 2 * m),
+      dense('final', pixels, m, patch * c.out_channels),
+  ]
+  dense = lambda part, path, *sizes: found.append(
+      _dense(part, f'layers/{path}', n * sizes[0], *sizes[1:])
+  )
+  dense('embeddings', 'seq_modulation/dense', 1, e, 6 * m)
+  dense('embeddings', 'mlp_modulation/dense', 1, e, 6 * m)
+  dense('mlp', 'mlp/up', t, m, 4 * m)
+  dense('mlp', 'mlp/down', t, 4 * m, m)
+  for name in 'qkvo':
+    dense('attention projections', f'seq/attn/{name}', t, m, m)
+  scores = 2 * 2.0 * order.segments * order.window**2 * m
+  found.append(Product('attention', n * scores))
+  if c.mixer == 'none':
+    return found
+  # The layer reads the sequence twice, forwards and backwards.
+  for name, size in (*zip('qkvo', 4 * [m]), ('lr', c.num_heads)):
+    dense('TTT projections', f'seq/ttt/{name}', 2 * t, m, size)
+  d = m // c.num_heads
+  # A token's products with a matrix of the inner network: through it with k
+  # and with q, the gradient of the matrix, and behind the first the gradient
+  # of the layer below.
+  inner = {'ttt_linear': 3 * d * d, 'ttt_mlp': 7 * d * 4 * d}[c.mixer]
+  loop = 2 * 2.0 * t * c.num_heads * inner
+  found.append(Product('TTT inner loop', n * loop))
+  return found
+
+
+def _unet(c: unet_config.UNet3DConfig, latents, text):
+  f, h, w = latents[:3]
+  texts = math.prod(text[:-1])
+  found = []
+  time = 4 * c.block_out_channels[0]
+
+  def dense(path, rows, inputs, outputs, part='dense'):
+    found.append(_dense(part, path, rows, inputs, outputs))
+
+  def conv(path, pixels, inputs, outputs, size=9):
+    dense(path, f * pixels, size * inputs, outputs, 'convolutions')
+
+  def block(name, pixels, inputs, outputs):
+    conv(f'{name}/conv1', pixels, inputs, outputs)
+    conv(f'{name}/conv2', pixels, outputs, outputs)
+    dense(f'{name}/time', 1, time, outputs)
+    if inputs != outputs:
+      conv(f'{name}/conv_shortcut', pixels, inputs, outputs, 1)
+
+  def transformer(name, pixels, m):
+    rows = f * pixels
+
+    def attention(path, read, width, pairs):
+      path = f'{name}/block/{path}'
+      dense(f'{path}/to_q', rows, m, m)
+      dense(f'{path}/to_k', read, width, m)
+      dense(f'{path}/to_v', read, width, m)
+      dense(f'{path}/to_out', rows, m, m)
+      found.append(Product('attention', 2 * 2.0 * pairs * m))
+
+    dense(f'{name}/proj_in', rows, m, m)
+    attention('attn1', rows, m, rows * pixels * min(f, 2))
+    attention('attn2', texts, c.text_dim, rows * texts)
+    dense(f'{name}/block/ff/up', rows, m, 8 * m)
+    dense(f'{name}/block/ff/down', rows, 4 * m, m)
+    if c.temporal:
+      attention('attn_temp', rows, m, rows * f)
+    dense(f'{name}/proj_out', rows, m, m)
+
+  first, last = c.block_out_channels[0], c.levels - 1
+  pixels = [(h >> level) * (w >> level) for level in range(c.levels)]
+  dense('time_1', 1, first, time)
+  dense('time_2', 1, time, time)
+  conv('conv_in', pixels[0], c.in_channels, first)
+  features, skips = first, [first]
+  for level, outputs in enumerate(c.block_out_channels):
+    name = f'down_blocks_{level}'
+    for i in range(c.layers_per_block):
+      block(f'{name}_resnets_{i}', pixels[level], features, outputs)
+      if c.cross_attention[level]:
+        transformer(f'{name}_attentions_{i}', pixels[level], outputs)
+      features = outputs
+      skips.append(outputs)
+    if level < last:
+      conv(f'{name}_downsamplers_0/conv', pixels[level + 1], outputs, outputs)
+      skips.append(outputs)
+  block('mid_block_resnets_0', pixels[last], features, features)
+  transformer('mid_block_attentions_0', pixels[last], features)
+  block('mid_block_resnets_1', pixels[last], features, features)
+  for level in reversed(range(c.levels)):
+    name, outputs = f'up_blocks_{last - level}', c.block_out_channels[level]
+    for i in range(c.layers_per_block + 1):
+      inputs = features + skips.pop()
+      block(f'{name}_resnets_{i}', pixels[level], inputs, outputs)
+      if c.cross_attention[level]:
+        transformer(f'{name}_attentions_{i}', pixels[level], outputs)
+      features = outputs
+    if level:
+      conv(f'{name}_upsamplers_0/conv', pixels[level - 1], outputs, outputs)
+  conv('conv_out', pixels[0], features, c.out_channels)
+  return found
