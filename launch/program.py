@@ -14,9 +14,8 @@ import numpy as np
 
 from launch import hlo
 from launch import topology as topology_lib
-from ttt_jax import geometry as geometry_lib
+from ttt_jax import backbones
 from ttt_jax import sharding
-from ttt_jax.models import dit
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import state as state_lib
@@ -57,12 +56,11 @@ def abstract_batch(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """A training batch as the loop places it."""
-  g = geometry_lib.Geometry.from_config(config)
-  model = dit.DiTConfig(**config.model)
+  g, backbone = backbones.geometry(config), backbones.of(config)
   b, where = config.batch_size, sharding.batch_sharding(mesh)
   latents = (b, g.latent_frames, g.latent_height, g.latent_width,
-             model.in_channels)  # pyformat: disable
-  text = (b, g.segments, g.text_length, model.text_dim)
+             backbone.in_channels)  # pyformat: disable
+  text = (b, g.segments, g.text_length, backbone.text_dim)
   struct = functools.partial(jax.ShapeDtypeStruct, sharding=where)
   return dict(
       mean=struct(latents, jnp.float32),
@@ -76,8 +74,8 @@ def train_step(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> tuple[Any, tuple[Any, ...]]:
   """The jitted step of `ttt_jax.train` and its abstract arguments."""
-  model = dit.DiTConfig(**config.model)
-  params = dit.abstract_params(model)
+  backbone = backbones.of(config)
+  params = backbone.abstract_params()
   optimizer = optimizer_lib.make_optimizer(
       config.optimizer, params, config.steps
   )
@@ -87,7 +85,7 @@ def train_step(
   state = jax.eval_shape(create, params)
   shardings = sharding.tree_shardings(mesh, state)
   state = jax.tree.map(lambda x, s: x.update(sharding=s), state, shardings)
-  null_text = np.zeros((config.text.length, model.text_dim), np.float32)
+  null_text = np.zeros((config.text.length, backbone.text_dim), np.float32)
   objective = objective_lib.Objective(config, null_text, mesh)
   step = jax.jit(
       step_lib.make_step(

@@ -213,3 +213,79 @@ class Geometry:
             f' ({self.padded_length - self.sequence_length} of padding)',
         ),
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameGeometry:
+  """Sizes of a video whose frames are encoded one by one (a U-Net's).
+
+  Attributes:
+    frames: F, of pixels and of latents.
+    height: pixels, a multiple of `spatial_compression`.
+    width: pixels, likewise.
+    fps: frames a second.
+    text_length: text tokens of the clip, L.
+    spatial_compression: pixels a latent cell, per side.
+  """
+
+  frames: int
+  height: int
+  width: int
+  fps: int
+  text_length: int
+  spatial_compression: int = 8
+
+  # One text for the clip, and nothing reads it in mini-batches.
+  segments = 1
+  mini_batch = 1
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(
+            f'{field.name} of the clip is {value!r}; it must be a positive'
+            ' whole number'
+        )
+    for name in ('height', 'width'):
+      value, cell = getattr(self, name), self.spatial_compression
+      if value % cell:
+        raise ValueError(
+            f'{name} is {value} pixels; it must be a multiple of {cell}, for'
+            f' example {max(cell, value // cell * cell)}'
+        )
+
+  @classmethod
+  def from_config(cls, config) -> FrameGeometry:
+    """The geometry of a config's clips, from `data` and `text`."""
+    data = config.data
+    return cls(
+        data.frames, data.height, data.width, data.fps, config.text.length,
+        data.get('spatial_compression', cls.spatial_compression),
+    )  # pyformat: disable
+
+  @property
+  def latent_frames(self) -> int:
+    """F."""
+    return self.frames
+
+  @property
+  def latent_height(self) -> int:
+    return self.height // self.spatial_compression
+
+  @property
+  def latent_width(self) -> int:
+    return self.width // self.spatial_compression
+
+  def table(self) -> list[tuple[str, str]]:
+    """Rows (quantity, value) to print."""
+    return [
+        ('video', f'{self.frames} frames at {self.fps} fps'),
+        ('pixels', f'{self.height} x {self.width}'),
+        (
+            'latents',
+            f'{self.latent_frames} x {self.latent_height} x'
+            f' {self.latent_width}',
+        ),
+        ('text tokens', f'{self.text_length:,}'),
+    ]

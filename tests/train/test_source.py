@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.train import test_experiment
+from ttt_jax import backbones
 from ttt_jax import convert
 from ttt_jax.convert import kinds
 from ttt_jax.convert import tree
@@ -89,14 +90,15 @@ def test_weights_of_another_network(change, message, case):
       'there', lambda s: None, dataclasses.replace(model, **change)
   )
   with pytest.raises(ValueError, match=message):
-    source_lib.check(source, ours, (2, 2))
+    source_lib.check(source, ours, backbones.geometry(config))
 
 
 def test_a_base_of_the_size_of_the_video_is_no_difference(case):
   config, model, _ = case
   assert model.base == (2, 2)
   source = source_lib.Source('there', lambda s: None, model)
-  source_lib.check(source, dit.DiTConfig(**config.model), (2, 2))
+  source_lib.check(
+      source, dit.DiTConfig(**config.model), backbones.geometry(config))
 
 
 def test_damage_is_told_before_training(case, tmp_path):

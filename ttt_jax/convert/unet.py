@@ -85,6 +85,11 @@ def _attention(source: str, target: str) -> list[Rule]:
   ] + table.dense(f'{source}.to_out.0', f'{target}/to_out')
 
 
+def has_temporal(folder: str | os.PathLike[str]) -> bool:
+  """Whether the folder of a U-Net holds temporal attention, too."""
+  return (pathlib.Path(folder) / f'{TEMPORAL}.safetensors').is_file()
+
+
 def load_unet(
     folder: str | os.PathLike[str],
     *,
@@ -147,7 +152,7 @@ def load_unet(
       sharding=sharding,
   )
   flat = traverse_util.flatten_dict(params, sep='/')
-  if new and not fresh and (folder / f'{TEMPORAL}.safetensors').is_file():
+  if new and not fresh and has_temporal(folder):
     tensors = files.open_file(folder / f'{TEMPORAL}.safetensors')
     more = table.from_source(
         temporal_rules(), tensors, new, tensors.name, dtype=dtype,

@@ -11,7 +11,7 @@ from ttt_jax.models.unet3d.config import UNet3DConfig
 # Ours: diffusers leaves unknown fields alone.
 PREDICTION = 'prediction_type'
 
-_CLASS = 'UNet2DConditionModel'
+CLASS = 'UNet2DConditionModel'
 _DOWN = {True: 'CrossAttnDownBlock2D', False: 'DownBlock2D'}
 _UP = {True: 'CrossAttnUpBlock2D', False: 'UpBlock2D'}
 # Name in config.json, and of ours.
@@ -77,7 +77,7 @@ def config_from_json(
     ValueError: another class, a model that we do not support, or sizes that
       cannot be.
   """
-  sd.check_class(found, _CLASS, what)
+  sd.check_class(found, CLASS, what)
   if found.get('addition_embed_type') == 'text_time':
     raise ValueError(f'{what} is Stable Diffusion XL: {sd.SUPPORTED}')
   sd.check_fixed(found, _FIXED, what)
@@ -117,7 +117,7 @@ def config_to_json(config: UNet3DConfig) -> dict[str, Any]:
   """The content of `config.json`."""
   heads = config.num_heads
   return {
-      '_class_name': _CLASS,
+      '_class_name': CLASS,
       **_FIXED,
       **{key: getattr(config, name) for key, name in _FIELDS.items()},
       **{name: getattr(config, name) for name in _OPTIONS},

@@ -4,7 +4,9 @@ With x_t = a x_0 + s noise and s^2 = 1 - a^2, the target is
 v = a noise - s x_0, and the denoised estimate is D = a x_t - s v_hat. Since
 x_0 = a x_t - s v, D - x_0 = -s (v_hat - v): the x_0 error with the weight
 1 / (1 - a^2) per sample is the plain v error (Salimans & Ho, 2022, "Progressive
-Distillation"). We compute the latter, which divides by nothing.
+Distillation"). We compute the latter, which divides by nothing. Networks that
+predict the noise, as Stable Diffusion 1, have its error as their loss (Ho et
+al., 2020).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import schedule as schedule_lib
 
 
@@ -121,11 +124,13 @@ def diffusion_loss(
     timesteps: jax.Array | None = None,
     noise: jax.Array | None = None,
     stratified: bool = False,
+    prediction: str = 'v_prediction',
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the mean v error over the batch and what it is made of.
+  """Returns the mean error over the batch and what it is made of.
 
   Args:
-    network: (x_t [B, ...], timesteps [B] float32) -> v_hat [B, ...].
+    network: (x_t [B, ...], timesteps [B] float32) -> v_hat [B, ...], or the
+      noise where `prediction` is 'epsilon'.
     latents: clean x_0 [B, ...]; noise and loss are in its dtype, but at least
       float32.
     key: draws the timesteps and the noise, where they are not given.
@@ -133,13 +138,16 @@ def diffusion_loss(
     timesteps: [B] integers, e.g. of a fixed validation set.
     noise: [B, ...] standard normal.
     stratified: as in `sample_timesteps`.
+    prediction: what the network returns, of `inversion.PREDICTIONS`.
 
   Returns:
     The loss []; and {'per_sample_loss': [B], 'timesteps': int32 [B]}.
 
   Raises:
-    ValueError: there is no key, and timesteps or noise are not given.
+    ValueError: there is no key, and timesteps or noise are not given; or an
+      unknown prediction.
   """
+  inversion.check_prediction(prediction)
   if key is None and (timesteps is None or noise is None):
     raise ValueError(
         'diffusion_loss without a key: give key=, or both timesteps= and'
@@ -165,7 +173,8 @@ def diffusion_loss(
   predicted = network(
       add_noise(x0, noise, alpha), timesteps.astype(jnp.float32)
   )
-  error = predicted.astype(dtype) - velocity(x0, noise, alpha)
+  target = velocity(x0, noise, alpha) if prediction != 'epsilon' else noise
+  error = predicted.astype(dtype) - target
   per_sample = jnp.mean(jnp.square(error), axis=tuple(range(1, x0.ndim)))
   return jnp.mean(per_sample), {
       'per_sample_loss': per_sample,

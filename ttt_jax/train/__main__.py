@@ -19,9 +19,8 @@ from ml_collections import config_flags
 from rich import console as rich_console
 from rich import table as rich_table
 
+from ttt_jax import backbones
 from ttt_jax import cli
-from ttt_jax import geometry
-from ttt_jax.models import dit
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
@@ -40,9 +39,9 @@ def dry_run(config) -> None:
   sizes = rich_table.Table(title=f'{config.name}, stage {config.stage}')
   sizes.add_column('quantity')
   sizes.add_column('value', justify='right')
-  for row in geometry.Geometry.from_config(config).table():
+  for row in backbones.geometry(config).table():
     sizes.add_row(*row)
-  params = dit.abstract_params(dit.DiTConfig(**config.model))
+  params = backbones.of(config).abstract_params()
   console = rich_console.Console()
   console.print(sizes)
   console.print(optimizer.group_table(config.optimizer, params))

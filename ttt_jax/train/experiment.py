@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import ml_collections
 
-from ttt_jax import geometry as geometry_lib
+from ttt_jax import backbones
 from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import latents as latents_lib
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import pipeline
 from ttt_jax.diffusion import schedulers
-from ttt_jax.models import dit
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import source as source_lib
@@ -48,10 +47,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         f'config.stage is {config.stage!r}; it names a folder, for example 3s'
     )
   schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
+  if config.diagnose_every and config.get('backbone') == 'unet3d':
+    raise ValueError(
+        f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
+        ' TTT layers to diagnose, set it to 0'
+    )
   sharding_lib.check_mesh(
       config.mesh, batch_size=config.batch_size,
       microbatches=config.microbatches,
-      num_heads=dit.DiTConfig(**config.model).num_heads,
+      num_heads=backbones.of(config).num_heads,
   )  # pyformat: disable
 
 
@@ -77,8 +81,8 @@ class Experiment:
     check_config(config)
     workdir = pathlib.Path(workdir)
     self.config, self.folder = config, workdir / config.stage
-    self.abstract_params = dit.abstract_params(
-        dit.DiTConfig(**config.model))
+    self._backbone = backbones.of(config)
+    self.abstract_params = self._backbone.abstract_params()
     optimizer_lib.assign(config.optimizer.groups, self.abstract_params)
     self._dataset = _open_data(config, workdir)
     self._manifest = self._dataset.manifest
@@ -89,7 +93,7 @@ class Experiment:
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
-    return dit.init_params(dit.DiTConfig(**self.config.model), key)
+    return self._backbone.init(key)
 
   def objective(self, mesh: jax.sharding.Mesh) -> objective_lib.Objective:
     """What is minimised, on a mesh."""
@@ -133,16 +137,15 @@ def _open_data(config: ml_collections.ConfigDict,
         f' and the same --config and --workdir={workdir}'
     )
   dataset = latents_lib.LatentDataset(folder)
-  g = geometry_lib.Geometry.from_config(config)
+  g, backbone = backbones.geometry(config), backbones.of(config)
   manifest_lib.check_manifest(
       dataset.manifest, fps=g.fps, height=g.height, width=g.width,
       frames=g.frames, segments=g.segments, text_length=g.text_length,
       mini_batch=g.mini_batch,
   )  # pyformat: disable
-  model = dit.DiTConfig(**config.model)
   latents = (g.latent_frames, g.latent_height, g.latent_width,
-             model.in_channels)  # pyformat: disable
-  text = (g.segments, g.text_length, model.text_dim)
+             backbone.in_channels)  # pyformat: disable
+  text = (g.segments, g.text_length, backbone.text_dim)
   for name, found, wanted in (
       ('latents', dataset.latent_shape, latents),
       ('texts', dataset.text_shape, text),
@@ -163,9 +166,6 @@ def _source(config: ml_collections.ConfigDict,
     return None
   folder = pathlib.Path(named or workdir / config.previous_stage)
   source = source_lib.find(folder, config.stage)
-  model = dit.DiTConfig(**config.model)
-  g = geometry_lib.Geometry.from_config(config)
-  grid = (g.latent_height // model.patch_size,
-          g.latent_width // model.patch_size)  # pyformat: disable
-  source_lib.check(source, model, grid)
+  source_lib.check(
+      source, backbones.of(config).config, backbones.geometry(config))
   return source

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from ttt_jax import backbones
 from ttt_jax import sharding
 from ttt_jax.diffusion import objective
-from ttt_jax.diffusion import schedule
-from ttt_jax.models import dit
 from ttt_jax.train import step as step_lib
 
 
@@ -34,13 +33,11 @@ class Objective:
     """
     self._text_dropout = config.text_dropout
     self._null_text = null_text
-    self._module = dit.DiffusionTransformer(
-        dit.DiTConfig(**config.model), sharding.Layout(mesh)
-    )
-    self._schedule = schedule.zero_snr_schedule(shift=config.schedule_shift)
+    self._backbone = backbones.of(config)
+    self._module = self._backbone.module(sharding.Layout(mesh))
 
   def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """See `step.LossFn`: latents drawn from the VAE's posterior, v error."""
+    """See `step.LossFn`: latents drawn from the VAE's posterior."""
     latents_key, text_key, noise_key = jax.random.split(key, 3)
     latents = objective.sample_posterior(
         latents_key, batch['mean'], batch['logvar'])
@@ -50,17 +47,19 @@ class Objective:
     )  # pyformat: disable
     network = lambda x, t: self._module.apply({'params': params}, x, text, t)
     loss, aux = objective.diffusion_loss(
-        network, latents, noise_key, self._schedule)
+        network, latents, noise_key, self._backbone.schedule,
+        prediction=self._backbone.prediction,
+    )  # pyformat: disable
     return loss, (aux['per_sample_loss'], aux['timesteps'])
 
   def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """Gate sizes and inner losses of the network on a noisy batch."""
+    """Gate sizes and inner losses of a transformer on a noisy batch."""
     noise_key, time_key = jax.random.split(key)
     latents = batch['mean']
     timesteps = objective.sample_timesteps(
         time_key, len(latents), stratified=True)
     noise = jax.random.normal(noise_key, latents.shape)
-    alpha = jnp.asarray(self._schedule)[timesteps]
+    alpha = jnp.asarray(self._backbone.schedule)[timesteps]
     return self._module.apply(
         {'params': params}, objective.add_noise(latents, noise, alpha),
         batch['text'], timesteps, method='diagnostics',

@@ -10,11 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ttt_jax import geometry as geometry_lib
+from ttt_jax import json_file
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import kinds
 from ttt_jax.convert import placing
 from ttt_jax.convert import tree
+from ttt_jax.convert import unet as convert_unet
+from ttt_jax.convert import unet_config
 from ttt_jax.models import dit
+from ttt_jax.models.unet3d import unet
 from ttt_jax.train import checkpoint
 
 # Fields of the network that make other numbers of the same weights.
@@ -25,6 +30,12 @@ _FIELDS = (
 )  # pyformat: disable
 _SINCOS_FIELDS = ('spatial_scale', 'temporal_scale')
 _TTT_FIELDS = ('mixer', 'mini_batch', 'ttt_base_lr')
+_UNET_FIELDS = (
+    'in_channels', 'out_channels', 'block_out_channels', 'layers_per_block',
+    'cross_attention', 'num_heads', 'text_dim', 'norm_num_groups', 'norm_eps',
+    'use_linear_projection', 'prediction',
+)  # pyformat: disable
+_NAMES = {dit.DiTConfig: 'transformer', unet.UNet3DConfig: 'U-Net'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Source:
 
   folder: pathlib.Path
   load: Callable[[Callable[..., Any]], Any]
-  config: dit.DiTConfig | None = None
+  config: dit.DiTConfig | unet.UNet3DConfig | None = None
   identity: Callable[[], Mapping[str, Any] | None] = lambda: None
 
 
@@ -51,16 +62,16 @@ def find(folder: pathlib.Path, stage: str) -> Source:
   """The weights in a folder, looked at but not read.
 
   Args:
-    folder: of a transformer or a whole model as `save_pretrained` writes it
-      or as `ttt_jax.convert` does, of a stage, or of all stages: then the one
-      saved last.
+    folder: of a transformer, a U-Net or a whole model as `save_pretrained`
+      writes it or as `ttt_jax.convert` does, of a stage, or of all stages:
+      then the one saved last.
     stage: that starts from them, for messages.
 
   Raises:
     FileNotFoundError: none of these, or a file of the model is missing.
     ValueError: a model that is not supported, or that is damaged.
   """
-  for place in (folder, folder / 'transformer'):
+  for place in (folder, folder / 'transformer', folder / 'unet'):
     if tree.is_tree(place):
       return _of_tree(place)
     if (place / 'config.json').is_file():
@@ -95,7 +106,15 @@ def _of_tree(folder):
 
 def _of_model(folder):
   # Files and shapes are checked here, before any device has to do with it.
-  config, params = convert_dit.load_dit(folder, sharding=placing.UNREAD)
+  found = json_file.read(folder / 'config.json')
+  if isinstance(found, dict) and found.get('_class_name') == unet_config.CLASS:
+    # New temporal attention is drawn with all that is new.
+    config, params = convert_unet.load_unet(
+        folder, temporal=convert_unet.has_temporal(folder),
+        sharding=placing.UNREAD,
+    )  # pyformat: disable
+  else:
+    config, params = convert_dit.load_dit(folder, sharding=placing.UNREAD)
   return Source(
       folder,
       lambda sharding: jax.tree.map(
@@ -106,29 +125,29 @@ def _of_model(folder):
 
 
 def check(
-    source: Source, config: dit.DiTConfig, grid: tuple[int, int]
+    source: Source,
+    config: dit.DiTConfig | unet.UNet3DConfig,
+    geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
 ) -> None:
   """Raises ValueError if a network would not do with the weights as theirs.
 
   Args:
     source: of the weights.
     config: of the network.
-    grid: (rows, columns) of tokens in a frame.
+    geometry: of its clips.
   """
   theirs = source.config
   if theirs is None:
     return
-  names = list(_FIELDS)
-  if config.positions == theirs.positions == 'sincos':
-    names += _SINCOS_FIELDS
-  if theirs.mixer != 'none':
-    names += _TTT_FIELDS
-  # A base of the frames' own size changes nothing.
-  base = lambda config: None if config.base == grid else config.base
-  if config.positions == theirs.positions == 'rope' and (
-      base(config) != base(theirs)
-  ):
-    names += ['base_rows', 'base_columns']
+  if type(theirs) is not type(config):
+    raise ValueError(
+        f'the weights in {source.folder} are of a {_NAMES[type(theirs)]}, but'
+        f' this config trains a {_NAMES[type(config)]}; name the folder of one'
+        ' in --config.init_from'
+    )
+  names = list(_UNET_FIELDS)
+  if isinstance(config, dit.DiTConfig):
+    names = _transformer_fields(theirs, config, geometry.grid)
   differ = [
       f'{name} = {getattr(theirs, name)!r} there,'
       f' {getattr(config, name)!r} in config.model'
@@ -140,3 +159,19 @@ def check(
         f'the weights in {source.folder} are of another network:'
         f' {"; ".join(differ)}; set config.model to their values'
     )
+
+
+def _transformer_fields(theirs, ours, grid):
+  """Names of what two transformers must share; `grid`: tokens of a frame."""
+  names = list(_FIELDS)
+  if ours.positions == theirs.positions == 'sincos':
+    names += _SINCOS_FIELDS
+  if theirs.mixer != 'none':
+    names += _TTT_FIELDS
+  # A base of the frames' own size changes nothing.
+  base = lambda config: None if config.base == grid else config.base
+  if ours.positions == theirs.positions == 'rope' and (
+      base(ours) != base(theirs)
+  ):
+    names += ['base_rows', 'base_columns']
+  return names

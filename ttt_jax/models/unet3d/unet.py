@@ -8,6 +8,7 @@ still clip, and a clip of one frame, what the 2-D model gives the picture.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,41 +16,31 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ttt_jax import sharding
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
 from ttt_jax.models.unet3d import attention
 from ttt_jax.models.unet3d import config as config_lib
+from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import resnet
 
 UNet3DConfig = config_lib.UNet3DConfig
 
 
-class UNet3D(nn.Module):
-  """Predicts noise or v from noisy latents, text and timesteps."""
+class Network(nn.Module):
+  """The network on one device, which has some frames of some clips."""
 
   config: UNet3DConfig
+  frames: frames_lib.Frames
 
   @nn.compact
   def __call__(
       self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """The network's output, `config.prediction`.
-
-    Args:
-      latents: [B, F, h, w, c].
-      text: [B, L, Dt]; or [B, S, L, Dt], whose tokens are read together.
-      timesteps: [B], 0 (clean) to 999 (noise).
-
-    Returns:
-      float32 [B, F, h, w, c].
-
-    Raises:
-      ValueError: shapes that do not fit each other or the config.
-    """
+    """[B, f, h, w, c], [B, L, Dt], [B] -> float32 [B, f, h, w, c]."""
     c = self.config
-    c.check_inputs(latents.shape, text.shape)
     dtype = jnp.dtype(c.dtype)
-    text = text.reshape(len(text), -1, c.text_dim).astype(dtype)
+    text = text.astype(dtype)
     time = self._time(timesteps)
     resnet_class, transformer_class = resnet.ResnetBlock, attention.Transformer
     if c.remat == 'layer':
@@ -58,13 +49,13 @@ class UNet3D(nn.Module):
 
     def block(x, features, name, i):
       return resnet_class(
-          features, c.norm_num_groups, c.norm_eps, dtype,
+          features, c.norm_num_groups, c.norm_eps, dtype, self.frames,
           name=f'{name}_resnets_{i}',
       )(x, time)  # pyformat: disable
 
     def transformer(x, level, name, i):
       return transformer_class(
-          c, c.num_heads[level], name=f'{name}_attentions_{i}'
+          c, c.num_heads[level], self.frames, name=f'{name}_attentions_{i}'
       )(x, text)
 
     last = c.levels - 1
@@ -95,7 +86,9 @@ class UNet3D(nn.Module):
       if level:
         x = resnet.Upsample(dtype, name=f'{name}_upsamplers_0')(x)
 
-    x = resnet.GroupNorm(c.norm_num_groups, c.norm_eps, name='norm_out')(x)
+    x = resnet.GroupNorm(
+        c.norm_num_groups, c.norm_eps, self.frames, name='norm_out'
+    )(x)
     x = resnet.conv(c.out_channels, 3, dtype, 'conv_out')(nn.silu(x))
     return x.astype(jnp.float32)
 
@@ -108,6 +101,50 @@ class UNet3D(nn.Module):
     time = embeddings.timestep_embedding(timesteps, width)
     time = nn.silu(dense(name='time_1')(time))
     return nn.silu(dense(name='time_2')(time))
+
+
+class UNet3D(nn.Module):
+  """Predicts noise or v from noisy latents, text and timesteps.
+
+  Attributes:
+    config: sizes and choices.
+    layout: the mesh: clips over `data`, frames over `sp`, any number of them.
+  """
+
+  config: UNet3DConfig
+  layout: sharding.Layout = sharding.Layout()
+
+  @nn.compact
+  def __call__(
+      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+  ) -> jax.Array:
+    """The network's output, `config.prediction`.
+
+    Args:
+      latents: [B, F, h, w, c].
+      text: [B, L, Dt]; or [B, S, L, Dt], whose tokens are read together.
+      timesteps: [B], 0 (clean) to 999 (noise).
+
+    Returns:
+      float32 [B, F, h, w, c].
+
+    Raises:
+      ValueError: shapes that do not fit each other or the config.
+    """
+    c = self.config
+    c.check_inputs(latents.shape, text.shape)
+    text = text.reshape(len(text), -1, c.text_dim)
+    frames = frames_lib.Frames(latents.shape[1], self.layout.sp)
+    if self.layout.mesh is None or self.is_initializing():
+      network = Network(c, dataclasses.replace(frames, parts=1))
+      nn.share_scope(self, network)
+      return network(latents, text, timesteps)
+    network = Network(c, frames, parent=None)
+    behind = ((0, 0), (0, frames.padding), (0, 0), (0, 0), (0, 0))
+    return self.layout.by_frames(
+        lambda params, *inputs: network.apply({'params': params}, *inputs),
+        self.variables['params'], jnp.pad(latents, behind), text, timesteps,
+    )[:, : frames.total]  # pyformat: disable
 
 
 def init_params(config: UNet3DConfig, key: jax.Array) -> Any:
