@@ -55,7 +55,7 @@ def run(command, cwd):
 
 def test_the_page_shows_every_step():
   text = ' '.join(commands())
-  for part in ('--dry_run', '--check', '--process_index', ',9s', 'sample'):
+  for part in ('--dry_run', '--check', '--process_id', ',9s', 'sample'):
     assert part in text
   assert SHORT.split()[0] in PAGE.read_text()
   assert 'http' not in text

@@ -6,33 +6,49 @@ from collections.abc import Callable, Sequence
 import os
 import pathlib
 import sys
+import traceback
 
 from absl import app
 from absl import flags
 from absl import logging
+
+from ttt_jax import distributed
 
 # What a user can mend by other input. Everything else is a defect of ours
 # and keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError)
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(
+    main: Callable[[Sequence[str]], int | None], arguments: bool = False
+) -> None:
   """Runs `main` with absl flags; user errors become `error: ...`, exit 2.
 
-  `TTT_JAX_TRACEBACK=1` keeps the traceback.
+  `TTT_JAX_TRACEBACK=1` keeps the traceback. Of several processes one that
+  fails ends without waiting for the others.
+
+  Args:
+    main: of the entry point, takes argv and returns the exit status.
+    arguments: whether it takes arguments that are no flags.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not arguments:
       return _fail(f'unexpected argument {argv[1]!r}; see --help')
     # absl's default shows what jax and orbax say of their inner life.
     logging.set_verbosity(logging.WARNING)
     try:
       return main(argv)
-    except USER_ERRORS as e:
-      if os.environ.get('TTT_JAX_TRACEBACK'):
-        raise
-      return _fail(e)
+    except Exception as e:  # pylint: disable=broad-except
+      plain = not os.environ.get('TTT_JAX_TRACEBACK')
+      if plain and (lost := distributed.lost(e)):
+        return distributed.leave(_fail(lost))
+      if plain and isinstance(e, USER_ERRORS):
+        return distributed.leave(_fail(e))
+      if distributed.several():
+        traceback.print_exc()
+        distributed.leave(1)
+      raise
 
   app.run(guarded, flags_parser=_parse)
 

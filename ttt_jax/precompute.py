@@ -9,9 +9,9 @@ Stopped at any moment and started again, it goes on where it stopped. With
 `--check` it reads the data set and prints everything that is wrong with it.
 
 Several processes share the work: start the same command N times, anywhere
-where the folders are seen, with --process_index=0..N-1 --process_count=N; or
-with --distributed where JAX knows its processes by itself (TPU pods, Slurm,
-GKE). The last one to end writes the manifest. If one dies start it again.
+where the folders are seen, with --process_id=0..N-1 --num_processes=N; JAX
+knows its processes by itself on TPU pods, on GKE and under Slurm. The last one
+to end writes the manifest. If one dies start it again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from ttt_jax import cli
+from ttt_jax import distributed
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
 from ttt_jax import storyboard as storyboard_lib
@@ -192,36 +193,13 @@ def _print_corrupt(manifest: manifest_lib.Manifest) -> None:
     print(f'  {clip["name"]}: {clip["reason"]}')
 
 
-def _processes() -> tuple[int, int]:
-  """This process's index and their count, from the flags or from JAX."""
-  index, count = flags.FLAGS.process_index, flags.FLAGS.process_count
-  if flags.FLAGS.distributed:
-    if (index, count) != (0, 1):
-      raise ValueError(
-          '--distributed takes the processes from JAX; leave out'
-          ' --process_index and --process_count'
-      )
-    jax.distributed.initialize()
-    index, count = jax.process_index(), jax.process_count()
-    # Only the two numbers are wanted. Without the connection none waits for
-    # another at its end, and one that dies ends no other.
-    jax.distributed.shutdown()
-    return index, count
-  if not 0 <= index < count:
-    raise ValueError(
-        f'--process_index is {index}; with --process_count={count} it must be'
-        f' in 0 .. {max(count, 1) - 1}'
-    )
-  return index, count
-
-
 def main(argv: Sequence[str]) -> None:
   """Entry point."""
   del argv
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   if flags.FLAGS.check:
     check(config, workdir)
-  elif run(config, workdir, *_processes()) is None:
+  elif run(config, workdir, *distributed.numbers()) is None:
     return
   flag = flags.FLAGS['config']
   overrides = config_flags.get_override_values(flag)
@@ -236,9 +214,6 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file('config', lock_config=True)
   flags.DEFINE_string('workdir', None, 'Folder of all outputs.')
   flags.DEFINE_bool('check', False, 'Read the data set, write nothing.')
-  flags.DEFINE_integer('process_index', 0, 'This process, from 0 on.')
-  flags.DEFINE_integer('process_count', 1, 'Processes that share the work.')
-  flags.DEFINE_bool('distributed', False, 'Ask jax.distributed for the two.')
   flags.mark_flags_as_required(['config', 'workdir'])
 
 

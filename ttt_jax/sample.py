@@ -42,6 +42,7 @@ _EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
 
 def main(_) -> None:
   # Files first: a wrong name should not wait for a model to load.
+  from ttt_jax import distributed
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.data import sheet
   from ttt_jax.data import video
@@ -57,6 +58,7 @@ def main(_) -> None:
   from ttt_jax import progress
   from ttt_jax import sharding
 
+  distributed.start()
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))

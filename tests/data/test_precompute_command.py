@@ -129,11 +129,8 @@ def test_a_missing_field_is_named(config, tmp_path):
 
 @pytest.mark.parametrize('flags, message', [
     (['--config.data.storyboards=none.json'], 'none.json does not exist'),
-    (['--process_index=2', '--process_count=2'],
-     '--process_index is 2; with --process_count=2 it must be in 0 .. 1'),
-    (['--distributed', '--process_count=2'],
-     '--distributed takes the processes from JAX; leave out --process_index'
-     ' and --process_count'),
+    (['--process_id=2', '--num_processes=2'],
+     '--process_id is 2; with --num_processes=2 it must be in 0 .. 1'),
 ])
 def test_the_command_prints_one_line_and_exits_with_2(
     config, tmp_path, flags, message

@@ -187,11 +187,9 @@ def test_jax_tells_the_processes_and_then_lets_them_go():
   script = textwrap.dedent("""
       import time
       from absl import flags
-      from ttt_jax import precompute
-      precompute.define_flags()
-      flags.FLAGS(['x', '--distributed', '--config=configs/quickstart.py',
-                   '--workdir=w'])
-      index, count = precompute._processes()
+      from ttt_jax import distributed
+      flags.FLAGS(['x'])
+      index, count = distributed.numbers()
       import jax
       assert jax.device_put(1.0).devices() <= set(jax.local_devices())
       time.sleep(index)

@@ -11,7 +11,6 @@ can be set by --config.a.b=VALUE.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import pathlib
 
 from absl import flags
 import jax
@@ -21,14 +20,16 @@ from rich import table as rich_table
 
 from ttt_jax import backbones
 from ttt_jax import cli
+from ttt_jax import distributed
+from ttt_jax.data import one_clip
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
+from ttt_jax.train import samples
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
-_SAMPLE_STEPS = 25  # of the sampler, for the videos made while training
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
 
 
@@ -47,25 +48,6 @@ def dry_run(config) -> None:
   console.print(optimizer.group_table(config.optimizer, params))
 
 
-def sample_hook(experiment: experiment_lib.Experiment) -> loop.SampleHook:
-  """Samples the first clip's storyboard, as `ttt_jax.sample` would."""
-  # Loads the encoders: only where samples are asked for.
-  from ttt_jax import pipeline
-  from ttt_jax import storyboard
-  from ttt_jax.data import video
-
-  board = storyboard.Storyboard.parse(experiment.clips[0]['storyboard'])
-  pipe = pipeline.VideoPipeline.from_config(experiment.config, None)
-
-  def hook(params, step: int, folder: pathlib.Path) -> None:
-    pipe.params = params
-    out = folder / 'samples' / f'{step:06d}.mp4'
-    out.parent.mkdir(exist_ok=True)
-    video.write_video(out, pipe(board, steps=_SAMPLE_STEPS), fps=pipe.fps)
-
-  return hook
-
-
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
@@ -77,18 +59,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
+  if 'video' in config:
+    experiment_lib.check_config(config)
+    one_clip.prepare(config, _WORKDIR.value)
   experiment = experiment_lib.Experiment(config, _WORKDIR.value)
   console = rich_console.Console()
   console.print(optimizer.group_table(
       config.optimizer, experiment.abstract_params))
-  sample = sample_hook(experiment) if config.sample_every else None
+  sample = None
+  if config.sample_every:
+    sample = samples.hook(experiment, _WORKDIR.value)
   state = loop.train(experiment, sample)
   folder = experiment.folder
   print(f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
         f' {folder / metrics.PLOT} and TensorBoard events in {folder}')
   if int(state.step) == config.steps:
-    print(f'next: python -m ttt_jax.sample --workdir={_WORKDIR.value}'
-          ' --storyboard=FILE.json --out=FILE.mp4')
+    command, arguments = 'sample', '--storyboard=FILE.json --out=FILE.mp4'
+    if 'video' in config:
+      command, arguments = 'edit', '--prompt="..."'
+    print(f'next: python -m ttt_jax.{command} --workdir={_WORKDIR.value}'
+          f' {arguments}')
   return 0
 
 
