@@ -1,0 +1,181 @@
+"""Settings of the compiler and the runtime, each with its reason.
+
+    python -m launch.xla_flags             # lists them
+    python -m launch.xla_flags --check     # does this compiler know them?
+
+The one place for them: `launch.stages --chip=KIND` puts them into the
+environment of what it starts, before what the user has set there, so that the
+user's values win. They move work in time and change no results. None was timed
+on a chip: names are checked with the compilers of jax 0.10.2, and what the
+TPU's do is seen in compiled steps. Of the 9 s step on v5p:8x8x4, data 64 x sp
+4, with 4 layers they make 19 of 21 all-to-alls asynchronous (0 without), fuse
+all gathers of parameters into computations, and leave the peak of memory as it
+is (3.63 GiB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+import subprocess
+import sys
+
+from absl import flags
+
+from ttt_jax import cli
+
+_CHECK = flags.DEFINE_bool('check', False, 'Ask the compilers for the names.')
+TPU, GPU = 'LIBTPU_INIT_ARGS', 'XLA_FLAGS'
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A value in the environment of a program.
+
+  Attributes:
+    variable: of the environment.
+    value: of the variable, or a part of it: parts are joined by spaces.
+    reason: why we set it.
+  """
+
+  variable: str
+  value: str
+  reason: str
+
+
+_TPU_SETTINGS = (
+    Setting(
+        TPU, '--xla_enable_async_all_gather=true',
+        'FSDP gathers each layer\'s parameters; the gather of the next ones'
+        ' may run while the chip computes.',
+    ),
+    Setting(
+        TPU, '--xla_tpu_enable_async_collective_fusion=true',
+        'Fuses parts of a gather into the loops of matrix products, which is'
+        ' how a TensorCore does both at once. The five names of this group'
+        ' belong together.',
+    ),
+    Setting(
+        TPU, '--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true',
+        'The group above, for gathers of parameters.',
+    ),
+    Setting(
+        TPU, '--xla_tpu_enable_async_collective_fusion_multiple_steps=true',
+        'Lets one gather stretch over several matrix products.',
+    ),
+    Setting(
+        TPU, '--xla_tpu_overlap_compute_collective_tc=true',
+        'Allows a collective and a computation on one TensorCore together.',
+    ),
+    Setting(
+        TPU, '--xla_tpu_enable_async_all_to_all=true',
+        'Sequences change between tokens and heads by all-to-alls (mesh axis'
+        ' sp). Without it the chip waits for each of them.',
+    ),
+)  # pyformat: disable
+
+_GPU_SETTINGS = (
+    Setting(
+        GPU, '--xla_gpu_enable_latency_hiding_scheduler=true',
+        'Orders collectives early and their use late, so that NCCL runs beside'
+        ' the kernels.',
+    ),
+    Setting(
+        GPU, '--xla_gpu_enable_highest_priority_async_stream=true',
+        'Kernels of collectives start before queued computation; a late one'
+        ' makes all other GPUs wait.',
+    ),
+    Setting(
+        'XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92',
+        'JAX takes 75 % of a GPU by default; NCCL and cuDNN need some GiB'
+        ' beside it.',
+    ),
+)  # pyformat: disable
+
+SETTINGS: Mapping[str, tuple[Setting, ...]] = {
+    'v5e': _TPU_SETTINGS,
+    'v5p': _TPU_SETTINGS,
+    'v6e': _TPU_SETTINGS,
+    'gpu': _GPU_SETTINGS,
+}
+
+
+def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
+  """The variables to set for a kind of chip.
+
+  Args:
+    kind: of `SETTINGS`.
+    before: the environment so far; what it says comes last and wins.
+  """
+  values: dict[str, list[str]] = {}
+  for setting in SETTINGS[kind]:
+    values.setdefault(setting.variable, []).append(setting.value)
+  for variable, parts in values.items():
+    if variable in before:
+      # Of flags the last counts; another variable has one value.
+      flag = parts[0].startswith('--')
+      values[variable] = [*(parts if flag else ()), before[variable]]
+  return {k: ' '.join(v) for k, v in values.items()}
+
+
+def compiler_options(kind: str) -> dict[str, str]:
+  """The flags of a kind of TPU for `jax.stages.Lowered.compile`."""
+  flags_ = [s.value for s in SETTINGS[kind] if s.variable == TPU]
+  return dict(f.removeprefix('--').split('=', 1) for f in flags_)
+
+
+# Compiles next to nothing; without a TPU for a topology, as libtpu can.
+_PROBE = {
+    TPU: """
+import jax
+from jax.experimental import topologies
+chip = topologies.get_topology_desc(
+    platform='tpu', topology_name='v5e:2x2').devices[0]
+where = jax.sharding.SingleDeviceSharding(chip)
+x = jax.ShapeDtypeStruct((8,), 'float32', sharding=where)
+jax.jit(lambda x: x + 1).lower(x).compile()
+""",
+    GPU: 'import jax; jax.jit(lambda x: x + 1)(1.0)',
+}
+
+
+def unknown(variable: str) -> str | None:
+  """What this machine's compiler says against our flags; None: nothing.
+
+  Args:
+    variable: `TPU` (needs libtpu) or `GPU` (any jaxlib knows all names).
+  """
+  kind = 'v5p' if variable == TPU else 'gpu'
+  done = subprocess.run(
+      [sys.executable, '-c', _PROBE[variable]],
+      env=os.environ
+      | dict(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1',
+             ALLOW_MULTIPLE_LIBTPU_LOAD='1')
+      | environment(kind, {}),
+      capture_output=True, text=True, check=False,
+  )  # pyformat: disable
+  if not done.returncode:
+    return None
+  lines = [line for line in done.stderr.splitlines() if line.strip()]
+  telling = [line for line in lines if 'nknown' in line]
+  return (telling or lines or ['it ended without a word'])[-1].strip()
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point."""
+  del argv
+  for kind, settings in SETTINGS.items():
+    print(f'{kind}:')
+    for setting in settings:
+      print(f'  {setting.variable} {setting.value}\n    {setting.reason}')
+  if not _CHECK.value:
+    return 0
+  found = {variable: unknown(variable) for variable in _PROBE}
+  for variable, message in found.items():
+    print(f'{variable}: {message or "all names are known"}')
+  return int(any(found.values()))
+
+
+if __name__ == '__main__':
+  cli.run(main)
