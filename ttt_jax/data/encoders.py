@@ -105,6 +105,30 @@ def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
   return {'dtype': config['dtype']} if config.get('dtype') else {}
 
 
+def check_identity(
+    known: Mapping[str, Any],
+    where: str,
+    *,
+    vae: VideoEncoder,
+    text: text_encoder.TextEncoder,
+) -> None:
+  """Raises ValueError unless these encoders made what is known.
+
+  Args:
+    known: with 'vae_identity' and 'text_identity', see `manifest.Manifest`.
+    where: it comes from, for the message.
+    vae: the autoencoder now.
+    text: the text encoder now.
+  """
+  for name, encoder in (('vae', vae), ('text', text)):
+    theirs = known[f'{name}_identity']
+    if theirs != encoder.identity:
+      raise ValueError(
+          f'{where} was made with the {name} encoder {theirs}, but'
+          f' config.{name}.folder holds {encoder.identity}; restore that folder'
+      )
+
+
 class TextCache:
   """Embeddings of texts; what is known is not computed again.
 

@@ -1,8 +1,8 @@
-"""A video at a glance: frames side by side in one PNG."""
+"""A video at a glance: frames side by side in one PNG, and GIFs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import os
 import pathlib
@@ -71,12 +71,38 @@ def contact_sheet(
       while draw.textlength(text, font) > width:
         text = text.rstrip('…')[:-1] + '…'
       draw.text((x, y + height + 2), text, 'black', font)
+  _save(path, sheet.save, 'PNG')
+
+
+def write_gif(
+    path: str | os.PathLike[str], frames: np.ndarray, fps: float
+) -> None:
+  """Writes a GIF that repeats, whole or not at all.
+
+  Args:
+    path: ends in .gif; replaced if it exists.
+    frames: uint8 [n, H, W, 3].
+    fps: frames a second; the format knows hundredths of seconds.
+
+  Raises:
+    ValueError: the file cannot be written.
+    FileNotFoundError: there is no such folder.
+  """
+  first, *rest = [Image.fromarray(frame) for frame in frames]
+  _save(
+      path, first.save, 'GIF', save_all=True, append_images=rest,
+      duration=round(1000 / fps), loop=0,
+  )  # pyformat: disable
+
+
+def _save(path, save: Callable[..., None], *args, **options) -> None:
+  """Calls `save` on a name of its own, and renames."""
   path = pathlib.Path(path)
   if not path.parent.is_dir():
     raise FileNotFoundError(f'there is no folder {path.parent} for {path.name}')
   part = path.with_name(f'.{path.name}.{os.getpid()}.part')
   try:
-    sheet.save(part, 'PNG')
+    save(part, *args, **options)
     os.replace(part, path)
   except OSError as e:
     raise ValueError(f'{path} could not be written: {e.strerror}') from e

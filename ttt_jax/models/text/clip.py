@@ -25,28 +25,24 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPTextConfig:
-  """Sizes of a `CLIPTextEncoder`; the defaults are Stable Diffusion 1's.
+class TowerConfig:
+  """Sizes that CLIP's towers share; the defaults are Stable Diffusion 1's.
 
   Attributes:
-    vocab_size: rows of the token embedding.
     width: M.
     num_layers: blocks.
     num_heads: H.
     mlp_dim: hidden width of the MLP.
-    max_length: rows of the position embedding.
     activation: of the MLP, one of `ACTIVATIONS`.
     norm_eps: of every norm.
     dtype: compute type, 'float32' or 'bfloat16'. Norms, softmax and the sum
       of the residuals are float32 in both.
   """
 
-  vocab_size: int = 49408
   width: int = 768
   num_layers: int = 12
   num_heads: int = 12
   mlp_dim: int = 3072
-  max_length: int = 77
   activation: str = 'quick_gelu'
   norm_eps: float = 1e-5
   dtype: str = 'float32'
@@ -65,10 +61,29 @@ class CLIPTextConfig:
       )
 
 
-class Block(nn.Module):
-  """Causal attention and MLP, each added to what it reads."""
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig(TowerConfig):
+  """Sizes of a `CLIPTextEncoder`.
 
-  config: CLIPTextConfig
+  Attributes:
+    vocab_size: rows of the token embedding.
+    max_length: rows of the position embedding.
+  """
+
+  vocab_size: int = 49408
+  max_length: int = 77
+
+
+class Block(nn.Module):
+  """Attention and MLP, each added to what it reads.
+
+  Attributes:
+    config: of the tower.
+    is_causal: a token sees those before it; else all.
+  """
+
+  config: TowerConfig
+  is_causal: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -83,13 +98,23 @@ class Block(nn.Module):
         dense(m, name=name)(y).reshape(n, length, c.num_heads, -1)
         for name in ('query', 'key', 'value')
     )
-    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=self.is_causal)
     y = dense(m, name='out')(y.reshape(n, length, m))
     x = x + y.astype(x.dtype)
 
     y = dense(c.mlp_dim, name='up')(norm('mlp_norm')(x))
     y = dense(m, name='down')(ACTIVATIONS[c.activation](y))
     return x + y.astype(x.dtype), None
+
+
+def stack(config: TowerConfig) -> Any:
+  """The class of all blocks of a tower, one after the other."""
+  return nn.scan(
+      Block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=config.num_layers,
+  )
 
 
 class CLIPTextEncoder(nn.Module):
@@ -119,13 +144,7 @@ class CLIPTextEncoder(nn.Module):
     x = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
     positions = nn.Embed(c.max_length, c.width, name='positions')
     x = x + positions(jnp.arange(ids.shape[1]))
-    blocks = nn.scan(
-        Block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        length=c.num_layers,
-    )
-    x, _ = blocks(c, name='layers')(x.astype(jnp.float32), None)
+    x, _ = stack(c)(c, name='layers')(x.astype(jnp.float32), None)
     return layers.LayerNorm(epsilon=c.norm_eps, name='final_norm')(x)
 
 

@@ -1,8 +1,8 @@
-"""Texts to embeddings: tokenizer, scene tokens, padding, batches."""
+"""Loads the encoder of texts that a folder holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
 import hashlib
 import os
@@ -14,104 +14,21 @@ import numpy as np
 
 from ttt_jax import json_file
 from ttt_jax import sharding
+from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import files
 from ttt_jax.convert import minilm as convert_minilm
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.models.text import bert_tokenizer
+from ttt_jax.models.text import clip
+from ttt_jax.models.text import clip_tokenizer
 from ttt_jax.models.text import minilm
 from ttt_jax.models.text import t5
 from ttt_jax.models.text import t5_tokenizer
+from ttt_jax.models.text import text_encoder
 
-# Texts a call: with one shape for all the encoder compiles once.
-_BATCH = 8
+TextEncoder = text_encoder.TextEncoder
 
-
-class TextEncoder:
-  """A tokenizer and an encoder.
-
-  Attributes:
-    identity: 'kind:hash' of the weights and the tokenizer; the kind names a
-      compute type other than float32.
-    width: of an embedding, Dt.
-    text_length: tokens a text, L.
-    scene_token_ids: vocabulary rows of '<start_scene>' and '<end_scene>'.
-  """
-
-  def __init__(
-      self,
-      tokenize: Callable[[str], list[int]],
-      states: Callable[[np.ndarray, np.ndarray], jax.Array],
-      *,
-      identity: str,
-      width: int,
-      text_length: int,
-      scene_token_ids: tuple[int, int],
-      pad_id: int = 0,
-      keep_padding: bool = False,
-      batch: int = _BATCH,
-  ):
-    """Wraps the two.
-
-    Args:
-      tokenize: text -> ids.
-      states: int32 ids, mask [batch, L] -> states [batch, L, Dt].
-      identity: and the following are attributes.
-      width: see there.
-      text_length: see there.
-      scene_token_ids: see there.
-      pad_id: of the token that fills up short texts.
-      keep_padding: embeddings of padding are the encoder's, not zero.
-      batch: texts a call.
-    """
-    self._tokenize = tokenize
-    self._states = states
-    self.identity = identity
-    self.width = width
-    self.text_length = text_length
-    self.scene_token_ids = scene_token_ids
-    self._pad_id = pad_id
-    self._keep_padding = keep_padding
-    self._batch = batch
-
-  def count_tokens(self, text: str) -> int:
-    """Tokens of a text, with those that begin and end it."""
-    return len(self._tokenize(text))
-
-  def encode(self, texts: Sequence[str]) -> np.ndarray:
-    """Embeds texts; equal ones are computed once.
-
-    Args:
-      texts: N texts, '' for no text.
-
-    Returns:
-      float32 [N, L, Dt]; positions behind the last token are zero, but of
-      T5, whose padding CogVideoX was trained to read.
-
-    Raises:
-      ValueError: a text has more than L tokens.
-    """
-    rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    count = -(-len(rows) // self._batch) * self._batch
-    ids = np.full((count, self.text_length), self._pad_id, np.int32)
-    mask = np.zeros((count, self.text_length), np.int32)
-    # Rows that only fill the batch need a token, else softmax has nothing.
-    mask[:, 0] = 1
-    for text, i in rows.items():
-      tokens = self._tokenize(text)
-      if len(tokens) > self.text_length:
-        raise ValueError(
-            f'the text {_shorten(text)!r} has {len(tokens)} tokens; at most'
-            f' {self.text_length} fit, shorten it'
-        )
-      ids[i, : len(tokens)] = tokens
-      mask[i, : len(tokens)] = 1
-    out = np.zeros((count, self.text_length, self.width), np.float32)
-    for i in range(0, count, self._batch):
-      part = slice(i, i + self._batch)
-      out[part] = self._states(ids[part], mask[part])
-    if not self._keep_padding:
-      out *= mask[..., None]
-    return out[[rows[text] for text in texts]]
+_CLIP = 'clip_text_model'
 
 
 def load_text_encoder(
@@ -128,8 +45,8 @@ def load_text_encoder(
       index); or a whole model with a folder `text_encoder`. The tokenizer is
       there, too, or in the folder `tokenizer` beside.
     text_length: tokens a text, L.
-    dtype: of a T5's weights and activations, 'float32' or 'bfloat16'. BERT
-      is always float32.
+    dtype: of the weights and activations of a T5, of the activations of a
+      CLIP, 'float32' or 'bfloat16'. BERT is always float32.
     mesh: of `sharding.make_mesh`, over which a T5 is split; None is the
       default device.
 
@@ -139,8 +56,11 @@ def load_text_encoder(
       length that the model does not have.
   """
   folder = files.find_folder(folder, 'text_encoder')
-  if _config(folder)['model_type'] == 'bert':
+  kind = _config(folder)['model_type']
+  if kind == 'bert':
     return _load_bert(folder, text_length)
+  if kind == _CLIP:
+    return _load_clip(folder, text_length, dtype)
   return _load_t5(folder, text_length, dtype, mesh)
 
 
@@ -150,7 +70,8 @@ def load_tokenizer(
   """The tokenizer of `load_text_encoder`'s encoder, without its weights.
 
   Returns:
-    text -> ids, and the rows of '<start_scene>' and '<end_scene>'.
+    text -> ids, and the rows of '<start_scene>' and '<end_scene>', none of
+    CLIP.
 
   Raises:
     FileNotFoundError, ValueError: as `load_text_encoder`.
@@ -159,6 +80,8 @@ def load_tokenizer(
   config = _config(folder)
   if config['model_type'] == 'bert':
     return bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+  if config['model_type'] == _CLIP:
+    return clip_tokenizer.find_tokenizer(folder).tokens, ()
   sizes = convert_t5.config_from_json(config, str(folder / 'config.json'))
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   return tokenizer, tokenizer.scene_token_ids
@@ -170,10 +93,10 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
   config = json_file.read(path)
   if not isinstance(config, dict):
     raise ValueError(f'{path} is no JSON object')
-  if config.get('model_type') not in ('bert', 't5'):
+  if config.get('model_type') not in ('bert', _CLIP, 't5'):
     raise ValueError(
         f"{path} has model_type {config.get('model_type')!r}; supported are"
-        " 'bert' and 't5'"
+        f" 'bert', {_CLIP!r} and 't5'"
     )
   return config
 
@@ -200,6 +123,40 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   )  # pyformat: disable
 
 
+def _load_clip(
+    folder: pathlib.Path, text_length: int, dtype: str
+) -> TextEncoder:
+  config, params = convert_clip.load_clip(
+      folder, compute_dtype=dtype, dtype=np.float32
+  )
+  if not 3 <= text_length <= config.max_length:
+    raise ValueError(
+        f'the text length is {text_length}; {folder} has positions for 3 to'
+        f' {config.max_length}'
+    )
+  tokenizer = clip_tokenizer.find_tokenizer(folder)
+  module = clip.CLIPTextEncoder(config)
+  apply = jax.jit(lambda p, ids: module.apply({'params': p}, ids))
+  weights = files.open_folder(folder, convert_clip.WEIGHTS)
+  return TextEncoder(
+      tokenizer.tokens,
+      lambda ids, mask: apply(params, ids),
+      identity=_identity(
+          'clip' if dtype == 'float32' else f'clip-{dtype}',
+          _digest_tensors(weights),
+          *(_digest(tokenizer.path / name) for name in (
+              clip_tokenizer.VOCABULARY, clip_tokenizer.MERGES)),
+      ),
+      width=config.width,
+      text_length=text_length,
+      # No row stands for the beginning or the end of a scene.
+      scene_token_ids=(),
+      pad_id=tokenizer.pad_id,
+      # Stable Diffusion was trained to read the padding.
+      keep_padding=True,
+  )  # pyformat: disable
+
+
 def _load_t5(
     folder: pathlib.Path,
     text_length: int,
@@ -217,12 +174,12 @@ def _load_t5(
   # Before the weights, which may take minutes.
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   if mesh is None:
-    batch = _BATCH
+    batch = text_encoder.BATCH
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place, ids_place, out_place = lambda leaf: where, where, where
   else:
     data = mesh.shape['data']
-    batch = -(-_BATCH // data) * data
+    batch = -(-text_encoder.BATCH // data) * data
     place = functools.partial(sharding.param_sharding, mesh)
     ids_place = sharding.batch_sharding(mesh)
     out_place = sharding.replicated(mesh)
@@ -267,7 +224,3 @@ def _digest_tensors(tensors: Mapping[str, files.Tensor]) -> bytes:
     digest.update(f'{key} {tensor.dtype} {tensor.shape}'.encode())
     digest.update(np.ascontiguousarray(tensor).view(np.uint8))
   return digest.digest()
-
-
-def _shorten(text: str) -> str:
-  return text if len(text) <= 40 else text[:37] + '...'

@@ -1,0 +1,181 @@
+"""A data set of one clip: one video, one text (Tune-A-Video, section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from ttt_jax import backbones
+from ttt_jax import geometry as geometry_lib
+from ttt_jax import paths
+from ttt_jax.data import encoders
+from ttt_jax.data import frame_encoder
+from ttt_jax.data import latents
+from ttt_jax.data import manifest as manifest_lib
+from ttt_jax.data import video
+from ttt_jax.models.text import encoder as text_lib
+
+
+def folder_of(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Where the data set of a config lies."""
+  return pathlib.Path(config.data.folder.replace('{workdir}', str(workdir)))
+
+
+def video_encoder(config: ml_collections.ConfigDict):
+  """The autoencoder of a config, as `encoders.VideoEncoder` that decodes."""
+  return frame_encoder.load_video_encoder(
+      paths.resolve(config.vae.folder), **encoders.vae_options(config.vae)
+  )
+
+
+def text_encoder(config: ml_collections.ConfigDict) -> text_lib.TextEncoder:
+  """The text encoder of a config."""
+  return text_lib.load_text_encoder(
+      paths.resolve(config.text.folder), config.text.length,
+      **encoders.text_options(config.text),
+  )  # pyformat: disable
+
+
+def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
+  """The frames of `config.video` that a config asks for.
+
+  With `config.data.stride` every so many frames of the file from frame
+  `config.data.start` on, else at `config.data.fps`.
+
+  Returns:
+    uint8 [F', H, W, 3].
+
+  Raises:
+    FileNotFoundError: no such video.
+    ValueError: it is too short, or cannot be read.
+  """
+  geometry, data = backbones.geometry(config), config.data
+  path = paths.resolve(config.video)
+  fps, start = geometry.fps, 0.0
+  if 'stride' in data and 'frames' in data:
+    found = video.probe(path)
+    last = data.start + (geometry.frames - 1) * data.stride
+    if found.frames and found.frames <= last:
+      fit = max(1, (found.frames - 1 - data.start) // (geometry.frames - 1))
+      raise ValueError(
+          f'{path} has {found.frames} frames; {geometry.frames} of them at'
+          f' stride {data.stride} from frame {data.start} on need'
+          f' {last + 1}: set for example --config.data.stride={fit} or fewer'
+          ' --config.data.frames'
+      )
+    fps, start = found.fps / data.stride, data.start / found.fps
+  return video.read_video(
+      path, fps=fps, start=start, height=geometry.height,
+      width=geometry.width, frames=geometry.frames, soften=False,
+  )  # pyformat: disable
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for a config without a video or a text."""
+  if not config.video:
+    raise ValueError(
+        'config.video is empty; name the video, for example'
+        ' --config.video=clip.mp4'
+    )
+  if not config.prompt.strip():
+    raise ValueError(
+        'config.prompt is empty; say what the video shows, for example'
+        ' --config.prompt="a man is skiing"'
+    )
+  if config.data.get('stride', 1) < 1 or config.data.get('start', 0) < 0:
+    raise ValueError(
+        f'config.data has stride {config.data.stride} and start'
+        f' {config.data.start}; they must be at least 1 and 0'
+    )
+
+
+def prepare(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> None:
+  """Encodes the clip of a config, unless its data set is there.
+
+  Args:
+    config: with `video` and `prompt`.
+    workdir: of the run.
+
+  Raises:
+    FileNotFoundError: no video, autoencoder or text encoder.
+    ValueError: bad input, or a data set of another clip.
+  """
+  check(config)
+  geometry = backbones.geometry(config)
+  folder = folder_of(config, pathlib.Path(workdir))
+  fingerprint = _fingerprint(config)
+  texts = text_encoder(config)
+  embeddings = texts.encode([config.prompt, *config.edits, ''])
+  frames = read_frames(config)
+  encoder = video_encoder(config)
+  writer = latents.LatentWriter(
+      folder,
+      manifest_lib.Manifest(
+          vae_identity=encoder.identity,
+          text_identity=texts.identity,
+          scale=encoder.scale,
+          scene_token_ids=texts.scene_token_ids,
+          **manifest_lib.geometry_fields(geometry),
+      ),
+      rows=1,
+  )
+  if writer.finished:
+    if not writer.is_done(0, fingerprint):
+      raise ValueError(
+          f'{folder} holds another clip or text; choose another --workdir for'
+          f' {config.video}'
+      )
+    return
+  mean, logvar = _encode(encoder, frames, geometry)
+  writer.write_null_text(embeddings[-1])
+  writer.write(
+      0, 'clip', fingerprint, mean=mean, logvar=logvar,
+      text=np.repeat(embeddings[:1], geometry.segments, axis=0),
+  )  # pyformat: disable
+  segment = dict(text=config.prompt)
+  writer.finish([
+      dict(
+          name='clip', row=0,
+          storyboard=dict(name='clip', segments=[segment] * geometry.segments),
+      )
+  ])  # pyformat: disable
+
+
+def _encode(
+    encoder: encoders.VideoEncoder,
+    frames: np.ndarray,
+    geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
+) -> tuple[np.ndarray, np.ndarray]:
+  mean, logvar = encoder.encode(frames)
+  expected = (
+      geometry.latent_frames, geometry.latent_height, geometry.latent_width
+  )  # pyformat: disable
+  if mean.shape[:-1] != expected:
+    raise ValueError(
+        f'the autoencoder makes latents of {list(mean.shape[:-1])} frames,'
+        f' rows and columns; the config says {list(expected)}: set'
+        ' config.data.spatial_compression to that of the autoencoder'
+    )
+  return mean, logvar
+
+
+def _fingerprint(config: ml_collections.ConfigDict) -> str:
+  """The same for the same frames of the same file, and the same text."""
+  digest = hashlib.sha256()
+  with open(paths.resolve(config.video), 'rb') as file:
+    digest.update(hashlib.file_digest(file, 'sha256').digest())
+  data = config.data
+  what = [
+      data.get(name)
+      for name in ('frames', 'seconds', 'fps', 'stride', 'start', 'height',
+                   'width')
+  ]  # pyformat: disable
+  digest.update(f'{what} {config.prompt}'.encode())
+  return digest.hexdigest()
