@@ -20,6 +20,8 @@ import warnings
 
 from absl import flags
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'HOST:PORT of process 0, where all processes meet.'
@@ -134,6 +136,13 @@ def lost(error: BaseException) -> str | None:
 def several() -> bool:
   """Whether this process has joined others."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def all_agree(yes: bool) -> bool:
+  """Whether every process says yes; all of them must ask."""
+  if not several():
+    return yes
+  return bool(multihost_utils.process_allgather(np.asarray(yes)).all())
 
 
 def leave(code: int) -> int:

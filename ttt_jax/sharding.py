@@ -272,10 +272,35 @@ def tree_shardings(mesh: sharding.Mesh, tree: Any) -> Any:
   return jax.tree.map(lambda leaf: param_sharding(mesh, leaf), tree)
 
 
+def local_rows(mesh: sharding.Mesh, batch_size: int) -> list[int]:
+  """Rows of a global batch that the devices of this process hold.
+
+  Where a sequence is split over several hosts all of them hold its row.
+  """
+  where = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  return sorted(
+      {row for part, in where.values() for row in range(batch_size)[part]}
+  )
+
+
 def put_batch(mesh: sharding.Mesh, batch: Mapping[str, np.ndarray]) -> Any:
-  """Places this host's part of a batch; returns the global arrays."""
-  where = batch_sharding(mesh)
-  return {
-      k: jax.make_array_from_process_local_data(where, v)
-      for k, v in batch.items()
-  }
+  """Places this process's rows of a batch; returns the global arrays.
+
+  Args:
+    mesh: the device mesh.
+    batch: arrays of `local_rows` of the global batch.
+  """
+  where, parts = batch_sharding(mesh), mesh.shape['data']
+  share = len(local_rows(mesh, parts))
+
+  def put(x):
+    size = len(x) * parts // share
+    first = {row: i for i, row in enumerate(local_rows(mesh, size))}
+
+    def part(index):
+      start = first[index[0].start or 0]
+      return x[start : start + size // parts]
+
+    return jax.make_array_from_callback((size, *x.shape[1:]), where, part)
+
+  return {k: put(v) for k, v in batch.items()}

@@ -14,6 +14,8 @@ from ml_collections import config_flags
 import numpy as np
 
 from ttt_jax import cli
+from ttt_jax import distributed
+from ttt_jax import sharding
 from ttt_jax.train import checkpoint
 from ttt_jax.train import loop
 from ttt_jax.train import optimizer
@@ -27,8 +29,10 @@ class Batches:
 
   skipped = {}
 
-  def __init__(self, config, pause, poison):
+  def __init__(self, config, mesh, pause, poison):
     self._config, self._pause, self._poison = config, pause, poison
+    size = config.batch_size
+    self._rows = sharding.local_rows(mesh, size) if mesh else slice(None)
     self._step = 0
 
   def get_state(self):
@@ -45,7 +49,7 @@ class Batches:
     if self._step == self._poison:
       mean[0] = np.nan
     time.sleep(self._pause)
-    return dict(mean=mean, clip=clip)
+    return dict(mean=mean[self._rows], clip=clip[self._rows])
 
 
 class StandIn:
@@ -103,8 +107,8 @@ class StandIn:
     bias = params['layers']['mlp']['bias']
     return dict(gate=jnp.abs(bias), inner_loss_before=jnp.mean(batch['mean']))
 
-  def batches(self):
-    return Batches(self.config, self._pause, self._poison)
+  def batches(self, mesh=None):
+    return Batches(self.config, mesh, self._pause, self._poison)
 
   def identity(self):
     return dict(vae_identity='none')
@@ -118,6 +122,7 @@ class StandIn:
 
 def main(argv):
   del argv
+  distributed.start()
   state = loop.train(StandIn(_CONFIG.value, _WORKDIR.value, _PAUSE.value))
   if _REPORT.value:
     for path, leaf in optimizer.flat(state.params).items():

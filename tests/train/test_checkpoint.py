@@ -56,7 +56,7 @@ def _flip(folder):
 def _other_numbers(folder):
   path, = (folder / 'meta').glob('metadata')
   meta = json.loads(path.read_text())
-  meta['fingerprint'] ^= 1
+  meta['fingerprint']['ema'] ^= 1
   path.write_text(json.dumps(meta))
 
 

@@ -3,8 +3,8 @@
 Every epoch is a permutation drawn from (seed, epoch), epochs follow each other
 for ever, Grain prefetches in threads. The global batch of step `k` are the
 positions `[k * batch_size, (k + 1) * batch_size)` of that endless order; each
-host reads its slice of it, so the order does not depend on the number of
-hosts, and a batch may hold more clips than the data set.
+host reads its rows of it, so the order does not depend on the number of hosts,
+and a batch may hold more clips than the data set.
 
 A clip that cannot be read is skipped: another one, drawn from (seed,
 position), takes its place, so that hosts need not agree on what is broken.
@@ -14,6 +14,7 @@ The iterator counts and names it.
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -79,8 +80,7 @@ def batches(
     seed: int,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> BatchIterator:
   """Endless iterator over this host's slices of the global batches.
 
@@ -89,13 +89,12 @@ def batches(
     batch_size: clips of a GLOBAL batch; any number, also above `len(dataset)`.
     seed: of the order, >= 0.
     start_step: the first batch; equals restoring the state of that step.
-    process_index: this host.
-    process_count: hosts; divides `batch_size`.
+    rows: of a global batch that this host reads, see `sharding.local_rows`;
+      None is all of them. What is in a row does not depend on it.
 
   Returns:
     Iterator over {'mean', 'logvar' [b,F,h,w,c], 'text' [b,S,L,Dt], 'clip' [b]
-    int32} with b = batch_size / process_count, and `get_state`, `set_state`
-    for a checkpoint.
+    int32} with b = len(rows), and `get_state`, `set_state` for a checkpoint.
 
   Raises:
     ValueError: sizes that do not fit; while iterating, no clip can be read.
@@ -109,19 +108,12 @@ def batches(
   ):
     if value < least:
       raise ValueError(f'{name} is {value}; it must be at least {least}')
-  if batch_size % process_count:
-    legal = -(-batch_size // process_count) * process_count
+  rows = range(batch_size) if rows is None else rows
+  if wrong := [row for row in rows if not 0 <= row < batch_size]:
     raise ValueError(
-        f'batch_size is {batch_size}; it must be a multiple of the'
-        f' {process_count} hosts, for example {legal}'
+        f'rows has {wrong[0]}; rows of a batch of {batch_size} are 0 ..'
+        f' {batch_size - 1}'
     )
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-        f'process_index is {process_index}; it must be in 0 ..'
-        f' {process_count - 1}'
-    )
-  local = batch_size // process_count
-  first = process_index * local
 
   # Grain's own shuffle walks a cipher until it meets an index below the
   # length: 5 ms an index for three clips. This keeps the last epochs' orders.
@@ -131,8 +123,8 @@ def batches(
 
   def read(step: int) -> tuple[dict[str, Any], list]:
     clips, broken = [], []
-    for slot in range(first, first + local):
-      position = step * batch_size + slot
+    for row in rows:
+      position = step * batch_size + row
       epoch, place = divmod(position, len(dataset))
       index = int(order(epoch)[place])
       clip, errors = _read(dataset, index, (seed, position))

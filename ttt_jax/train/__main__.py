@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
+  distributed.start()
   if 'video' in config:
     experiment_lib.check_config(config)
     one_clip.prepare(config, _WORKDIR.value)

@@ -1,10 +1,9 @@
 """Checkpoints: all state as one thing, written atomically, read back checked.
 
-`<stage>/checkpoints/<step>/` holds the items `params`, `ema`, `opt_state` and
-`meta` (config, step, data position, fingerprint). Orbax writes beside and
-renames at the end, so a killed or failed save leaves no step behind. The
-fingerprint, an integer sum over all bits, catches what damages a file later.
-Shardings are never read from files: arrays are restored onto ours.
+Orbax writes beside and renames at the end, so a killed or failed save leaves
+no step behind. Fingerprints, integer sums over all bits, catch what damages a
+file later. Shardings are never read from files: arrays are restored onto
+ours, on any mesh and by any number of processes. `saved` has the layout.
 """
 
 from __future__ import annotations
@@ -12,37 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging
-import pathlib
-import shutil
 import time
 from typing import Any
 import warnings
 
+from etils import epath
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ttt_jax import distributed
 from ttt_jax.train import disk
 from ttt_jax.train import identity
+from ttt_jax.train import saved
 from ttt_jax.train import state as state_lib
 
-FOLDER = 'checkpoints'
-_FORMAT = 1
-_ARRAYS = ('params', 'ema', 'opt_state')
-
-
-@jax.jit
-def fingerprint(tree: Any) -> jax.Array:
-  """uint32 []: sum of all words of all arrays, the same on every mesh."""
-  total = jnp.zeros((), jnp.uint32)
-  for i, leaf in enumerate(jax.tree.leaves(tree)):
-    bits = jnp.dtype(leaf.dtype).itemsize * 8
-    words = jax.lax.bitcast_convert_type(leaf, f'uint{bits}')
-    # An odd factor an array: swapped arrays differ.
-    total += jnp.sum(words.astype(jnp.uint32)) * jnp.uint32(2 * i + 1)
-  return total
+FOLDER = saved.FOLDER
+fingerprint = saved.fingerprint
+stage_folder = saved.stage_folder
 
 
 def _items(state: state_lib.TrainState) -> dict[str, Any]:
@@ -54,36 +41,31 @@ def _items(state: state_lib.TrainState) -> dict[str, Any]:
   return {k: v for k, v in items.items() if v}  # Orbax refuses empty trees.
 
 
-def _manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
-  logging.getLogger('absl').addFilter(disk.not_orbax)
-  return ocp.CheckpointManager(
-      folder.resolve() / FOLDER,
-      # Handlers by name, so that a reader can ask for shapes before arrays.
-      item_handlers={k: ocp.StandardCheckpointHandler() for k in _ARRAYS}
-      | dict(meta=ocp.JsonCheckpointHandler()),
-      options=ocp.CheckpointManagerOptions(**options),
-  )
-
-
 class Checkpoints:
   """The checkpoints of one stage folder."""
 
-  def __init__(self, folder: pathlib.Path, config: Any):
+  def __init__(self, folder: saved.Path, config: Any):
     """`config` gives keep_last (newest) and keep_every (steps, 0: none)."""
-    self.folder = folder
+    self.folder = epath.Path(folder)
     self._config = identity.plain(config)
-    self._manager = _manager(
-        folder, max_to_keep=config.keep_last,
-        keep_period=config.keep_every or None,
-        cleanup_tmp_directories=True, enable_async_checkpointing=True,
+    logging.getLogger('absl').addFilter(disk.not_orbax)
+    self._manager = ocp.CheckpointManager(
+        (self.folder / FOLDER).resolve(),
+        item_handlers={k: ocp.StandardCheckpointHandler() for k in saved.ARRAYS}
+        | dict(meta=ocp.JsonCheckpointHandler()),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep_last,
+            keep_period=config.keep_every or None,
+            cleanup_tmp_directories=True, enable_async_checkpointing=True,
+        ),
     )  # pyformat: disable
 
   def check(self) -> None:
     """Raises ValueError if the folder holds a run of another config."""
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in saved.steps(self.folder):
       try:
-        meta = _read_meta(self._manager, step)
-      except Exception:  # pylint: disable=broad-except
+        meta = saved.read_meta(self.folder, step)
+      except (ValueError, OSError):
         continue  # Damaged: `restore` tells of it.
       identity.check_config(meta['config'], self._config, self.folder)
       return
@@ -103,9 +85,9 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     meta = dict(
-        format=_FORMAT, step=step, items=list(items), data=dict(data),
-        config=self._config,
-        fingerprint=int(fingerprint(items)), time=time.time(),
+        format=saved.FORMAT, step=step, items=list(items), data=dict(data),
+        config=self._config, fingerprint=saved.fingerprints(items),
+        time=time.time(),
     )  # pyformat: disable
     arrays = {k: ocp.args.StandardSave(v) for k, v in items.items()}
     with self._disk_errors():
@@ -125,39 +107,25 @@ class Checkpoints:
     Raises:
       ValueError: checkpoints exist, but none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    for step in steps:
-      try:
-        meta = _read_meta(self._manager, step)
-        like = _items(abstract)
-        items = self._manager.restore(step, args=ocp.args.Composite(
-            **{k: ocp.args.StandardRestore(v) for k, v in like.items()}))
-        items = {k: items[k] for k in like}
-        if int(fingerprint(items)) != meta['fingerprint']:
-          raise ValueError('its numbers are not those that were saved')
-      except Exception as e:  # pylint: disable=broad-except
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        warnings.warn(
-            f'checkpoint {step} in {self.folder} cannot be read and is put'
-            f' aside as damaged-{step}: {reason[:200]}'
-        )
-        self._put_aside(step)
-        continue
-      tree = jax.tree.structure(abstract.opt_state)
-      paths = jax.tree_util.tree_flatten_with_path(abstract.opt_state)[0]
-      opt = [items['opt_state'][jax.tree_util.keystr(p)] for p, _ in paths]
-      state = state_lib.TrainState(
-          step=jax.device_put(np.int32(step), abstract.step.sharding),
-          params=items['params'], ema=items.get('ema', {}),
-          opt_state=jax.tree.unflatten(tree, opt),
-      )  # pyformat: disable
-      return state, meta['data']
-    if steps:
+    steps = saved.steps(self.folder)
+    like = _items(abstract)
+    found = saved.newest(self.folder, lambda *_: like, self._put_aside)
+    if found is None and steps:
       raise ValueError(
           f'none of the checkpoints {steps} in {self.folder} can be read;'
           ' choose another --workdir to begin anew'
       )
-    return None
+    if found is None:
+      return None
+    items, meta = found
+    paths, tree = jax.tree_util.tree_flatten_with_path(abstract.opt_state)
+    opt = [items['opt_state'][jax.tree_util.keystr(p)] for p, _ in paths]
+    state = state_lib.TrainState(
+        step=jax.device_put(np.int32(meta['step']), abstract.step.sharding),
+        params=items['params'], ema=items.get('ema', {}),
+        opt_state=jax.tree.unflatten(tree, opt),
+    )  # pyformat: disable
+    return state, meta['data']
 
   def __enter__(self) -> Checkpoints:
     self._quiet = disk.quiet_threads()
@@ -175,11 +143,16 @@ class Checkpoints:
     finally:
       self._quiet.__exit__(None, None, None)
 
-  def _put_aside(self, step: int) -> None:
+  def _put_aside(self, step: int, reason: str) -> None:
+    warnings.warn(
+        f'checkpoint {step} in {self.folder} cannot be read and is put aside'
+        f' as damaged-{step}: {reason}'
+    )
     path = self.folder / FOLDER / str(step)
     aside = self.folder / f'damaged-{step}'
-    if path.exists() and not aside.exists():
+    if jax.process_index() == 0 and path.exists() and not aside.exists():
       path.rename(aside)
+    distributed.all_agree(True)  # All wait for the renaming.
     self._manager.reload()
 
   @contextlib.contextmanager
@@ -191,9 +164,8 @@ class Checkpoints:
       if not disk.is_full(e):
         raise
       for part in (self.folder / FOLDER).glob('*.orbax-checkpoint-tmp*'):
-        shutil.rmtree(part, ignore_errors=True)
-      saved = (self.folder / FOLDER).iterdir()
-      whole = [int(p.name) for p in saved if p.name.isdigit()]
+        part.rmtree(missing_ok=True)
+      whole = saved.steps(self.folder)
       detail = f' ({e.strerror})' if isinstance(e, OSError) else ''
       raise ValueError(
           f'the disk is full while saving a checkpoint in {self.folder}'
@@ -202,61 +174,19 @@ class Checkpoints:
       ) from e
 
 
-def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-  meta = manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
-  if meta.get('format') != _FORMAT:
-    raise ValueError(
-        f'checkpoint format {meta.get("format")!r} is not known; legal is'
-        f' {_FORMAT}'
-    )
-  return meta
-
-
-def stage_folder(folder: str | pathlib.Path) -> pathlib.Path:
-  """The stage folder meant by `folder`: itself or a workdir with stages.
-
-  Of a workdir with several stages it is the one saved last.
-
-  Raises:
-    FileNotFoundError: no checkpoint there.
-  """
-  folder = pathlib.Path(folder)
-  saved = [
-      (_read_time(step), stage)
-      for stage in (folder, *folder.glob('*/'))
-      for step in (stage / FOLDER).glob('*/')
-      if step.name.isdigit()
-  ]
-  if not saved:
-    raise FileNotFoundError(
-        f'{folder} holds no checkpoints; make some with python -m'
-        f' ttt_jax.train --config=FILE --workdir={folder}'
-    )
-  return max(saved)[1]
-
-
-def _read_time(step: pathlib.Path) -> float:
-  return step.stat().st_mtime
-
-
-def _newest_meta(folder: str | pathlib.Path) -> dict[str, Any]:
-  with _manager(stage_folder(folder), read_only=True) as manager:
-    return _read_meta(manager, manager.latest_step())
-
-
-def load_config(folder: str | pathlib.Path) -> ml_collections.ConfigDict:
+def load_config(folder: saved.Path) -> ml_collections.ConfigDict:
   """The config that the newest state was trained with."""
-  return ml_collections.ConfigDict(_newest_meta(folder)['config'])
+  meta = saved.newest_meta(stage_folder(folder))
+  return ml_collections.ConfigDict(meta['config'])
 
 
-def load_data(folder: str | pathlib.Path) -> dict[str, Any]:
+def load_data(folder: saved.Path) -> dict[str, Any]:
   """What was saved beside the newest state: data position and identity."""
-  return _newest_meta(folder)['data']
+  return saved.newest_meta(stage_folder(folder))['data']
 
 
 def load_params(
-    folder: str | pathlib.Path,
+    folder: saved.Path,
     ema: bool = True,
     *,
     sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
@@ -274,30 +204,26 @@ def load_params(
   """
   stage = stage_folder(folder)
   if sharding is None:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = lambda _: device
 
   def like(leaf):
     leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     return leaf.update(sharding=sharding(leaf))
 
-  with _manager(stage, read_only=True) as manager:
-    for step in sorted(manager.all_steps(), reverse=True):
-      try:
-        meta = _read_meta(manager, step)
-        names = ['params'] + ['ema'] * (ema and 'ema' in meta['items'])
-        trees = manager.item_metadata(step)
-        items = manager.restore(step, args=ocp.args.Composite(**{
-            k: ocp.args.StandardRestore(jax.tree.map(like, trees[k].tree))
-            for k in names}))
-      except Exception as e:  # pylint: disable=broad-except
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        warnings.warn(
-            f'checkpoint {step} in {stage} cannot be read: {reason[:200]}'
-        )
-        continue
-      params = items['params']
-      if 'ema' in names:
-        params = state_lib.merge(params, items['ema'])
-      return params, ml_collections.ConfigDict(meta['config'])
-  raise ValueError(f'no checkpoint in {stage} can be read')
+  def trees(step, meta):
+    names = ['params'] + ['ema'] * (ema and 'ema' in meta['items'])
+    return {
+        name: jax.tree.map(like, saved.shapes(stage, step, name))
+        for name in names
+    }
+
+  def damaged(step, reason):
+    warnings.warn(f'checkpoint {step} in {stage} cannot be read: {reason}')
+
+  found = saved.newest(stage, trees, damaged)
+  if found is None:
+    raise ValueError(f'no checkpoint in {stage} can be read')
+  items, meta = found
+  params = state_lib.merge(items['params'], items.get('ema', {}))
+  return params, ml_collections.ConfigDict(meta['config'])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import logging
-import pathlib
+import os
 import shutil
 import threading
 from typing import Any
@@ -28,8 +28,15 @@ def is_full(error: BaseException | None) -> bool:
   return False
 
 
-def check_space(folder: pathlib.Path, tree: Any) -> None:
+def is_local(folder: os.PathLike[str]) -> bool:
+  """Whether a folder is none of a bucket such as gs://name/folder."""
+  return '://' not in os.fspath(folder)
+
+
+def check_space(folder: os.PathLike[str], tree: Any) -> None:
   """Raises OSError ENOSPC if the arrays of `tree` have no room in `folder`."""
+  if not is_local(folder):
+    return
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
   free = shutil.disk_usage(folder).free
   if free < needed:

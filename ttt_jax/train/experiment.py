@@ -99,12 +99,15 @@ class Experiment:
     """What is minimised, on a mesh."""
     return objective_lib.Objective(self.config, self._null_text, mesh)
 
-  def batches(self) -> pipeline.BatchIterator:
-    """Endless batches of this host from the first on."""
+  def batches(
+      self, mesh: jax.sharding.Mesh | None = None
+  ) -> pipeline.BatchIterator:
+    """Endless batches from the first on; on a mesh this process's rows."""
+    size = self.config.batch_size
+    rows = mesh and sharding_lib.local_rows(mesh, size)
     return pipeline.batches(
-        self._dataset, self.config.batch_size, self.config.seed,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # pyformat: disable
+        self._dataset, size, self.config.seed, rows=rows
+    )
 
   def identity(self) -> dict[str, Any]:
     """What latents and texts mean: saved with the weights, JSON."""

@@ -99,9 +99,10 @@ def _train(experiment, sample):
       donate_argnums=0,
       out_shardings=(shardings, sharding.replicated(mesh)),
   )  # pyformat: disable
-  diagnose = jax.jit(objective.diagnose)
+  diagnose = jax.jit(
+      objective.diagnose, out_shardings=sharding.replicated(mesh))
   start = int(state.step)
-  batches = experiment.batches()
+  batches = experiment.batches(mesh)
   if data is not None:
     experiment.check_identity(data['identity'], folder)
     batches.set_state(data['batches'])
@@ -125,7 +126,7 @@ def _train(experiment, sample):
         key = step_lib.step_key(config.seed, step, step_lib.Purpose.DIAGNOSE)
         found = jax.device_get(diagnose(state.params, arrays, key))
         monitor.extra(metrics_lib.scalars(found))
-      last = step == config.steps or stop.signal is not None
+      last = stop.after(step) or step == config.steps
       if last or due(step, config.checkpoint_every):
         # Only a state whose step was finite is worth keeping.
         monitor.flush()
