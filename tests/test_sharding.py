@@ -47,6 +47,17 @@ def test_parameters_are_split_along_their_largest_divisible_axis():
   assert spec(64, 64) == P()  # small
 
 
+def test_parameters_over_both_axes():
+  mesh = jax.sharding.AbstractMesh((2, 8), sharding.AXES)
+  spec = lambda *shape: sharding.param_sharding(
+      mesh, jax.ShapeDtypeStruct(shape, jnp.float32), sharding.AXES
+  ).spec
+  P = jax.sharding.PartitionSpec
+  assert spec(42, 256, 512) == P(None, None, ('data', 'sp'))
+  assert spec(42, 1022) == P(None, 'data')  # 16 does not divide
+  assert spec(1023, 255) == P()
+
+
 def test_batches_arrive_whole():
   mesh = sharding.make_mesh(dict(data=1, sp=1))
   batch = dict(clip=np.arange(4, dtype=np.int32), mean=np.ones((4, 2)))

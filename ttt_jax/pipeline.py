@@ -115,8 +115,11 @@ class VideoPipeline:
     """
     if pretrained.is_model(folder):
       return cls(**pretrained.parts(folder, mesh))
-    place = mesh and functools.partial(sharding.param_sharding, mesh)
+    place = mesh and functools.partial(
+        sharding.param_sharding, mesh, axes=sharding.AXES
+    )
     params, config = checkpoint.load_params(folder, ema, sharding=place)
+    params = dit.inference_params(dit.DiTConfig(**config.model), params)
     pipe = cls.from_config(config, params, mesh)
     identity = checkpoint.load_data(folder)['identity']
     for name, encoder in (

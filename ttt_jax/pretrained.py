@@ -46,7 +46,9 @@ def parts(
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = lambda leaf: device
   else:
-    place = functools.partial(sharding.param_sharding, mesh)
+    place = functools.partial(
+        sharding.param_sharding, mesh, axes=sharding.AXES
+    )
   config, params = convert.load_dit(folder, sharding=place)
   kinds = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
   dtype = 'float32' if kinds == {'float32'} else 'bfloat16'

@@ -1,10 +1,11 @@
 """Where arrays live: one mesh `(data, sp)`, three rules.
 
 Batches are split over `data`. Parameters, optimizer state and averages are
-split over `data` along their largest divisible axis (FSDP), small ones are
-copied. Sequences are split over `sp`: by tokens where tokens do not meet
-(dense layers, norms), by heads where they do (attention, TTT), with an
-all-to-all between the two (Jacobs et al. 2023, arXiv:2309.14509).
+split over `data` along their largest divisible axis (FSDP), for sampling over
+both axes; small ones are copied. Sequences are split over `sp`: by tokens
+where tokens do not meet (dense layers, norms), by heads where they do
+(attention, TTT), with an all-to-all between the two (Jacobs et al. 2023,
+arXiv:2309.14509).
 """
 
 from __future__ import annotations
@@ -252,19 +253,25 @@ def replicated(mesh: sharding.Mesh) -> sharding.NamedSharding:
   return sharding.NamedSharding(mesh, P())
 
 
-def param_sharding(mesh: sharding.Mesh, leaf: Any) -> sharding.NamedSharding:
+def param_sharding(
+    mesh: sharding.Mesh, leaf: Any, axes: Sequence[str] = ('data',)
+) -> sharding.NamedSharding:
   """FSDP: the largest axis that `data` divides, copied if small or odd.
 
   Args:
     mesh: the device mesh.
     leaf: array or `jax.ShapeDtypeStruct`.
+    axes: of the mesh, over which to split; `AXES` leaves the least on each
+      device, for sampling. What does not divide by all takes fewer.
   """
-  size = mesh.shape['data']
+  size = math.prod(mesh.shape[name] for name in axes)
   fits = [i for i, n in enumerate(leaf.shape) if n % size == 0]
-  if size == 1 or math.prod(leaf.shape) < MIN_SPLIT or not fits:
+  if size == 1 or math.prod(leaf.shape) < MIN_SPLIT:
     return replicated(mesh)
+  if not fits:
+    return param_sharding(mesh, leaf, axes[:-1])
   axis = max(fits, key=lambda i: leaf.shape[i])
-  return sharding.NamedSharding(mesh, P(*[None] * axis, 'data'))
+  return sharding.NamedSharding(mesh, P(*[None] * axis, tuple(axes)))
 
 
 def tree_shardings(mesh: sharding.Mesh, tree: Any) -> Any:

@@ -144,3 +144,22 @@ def abstract_params(config: DiTConfig) -> Any:
   """Their shapes as `jax.ShapeDtypeStruct`; nothing is computed."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.eval_shape(functools.partial(init_params, config), key)
+
+
+def inference_params(config: DiTConfig, params: Any) -> Any:
+  """Parameters as sampling keeps them: kernels in the compute type.
+
+  Every product rounds its kernel to that type anyway (`layers.affine`), so
+  results stay the same to the bit; the rest stays float32.
+
+  Args:
+    config: of the network.
+    params: nested dict of arrays.
+  """
+  dtype = jnp.dtype(config.dtype)
+
+  def one(path, leaf):
+    smaller = path[-1].key == 'kernel' and dtype.itemsize < leaf.dtype.itemsize
+    return leaf.astype(dtype) if smaller else leaf
+
+  return jax.tree_util.tree_map_with_path(one, params)
