@@ -210,6 +210,34 @@ class Layout:
         check_vma=False,
     )(z, tuple(weights), shared)
 
+  def by_frames(
+      self,
+      function: Callable[..., jax.Array],
+      params: Any,
+      video: jax.Array,
+      *others: jax.Array,
+  ) -> jax.Array:
+    """Calls `function` on every device with its frames of its clips.
+
+    Args:
+      function: (params, video [b, f, ...], *others) -> [b, f, ...].
+      params: pytree, whole on every device.
+      video: [B, F, ...], `sp` divides F.
+      *others: arrays [B, ...], whole but for the batch.
+
+    Returns:
+      [B, F, ...].
+    """
+    batch = self._batch(video)
+    return jax.shard_map(
+        function,
+        mesh=self.mesh,
+        in_specs=(P(), P(batch, 'sp'), *[P(batch)] * len(others)),
+        out_specs=P(batch, 'sp'),
+        # Kernels do not say along which axes their results vary.
+        check_vma=False,
+    )(params, video, *others)
+
   def _batch(self, x: jax.Array) -> str | None:
     """The axis of the batch; a batch that does not divide is copied."""
     return None if x.shape[0] % self.mesh.shape['data'] else 'data'

@@ -14,6 +14,7 @@ import pytest
 
 from ttt_jax.convert import load_unet
 from ttt_jax.models.unet3d import attention
+from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import unet
 
 TINY = unet.UNet3DConfig(
@@ -100,7 +101,7 @@ def test_2d_output_of_a_tiny_stable_diffusion_2(fixtures):
 
 
 def test_sparse_causal_attention_of_the_reference(io):
-  frames = int(io['sc_video_length'])
+  frames = frames_lib.Frames(int(io['sc_video_length']))
   params = {
       name: {'kernel': io[f'sc_{name}.weight'].T}
       for name in ('to_q', 'to_k', 'to_v')
@@ -118,7 +119,7 @@ def test_sparse_causal_attention_of_the_reference(io):
 
 def test_whose_pixels_a_frame_reads():
   x = np.arange(6.0).reshape(6, 1, 1)  # two clips of three frames
-  found = attention.first_and_previous(x, 3)[..., 0]
+  found = frames_lib.Frames(3).first_and_previous(x)[..., 0]
   assert found.tolist() == [[0, 0], [0, 0], [0, 1], [3, 3], [3, 3], [3, 4]]
 
 

@@ -68,7 +68,7 @@ def attend(
   if implementation == 'xla':
     out = jax.nn.dot_product_attention(q, k, v)
   else:
-    out = _splash(q * head_dim**-0.5, k, v, length)
+    out = splash(q, k, v, length)
   return out.reshape(b, w, m)
 
 
@@ -76,30 +76,44 @@ def _block(length):
   return min(_BLOCK, -(-length // _LANES) * _LANES)
 
 
-def _splash(q, k, v, length):
-  """[B, W, H, D] each, q scaled -> [B, W, H, D]."""
-  # Imported late: only where a TPU program is made.
-  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+def splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: int
+) -> jax.Array:
+  """Splash attention of all queries to the first `length` keys.
 
-  w, h = q.shape[1:3]
-  block = _block(length)
-  kernel = splash.make_splash_mha_single_device(
-      splash.MultiHeadMask([splash.FullMask((w, w))] * h),
-      block_sizes=splash.BlockSizes(
-          block_q=block,
-          block_kv=block,
-          block_q_dkv=block,
-          block_kv_dkv=block,
-          block_q_dq=block,
-          block_kv_dq=block,
+  Args:
+    q: [B, W, H, D], W = `padded(W, 'splash')`; what queries from `length` on
+      get is not defined.
+    k: [B, S, H, D], S = `padded(S, 'splash')`.
+    v: [B, S, H, D].
+    length: keys that count.
+
+  Returns:
+    [B, W, H, D].
+  """
+  # Imported late: only where a TPU program is made.
+  from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+  w, h, d = q.shape[1:]
+  s = k.shape[1]
+  block_q, block_kv = _block(w), _block(s)
+  kernel = library.make_splash_mha_single_device(
+      library.MultiHeadMask([library.FullMask((w, s))] * h),
+      block_sizes=library.BlockSizes(
+          block_q=block_q,
+          block_kv=block_kv,
+          block_q_dkv=block_q,
+          block_kv_dkv=block_kv,
+          block_q_dq=block_q,
+          block_kv_dq=block_kv,
       ),
       residual_checkpoint_name=RESULT,
   )
   segments = None
-  if w > length:
-    places = (jnp.arange(w) >= length).astype(jnp.int32)
-    segments = splash.SegmentIds(places, places)
+  if s > length:
+    behind = lambda size: (jnp.arange(size) >= length).astype(jnp.int32)
+    segments = library.SegmentIds(behind(w), behind(s))
   out = jax.vmap(functools.partial(kernel, segment_ids=segments))(
-      *(x.swapaxes(1, 2) for x in (q, k, v))
+      *(x.swapaxes(1, 2) for x in (q * d**-0.5, k, v))
   )
   return out.swapaxes(1, 2)

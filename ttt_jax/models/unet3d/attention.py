@@ -17,29 +17,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.models import layers
+from ttt_jax.models import softmax
+from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import resnet
 from ttt_jax.models.unet3d.config import UNet3DConfig
 
 Initializer = nn.initializers.Initializer
 
+# Fewer keys, and their scores are small: XLA's attention does.
+_SPLASH_KEYS = 1024
 # U(-1 / sqrt(I), 1 / sqrt(I)) for I inputs, as the reference draws.
 _fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, at_once: int | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    at_once: int | None = None,
+    implementation: str = 'xla',
 ) -> jax.Array:
-  """Softmax attention, at most `at_once` items of N at a time.
+  """Softmax attention.
 
   Args:
     q: [N, T, H, D].
     k: [N, S, H, D].
     v: [N, S, H, D].
-    at_once: whose scores are in memory together; None is all.
+    at_once: of N whose scores are in memory together; None is all.
+    implementation: of `softmax.IMPLEMENTATIONS`; 'splash' is for many keys
+      and has no scores in memory.
 
   Returns:
     [N, T, H, D]; logits and softmax in float32.
   """
+  if implementation == 'splash' and k.shape[1] >= _SPLASH_KEYS:
+    fill = lambda x: jnp.pad(x, (
+        (0, 0), (0, softmax.padded(x.shape[1], 'splash') - x.shape[1]),
+        (0, 0), (0, 0),
+    ))  # pyformat: disable
+    out = softmax.splash(fill(q), fill(k), fill(v), k.shape[1])
+    return out[:, : q.shape[1]]
   if at_once is None or at_once >= len(q):
     return jax.nn.dot_product_attention(q, k, v)
   # The backward pass computes the scores again: else it would keep them all.
@@ -54,6 +71,7 @@ class Attention(nn.Module):
     heads: H.
     dtype: compute type.
     at_once: of `attend`.
+    implementation: of `attend`.
     out_init: initializer of the output's kernel.
     out_bias_init: of its bias.
   """
@@ -61,6 +79,7 @@ class Attention(nn.Module):
   heads: int
   dtype: Any
   at_once: int | None = None
+  implementation: str = 'xla'
   out_init: Initializer = _fan_in
   out_bias_init: Initializer = nn.initializers.zeros
 
@@ -92,44 +111,20 @@ class Attention(nn.Module):
     q = split(dense(name='to_q')(x))
     k = split(gather(dense(name='to_k')(context)))
     v = split(gather(dense(name='to_v')(context)))
-    y = attend(q, k, v, self.at_once).reshape(x.shape)
+    y = attend(q, k, v, self.at_once, self.implementation).reshape(x.shape)
     return nn.Dense(
         width, dtype=self.dtype, kernel_init=self.out_init,
         bias_init=self.out_bias_init, name='to_out',
     )(y)  # pyformat: disable
 
 
-def first_and_previous(x: jax.Array, frames: int) -> jax.Array:
-  """Tokens of the first and the previous frame, for each frame.
-
-  The first frame has itself twice, the second the first one twice: where a
-  token is there twice, softmax gives what it gives to one.
-
-  Args:
-    x: [B F, P, M].
-    frames: F.
-
-  Returns:
-    [B F, 2 P, M]; with one frame, x.
-  """
-  if frames == 1:
-    return x
-  n, p, m = x.shape
-  x = x.reshape(-1, frames, p, m)
-  first = jnp.broadcast_to(x[:, :1], x.shape)
-  previous = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
-  return jnp.concatenate([first, previous], axis=2).reshape(n, 2 * p, m)
-
-
 class SparseCausalAttention(Attention):
   """Each frame attends to the first and the previous frame."""
 
   @nn.compact
-  def __call__(self, x: jax.Array, frames: int) -> jax.Array:
-    """[B F, P, M] -> [B F, P, M]."""
-    return super().__call__(
-        x, gather=lambda keys: first_and_previous(keys, frames)
-    )
+  def __call__(self, x: jax.Array, frames: frames_lib.Frames) -> jax.Array:
+    """[B f, P, M] -> [B f, P, M]."""
+    return super().__call__(x, gather=frames.first_and_previous)
 
 
 def _reference_bias(key, shape, dtype=jnp.float32):
@@ -157,12 +152,11 @@ class TransformerBlock(nn.Module):
 
   config: UNet3DConfig
   heads: int
+  frames: frames_lib.Frames
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, text: jax.Array, frames: int
-  ) -> jax.Array:
-    """x [B F, P, M], text [B, L, Dt] -> x."""
+  def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
+    """x [B f, P, M], text [B, L, Dt] -> x."""
     c = self.config
     n, p, m = x.shape
     dtype = jnp.dtype(c.dtype)
@@ -170,24 +164,23 @@ class TransformerBlock(nn.Module):
     attention = functools.partial(Attention, self.heads, dtype)
 
     x = x + SparseCausalAttention(
-        self.heads, dtype, c.attention_frames, name='attn1'
-    )(norm('norm1')(x), frames)
+        self.heads, dtype, c.attention_frames, c.attention, name='attn1'
+    )(norm('norm1')(x), self.frames)
     # All frames of a clip read the same text: one long row of queries.
-    y = norm('norm2')(x).reshape(-1, frames * p, m)
+    y = norm('norm2')(x).reshape(-1, self.frames.local * p, m)
     x = x + attention(name='attn2')(y, text).reshape(n, p, m)
     x = x + FeedForward(dtype, name='ff')(norm('norm3')(x))
     if not c.temporal:
       return x
-    y = norm('norm_temp')(x).reshape(-1, frames, p, m).swapaxes(1, 2)
-    y = attention(
+    temporal = attention(
         out_init=nn.initializers.zeros,
         out_bias_init=(
             _reference_bias if c.reference_bias else nn.initializers.zeros
         ),
         name='attn_temp',
-    )(y.reshape(-1, frames, m))
-    y = y.reshape(-1, p, frames, m).swapaxes(1, 2)
-    return x + y.reshape(n, p, m)
+    )
+    y = norm('norm_temp')(x).astype(dtype)
+    return x + self.frames.by_pixels(temporal, y)
 
 
 class Transformer(nn.Module):
@@ -195,10 +188,11 @@ class Transformer(nn.Module):
 
   config: UNet3DConfig
   heads: int
+  frames: frames_lib.Frames
 
   @nn.compact
   def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-    """x [B, F, h, w, M], text [B, L, Dt] -> x."""
+    """x [B, f, h, w, M], text [B, L, Dt] -> x."""
     c = self.config
     b, f, h, w, m = x.shape
     dtype = jnp.dtype(c.dtype)
@@ -212,6 +206,6 @@ class Transformer(nn.Module):
     y = x.reshape(b * f, h, w, m)
     y = resnet.GroupNorm(c.norm_num_groups, 1e-6, name='norm')(y)
     y = project(y, 'proj_in').reshape(b * f, h * w, m)
-    y = TransformerBlock(c, self.heads, name='block')(y, text, f)
+    y = TransformerBlock(c, self.heads, self.frames, name='block')(y, text)
     y = project(y.reshape(b * f, h, w, m), 'proj_out')
     return x + y.reshape(x.shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ttt_jax.models import softmax
+
 DTYPES = ('float32', 'bfloat16')
 PREDICTIONS = ('epsilon', 'v_prediction')
 REMAT_POLICIES = ('none', 'layer')
@@ -41,9 +43,11 @@ class UNet3DConfig:
     dtype: compute type. Parameters, norms and softmax are float32.
     remat: 'none', or 'layer': keep only the inputs of residual blocks and
       transformers for the backward pass.
-    attention_frames: frames whose spatial attention scores are in memory at
-      once; None is all of them. One frame of 512 x 512 pixels has 8 x 4096 x
-      8192 of them at the finest level, 1 GiB.
+    attention: implementation of spatial attention, 'xla' or 'splash'; None
+      is splash on TPUs, which has no scores in memory.
+    attention_frames: frames whose spatial attention scores XLA's has in
+      memory at once; None is all of them. One frame of 512 x 512 pixels has
+      8 x 4096 x 8192 of them at the finest level, 1 GiB.
   """
 
   in_channels: int = 4
@@ -63,6 +67,7 @@ class UNet3DConfig:
   reference_bias: bool = False
   dtype: str = 'float32'
   remat: str = 'none'
+  attention: str | None = None
   attention_frames: int | None = None
 
   def __post_init__(self):
@@ -70,11 +75,12 @@ class UNet3DConfig:
         ('prediction', PREDICTIONS),
         ('dtype', DTYPES),
         ('remat', REMAT_POLICIES),
+        ('attention', (None, *softmax.IMPLEMENTATIONS)),
     ):
       if getattr(self, name) not in legal:
         raise ValueError(
             f'{name} of the U-Net is {getattr(self, name)!r}; legal are'
-            f' {", ".join(legal)}'
+            f' {", ".join(map(str, legal))}'
         )
     levels = len(self.block_out_channels)
     for name in ('cross_attention', 'num_heads'):

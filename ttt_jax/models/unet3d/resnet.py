@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax.models import layers
+from ttt_jax.models.unet3d.frames import Frames
 
 
 class GroupNorm(nn.Module):
@@ -21,10 +22,16 @@ class GroupNorm(nn.Module):
 
   Sums run per channel first and join channels to groups after: reducing
   over the few channels of a group directly is several times slower on CPU.
+
+  Attributes:
+    groups: of channels.
+    eps: added to the variance.
+    frames: of clips that are split over devices; None where all is here.
   """
 
   groups: int
   eps: float
+  frames: Frames | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -35,7 +42,10 @@ class GroupNorm(nn.Module):
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def group_mean(values):
-      mean = values.mean(axis=tuple(range(1, x.ndim - 1)))
+      if self.frames is None:
+        mean = values.mean(axis=tuple(range(1, x.ndim - 1)))
+      else:
+        mean = self.frames.mean(values)
       mean = mean.reshape(len(x), self.groups, -1).mean(-1)
       mean = jnp.repeat(mean, channels // self.groups, axis=-1)
       return mean.reshape(len(x), *[1] * (x.ndim - 2), channels)
@@ -59,19 +69,23 @@ class ResnetBlock(nn.Module):
     groups: of the norms.
     eps: of the norms.
     dtype: compute type.
+    frames: of the norms.
   """
 
   features: int
   groups: int
   eps: float
   dtype: Any
+  frames: Frames | None = None
 
   @nn.compact
   def __call__(
       self, x: jax.Array, time: jax.Array | None = None
   ) -> jax.Array:
     """x [N, ..., h, w, C], time [N, E] after its SiLU -> x."""
-    norm = lambda name: GroupNorm(self.groups, self.eps, name=name)
+    norm = lambda name: GroupNorm(
+        self.groups, self.eps, self.frames, name=name
+    )
     y = nn.silu(norm('norm1')(x))
     y = conv(self.features, 3, self.dtype, 'conv1')(y)
     if time is not None:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ttt_jax import sharding
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
+from ttt_jax.models import softmax
 from ttt_jax.models.unet3d import attention
 from ttt_jax.models.unet3d import config as config_lib
 from ttt_jax.models.unet3d import frames as frames_lib
@@ -133,6 +134,9 @@ class UNet3D(nn.Module):
     """
     c = self.config
     c.check_inputs(latents.shape, text.shape)
+    c = dataclasses.replace(
+        c, attention=softmax.choose(c.attention, self.layout.platform)
+    )
     text = text.reshape(len(text), -1, c.text_dim)
     frames = frames_lib.Frames(latents.shape[1], self.layout.sp)
     if self.layout.mesh is None or self.is_initializing():
