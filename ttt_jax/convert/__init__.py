@@ -2,6 +2,7 @@
 
 from ttt_jax.convert.clip import load_clip
 from ttt_jax.convert.clip import save_clip
+from ttt_jax.convert.clip_model import load_clip_model
 from ttt_jax.convert.dit import load_dit
 from ttt_jax.convert.dit import save_dit
 from ttt_jax.convert.kl_vae import load_kl_vae
@@ -16,6 +17,7 @@ from ttt_jax.convert.vae import save_vae
 
 __all__ = (
     'load_clip',
+    'load_clip_model',
     'load_dit',
     'load_kl_vae',
     'load_reference',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import traverse_util
 
@@ -18,19 +18,22 @@ from ttt_jax.models.text import clip
 
 WEIGHTS = 'model'
 
+Config = TypeVar('Config', bound=clip.TowerConfig)
+
 # Files of before 2026 have it before every name; all versions read it.
 _PREFIX = 'text_model.'
 # Not a weight: the numbers from 0 on, in old files.
 _UNUSED = 'embeddings.position_ids'
 _CLASS = 'CLIPTextModel'
-_LAYER = 'encoder.layers.{i}'
-# Name in config.json -> field of ours.
-_FIELDS = {
-    'vocab_size': 'vocab_size',
+# Name in config.json -> field of ours; those of any tower, and of the text's.
+TOWER_FIELDS = {
     'hidden_size': 'width',
     'num_hidden_layers': 'num_layers',
     'num_attention_heads': 'num_heads',
     'intermediate_size': 'mlp_dim',
+}
+TEXT_FIELDS = TOWER_FIELDS | {
+    'vocab_size': 'vocab_size',
     'max_position_embeddings': 'max_length',
 }
 _PARTS = (
@@ -45,22 +48,30 @@ _PARTS = (
 )
 
 
-def _rules() -> list[Rule]:
-  out = [
-      Rule('embeddings.token_embedding.weight', 'tokens/embedding'),
-      Rule('embeddings.position_embedding.weight', 'positions/embedding'),
-      *table.norm('final_layer_norm', 'final_norm'),
-  ]
+def block_rules(source: str = '', target: str = '') -> list[Rule]:
+  """The rules of a tower's blocks, whose names begin so there and here."""
+  out = []
   for theirs, ours in _PARTS:
     rules = table.norm if ours.endswith('norm') else table.dense
-    out += rules(f'{_LAYER}.{theirs}', f'layers/{ours}')
+    out += rules(f'{source}encoder.layers.{{i}}.{theirs}',
+                 f'{target}layers/{ours}')  # pyformat: disable
   return out
 
 
-RULES = _rules()
-_WRITTEN = [
-    Rule(_PREFIX + rule.source, rule.target, rule.axes) for rule in RULES
-]
+def text_rules(source: str = '', target: str = '') -> list[Rule]:
+  """The table of the text tower, whose names begin so there and here."""
+  return [
+      Rule(f'{source}embeddings.token_embedding.weight',
+           f'{target}tokens/embedding'),
+      Rule(f'{source}embeddings.position_embedding.weight',
+           f'{target}positions/embedding'),
+      *table.norm(f'{source}final_layer_norm', f'{target}final_norm'),
+      *block_rules(source, target),
+  ]  # pyformat: disable
+
+
+RULES = text_rules()
+_WRITTEN = text_rules(_PREFIX)
 
 
 def config_from_json(
@@ -79,10 +90,32 @@ def config_from_json(
         f'{what} describes {", ".join(map(str, names))} of model_type {kind!r}:'
         f' only {_CLASS} of clip_text_model can be loaded; {sd.SUPPORTED}'
     )
-  sd.check_sizes(found, _FIELDS, what)
+  return tower_from_json(clip.CLIPTextConfig, TEXT_FIELDS, found, what, dtype)
+
+
+def tower_from_json(
+    config: type[Config],
+    fields: Mapping[str, str],
+    found: Mapping[str, Any],
+    what: str,
+    dtype: str = 'float32',
+) -> Config:
+  """The config of a tower.
+
+  Args:
+    config: its class.
+    fields: name there -> name here, of its sizes.
+    found: what a file says of it.
+    what: name of the file.
+    dtype: compute type.
+
+  Raises:
+    ValueError: an activation that we do not have, or sizes that cannot be.
+  """
+  sd.check_sizes(found, fields, what)
   try:
-    return clip.CLIPTextConfig(
-        **{ours: found[theirs] for theirs, ours in _FIELDS.items()},
+    return config(
+        **{ours: found[theirs] for theirs, ours in fields.items()},
         activation=found.get('hidden_act', 'quick_gelu'),
         norm_eps=found.get('layer_norm_eps', 1e-5),
         dtype=dtype,
@@ -96,10 +129,11 @@ def config_to_json(config: clip.CLIPTextConfig) -> dict[str, Any]:
   return {
       'architectures': [_CLASS],
       'model_type': 'clip_text_model',
-      **{theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()},
+      **{theirs: getattr(config, ours)
+         for theirs, ours in TEXT_FIELDS.items()},
       'hidden_act': config.activation,
       'layer_norm_eps': config.norm_eps,
-  }
+  }  # pyformat: disable
 
 
 def load_clip(

@@ -1,0 +1,114 @@
+"""Are the frames of edited videos consistent, and do they fit their prompts?
+
+    python -m ttt_jax.evaluate_edit --clip=FOLDER \
+        --video=a.mp4 --prompt="a red panda on a bike" \
+        --video=b.mp4 --prompt="a bike in the snow" [--json=FILE]
+
+FOLDER holds a CLIP in the layout of transformers that you bring, such as
+openai/clip-vit-large-patch14: config.json, model.safetensors, vocab.json,
+merges.txt and preprocessor_config.json. Prints the two numbers of the paper's
+table, 100 times a mean cosine each, and the consistency of neighbours alone.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from absl import flags
+from rich import console as rich_console
+from rich import table as rich_table
+
+from ttt_jax import cli
+
+_CLIP = flags.DEFINE_string(
+    'clip', None, 'Folder of a CLIP in the layout of transformers.',
+    required=True,
+)  # pyformat: disable
+_VIDEOS = flags.DEFINE_multi_string(
+    'video', None, 'An edited video; as often as there are.', required=True
+)
+_PROMPTS = flags.DEFINE_multi_string(
+    'prompt', None, 'What it should show, in the same order.', required=True
+)
+_JSON = flags.DEFINE_string('json', '', 'Also writes the numbers there.')
+
+_COLUMNS = {
+    'frame_consistency': 'frame consistency',
+    'neighbours': 'of neighbours',
+    'text_alignment': 'text alignment',
+}
+
+
+def main(_) -> None:
+  videos, prompts = _VIDEOS.value, _PROMPTS.value
+  if len(videos) != len(prompts):
+    raise ValueError(
+        f'{len(videos)} --video and {len(prompts)} --prompt; give one of each'
+        ' for every edit'
+    )
+  for path in videos:
+    if not pathlib.Path(path).is_file():
+      raise FileNotFoundError(f'there is no video {path}')
+  if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+    raise FileNotFoundError(f'there is no folder for --json={_JSON.value}')
+  from ttt_jax import clip_score
+  from ttt_jax.convert import writing
+
+  score = clip_score.CLIPScore.load(_CLIP.value)
+  # A prompt that is too long shows before any video is read.
+  texts = [score.embed_text(prompt) for prompt in prompts]
+  edits = []
+  for path, prompt, text in zip(videos, prompts, texts):
+    frames = _read(path)
+    vectors = score.embed(frames)
+    edits.append(dict(
+        video=path,
+        prompt=prompt,
+        frames=len(frames),
+        frame_consistency=clip_score.consistency(vectors),
+        neighbours=clip_score.consistency(vectors, 'consecutive'),
+        text_alignment=clip_score.alignment(vectors, text),
+    ))
+  mean = {
+      name: sum(edit[name] for edit in edits) / len(edits) for name in _COLUMNS
+  }
+  _print(edits, mean)
+  if _JSON.value:
+    writing.write_json(
+        pathlib.Path(_JSON.value),
+        dict(clip=_CLIP.value, edits=edits, mean=mean),
+    )
+
+
+def _read(path: str):
+  """All frames of a video, uint8 [F, H, W, 3], sides rounded to 16."""
+  from ttt_jax.data import video
+
+  info = video.probe(path)
+  height, width = (
+      max(16, 16 * round(n / 16)) for n in (info.height, info.width)
+  )
+  return video.read_video(
+      path, fps=info.fps, height=height, width=width, soften=False
+  )
+
+
+def _print(edits: list[dict[str, Any]], mean: dict[str, float]) -> None:
+  table = rich_table.Table()
+  table.add_column('video')
+  table.add_column('prompt')
+  for title in _COLUMNS.values():
+    table.add_column(title, justify='right')
+  for edit in edits:
+    table.add_row(
+        pathlib.Path(edit['video']).name, edit['prompt'],
+        *(f'{edit[name]:.2f}' for name in _COLUMNS),
+    )  # pyformat: disable
+  if len(edits) > 1:
+    table.add_row('mean', '', *(f'{mean[name]:.2f}' for name in _COLUMNS))
+  rich_console.Console().print(table)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,160 @@
+"""CLIP: pictures and texts in one space (Radford et al. 2021,
+arXiv:2103.00020).
+
+The towers are the text encoder that Stable Diffusion has and a vision
+transformer; a projection of each gives vectors whose angle says how well a
+picture and a text fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ttt_jax.models import layers
+from ttt_jax.models.text import clip as text_clip
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPVisionConfig(text_clip.TowerConfig):
+  """Sizes of the vision transformer; the defaults are ViT-B/32's.
+
+  Attributes:
+    image_size: rows and columns of a picture.
+    patch_size: rows and columns of a patch.
+  """
+
+  image_size: int = 224
+  patch_size: int = 32
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.image_size % self.patch_size:
+      raise ValueError(
+          f'the pictures of CLIP are {self.image_size} pixels wide; its patches'
+          f' of {self.patch_size} do not divide that'
+      )
+
+  @property
+  def patches(self) -> int:
+    """Patches of a picture."""
+    return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+  """Sizes of a `CLIP`.
+
+  Attributes:
+    text: of the text tower.
+    vision: of the vision tower.
+    projection_dim: of the common space, J.
+  """
+
+  text: text_clip.CLIPTextConfig
+  vision: CLIPVisionConfig
+  projection_dim: int = 512
+
+
+class CLIPVisionEncoder(nn.Module):
+  """A picture to the state of its class token."""
+
+  config: CLIPVisionConfig
+
+  @nn.compact
+  def __call__(self, pixels: jax.Array) -> jax.Array:
+    """Encodes.
+
+    Args:
+      pixels: float [N, H, W, 3], normalised, H = W = `config.image_size`.
+
+    Returns:
+      float32 [N, M].
+
+    Raises:
+      ValueError: pictures of another size.
+    """
+    c = self.config
+    size = (c.image_size, c.image_size, 3)
+    if pixels.shape[1:] != size:
+      raise ValueError(
+          f'pictures are {pixels.shape[1:]}; this CLIP reads {size}'
+      )
+    x = nn.Conv(
+        c.width, [c.patch_size] * 2, strides=c.patch_size, padding='VALID',
+        use_bias=False, dtype=jnp.dtype(c.dtype), name='patches',
+    )(pixels)  # pyformat: disable
+    x = x.reshape(len(x), c.patches, c.width).astype(jnp.float32)
+    token = self.param('class_token', nn.initializers.normal(), (c.width,))
+    token = jnp.broadcast_to(token, (len(x), 1, c.width))
+    x = jnp.concatenate([token, x], axis=1)
+    positions = nn.Embed(c.patches + 1, c.width, name='positions')
+    x = x + positions(jnp.arange(c.patches + 1))
+    norm = lambda name: layers.LayerNorm(epsilon=c.norm_eps, name=name)
+    x = norm('first_norm')(x.astype(jnp.float32))
+    x, _ = text_clip.stack(c)(c, is_causal=False, name='layers')(x, None)
+    return norm('final_norm')(x[:, 0])
+
+
+class CLIP(nn.Module):
+  """Both towers; `apply(..., method='images')` and `'texts'`."""
+
+  config: CLIPConfig
+
+  def setup(self):
+    c = self.config
+    self.vision = CLIPVisionEncoder(c.vision)
+    self.text = text_clip.CLIPTextEncoder(c.text)
+    self.vision_projection = nn.Dense(c.projection_dim, use_bias=False)
+    self.text_projection = nn.Dense(c.projection_dim, use_bias=False)
+
+  def __call__(
+      self, pixels: jax.Array, ids: jax.Array, ends: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Both; creates all parameters when initialising."""
+    return self.images(pixels), self.texts(ids, ends)
+
+  def images(self, pixels: jax.Array) -> jax.Array:
+    """Unit vectors of pictures.
+
+    Args:
+      pixels: float [N, H, W, 3], normalised.
+
+    Returns:
+      float32 [N, J].
+    """
+    return _unit(self.vision_projection(self.vision(pixels)))
+
+  def texts(self, ids: jax.Array, ends: jax.Array) -> jax.Array:
+    """Unit vectors of texts.
+
+    Args:
+      ids: int32 [N, L], padded.
+      ends: int32 [N], where the end token is, which has read all of the text.
+
+    Returns:
+      float32 [N, J].
+    """
+    states = self.text(ids)
+    state = jnp.take_along_axis(states, ends[:, None, None], axis=1)[:, 0]
+    return _unit(self.text_projection(state))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def abstract_params(config: CLIPConfig) -> Any:
+  """The parameters as `jax.ShapeDtypeStruct`; nothing is computed."""
+  size = config.vision.image_size
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(
+      CLIP(config).init, key,
+      jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+      jax.ShapeDtypeStruct((1, 2), jnp.int32),
+      jax.ShapeDtypeStruct((1,), jnp.int32),
+  )['params']  # pyformat: disable
