@@ -129,16 +129,21 @@ def group(instruction: hlo.Instruction) -> str:
 def cycles_by_group(
     program: hlo.Program,
     chip: topology_lib.Chip,
-    work: Load,
+    work: Load | None,
     kernels: Mapping[str, float],
 ) -> tuple[dict[str, float], list[str]]:
-  """Cycles a step on a chip, by group, and kernels without a price."""
+  """Cycles a step on a chip, by group, and kernels without a price.
+
+  Without `work` no kernel has one.
+  """
   total: dict[str, float] = dict.fromkeys((g for g, _ in _GROUPS), 0.0)
   unknown = set()
   for run in program.runs():
     one = run.instruction
     cycles = one.cycles
-    if one.kernel.startswith('splash'):
+    if one.kernel and work is None:
+      unknown.add(one.kernel)
+    elif one.kernel.startswith('splash'):
       cycles = _attention(one.kernel, chip, work)
     elif one.kernel == _PERMUTATION and one.kernel in kernels:
       cycles = kernels[one.kernel] * one.bytes / _TILE_BYTES

@@ -10,17 +10,13 @@ from collections.abc import Iterator
 import dataclasses
 import re
 
-_BYTES = {
-    'pred': 1, 's4': 1, 'u4': 1, 's8': 1, 'u8': 1, 'f8e4m3fn': 1, 'f8e5m2': 1,
-    'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4,
-    'f64': 8, 's64': 8, 'u64': 8, 'c64': 8,
-}  # pyformat: disable
+from launch import hlo_types
+
 COLLECTIVES = (
     'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
     'collective-permute', 'ragged-all-to-all', 'collective-broadcast',
 )  # pyformat: disable
 
-_SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'([\w\-]+)\((.*)$')
@@ -76,7 +72,7 @@ class Instruction:
   @property
   def bytes(self) -> int:
     """Of the result."""
-    return size(self.type)
+    return hlo_types.size(self.type)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,27 +90,23 @@ class Collective:
   Attributes:
     kind: of `COLLECTIVES`.
     devices: of a group; 0 if not written.
-    bytes: of the larger of what a device gives and gets, once.
+    type: of the larger of what a device gives and gets, once.
     times: how often it runs.
+    hidden: whether the program goes on while it runs.
     op_name: the path of JAX names that it comes from.
   """
 
   kind: str
   devices: int
-  bytes: int
+  type: str
   times: int
+  hidden: bool
   op_name: str
 
-
-def size(type_text: str) -> int:
-  """Bytes of a type as HLO writes it; tuples are added up, layouts ignored."""
-  total = 0
-  for name, dimensions in _SHAPE.findall(type_text):
-    elements = 1
-    for n in filter(None, dimensions.split(',')):
-      elements *= int(n)
-    total += elements * _BYTES.get(name, 0)
-  return total
+  @property
+  def bytes(self) -> int:
+    """Of `type`."""
+    return hlo_types.size(self.type)
 
 
 class Program:
@@ -123,6 +115,7 @@ class Program:
   Attributes:
     computations: name -> instructions.
     entry: name of the computation that runs first.
+    by_name: all instructions.
   """
 
   def __init__(self, text: str):
@@ -136,13 +129,18 @@ class Program:
         if head[1]:
           self.entry = head[2]
       elif match := _INSTRUCTION.match(line):
-        kind, rest = _split_type(match[3])
+        kind, rest = hlo_types.split(match[3])
         if opcode := _OPCODE.match(rest):
           current.append(
               Instruction(match[2], opcode[1], kind, opcode[2], bool(match[1]))
           )
     if not self.entry:
       raise ValueError('this is no HLO module: it has no ENTRY computation')
+    self.by_name = {
+        one.name: one
+        for instructions in self.computations.values()
+        for one in instructions
+    }
 
   def runs(self) -> Iterator[Run]:
     """Every instruction that runs by itself, not those inside of fusions.
@@ -171,18 +169,30 @@ class Program:
     if known:
       return int(known[1])
     condition = re.search(r'\bcondition=%?([\w.\-]+)', loop.operands)[1]
-    instructions = {i.name: i for i in self.computations.get(condition, ())}
-    limits = {
-        name: int(i.operands.partition(')')[0])
-        for name, i in instructions.items()
-        if i.opcode == 'constant' and re.match(r'-?\d+\)', i.operands)
-    }
-    for i in instructions.values():
-      if i.root:
-        for operand in re.findall(r'%([\w.\-]+)', i.operands):
-          if operand in limits:
-            return limits[operand]
-    return max(limits.values(), default=1)
+    instructions = self.computations.get(condition, ())
+    root = next((i for i in instructions if i.root), None)
+    compared = self._operands(root) if root else []
+    for counter, limit in zip(compared, compared[1:]):
+      if limit.opcode == 'constant':
+        return _number(limit) - self._first(loop, counter)
+    limits = [_number(i) for i in instructions if i.opcode == 'constant']
+    return max(limits, default=1)
+
+  def _first(self, loop: Instruction, counter: Instruction) -> int:
+    """Where the counter of a loop starts: XLA peels first iterations off."""
+    state = self._operands(loop)
+    index = re.search(r'\bindex=(\d+)', counter.operands)
+    if not state or not index:
+      return 0
+    start = self._operands(state[0])[int(index[1]) : int(index[1]) + 1]
+    while start and start[0].opcode in ('copy', 'bitcast', 'convert'):
+      start = self._operands(start[0])[:1]
+    is_number = start and start[0].opcode == 'constant'
+    return _number(start[0]) if is_number else 0
+
+  def _operands(self, one: Instruction) -> list[Instruction]:
+    names = re.findall(r'%([\w.\-]+)', one.operands.partition(')')[0])
+    return [self.by_name[name] for name in names if name in self.by_name]
 
   def collectives(self) -> list[Collective]:
     """Every collective, in a fusion or not, started or in one piece."""
@@ -199,8 +209,9 @@ class Program:
             Collective(
                 kind=kind,
                 devices=_group(inner.operands),
-                bytes=self._moved(inner),
+                type=_moved(inner),
                 times=run.times,
+                hidden=inner.opcode.endswith('-start'),
                 op_name=inner.op_name or one.op_name,
             )
         )
@@ -214,15 +225,12 @@ class Program:
         for inner in self.computations.get(called, ()):
           yield from self._collectives_of(inner)
 
-  def _moved(self, one: Instruction) -> int:
-    """Bytes of a collective; a started one's type holds input and output."""
-    if not one.opcode.endswith('-start') or not one.type.startswith('('):
-      given = self._operand_bytes(one)
-      return max(one.bytes, given)
-    return max(size(part) for part in _split_tuple(one.type))
 
-  def _operand_bytes(self, one: Instruction) -> int:
-    return size(one.operands.partition(')')[0])
+def _moved(one: Instruction) -> str:
+  """Type that a collective moves; a started one's has input and output."""
+  if one.opcode.endswith('-start') and one.type.startswith('('):
+    return max(hlo_types.parts(one.type), key=hlo_types.size)
+  return max(one.type, one.operands.partition(')')[0], key=hlo_types.size)
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -237,34 +245,16 @@ def _lines(text: str) -> Iterator[str]:
   yield whole
 
 
+def _number(constant: Instruction) -> int:
+  """Of `constant(5)`; 1 if it is no whole number."""
+  text = constant.operands.partition(')')[0]
+  return int(text) if re.fullmatch(r'-?\d+', text) else 1
+
+
 def _collective(opcode: str) -> str:
   """The kind of collective that an opcode starts or is; '' for any other."""
   kind = opcode.removesuffix('-start')
   return kind if kind in COLLECTIVES else ''
-
-
-def _split_type(text: str) -> tuple[str, str]:
-  """'(f32[2], s32[]) while(...)' -> '(f32[2], s32[])', 'while(...)'."""
-  if not text.startswith('('):
-    kind, _, rest = text.partition(' ')
-    return kind, rest
-  depth = 0
-  for i, letter in enumerate(text):
-    depth += (letter == '(') - (letter == ')')
-    if not depth:
-      return text[: i + 1], text[i + 1 :].lstrip()
-  return text, ''
-
-
-def _split_tuple(text: str) -> list[str]:
-  """'(f32[2], (s32[], f32[3]))' -> ['f32[2]', '(s32[], f32[3])']."""
-  parts, depth, start = [], 0, 1
-  for i, letter in enumerate(text):
-    depth += (letter in '([{') - (letter in ')]}')
-    if (letter == ',' and depth == 1) or not depth:
-      parts.append(text[start:i].strip())
-      start = i + 1
-  return parts
 
 
 def _group(attributes: str) -> int:
@@ -282,5 +272,3 @@ def _group(attributes: str) -> int:
       devices *= int(sizes[axis])
     return devices
   return 0
-
-

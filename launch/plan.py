@@ -1,12 +1,15 @@
 """Says whether a stage fits a TPU slice and what a step costs, without one.
 
     python -m launch.plan --config=configs/ttt_video.py:63s \
-        --topology=v5p:8x8x4 --mesh=data:64,sp:4 [--json=FILE]
+        --topology=v5p:8x8x4 [--mesh=data:64,sp:4] [--mode=train|sample] \
+        [--sweep [--limit=3]] [--json=FILE] [--cache=FOLDER]
 
-Compiles the trainer's own step with the TPU compiler, which runs on any host
-(pip install "jax[tpu]==0.10.2"). Memory, collectives and cycles are the
-compiler's; no time here was measured on a chip. Exit status 1 if the step
-does not fit.
+Compiles the trainer's own step, or sampling with guidance, with the TPU
+compiler, which runs on any host (pip install "jax[tpu]==0.10.2"). Memory,
+collectives and cycles are the compiler's; no time here was measured on a chip.
+`--topology=gpu:h100x8` does the same with the CUDA plugin, without cycles.
+`--sweep` tries meshes, microbatches and where blocks' inputs wait, and
+recommends. Exit status 1 if nothing fits.
 """
 
 from __future__ import annotations
@@ -20,150 +23,165 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
+from launch import advice
 from launch import budget as budget_lib
+from launch import compiled as compiled_lib
 from launch import program as program_lib
+from launch import report
+from launch import sweep
 from launch import topology as topology_lib
+from pallas_kernels import compile_gpu
 from pallas_kernels import compile_tpu
+from ttt_jax import backbones
 from ttt_jax import cli
-from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
-from ttt_jax.models import dit
 from ttt_jax.train import experiment
+
+MODES = ('train', 'sample')
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5p:8x8x4', 'TPU slice.')
 _MESH = flags.DEFINE_string('mesh', None, 'Such as data:64,sp:4.')
+_MODE = flags.DEFINE_string('mode', 'train', 'train or sample.')
+_SWEEP = flags.DEFINE_bool('sweep', False, 'Tries meshes and microbatches.')
+_LIMIT = flags.DEFINE_integer('limit', 3, 'Programs that a sweep compiles.')
 _JSON = flags.DEFINE_string('json', None, 'Also writes the results there.')
+_CACHE = flags.DEFINE_string(
+    'cache', None, 'Folder of compiled programs, used again if unchanged.'
+)
 _BUDGET = flags.DEFINE_string(
     'budget', str(compile_tpu.BUDGET), 'Cycles of the kernels, JSON.'
 )
-_GIB = 2**30
 
 
-def prepare(config, topology: topology_lib.Topology, mesh: dict[str, int]):
+def prepare(
+    config,
+    topology: topology_lib.Topology,
+    mesh: dict[str, int],
+    mode: str = 'train',
+):
   """Sets mesh and kernels of a config; raises ValueError if it cannot run."""
+  if mode not in MODES:
+    raise ValueError(f'--mode is {mode!r}; legal are {", ".join(MODES)}')
   config.mesh = mesh
-  with config.unlocked():
-    # What a TPU would choose; this host is none.
-    if config.model.get('implementation') is None:
-      config.model.implementation = 'pallas_tpu'
+  if 'implementation' in config.model or not config.get('backbone'):
+    with config.unlocked():
+      # What the chip would choose; this host is none.
+      if config.model.get('implementation') is None:
+        kind = 'gpu' if topology.chip.is_gpu else 'tpu'
+        config.model.implementation = f'pallas_{kind}'
   used = mesh['data'] * mesh['sp']
   if used > topology.chips:
     raise ValueError(
         f'--mesh data {mesh["data"]} x sp {mesh["sp"]} needs {used} chips;'
         f' {topology.name} has {topology.chips}'
     )
-  experiment.check_config(config)
-
-
-def results(
-    config,
-    topology: topology_lib.Topology,
-    compiled: program_lib.Compiled,
-    kernels: dict[str, float],
-) -> dict[str, Any]:
-  """Everything that the plan says, for JSON; bytes, seconds and cycles."""
-  geometry = geometry_lib.Geometry.from_config(config)
-  model = dit.DiTConfig(**config.model)
-  mesh = dict(config.mesh)
-  work = budget_lib.load(
-      geometry, model, mesh, config.batch_size // config.microbatches
-  )
-  cycles, unknown = budget_lib.cycles_by_group(
-      compiled.program, topology.chip, work, kernels
-  )
-  collectives: dict[str, dict[str, int]] = {}
-  largest = 0
-  for one in compiled.program.collectives():
-    row = collectives.setdefault(
-        f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
+  if mode == 'train':
+    experiment.check_config(config)
+    return
+  heads = backbones.of(config).num_heads
+  if heads is None:
+    raise ValueError(
+        '--mode=sample plans the transformer; a U-Net is planned with'
+        ' --mode=train'
     )
-    row['count'] += one.times
-    row['bytes'] += one.times * one.bytes
-    if one.kind in ('all-gather', 'all-reduce'):
-      largest = max(largest, one.bytes)
-  tokens = geometry.sequence_length * work.windows // geometry.segments
-  return dict(
-      config=f'{config.name}, stage {config.stage}',
-      topology=topology.name,
-      mesh=mesh,
-      microbatches=config.microbatches,
-      geometry=dict(geometry.table()),
-      memory=dict(
-          arguments=compiled.arguments,
-          temporaries=compiled.temporaries,
-          peak=compiled.peak,
-          limit=topology.chip.hbm,
-      ),
-      collectives=collectives,
-      largest_gather_or_reduce=largest,
-      sequence_bytes=2 * tokens * model.model_dim // mesh['sp'],
-      cycles=cycles,
-      kernels_without_budget=unknown,
-      trace_seconds=compiled.trace_seconds,
-      compile_seconds=compiled.compile_seconds,
+  # Sampling has no batch to split.
+  sharding.check_mesh(dict(mesh, data=1), batch_size=1, num_heads=heads)
+
+
+def plan(
+    config,
+    mode: str,
+    topology: topology_lib.Topology,
+    budget: str,
+    cache: str | None = None,
+) -> tuple[dict[str, Any], compiled_lib.Compiled]:
+  """Compiles a prepared config; returns `report.results` and the program.
+
+  Raises:
+    ValueError: no compiler for the topology, or no budget for its kernels.
+    DoesNotFitError: the compiler found no way to fit it.
+  """
+  kernels, options = {}, None
+  if topology.chip.is_gpu:
+    options = {
+        'xla_gpu_cuda_data_dir': str(compile_gpu.cuda_directory()),
+        # Nothing here can be tried for speed.
+        'xla_gpu_autotune_level': '0',
+    }
+  else:
+    kernels = budget_lib.read(budget, topology.chip.name)
+  mesh = program_lib.make_mesh(topology, dict(config.mesh))
+  make = {'train': program_lib.train_step, 'sample': program_lib.sampling}[mode]
+  function, arguments = make(config, mesh)
+  compiled = compiled_lib.compile_program(
+      function, arguments, mesh, options, cache and pathlib.Path(cache)
+  )
+  steps = program_lib.SAMPLING_STEPS if mode == 'sample' else 1
+  return (
+      report.results(config, mode, topology, compiled, kernels, steps),
+      compiled,
   )
 
 
-def print_results(found: dict[str, Any], chip: topology_lib.Chip) -> None:
-  """Prints `results` for people."""
-  print(f'{found["config"]} on {found["topology"]},'
-        f' mesh data {found["mesh"]["data"]} x sp {found["mesh"]["sp"]},'
-        f' {found["microbatches"]} microbatches')
-  for name, value in found['geometry'].items():
-    print(f'  {name:<28} {value}')
-  print('memory a chip, GiB')
-  for name, value in found['memory'].items():
-    print(f'  {name:<28} {value / _GIB:8.2f}')
-  print('collectives a step and chip')
-  rows = sorted(found['collectives'].items(), key=lambda r: -r[1]['bytes'])
-  for name, row in rows:
-    print(f'  {name:<28} {row["count"]:8,} {row["bytes"] / 1e9:10.2f} GB')
-  print(f'  largest gather or reduction  {found["largest_gather_or_reduce"]:,}'
-        f' bytes; a chip\'s part of an activation {found["sequence_bytes"]:,}')
-  total = sum(found['cycles'].values())
-  print(f'estimated cycles a step and chip (at {chip.clock / 1e9:g} GHz)')
-  for name, cycles in found['cycles'].items():
-    print(f'  {name:<28} {cycles:10.3g} {cycles / total:6.1%}'
-          f' {cycles / chip.clock:8.2f} s')
-  print(f'  {"all":<28} {total:10.3g} {"":6} {total / chip.clock:8.2f} s')
-  print('  collectives are not in it; attention kernels by their operations at'
-        f' {budget_lib.ATTENTION_RATE:.0%} of {chip.flops / 1e12:g} TFLOP/s')
-  if found['kernels_without_budget']:
-    print('  without a budget, counted as nothing:'
-          f' {", ".join(found["kernels_without_budget"])}')
-  print(f'traced in {found["trace_seconds"]:.0f} s, compiled in'
-        f' {found["compile_seconds"]:.0f} s')
+def _plan_and_tell(config, mode, topology):
+  """Results of a candidate of a sweep; None, and a line, if it cannot fit."""
+  prepare(config, topology, dict(config.mesh), mode)
+  try:
+    return plan(config, mode, topology, _BUDGET.value, _CACHE.value)[0]
+  except compiled_lib.DoesNotFitError as e:
+    print(f'  {advice.summary(e.message)}')
+    return None
+
+
+def _does_not_fit(config, mode, topology, what, rows):
+  print(f'does not fit {topology.name}: {what}')
+  print('what dominates:')
+  for row in rows:
+    print(f'  {row}')
+  print('what to change:')
+  for row in advice.remedies(config, mode, topology):
+    print(f'  {row}')
+  return 1
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
   jax.config.update('jax_platforms', 'cpu')
-  config = _CONFIG.value
+  config, mode = _CONFIG.value, _MODE.value
   if config is None:
     raise ValueError('--config is missing, for example configs/ttt_video.py:3s')
   topology = topology_lib.parse(_TOPOLOGY.value)
+  if topology.chip.is_gpu and (reason := compile_gpu.missing()):
+    raise ValueError(f'cannot compile for {topology.name} here: {reason}')
+  if _SWEEP.value:
+    return sweep.run(
+        config, mode, topology, _LIMIT.value,
+        lambda one: _plan_and_tell(one, mode, topology), _JSON.value,
+    )  # pyformat: disable
   mesh = dict(config.mesh)
   if _MESH.value:
     mesh = sharding.parse_mesh(_MESH.value)
-  prepare(config, topology, mesh)
-  kernels = budget_lib.read(_BUDGET.value, topology.chip.name)
+  prepare(config, topology, mesh, mode)
   try:
-    compiled = program_lib.compile_step(
-        config, program_lib.make_mesh(topology, mesh)
-    )
-  except jax.errors.JaxRuntimeError as e:
-    if 'RESOURCE_EXHAUSTED' not in str(e):
-      raise
-    print('does not fit: ' + str(e).strip().splitlines()[0])
-    print('split the sequence (sp) or the batch (data, microbatches) further')
-    return 1
-  found = results(config, topology, compiled, kernels)
-  print_results(found, topology.chip)
+    found, compiled = plan(config, mode, topology, _BUDGET.value, _CACHE.value)
+  except compiled_lib.DoesNotFitError as e:
+    return _does_not_fit(
+        config, mode, topology, advice.summary(e.message),
+        advice.culprits(e.message),
+    )  # pyformat: disable
+  found['at_the_peak'] = advice.largest(compiled.program)
+  report.print_results(found, topology.chip)
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + '\n')
-  return 0 if found['memory']['peak'] <= found['memory']['limit'] else 1
+  memory = found['memory']
+  if memory['margin'] >= 0:
+    return 0
+  return _does_not_fit(
+      config, mode, topology,
+      f'{memory["peak"]:,} of {memory["limit"]:,} bytes', found['at_the_peak'],
+  )  # pyformat: disable
 
 
 if __name__ == '__main__':

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from typing import Any
 
 import jax
@@ -12,37 +10,20 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from launch import hlo
 from launch import topology as topology_lib
 from ttt_jax import backbones
 from ttt_jax import sharding
+from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import schedulers
+from ttt_jax.models import dit
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import state as state_lib
 from ttt_jax.train import step as step_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """A compiled program.
-
-  Attributes:
-    program: its HLO.
-    arguments: bytes a chip of what it takes, donated or not.
-    results: bytes a chip of what it returns, without donated memory.
-    temporaries: bytes a chip while it runs.
-    peak: bytes a chip, the most at any moment.
-    trace_seconds: Python's part.
-    compile_seconds: XLA's part.
-  """
-
-  program: hlo.Program
-  arguments: int
-  results: int
-  temporaries: int
-  peak: int
-  trace_seconds: float
-  compile_seconds: float
+# The pipeline's default.
+SAMPLING_STEPS = 50
 
 
 def make_mesh(
@@ -56,11 +37,8 @@ def abstract_batch(
     config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """A training batch as the loop places it."""
-  g, backbone = backbones.geometry(config), backbones.of(config)
   b, where = config.batch_size, sharding.batch_sharding(mesh)
-  latents = (b, g.latent_frames, g.latent_height, g.latent_width,
-             backbone.in_channels)  # pyformat: disable
-  text = (b, g.segments, g.text_length, backbone.text_dim)
+  latents, text = ((b, *shape) for shape in _shapes(config))
   struct = functools.partial(jax.ShapeDtypeStruct, sharding=where)
   return dict(
       mean=struct(latents, jnp.float32),
@@ -98,25 +76,59 @@ def train_step(
   return step, (state, abstract_batch(config, mesh))
 
 
-def compile_step(
-    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> Compiled:
-  """Compiles the training step; XLA's out-of-memory error passes through."""
-  start = time.perf_counter()
-  # Kernels look there for the chip that they are compiled for.
-  with jax.set_mesh(mesh):
-    step, arguments = train_step(config, mesh)
-    lowered = step.lower(*arguments)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-  done = time.perf_counter()
-  memory = compiled.memory_analysis()
-  return Compiled(
-      program=hlo.Program(compiled.as_text()),
-      arguments=memory.argument_size_in_bytes,
-      results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      temporaries=memory.temp_size_in_bytes,
-      peak=memory.peak_memory_in_bytes,
-      trace_seconds=traced - start,
-      compile_seconds=done - traced,
+def sampling(
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh,
+    steps: int = SAMPLING_STEPS,
+) -> tuple[Any, tuple[Any, ...]]:
+  """The jitted sampling of `ttt_jax.pipeline` and its abstract arguments.
+
+  One video with guidance: the network sees two clips, the one with the
+  negative texts beside the other.
+
+  Args:
+    config: of the stage whose weights sample.
+    mesh: over both of whose axes the parameters are split.
+    steps: of the sampler, a loop in the program.
+  """
+  model = dit.DiTConfig(**config.model)
+  place = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
+  params = jax.tree.map(
+      lambda x: x.update(sharding=place(x)),
+      jax.eval_shape(
+          functools.partial(dit.inference_params, model),
+          dit.abstract_params(model),
+      ),
+  )
+  chosen = schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
+  grid = chosen.grid(steps, config.schedule_shift)
+  module = dit.DiffusionTransformer(model, sharding.Layout(mesh))
+
+  def sample(params, noise, text, negative, scales, key):
+    apply = functools.partial(module.apply, {'params': params})
+    network = guidance.guided(apply, text, negative)
+    return chosen.sample(network, noise, grid, scales, key)
+
+  latents, text = _shapes(config)
+  struct = functools.partial(
+      jax.ShapeDtypeStruct, sharding=sharding.replicated(mesh)
+  )
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  arguments = (
+      params,
+      struct((1, *latents), jnp.float32),
+      struct((1, *text), jnp.float32),
+      struct((1, *text), jnp.float32),
+      struct((steps,), jnp.float32),
+      key.update(sharding=sharding.replicated(mesh)),
+  )
+  return jax.jit(sample), arguments
+
+
+def _shapes(config):
+  """Latents [F, h, w, c] and text [S, L, Dt] of a clip."""
+  g, backbone = backbones.geometry(config), backbones.of(config)
+  return (
+      (g.latent_frames, g.latent_height, g.latent_width, backbone.in_channels),
+      (g.segments, g.text_length, backbone.text_dim),
   )

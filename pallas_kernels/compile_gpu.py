@@ -44,7 +44,7 @@ from pallas_kernels.specs import SPECS
 MISSING = 3
 
 # What the compiler must know of an H100 SXM.
-_H100 = """
+H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
   shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -192,7 +192,7 @@ def _h100():
   from jax.experimental import topologies
 
   return topologies.get_topology_desc(
-      'h100', platform='cuda', topology='1x1x1', target_config=_H100
+      'h100', platform='cuda', topology='1x1x1', target_config=H100
   ).devices[0]
 
 

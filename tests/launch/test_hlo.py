@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from launch import hlo
+from launch import hlo_types
 
 # 3 x 5 steps; cut down from what the TPU compiler writes.
 _TEXT = """HloModule jit_step, is_scheduled=true
@@ -88,7 +89,7 @@ def test_collectives():
     ],
 )
 def test_size(text, size):
-  assert hlo.size(text) == size
+  assert hlo_types.size(text) == size
 
 
 def test_a_program_of_this_machine():

@@ -10,9 +10,11 @@ import pytest
 from configs import quickstart
 from configs import ttt_video
 from launch import budget
+from launch import compiled
 from launch import hlo
 from launch import plan
 from launch import program
+from launch import report
 from launch import topology
 from pallas_kernels import compile_tpu
 from tests.launch import test_hlo
@@ -103,7 +105,7 @@ def test_errors_of_the_command_are_one_line():
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
 
 
-def test_the_step_of_the_trainer_for_this_machine():
+def test_the_step_of_the_trainer_for_this_machine(tmp_path):
   config = quickstart.get_config('3s')
   config.data.height = config.data.width = 32
   config.model.update(
@@ -115,9 +117,19 @@ def test_the_step_of_the_trainer_for_this_machine():
   topology_ = topology.parse('v5e:1x1')
   plan.prepare(config, topology_, mesh)
   config.model.implementation = 'xla'
-  compiled = program.compile_step(config, sharding.make_mesh(mesh))
-  found = plan.results(config, topology_, compiled, {})
+  device_mesh = sharding.make_mesh(mesh)
+  done = compiled.compile_program(
+      *program.train_step(config, device_mesh), device_mesh, cache=tmp_path
+  )
+  found = report.results(config, 'train', topology_, done, {})
   assert found['memory']['peak'] > found['memory']['arguments'] > 0
   # The forward pass and its gradient, each a loop over the layers.
-  assert max(r.times for r in compiled.program.runs()) >= 3
-  plan.print_results(json.loads(json.dumps(found)), topology_.chip)
+  assert max(r.times for r in done.program.runs()) >= 3
+  assert sum(found['parameters'].values()) > 0
+  assert found['roofline']['step'] > 0
+  report.print_results(json.loads(json.dumps(found)), topology_.chip)
+  # Again, from the folder.
+  again = compiled.compile_program(
+      *program.train_step(config, device_mesh), device_mesh, cache=tmp_path
+  )
+  assert again == done and len(list(tmp_path.iterdir())) == 1

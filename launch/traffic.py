@@ -1,0 +1,132 @@
+"""What a compiled program moves: in its memory, to the host, over links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import re
+
+from launch import hlo
+from launch import hlo_types
+
+# Results that are a view of another, or known before the program runs.
+_FREE = frozenset((
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
+    'call', 'conditional', 'after-all', 'opt-barrier', 'partition-id',
+    'replica-id', 'async-start',
+))  # pyformat: disable
+# An array with its layout; S(5) in it is the host's memory, S(1) and others
+# are on the chip's die.
+_ARRAY = re.compile(r'\w+\[[\d,]*\](?:\{[^{}]*\})?')
+_SPACE = re.compile(r'S\((\d+)\)')
+_HOST = '5'
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+  """Bytes that a program moves on one chip.
+
+  Attributes:
+    written: results in the chip's memory.
+    host: to and from the host's.
+  """
+
+  written: float
+  host: float
+
+
+def moved(program: hlo.Program) -> Moved:
+  """Adds up all instructions, as often as they run."""
+  written = host = 0.0
+  for run in program.runs():
+    one = run.instruction
+    if one.opcode in _FREE or one.opcode.endswith('-done'):
+      continue
+    spaces = list(_spaces(one.type))
+    sizes = [size for space, size in spaces if not space]
+    if one.opcode.endswith('-start') and any(s == _HOST for s, _ in spaces):
+      # Of the whole array on the host a slice is moved.
+      host += run.times * max(sizes, default=0)
+    elif one.opcode.endswith('-start'):
+      written += run.times * (spaces[0][1] if not spaces[0][0] else 0)
+    elif 'AllocateBuffer' not in one.operands:
+      written += run.times * (_updated(program, one) or sum(sizes))
+  return Moved(written, host)
+
+
+def _spaces(type_text: str) -> Iterator[tuple[str, int]]:
+  """(memory space, bytes) of each array of a type; '' is the chip's memory."""
+  for array in _ARRAY.findall(type_text):
+    space = _SPACE.search(array)
+    yield space[1] if space else '', hlo_types.size(array)
+
+
+def _updated(program: hlo.Program, one: hlo.Instruction) -> int:
+  """Bytes that an update in place writes; 0 for other instructions."""
+  called = re.search(r'\bcalls=%?([\w.\-]+)', one.operands)
+  inner = program.computations.get(called[1], []) if called else []
+  if one.opcode == 'fusion':
+    roots = [i for i in inner if i.root]
+    if not roots or roots[0].opcode != 'dynamic-update-slice':
+      return 0
+    operands = roots[0].operands
+  elif one.opcode == 'dynamic-update-slice':
+    operands = one.operands
+  else:
+    return 0
+  # (whole, update, place ...)
+  names = re.findall(r'%([\w.\-]+)', operands.partition(')')[0])
+  update = program.by_name.get(names[1]) if len(names) > 1 else None
+  return update.bytes if update else 0
+
+
+def by_kind(
+    collectives: Iterable[hlo.Collective],
+) -> dict[str, dict[str, float]]:
+  """'all-to-all of 4' -> how many run and the bytes they move."""
+  found: dict[str, dict[str, float]] = {}
+  for one in collectives:
+    row = found.setdefault(
+        f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
+    )
+    row['count'] += one.times
+    row['bytes'] += one.times * one.bytes
+  return found
+
+
+def all_to_alls(collectives: Iterable[hlo.Collective]) -> float:
+  """How many all-to-alls the forward pass of all layers runs."""
+  return sum(
+      one.times
+      for one in collectives
+      if one.kind == 'all-to-all'
+      and '/layers/' in one.op_name
+      and 'transpose(' not in one.op_name
+  )
+
+
+def sequence_sized(
+    collectives: Iterable[hlo.Collective], least: int, tokens: Sequence[int]
+) -> list[str]:
+  """Gathers and reductions of a sequence, which no program should have.
+
+  Weights are gathered and their gradients reduced, too, and in a short stage
+  they are the larger ones: a sequence is told by its number of tokens.
+
+  Args:
+    collectives: of the program.
+    least: bytes of a chip's part of an activation; smaller ones do not count.
+    tokens: numbers of tokens, one of which divides the elements of an
+      activation.
+
+  Returns:
+    A line for each.
+  """
+  kinds = ('all-gather', 'all-reduce', 'reduce-scatter')
+  return [
+      f'{one.kind} of {one.devices}, {one.type}, {one.op_name}'
+      for one in collectives
+      if one.kind in kinds
+      and one.bytes >= least > 0
+      and any(n % t == 0 for n in hlo_types.elements(one.type) for t in tokens)
+  ]
