@@ -1,0 +1,1 @@
+"""A procedural world: one coloured shape over a coloured background."""
