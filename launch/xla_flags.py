@@ -9,7 +9,7 @@ user's values win. They move work in time and change no results. None was timed
 on a chip: names are checked with the compilers of jax 0.10.2, and what the
 TPU's do is seen in compiled steps. Of the 9 s step on v5p:8x8x4, data 64 x sp
 4, with 4 layers they make 19 of 21 all-to-alls asynchronous (0 without), fuse
-all gathers of parameters into computations, and leave the peak of memory as it
+gathers of parameters into matrix products, and leave the peak of memory as it
 is (3.63 GiB).
 """
 
