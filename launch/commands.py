@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -16,9 +17,9 @@ import sys
 from absl import flags
 
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print commands, run none.')
-# Ends a program that was stopped before its end and wants to be started again
-# (EX_TEMPFAIL of sysexits.h). JobSet, Slurm and XPK are told of it.
-AGAIN = 75
+# Of a program that was stopped before its end and wants to be started again.
+# JobSet, Slurm and XPK are told of it.
+AGAIN = os.EX_TEMPFAIL
 
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
 _MESH = re.compile(r'--config\.mesh\.(data|sp)=(\d+)')

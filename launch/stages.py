@@ -36,6 +36,7 @@ from ml_collections import config_flags
 from launch import commands
 from launch import xla_flags
 from ttt_jax import cli
+from ttt_jax.train import saved
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Of the last stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
@@ -135,15 +136,9 @@ def _before(path: str, argument: str, config: Any) -> str:
   )
 
 
-def saved(stage: Stage, workdir: str) -> int:
+def step_of(stage: Stage, workdir: str) -> int:
   """The newest whole step of a stage; 0 where nothing is saved."""
-  folder = epath.Path(workdir) / stage.name / 'checkpoints'
-  if not folder.exists():
-    return 0
-  # Knows which folders are whole, on disks and in buckets.
-  import orbax.checkpoint as ocp
-
-  return max(ocp.utils.checkpoint_steps(folder), default=0)
+  return max(saved.steps(epath.Path(workdir) / stage.name), default=0)
 
 
 def has_data(stage: Stage) -> bool:
@@ -177,7 +172,7 @@ class Chain:
 
   def commands(self, stage: Stage) -> list[list[str]]:
     """What is still to be run for a stage."""
-    if saved(stage, self._workdir) >= stage.steps:
+    if step_of(stage, self._workdir) >= stage.steps:
       return []
     where = f'--workdir={self._workdir}'
     modules = ['ttt_jax.precompute'] * (not has_data(stage)) + ['ttt_jax.train']
@@ -202,7 +197,7 @@ class Chain:
               f' have not done their part within {self._wait / 60:g} minutes'
               ' (--wait_minutes)', file=sys.stderr)  # pyformat: disable
         return 1
-    done = lambda: saved(stage, self._workdir) >= stage.steps
+    done = lambda: step_of(stage, self._workdir) >= stage.steps
     # Training ends well before its last step where another process was told
     # to stop.
     if not self._wait_until(done, _SETTLE_SECONDS):
@@ -221,7 +216,7 @@ class Chain:
   def _again(self, stage: Stage) -> int:
     name = self._stopped.name if self._stopped else 'another process'
     print(f'{stage.name}: stopped by {name} at step'
-          f' {saved(stage, self._workdir)} of {stage.steps}; start the same'
+          f' {step_of(stage, self._workdir)} of {stage.steps}; start the same'
           ' command again to go on', flush=True)  # pyformat: disable
     return commands.AGAIN
 
@@ -275,7 +270,7 @@ def main(argv: Sequence[str]) -> int:
   if commands.DRY_RUN.value:
     for stage in stages:
       todo = runner.commands(stage)
-      print(f'# {stage.name}: step {saved(stage, workdir)} of {stage.steps} is'
+      print(f'# {stage.name}: step {step_of(stage, workdir)} of {stage.steps} is'
             f' saved; data set in {stage.data}'
             f' {"is there" if has_data(stage) else "is missing"}')
       for command in todo:

@@ -25,7 +25,8 @@ def run(
   """Runs `main` with absl flags; user errors become `error: ...`, exit 2.
 
   `TTT_JAX_TRACEBACK=1` keeps the traceback. Of several processes one that
-  fails ends without waiting for the others.
+  fails ends without waiting for the others; one that lost another exits with
+  75, for which launchers start all again.
 
   Args:
     main: of the entry point, takes argv and returns the exit status.
@@ -42,7 +43,7 @@ def run(
     except Exception as e:  # pylint: disable=broad-except
       plain = not os.environ.get('TTT_JAX_TRACEBACK')
       if plain and (lost := distributed.lost(e)):
-        return distributed.leave(_fail(lost))
+        return distributed.leave(_fail(lost, os.EX_TEMPFAIL))
       if plain and isinstance(e, USER_ERRORS):
         return distributed.leave(_fail(e))
       if distributed.several():
@@ -75,6 +76,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.exit(_fail(f'--config.NAME=VALUE does not fit the config: {detail}'))
 
 
-def _fail(message: object) -> int:
+def _fail(message: object, status: int = 2) -> int:
   print(f'error: {message}', file=sys.stderr)
-  return 2
+  return status

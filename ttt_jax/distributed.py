@@ -211,7 +211,7 @@ def _deadline(coordinator, count, index) -> threading.Timer:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(2)
+    os._exit(os.EX_TEMPFAIL)
 
   timer = threading.Timer(_CONNECT_TIMEOUT.value, give_up)
   timer.daemon = True
