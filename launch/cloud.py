@@ -89,8 +89,13 @@ class Slice:
     return 1 if self.shape == '2x4' else self.nodes
 
 
-def slice_of(name: str) -> Slice:
+def slice_of(name: str | None) -> Slice:
   """The slice that `launch.plan` calls so; raises ValueError."""
+  if not name:
+    raise ValueError(
+        '--topology is missing, for example v5p:4x8x8; python -m launch.plan'
+        ' tells which one your stage needs'
+    )
   found = topology_lib.parse(name)
   kind = KINDS[found.chip.name]
   sides = [int(n) for n in name.partition(':')[2].split('x')]

@@ -16,7 +16,6 @@ import sys
 
 from absl import flags
 
-DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print commands, run none.')
 # Of a program that was stopped before its end and wants to be started again.
 # JobSet, Slurm and XPK are told of it.
 AGAIN = os.EX_TEMPFAIL
@@ -38,14 +37,24 @@ class Command:
   why: str
 
 
-def run(commands: Sequence[Command]) -> int:
+def define_dry_run() -> None:
+  """The flag of all launchers."""
+  flags.DEFINE_bool('dry_run', False, 'Print the commands, run none.')
+
+
+def run(commands: Sequence[Command], dry_run: bool) -> int:
   """Shows commands and runs them until one fails; returns its exit status.
 
-  With `--dry_run` it only shows them.
+  Args:
+    commands: in order.
+    dry_run: only show them.
+
+  Raises:
+    FileNotFoundError: a program is not installed.
   """
   for command in commands:
     print(f'# {command.why}\n{shlex.join(command.words)}', flush=True)
-    if DRY_RUN.value:
+    if dry_run:
       continue
     try:
       status = subprocess.run(command.words, check=False).returncode
@@ -109,7 +118,8 @@ def stages(
 
 def check_shared_workdir(words: Sequence[str], hosts: int) -> None:
   """Raises ValueError for a workdir that only one of several hosts sees."""
-  workdir = [w for w in words if w.startswith('--workdir=')][-1].partition('=')[2]
+  given = [w for w in words if w.startswith('--workdir=')]
+  workdir = given[-1].partition('=')[2]
   if hosts > 1 and not workdir.startswith(('gs://', '/')):
     raise ValueError(
         f'--workdir={workdir} lies on one host\'s own disk, and there are'

@@ -1,11 +1,11 @@
 """Runs the stages on a TPU slice of Google Kubernetes Engine.
 
     python -m launch.gke --action=cluster --cluster=C --zone=us-east5-a \\
-        --project=P --topology=v5p:4x8x8 [--spot]
-    python -m launch.gke --action=image --image=REGION-docker.pkg.dev/P/R/I:1
+        --project=P --bucket=B --topology=v5p:4x8x8 [--spot]
+    python -m launch.gke --action=image --image=us-docker.pkg.dev/P/R/I:1
     python -m launch.gke --action=run --name=my-run --image=... --bucket=B ... \\
-        -- --config=configs/ttt_video.py:63s --workdir=gs://B/run \\
-        --config.mesh.data=64 --config.mesh.sp=4
+        --topology=... -- --config=configs/ttt_video.py:63s \\
+        --workdir=gs://B/run --config.mesh.data=64 --config.mesh.sp=4
 
 and then status, follow, logs, stop, delete_cluster. XPK makes the cluster;
 the job is the JobSet of launch/jobset.yaml (`--via=xpk` lets XPK make that,
@@ -28,28 +28,8 @@ from launch import cloud
 from launch import commands
 from ttt_jax import cli
 
-_ACTIONS = ('cluster', 'image', 'run', 'status', 'follow', 'logs', 'stop',
-            'delete_cluster')  # pyformat: disable
-_ACTION = flags.DEFINE_enum('action', None, _ACTIONS, 'What to do.')
-_NAME = flags.DEFINE_string('name', None, 'Of the run; you choose it.')
-_CLUSTER = flags.DEFINE_string('cluster', None, 'Of GKE; you choose it.')
-_ZONE = flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
-_PROJECT = flags.DEFINE_string('project', None, "Google's.")
-_TOPOLOGY = flags.DEFINE_string(
-    'topology', None, 'As of launch.plan, such as v5p:4x8x8.'
-)
-_SPOT = flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
-_RESERVATION = flags.DEFINE_string('reservation', None, 'The name of yours.')
-_IMAGE = flags.DEFINE_string('image', None, 'Where its container image lies.')
-_BUCKET = flags.DEFINE_string('bucket', None, 'Seen as /bucket by the pods.')
-_ACCOUNT = flags.DEFINE_string(
-    'service_account', 'default', 'Of Kubernetes; may use the bucket.'
-)
-_RESTARTS = flags.DEFINE_integer(
-    'restarts', 100, 'After how many to give up.', lower_bound=0
-)
-_VIA = flags.DEFINE_enum('via', 'kubectl', ['kubectl', 'xpk'], 'Who submits.')
-
+ACTIONS = ('cluster', 'image', 'run', 'status', 'follow', 'logs', 'stop',
+           'delete_cluster')  # pyformat: disable
 _TEMPLATE = pathlib.Path(__file__).with_name('jobset.yaml')
 _GRACE = 600  # seconds, as in the template
 _PODS = '--selector=jobset.sigs.k8s.io/jobset-name={name}'
@@ -71,7 +51,7 @@ def jobset(
     service_account: of Kubernetes.
     restarts: after how many the JobSet fails.
   """
-  command = commands.stages(words, chip=rented.chip, devices=rented.chips)
+  command = _stages(rented, words)
   template = string.Template(_TEMPLATE.read_text(encoding='utf-8'))
   return template.substitute(
       name=name, restarts=restarts, nodes=rented.nodes,
@@ -86,7 +66,7 @@ def xpk_workload(
     restarts: int,
 ) -> tuple[str, ...]:  # pyformat: disable
   """What submits a run through XPK; the cluster's storage is at /bucket."""
-  command = commands.stages(words, chip=rented.chip, devices=rented.chips)
+  command = _stages(rented, words)
   return (
       'xpk', 'workload', 'create', f'--workload={name}',
       f'--tpu-type={rented.accelerator_type}', '--num-slices=1',
@@ -97,21 +77,29 @@ def xpk_workload(
   )  # pyformat: disable
 
 
-def _given(flag: flags.FlagHolder, example: str) -> str:
+def _stages(rented: cloud.Slice, words: Sequence[str]) -> tuple[str, ...]:
+  command = commands.stages(words, chip=rented.chip, devices=rented.chips)
+  commands.check_shared_workdir(words, rented.nodes)
+  return command
+
+
+def _given(name: str, example: str) -> str:
   """The value of a flag that an action needs."""
-  if not flag.value:
-    raise ValueError(
-        f'--{flag.name} is missing, for example --{flag.name}={example}'
-    )
-  return flag.value
+  if not (value := flags.FLAGS[name].value):
+    raise ValueError(f'--{name} is missing, for example --{name}={example}')
+  return value
 
 
 def _rented() -> cloud.Slice:
-  return cloud.slice_of(_given(_TOPOLOGY, 'v5p:4x8x8'))
+  return cloud.slice_of(flags.FLAGS.topology)
+
+
+def _image_name() -> str:
+  return _given('image', 'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1')
 
 
 def _bucket() -> str:
-  bucket = _given(_BUCKET, 'my-bucket')
+  bucket = _given('bucket', 'my-bucket')
   if '/' in bucket:
     raise ValueError(f'--bucket is {bucket!r}; give its bare name: my-bucket')
   return bucket
@@ -119,18 +107,19 @@ def _bucket() -> str:
 
 def _where() -> tuple[str, ...]:
   return (
-      f'--cluster={commands.check_name("cluster", _CLUSTER.value)}',
-      f'--project={_given(_PROJECT, "my-project")}',
-      f'--zone={cloud.check_zone(_ZONE.value, _rented().kind)}',
+      f'--cluster={commands.check_name("cluster", flags.FLAGS.cluster)}',
+      f'--project={_given("project", "my-project")}',
+      f'--zone={cloud.check_zone(flags.FLAGS.zone, _rented().kind)}',
   )
 
 
 def _cluster(_) -> list[Command]:
-  if _SPOT.value and _RESERVATION.value:
+  spot, reservation = flags.FLAGS.spot, flags.FLAGS.reservation
+  if spot and reservation:
     raise ValueError('--spot and --reservation exclude each other')
-  capacity = '--spot' if _SPOT.value else '--on-demand'
-  if _RESERVATION.value:
-    capacity = f'--reservation={_RESERVATION.value}'
+  capacity = '--spot' if spot else '--on-demand'
+  if reservation:
+    capacity = f'--reservation={reservation}'
   create = (
       'xpk', 'cluster', 'create', *_where(),
       f'--tpu-type={_rented().accelerator_type}', '--num-slices=1', capacity,
@@ -148,7 +137,7 @@ def _cluster(_) -> list[Command]:
 
 
 def _image(_) -> list[Command]:
-  image = _given(_IMAGE, 'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1')
+  image = _image_name()
   file = '--file=launch/Dockerfile'
   return [
       Command(('docker', 'build', file, f'--tag={image}', '.'), 'build'),
@@ -157,32 +146,29 @@ def _image(_) -> list[Command]:
 
 
 def _run(words: Sequence[str]) -> list[Command]:
-  name = commands.check_name('name', _NAME.value)
-  image = _given(_IMAGE, 'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1')
-  rented, restarts = _rented(), _RESTARTS.value
-  if _VIA.value == 'xpk':
-    submit = xpk_workload(name, rented, words, image=image, restarts=restarts)
-    result = [Command((*submit, *_where()), 'submit it through XPK')]
+  f = flags.FLAGS
+  name, rented = commands.check_name('name', f.name), _rented()
+  if f.via == 'xpk':
+    submit = xpk_workload(
+        name, rented, words, image=_image_name(), restarts=f.restarts
+    )
+    return [Command((*submit, *_where()), 'submit it through XPK')]
+  text = jobset(
+      name, rented, words, image=_image_name(), bucket=_bucket(),
+      service_account=f.service_account, restarts=f.restarts,
+  )  # pyformat: disable
+  file = pathlib.Path(f'{name}.yaml')
+  if f.dry_run:
+    print(f'# {file}:\n{text}')
   else:
-    text = jobset(
-        name, rented, words, image=image, bucket=_bucket(),
-        service_account=_ACCOUNT.value, restarts=restarts,
-    )  # pyformat: disable
-    file = pathlib.Path(f'{name}.yaml')
-    if commands.DRY_RUN.value:
-      print(f'# {file}:\n{text}')
-    else:
-      file.write_text(text, encoding='utf-8')
-    apply = ('kubectl', 'apply', f'--filename={file}')
-    result = [Command(apply, 'submit it')]
-  commands.check_shared_workdir(words, rented.nodes)
-  return result
+    file.write_text(text, encoding='utf-8')
+  return [Command(('kubectl', 'apply', f'--filename={file}'), 'submit it')]
 
 
 def _kubectl(why: str, *words: str) -> Command:
   """kubectl with the run's name filled in."""
-  name = commands.check_name('name', _NAME.value)
-  container = 'stages' if _VIA.value == 'kubectl' else 'jax-tpu'
+  name = commands.check_name('name', flags.FLAGS.name)
+  container = 'stages' if flags.FLAGS.via == 'kubectl' else 'jax-tpu'
   filled = (w.format(name=name, container=container) for w in words)
   return Command(('kubectl', *filled), why)
 
@@ -234,15 +220,40 @@ _DO: dict[str, Callable[[Sequence[str]], list[Command]]] = dict(
 )
 
 
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_enum('action', None, ACTIONS, 'What to do.')
+  flags.DEFINE_string('name', None, 'Of the run; you choose it.')
+  flags.DEFINE_string('cluster', None, 'Of GKE; you choose it.')
+  flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
+  flags.DEFINE_string('project', None, "Google's.")
+  flags.DEFINE_string(
+      'topology', None, 'As of launch.plan, such as v5p:4x8x8.'
+  )
+  flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
+  flags.DEFINE_string('reservation', None, 'The name of yours.')
+  flags.DEFINE_string('image', None, 'Where its container image lies.')
+  flags.DEFINE_string('bucket', None, 'Seen as /bucket by the pods.')
+  flags.DEFINE_string(
+      'service_account', 'default', 'Of Kubernetes; may use the bucket.'
+  )
+  flags.DEFINE_integer(
+      'restarts', 20, 'After how many to give up.', lower_bound=0
+  )
+  flags.DEFINE_enum('via', 'kubectl', ['kubectl', 'xpk'], 'Who submits.')
+  commands.define_dry_run()
+
+
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  action = _ACTION.value
+  action = flags.FLAGS.action
   if action is None:
-    raise ValueError(f'--action is missing; legal are {", ".join(_ACTIONS)}')
+    raise ValueError(f'--action is missing; legal are {", ".join(ACTIONS)}')
   if argv[1:] and action != 'run':
     raise ValueError(f'unexpected argument {argv[1]!r}; see --help')
-  return commands.run(_DO[action](argv[1:]))
+  return commands.run(_DO[action](argv[1:]), flags.FLAGS.dry_run)
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main, arguments=True)

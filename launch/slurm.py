@@ -22,13 +22,6 @@ from absl import flags
 from launch import commands
 from ttt_jax import cli
 
-_NAME = flags.DEFINE_string('name', None, 'Of the job; you choose it.')
-_NODES = flags.DEFINE_integer('nodes', 1, 'Machines.')
-_GPUS = flags.DEFINE_integer('gpus_per_node', 8, 'Of each machine, all.')
-_TIME = flags.DEFINE_string('time', '24:00:00', 'Limit: [DAYS-]HH:MM:SS.')
-_PARTITION = flags.DEFINE_string('partition', None, "Slurm's.")
-_ACCOUNT = flags.DEFINE_string('account', None, "Slurm's.")
-
 _TIME_FORM = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d')
 _JOB = 'launch/slurm.sbatch'
 
@@ -75,14 +68,27 @@ def submit(
   )  # pyformat: disable
 
 
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_string('name', None, 'Of the job; you choose it.')
+  flags.DEFINE_integer('nodes', 1, 'Machines.')
+  flags.DEFINE_integer('gpus_per_node', 8, 'Of each machine, all.')
+  flags.DEFINE_string('time', '24:00:00', 'Limit: [DAYS-]HH:MM:SS.')
+  flags.DEFINE_string('partition', None, "Slurm's.")
+  flags.DEFINE_string('account', None, "Slurm's.")
+  commands.define_dry_run()
+
+
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
+  f = flags.FLAGS
   command = submit(
-      argv[1:], name=_NAME.value, nodes=_NODES.value, gpus=_GPUS.value,
-      time=_TIME.value, partition=_PARTITION.value, account=_ACCOUNT.value,
+      argv[1:], name=f.name, nodes=f.nodes, gpus=f.gpus_per_node, time=f.time,
+      partition=f.partition, account=f.account,
   )  # pyformat: disable
-  return commands.run([command])
+  return commands.run([command], f.dry_run)
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main, arguments=True)

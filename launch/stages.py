@@ -38,14 +38,6 @@ from launch import xla_flags
 from ttt_jax import cli
 from ttt_jax.train import saved
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Of the last stage.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
-_CHIP = flags.DEFINE_enum(
-    'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
-)
-_WAIT = flags.DEFINE_integer(
-    'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
-)
 _PROCESSES = ('coordinator', 'num_processes', 'process_id', 'distributed',
               'connect_timeout', 'heartbeat_timeout')  # pyformat: disable
 _FIRST_ONLY = 'init_from'
@@ -178,6 +170,15 @@ class Chain:
     modules = ['ttt_jax.precompute'] * (not has_data(stage)) + ['ttt_jax.train']
     return [stage.command(m, where, *self._processes) for m in modules]
 
+  def plan(self, stage: Stage) -> list[str]:
+    """Lines that say what is there of a stage, and what would be run."""
+    data = 'is there' if has_data(stage) else 'is missing'
+    return [
+        f'# {stage.name}: step {step_of(stage, self._workdir)} of'
+        f' {stage.steps} is saved; data set in {stage.data} {data}',
+        *map(shlex.join, self.commands(stage)),
+    ]
+
   def _stage(self, stage: Stage) -> int:
     todo = self.commands(stage)
     if not todo:
@@ -235,50 +236,58 @@ class Chain:
       self._child.send_signal(number)
 
 
-def _environment(workdir: str) -> dict[str, str]:
-  """Variables to set for all commands."""
-  chosen = {'JAX_COMPILATION_CACHE_DIR': f'{workdir}/jax_cache'}
-  chosen |= {
-      k: os.environ[k] for k in chosen if k in os.environ
-  }  # Where the user has one already.
-  if _CHIP.value:
-    chosen |= xla_flags.environment(_CHIP.value, os.environ)
+def environment(chip: str | None, workdir: str) -> dict[str, str]:
+  """Variables to set for all commands of a chain."""
+  cache = 'JAX_COMPILATION_CACHE_DIR'
+  chosen = {cache: os.environ.get(cache, f'{workdir}/jax_cache')}
+  if chip:
+    chosen |= xla_flags.environment(chip, os.environ)
   return chosen
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  config_flags.DEFINE_config_file('config', None, 'Of the last stage.')
+  flags.DEFINE_string('workdir', None, 'Folder of all stages.')
+  flags.DEFINE_enum(
+      'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
+  )
+  flags.DEFINE_integer(
+      'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
+  )
+  commands.define_dry_run()
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
-  if _CONFIG.value is None or not _WORKDIR.value:
+  values = flags.FLAGS
+  if values.config is None or not values.workdir:
     raise ValueError(
         '--config and --workdir are needed, for example'
         ' --config=configs/ttt_video.py:63s --workdir=run'
     )
-  workdir = _WORKDIR.value.rstrip('/')
-  flag = flags.FLAGS['config']
+  workdir = values.workdir.rstrip('/')
+  flag = values['config']
   stages = chain(
       config_flags.get_config_filename(flag),
       config_flags.get_override_values(flag),
       workdir,
   )
-  given = [flags.FLAGS[name] for name in _PROCESSES]
+  given = [values[name] for name in _PROCESSES]
   processes = [f.serialize() for f in given if f.present]
-  runner = Chain(workdir, processes, 60 * _WAIT.value)
-  environment = _environment(workdir)
-  for name, value in environment.items():
+  runner = Chain(workdir, processes, 60 * values.wait_minutes)
+  variables = environment(values.chip, workdir)
+  for name, value in variables.items():
     print(f'export {name}={shlex.quote(value)}')
-  if commands.DRY_RUN.value:
-    for stage in stages:
-      todo = runner.commands(stage)
-      print(f'# {stage.name}: step {step_of(stage, workdir)} of {stage.steps} is'
-            f' saved; data set in {stage.data}'
-            f' {"is there" if has_data(stage) else "is missing"}')
-      for command in todo:
-        print(shlex.join(command))
+  if values.dry_run:
+    for line in (line for stage in stages for line in runner.plan(stage)):
+      print(line)
     return 0
-  os.environ.update(environment)
+  os.environ.update(variables)
   return runner.run(stages)
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main)

@@ -22,23 +22,8 @@ from launch import cloud
 from launch import commands
 from ttt_jax import cli
 
-_ACTIONS = ('create', 'install', 'run', 'status', 'follow', 'logs', 'stop',
-            'delete')  # pyformat: disable
-_ACTION = flags.DEFINE_enum('action', None, _ACTIONS, 'What to do.')
-_NAME = flags.DEFINE_string('name', None, 'Of the slice; you choose it.')
-_ZONE = flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
-_PROJECT = flags.DEFINE_string('project', None, "Google's; default: gcloud's.")
-_TOPOLOGY = flags.DEFINE_string(
-    'topology', None, 'As of launch.plan, such as v5p:4x8x8.'
-)
-_SPOT = flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
-_RESERVED = flags.DEFINE_bool('reserved', False, 'From your reservation.')
-_RUNTIME = flags.DEFINE_string('runtime', None, 'Other software of the VMs.')
-_FETCH = flags.DEFINE_list(
-    'fetch', [], 'gs:// files and folders to copy to every worker.'
-)
-_LOGS = flags.DEFINE_string('logs', 'logs', 'Folder here for fetched logs.')
-
+ACTIONS = ('create', 'install', 'run', 'status', 'follow', 'logs', 'stop',
+           'delete')  # pyformat: disable
 _ARCHIVE = 'ttt_jax.tar.gz'
 _WORKER = 'ttt_jax/launch/worker.sh'
 _LOG = 'ttt_jax/run.log'
@@ -50,10 +35,12 @@ class Slice:
   """The commands for one slice of TPU VMs."""
 
   def __init__(
-      self, name: str, zone: str, project: str | None, rented: cloud.Slice
+      self, name: str, zone: str, topology: str, project: str | None = None
   ):
-    self._name, self._rented = name, rented
-    self._where = (f'--zone={zone}',)
+    """Checks all four; raises ValueError."""
+    self._name = commands.check_name('name', name)
+    self._rented = cloud.slice_of(topology)
+    self._where = (f'--zone={cloud.check_zone(zone, self._rented.kind)}',)
     if project:
       self._where += (f'--project={project}',)
 
@@ -139,32 +126,48 @@ class Slice:
     return Command(words, why)
 
 
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_enum('action', None, ACTIONS, 'What to do.')
+  flags.DEFINE_string('name', None, 'Of the slice; you choose it.')
+  flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
+  flags.DEFINE_string('project', None, "Google's; default: gcloud's.")
+  flags.DEFINE_string(
+      'topology', None, 'As of launch.plan, such as v5p:4x8x8.'
+  )
+  flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
+  flags.DEFINE_bool('reserved', False, 'From your reservation.')
+  flags.DEFINE_string('runtime', None, 'Other software of the VMs.')
+  flags.DEFINE_list(
+      'fetch', [], 'gs:// files and folders to copy to every worker.'
+  )
+  flags.DEFINE_string('logs', 'logs', 'Folder here for fetched logs.')
+  commands.define_dry_run()
+
+
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  if _ACTION.value is None:
-    raise ValueError(f'--action is missing; legal are {", ".join(_ACTIONS)}')
-  if argv[1:] and _ACTION.value != 'run':
+  f = flags.FLAGS
+  if f.action is None:
+    raise ValueError(f'--action is missing; legal are {", ".join(ACTIONS)}')
+  if argv[1:] and f.action != 'run':
     raise ValueError(f'unexpected argument {argv[1]!r}; see --help')
-  name = commands.check_name('name', _NAME.value)
-  if not _TOPOLOGY.value:
-    raise ValueError('--topology is missing, for example v5p:4x8x8')
-  rented = cloud.slice_of(_TOPOLOGY.value)
-  if _SPOT.value and _RESERVED.value:
+  if f.spot and f.reserved:
     raise ValueError('--spot and --reserved exclude each other')
-  zone = cloud.check_zone(_ZONE.value, rented.kind)
-  slice_ = Slice(name, zone, _PROJECT.value, rented)
+  slice_ = Slice(f.name, f.zone, f.topology, f.project)
   todo: dict[str, Callable[[], list[Command]]] = dict(
-      create=lambda: slice_.create(_SPOT.value, _RESERVED.value, _RUNTIME.value),
-      install=lambda: slice_.install(_FETCH.value),
+      create=lambda: slice_.create(f.spot, f.reserved, f.runtime),
+      install=lambda: slice_.install(f.fetch),
       run=lambda: slice_.run(argv[1:]),
       status=slice_.status,
       follow=slice_.follow,
-      logs=lambda: slice_.logs(_LOGS.value),
+      logs=lambda: slice_.logs(f.logs),
       stop=slice_.stop,
       delete=slice_.delete,
   )
-  return commands.run(todo[_ACTION.value]())
+  return commands.run(todo[f.action](), f.dry_run)
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main, arguments=True)

@@ -3,7 +3,7 @@
 #
 #   worker.sh install [gs://BUCKET/PATH ...]   the environment; copies of data
 #   worker.sh start COMMAND...                 runs it on its own, into run.log
-#   worker.sh state                            of that command, and its last line
+#   worker.sh state                            of that command, its last line
 #   worker.sh stop                             asks it to save and end
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import os
-import subprocess
-import sys
+from typing import Any
 
 from absl import flags
+import jax
 
+from launch import topology
 from ttt_jax import cli
 
-_CHECK = flags.DEFINE_bool('check', False, 'Ask the compilers for the names.')
 TPU, GPU = 'LIBTPU_INIT_ARGS', 'XLA_FLAGS'
 
 
@@ -99,6 +98,8 @@ SETTINGS: Mapping[str, tuple[Setting, ...]] = {
     'v6e': _TPU_SETTINGS,
     'gpu': _GPU_SETTINGS,
 }
+# A slice of each kind of TPU.
+_SMALL = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 
 
 def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
@@ -119,47 +120,39 @@ def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
   return {k: ' '.join(v) for k, v in values.items()}
 
 
-def compiler_options(kind: str) -> dict[str, str]:
-  """The flags of a kind of TPU for `jax.stages.Lowered.compile`."""
-  flags_ = [s.value for s in SETTINGS[kind] if s.variable == TPU]
-  return dict(f.removeprefix('--').split('=', 1) for f in flags_)
+def compiler_options(kind: str) -> dict[str, bool | str]:
+  """The flags of a kind of chip for `jax.stages.Lowered.compile`."""
+  flags_ = [s.value for s in SETTINGS[kind] if s.variable in (TPU, GPU)]
+  pairs = [flag.removeprefix('--').split('=', 1) for flag in flags_]
+  return {name: value == 'true' or value for name, value in pairs}
 
 
-# Compiles next to nothing; without a TPU for a topology, as libtpu can.
-_PROBE = {
-    TPU: """
-import jax
-from jax.experimental import topologies
-chip = topologies.get_topology_desc(
-    platform='tpu', topology_name='v5e:2x2').devices[0]
-where = jax.sharding.SingleDeviceSharding(chip)
-x = jax.ShapeDtypeStruct((8,), 'float32', sharding=where)
-jax.jit(lambda x: x + 1).lower(x).compile()
-""",
-    GPU: 'import jax; jax.jit(lambda x: x + 1)(1.0)',
-}
-
-
-def unknown(variable: str) -> str | None:
-  """What this machine's compiler says against our flags; None: nothing.
+def unknown(kind: str) -> str | None:
+  """What this machine's compiler says against the flags; None: nothing.
 
   Args:
-    variable: `TPU` (needs libtpu) or `GPU` (any jaxlib knows all names).
+    kind: of `SETTINGS`. TPUs need libtpu, but none of them; the names of GPUs
+      are known to every jaxlib.
+
+  Raises:
+    ValueError: there is no compiler for TPUs.
   """
-  kind = 'v5p' if variable == TPU else 'gpu'
-  done = subprocess.run(
-      [sys.executable, '-c', _PROBE[variable]],
-      env=os.environ
-      | dict(JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1',
-             ALLOW_MULTIPLE_LIBTPU_LOAD='1')
-      | environment(kind, {}),
-      capture_output=True, text=True, check=False,
-  )  # pyformat: disable
-  if not done.returncode:
-    return None
-  lines = [line for line in done.stderr.splitlines() if line.strip()]
-  telling = [line for line in lines if 'nknown' in line]
-  return (telling or lines or ['it ended without a word'])[-1].strip()
+  device: Any = jax.devices('cpu')[0]
+  if kind != 'gpu':
+    device = topology.parse(_SMALL[kind]).devices()[0]
+  x = jax.ShapeDtypeStruct(
+      (8,), 'float32', sharding=jax.sharding.SingleDeviceSharding(device)
+  )
+  try:
+    jax.jit(lambda x: x + 1).lower(x).compile(compiler_options(kind))
+  except jax.errors.JaxRuntimeError as e:
+    return str(e).splitlines()[0]
+  return None
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.DEFINE_bool('check', False, 'Ask the compilers for the names.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -169,13 +162,20 @@ def main(argv: Sequence[str]) -> int:
     print(f'{kind}:')
     for setting in settings:
       print(f'  {setting.variable} {setting.value}\n    {setting.reason}')
-  if not _CHECK.value:
+  if not flags.FLAGS.check:
     return 0
-  found = {variable: unknown(variable) for variable in _PROBE}
-  for variable, message in found.items():
-    print(f'{variable}: {message or "all names are known"}')
-  return int(any(found.values()))
+  jax.config.update('jax_platforms', 'cpu')
+  status = 0
+  for kind in SETTINGS:
+    try:
+      message = unknown(kind)
+    except ValueError as e:  # No compiler for TPUs.
+      message = str(e)
+    print(f'{kind}: {message or "all names are known"}')
+    status = max(status, int(bool(message)))
+  return status
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main)
