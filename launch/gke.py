@@ -3,7 +3,7 @@
     python -m launch.gke --action=cluster --cluster=C --zone=us-east5-a \\
         --project=P --bucket=B --topology=v5p:4x8x8 [--spot]
     python -m launch.gke --action=image --image=us-docker.pkg.dev/P/R/I:1
-    python -m launch.gke --action=run --name=my-run --image=... --bucket=B ... \\
+    python -m launch.gke --action=run --name=R --image=... --bucket=B \\
         --topology=... -- --config=configs/ttt_video.py:63s \\
         --workdir=gs://B/run --config.mesh.data=64 --config.mesh.sp=4
 

@@ -123,8 +123,8 @@ def _before(path: str, argument: str, config: Any) -> str:
       return ','.join([*parts[:i], before, *parts[i + 1:]])
   raise ValueError(
       f'{config.stage} starts from {config.previous_stage}, but nothing in'
-      f' --config={path}{argument and ":"}{argument} names the stage; write'
-      f' --config={path}:{config.stage}'
+      f' --config={path}{argument and ":"}{argument} names the stage; write it'
+      ' behind the file, as in configs/ttt_video.py:63s'
   )
 
 

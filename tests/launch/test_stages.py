@@ -1,0 +1,172 @@
+"""launch/stages.py: order, what is skipped, what a signal or a failure does."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from launch import commands
+from launch import stages as stages_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# In place of precompute and train: notes the call, writes what they leave. A
+# file named as the stage tells what goes wrong.
+FAKE = """
+import os, pathlib, signal, sys, time
+module, name, steps, workdir, data = sys.argv[1:]
+workdir, data = pathlib.Path(workdir), pathlib.Path(data)
+with open(workdir / 'calls', 'a') as f:
+  print(module.removeprefix('ttt_jax.'), name, file=f)
+wrong = (workdir / name).with_suffix('.' + module.removeprefix('ttt_jax.'))
+if module.endswith('train'):
+  if wrong.exists():
+    what = wrong.read_text()
+    if what == 'signal':
+      end = []
+      signal.signal(signal.SIGTERM, lambda *_: end.append(1))
+      os.kill(os.getppid(), signal.SIGTERM)
+      while not end: time.sleep(0.01)
+    elif what != 'peer':
+      sys.exit(int(what))
+    steps = 1
+  (workdir / name / 'checkpoints' / str(steps)).mkdir(parents=True)
+elif not wrong.exists():
+  data.mkdir(parents=True)
+  (data / 'manifest.json').write_text('{}')
+"""
+
+
+@pytest.fixture(name='run')
+def _run(tmp_path, monkeypatch):
+  """Runs the chain to quickstart's 9s; returns status and calls so far."""
+
+  def command(stage, module, *_):
+    return [sys.executable, '-c', FAKE, module, stage.name, str(stage.steps),
+            str(tmp_path), stage.data]  # pyformat: disable
+
+  monkeypatch.setattr(stages_lib.Stage, 'command', command)
+  monkeypatch.setattr(stages_lib, '_SETTLE_SECONDS', 0)
+  chain = stages_lib.chain('configs/quickstart.py:9s', {}, str(tmp_path))
+
+  def run():
+    status = stages_lib.Chain(str(tmp_path), [], 0).run(chain)
+    return status, (tmp_path / 'calls').read_text().split('\n')[:-1]
+
+  return run
+
+
+FIRST = ['precompute 3s', 'train 3s']
+BOTH = [*FIRST, 'precompute 9s', 'train 9s']
+
+
+def test_every_stage_once(run, capsys):
+  assert run() == (0, BOTH)
+  assert run() == (0, BOTH)
+  said = capsys.readouterr().out
+  assert '3s: finished, step 600 is saved' in said
+  assert 'all stages are finished: 3s, 9s' in said
+
+
+def test_a_signal_is_handed_on_and_the_run_goes_on_later(run, tmp_path, capsys):
+  wrong = tmp_path / '3s.train'
+  wrong.write_text('signal')
+  assert run() == (commands.AGAIN, FIRST)
+  assert 'stopped by SIGTERM at step 1 of 600' in capsys.readouterr().out
+  wrong.unlink()
+  assert run() == (0, [*FIRST, 'train 3s', *BOTH[2:]])
+
+
+def test_training_that_another_process_ended(run, tmp_path, capsys):
+  (tmp_path / '9s.train').write_text('peer')
+  assert run() == (commands.AGAIN, BOTH)
+  assert 'stopped by another process' in capsys.readouterr().out
+
+
+def test_a_failure_ends_the_chain_with_its_status(run, tmp_path, capsys):
+  (tmp_path / '3s.train').write_text('3')
+  assert run() == (3, FIRST)
+  assert 'of stage 3s ended with status 3' in capsys.readouterr().err
+
+
+def test_data_that_other_processes_do_not_finish(run, tmp_path, capsys):
+  (tmp_path / '3s.precompute').touch()
+  assert run() == (1, FIRST[:1])
+  assert 'have not done their part' in capsys.readouterr().err
+
+
+def test_the_papers_stages():
+  overrides = {'mesh.data': 64, 'steps': 7, 'init_from': 'pretrained'}
+  chain = stages_lib.chain('configs/ttt_video.py:63s,none', overrides, 'gs://b')
+  assert [s.name for s in chain] == ['3s', '9s', '18s', '30s', '63s']
+  assert {s.steps for s in chain} == {7}
+  assert chain[1].data == 'gs://b/data/9s'
+  first, second = (s.command('ttt_jax.train', '--x')[2:] for s in chain[:2])
+  assert first == [
+      'ttt_jax.train', '--config=configs/ttt_video.py:3s,none',
+      '--config.mesh.data=64', '--config.steps=7',
+      '--config.init_from=pretrained', '--x',
+  ]  # pyformat: disable
+  # It would have won over the weights of 3s.
+  assert second == [
+      'ttt_jax.train', '--config=configs/ttt_video.py:9s,none',
+      '--config.mesh.data=64', '--config.steps=7', '--x',
+  ]  # pyformat: disable
+
+
+def test_stages_whose_folders_have_longer_names():
+  chain = stages_lib.chain('configs/memory.py:18s,ttt_linear', {}, 'w')
+  assert [(s.name, s.config) for s in chain] == [
+      ('ttt_linear_3s', 'configs/memory.py:3s,ttt_linear'),
+      ('ttt_linear_18s', 'configs/memory.py:18s,ttt_linear'),
+  ]
+
+
+def test_a_stage_that_is_not_named():
+  with pytest.raises(ValueError, match='write it behind the file'):
+    stages_lib.chain('configs/memory.py', {}, 'w')
+
+
+def test_flags_of_a_chip_and_the_cache(monkeypatch):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  assert stages_lib.environment(None, 'gs://b') == {
+      'JAX_COMPILATION_CACHE_DIR': 'gs://b/jax_cache'
+  }
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
+  found = stages_lib.environment('v5p', 'w')
+  assert found['JAX_COMPILATION_CACHE_DIR'] == '/mine'
+  assert 'async_all_to_all' in found['LIBTPU_INIT_ARGS']
+
+
+@pytest.mark.slow
+def test_two_stages_for_real_stopped_and_started_again(tmp_path):
+  command = [
+      sys.executable, '-m', 'launch.stages',
+      '--config=configs/quickstart.py:9s', f'--workdir={tmp_path}',
+      '--config.checkpoint_every=1', '--config.batch_size=2',
+      '--config.steps=4', '--config.diagnose_every=0',
+  ]  # pyformat: disable
+  with subprocess.Popen(
+      command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+  ) as process:  # pyformat: disable
+    for line in process.stdout:
+      if line.startswith('9s: ') and 'ttt_jax.train' in line:
+        break
+    # While 9s compiles or trains.
+    os.kill(process.pid, signal.SIGTERM)
+    rest = process.stdout.read()
+  assert process.returncode == commands.AGAIN, rest
+  assert 'stopped by SIGTERM' in rest
+  again = subprocess.run(
+      command, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert again.returncode == 0, again.stdout + again.stderr
+  assert '3s: finished, step 4 is saved' in again.stdout
+  assert 'precompute' not in again.stdout
+  assert 'starts from' in again.stdout or 'continues' in again.stdout
+  assert (tmp_path / '9s' / 'checkpoints' / '4').is_dir()
+  assert any((tmp_path / 'jax_cache').iterdir())
