@@ -4,8 +4,8 @@
     pipe = VideoPipeline.load('workdir')
     frames = pipe(Storyboard.load('story.json'), steps=50, seed=0)
 
-The sampling command and the samples made during training call the same
-functions.
+and, for the video that a run was tuned on, `EditPipeline`. The commands and the
+samples made during training call the same functions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ttt_jax import convert
+from ttt_jax import editing
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import paths
 from ttt_jax import pretrained
@@ -33,6 +34,8 @@ from ttt_jax.models import dit
 from ttt_jax.models.text import encoder as text_lib
 from ttt_jax.models.vae import causal3d
 from ttt_jax.train import checkpoint
+
+EditPipeline = editing.EditPipeline
 
 # Called with the number of steps done, e.g. to move a progress bar.
 OnStep = Callable[[int], None]
@@ -121,19 +124,10 @@ class VideoPipeline:
     params, config = checkpoint.load_params(folder, ema, sharding=place)
     params = dit.inference_params(dit.DiTConfig(**config.model), params)
     pipe = cls.from_config(config, params, mesh)
-    identity = checkpoint.load_data(folder)['identity']
-    for name, encoder in (
-        ('vae', pipe._video_encoder),
-        ('text', pipe.text_encoder),
-    ):
-      ours = encoder.identity
-      trained = identity[f'{name}_identity']
-      if ours != trained:
-        raise ValueError(
-            f'the weights in {folder} were trained with the {name} encoder'
-            f' {trained}, but {config[name].folder} holds {ours}; restore that'
-            ' folder'
-        )
+    encoders.check_identity(
+        checkpoint.load_data(folder)['identity'], f'the run in {folder}',
+        vae=pipe._video_encoder, text=pipe.text_encoder,
+    )  # pyformat: disable
     return pipe
 
   @classmethod

@@ -44,8 +44,9 @@ def text_encoder(config: ml_collections.ConfigDict) -> text_lib.TextEncoder:
 def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
   """The frames of `config.video` that a config asks for.
 
-  With `config.data.stride` every so many frames of the file from frame
-  `config.data.start` on, else at `config.data.fps`.
+  A U-Net's are every `config.data.stride` frames of the file from frame
+  `config.data.start` on, a transformer's `config.data.fps` a second from
+  second `config.data.start` on.
 
   Returns:
     uint8 [F', H, W, 3].
@@ -56,8 +57,8 @@ def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
   """
   geometry, data = backbones.geometry(config), config.data
   path = paths.resolve(config.video)
-  fps, start = geometry.fps, 0.0
-  if 'stride' in data and 'frames' in data:
+  fps, start = geometry.fps, data.get('start', 0.0)
+  if _by_frames(config):
     found = video.probe(path)
     last = data.start + (geometry.frames - 1) * data.stride
     if found.frames and found.frames <= last:
@@ -71,8 +72,13 @@ def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
     fps, start = found.fps / data.stride, data.start / found.fps
   return video.read_video(
       path, fps=fps, start=start, height=geometry.height,
-      width=geometry.width, frames=geometry.frames, soften=False,
+      width=geometry.width, frames=geometry.frames,
+      soften=data.get('soften', False),
   )  # pyformat: disable
+
+
+def _by_frames(config: ml_collections.ConfigDict) -> bool:
+  return 'frames' in config.data
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -87,10 +93,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         'config.prompt is empty; say what the video shows, for example'
         ' --config.prompt="a man is skiing"'
     )
-  if config.data.get('stride', 1) < 1 or config.data.get('start', 0) < 0:
+  data = config.data
+  if _by_frames(config) and (data.stride < 1 or data.start < 0):
     raise ValueError(
-        f'config.data has stride {config.data.stride} and start'
-        f' {config.data.start}; they must be at least 1 and 0'
+        f'config.data has stride {data.stride} and start {data.start}; they'
+        ' must be at least 1 and 0'
     )
 
 
@@ -175,7 +182,7 @@ def _fingerprint(config: ml_collections.ConfigDict) -> str:
   what = [
       data.get(name)
       for name in ('frames', 'seconds', 'fps', 'stride', 'start', 'height',
-                   'width')
+                   'width', 'soften')
   ]  # pyformat: disable
   digest.update(f'{what} {config.prompt}'.encode())
   return digest.hexdigest()
