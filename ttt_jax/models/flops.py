@@ -57,6 +57,18 @@ def peak(device: Any) -> float | None:
   return next((flops for name, flops in _PEAK if name in kind), None)
 
 
+def tokens(
+    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
+) -> int:
+  """Tokens of a clip's sequence; of a U-Net latent pixels at its finest level.
+
+  Arguments as of `forward_flops`.
+  """
+  if isinstance(config, unet_config.UNet3DConfig):
+    return math.prod(latents[:3])
+  return config.order((1, *latents), (1, *text)).length
+
+
 def forward_flops(
     config: Any, latents: tuple[int, ...], text: tuple[int, ...]
 ) -> dict[str, float]:

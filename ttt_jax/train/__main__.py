@@ -20,6 +20,7 @@ from rich import table as rich_table
 
 from ttt_jax import backbones
 from ttt_jax import cli
+from ttt_jax import compilation
 from ttt_jax import distributed
 from ttt_jax.data import one_clip
 from ttt_jax.train import experiment as experiment_lib
@@ -30,6 +31,9 @@ from ttt_jax.train import samples
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
+_PROFILE_STEPS = flags.DEFINE_string(
+    'profile_steps', '', "Steps to trace, FIRST:LAST, into STAGE/profile."
+)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
 
 
@@ -60,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
   distributed.start()
+  compilation.keep(_WORKDIR.value)
   if 'video' in config:
     experiment_lib.check_config(config)
     one_clip.prepare(config, _WORKDIR.value)
@@ -70,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
   sample = None
   if config.sample_every:
     sample = samples.hook(experiment, _WORKDIR.value)
-  state = loop.train(experiment, sample)
+  state = loop.train(experiment, sample, _PROFILE_STEPS.value)
   folder = experiment.folder
   print(f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
         f' {folder / metrics.PLOT} and TensorBoard events in {folder}')

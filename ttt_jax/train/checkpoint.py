@@ -98,8 +98,8 @@ class Checkpoints:
 
   def restore(
       self, abstract: state_lib.TrainState
-  ) -> tuple[state_lib.TrainState, dict[str, Any]] | None:
-    """The newest whole state and its `data`; None where nothing is saved.
+  ) -> tuple[state_lib.TrainState, dict[str, Any], float] | None:
+    """The newest whole state, its `data` and when it was saved, or None.
 
     Args:
       abstract: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
@@ -125,7 +125,7 @@ class Checkpoints:
         params=items['params'], ema=items.get('ema', {}),
         opt_state=jax.tree.unflatten(tree, opt),
     )  # pyformat: disable
-    return state, meta['data']
+    return state, meta['data'], meta['time']
 
   def __enter__(self) -> Checkpoints:
     self._quiet = disk.quiet_threads()

@@ -1,4 +1,4 @@
-"""A full disk, told in one line."""
+"""Folders on disks, which may be full, and in buckets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import shutil
 import threading
 from typing import Any
 
+from etils import epath
 import jax
 
 
@@ -31,6 +32,18 @@ def is_full(error: BaseException | None) -> bool:
 def is_local(folder: os.PathLike[str]) -> bool:
   """Whether a folder is none of a bucket such as gs://name/folder."""
   return '://' not in os.fspath(folder)
+
+
+def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
+  """Copies the files of a local folder to another place, if it is another."""
+  folder = epath.Path(folder)
+  if folder == bucket:
+    return
+  for path in folder.rglob('*'):
+    if path.is_file():
+      copy = bucket / path.relative_to(folder)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      path.copy(copy, overwrite=True)
 
 
 def check_space(folder: os.PathLike[str], tree: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 import pathlib
 from typing import Any
 
@@ -15,6 +15,8 @@ from ttt_jax.data import latents as latents_lib
 from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import pipeline
 from ttt_jax.diffusion import schedulers
+from ttt_jax.models import flops
+from ttt_jax.train import clock
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import source as source_lib
@@ -108,6 +110,13 @@ class Experiment:
     return pipeline.batches(
         self._dataset, size, self.config.seed, rows=rows
     )
+
+  def work(self, trainable: Set[str]) -> clock.Work:
+    """What a clip costs if these parameters are trained."""
+    sizes = (self._backbone.config, self._dataset.latent_shape,
+             self._dataset.text_shape)  # pyformat: disable
+    total = sum(flops.training_flops(*sizes, trainable).values())
+    return clock.Work(flops.tokens(*sizes), total)
 
   def identity(self) -> dict[str, Any]:
     """What latents and texts mean: saved with the weights, JSON."""

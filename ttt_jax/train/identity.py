@@ -13,11 +13,11 @@ import ml_collections
 # network nor a finished step. What the folders hold is checked by itself.
 FREE_FIELDS = (
     'steps', 'log_every', 'diagnose_every', 'checkpoint_every', 'keep_last',
-    'keep_every', 'sample_every', 'mesh', 'microbatches', 'previous_stage',
-    'init_from', 'scheduler', 'video', 'edits', 'sample', 'data.folder',
-    'data.storyboards', 'data.videos', 'data.stride', 'vae.folder',
-    'text.folder', 'text.cache', 'model.remat', 'model.implementation',
-    'model.attention', 'model.attention_frames',
+    'keep_every', 'profile', 'sample_every', 'mesh', 'microbatches',
+    'previous_stage', 'init_from', 'scheduler', 'video', 'edits', 'sample',
+    'data.folder', 'data.storyboards', 'data.videos', 'data.stride',
+    'vae.folder', 'text.folder', 'text.cache', 'model.remat',
+    'model.implementation', 'model.attention', 'model.attention_frames',
 )  # pyformat: disable
 
 

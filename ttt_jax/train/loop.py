@@ -12,9 +12,12 @@ import jax
 from ttt_jax import progress
 from ttt_jax import sharding
 from ttt_jax.train import checkpoint
+from ttt_jax.train import clock as clock_lib
 from ttt_jax.train import disk
+from ttt_jax.train import goodput as goodput_lib
 from ttt_jax.train import metrics as metrics_lib
 from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import profile as profile_lib
 from ttt_jax.train import state as state_lib
 from ttt_jax.train import step as step_lib
 from ttt_jax.train import watch
@@ -38,9 +41,9 @@ def begin(experiment: experiment_lib.Experiment,
       lambda x, s: x.update(sharding=s), abstract, shardings)
   restored = checkpoints.restore(abstract)
   if restored is not None:
-    state, data = restored
+    state, data, saved = restored
     print(f'continues {checkpoints.folder} after step {int(state.step)}')
-    return state, shardings, data
+    return state, shardings, data, saved
   key = step_lib.step_key(experiment.config.seed, 0, step_lib.Purpose.INIT)
   params = jax.jit(experiment.init, out_shardings=shardings.params)(key)
   if experiment.source is not None:
@@ -48,17 +51,22 @@ def begin(experiment: experiment_lib.Experiment,
         functools.partial(sharding.param_sharding, mesh))
     params, new = state_lib.inherit(params, loaded)
     print(f'starts from the weights in {experiment.source};'
-          f' new parameters: {", ".join(new) or "none"}')
-  return jax.jit(create, out_shardings=shardings)(params), shardings, None
+          f' new parameters: {_summary(new)}')
+  state = jax.jit(create, out_shardings=shardings)(params)
+  return state, shardings, None, None
 
 
-def train(experiment: experiment_lib.Experiment,
-          sample: SampleHook | None = None) -> state_lib.TrainState:
+def train(
+    experiment: experiment_lib.Experiment,
+    sample: SampleHook | None = None,
+    profile: str = '',
+) -> state_lib.TrainState:
   """Runs a stage to its end, or until SIGTERM or Ctrl-C, and saves it.
 
   Args:
     experiment: what to train, already checked.
     sample: called every `config.sample_every` steps.
+    profile: steps to trace, 'FIRST:LAST'; '' takes `config.profile`, if any.
 
   Returns:
     The last state; its `step` is below `config.steps` if a signal came.
@@ -68,7 +76,7 @@ def train(experiment: experiment_lib.Experiment,
       config, a mesh that does not fit the devices.
   """
   try:
-    return _train(experiment, sample)
+    return _train(experiment, sample, profile)
   except OSError as e:
     if disk.is_full(e):
       raise ValueError(
@@ -78,8 +86,9 @@ def train(experiment: experiment_lib.Experiment,
     raise
 
 
-def _train(experiment, sample):
+def _train(experiment, sample, profile):
   config, folder = experiment.config, experiment.folder
+  profile = profile_lib.Profile(profile or config.get('profile', ''), folder)
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check()
   sharding.check_mesh(
@@ -89,7 +98,8 @@ def _train(experiment, sample):
   mesh = sharding.make_mesh(config.mesh)
   optimizer = optimizer_lib.make_optimizer(
       config.optimizer, experiment.abstract_params, config.steps)
-  state, shardings, data = begin(experiment, optimizer, checkpoints, mesh)
+  state, shardings, data, saved = begin(
+      experiment, optimizer, checkpoints, mesh)
   objective = experiment.objective(mesh)
   train_step = jax.jit(
       step_lib.make_step(
@@ -101,42 +111,55 @@ def _train(experiment, sample):
   )  # pyformat: disable
   diagnose = jax.jit(
       objective.diagnose, out_shardings=sharding.replicated(mesh))
-  start = int(state.step)
+  start, first_host = int(state.step), jax.process_index() == 0
   batches = experiment.batches(mesh)
   if data is not None:
     experiment.check_identity(data['identity'], folder)
     batches.set_state(data['batches'])
   due = lambda step, every: every and step % every == 0
+  clock = clock_lib.Clock(
+      experiment.work(optimizer.trainable), config.batch_size,
+      list(mesh.devices.flat),
+  )  # pyformat: disable
+  goodput = goodput_lib.Goodput(folder, start, saved, first_host)
   with (
       watch.Stop() as stop,
       checkpoints,
-      metrics_lib.Writer(folder, start, jax.process_index() == 0) as writer,
+      metrics_lib.Writer(folder, start, first_host) as writer,
       progress.Bar(f'training {config.stage}', config.steps, start) as bar,
   ):
     names = [clip['name'] for clip in experiment.clips]
-    monitor = watch.Monitor(writer, names, config.log_every, config.steps)
+    monitor = watch.Monitor(writer, clock, goodput, names, config)
     for step in range(start + 1, config.steps + 1):
-      batch = next(batches)
-      arrays = sharding.put_batch(mesh, batch)
+      with clock.data():
+        batch = next(batches)
+        arrays = sharding.put_batch(mesh, batch)
+      profile.before(step)
       with jax.transfer_guard('disallow'):  # No hidden copies in the loop.
         state, metrics = train_step(state, arrays)
+      profile.after(step, metrics)
       monitor.push(step, metrics, batch['clip'])
       bar.advance(note=monitor.note)
+      clock.step()
       if due(step, config.diagnose_every):
         key = step_lib.step_key(config.seed, step, step_lib.Purpose.DIAGNOSE)
-        found = jax.device_get(diagnose(state.params, arrays, key))
+        with clock.pause():
+          found = jax.device_get(diagnose(state.params, arrays, key))
         monitor.extra(metrics_lib.scalars(found))
       last = stop.after(step) or step == config.steps
       if last or due(step, config.checkpoint_every):
         # Only a state whose step was finite is worth keeping.
         monitor.flush()
-        checkpoints.save(state, dict(
-            batches=batches.get_state(), identity=experiment.identity()))
-        writer.plot()
+        with clock.pause():
+          checkpoints.save(state, dict(
+              batches=batches.get_state(), identity=experiment.identity()))
+          writer.plot()
       if sample is not None and due(step, config.sample_every):
-        sample(state_lib.averaged(state), step, folder)
+        with clock.pause():
+          sample(state_lib.averaged(state), step, folder)
       if last:
         break
+  goodput.close(int(state.step) == config.steps)
   if stop.signal is not None and int(state.step) < config.steps:
     print(f'{stop.signal.name}: saved step {int(state.step)} of {config.steps}'
           f' in {folder}; start the same command again to go on')

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 import json
 import os
 import pathlib
+import tempfile
 import time
 from typing import Any
 
+from etils import epath
 import numpy as np
 import tensorboardX
+
+from ttt_jax.train import disk
 
 LOG = 'metrics.jsonl'
 PLOT = 'losses.png'
@@ -22,6 +26,7 @@ PLOT = 'losses.png'
 BUCKETS = 10
 # Metrics that the step returns as sums, one entry a bucket.
 SUM, COUNT = 'bucket_loss_sum', 'bucket_count'
+_COPY_SECONDS = 60.0
 
 
 def bucket_name(index: int) -> str:
@@ -60,24 +65,34 @@ class Window:
 
 
 class Writer:
-  """Writes the metrics of one stage folder; only the first host writes."""
+  """Writes the metrics of one stage folder; only the first host writes.
 
-  def __init__(self, folder: pathlib.Path, step: int, active: bool = True):
+  Files in a bucket cannot grow: for one they grow in a local folder, which is
+  copied there with every plot and every minute.
+  """
+
+  def __init__(
+      self, folder: str | os.PathLike[str], step: int, active: bool = True
+  ):
     """Continues the curves of `folder` after `step`."""
-    self._folder, self._active = folder, active
+    self._bucket, self._active = epath.Path(folder), active
     if not active:
       return
-    folder.mkdir(parents=True, exist_ok=True)
+    self._folder = pathlib.Path(folder)
+    if not disk.is_local(folder):
+      self._folder = pathlib.Path(tempfile.mkdtemp())
+    self._folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(folder) if row['step'] <= step]
     # Replaced whole: a kill in between leaves the old file or the new one.
-    draft = folder / (LOG + '.tmp')
+    draft = self._folder / (LOG + '.tmp')
     draft.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-    os.replace(draft, folder / LOG)
-    self._log = open(folder / LOG, 'a', encoding='utf-8')
+    os.replace(draft, self._folder / LOG)
+    self._log = open(self._folder / LOG, 'a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-        str(folder), purge_step=step + 1, flush_secs=10,
+        str(self._folder), purge_step=step + 1, flush_secs=10,
         filename_suffix=f'.{step}',
     )
+    self._copied = time.monotonic()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Logs scalars after `step` updates."""
@@ -88,11 +103,18 @@ class Writer:
     self._log.flush()
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
+    if time.monotonic() - self._copied > _COPY_SECONDS:
+      self._copy()
 
   def plot(self) -> None:
     """Draws losses.png from all rows so far."""
     if self._active:
       plot(self._folder)
+      self._copy()
+
+  def _copy(self) -> None:
+    disk.mirror(self._folder, self._bucket)
+    self._copied = time.monotonic()
 
   def __enter__(self) -> Writer:
     return self
@@ -101,6 +123,7 @@ class Writer:
     if self._active:
       self._log.close()
       self._events.close()
+      self._copy()
 
 
 def scalars(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -116,11 +139,12 @@ def scalars(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
   return found
 
 
-def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Rows of metrics.jsonl; a last line cut off by a kill is left out."""
   rows = []
-  if (folder / LOG).exists():
-    for line in (folder / LOG).read_text(encoding='utf-8').splitlines():
+  path = epath.Path(folder) / LOG
+  if path.exists():
+    for line in path.read_text(encoding='utf-8').splitlines():
       try:
         rows.append(json.loads(line))
       except json.JSONDecodeError:

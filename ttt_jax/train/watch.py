@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from ttt_jax import distributed
+from ttt_jax.train import clock as clock_lib
+from ttt_jax.train import goodput as goodput_lib
 from ttt_jax.train import metrics as metrics_lib
 
 
@@ -54,11 +56,19 @@ class Stop:
 class Monitor:
   """Reads metrics one step late, so that the device never waits for us."""
 
-  def __init__(self, writer: metrics_lib.Writer, names: Sequence[str],
-               log_every: int, steps: int):
-    """`names`: of clips; logs a row every `log_every` and after `steps`."""
-    self._writer, self._names = writer, names
-    self._log_every, self._steps = log_every, steps
+  def __init__(
+      self,
+      writer: metrics_lib.Writer,
+      clock: clock_lib.Clock,
+      goodput: goodput_lib.Goodput,
+      names: Sequence[str],
+      config: Any,
+  ):
+    """`names`: of clips; `config` says `log_every` and the last of `steps`."""
+    self._writer, self._clock, self._goodput = writer, clock, goodput
+    self._names = names
+    self._log_every, self._steps = config.log_every, config.steps
+    self._speed = ''
     self._window, self._pending = metrics_lib.Window(), None
     self._extra: dict[str, float] = {}
     self.note = ''
@@ -91,7 +101,11 @@ class Monitor:
           ' config.optimizer learning rate or clip, or without these clips'
       )
     self._window.add(metrics)
-    self.note = f'loss {metrics["loss"]:.4f}'
+    self._goodput.finished(step)
     if step % self._log_every == 0 or step == self._steps:
-      self._writer.write(step, self._window.drain() | self._extra)
+      speed = self._clock.row()
+      self._speed = clock_lib.note(speed) or self._speed
+      row = self._window.drain() | self._extra | speed | self._goodput.row()
+      self._writer.write(step, row)
       self._extra = {}
+    self.note = f'loss {metrics["loss"]:.4f} {self._speed}'.rstrip()

@@ -1,0 +1,27 @@
+"""Keeps compiled programs, so that a restart does not compile again."""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+from etils import epath
+import jax
+
+_FOLDER = flags.DEFINE_string(
+    'compilation_cache', None, 'Folder of compiled programs; default:'
+    " JAX_COMPILATION_CACHE_DIR, else WORKDIR/compilation_cache; '' for none.",
+)  # pyformat: disable
+
+
+def keep(workdir: str | os.PathLike[str]) -> None:
+  """Keeps what takes a second or more to compile; before anything is.
+
+  A program that was compiled before, for the same devices by the same version
+  of JAX, is then read from the folder that the flag names.
+  """
+  folder = _FOLDER.value
+  if folder is None and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    folder = os.fspath(epath.Path(workdir) / 'compilation_cache')
+  if folder is not None:
+    jax.config.update('jax_compilation_cache_dir', folder or None)
