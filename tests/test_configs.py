@@ -12,6 +12,9 @@ from configs import cogvideox
 from configs import memory
 from configs import quickstart
 from configs import ttt_video
+from configs import tune_a_video
+from configs import tune_dit
+from ttt_jax import backbones
 from ttt_jax import geometry
 from ttt_jax.models import dit
 from ttt_jax.train import optimizer
@@ -31,7 +34,7 @@ TTT = 42 * (
 
 
 def trained(config):
-  params = dit.abstract_params(dit.DiTConfig(**config.model))
+  params = backbones.of(config).abstract_params()
   groups = optimizer.assign(config.optimizer.groups, params)
   sizes = {
       path: math.prod(leaf.shape)
@@ -151,3 +154,25 @@ def test_a_folder_of_the_2b_model(tmp_path):
 def test_no_folder(arg, message):
   with pytest.raises(ValueError, match=message):
     cogvideox.get_config(arg)
+
+
+def test_one_shot_tuning_trains_what_the_paper_says():
+  config = tune_a_video.get_config()
+  assert (config.data.frames, config.data.stride) == (24, 2)
+  assert (config.steps, config.sample.steps, config.sample.guidance) == (
+      500, 50, 12.5)
+  # Stable Diffusion 1.4 and, in each of its 16 transformers, attention over
+  # time: four projections, one bias, a norm.
+  widths = [320] * 5 + [640] * 5 + [1280] * 6
+  temporal = sum(4 * c * c + c for c in widths)
+  norms = sum(2 * c for c in widths)
+  everything, training = trained(config)
+  assert everything == 859_520_964 + temporal + norms
+  assert training == temporal + 2 * sum(c * c for c in widths)
+
+
+def test_tuning_the_transformer_trains_queries_and_ttt():
+  everything, training = trained(tune_dit.get_config())
+  assert everything == PRETRAINED + TTT
+  queries = 42 * (3072**2 + 3072)
+  assert training == queries + TTT
