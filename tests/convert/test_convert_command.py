@@ -7,8 +7,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from ttt_jax import convert
 from ttt_jax.convert import kinds
@@ -104,7 +106,7 @@ def test_a_failure_leaves_nothing(fixtures, tmp_path):
     'change, message',
     [
         (dict(format=7), 'is not of format 1; convert the model again'),
-        (dict(model='unet'), "'unet' is no model that is known; known are"),
+        (dict(model='gan'), "'gan' is no model that is known; known are"),
         (dict(config=dict(depth=3)), 'another version'),
     ],
 )
@@ -132,8 +134,60 @@ def test_models_that_are_not_known(tmp_path):
 
 
 def test_the_parts_of_a_whole_model(tmp_path):
-  for name in ('vae', 'transformer', 'scheduler'):
+  for name in ('vae', 'transformer', 'scheduler', 'unet'):
     (tmp_path / name).mkdir()
     (tmp_path / name / 'config.json').write_text('{}')
   parts = kinds.parts_of(tmp_path)
-  assert parts == {n: tmp_path / n for n in ('transformer', 'vae')}
+  assert parts == {n: tmp_path / n for n in ('transformer', 'vae', 'unet')}
+
+
+def test_the_parts_of_stable_diffusion_there_and_back(fixtures, tmp_path):
+  source, ours, back = fixtures / 'tiny_sd', tmp_path / 'a', tmp_path / 'b'
+  out = command(source=source, out=ours)
+  assert out.returncode == 0, out.stderr
+  names = {'unet': 'unet', 'vae': 'kl_vae', 'text_encoder': 'clip'}
+  for part, kind in names.items():
+    found = tree.read(ours / part)
+    assert found.model == kind
+    assert kinds.of_config(kinds.config_of(found)).name == kind
+  out = command(source=ours, out=back)
+  assert out.returncode == 0, out.stderr
+  for part in names:
+    (path,) = (source / part).glob('*.safetensors')
+    want, got = (
+        safetensors_numpy.load_file(folder / part / path.name)
+        for folder in (source, back)
+    )
+    # Newer files name CLIP's tensors without the prefix.
+    want, got = ({k.removeprefix('text_model.'): v for k, v in x.items()}
+                 for x in (want, got))  # pyformat: disable
+    assert want.keys() == got.keys()
+    for key, value in want.items():
+      assert value.dtype == got[key].dtype
+      np.testing.assert_array_equal(value, got[key])
+  # What it predicts was in `scheduler`, and no attention over time came in.
+  config, _ = convert.load_unet(back / 'unet', temporal=False)
+  assert config.prediction == 'v_prediction'
+  assert not convert.unet.has_temporal(back / 'unet')
+
+
+def test_a_tuned_model_becomes_a_folder_for_diffusers(
+    fixtures, tmp_path, monkeypatch
+):
+  model, params = convert.load_unet(fixtures / 'tiny_sd')
+  # As a checkpoint has it: JSON, which knows no tuples.
+  run = ml_collections.ConfigDict(dict(
+      backbone='unet3d', model=json.loads(json.dumps(vars(model))),
+  ))  # pyformat: disable
+  monkeypatch.setattr(
+      kinds.checkpoint, 'load_params', lambda folder, ema: (params, run)
+  )
+  config, loaded = kinds.load_run(tmp_path, ema=True)
+  assert config == model
+  kinds.of_config(config).save(
+      config=config, params=loaded, folder=tmp_path / 'out', dtype=None,
+      shard_bytes=10**9,
+  )  # pyformat: disable
+  again, back = kinds.KINDS['unet'].load(tmp_path / 'out', dtype=None)
+  assert again == model
+  jax.tree.map(np.testing.assert_array_equal, back, params)

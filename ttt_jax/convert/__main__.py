@@ -7,12 +7,14 @@
   a folder as `save_pretrained` writes it (config.json and safetensors, one
   file or several with an index) becomes a folder of ours, config.json and an
   Orbax tree. Transformers (CogVideoX-2B, -5B), their autoencoder and T5 v1.1
-  encoders are known; of a whole model each of its folders is converted.
+  encoders are known, and U-Net, autoencoder and CLIP text encoder of Stable
+  Diffusion 1.x and 2.x; of a whole model each of its folders is converted.
 
   a folder of ours becomes what it was made from, bit by bit.
 
   the folder of a training run (--workdir of ttt_jax.train, or a stage in it):
-  its transformer becomes a folder for diffusers, TTT layers beside.
+  its transformer or U-Net becomes a folder for diffusers, TTT layers or
+  attention over time beside.
 
 Training starts from either form: --config.init_from=DIR. Nothing is replaced,
 and --out appears when all of it is there. Memory holds about three times the
@@ -105,8 +107,8 @@ def _check_options(parts, kinds, tree) -> None:
 def _convert(source: pathlib.Path, out: pathlib.Path, kinds, tree) -> None:
   """Converts one model."""
   if kinds.is_run(source):
-    kind = kinds.KINDS['transformer']
     config, params = kinds.load_run(source, _EMA.value)
+    kind = kinds.of_config(config)
   elif tree.is_tree(source):
     found = tree.read(source)
     kind = kinds.KINDS[found.model]

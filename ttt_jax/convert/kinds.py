@@ -7,16 +7,23 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from ttt_jax import geometry
+from ttt_jax import backbones
 from ttt_jax import json_file
+from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import dit as convert_dit
+from ttt_jax.convert import kl_vae as convert_kl_vae
 from ttt_jax.convert import placing
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.convert import tree
+from ttt_jax.convert import unet as convert_unet
+from ttt_jax.convert import unet_config
 from ttt_jax.convert import vae as convert_vae
 from ttt_jax.models import dit
+from ttt_jax.models.text import clip
 from ttt_jax.models.text import t5
+from ttt_jax.models.unet3d import unet
 from ttt_jax.models.vae import causal3d
+from ttt_jax.models.vae import kl
 from ttt_jax.train import checkpoint
 
 UNREAD = placing.UNREAD
@@ -27,7 +34,8 @@ class Kind:
   """A kind of model.
 
   Attributes:
-    name: of its folder in a whole model.
+    name: in folders of ours.
+    part: of a whole model, the name of its folder there.
     config: class of its config.
     classes: what its config.json calls itself.
     load: (folder, *, dtype, sharding, ...) -> (config, params).
@@ -35,21 +43,35 @@ class Kind:
   """
 
   name: str
+  part: str
   config: Callable[..., Any]
   classes: tuple[str, ...]
   load: Callable[..., tuple[Any, Any]]
   save: Callable[..., None]
 
 
+def _load_unet(folder, **options):
+  """A U-Net as it is, with temporal attention if it has any."""
+  temporal = convert_unet.has_temporal(folder)
+  return convert_unet.load_unet(folder, temporal=temporal, **options)
+
+
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind('transformer', dit.DiTConfig, ('CogVideoXTransformer3DModel',),
+        Kind('transformer', 'transformer', dit.DiTConfig,
+             ('CogVideoXTransformer3DModel',),
              convert_dit.load_dit, convert_dit.save_dit),
-        Kind('vae', causal3d.CausalVAEConfig, ('AutoencoderKLCogVideoX',),
+        Kind('vae', 'vae', causal3d.CausalVAEConfig, ('AutoencoderKLCogVideoX',),
              convert_vae.load_vae, convert_vae.save_vae),
-        Kind('text_encoder', t5.T5Config, ('T5EncoderModel',),
+        Kind('text_encoder', 'text_encoder', t5.T5Config, ('T5EncoderModel',),
              convert_t5.load_t5, convert_t5.save_t5),
+        Kind('unet', 'unet', unet.UNet3DConfig, (unet_config.CLASS,),
+             _load_unet, convert_unet.save_unet),
+        Kind('kl_vae', 'vae', kl.KLVAEConfig, ('AutoencoderKL',),
+             convert_kl_vae.load_kl_vae, convert_kl_vae.save_kl_vae),
+        Kind('clip', 'text_encoder', clip.CLIPTextConfig, ('CLIPTextModel',),
+             convert_clip.load_clip, convert_clip.save_clip),
     )
 }  # pyformat: disable
 
@@ -118,13 +140,13 @@ def is_run(folder: pathlib.Path) -> bool:
 
 def load_run(
     folder: pathlib.Path, ema: bool
-) -> tuple[dit.DiTConfig, dict[str, Any]]:
+) -> tuple[dit.DiTConfig | unet.UNet3DConfig, dict[str, Any]]:
   """Config and parameters of the newest checkpoint of a training run."""
   params, config = checkpoint.load_params(folder, ema)
-  model = dit.DiTConfig(**config.model)
-  if model.base is None:
+  model = backbones.of(config).config
+  if isinstance(model, dit.DiTConfig) and model.base is None:
     # Counting rows from 0 is what the frames of the run's size get.
-    g = geometry.Geometry.from_config(config)
+    g = backbones.geometry(config)
     model = dataclasses.replace(
         model,
         base_rows=g.latent_height // model.patch_size,
@@ -133,13 +155,19 @@ def load_run(
   return model, params
 
 
+def of_config(config: Any) -> Kind:
+  """The kind of the model that a config describes."""
+  return next(k for k in KINDS.values() if type(config) is k.config)
+
+
 def parts_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Name -> folder of the models in `folder`: itself, or those of a whole."""
   if not (folder / 'config.json').is_file():
     parts = {
-        name: folder / name for name in KINDS
+        name: folder / name
+        for name in dict.fromkeys(kind.part for kind in KINDS.values())
         if (folder / name / 'config.json').is_file()
-    }  # pyformat: disable
+    }
     if parts:
       return parts
   return {'': folder}

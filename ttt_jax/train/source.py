@@ -93,9 +93,10 @@ def find(folder: pathlib.Path, stage: str) -> Source:
 
 def _of_tree(folder):
   found = tree.read(folder)
-  if found.model != 'transformer':
+  if found.model not in ('transformer', 'unet'):
     raise ValueError(
-        f'{folder} holds a {found.model}; training starts from a transformer'
+        f'{folder} holds a {found.model}; training starts from a transformer or'
+        ' a unet'
     )
   return Source(
       folder,
