@@ -6,6 +6,11 @@ files are Tune-A-Video's own numbers.
 
 import dataclasses
 import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,7 @@ from ttt_jax.models.unet3d import attention
 from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import unet
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = unet.UNet3DConfig(
     block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
     cross_attention=(True, False), num_heads=(2, 4), text_dim=6,
@@ -273,3 +279,29 @@ def test_sizes_that_cannot_work(fields, message):
 def test_inputs_that_do_not_fit(latents, text, message):
   with pytest.raises(ValueError, match=message):
     TINY.check_inputs(latents, text)
+
+
+@pytest.mark.parametrize(
+    'everywhere', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_every_mesh_gives_what_one_device_gives(everywhere):
+  out = subprocess.run(
+      [sys.executable, '-m', 'tests.models.unet_meshes',
+       *(['--all'] if everywhere else [])],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+      env=dict(
+          os.environ,
+          XLA_FLAGS='--xla_force_host_platform_device_count=8'
+          # Most of the time is compiling.
+          ' --xla_backend_optimization_level=0'
+          ' --xla_llvm_disable_expensive_passes=true',
+      ),
+  )  # pyformat: disable
+  assert out.returncode == 0, out.stderr
+  report = json.loads(out.stdout)
+  assert len(report) == 5
+  assert sum('conv_in/kernel' in found for found in report.values()) == (
+      5 if everywhere else 1
+  )
+  for case, errors in report.items():
+    assert max(errors.values()) < 1e-5, (case, errors)

@@ -1,82 +1,130 @@
 """Compares a small U-Net on meshes of eight devices with one device.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.models.unet_meshes
+        python -m tests.models.unet_meshes [--all]
 
-prints, as JSON, for every case the largest errors of the output and of the
-gradients, relative to the largest value of each: {case: {quantity: error}}.
+prints, as JSON, for every case the largest errors of each quantity, relative
+to its largest value: {case: {quantity: error}}. Without --all the network runs
+on one mesh, and what frames do with each other on all of them.
 """
 
+import functools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import sharding
+from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import unet
 from ttt_jax.train import optimizer
 
 CONFIG = unet.UNet3DConfig(
-    block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
-    cross_attention=(True, False), num_heads=(2, 4), text_dim=6,
+    block_out_channels=(4,), layers_per_block=1, norm_num_groups=2,
+    cross_attention=(True,), num_heads=(2,), text_dim=6,
 )  # pyformat: disable
-# Meshes, clips and frames: split evenly, with frames behind the end, with
-# devices that have nothing else, and with clips that do not divide.
+# Meshes, clips and frames: with frames behind the end, with devices that have
+# nothing else, split evenly, with clips that do not divide, and pictures.
 CASES = (
-    (dict(data=1, sp=8), 1, 8),
-    (dict(data=2, sp=4), 4, 9),
+    (dict(data=2, sp=4), 2, 5),
+    (dict(data=1, sp=8), 1, 9),
+    (dict(data=4, sp=2), 4, 6),
     (dict(data=4, sp=2), 3, 5),
     (dict(data=2, sp=4), 2, 1),
 )
 
 
+def draw(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 def parameters():
   """Random everywhere: fresh ones are zero in places that matter."""
   leaves, tree = jax.tree.flatten(unet.abstract_params(CONFIG))
-  rng = np.random.default_rng(0)
-  fresh = [rng.normal(0, 0.3, x.shape).astype(np.float32) for x in leaves]
+  fresh = [0.3 * draw([0, i], *x.shape) for i, x in enumerate(leaves)]
   return jax.tree.unflatten(tree, fresh)
 
 
-def run(params, clips, frames, mesh):
+def run_network(params, clips, frames, mesh):
   """Output and gradients: {quantity: array}."""
   module = unet.UNet3D(CONFIG, sharding.Layout(mesh))
-  rng = np.random.default_rng(1)
-  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  # Three rows of pixels at the coarser level: 9, which no sp divides.
-  inputs = dict(
-      latents=draw(clips, frames, 6, 6, 4), text=draw(clips, 3, 6),
-      timesteps=np.linspace(3, 996, clips, dtype=np.float32),
-  )
-  target = draw(clips, frames, 6, 6, 4)
+  latents, target = draw(1, 2, clips, frames, 3, 3, 4)
+  text, times = draw(2, clips, 3, 6), np.linspace(3, 996, clips)
   if mesh is not None:
     params = jax.device_put(params, sharding.tree_shardings(mesh, params))
 
   @jax.jit
+  @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
   def gradients(params, latents):
-    def loss(params, latents):
-      out = module.apply({'params': params}, **inputs | {'latents': latents})
-      return jnp.mean(out * target), out
-    grads, out = jax.grad(loss, (0, 1), has_aux=True)(params, latents)
-    return dict(output=out, latents=grads[1]) | optimizer.flat(grads[0])
+    out = module.apply({'params': params}, latents, text, jnp.float32(times))
+    return jnp.sum(out * target), out
 
-  return jax.device_get(gradients(params, inputs['latents']))
+  grads, out = gradients(params, latents)
+  return jax.device_get(
+      dict(output=out, latents=grads[1]) | optimizer.flat(grads[0])
+  )
 
 
-def main():
+def run_frames(clips, frames, mesh):
+  """What frames do with each other, with its gradient: {quantity: array}."""
+  layout = sharding.Layout(mesh)
+  here = frames_lib.Frames(frames, layout.sp)
+  # Five pixels, which no sp divides.
+  x, target = draw(3, 2, clips, frames, 5, 4)
+  behind = ((0, 0), (0, here.padding), (0, 0), (0, 0))
+  target = jnp.pad(target, behind)
+
+  def mixed(weight, x, target):
+    b, f, p, m = x.shape
+    tokens = x.reshape(b * f, p, m)
+    two = here.first_and_previous(jnp.tanh(tokens)).reshape(b, f, -1, p, m)
+    # Frames meet in an order that matters.
+    time = here.by_pixels(
+        lambda y: jnp.cumsum(y, axis=1) * weight, tokens
+    ).reshape(x.shape)
+    mean = here.mean(x[:, :, None])[:, None, None]
+    return jnp.square(two[:, :, 0] + 2 * two[:, :, -1] + time + mean) + target
+
+  @jax.jit
+  @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+  def gradients(weight, x):
+    x = jnp.pad(x, behind)
+    if mesh is None:
+      out = mixed(weight, x, target)
+    else:
+      out = layout.by_frames(
+          lambda w, x: mixed(w, x[..., :4], x[..., 4:]), weight,
+          jnp.concatenate([x, target], axis=-1),
+      )  # pyformat: disable
+    return jnp.sum(jnp.sin(out[:, :frames])), out[:, :frames]
+
+  grads, out = gradients(jnp.float32([0.1, 0.2, 0.3, 0.4]), x)
+  return jax.device_get(dict(frames=out, weight=grads[0], pixels=grads[1]))
+
+
+def errors(run, clips, frames, shape):
+  want = run(clips, frames, None)
+  got = run(clips, frames, sharding.make_mesh(shape))
+  # Some gradients are small differences of large numbers.
+  top = max(np.abs(x).max() for x in want.values())
+  scale = lambda x: max(np.abs(x).max(), 1e-2 * top)
+  return {
+      k: float(np.abs(got[k] - want[k]).max() / scale(want[k])) for k in want
+  }
+
+
+def main(everywhere):
   params, report = parameters(), {}
-  for mesh, clips, frames in CASES:
-    want = run(params, clips, frames, None)
-    got = run(params, clips, frames, sharding.make_mesh(mesh))
-    # Small gradients are differences of large numbers.
-    top = max(np.abs(want[k]).max() for k in want if k != 'output')
-    scale = lambda k: np.abs(want[k]).max() if k == 'output' else top
-    report[f'{mesh}, {clips} clips of {frames} frames'] = {
-        k: float(np.abs(got[k] - want[k]).max() / scale(k)) for k in want
-    }
+  for i, (shape, clips, frames) in enumerate(CASES):
+    found = errors(run_frames, clips, frames, shape)
+    if everywhere or i == 0:
+      network = functools.partial(run_network, params)
+      found |= errors(network, clips, frames, shape)
+    report[f'{shape}, {clips} clips of {frames} frames'] = found
   print(json.dumps(report))
 
 
 if __name__ == '__main__':
-  main()
+  main('--all' in sys.argv)
