@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
-import optax
 
 from ttt_jax import cli
 from ttt_jax import convert
 from ttt_jax import progress
 from ttt_jax import vae_clips
+from ttt_jax import vae_training
 from ttt_jax.models.vae import coder
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
@@ -90,67 +90,6 @@ def first_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-  """Muon for the kernels inside, Adam for the rest; cosine decay to 0."""
-
-  def schedule(peak):
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, config.warmup, config.steps
-    )
-
-  def dimensions(params):
-    def of(path, value):
-      names = {k.key for k in path}
-      if value.ndim < 4 or names & {'conv_y', 'conv_b', 'conv_shortcut'}:
-        return None
-      return optax.contrib.MuonDimensionNumbers(
-          tuple(range(value.ndim - 1)), value.ndim - 1
-      )
-
-    return jax.tree_util.tree_map_with_path(of, params)
-
-  return optax.chain(
-      optax.clip_by_global_norm(1.0),
-      optax.contrib.muon(
-          schedule(config.muon_lr),
-          adam_learning_rate=schedule(config.adam_lr),
-          adam_b2=0.99,
-          muon_weight_dimension_numbers=dimensions,
-      ),
-  )
-
-
-def make_step(vae: CausalVAE, tx: optax.GradientTransformation, kl: float):
-  """The jitted training step."""
-
-  def loss_fn(params, frames, key):
-    mean, logvar = vae.apply({'params': params}, frames, method='encode')
-    noise = jax.random.normal(key, mean.shape)
-    latents = mean + jnp.exp(0.5 * logvar) * noise
-    out = vae.apply({'params': params}, latents, method='decode')
-    error = out - frames
-    divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-    loss = jnp.abs(error).mean() + kl * divergence.mean()
-    return loss, jnp.mean(error**2)
-
-  def step(params, state, frames, key):
-    grads, square = jax.grad(loss_fn, has_aux=True)(params, frames, key)
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, square
-
-  return jax.jit(step, donate_argnums=(0, 1))
-
-
-def make_rebuild(vae: CausalVAE):
-  """The jitted round trip through the latents' means."""
-  return jax.jit(lambda params, frames: vae.apply({'params': params}, frames))
-
-
-def psnr(squares: Sequence[float]) -> float:
-  """dB of mean square errors of pixels in [0, 1]."""
-  return float(-10 * np.log10(np.mean(squares)))
-
-
 def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
   """PSNR in dB of held-out frames in whole windows of `frames`.
 
@@ -172,7 +111,7 @@ def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
       out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
       error = out[inside] - (window[inside] + 1) / 2
       squares += list((error**2).mean((1, 2, 3)))
-    report[clip.name] = psnr(squares)
+    report[clip.name] = vae_training.psnr(squares)
   report['mean'] = float(np.mean(list(report.values())))
   return report
 
@@ -203,10 +142,10 @@ def train(config, workdir: str) -> dict:
   vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
   unrolled = CausalVAE(vae.config, unroll=True)
   params = first_params(vae, clips, jax.random.key(config.seed))
-  tx = make_optimizer(config)
+  tx = vae_training.make_optimizer(config)
   state = jax.jit(tx.init)(params)
-  rebuild = make_rebuild(vae)
-  step_fn = make_step(unrolled, tx, config.kl)
+  rebuild = vae_training.make_rebuild(vae)
+  step_fn = vae_training.make_step(unrolled, tx, config.kl)
   rng = np.random.default_rng(config.seed)
   begun = time.time()
   squares = []
@@ -221,7 +160,8 @@ def train(config, workdir: str) -> dict:
       bar.advance()
       if (step + 1) % config.log_every == 0:
         found = evaluate(rebuild, params, clips, config.eval_frames)
-        seen = psnr([float(s) / 4 for s in squares])  # [-1, 1]: a range of 2
+        # [-1, 1] is a range of 2.
+        seen = vae_training.psnr([float(s) / 4 for s in squares])
         squares.clear()
         print(
             f'step {step + 1}: train {seen:.2f} dB, held out'
@@ -234,7 +174,8 @@ def train(config, workdir: str) -> dict:
   shipped, params = convert.load_vae(folder)
   report = {
       'held_out_psnr_db': evaluate(
-          make_rebuild(CausalVAE(shipped)), params, clips, config.eval_frames
+          vae_training.make_rebuild(CausalVAE(shipped)),
+          params, clips, config.eval_frames,
       ),
       'seconds': time.time() - begun,
       'steps': config.steps,
