@@ -6,7 +6,7 @@ import importlib.util
 import os
 import pathlib
 
-_PREFIX = 'package:'
+PACKAGE = 'package:'
 
 # Where the package on PyPI is not called as the folder that it installs.
 _PIP_NAMES = {
@@ -29,7 +29,7 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     ValueError: 'package:' without a name.
   """
   text = os.fspath(path)
-  if not text.startswith(_PREFIX):
+  if not text.startswith(PACKAGE):
     if not text:
       raise ValueError(
           "the path is empty; name a file or folder, for example 'clip.mp4'"
@@ -39,7 +39,7 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
       raise FileNotFoundError(f'{plain} does not exist')
     return plain
 
-  name, _, rest = text.removeprefix(_PREFIX).partition('/')
+  name, _, rest = text.removeprefix(PACKAGE).partition('/')
   if not name.isidentifier():
     raise ValueError(
         f'{text!r} does not name a package; write'

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from ttt_jax import backbones
+from ttt_jax import paths
 from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import latents as latents_lib
 from ttt_jax.data import manifest as manifest_lib
@@ -177,6 +178,8 @@ def _source(config: ml_collections.ConfigDict,
   if not named and not config.previous_stage:
     return None
   folder = pathlib.Path(named or workdir / config.previous_stage)
+  if named.startswith(paths.PACKAGE):
+    folder = paths.resolve(named)
   source = source_lib.find(folder, config.stage)
   source_lib.check(
       source, backbones.of(config).config, backbones.geometry(config))
