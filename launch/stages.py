@@ -18,136 +18,54 @@ otherwise that of the command that failed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import dataclasses
-import importlib.util
+from collections.abc import Sequence
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from typing import Any
 
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
+from launch import chain
 from launch import commands
 from launch import xla_flags
 from ttt_jax import cli
-from ttt_jax.train import saved
 
 _PROCESSES = ('coordinator', 'num_processes', 'process_id', 'distributed',
               'connect_timeout', 'heartbeat_timeout')  # pyformat: disable
-_FIRST_ONLY = 'init_from'
+_TRAINING = ('profile_steps',)
 # Writes of one host may show on another a little later.
 _SETTLE_SECONDS = 30
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One stage of a chain.
-
-  Attributes:
-    name: its folder in the workdir.
-    config: as `--config` takes it, FILE:ARGUMENT.
-    steps: after which it is finished.
-    data: folder of its data set.
-    overrides: values of the config set by hand.
-  """
-
-  name: str
-  config: str
-  steps: int
-  data: str
-  overrides: Mapping[str, Any]
-
-  def command(self, module: str, *words: str) -> list[str]:
-    """`python -m MODULE` for this stage."""
-    values = [f'--config.{k}={v}' for k, v in self.overrides.items()]
-    return [
-        sys.executable, '-m', module, f'--config={self.config}', *values, *words
-    ]  # pyformat: disable
-
-
-def chain(
-    config: str, overrides: Mapping[str, Any], workdir: str
-) -> list[Stage]:
-  """The stages that lead to the one of `config`, in order.
-
-  Args:
-    config: FILE:ARGUMENT of the last stage.
-    overrides: values of the config set by hand.
-    workdir: of all stages.
-
-  Raises:
-    ValueError: a stage before cannot be named.
-  """
-  path, _, argument = config.partition(':')
-  spec = importlib.util.spec_from_file_location('stages_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  found = []
-  while True:
-    values = module.get_config(argument)
-    first = not values.previous_stage
-    kept = {k: v for k, v in overrides.items() if first or k != _FIRST_ONLY}
-    values.update_from_flattened_dict(kept)
-    found.append(
-        Stage(
-            name=values.stage,
-            config=f'{path}:{argument}' if argument else path,
-            steps=values.steps,
-            data=values.data.folder.replace('{workdir}', workdir),
-            overrides=kept,
-        )
-    )
-    if first:
-      return found[::-1]
-    argument = _before(path, argument, values)
-
-
-def _before(path: str, argument: str, config: Any) -> str:
-  """The argument of a config file for the stage before that of `argument`.
-
-  A part of the argument names the stage; the stage's folder may add to it.
-  """
-  parts = argument.split(',')
-  for i, part in enumerate(parts):
-    prefix = config.stage.removesuffix(part)
-    if part and prefix != config.stage and (
-        config.previous_stage.startswith(prefix)
-    ):
-      before = config.previous_stage.removeprefix(prefix)
-      return ','.join([*parts[:i], before, *parts[i + 1:]])
-  raise ValueError(
-      f'{config.stage} starts from {config.previous_stage}, but nothing in'
-      f' --config={path}{argument and ":"}{argument} names the stage; write it'
-      ' behind the file, as in configs/ttt_video.py:63s'
-  )
-
-
-def step_of(stage: Stage, workdir: str) -> int:
-  """The newest whole step of a stage; 0 where nothing is saved."""
-  return max(saved.steps(epath.Path(workdir) / stage.name), default=0)
-
-
-def has_data(stage: Stage) -> bool:
-  """Whether the data set is whole: its manifest is written last."""
-  return (epath.Path(stage.data) / 'manifest.json').exists()
-
-
-class Chain:
+class Runner:
   """Runs stages as processes, one at a time, and hands signals on."""
 
-  def __init__(self, workdir: str, processes: Sequence[str], wait: float):
-    """Takes the workdir, flags that name processes, and seconds to wait."""
-    self._workdir, self._processes, self._wait = workdir, processes, wait
+  def __init__(
+      self,
+      workdir: str,
+      wait: float,
+      shared: Sequence[str] = (),
+      training: Sequence[str] = (),
+  ):
+    """Takes how stages are run.
+
+    Args:
+      workdir: of all stages.
+      wait: seconds, for the data of other processes.
+      shared: flags for all commands.
+      training: flags for `ttt_jax.train` alone.
+    """
+    self._workdir, self._wait = workdir, wait
+    self._shared = [f'--workdir={workdir}', *shared]
+    self._training = training
     self._child: subprocess.Popen[bytes] | None = None
     self._stopped: signal.Signals | None = None
 
-  def run(self, stages: Sequence[Stage]) -> int:
+  def run(self, stages: Sequence[chain.Stage]) -> int:
     """Brings all stages to their end; returns the exit status."""
     before = {
         s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
@@ -162,24 +80,25 @@ class Chain:
     print(f'all stages are finished: {", ".join(s.name for s in stages)}')
     return 0
 
-  def commands(self, stage: Stage) -> list[list[str]]:
+  def commands(self, stage: chain.Stage) -> list[list[str]]:
     """What is still to be run for a stage."""
-    if step_of(stage, self._workdir) >= stage.steps:
+    if chain.step_of(stage, self._workdir) >= stage.steps:
       return []
-    where = f'--workdir={self._workdir}'
-    modules = ['ttt_jax.precompute'] * (not has_data(stage)) + ['ttt_jax.train']
-    return [stage.command(m, where, *self._processes) for m in modules]
+    train = stage.command('ttt_jax.train', *self._shared, *self._training)
+    if chain.has_data(stage):
+      return [train]
+    return [stage.command('ttt_jax.precompute', *self._shared), train]
 
-  def plan(self, stage: Stage) -> list[str]:
+  def plan(self, stage: chain.Stage) -> list[str]:
     """Lines that say what is there of a stage, and what would be run."""
-    data = 'is there' if has_data(stage) else 'is missing'
+    data = 'is there' if chain.has_data(stage) else 'is missing'
     return [
-        f'# {stage.name}: step {step_of(stage, self._workdir)} of'
+        f'# {stage.name}: step {chain.step_of(stage, self._workdir)} of'
         f' {stage.steps} is saved; data set in {stage.data} {data}',
         *map(shlex.join, self.commands(stage)),
     ]
 
-  def _stage(self, stage: Stage) -> int:
+  def _stage(self, stage: chain.Stage) -> int:
     todo = self.commands(stage)
     if not todo:
       print(f'{stage.name}: finished, step {stage.steps} is saved', flush=True)
@@ -193,12 +112,12 @@ class Chain:
               f' {status}; start the same command again once it is mended',
               file=sys.stderr)  # pyformat: disable
         return status
-      if not self._wait_until(lambda: has_data(stage), self._wait):
+      if not self._wait_until(lambda: chain.has_data(stage), self._wait):
         print(f'error: {stage.data} has no manifest.json; the other processes'
               f' have not done their part within {self._wait / 60:g} minutes'
               ' (--wait_minutes)', file=sys.stderr)  # pyformat: disable
         return 1
-    done = lambda: step_of(stage, self._workdir) >= stage.steps
+    done = lambda: chain.step_of(stage, self._workdir) >= stage.steps
     # Training ends well before its last step where another process was told
     # to stop.
     if not self._wait_until(done, _SETTLE_SECONDS):
@@ -214,11 +133,11 @@ class Chain:
     self._child = None
     return status if status >= 0 else 128 - status
 
-  def _again(self, stage: Stage) -> int:
+  def _again(self, stage: chain.Stage) -> int:
     name = self._stopped.name if self._stopped else 'another process'
-    print(f'{stage.name}: stopped by {name} at step'
-          f' {step_of(stage, self._workdir)} of {stage.steps}; start the same'
-          ' command again to go on', flush=True)  # pyformat: disable
+    step = chain.step_of(stage, self._workdir)
+    print(f'{stage.name}: stopped by {name} at step {step} of {stage.steps};'
+          ' start the same command again to go on', flush=True)
     return commands.AGAIN
 
   def _wait_until(self, ready, seconds: float) -> bool:
@@ -238,8 +157,9 @@ class Chain:
 
 def environment(chip: str | None, workdir: str) -> dict[str, str]:
   """Variables to set for all commands of a chain."""
+  # One cache for training, whose own this is, and precompute.
   cache = 'JAX_COMPILATION_CACHE_DIR'
-  chosen = {cache: os.environ.get(cache, f'{workdir}/jax_cache')}
+  chosen = {cache: os.environ.get(cache, f'{workdir}/compilation_cache')}
   if chip:
     chosen |= xla_flags.environment(chip, os.environ)
   return chosen
@@ -252,6 +172,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
       'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
   )
+  flags.DEFINE_string('profile_steps', '', 'As of `ttt_jax.train`.')
   flags.DEFINE_integer(
       'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
   )
@@ -269,14 +190,18 @@ def main(argv: Sequence[str]) -> int:
     )
   workdir = values.workdir.rstrip('/')
   flag = values['config']
-  stages = chain(
+  stages = chain.stages_to(
       config_flags.get_config_filename(flag),
       config_flags.get_override_values(flag),
       workdir,
   )
-  given = [values[name] for name in _PROCESSES]
-  processes = [f.serialize() for f in given if f.present]
-  runner = Chain(workdir, processes, 60 * values.wait_minutes)
+
+  def given(names):
+    return [values[n].serialize() for n in names if values[n].present]
+
+  runner = Runner(
+      workdir, 60 * values.wait_minutes, given(_PROCESSES), given(_TRAINING)
+  )
   variables = environment(values.chip, workdir)
   for name, value in variables.items():
     print(f'export {name}={shlex.quote(value)}')

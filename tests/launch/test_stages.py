@@ -1,13 +1,12 @@
 """launch/stages.py: order, what is skipped, what a signal or a failure does."""
 
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 
 import pytest
 
+from launch import chain
 from launch import commands
 from launch import stages as stages_lib
 
@@ -48,12 +47,12 @@ def _run(tmp_path, monkeypatch):
     return [sys.executable, '-c', FAKE, module, stage.name, str(stage.steps),
             str(tmp_path), stage.data]  # pyformat: disable
 
-  monkeypatch.setattr(stages_lib.Stage, 'command', command)
+  monkeypatch.setattr(chain.Stage, 'command', command)
   monkeypatch.setattr(stages_lib, '_SETTLE_SECONDS', 0)
-  chain = stages_lib.chain('configs/quickstart.py:9s', {}, str(tmp_path))
+  stages = chain.stages_to('configs/quickstart.py:9s', {}, str(tmp_path))
 
   def run():
-    status = stages_lib.Chain(str(tmp_path), [], 0).run(chain)
+    status = stages_lib.Runner(str(tmp_path), 0).run(stages)
     return status, (tmp_path / 'calls').read_text().split('\n')[:-1]
 
   return run
@@ -100,11 +99,11 @@ def test_data_that_other_processes_do_not_finish(run, tmp_path, capsys):
 
 def test_the_papers_stages():
   overrides = {'mesh.data': 64, 'steps': 7, 'init_from': 'pretrained'}
-  chain = stages_lib.chain('configs/ttt_video.py:63s,none', overrides, 'gs://b')
-  assert [s.name for s in chain] == ['3s', '9s', '18s', '30s', '63s']
-  assert {s.steps for s in chain} == {7}
-  assert chain[1].data == 'gs://b/data/9s'
-  first, second = (s.command('ttt_jax.train', '--x')[2:] for s in chain[:2])
+  stages = chain.stages_to('configs/ttt_video.py:63s,none', overrides, 'gs://b')
+  assert [s.name for s in stages] == ['3s', '9s', '18s', '30s', '63s']
+  assert {s.steps for s in stages} == {7}
+  assert stages[1].data == 'gs://b/data/9s'
+  first, second = (s.command('ttt_jax.train', '--x')[2:] for s in stages[:2])
   assert first == [
       'ttt_jax.train', '--config=configs/ttt_video.py:3s,none',
       '--config.mesh.data=64', '--config.steps=7',
@@ -118,8 +117,8 @@ def test_the_papers_stages():
 
 
 def test_stages_whose_folders_have_longer_names():
-  chain = stages_lib.chain('configs/memory.py:18s,ttt_linear', {}, 'w')
-  assert [(s.name, s.config) for s in chain] == [
+  stages = chain.stages_to('configs/memory.py:18s,ttt_linear', {}, 'w')
+  assert [(s.name, s.config) for s in stages] == [
       ('ttt_linear_3s', 'configs/memory.py:3s,ttt_linear'),
       ('ttt_linear_18s', 'configs/memory.py:18s,ttt_linear'),
   ]
@@ -127,13 +126,25 @@ def test_stages_whose_folders_have_longer_names():
 
 def test_a_stage_that_is_not_named():
   with pytest.raises(ValueError, match='write it behind the file'):
-    stages_lib.chain('configs/memory.py', {}, 'w')
+    chain.stages_to('configs/memory.py', {}, 'w')
+
+
+def test_flags_for_all_commands_and_for_training(tmp_path):
+  [first, _] = chain.stages_to('configs/quickstart.py:9s', {}, str(tmp_path))
+  runner = stages_lib.Runner(
+      str(tmp_path), 0, ['--process_id=1'], ['--profile_steps=2:3']
+  )
+  where = f'--workdir={tmp_path}'
+  assert [c[4:] for c in runner.commands(first)] == [
+      [where, '--process_id=1'],
+      [where, '--process_id=1', '--profile_steps=2:3'],
+  ]
 
 
 def test_flags_of_a_chip_and_the_cache(monkeypatch):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   assert stages_lib.environment(None, 'gs://b') == {
-      'JAX_COMPILATION_CACHE_DIR': 'gs://b/jax_cache'
+      'JAX_COMPILATION_CACHE_DIR': 'gs://b/compilation_cache'
   }
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
   found = stages_lib.environment('v5p', 'w')
@@ -153,13 +164,15 @@ def test_two_stages_for_real_stopped_and_started_again(tmp_path):
       command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
   ) as process:  # pyformat: disable
+    said = []
     for line in process.stdout:
+      said.append(line)
       if line.startswith('9s: ') and 'ttt_jax.train' in line:
         break
     # While 9s compiles or trains.
-    os.kill(process.pid, signal.SIGTERM)
+    process.terminate()
     rest = process.stdout.read()
-  assert process.returncode == commands.AGAIN, rest
+  assert process.returncode == commands.AGAIN, ''.join(said) + rest
   assert 'stopped by SIGTERM' in rest
   again = subprocess.run(
       command, cwd=ROOT, capture_output=True, text=True, check=False
@@ -169,4 +182,4 @@ def test_two_stages_for_real_stopped_and_started_again(tmp_path):
   assert 'precompute' not in again.stdout
   assert 'starts from' in again.stdout or 'continues' in again.stdout
   assert (tmp_path / '9s' / 'checkpoints' / '4').is_dir()
-  assert any((tmp_path / 'jax_cache').iterdir())
+  assert any((tmp_path / 'compilation_cache').iterdir())
