@@ -30,16 +30,16 @@ class Clock:
   """Measures the loop between two rows of metrics.
 
   The loop reads a step's metrics while the next one runs, so what passes
-  between two steps is what a step takes. The first one, which compiles, is
-  told by itself.
+  between two calls of `step` is what a step takes. Before the second call the
+  first step was compiled and run: that is told by itself.
   """
 
   def __init__(self, work: Work, batch_size: int, devices: Sequence[Any]):
     """`work` of each of `batch_size` clips, on all `devices`."""
     self._work, self._batch_size = work, batch_size
     self._devices = devices
+    self._calls = 0
     self._first: float | None = None
-    self._told = False
     self._begin()
 
   def _begin(self) -> None:
@@ -62,17 +62,18 @@ class Clock:
     self._paused += time.perf_counter() - start
 
   def step(self) -> None:
-    """Behind each step."""
-    self._steps += 1
-    if self._first is None:
+    """Behind each step that was begun."""
+    self._calls += 1
+    self._steps += self._calls > 2
+    if self._calls == 2:
       self._first = time.perf_counter() - self._start
       self._begin()
 
   def row(self) -> dict[str, float]:
     """Metrics since the last call; seconds, GiB, operations a second."""
     found = self._memory()
-    if self._first is not None and not self._told:
-      found['time/first_step'], self._told = self._first, True
+    if self._first is not None:
+      found['time/first_step'], self._first = self._first, None
     if self._steps:
       busy = time.perf_counter() - self._start - self._paused
       seconds = busy / self._steps
