@@ -19,7 +19,7 @@ case "${1:-}" in
     export PATH="$HOME/.local/bin:$PATH"
     command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
     [[ -d .venv ]] || uv venv --python 3.12
-    uv pip install --quiet -r requirements.txt 'jax[tpu]'
+    uv pip install --quiet -r requirements.txt -r requirements-tpu.txt
     uv pip install --quiet --no-deps --editable .
     for source in "$@"; do
       gcloud storage cp --recursive --no-clobber "$source" .
