@@ -19,7 +19,7 @@ setuptools.setup(
                  'configs', 'launch'],
     ),  # pyformat: disable
     package_data={
-        'ttt_jax': ['assets/*/*'],
+        'ttt_jax': ['assets/*/*', 'assets/*/*/*'],
         'configs': ['storyboards/*.json'],
         'pallas_kernels': ['budget.json'],
         'launch': ['*.yaml', '*.sh', '*.sbatch', '*.json', 'Dockerfile'],

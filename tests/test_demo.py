@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from ttt_jax import demo
+from ttt_jax import demo_steps
 
 MIXERS = ('ttt_mlp', 'none')
 
@@ -50,13 +51,14 @@ def test_memory_verdict(tmp_path, ttt, none, good):
 
 
 def test_a_step_is_measured(tmp_path, capfd):
-  done = demo.run(demo.Step('hello', 'timeit', ('-n1', '-r1')), tmp_path)
+  step = demo_steps.Step('hello', 'timeit', ('-n1', '-r1'))
+  done = demo_steps.run(step, tmp_path)
   assert done.seconds > 0 and done.peak_mb > 1
   assert '$ python -m timeit -n1 -r1' in capfd.readouterr().out
 
 
 def test_a_step_that_fails_ends_the_demonstration(tmp_path, capfd):
   with pytest.raises(SystemExit) as stop:
-    demo.run(demo.Step('broken', 'no_such_module', ()), tmp_path)
+    demo_steps.run(demo_steps.Step('broken', 'no_such_module', ()), tmp_path)
   assert stop.value.code == 1
   assert "step 'broken' failed" in capfd.readouterr().err

@@ -11,21 +11,18 @@ status 1.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import pathlib
 import shlex
-import subprocess
 import sys
-import time
 
 from absl import flags
 from rich import console as rich_console
-from rich import rule
 from rich import table as rich_table
 
 from ttt_jax import cli
+from ttt_jax import demo_steps
+from ttt_jax.demo_steps import Step
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
 _MEMORY = flags.DEFINE_bool(
@@ -39,36 +36,6 @@ _SAMPLING = ('--steps=25', '--guidance=1.25',
 # What a demonstration leaves behind, but for the cache of compiled programs.
 _SHOW = ('*.mp4', '*.png', '*.json', '*/losses.png', '*/metrics.jsonl',
          '*/events*', '*/checkpoints', 'data/*')  # pyformat: disable
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """One command of a demonstration.
-
-  Attributes:
-    title: what it does.
-    module: of `python -m`.
-    arguments: of the command; '{workdir}' is filled in.
-  """
-
-  title: str
-  module: str
-  arguments: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-  """A step that has run.
-
-  Attributes:
-    title: what it did.
-    seconds: wall time.
-    peak_mb: largest resident memory.
-  """
-
-  title: str
-  seconds: float
-  peak_mb: float
 
 
 def story_steps() -> list[Step]:
@@ -150,36 +117,6 @@ def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
 FIRST_LATE_SEGMENT = 5
 
 
-def run(step: Step, workdir: pathlib.Path) -> Done:
-  """Runs a step as a process of its own.
-
-  Raises:
-    SystemExit: the process failed.
-  """
-  arguments = [a.replace('{workdir}', str(workdir)) for a in step.arguments]
-  console = rich_console.Console()
-  console.print(rule.Rule(f'[bold]{step.title}', align='left'))
-  print('$', shlex.join(['python', '-m', step.module, *arguments]), flush=True)
-  # Compiled programs are shared by the steps and by later runs.
-  environment = dict(os.environ)
-  environment.setdefault(
-      'JAX_COMPILATION_CACHE_DIR', str(workdir.resolve() / 'jax_cache')
-  )
-  start = time.perf_counter()
-  process = subprocess.Popen(
-      [sys.executable, '-m', step.module, *arguments], env=environment
-  )
-  _, status, usage = os.wait4(process.pid, 0)
-  process.returncode = os.waitstatus_to_exitcode(status)
-  seconds = time.perf_counter() - start
-  if process.returncode:
-    print(f'error: step {step.title!r} failed; outputs so far are in {workdir}',
-          file=sys.stderr)  # pyformat: disable
-    raise SystemExit(1)
-  unit = 2**20 if sys.platform == 'darwin' else 2**10
-  return Done(step.title, seconds, usage.ru_maxrss / unit)
-
-
 def story_verdict(workdir: pathlib.Path) -> bool:
   """Whether every training caption gives its clip, at 25 dB or more."""
   result = json.loads((workdir / 'captions.json').read_text())
@@ -220,25 +157,9 @@ def main(_) -> int:
   workdir.mkdir(parents=True, exist_ok=True)
   mixers = ('ttt_mlp', 'none')
   steps = memory_steps(mixers) if _MEMORY.value else story_steps()
-  done = [run(step, workdir) for step in steps]
+  done = [demo_steps.run(step, workdir) for step in steps]
 
-  console = rich_console.Console()
-  console.print(rule.Rule('[bold]summary', align='left'))
-  table = rich_table.Table()
-  for column in ('step', 'seconds', 'peak MB'):
-    table.add_column(column, justify='left' if column == 'step' else 'right')
-  for d in done:
-    table.add_row(d.title, f'{d.seconds:.0f}', f'{d.peak_mb:,.0f}')
-  table.add_section()
-  table.add_row(
-      'all',
-      f'{sum(d.seconds for d in done):.0f}',
-      f'{max(d.peak_mb for d in done):,.0f}',
-  )
-  console.print(table)
-  (workdir / 'summary.json').write_text(
-      json.dumps([dataclasses.asdict(d) for d in done], indent=1)
-  )
+  demo_steps.summary(done, workdir)
   if _MEMORY.value:
     good = memory_verdict(workdir, mixers)
   else:
