@@ -15,6 +15,11 @@ _PIP_NAMES = {
 }
 
 
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+  """Whether a path is none of a file system, such as gs://name/folder."""
+  return '://' in os.fspath(path)
+
+
 def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   """The existing file or folder that `path` names.
 

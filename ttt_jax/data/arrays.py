@@ -13,10 +13,13 @@ The fill value is NaN, so that a chunk that was lost is not read as zeros.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import pathlib
+import os
 from typing import Any
 
+from etils import epath
 import tensorstore as ts
+
+from ttt_jax import paths
 
 ARRAYS = ('mean', 'logvar', 'text')
 _CODECS = (
@@ -35,15 +38,18 @@ class CorruptClipError(ValueError):
     self.reason = reason
 
 
-def spec(path: pathlib.Path) -> dict[str, Any]:
+def spec(path: epath.Path) -> dict[str, Any]:
+  """TensorStore's name of an array, on a disk or in a bucket."""
+  if paths.in_bucket(path):
+    return {'driver': 'zarr3', 'kvstore': os.fspath(path)}
   return {
       'driver': 'zarr3',
-      'kvstore': {'driver': 'file', 'path': str(path.absolute())},
+      'kvstore': {'driver': 'file', 'path': os.path.abspath(path)},
   }
 
 
 def create(
-    path: pathlib.Path, shape: Sequence[int], chunk: Sequence[int]
+    path: epath.Path, shape: Sequence[int], chunk: Sequence[int]
 ) -> ts.TensorStore:
   """Creates an array, or opens it if it is there."""
   metadata = {
@@ -64,6 +70,6 @@ def create(
   ).result()
 
 
-def marker(folder: pathlib.Path, row: int) -> pathlib.Path:
+def marker(folder: epath.Path, row: int) -> epath.Path:
   """The file that says that a row was written whole."""
   return folder / 'clips' / f'{row:06d}.json'

@@ -6,9 +6,9 @@ import collections
 from collections.abc import Iterator, Mapping
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
+from etils import epath
 import numpy as np
 import tensorstore as ts
 
@@ -50,7 +50,7 @@ def check(
     FileNotFoundError: no data set there.
     ValueError: its manifest cannot be read.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   final, unfinished = (
       folder / name for name in (manifest_lib.FINAL, manifest_lib.UNFINISHED)
   )
@@ -89,7 +89,7 @@ def check(
 
 
 def _open(
-    folder: pathlib.Path, found: list[str]
+    folder: epath.Path, found: list[str]
 ) -> Iterator[tuple[str, ts.TensorStore]]:
   """The arrays that can be opened."""
   # Nothing is read twice; a cache would only hide what is on the disk.
@@ -113,7 +113,7 @@ def _open(
 
 
 def _unfinished(
-    folder: pathlib.Path, stores: Mapping[str, ts.TensorStore], run: Run
+    folder: epath.Path, stores: Mapping[str, ts.TensorStore], run: Run
 ) -> str:
   rows = len(run.clips) if run.clips is not None else None
   if rows is None and 'mean' in stores:
@@ -126,7 +126,7 @@ def _unfinished(
   )
 
 
-def _marked(folder: pathlib.Path) -> tuple[dict[str, Any], ...]:
+def _marked(folder: epath.Path) -> tuple[dict[str, Any], ...]:
   """Clips by their marks, for a data set without its table of contents."""
   clips = []
   for path in sorted((folder / 'clips').glob('*.json')):
@@ -183,7 +183,7 @@ def _sizes(
 
 
 def _counts(
-    folder: pathlib.Path,
+    folder: epath.Path,
     manifest: manifest_lib.Manifest,
     stores: Mapping[str, ts.TensorStore],
     run: Run,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 import numpy as np
 import tensorstore as ts
 
@@ -41,7 +41,7 @@ class Run:
   soften: bool = True
 
 
-def mark(folder: pathlib.Path, row: int) -> dict[str, Any] | None:
+def mark(folder: epath.Path, row: int) -> dict[str, Any] | None:
   """What the mark of a row says; None if there is none."""
   try:
     found = json.loads(arrays.marker(folder, row).read_text())
@@ -141,7 +141,7 @@ def _tokens(prompt: str, text_length: int, run: Run) -> Iterator[str]:
 
 
 def source(
-    folder: pathlib.Path, clip: Mapping[str, Any], run: Run
+    folder: epath.Path, clip: Mapping[str, Any], run: Run
 ) -> list[str]:
   """Whether the clip was made of the frames and texts that its entry names."""
   if run.geometry is None or run.videos_dir is None:

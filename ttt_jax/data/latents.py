@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
-import pathlib
 
+from etils import epath
 import numpy as np
 import tensorstore as ts
 
@@ -42,7 +42,7 @@ class LatentDataset:
       FileNotFoundError: no data set there.
       ValueError: it is unfinished, or its arrays do not fit its manifest.
     """
-    self.folder = pathlib.Path(folder)
+    self.folder = epath.Path(folder)
     self.manifest = manifest_lib.read_manifest(folder)
     context = ts.Context({'cache_pool': {'total_bytes_limit': cache_bytes}})
 

@@ -12,15 +12,16 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import re
 from typing import Any
 import uuid
 
+from etils import epath
 import jax
 import numpy as np
 
 from ttt_jax import geometry as geometry_lib
+from ttt_jax import paths
 
 SCHEMA_VERSION = 1
 FINAL = 'manifest.json'
@@ -158,7 +159,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     FileNotFoundError: no data set there.
     ValueError: it is unfinished, unreadable or of another schema version.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   if not (folder / FINAL).exists():
     if (folder / UNFINISHED).exists():
       raise ValueError(
@@ -172,7 +173,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
   return load(folder / FINAL)
 
 
-def load(path: pathlib.Path) -> Manifest:
+def load(path: epath.Path) -> Manifest:
   """Reads one manifest file."""
   try:
     fields = json.loads(path.read_text())
@@ -195,17 +196,23 @@ def load(path: pathlib.Path) -> Manifest:
     ) from e
 
 
-def save(manifest: Manifest, path: pathlib.Path) -> None:
+def save(manifest: Manifest, path: epath.Path) -> None:
   """Writes a manifest file, whole or not at all."""
   write_json(_plain(dataclasses.asdict(manifest)), path)
 
 
-def write_json(value: Any, path: pathlib.Path) -> None:
-  """Writes JSON by a rename.
+def write_json(value: Any, path: epath.Path) -> None:
+  """Writes JSON whole or not at all: by a rename, or as one object.
 
   Raises:
     ValueError: the file cannot be written, for example on a full disk.
   """
+  if paths.in_bucket(path):
+    try:
+      path.write_text(json.dumps(value, indent=1))
+    except OSError as e:
+      raise write_error(path, e) from e
+    return
   # A name of its own: several processes may write the same file.
   partial = path.with_name(f'{path.name}.{uuid.uuid4().hex[:12]}.tmp')
   try:
@@ -219,7 +226,7 @@ def write_json(value: Any, path: pathlib.Path) -> None:
     raise write_error(path, e) from e
 
 
-def write_error(path: pathlib.Path, error: Exception) -> ValueError:
+def write_error(path: epath.Path, error: Exception) -> ValueError:
   """The one line a user reads when a write fails."""
   reason = getattr(error, 'strerror', None)
   reason = reason or first_line(error).rsplit(': ', 1)[-1]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
+from etils import epath
 import numpy as np
 import tensorstore as ts
 
@@ -46,7 +46,7 @@ class LatentWriter:
         be written.
       FileExistsError: the folder holds something else.
     """
-    self.folder = pathlib.Path(folder)
+    self.folder = epath.Path(folder)
     self._identity = dataclasses.replace(manifest, clips=(), corrupt=())
     self._rows = rows
     self._arrays: dict[str, ts.TensorStore] = {}
@@ -88,7 +88,9 @@ class LatentWriter:
     """Makes an unfinished data set of a new or empty folder."""
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      strange = any(p.suffix != '.tmp' for p in self.folder.iterdir())
+      # An empty folder of a bucket is none.
+      there = self.folder.iterdir() if self.folder.exists() else ()
+      strange = any(p.suffix != '.tmp' for p in there)
     except OSError as e:
       raise manifest_lib.write_error(self.folder, e) from e
     # Another process may have begun a moment ago: its manifest came first.
@@ -111,7 +113,7 @@ class LatentWriter:
   def _reopen(self) -> None:
     """From finished to unfinished, in one rename."""
     try:
-      os.replace(self._final, self._unfinished)
+      self._final.replace(self._unfinished)
     except FileNotFoundError:
       pass  # It was not finished, or another process was faster.
 
