@@ -19,7 +19,7 @@ PARITY := .venv-parity
 JAX := 0.10.2
 
 .PHONY: demo demo-memory test test-slow bench parity kernel-check \
-  kernel-budget clean
+  kernel-budget plan-check plan-table clean
 
 demo: $(READY)
 	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR)
@@ -66,9 +66,18 @@ kernel-check: $(TPU)/ready $(GPU)/ready
 kernel-budget: $(TPU)/ready
 	$(TPU)/bin/python -m pallas_kernels.compile_tpu --write
 
-$(TPU)/ready:
+# Compiles whole steps for slices of TPUs: the few that matter most, and the
+# table in docs/plan.md. What is compiled stays in .plan.
+plan-check: $(TPU)/ready
+	$(TPU)/bin/python -m launch.table --check
+
+plan-table: $(TPU)/ready
+	$(TPU)/bin/python -m launch.table --out=docs/plan.md
+
+$(TPU)/ready: requirements.txt
 	$(PYTHON) -m venv $(TPU)
-	$(TPU)/bin/pip install --quiet --disable-pip-version-check "jax[tpu]==$(JAX)"
+	$(TPU)/bin/pip install --quiet --disable-pip-version-check \
+	  "jax[tpu]==$(JAX)" -r requirements.txt
 	touch $@
 
 $(GPU)/ready:

@@ -12,11 +12,6 @@ import re
 
 from launch import hlo_types
 
-COLLECTIVES = (
-    'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
-    'collective-permute', 'ragged-all-to-all', 'collective-broadcast',
-)  # pyformat: disable
-
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'([\w\-]+)\((.*)$')
@@ -70,6 +65,11 @@ class Instruction:
     return re.sub(r'[.\d]+$', '', self.name)
 
   @property
+  def called(self) -> list[str]:
+    """Computations that it runs, but for bodies and branches."""
+    return _CALLED.findall(self.operands)
+
+  @property
   def bytes(self) -> int:
     """Of the result."""
     return hlo_types.size(self.type)
@@ -83,32 +83,6 @@ class Run:
   times: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """A collective and how often a program runs it.
-
-  Attributes:
-    kind: of `COLLECTIVES`.
-    devices: of a group; 0 if not written.
-    type: of the larger of what a device gives and gets, once.
-    times: how often it runs.
-    hidden: whether the program goes on while it runs.
-    op_name: the path of JAX names that it comes from.
-  """
-
-  kind: str
-  devices: int
-  type: str
-  times: int
-  hidden: bool
-  op_name: str
-
-  @property
-  def bytes(self) -> int:
-    """Of `type`."""
-    return hlo_types.size(self.type)
-
-
 class Program:
   """A module of HLO text.
 
@@ -116,6 +90,7 @@ class Program:
     computations: name -> instructions.
     entry: name of the computation that runs first.
     by_name: all instructions.
+    home: name of an instruction -> of its computation.
   """
 
   def __init__(self, text: str):
@@ -141,6 +116,11 @@ class Program:
         for instructions in self.computations.values()
         for one in instructions
     }
+    self.home = {
+        one.name: computation
+        for computation, instructions in self.computations.items()
+        for one in instructions
+    }
 
   def runs(self) -> Iterator[Run]:
     """Every instruction that runs by itself, not those inside of fusions.
@@ -158,7 +138,7 @@ class Program:
         yield Run(one, times)
         branches = re.search(r'branch_computations=\{([^}]*)\}', one.operands)
         called = branches[1].split(',') if branches else []
-        for inner in (*called, *_CALLED.findall(one.operands)):
+        for inner in (*called, *one.called):
           yield from self._runs(inner.strip().lstrip('%'), times)
       else:
         yield Run(one, times)
@@ -194,44 +174,6 @@ class Program:
     names = re.findall(r'%([\w.\-]+)', one.operands.partition(')')[0])
     return [self.by_name[name] for name in names if name in self.by_name]
 
-  def collectives(self) -> list[Collective]:
-    """Every collective, in a fusion or not, started or in one piece."""
-    found = []
-    for run in self.runs():
-      one = run.instruction
-      for inner in self._collectives_of(one):
-        kind = _collective(inner.opcode)
-        # XLA for TPUs writes a reduce-scatter as an all-reduce whose result
-        # is cut in the same fusion.
-        if kind == 'all-reduce' and 'all-reduce-scatter' in one.operands:
-          kind = 'reduce-scatter'
-        found.append(
-            Collective(
-                kind=kind,
-                devices=_group(inner.operands),
-                type=_moved(inner),
-                times=run.times,
-                hidden=inner.opcode.endswith('-start'),
-                op_name=inner.op_name or one.op_name,
-            )
-        )
-    return found
-
-  def _collectives_of(self, one: Instruction) -> Iterator[Instruction]:
-    if _collective(one.opcode):
-      yield one
-    elif one.opcode == 'fusion':
-      for called in _CALLED.findall(one.operands):
-        for inner in self.computations.get(called, ()):
-          yield from self._collectives_of(inner)
-
-
-def _moved(one: Instruction) -> str:
-  """Type that a collective moves; a started one's has input and output."""
-  if one.opcode.endswith('-start') and one.type.startswith('('):
-    return max(hlo_types.parts(one.type), key=hlo_types.size)
-  return max(one.type, one.operands.partition(')')[0], key=hlo_types.size)
-
 
 def _lines(text: str) -> Iterator[str]:
   """Lines of HLO; metadata of kernels may hold line breaks."""
@@ -249,26 +191,3 @@ def _number(constant: Instruction) -> int:
   """Of `constant(5)`; 1 if it is no whole number."""
   text = constant.operands.partition(')')[0]
   return int(text) if re.fullmatch(r'-?\d+', text) else 1
-
-
-def _collective(opcode: str) -> str:
-  """The kind of collective that an opcode starts or is; '' for any other."""
-  kind = opcode.removesuffix('-start')
-  return kind if kind in COLLECTIVES else ''
-
-
-def _group(attributes: str) -> int:
-  """Devices of a replica group; 0 if none is written."""
-  if match := re.search(r'replica_groups=\{\{([\d,]*)\}', attributes):
-    return len(match[1].split(','))
-  if match := re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes):
-    return int(match[2])
-  if match := re.search(
-      r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", attributes
-  ):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-    devices = 1
-    for axis in re.findall(r"'(\w+)'", match[2]):
-      devices *= int(sizes[axis])
-    return devices
-  return 0

@@ -29,6 +29,11 @@ def elements(type_text: str) -> list[int]:
   ]
 
 
+def arrays(type_text: str) -> list[str]:
+  """'(f32[2]{0}, s32[])' -> ['f32[2]', 's32[]'], nested ones, too."""
+  return [f'{name}[{sizes}]' for name, sizes in _SHAPE.findall(type_text)]
+
+
 def split(text: str) -> tuple[str, str]:
   """'(f32[2], s32[]) while(...)' -> '(f32[2], s32[])', 'while(...)'."""
   if not text.startswith('('):

@@ -149,6 +149,8 @@ def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
   jax.config.update('jax_platforms', 'cpu')
+  # Kernels carry them: a line more elsewhere would be another program.
+  jax.config.update('jax_traceback_in_locations_limit', 0)
   config, mode = _CONFIG.value, _MODE.value
   if config is None:
     raise ValueError('--config is missing, for example configs/ttt_video.py:3s')

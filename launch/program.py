@@ -14,8 +14,11 @@ from launch import topology as topology_lib
 from ttt_jax import backbones
 from ttt_jax import sharding
 from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import inversion
+from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
+from ttt_jax.models.unet3d import unet
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import state as state_lib
@@ -84,13 +87,17 @@ def sampling(
   """The jitted sampling of `ttt_jax.pipeline` and its abstract arguments.
 
   One video with guidance: the network sees two clips, the one with the
-  negative texts beside the other.
+  negative texts beside the other. A U-Net edits its one clip, as
+  `ttt_jax.editing` does.
 
   Args:
     config: of the stage whose weights sample.
-    mesh: over both of whose axes the parameters are split.
+    mesh: over both of whose axes the parameters are split; those of a U-Net
+      over `data`.
     steps: of the sampler, a loop in the program.
   """
+  if isinstance(backbones.of(config).config, unet.UNet3DConfig):
+    return _editing(config, mesh, steps)
   model = dit.DiTConfig(**config.model)
   place = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
   params = jax.tree.map(
@@ -109,20 +116,46 @@ def sampling(
     network = guidance.guided(apply, text, negative)
     return chosen.sample(network, noise, grid, scales, key)
 
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.jit(sample), (
+      params,
+      *_sampling_inputs(config, mesh, steps),
+      key.update(sharding=sharding.replicated(mesh)),
+  )
+
+
+def _editing(config, mesh, steps):
+  """The jitted sampling of `EditPipeline` and its abstract arguments."""
+  backbone = backbones.of(config)
+  params = jax.tree.map(
+      lambda x: x.update(sharding=sharding.param_sharding(mesh, x)),
+      backbone.abstract_params(),
+  )
+  grid = backbones.ddim_grid(config, steps)
+  module = backbone.module(sharding.Layout(mesh))
+
+  def sample(params, noise, text, negative, scales):
+    apply = functools.partial(module.apply, {'params': params})
+    network = inversion.as_velocity(
+        guidance.guided(apply, text, negative), backbone.prediction
+    )
+    return samplers.ddim(network, noise, grid, scales)
+
+  return jax.jit(sample), (params, *_sampling_inputs(config, mesh, steps))
+
+
+def _sampling_inputs(config, mesh, steps):
+  """Noise, text, negative text and guidance of one clip."""
   latents, text = _shapes(config)
   struct = functools.partial(
       jax.ShapeDtypeStruct, sharding=sharding.replicated(mesh)
   )
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  arguments = (
-      params,
+  return (
       struct((1, *latents), jnp.float32),
       struct((1, *text), jnp.float32),
       struct((1, *text), jnp.float32),
       struct((steps,), jnp.float32),
-      key.update(sharding=sharding.replicated(mesh)),
   )
-  return jax.jit(sample), arguments
 
 
 def _shapes(config):

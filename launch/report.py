@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from launch import budget as budget_lib
+from launch import collectives as collectives_lib
 from launch import compiled as compiled_lib
 from launch import roofline
 from launch import topology as topology_lib
@@ -56,7 +57,7 @@ def results(
   cycles = {name: n / steps for name, n in cycles.items()}
   found = [
       dataclasses.replace(one, times=one.times / steps)
-      for one in compiled.program.collectives()
+      for one in collectives_lib.of(compiled.program)
   ]
   moved = traffic.moved(compiled.program)
   flops = operations(config, mode)
@@ -91,14 +92,15 @@ def results(
           margin=topology.chip.hbm - compiled.peak,
       ),
       host=dict(kept=compiled.host, moved=moved.host / steps),
-      collectives=traffic.by_kind(found),
+      collectives=collectives_lib.by_kind(found),
       all_to_alls_a_layer=(
-          traffic.all_to_alls(found) / (parts * backbone.config.num_layers)
+          collectives_lib.all_to_alls(found)
+          / (parts * backbone.config.num_layers)
           if tokens
           else 0
       ),
       sequence_bytes=part,
-      sequence_sized=traffic.sequence_sized(
+      sequence_sized=collectives_lib.sequence_sized(
           found, part, _token_counts(config)
       ),
       flops=flops,

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 
-from launch import hlo
+from launch import collectives as collectives_lib
 from launch import topology as topology_lib
 
 # Share of a GPU's rate that its products reach; compilers for GPUs estimate
@@ -30,8 +30,8 @@ class Roofline:
     memory: what the program writes, written once and read once.
     work: the compiler's cycles and those of kernels; on a GPU the longer of
       `products` at `GPU_RATE` and `memory`.
-    exposed: collectives during which the program does nothing else.
-    hidden: collectives beside which it goes on.
+    exposed: collectives, as far as the program does nothing beside them.
+    hidden: collectives, as far as it does.
     host: to and from the host's memory, beside the work.
   """
 
@@ -60,7 +60,7 @@ def estimate(
     flops: float,
     written: float,
     cycles: float,
-    collectives: Iterable[hlo.Collective],
+    collectives: Iterable[collectives_lib.Collective],
     host: float,
 ) -> Roofline:
   """The roofline of a step; all numbers are of one chip.
@@ -79,17 +79,20 @@ def estimate(
   work = cycles / chip.clock
   if chip.is_gpu:
     work = max(products / GPU_RATE, memory)
-  links = {True: 0.0, False: 0.0}
+  exposed = hidden = 0.0
   for one in collectives:
-    links[one.hidden] += one.times * link_seconds(
+    seconds = link_seconds(
         one.kind, one.devices or topology.chips, one.bytes, topology
     )
+    beside = min(seconds, one.beside / chip.clock)
+    hidden += one.times * beside
+    exposed += one.times * (seconds - beside)
   return Roofline(
       products=products,
       memory=memory,
       work=work,
-      exposed=links[False],
-      hidden=links[True],
+      exposed=exposed,
+      hidden=hidden,
       # Each way has the full rate.
       host=host / 2 / chip.host,
   )
@@ -104,7 +107,7 @@ def link_seconds(
   everything crosses the middle of the longest axis.
 
   Args:
-    kind: of `hlo.COLLECTIVES`.
+    kind: of `collectives.KINDS`.
     devices: of a group.
     size: bytes of the larger of what a device gives and gets.
     topology: where the group is.
@@ -169,5 +172,5 @@ def assumptions(topology: topology_lib.Topology) -> list[str]:
       f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
       f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
       ' on); no waiting, no congestion',
-      'a collective that the program does not start early hides nothing',
+      'a collective hides only behind what is scheduled beside it',
   ]

@@ -25,8 +25,8 @@ from ttt_jax.train import optimizer as optimizer_lib
 _GIB = 2**30
 # Activations [clips, tokens, M] of the compute type that a block keeps while
 # its gradient is made, and while it only runs: fitted to the compiler's peaks
-# of the 63 s stage (docs/plan.md), which it meets to a fifth.
-_BACKWARD, _FORWARD = 44, 14
+# of the 63 s stage (docs/plan.md), which they meet to a quarter.
+_BACKWARD, _FORWARD = 48, 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def candidates(
 
   That is: blocks' inputs stay on the chip, a small `sp`, few microbatches.
   """
-  found = []
+  found, count = [], _count(config)
   remats = ['none']
   if mode == 'train':
     remats = ['layer', 'offload']
@@ -88,7 +88,8 @@ def candidates(
     for parts in several:
       for remat in remats:
         found.append(Candidate(
-            mesh, parts, remat, memory(config, mode, mesh, parts, remat)
+            mesh, parts, remat,
+            memory(config, mode, mesh, parts, remat, count),
         ))  # pyformat: disable
   cost = lambda c: (c.remat == 'offload', c.mesh['sp'], c.microbatches)
   return sorted(found, key=cost)
@@ -100,20 +101,25 @@ def memory(
     mesh: dict[str, int],
     microbatches: int,
     remat: str,
+    count: tuple[int, int],
 ) -> float:
   """Bytes a chip of the transformer, roughly: a filter, no result.
 
   Parameters, gradients and optimizer state as they are split, blocks' inputs
   if they wait on the chip, and the activations of one block.
+
+  Args:
+    config: of the stage.
+    mode: 'train' or 'sample'.
+    mesh: sizes of its axes.
+    microbatches: of a step.
+    remat: of `DiTConfig.remat`.
+    count: parameters, and those of them that train.
   """
   backbone = backbones.of(config)
   if backbone.num_heads is None:
     return 0.0
-  params = backbone.abstract_params()
-  groups = optimizer_lib.assign(config.optimizer.groups, params)
-  sizes = {k: math.prod(v.shape) for k, v in optimizer_lib.flat(params).items()}
-  everything = sum(sizes.values())
-  trained = sum(n for k, n in sizes.items() if groups[k] is not None)
+  everything, trained = count
   clips = 2 if mode == 'sample' else config.batch_size // microbatches
   clips = -(-clips // mesh['data'])
   tokens = backbones.geometry(config).sequence_length / mesh['sp']
@@ -127,6 +133,15 @@ def memory(
   state = 4 * (everything + copies * trained) / mesh['data']
   waiting = 2 if remat == 'offload' else backbone.config.num_layers
   return state + (waiting + _BACKWARD) * activation
+
+
+def _count(config):
+  """Parameters, and those of them that train."""
+  params = backbones.of(config).abstract_params()
+  groups = optimizer_lib.assign(config.optimizer.groups, params)
+  sizes = {k: math.prod(v.shape) for k, v in optimizer_lib.flat(params).items()}
+  trained = (n for k, n in sizes.items() if groups[k] is not None)
+  return sum(sizes.values()), sum(trained)
 
 
 def choose(

@@ -1,8 +1,8 @@
-"""What a compiled program moves: in its memory, to the host, over links."""
+"""What a compiled program writes into its memory, and sends to its host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 import re
 
@@ -78,55 +78,3 @@ def _updated(program: hlo.Program, one: hlo.Instruction) -> int:
   names = re.findall(r'%([\w.\-]+)', operands.partition(')')[0])
   update = program.by_name.get(names[1]) if len(names) > 1 else None
   return update.bytes if update else 0
-
-
-def by_kind(
-    collectives: Iterable[hlo.Collective],
-) -> dict[str, dict[str, float]]:
-  """'all-to-all of 4' -> how many run and the bytes they move."""
-  found: dict[str, dict[str, float]] = {}
-  for one in collectives:
-    row = found.setdefault(
-        f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
-    )
-    row['count'] += one.times
-    row['bytes'] += one.times * one.bytes
-  return found
-
-
-def all_to_alls(collectives: Iterable[hlo.Collective]) -> float:
-  """How many all-to-alls the forward pass of all layers runs."""
-  return sum(
-      one.times
-      for one in collectives
-      if one.kind == 'all-to-all'
-      and '/layers/' in one.op_name
-      and 'transpose(' not in one.op_name
-  )
-
-
-def sequence_sized(
-    collectives: Iterable[hlo.Collective], least: int, tokens: Sequence[int]
-) -> list[str]:
-  """Gathers and reductions of a sequence, which no program should have.
-
-  Weights are gathered and their gradients reduced, too, and in a short stage
-  they are the larger ones: a sequence is told by its number of tokens.
-
-  Args:
-    collectives: of the program.
-    least: bytes of a chip's part of an activation; smaller ones do not count.
-    tokens: numbers of tokens, one of which divides the elements of an
-      activation.
-
-  Returns:
-    A line for each.
-  """
-  kinds = ('all-gather', 'all-reduce', 'reduce-scatter')
-  return [
-      f'{one.kind} of {one.devices}, {one.type}, {one.op_name}'
-      for one in collectives
-      if one.kind in kinds
-      and one.bytes >= least > 0
-      and any(n % t == 0 for n in hlo_types.elements(one.type) for t in tokens)
-  ]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from launch import collectives
 from launch import hlo
 from launch import hlo_types
 
@@ -71,7 +72,7 @@ def test_kernels_are_known_by_their_names():
 def test_collectives():
   found = {
       (c.kind, c.devices, c.bytes, c.times)
-      for c in hlo.Program(_TEXT).collectives()
+      for c in collectives.of(hlo.Program(_TEXT))
   }
   assert found == {
       ('all-to-all', 4, 4 * 128 * 2, 15),

@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import quickstart
 from configs import ttt_video
+from configs import tune_a_video
 from launch import budget
 from launch import compiled
 from launch import hlo
@@ -21,12 +23,14 @@ from tests.launch import test_hlo
 from ttt_jax import geometry
 from ttt_jax import sharding
 from ttt_jax.models import dit
+from ttt_jax.train import optimizer
 
 
 def test_topologies():
   slice_ = topology.parse('v5p:8x8x4')
   assert (slice_.chips, slice_.chip.name) == (256, 'v5p')
   assert topology.parse('v5e:16x16').chips == 256
+  assert topology.parse('gpu:h100x8').chips == 8
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,9 @@ def test_topologies():
         ('v9:2x2', "unknown chip 'v9'; legal are v5e, v5p, v6e"),
         ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
         ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
+        ('h100:8', "unknown chip 'h100'; legal are v5e, v5p, v6e, gpu"),
+        ('gpu:a1x8', "unknown GPU 'a1'; legal are h100"),
+        ('gpu:h100x12', 'whole servers of 8, for example gpu:h100x8'),
     ],
 )
 def test_topologies_that_do_not_exist(name, message):
@@ -105,7 +112,7 @@ def test_errors_of_the_command_are_one_line():
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
 
 
-def test_the_step_of_the_trainer_for_this_machine(tmp_path):
+def test_the_step_of_the_trainer_for_this_machine():
   config = quickstart.get_config('3s')
   config.data.height = config.data.width = 32
   config.model.update(
@@ -119,17 +126,66 @@ def test_the_step_of_the_trainer_for_this_machine(tmp_path):
   config.model.implementation = 'xla'
   device_mesh = sharding.make_mesh(mesh)
   done = compiled.compile_program(
-      *program.train_step(config, device_mesh), device_mesh, cache=tmp_path
+      *program.train_step(config, device_mesh), device_mesh
   )
   found = report.results(config, 'train', topology_, done, {})
   assert found['memory']['peak'] > found['memory']['arguments'] > 0
   # The forward pass and its gradient, each a loop over the layers.
   assert max(r.times for r in done.program.runs()) >= 3
+  flops = found['flops']
+  assert sum(flops['forward'].values()) < sum(flops['backward'].values())
+  # Checkpoints of layers run all of the forward pass again, the inner loop's
+  # kernel its own part once more.
+  part = 'TTT inner loop'
+  assert flops['again'] == flops['forward'] | {
+      part: 2 * flops['forward'][part]
+  }
   assert sum(found['parameters'].values()) > 0
-  assert found['roofline']['step'] > 0
   report.print_results(json.loads(json.dumps(found)), topology_.chip)
-  # Again, from the folder.
-  again = compiled.compile_program(
-      *program.train_step(config, device_mesh), device_mesh, cache=tmp_path
-  )
-  assert again == done and len(list(tmp_path.iterdir())) == 1
+
+
+def test_sampling_is_the_pipelines_loop():
+  config = quickstart.get_config('3s')
+  config.data.height = config.data.width = 32
+  config.model.update(
+      model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16,
+      text_dim=12, implementation='xla', dtype='bfloat16',
+  )  # pyformat: disable
+  mesh = dict(data=1, sp=1)
+  function, arguments = program.sampling(config, sharding.make_mesh(mesh))
+  kernels = {
+      path: leaf.dtype
+      for path, leaf in optimizer.flat(arguments[0]).items()
+      if path.endswith('/kernel')
+  }
+  assert set(kernels.values()) == {jax.numpy.dtype('bfloat16')}
+  out = jax.eval_shape(function, *arguments)
+  assert out.shape == arguments[1].shape and out.dtype == 'float32'
+  operations = report.operations(config, 'sample')
+  # Two clips of guidance, where training has a batch.
+  trained = report.operations(config, 'train')['forward']
+  assert operations['again'] == {} and operations['model'] == {
+      name: 2 / config.batch_size * n for name, n in trained.items()
+  }
+
+
+@pytest.mark.parametrize(
+    'mode, mesh, message',
+    [
+        ('test', dict(data=1, sp=1), "--mode is 'test'; legal are train, sam"),
+        ('sample', dict(data=1, sp=5), 'sp 5 does not divide the 48 heads'),
+    ],
+)
+def test_modes(mode, mesh, message):
+  with pytest.raises(ValueError, match=message):
+    plan.prepare(
+        ttt_video.get_config('3s'), topology.parse('v5p:8x8x4'), mesh, mode
+    )
+
+
+def test_a_u_net_is_planned_in_training_only():
+  config = tune_a_video.get_config()
+  with pytest.raises(ValueError, match='a U-Net is planned with --mode=train'):
+    plan.prepare(
+        config, topology.parse('v5e:1x1'), dict(data=1, sp=1), 'sample'
+    )

@@ -1,0 +1,196 @@
+"""The collectives of a compiled program: how many, how large, of what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import re
+
+from launch import hlo
+from launch import hlo_types
+
+KINDS = (
+    'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
+    'collective-permute', 'ragged-all-to-all', 'collective-broadcast',
+)  # pyformat: disable
+# Ends of a collective that XLA for TPUs spreads over other fusions.
+_START, _END = 'AsyncCollectiveStart', 'AsyncCollectiveDone'
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """A collective and how often a program runs it.
+
+  Attributes:
+    kind: of `KINDS`.
+    devices: of a group; 0 if not written.
+    type: of the larger of what a device gives and gets, once.
+    times: how often it runs.
+    beside: the compiler's cycles of what is scheduled between its start and
+      its end, once; 0 where the program waits for it.
+    op_name: the path of JAX names that it comes from.
+  """
+
+  kind: str
+  devices: int
+  type: str
+  times: int
+  beside: int
+  op_name: str
+
+  @property
+  def bytes(self) -> int:
+    """Of `type`."""
+    return hlo_types.size(self.type)
+
+
+def of(program: hlo.Program) -> list[Collective]:
+  """Every collective, in a fusion or not, started or in one piece."""
+  found = []
+  for run in program.runs():
+    one = run.instruction
+    for inner in _inside(program, one):
+      kind = _kind(inner.opcode)
+      # XLA for TPUs writes a reduce-scatter as an all-reduce whose result is
+      # cut in the same fusion.
+      if kind == 'all-reduce' and 'all-reduce-scatter' in one.operands:
+        kind = 'reduce-scatter'
+      found.append(
+          Collective(
+              kind=kind,
+              devices=_group(inner.operands),
+              type=_moved(inner),
+              times=run.times,
+              beside=_beside(program, one),
+              op_name=inner.op_name or one.op_name,
+          )
+      )
+  return found
+
+
+def _inside(
+    program: hlo.Program, one: hlo.Instruction
+) -> Iterator[hlo.Instruction]:
+  """An instruction if it is a collective, or those that a fusion runs."""
+  if _kind(one.opcode):
+    yield one
+  elif one.opcode == 'fusion':
+    # A gather whose steps are fused with other work stands in each of these
+    # fusions, but runs once.
+    step = any('async_collective_fusion' in name for name in one.called)
+    if not step and not _calls(program, one, _END):
+      for called in one.called:
+        for inner in program.computations.get(called, ()):
+          yield from _inside(program, inner)
+
+
+def _beside(program: hlo.Program, start: hlo.Instruction) -> int:
+  """Cycles of what is scheduled between a start and its end."""
+  is_start = start.opcode.endswith('-start')
+  if not is_start and not _calls(program, start, _START):
+    return 0
+  computation = program.computations[program.home[start.name]]
+  total = 0
+  for one in computation[computation.index(start) + 1 :]:
+    if is_start:
+      ends = f'(%{start.name})' in f'({one.operands}'
+    else:
+      ends = _calls(program, one, _END)
+    if ends:
+      return total
+    total += one.cycles
+  return 0
+
+
+def _calls(program: hlo.Program, one: hlo.Instruction, target: str) -> bool:
+  """Whether a fusion holds a custom call of a target."""
+  return one.opcode == 'fusion' and any(
+      inner.target == target
+      for name in one.called
+      for inner in program.computations.get(name, ())
+  )
+
+
+def _moved(one: hlo.Instruction) -> str:
+  """Type that a collective moves; a started one's has input and output."""
+  if one.opcode.endswith('-start') and one.type.startswith('('):
+    return max(hlo_types.parts(one.type), key=hlo_types.size)
+  return max(one.type, one.operands.partition(')')[0], key=hlo_types.size)
+
+
+def _kind(opcode: str) -> str:
+  """The kind of collective that an opcode starts or is; '' for any other."""
+  kind = opcode.removesuffix('-start')
+  return kind if kind in KINDS else ''
+
+
+def _group(attributes: str) -> int:
+  """Devices of a replica group; 0 if none is written."""
+  if match := re.search(r'replica_groups=\{\{([\d,]*)\}', attributes):
+    return len(match[1].split(','))
+  if match := re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes):
+    return int(match[2])
+  if match := re.search(
+      r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", attributes
+  ):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+    devices = 1
+    for axis in re.findall(r"'(\w+)'", match[2]):
+      devices *= int(sizes[axis])
+    return devices
+  return 0
+
+
+def by_kind(
+    collectives: Iterable[Collective],
+) -> dict[str, dict[str, float]]:
+  """'all-to-all of 4' -> how many run and the bytes they move."""
+  found: dict[str, dict[str, float]] = {}
+  for one in collectives:
+    row = found.setdefault(
+        f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
+    )
+    row['count'] += one.times
+    row['bytes'] += one.times * one.bytes
+  return found
+
+
+def all_to_alls(collectives: Iterable[Collective]) -> float:
+  """How many all-to-alls the forward pass of all layers runs."""
+  return sum(
+      one.times
+      for one in collectives
+      if one.kind == 'all-to-all'
+      and '/layers/' in one.op_name
+      and 'transpose(' not in one.op_name
+  )
+
+
+def sequence_sized(
+    collectives: Iterable[Collective], least: int, tokens: Sequence[int]
+) -> list[str]:
+  """Gathers and reductions of a sequence, which no program should have.
+
+  Weights are gathered and their gradients reduced, too, and in a short stage
+  they are the larger ones: a sequence is told by its number of tokens.
+
+  Args:
+    collectives: of the program.
+    least: bytes of a chip's part of an activation; smaller ones do not count.
+    tokens: numbers of tokens, one of which divides the elements of an
+      activation.
+
+  Returns:
+    A line for each.
+  """
+  kinds = ('all-gather', 'all-reduce', 'reduce-scatter')
+  found = []
+  for one in collectives:
+    arrays = hlo_types.arrays(one.type) if one.kind in kinds else []
+    found += [
+        f'{one.kind} of {one.devices}, {array}, {one.op_name}'
+        for array in arrays
+        if hlo_types.size(array) >= least > 0
+        and any(hlo_types.elements(array)[0] % t == 0 for t in tokens)
+    ]
+  return found

@@ -1,0 +1,86 @@
+"""launch/roofline.py: times of collectives and of a step."""
+
+import math
+
+import pytest
+
+from launch import collectives
+from launch import roofline
+from launch import topology
+
+_V5P = topology.parse('v5p:8x8x4')
+_GPU = topology.parse('gpu:h100x16')
+
+
+@pytest.mark.parametrize(
+    'devices, axes',
+    [
+        (4, [(4, True)]),
+        (64, [(8, True), (8, True)]),
+        (32, [(8, True), (4, True)]),
+        (256, [(8, True), (8, True), (4, True)]),
+        (2, [(2, False)]),  # a part of an axis
+        (16, [(8, True), (2, False)]),
+    ],
+)
+def test_axes(devices, axes):
+  found = roofline.axes_of(devices, _V5P)
+  assert found == axes and math.prod(n for n, _ in found) == devices
+
+
+def test_times_of_collectives():
+  seconds = lambda kind, n, where=_V5P: roofline.link_seconds(
+      kind, n, 90e9, where
+  )
+  # A ring of four: three parts of four, over two links of 90 GB/s.
+  assert seconds('all-gather', 4) == 0.75 / 2
+  assert seconds('reduce-scatter', 4) == 0.75 / 2
+  assert seconds('all-reduce', 4) == 1.5 / 2
+  # Two of four chips send half of their bytes over two links.
+  assert seconds('all-to-all', 4) == 0.5
+  assert seconds('all-gather', 64) == 63 / 64 / 4
+  assert seconds('all-to-all', 64) == 1  # a ring of eight
+  # Half a ring has its ends open.
+  v6e = topology.parse('v6e:16x16')
+  assert seconds('all-to-all', 8, v6e) == 2
+  assert seconds('all-to-all', 16, v6e) == 2
+  assert seconds('all-reduce', 1) == 0
+  assert seconds('all-gather', 8, _GPU) == 7 / 8 / 5
+  assert seconds('all-gather', 16, _GPU) == 15 / 16 * 90 / 50
+
+
+def _one(beside):
+  return collectives.Collective(
+      'all-to-all', 4, 'u8[90000000000]', 2, beside, ''
+  )
+
+
+def test_a_step():
+  chip = _V5P.chip
+  line = roofline.estimate(
+      _V5P, flops=chip.flops, written=chip.hbm_bandwidth,
+      cycles=10 * chip.clock, collectives=[_one(0)], host=6 * chip.host,
+  )  # pyformat: disable
+  assert (line.products, line.memory, line.work) == (1, 2, 10)
+  assert (line.exposed, line.hidden, line.host) == (1, 0, 3)
+  assert line.step == 11 and line.bound == 3
+  # A quarter of a second of work beside each of the two.
+  line = roofline.estimate(
+      _V5P, flops=0, written=0, cycles=0, host=0,
+      collectives=[_one(chip.clock // 4)],
+  )  # pyformat: disable
+  assert (line.exposed, line.hidden, line.step) == (0.5, 0.5, 1)
+
+
+def test_a_gpu_has_no_cycles():
+  line = roofline.estimate(
+      _GPU, flops=_GPU.chip.flops, written=0, cycles=0, collectives=[], host=0
+  )
+  assert line.step == pytest.approx(1 / roofline.GPU_RATE)
+  assert 'no cycles' in ' '.join(roofline.assumptions(_GPU))
+
+
+def test_assumptions_name_every_number():
+  text = ' '.join(roofline.assumptions(_V5P))
+  for part in ('459 TFLOP/s', '2.765 TB/s', '1.75 GHz', '90 GB/s', '16 GB/s'):
+    assert part in text
