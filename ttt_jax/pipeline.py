@@ -93,7 +93,9 @@ class VideoPipeline:
     )
     self._texts = encoders.TextCache(text_encoder, folder=text_cache)
     self._sample = jax.jit(
-        self._sample_latents, static_argnames=('scheduler', 'grid')
+        self._sample_latents,
+        static_argnames=('scheduler', 'grid'),
+        out_shardings=mesh and sharding.replicated(mesh),
     )
 
   @classmethod

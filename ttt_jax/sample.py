@@ -13,6 +13,7 @@ import pathlib
 import time
 
 from absl import flags
+import jax
 
 from ttt_jax import cli
 
@@ -77,6 +78,8 @@ def main(_) -> None:
         on_step=lambda _: bar.advance(),
     )
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
+  if jax.process_index():
+    return  # Every process has the frames; the first one writes them.
   picture = out.with_suffix('.png')
   video.write_video(out, frames, fps=pipe.fps)
   sheet.contact_sheet(
