@@ -68,12 +68,10 @@ def _join() -> None:
   coordinator, count, index = _given()
   if _DISTRIBUTED.value is False or jax.distributed.is_initialized():
     return
-  if count == 1:
-    return
+  told = coordinator or count or _DISTRIBUTED.value
   # JAX would leave a lone task of Slurm one GPU of all it has.
-  if not (coordinator or count or _DISTRIBUTED.value) and (
-      os.environ.get('SLURM_NTASKS') == '1'
-  ):
+  alone = not told and os.environ.get('SLURM_NTASKS') == '1'
+  if count == 1 or alone:
     return
   by_hand = None not in (coordinator, count, index)
   deadline = _deadline(coordinator, count, index)
@@ -86,13 +84,15 @@ def _join() -> None:
         heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
     )  # pyformat: disable
   except ValueError as e:  # JAX finds no cluster, or not all about it.
-    if not (coordinator or count or _DISTRIBUTED.value):
+    if not told and 'should be defined' in str(e):
       return
     raise ValueError(
         f'JAX finds no processes to work with here ({e}) name them by'
         ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
     ) from e
   except RuntimeError as e:
+    if not told and 'must be called before' in str(e):
+      return  # In a notebook, or behind other work of this process.
     where = coordinator or 'an address that JAX found'
     raise ValueError(
         f'cannot start the processes with the coordinator {where}:'
@@ -203,8 +203,9 @@ def _deadline(coordinator, count, index) -> threading.Timer:
         socket.create_connection((host, int(port)), timeout=1).close()
       except OSError as e:
         reason = f'it cannot be reached: {e.strerror or e}'
+    who = 'this process' if count is None else f'process {index} of {count}'
     print(
-        f'error: process {index} of {count} waited'
+        f'error: {who} waited'
         f' {_CONNECT_TIMEOUT.value} s (--connect_timeout) at {where}, but'
         f' {reason}; start all processes with the same --coordinator, process'
         ' 0 on its host',
