@@ -51,7 +51,7 @@ def begin(experiment: experiment_lib.Experiment,
         functools.partial(sharding.param_sharding, mesh))
     params, new = state_lib.inherit(params, loaded)
     print(f'starts from the weights in {experiment.source};'
-          f' new parameters: {_summary(new)}')
+          f' new parameters: {", ".join(new) or "none"}')
   state = jax.jit(create, out_shardings=shardings)(params)
   return state, shardings, None, None
 
