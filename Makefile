@@ -18,7 +18,7 @@ GPU := .venv-gpu
 PARITY := .venv-parity
 JAX := 0.10.2
 
-.PHONY: demo demo-memory test test-slow bench parity kernel-check \
+.PHONY: demo demo-memory demo-edit test test-slow bench parity kernel-check \
   kernel-budget plan-check plan-table clean
 
 demo: $(READY)
@@ -26,6 +26,9 @@ demo: $(READY)
 
 demo-memory: $(READY)
 	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR) --memory
+
+demo-edit: $(READY)
+	$(RUN) -m ttt_jax.demo_edit --workdir=$(WORKDIR)/edit
 
 test: $(READY)
 	$(RUN) -m pytest -q $(PYTEST_FLAGS) -m "not slow" tests
