@@ -24,18 +24,19 @@ _ROWS = 6
 
 def summary(message: str) -> str:
   """The compiler's message in one line: what it needs of what there is."""
-  found = re.search(
-      r'Used (\S+) of (\S+) (\w+)\. Exceeded', message
-  )
-  if found:
-    return f'the program takes {found[1]} of {found[2]} {found[3]}'
+  for regex in (
+      r'Used (\S+) of (\S+) \w+\. Exceeded',
+      r'required for .*?\((\S+)\) exceeds available HBM \((\S+)\)',
+  ):
+    if found := re.search(regex, message):
+      return f'the program takes {found[1]} of {found[2]}'
   return message.strip().splitlines()[0][:200]
 
 
 def culprits(message: str) -> list[str]:
   """The largest allocations that an out-of-memory message names, a line each.
 
-  Equal ones are added up.
+  Equal ones are joined. Some messages name none.
   """
   rows: dict[str, list[str]] = {}
   for entry in _ENTRY.finditer(message):

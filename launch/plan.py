@@ -64,7 +64,7 @@ def prepare(
   if mode not in MODES:
     raise ValueError(f'--mode is {mode!r}; legal are {", ".join(MODES)}')
   config.mesh = mesh
-  if 'implementation' in config.model or not config.get('backbone'):
+  if config.get('backbone', backbones.DEFAULT) == 'dit':
     with config.unlocked():
       # What the chip would choose; this host is none.
       if config.model.get('implementation') is None:
@@ -79,14 +79,11 @@ def prepare(
   if mode == 'train':
     experiment.check_config(config)
     return
-  heads = backbones.of(config).num_heads
-  if heads is None:
-    raise ValueError(
-        '--mode=sample plans the transformer; a U-Net is planned with'
-        ' --mode=train'
-    )
   # Sampling has no batch to split.
-  sharding.check_mesh(dict(mesh, data=1), batch_size=1, num_heads=heads)
+  sharding.check_mesh(
+      dict(mesh, data=1), batch_size=1,
+      num_heads=backbones.of(config).num_heads,
+  )  # pyformat: disable
 
 
 def plan(
@@ -134,9 +131,25 @@ def _plan_and_tell(config, mode, topology):
     return None
 
 
+def _elsewhere(config, mode, topology):
+  """What dominates where there is room: the compiler may not tell."""
+  larger = topology_lib.roomy(topology)
+  if larger is None:
+    return []
+  print(f'compiling for {larger.name} to see what takes the memory', flush=True)
+  try:
+    compiled = plan(config, mode, larger, _BUDGET.value, _CACHE.value)[1]
+  except compiled_lib.DoesNotFitError:
+    return []
+  return [
+      f'peak {compiled.peak / 2**30:.2f} GiB on {larger.name}',
+      *advice.largest(compiled.program),
+  ]
+
+
 def _does_not_fit(config, mode, topology, what, rows):
   print(f'does not fit {topology.name}: {what}')
-  print('what dominates:')
+  print('what dominates:' if rows else 'the compiler does not say of what')
   for row in rows:
     print(f'  {row}')
   print('what to change:')
@@ -171,7 +184,7 @@ def main(argv: Sequence[str]) -> int:
   except compiled_lib.DoesNotFitError as e:
     return _does_not_fit(
         config, mode, topology, advice.summary(e.message),
-        advice.culprits(e.message),
+        advice.culprits(e.message) or _elsewhere(config, mode, topology),
     )  # pyformat: disable
   found['at_the_peak'] = advice.largest(compiled.program)
   report.print_results(found, topology.chip)

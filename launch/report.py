@@ -73,7 +73,7 @@ def results(
   )
   model = sum(flops['model'].values())
   rate = model / (line.step * chips * topology.chip.flops)
-  times = config.steps if mode == 'train' else 1
+  times = config.steps if mode == 'train' else steps
   part = 2 * tokens * backbone.config.model_dim // mesh['sp'] if tokens else 0
   return dict(
       config=f'{config.name}, stage {config.stage}',
@@ -241,7 +241,7 @@ def print_results(found: dict[str, Any], chip: topology_lib.Chip) -> None:
     print(f'  {_SECONDS[name]:<44} {line[name]:8.2f}')
   print(f'roofline: a step takes {line["step"]:.2f} s (no less than'
         f' {line["bound"]:.2f}), model FLOPs utilisation {line["mfu"]:.1%};'
-        f' {found["steps"]:,} steps are {found["chip_hours"]:,.0f} chip-hours')
+        f' {found["steps"]:,} steps are {found["chip_hours"]:,.1f} chip-hours')
   for text in found['assumptions']:
     print(f'  assumed: {text}')
   print(f'traced in {found["trace_seconds"]:.0f} s, compiled in'

@@ -6,7 +6,8 @@
 
 Every row is a process of `launch.plan`, one after the other. What is compiled
 is kept in `--cache`, so that a run that was stopped goes on where it was; a
-changed program is compiled anew. The results go beside the table, as JSON.
+changed program is compiled anew. The results go beside the table, as JSON;
+rows that `--rows` leaves out stay there.
 """
 
 from __future__ import annotations
@@ -148,9 +149,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
   lines = [*head, *(_line(one) for one in found.values())]
   lines += [
       '',
-      'A sampling row is one of 50 denoising steps. "remat" says where the',
-      "blocks' inputs wait for the backward pass: on the chip (`layer`) or in",
-      "the host's memory (`offload`).",
+      'A sampling row is one denoising step, its chip-hours are those of a',
+      'video. "remat" says where the inputs of the blocks wait for the backward',
+      "pass: on the chip (`layer`) or in the host's memory (`offload`).",
       '',
       'Seconds of a step, each as if it were all:',
       '',
@@ -205,6 +206,16 @@ def _what(one: Mapping[str, Any]) -> str:
   return f'{stage} {one["mode"]}'
 
 
+def _write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
+  """The page and its JSON; rows that did not run now stay as they were."""
+  data = path.with_suffix('.json')
+  before = json.loads(data.read_text()) if data.exists() else {}
+  rows = {**before, **found}
+  rows = {row.name: rows[row.name] for row in ROWS if row.name in rows}
+  path.write_text(markdown(rows))
+  data.write_text(json.dumps(rows, indent=1) + '\n')
+
+
 def define_flags() -> None:
   """The flags of this command."""
   flags.DEFINE_string('out', None, 'Markdown file to write.')
@@ -238,9 +249,7 @@ def main(argv: Sequence[str]) -> int:
   if options.check and options.write:
     BUDGET.write_text(json.dumps(budget, indent=1) + '\n')
   if options.out:
-    path = pathlib.Path(options.out)
-    path.write_text(markdown(found))
-    path.with_suffix('.json').write_text(json.dumps(found, indent=1) + '\n')
+    _write(pathlib.Path(options.out), found)
   for line in lines:
     print(line)
   if options.check and not lines:

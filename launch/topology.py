@@ -15,6 +15,14 @@ from typing import Any
 from pallas_kernels import compile_gpu
 
 _GIB = 2**30
+# Read when libtpu loads: ask no metadata server, share with others, and do not
+# complain of a host without TPUs.
+_LIBTPU = {
+    'TPU_SKIP_MDS_QUERY': '1',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +115,8 @@ class Topology:
           ' and nvidia-cuda-nvcc-cu12'
       )
     else:
-      # Read when libtpu loads: ask no metadata server, share with others.
-      os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-      os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+      for name, value in _LIBTPU.items():
+        os.environ.setdefault(name, value)
       bounds = [2 if side % 2 == 0 else 1 for side in self.shape[:2]]
       described = dict(
           topology_name=self.name,
@@ -146,6 +153,22 @@ def parse(name: str) -> Topology:
         f' example {kind}:{example}'
     )
   return Topology(name, CHIPS[kind], tuple(map(int, sides)))
+
+
+def roomy(topology: Topology) -> Topology | None:
+  """As many of the chips with most memory; None if it has these, or GPUs.
+
+  What does not fit elsewhere can be compiled for them, to be looked at.
+  """
+  if topology.chip.is_gpu or topology.chip.name == 'v5p':
+    return None
+  sides, rest = [1, 1, 1], topology.chips
+  while rest % 2 == 0:
+    sides[sides.index(min(sides))] *= 2
+    rest //= 2
+  sides[sides.index(min(sides))] *= rest
+  shape = sorted(sides, reverse=True)
+  return parse('v5p:' + 'x'.join(map(str, shape)))
 
 
 def _servers(name, text):

@@ -34,6 +34,20 @@ def test_topologies():
 
 
 @pytest.mark.parametrize(
+    'name, larger',
+    [
+        ('v5e:16x16', 'v5p:8x8x4'),
+        ('v5e:1x1', 'v5p:1x1x1'),
+        ('v6e:3x2', 'v5p:3x2x1'),
+    ],
+)
+def test_as_many_chips_with_more_memory(name, larger):
+  assert topology.roomy(topology.parse(name)) == topology.parse(larger)
+  assert topology.roomy(topology.parse('v5p:8x8x4')) is None
+  assert topology.roomy(topology.parse('gpu:h100x8')) is None
+
+
+@pytest.mark.parametrize(
     'name, message',
     [
         ('v9:2x2', "unknown chip 'v9'; legal are v5e, v5p, v6e"),

@@ -51,11 +51,17 @@ def _config(stage='63s'):
 
 
 def test_what_the_compiler_says_of_memory():
-  assert advice.summary(_MESSAGE) == 'the program takes 25.51G of 15.75G hbm'
+  assert advice.summary(_MESSAGE) == 'the program takes 25.51G of 15.75G'
   assert advice.culprits(_MESSAGE) == [
       '4.00G x 2 bf16[16,4544,12288], backward layers/mlp/up/dot_general',
       '1.50G f32[42,3072], ',
   ]
+  short = (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required'
+      ' for HLO temporaries (34.00G) exceeds available HBM (15.75G).'
+  )
+  assert advice.summary(short) == 'the program takes 34.00G of 15.75G'
+  assert advice.culprits(short) == []
   assert advice.summary('RESOURCE_EXHAUSTED: other\nmore').endswith('other')
 
 

@@ -81,6 +81,18 @@ def test_the_page():
   assert len({row.count('|') for row in rows[4:]}) == 1
 
 
+def test_rows_that_did_not_run_stay(tmp_path):
+  first, second = (row.name for row in table.ROWS[:2])
+  path = tmp_path / 'plan.md'
+  table._write(path, {second: _plan(step=7)})
+  table._write(path, {first: _plan(step=8)})
+  table._write(path, {second: _plan(step=9)})
+  found = json.loads((tmp_path / 'plan.json').read_text())
+  assert list(found) == [first, second]
+  assert [one['roofline']['step'] for one in found.values()] == [8, 9]
+  assert path.read_text() == table.markdown(found)
+
+
 def test_what_a_plan_says_when_it_fails(monkeypatch, tmp_path):
   row = table.Row('3s', 'train', 'v9:1x1', 'data:1,sp:1')
   script = 'echo noise >&2; echo "error: no v9" >&2; exit 2'
