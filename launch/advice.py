@@ -84,7 +84,7 @@ def remedies(
 ) -> Iterator[str]:
   """Changes that make a step smaller and are legal, as flags."""
   mesh, heads = dict(config.mesh), backbones.of(config).num_heads
-  if mode == 'train' and config.model.get('remat', 'none') == 'none':
+  if mode == 'train' and config.model.get('remat') == 'none':
     yield '--config.model.remat=layer: only the inputs of the blocks wait'
   if mode == 'train' and heads and config.model.get('remat') == 'layer':
     yield '--config.model.remat=offload: they wait in the host\'s memory'

@@ -8,6 +8,7 @@ import functools
 import gzip
 import hashlib
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -73,7 +74,7 @@ def compile_program(
     arguments: `jax.ShapeDtypeStruct`s with shardings on the mesh.
     mesh: its devices need not exist.
     options: of the compiler.
-    cache: folder where results are kept by program, chips and options; None
+    cache: folder where results are kept by program, chips and settings; None
       always compiles.
 
   Raises:
@@ -134,4 +135,10 @@ def _key(lowered, mesh, options):
       lowered.as_text(), device.device_kind, str(mesh.devices.tolist()),
       version, json.dumps(options and dict(options), sort_keys=True),
   ]  # pyformat: disable
+  # Settings of the compiler that are not in the program.
+  whole += [
+      os.environ[name]
+      for name in ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
+      if name in os.environ
+  ]
   return hashlib.sha256('\n'.join(whole).encode()).hexdigest()[:32]

@@ -148,14 +148,16 @@ def _elsewhere(config, mode, topology):
 
 
 def _does_not_fit(config, mode, topology, what, rows):
+  """Says so; returns the same for JSON."""
+  change = list(advice.remedies(config, mode, topology))
   print(f'does not fit {topology.name}: {what}')
   print('what dominates:' if rows else 'the compiler does not say of what')
   for row in rows:
     print(f'  {row}')
   print('what to change:')
-  for row in advice.remedies(config, mode, topology):
+  for row in change:
     print(f'  {row}')
-  return 1
+  return dict(reason=what, dominates=rows, change=change)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -179,24 +181,22 @@ def main(argv: Sequence[str]) -> int:
   if _MESH.value:
     mesh = sharding.parse_mesh(_MESH.value)
   prepare(config, topology, mesh, mode)
+  found: dict[str, Any] = dict(config=config.name, topology=topology.name)
   try:
     found, compiled = plan(config, mode, topology, _BUDGET.value, _CACHE.value)
+    found['at_the_peak'] = rows = advice.largest(compiled.program)
+    report.print_results(found, topology.chip)
+    memory = found['memory']
+    fits = memory['margin'] >= 0
+    what = f'{memory["peak"]:,} of {memory["limit"]:,} bytes'
   except compiled_lib.DoesNotFitError as e:
-    return _does_not_fit(
-        config, mode, topology, advice.summary(e.message),
-        advice.culprits(e.message) or _elsewhere(config, mode, topology),
-    )  # pyformat: disable
-  found['at_the_peak'] = advice.largest(compiled.program)
-  report.print_results(found, topology.chip)
+    fits, what = False, advice.summary(e.message)
+    rows = advice.culprits(e.message) or _elsewhere(config, mode, topology)
+  if not fits:
+    found['does_not_fit'] = _does_not_fit(config, mode, topology, what, rows)
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + '\n')
-  memory = found['memory']
-  if memory['margin'] >= 0:
-    return 0
-  return _does_not_fit(
-      config, mode, topology,
-      f'{memory["peak"]:,} of {memory["limit"]:,} bytes', found['at_the_peak'],
-  )  # pyformat: disable
+  return 0 if fits else 1
 
 
 if __name__ == '__main__':

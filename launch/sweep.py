@@ -27,6 +27,8 @@ _GIB = 2**30
 # its gradient is made, and while it only runs: fitted to the compiler's peaks
 # of the 63 s stage (docs/plan.md), which they meet to a quarter.
 _BACKWARD, _FORWARD = 48, 17
+# By what they cost.
+_REMATS = ('', 'none', 'layer', 'offload')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Candidate:
   Attributes:
     mesh: sizes of its axes.
     microbatches: of a step.
-    remat: where the blocks' inputs wait, of `DiTConfig.remat`.
+    remat: where the blocks' inputs wait, of `DiTConfig.remat`; '' where the
+      config has no such field.
     memory: bytes a chip by the formula; 0 where it has none.
   """
 
@@ -49,10 +52,8 @@ class Candidate:
   def flags(self) -> str:
     """What to add to a command line."""
     mesh = f'--mesh=data:{self.mesh["data"]},sp:{self.mesh["sp"]}'
-    return (
-        f'{mesh} --config.microbatches={self.microbatches}'
-        f' --config.model.remat={self.remat}'
-    )
+    remat = f' --config.model.remat={self.remat}' if self.remat else ''
+    return f'{mesh} --config.microbatches={self.microbatches}{remat}'
 
   def apply(
       self, config: ml_collections.ConfigDict
@@ -61,7 +62,7 @@ class Candidate:
     config = copy.deepcopy(config)
     config.mesh = self.mesh
     config.microbatches = self.microbatches
-    if self.remat:
+    if 'remat' in config.model:
       config.model.remat = self.remat
     return config
 
@@ -73,14 +74,13 @@ def candidates(
 ) -> list[Candidate]:
   """All legal ways to use all chips, the ones that move least first.
 
-  That is: blocks' inputs stay on the chip, a small `sp`, few microbatches.
+  That is: as much as can stays on the chip, a small `sp`, few microbatches.
   """
   found, count = [], _count(config)
-  remats = ['none']
-  if mode == 'train':
-    remats = ['layer', 'offload']
-    if backbones.of(config).num_heads is None:
-      remats = [config.model.get('remat', '')]
+  # A config without the field keeps all; a U-Net has its own.
+  remats = [config.model.get('remat', '')]
+  if mode == 'train' and remats[0] and backbones.of(config).num_heads:
+    remats = _REMATS[1:]
   for mesh in advice.meshes(config, mode, topology.chips):
     several = [1]
     if mode == 'train':
@@ -91,7 +91,9 @@ def candidates(
             mesh, parts, remat,
             memory(config, mode, mesh, parts, remat, count),
         ))  # pyformat: disable
-  cost = lambda c: (c.remat == 'offload', c.mesh['sp'], c.microbatches)
+  cost = lambda c: (
+      _REMATS.index(c.remat), c.mesh['sp'], c.microbatches
+  )
   return sorted(found, key=cost)
 
 
@@ -131,7 +133,8 @@ def memory(
   # Two moments and a gradient, and its sum over microbatches.
   copies = 3 + (microbatches > 1) + (config.ema_decay > 0)
   state = 4 * (everything + copies * trained) / mesh['data']
-  waiting = 2 if remat == 'offload' else backbone.config.num_layers
+  layers = backbone.config.num_layers
+  waiting = dict(offload=2, layer=layers).get(remat, layers * _BACKWARD)
   return state + (waiting + _BACKWARD) * activation
 
 
