@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from configs import tune_a_video
 from ttt_jax import convert
 from ttt_jax import sharding
+from ttt_jax.convert import kinds
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.models.unet3d import unet
 
@@ -220,7 +222,11 @@ def test_models_that_do_not_fit(copy, part, fields, message):
 def test_other_generations(copy, name, title):
   change(copy / 'model_index.json', _class_name=name)
   for load in (
-      *(load for load, _, _ in PARTS.values()), stable_diffusion.load_schedule
+      *(load for load, _, _ in PARTS.values()),
+      stable_diffusion.load_schedule,
+      kinds.parts_of,
+      # Training reads the folder in its config.
+      lambda folder: tune_a_video.get_config(str(folder)),
   ):
     with pytest.raises(ValueError, match=f'is Stable Diffusion {title} '):
       load(copy)

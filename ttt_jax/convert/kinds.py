@@ -13,6 +13,7 @@ from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import kl_vae as convert_kl_vae
 from ttt_jax.convert import placing
+from ttt_jax.convert import stable_diffusion
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.convert import tree
 from ttt_jax.convert import unet as convert_unet
@@ -161,7 +162,12 @@ def of_config(config: Any) -> Kind:
 
 
 def parts_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Name -> folder of the models in `folder`: itself, or those of a whole."""
+  """Name -> folder of the models in `folder`: itself, or those of a whole.
+
+  Raises:
+    ValueError: a whole Stable Diffusion XL or 3.
+  """
+  stable_diffusion.check_generation(folder)
   if not (folder / 'config.json').is_file():
     parts = {
         name: folder / name
