@@ -7,6 +7,8 @@
 Compiles the trainer's own step, or sampling with guidance, with the TPU
 compiler, which runs on any host (pip install "jax[tpu]==0.10.2"). Memory,
 collectives and cycles are the compiler's; no time here was measured on a chip.
+Settings in LIBTPU_INIT_ARGS count: without those of `launch.xla_flags` a
+program waits for its all-to-alls.
 `--topology=gpu:h100x8` does the same with the CUDA plugin, without cycles.
 `--sweep` tries meshes, microbatches and where blocks' inputs wait, and
 recommends. Exit status 1 if nothing fits.
