@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-import pathlib
+import os
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 
@@ -74,7 +75,7 @@ class Experiment:
   """
 
   def __init__(self, config: ml_collections.ConfigDict,
-               workdir: str | pathlib.Path):
+               workdir: str | os.PathLike[str]):
     """Checks the config, the data set and the earlier stage.
 
     Raises:
@@ -82,7 +83,7 @@ class Experiment:
       FileNotFoundError: no data set, or no earlier stage.
     """
     check_config(config)
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     self.config, self.folder = config, workdir / config.stage
     self._backbone = backbones.of(config)
     self.abstract_params = self._backbone.abstract_params()
@@ -123,7 +124,7 @@ class Experiment:
     """What latents and texts mean: saved with the weights, JSON."""
     return self._manifest.identity()
 
-  def check_identity(self, saved: dict[str, Any], where: pathlib.Path) -> None:
+  def check_identity(self, saved: dict[str, Any], where: epath.Path) -> None:
     """Raises ValueError if weights in `where` saw other latents or texts."""
     for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
       ours = self.identity()[name]
@@ -142,8 +143,9 @@ class Experiment:
 
 
 def _open_data(config: ml_collections.ConfigDict,
-               workdir: pathlib.Path) -> latents_lib.LatentDataset:
-  folder = pathlib.Path(config.data.folder.replace('{workdir}', str(workdir)))
+               workdir: epath.Path) -> latents_lib.LatentDataset:
+  folder = epath.Path(
+      config.data.folder.replace('{workdir}', os.fspath(workdir)))
   if not folder.exists():
     raise FileNotFoundError(
         f'no data set in {folder}; make it with python -m ttt_jax.precompute'
@@ -172,12 +174,12 @@ def _open_data(config: ml_collections.ConfigDict,
 
 
 def _source(config: ml_collections.ConfigDict,
-            workdir: pathlib.Path) -> source_lib.Source | None:
+            workdir: epath.Path) -> source_lib.Source | None:
   """The weights that a fresh stage starts from, if any."""
   named = config.get('init_from', '')
   if not named and not config.previous_stage:
     return None
-  folder = pathlib.Path(named or workdir / config.previous_stage)
+  folder = epath.Path(named or workdir / config.previous_stage)
   if named.startswith(paths.PACKAGE):
     folder = paths.resolve(named)
   source = source_lib.find(folder, config.stage)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 
@@ -52,13 +52,13 @@ class Source:
       `manifest.Manifest.identity`; None for pre-trained weights.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   load: Callable[[Callable[..., Any]], Any]
   config: dit.DiTConfig | unet.UNet3DConfig | None = None
   identity: Callable[[], Mapping[str, Any] | None] = lambda: None
 
 
-def find(folder: pathlib.Path, stage: str) -> Source:
+def find(folder: epath.Path, stage: str) -> Source:
   """The weights in a folder, looked at but not read.
 
   Args:
