@@ -6,6 +6,7 @@ import pathlib
 import resource
 import shutil
 
+from etils import epath
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -300,3 +301,11 @@ def test_content_identity_is_of_the_content():
   assert identity == manifest_lib.content_identity('vae', Config(), same)
   assert identity != manifest_lib.content_identity('vae', Config(), other)
   assert identity != manifest_lib.content_identity('vae', Config(4), params)
+
+
+def test_a_data_set_in_a_bucket_has_tensorstore_s_name_of_it():
+  folder = epath.Path('gs://bucket/run/data')
+  where = arrays.spec(folder / 'mean')['kvstore']
+  assert where == 'gs://bucket/run/data/mean'
+  assert ts.KvStore.Spec(where).to_json()['bucket'] == 'bucket'
+  assert str(arrays.marker(folder, 7)).endswith('data/clips/000007.json')
