@@ -76,6 +76,7 @@ plan-check: $(TPU)/ready
 
 plan-table: $(TPU)/ready
 	$(TPU)/bin/python -m launch.table --out=docs/plan.md
+	$(TPU)/bin/python -m launch.costs
 
 $(TPU)/ready: requirements.txt
 	$(PYTHON) -m venv $(TPU)

@@ -47,9 +47,7 @@ def table(plans: Mapping[str, Mapping[str, Any]]) -> str:
     )
   for topology, parts in sums.items():
     if len(parts) > 1:
-      lines.append(
-          f'| all | {topology} | | | | | **{sum(parts):,.0f}** |'
-      )
+      lines.append(f'| all | {topology} | | | | | **{sum(parts):,.0f}** |')
   return '\n'.join(lines)
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from launch import cloud
 from launch import commands
+from launch import costs
 from launch import gke
 from launch import slurm
 from launch import tpu_vm
@@ -314,3 +315,34 @@ def test_compilers_know_the_flags(kind, monkeypatch):
   monkeypatch.setitem(xla_flags.SETTINGS, kind, (wrong,))
   assert 'xla_none' in xla_flags.unknown(kind)
   assert jax.default_backend() == 'cpu'
+
+
+def plan(stage, step, mode='train', topology='v5p:8x8x4'):
+  hours = 250 * step * 256 / 3600
+  return dict(
+      config=f'ttt_mlp_5b, stage {stage}', mode=mode, topology=topology,
+      mesh=dict(data=64, sp=4), steps=250, roofline=dict(step=step),
+      chip_hours=hours,
+  )  # pyformat: disable
+
+
+def test_costs_are_those_of_the_fastest_plans():
+  plans = dict(
+      a=plan('3s', 7.2), b=plan('63s', 72.0), c=plan('63s', 36.0),
+      d=plan('63s', 1.0, 'sample'), e=plan('63s', 144.0, topology='v5e:16x16'),
+  )  # pyformat: disable
+  assert costs.table(plans).splitlines()[2:] == [
+      '| 3s | v5p:8x8x4 | 64 x 4 | 7.2 | 250 | 0.5 | 128 |',
+      '| 63s | v5p:8x8x4 | 64 x 4 | 36.0 | 250 | 2.5 | 640 |',
+      '| 63s | v5e:16x16 | 64 x 4 | 144.0 | 250 | 10.0 | 2,560 |',
+      '| all | v5p:8x8x4 | | | | | **768** |',
+  ]
+
+
+def test_costs_are_put_into_the_page():
+  page = (ROOT / 'docs' / 'pods.md').read_text()
+  new = costs.renewed(page, 'TABLE')
+  assert costs.renewed(new, 'TABLE') == new
+  assert '-->\n\nTABLE\n\n<!--' in new
+  with pytest.raises(ValueError, match='has no marks'):
+    costs.renewed('', 'TABLE')
