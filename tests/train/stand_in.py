@@ -4,10 +4,10 @@ python -m tests.train.stand_in --config=tests/train/tiny_config.py \
     --workdir=DIR [--pause=SECONDS]
 """
 
-import pathlib
 import time
 
 from absl import flags
+from etils import epath
 import jax
 import jax.numpy as jnp
 from ml_collections import config_flags
@@ -59,11 +59,11 @@ class StandIn:
   def __init__(self, config, workdir, pause=0.0, poison=None):
     """`pause`: seconds a batch takes; `poison`: step whose batch is NaN."""
     self.config = config
-    self.folder = pathlib.Path(workdir) / config.stage
+    self.folder = epath.Path(workdir) / config.stage
     self.clips = [dict(name=f'clip-{i}') for i in range(CLIPS)]
     self.source = None
     if config.previous_stage:
-      self.source = pathlib.Path(workdir) / config.previous_stage
+      self.source = epath.Path(workdir) / config.previous_stage
     self._pause, self._poison = pause, poison
     self.abstract_params = jax.eval_shape(
         self.init, jax.eval_shape(lambda: jax.random.key(0))

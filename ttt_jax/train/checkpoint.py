@@ -49,8 +49,10 @@ class Checkpoints:
     self.folder = epath.Path(folder)
     self._config = identity.plain(config)
     logging.getLogger('absl').addFilter(disk.not_orbax)
+    root = self.folder / FOLDER
     self._manager = ocp.CheckpointManager(
-        (self.folder / FOLDER).resolve(),
+        # A bucket is not below the current folder.
+        root.resolve() if disk.is_local(root) else root,
         item_handlers={k: ocp.StandardCheckpointHandler() for k in saved.ARRAYS}
         | dict(meta=ocp.JsonCheckpointHandler()),
         options=ocp.CheckpointManagerOptions(

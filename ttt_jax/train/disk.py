@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import pathlib
 import shutil
 import threading
 from typing import Any
@@ -36,14 +37,13 @@ def is_local(folder: os.PathLike[str]) -> bool:
 
 def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
   """Copies the files of a local folder to another place, if it is another."""
-  folder = epath.Path(folder)
-  if folder == bucket:
+  if epath.Path(folder) == bucket:
     return
-  for path in folder.rglob('*'):
+  for path in pathlib.Path(folder).rglob('*'):
     if path.is_file():
-      copy = bucket / path.relative_to(folder)
+      copy = bucket / str(path.relative_to(folder))
       copy.parent.mkdir(parents=True, exist_ok=True)
-      path.copy(copy, overwrite=True)
+      epath.Path(path).copy(copy, overwrite=True)
 
 
 def check_space(folder: os.PathLike[str], tree: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from etils import epath
 
+from ttt_jax.train import disk
+
 FILE = 'goodput.json'
 _EVERY = 10.0  # seconds between two writes
 
@@ -87,6 +89,10 @@ class Goodput:
     if not self._active or not always and now - self._written < _EVERY:
       return
     self._written = now
+    text = json.dumps(self._file, indent=1) + '\n'
+    if not disk.is_local(self._path):  # Objects of a bucket appear whole.
+      self._path.write_text(text)
+      return
     draft = self._path.with_name(FILE + '.tmp')
-    draft.write_text(json.dumps(self._file, indent=1) + '\n')
+    draft.write_text(text)
     draft.replace(self._path)

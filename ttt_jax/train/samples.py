@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
+
+from etils import epath
+import jax
 
 from ttt_jax import editing
 from ttt_jax import pipeline
+from ttt_jax import sharding
 from ttt_jax import storyboard
 from ttt_jax.data import video
+from ttt_jax.train import disk
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 
@@ -31,26 +37,38 @@ def hook(
   if 'video' in config:
     return _edits(config, workdir) if config.edits else None
   board = storyboard.Storyboard.parse(experiment.clips[0]['storyboard'])
-  pipe = pipeline.VideoPipeline.from_config(config, None)
+  pipe = pipeline.VideoPipeline.from_config(config, None, _mesh(config))
 
-  def sample(params, step: int, folder: pathlib.Path) -> None:
+  def sample(params, step: int, folder: epath.Path) -> None:
     pipe.params = params
-    out = folder / 'samples' / f'{step:06d}.mp4'
-    out.parent.mkdir(exist_ok=True)
-    video.write_video(out, pipe(board, steps=_STEPS), fps=pipe.fps)
+    _write(pipe(board, steps=_STEPS), pipe.fps, step, folder)
 
   return sample
 
 
 def _edits(config, workdir):
-  pipe = editing.EditPipeline(config, None, workdir)
+  pipe = editing.EditPipeline(config, None, workdir, _mesh(config))
 
-  def sample(params, step: int, folder: pathlib.Path) -> None:
+  def sample(params, step: int, folder: epath.Path) -> None:
     pipe.params = params
     edits = pipe(config.edits, **config.sample)
-    out = folder / 'samples' / f'{step:06d}.mp4'
-    out.parent.mkdir(exist_ok=True)
     frames = editing.side_by_side(pipe.source, edits)
-    video.write_video(out, frames, fps=pipe.fps)
+    _write(frames, pipe.fps, step, folder)
 
   return sample
+
+
+def _mesh(config):
+  """That of training, where it is more than one device."""
+  mesh = sharding.make_mesh(config.mesh)
+  return mesh if mesh.size > 1 else None
+
+
+def _write(frames, fps, step, folder):
+  """Writes STAGE/samples/STEP.mp4, by one of several processes."""
+  if jax.process_index():
+    return
+  with tempfile.TemporaryDirectory() as draft:
+    out = pathlib.Path(draft, f'{step:06d}.mp4')
+    video.write_video(out, frames, fps=fps)
+    disk.mirror(draft, epath.Path(folder) / 'samples')
