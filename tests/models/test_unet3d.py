@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import jax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -182,6 +183,14 @@ def test_attention_of_a_few_frames_at_a_time():
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
         gradient(q, k, v, at_once), gradient(q, k, v, None),
     )  # pyformat: disable
+
+
+def test_splash_attention_of_lengths_that_fill_no_block():
+  q, keys = draw(6, 1, 40, 1, 8), draw(7, 2, 1, 1100, 1, 8)
+
+  with pltpu.force_tpu_interpret_mode():
+    found = attention.attend(q, *keys, None, 'splash')
+  np.testing.assert_allclose(found, attention.attend(q, *keys), atol=2e-6)
 
 
 @pytest.mark.slow
