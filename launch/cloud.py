@@ -97,7 +97,12 @@ def slice_of(name: str | None) -> Slice:
         ' tells which one your stage needs'
     )
   found = topology_lib.parse(name)
-  kind = KINDS[found.chip.name]
+  kind = KINDS.get(found.chip.name)
+  if kind is None:
+    raise ValueError(
+        f'--topology {name} is no slice of TPUs, such as v5p:4x8x8; GPUs are'
+        ' launched by python -m launch.slurm'
+    )
   sides = [int(n) for n in name.partition(':')[2].split('x')]
   ascending = sorted(sides)
   if ascending == [1, 2, 2]:  # The exception.

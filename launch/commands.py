@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -58,6 +59,8 @@ def run(commands: Sequence[Command], dry_run: bool) -> int:
       continue
     try:
       status = subprocess.run(command.words, check=False).returncode
+    except KeyboardInterrupt:  # How one ends to follow a log.
+      return 128 + signal.SIGINT
     except FileNotFoundError as e:
       raise FileNotFoundError(
           f'{command.words[0]} is not installed here; docs/pods.md says what'

@@ -129,6 +129,8 @@ class Runner:
     if self._stopped is not None:
       return commands.AGAIN
     with subprocess.Popen(command) as self._child:
+      if self._stopped is not None:  # While it was started.
+        self._child.terminate()
       status = self._child.wait()
     self._child = None
     return status if status >= 0 else 128 - status

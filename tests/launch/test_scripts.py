@@ -49,6 +49,7 @@ def test_slices_have_google_s_names():
     [
         (lambda: cloud.slice_of(None), '--topology is missing, for example v5'),
         (lambda: cloud.slice_of('v5p:4x4x16'), 'legal are v5p:2x2x1, v5p:2x2x'),
+        (lambda: cloud.slice_of('gpu:h100x8'), 'launch.slurm'),
         (lambda: cloud.check_zone('us', cloud.KINDS['v5p']),
          "--zone is 'us'; v5p is in us-central1-a, us-east5-a"),
         (lambda: commands.check_name('name', 'My_run'), 'a letter first'),
