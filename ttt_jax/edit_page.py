@@ -11,6 +11,7 @@ import numpy as np
 from ttt_jax import editing
 from ttt_jax.data import sheet
 from ttt_jax.data import video
+from ttt_jax.shapes import comparison
 
 _SHOWN = 4  # frames of a clip in a picture
 _ZOOM = 2
@@ -42,7 +43,14 @@ of x and y together.
 
 ![source and edits]({stem}.png)
 
-{means}
+{usual}
+
+{hard_count} of the edits leave neither colour of the source ("{hard_one}"). The
+inverted noise keeps the contrast of object and background, and where the text
+asks for another one the object gets lost in some frames. They are counted
+apart, and they are not good:
+
+{hard}
 
 Each edit, by the share of its frames that show all of it, and the correlation
 of its path:
@@ -116,9 +124,12 @@ def write(
   both = both.repeat(_ZOOM, axis=1).repeat(_ZOOM, axis=2)
   sheet.write_gif(beside('.gif'), both, fps)
   video.write_video(beside('.mp4'), both, fps=fps)
+  hard = [p for p in prompts if comparison.is_hard(p, prompt)]
   page.write_text(_TEXT.format(
       **settings, prompt=prompt, count=len(prompts), stem=page.stem,
-      frames=len(frames['source']), means=means(found), edits=edits(found),
+      frames=len(frames['source']), usual=means(found, 'usual'), edits=edits(found),
+      hard=means(found, 'hard'), hard_one=hard[0],
+      hard_count=len(hard),
       real=real[0],
       real_frames=real_frames.shape[1],
       times=table(['step', 'seconds'], [
@@ -145,12 +156,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(map(line, [head, ruler, *rows]))
 
 
-def means(found: Mapping[str, Any]) -> str:
-  """The means over the edits, by method."""
+def means(found: Mapping[str, Any], kind: str) -> str:
+  """The means over the 'usual' or the 'hard' edits, by method."""
   named = found['methods']
   rows = []
   for name, title in _MEANS.items():
-    values = [named[method]['mean'][name] for method in named]
+    values = [named[method]['mean'][kind][name] for method in named]
     form = '{:.2f}' if name in ('correlation', 'flicker') else '{:.0%}'
     rows.append([title, *map(form.format, values)])
   return table(['mean over the edits', *named], rows)
