@@ -61,7 +61,11 @@ def run(config, params, batch, mesh):
   """Loss, gradients, diagnostics and a sample: {quantity: array}."""
   layout = sharding.Layout(mesh)
   module = dit.DiffusionTransformer(config, layout)
+  spread = params
   if mesh is not None:
+    # For sampling they are split over both axes.
+    both = lambda x: sharding.param_sharding(mesh, x, sharding.AXES)
+    spread = jax.device_put(params, jax.tree.map(both, params))
     params = jax.device_put(params, sharding.tree_shardings(mesh, params))
     batch = sharding.put_batch(mesh, batch)
 
@@ -91,7 +95,7 @@ def run(config, params, batch, mesh):
     )  # pyformat: disable
 
   loss, grads = losses(params, batch)
-  out = dict(loss=loss, sample=sample(params, batch))
+  out = dict(loss=loss, sample=sample(spread, batch))
   out |= optimizer.flat(grads) | diagnose(params, batch)
   return jax.device_get(out)
 
