@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ttt_jax import distributed
+from ttt_jax import paths
 from ttt_jax.train import disk
 from ttt_jax.train import identity
 from ttt_jax.train import saved
@@ -52,7 +53,7 @@ class Checkpoints:
     root = self.folder / FOLDER
     self._manager = ocp.CheckpointManager(
         # A bucket is not below the current folder.
-        root.resolve() if disk.is_local(root) else root,
+        root if paths.in_bucket(root) else root.resolve(),
         item_handlers={k: ocp.StandardCheckpointHandler() for k in saved.ARRAYS}
         | dict(meta=ocp.JsonCheckpointHandler()),
         options=ocp.CheckpointManagerOptions(

@@ -15,6 +15,8 @@ from typing import Any
 from etils import epath
 import jax
 
+from ttt_jax import paths
+
 
 def is_full(error: BaseException | None) -> bool:
   """Whether an error, or one it came from, says that no space is left."""
@@ -30,11 +32,6 @@ def is_full(error: BaseException | None) -> bool:
   return False
 
 
-def is_local(folder: os.PathLike[str]) -> bool:
-  """Whether a folder is none of a bucket such as gs://name/folder."""
-  return '://' not in os.fspath(folder)
-
-
 def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
   """Copies the files of a local folder to another place, if it is another."""
   if epath.Path(folder) == bucket:
@@ -48,7 +45,7 @@ def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
 
 def check_space(folder: os.PathLike[str], tree: Any) -> None:
   """Raises OSError ENOSPC if the arrays of `tree` have no room in `folder`."""
-  if not is_local(folder):
+  if paths.in_bucket(folder):
     return
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
   free = shutil.disk_usage(folder).free

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from ttt_jax.train import disk
+from ttt_jax import paths
 
 FILE = 'goodput.json'
 _EVERY = 10.0  # seconds between two writes
@@ -90,7 +90,7 @@ class Goodput:
       return
     self._written = now
     text = json.dumps(self._file, indent=1) + '\n'
-    if not disk.is_local(self._path):  # Objects of a bucket appear whole.
+    if paths.in_bucket(self._path):  # Objects of a bucket appear whole.
       self._path.write_text(text)
       return
     draft = self._path.with_name(FILE + '.tmp')

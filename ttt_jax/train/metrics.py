@@ -18,6 +18,7 @@ from etils import epath
 import numpy as np
 import tensorboardX
 
+from ttt_jax import paths
 from ttt_jax.train import disk
 
 LOG = 'metrics.jsonl'
@@ -79,7 +80,7 @@ class Writer:
     if not active:
       return
     self._folder = pathlib.Path(folder)
-    if not disk.is_local(folder):
+    if paths.in_bucket(folder):
       self._folder = pathlib.Path(tempfile.mkdtemp())
     self._folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(folder) if row['step'] <= step]

@@ -8,6 +8,7 @@ import tempfile
 from etils import epath
 import jax
 
+from ttt_jax import paths
 from ttt_jax.train import disk
 
 FOLDER = 'profile'
@@ -38,7 +39,7 @@ class Profile:
     """Begins a trace before the first step of the window."""
     if step == self._first and jax.process_index() == 0:
       self._local = str(self._folder)
-      if not disk.is_local(self._folder):
+      if paths.in_bucket(self._folder):
         self._local = tempfile.mkdtemp()
       jax.profiler.start_trace(self._local)
 
