@@ -19,7 +19,9 @@ from ttt_jax.shapes import judge
 from ttt_jax.shapes import tokenizer
 
 MODEL = 'package:ttt_jax/assets/shapes_sd'
-PROMPTS = ('a red circle over a blue field', 'a yellow square over green checks')
+PROMPTS = (
+    'a red circle over a blue field', 'a yellow star over green stripes'
+)  # pyformat: disable
 STEPS, GUIDANCE = 10, 4.0
 
 

@@ -37,6 +37,13 @@ def test_the_truth_is_followed():
   assert set(found.aspects.values()) == {1.0}
 
 
+def test_a_texture_may_begin_with_either_tone():
+  frame = np.array(world.background('green', 'checks', True)).astype(np.uint8)
+  usual = world.background('green', 'checks')
+  assert (frame != usual).any(-1).all()
+  assert judge.see(frame).texture == 'checks'
+
+
 @pytest.mark.parametrize('prompt,aspect', [
     ('a red square over a green field', 'shape'),
     ('a blue circle over a green field', 'colour'),

@@ -38,7 +38,8 @@ def test_textures_have_two_tones():
     ground = world.background('blue', texture)
     assert len(np.unique(ground.reshape(-1, 3), axis=0)) == tones
   stripes = world.background('blue', 'stripes')
-  assert (stripes[0] != stripes[8]).any() and (stripes[0, 0] == stripes[0]).all()
+  assert (stripes[0] != stripes[8]).any()
+  assert (stripes[0] == stripes[0, 0]).all()
 
 
 def test_random_objects_are_whole():

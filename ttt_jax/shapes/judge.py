@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 
 import numpy as np
 from scipy import ndimage
@@ -103,12 +104,14 @@ def see(frame: np.ndarray) -> Sight:
 def _background(frame, size):
   """Colour and texture, and the pixels that are of something else."""
   best, found = _LEAST_BACKGROUND, (None, None, None)
-  for colour in world.COLOURS:
-    for texture in world.TEXTURES:
-      ground = world.background(colour, texture, size)
-      outside = np.sqrt(np.square(frame - ground).sum(-1)) > _FOREGROUND
-      if 1 - outside.mean() > best:
-        best, found = 1 - outside.mean(), (colour, texture, outside)
+  for colour, texture, flipped in itertools.product(
+      world.COLOURS, world.TEXTURES, (False, True)
+  ):
+    # A caption does not say which of the two tones comes first.
+    ground = world.background(colour, texture, flipped, size)
+    outside = np.sqrt(np.square(frame - ground).sum(-1)) > _FOREGROUND
+    if 1 - outside.mean() > best:
+      best, found = 1 - outside.mean(), (colour, texture, outside)
   return found
 
 

@@ -165,14 +165,26 @@ def _distance(at: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def background(colour: str, texture: str, size: int = SIZE) -> np.ndarray:
-  """A picture without an object, float64 [size, size, 3], read only."""
-  tile = np.arange(size) // _TILE % 2
+def background(
+    colour: str, texture: str, flipped: bool = False, size: int = SIZE
+) -> np.ndarray:
+  """A picture without an object.
+
+  Args:
+    colour: of `COLOURS`.
+    texture: of `TEXTURES`.
+    flipped: its two tones exchanged, which scenes never are; a field has one.
+    size: pixels a side.
+
+  Returns:
+    float64 [size, size, 3], read only.
+  """
+  tile = (np.arange(size) // _TILE + flipped) % 2
   rows, columns = tile[:, None], tile[None]
   dark = {
       'field': np.zeros((size, size), int),
       'stripes': np.broadcast_to(rows, (size, size)),
-      'checks': rows ^ columns,
+      'checks': rows ^ columns ^ flipped,
   }[texture]
   out = np.where(dark[..., None], _DARK, 1.0) * np.array(COLOURS[colour])
   out.setflags(write=False)
@@ -185,7 +197,9 @@ def render(scene: Scene, *more: Scene, size: int = SIZE) -> np.ndarray:
   Returns:
     uint8 [size, size, 3]; edges are antialiased.
   """
-  out = background(scene.look.background, scene.look.texture, size)
+  out = background(
+      scene.look.background, scene.look.texture, size=size
+  )
   for each in (scene, *more):
     share = coverage(each.look.shape, each.x, each.y, each.radius, size)
     out = out + share[..., None] * (np.array(COLOURS[each.look.colour]) - out)
