@@ -175,6 +175,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
   for name, one in found.items():
     rows = '; '.join(f'`{row}`' for row in one['at_the_peak'][:2])
     lines.append(f'- {name}: {rows}')
+  if missing := [row.name for row in ROWS if row.name not in found]:
+    lines += ['', f'Not compiled yet: {", ".join(missing)}.']
   return '\n'.join(lines) + '\n'
 
 

@@ -76,6 +76,7 @@ def test_the_page():
       ' 0 | 5 | 50.0 | 25% | 250 | 900.0 |'
   ) in page
   assert page.count('459 TFLOP/s') == 1
+  assert f'Not compiled yet: {table.ROWS[0].name}, ' in page
   rows = [l for l in page.splitlines() if l.startswith('|')]
   assert len({row.count('|') for row in rows[:4]}) == 1
   assert len({row.count('|') for row in rows[4:]}) == 1
