@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     'mixer, segments',
-    [('ttt_linear', 2), pytest.param('ttt_mlp', 1, marks=pytest.mark.slow)],
+    [('ttt_linear', 2), pytest.param('ttt_mlp', 3, marks=pytest.mark.slow)],
 )
 def test_every_mesh_gives_what_one_device_gives(mixer, segments):
   out = subprocess.run(

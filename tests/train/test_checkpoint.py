@@ -18,6 +18,7 @@ from ttt_jax.train import checkpoint
 from ttt_jax.train import disk
 from ttt_jax.train import identity
 from ttt_jax.train import loop
+from ttt_jax.train import saved
 from ttt_jax.train import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -117,6 +118,22 @@ def test_load_params_merges_the_average(finished):
   plain, _ = checkpoint.load_params(workdir / 'one', ema=False)
   jax.tree.map(np.testing.assert_array_equal, plain, state.params)
   assert (plain['readout']['kernel'] != params['readout']['kernel']).any()
+
+
+def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
+  """As versions before several processes wrote it."""
+  path, = (copied / 'one/checkpoints/12/meta').glob('metadata')
+  meta = json.loads(path.read_text())
+  whole = int(saved.fingerprint(checkpoint._items(finished[1])))
+  path.write_text(json.dumps(meta | dict(fingerprint=whole)))
+  state = loop.train(stand_in.StandIn(tiny_config.get_config(), copied))
+  assert not (copied / 'one/damaged-12').exists()
+  jax.tree.map(
+      np.testing.assert_array_equal, jax.device_get(state), finished[1]
+  )
+  path.write_text(json.dumps(meta | dict(fingerprint=whole ^ 1)))
+  with pytest.warns(UserWarning, match='not those that were saved'):
+    loop.train(stand_in.StandIn(tiny_config.get_config(), copied))
 
 
 def test_no_checkpoint_names_the_command(tmp_path):

@@ -122,4 +122,4 @@ def test_a_file_that_was_cut_off_or_is_of_another_run(time, tmp_path):
 @pytest.mark.parametrize('window', ['5', '5:4', '0:3', 'a:b', '3:'])
 def test_windows_to_profile_that_cannot_be(window, tmp_path):
   with pytest.raises(ValueError, match='FIRST:LAST, for example 100:105'):
-    profile_lib.Profile(window, tmp_path)
+    profile_lib.Profile(window, tmp_path, 9)

@@ -88,7 +88,8 @@ def train(
 
 def _train(experiment, sample, profile):
   config, folder = experiment.config, experiment.folder
-  profile = profile_lib.Profile(profile or config.get('profile', ''), folder)
+  profile = profile_lib.Profile(
+      profile or config.get('profile', ''), folder, config.steps)
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check()
   sharding.check_mesh(

@@ -20,8 +20,19 @@ class Profile:
   TensorBoard and Perfetto show what it leaves in `folder`/profile.
   """
 
-  def __init__(self, window: str, folder: str | os.PathLike[str]):
-    """`window` is 'FIRST:LAST', or '' for none; raises ValueError."""
+  def __init__(
+      self, window: str, folder: str | os.PathLike[str], steps: int
+  ):
+    """Takes the window.
+
+    Args:
+      window: 'FIRST:LAST', or '' for none.
+      folder: of the stage.
+      steps: of the stage; the window ends with it.
+
+    Raises:
+      ValueError: another window.
+    """
     self._folder = epath.Path(folder) / FOLDER
     self._first = self._last = 0
     if not window:
@@ -33,7 +44,7 @@ class Profile:
           f'the window of steps to profile is {window!r}; it must be'
           ' FIRST:LAST, for example 100:105'
       )
-    self._first, self._last = int(first), int(last)
+    self._first, self._last = int(first), min(int(last), steps)
 
   def before(self, step: int) -> None:
     """Begins a trace before the first step of the window."""
