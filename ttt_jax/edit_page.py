@@ -71,10 +71,10 @@ network from noise that knows nothing of the clip.
 ## A clip of a camera
 
 The same commands on {real_frames} frames of the quickstart's clip of bikes
-("{real}"), with the same small models. They run; the result is no edit that anyone wants.
-The models have seen flat colours and five shapes: the autoencoder blurs what is
-neither, and the words of the texts mean nothing to them but colours and
-textures. For real clips bring a real Stable Diffusion 1.x or 2.x: the commands
+("{real}"), with the same small models. They run; the result is no edit that
+anyone wants. The models have seen flat colours and five shapes: the autoencoder
+blurs what is neither, and of the texts they know the colours and the textures
+alone. For real clips bring a real Stable Diffusion 1.x or 2.x: the commands
 stay the same, `--config=configs/tune_a_video.py:FOLDER`.
 
 ![source and edits]({stem}_bikes.png)
