@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from configs import tune_a_video
+from configs import tune_dit
+from tests.train import test_experiment
 from ttt_jax import convert
 from ttt_jax import editing
 from ttt_jax import pipeline
 from ttt_jax.data import latents
 from ttt_jax.data import one_clip
+from ttt_jax.data import sheet
 from ttt_jax.data import video
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
@@ -136,7 +139,7 @@ def test_the_untuned_pipeline_differs_from_the_tuned(run, pipe):
 def test_side_by_side():
   source = np.zeros((2, 4, 6, 3), np.uint8)
   edits = np.stack([source + i for i in range(1, 6)])
-  grid = editing.side_by_side(source, edits)
+  grid = sheet.side_by_side(source, edits)
   assert grid.shape == (2, 8, 24, 3)
   values = grid[1, ::4, ::6, 0]
   assert values.tolist() == [[0, 1, 2, 3], [4, 5, 255, 255]]
@@ -207,3 +210,39 @@ def test_a_folder_without_a_part(tmp_path):
   shutil.rmtree(tmp_path / 'sd/vae')
   with pytest.raises(ValueError, match='has no vae'):
     tune_a_video.get_config(str(tmp_path / 'sd'))
+
+
+@pytest.mark.slow
+def test_the_same_on_the_transformer(clip, tmp_path):
+  # A stage of the quickstart, small and untrained.
+  stage = test_experiment._config()
+  stage.text.length = 24
+  stage.model.text_dim = 384
+  texts = one_clip.text_encoder(stage)
+  test_experiment._save_stage(
+      tmp_path / 'first', stage,
+      dict(
+          vae_identity=one_clip.video_encoder(stage).identity,
+          text_identity=texts.identity,
+          scene_token_ids=list(texts.scene_token_ids),
+      ),
+  )  # pyformat: disable
+  config = tune_dit.get_config(str(tmp_path / 'first'))
+  frames = np.random.default_rng(1).integers(0, 256, (50, 32, 32, 3))
+  video.write_video(tmp_path / 'long.mp4', frames.astype(np.uint8), fps=16)
+  config.video, config.prompt = str(tmp_path / 'long.mp4'), 'a cat'
+  config.edits = ('a dog',)
+  config.steps = config.sample_every = config.checkpoint_every = 2
+  config.diagnose_every = 0
+  config.sample.steps = STEPS
+  one_clip.prepare(config, tmp_path)
+  experiment = experiment_lib.Experiment(config, tmp_path)
+  loop.train(experiment, samples.hook(experiment, tmp_path))
+  assert (tmp_path / 'tune/samples/000002.mp4').is_file()
+  pipe = pipeline.EditPipeline.load(tmp_path / 'tune')
+  assert pipe.is_inverted(STEPS)
+  edits = pipe(['a dog', 'a house'], steps=STEPS, guidance=6.0)
+  assert edits.shape == (2, *pipe.source.shape) == (2, 49, 32, 32, 3)
+  config.video = str(clip)
+  with pytest.raises(ValueError, match='49 are needed'):
+    one_clip.prepare(config, tmp_path / 'short')

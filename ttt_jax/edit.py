@@ -73,7 +73,7 @@ def main(_) -> None:
       f'{i:02d}_{_slug(prompt)}': frames
       for i, (prompt, frames) in enumerate(zip(prompts, edits), 1)
   }
-  results['side_by_side'] = editing.side_by_side(pipe.source, edits)
+  results['side_by_side'] = sheet.side_by_side(pipe.source, edits)
   for name, frames in results.items():
     video.write_video(out / f'{name}.mp4', frames, fps=pipe.fps)
     sheet.write_gif(out / f'{name}.gif', frames, pipe.fps)

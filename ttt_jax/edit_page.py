@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ttt_jax import editing
 from ttt_jax.data import sheet
 from ttt_jax.data import video
 from ttt_jax.shapes import comparison
@@ -125,7 +124,7 @@ def write(
       len(found['methods']),
   )
   picture(beside('_bikes.png'), real_frames, real, 2)
-  both = editing.side_by_side(frames['source'], frames[full])
+  both = sheet.side_by_side(frames['source'], frames[full])
   both = both.repeat(_ZOOM, axis=1).repeat(_ZOOM, axis=2)
   sheet.write_gif(beside('.gif'), both, fps)
   video.write_video(beside('.mp4'), both, fps=fps)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import functools
+import io
 import os
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
@@ -28,8 +29,6 @@ from ttt_jax.diffusion import samplers
 from ttt_jax.train import checkpoint
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import state as state_lib
-
-_COLUMNS = 4  # of `side_by_side`
 
 # Called with the number of steps done, inversion first.
 OnStep = Callable[[int], None]
@@ -70,11 +69,11 @@ class EditPipeline:
           ' a run of configs/tune_a_video.py or configs/tune_dit.py'
       )
     self.config, self.params = config, params
-    self._folder = pathlib.Path(workdir) / config.stage / 'inverted'
+    self._folder = epath.Path(workdir) / config.stage / 'inverted'
     self._backbone = backbones.of(config)
     self._geometry = backbones.geometry(config)
     dataset = latents_lib.LatentDataset(
-        one_clip.folder_of(config, pathlib.Path(workdir))
+        one_clip.folder_of(config, workdir)
     )
     self.latents = dataset[0]['mean']
     self.fps = self._geometry.fps
@@ -156,17 +155,18 @@ class EditPipeline:
     """
     path, text = self._inverted(steps)
     if path.exists():
-      return np.load(path, allow_pickle=False)
+      return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     grid = backbones.ddim_grid(self.config, steps)
     noise = self._with_ticks(
         on_step,
         lambda: self._invert(self.params, self.latents[None], text, grid=grid),
     )
     self._folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{os.getpid()}.tmp')
-    with open(part, 'wb') as file:
-      np.save(file, np.asarray(noise))
-    os.replace(part, path)
+    content = io.BytesIO()
+    np.save(content, np.asarray(noise))
+    part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    part.write_bytes(content.getvalue())
+    part.replace(path)
     return noise
 
   def __call__(
@@ -237,7 +237,7 @@ class EditPipeline:
       out += [self._video.decode(x) for x in np.asarray(latents)[:count]]
     return np.stack(out)
 
-  def _inverted(self, steps: int) -> tuple[pathlib.Path, np.ndarray]:
+  def _inverted(self, steps: int) -> tuple[epath.Path, np.ndarray]:
     """The file of an inversion, and the text that it reads."""
     text = self._encode([self.config.inversion_prompt])
     weights = int(checkpoint.fingerprint((self.params, text)))
@@ -278,25 +278,3 @@ class EditPipeline:
     )
     noise = jax.numpy.broadcast_to(noise, (len(text), *noise.shape[1:]))
     return samplers.ddim(network, noise, grid, scales, on_step=self._tick)
-
-
-def side_by_side(source: np.ndarray, edits: np.ndarray) -> np.ndarray:
-  """The clip and its edits as one video, in rows of at most four.
-
-  Args:
-    source: uint8 [F', H, W, 3].
-    edits: uint8 [n, F', H, W, 3].
-
-  Returns:
-    uint8 [F', rows H, columns W, 3]; places left over are white.
-  """
-  videos = np.concatenate([source[None], edits])
-  columns = min(len(videos), _COLUMNS)
-  rows = -(-len(videos) // columns)
-  empty = np.full_like(videos[:1], 255)
-  videos = np.concatenate([videos] + [empty] * (rows * columns - len(videos)))
-  grid = videos.reshape(rows, columns, *source.shape)
-  # [rows, columns, F, H, W, 3] -> [F, rows, H, columns, W, 3]
-  grid = grid.transpose(2, 0, 3, 1, 4, 5)
-  frames, height, width = source.shape[:3]
-  return grid.reshape(frames, rows * height, columns * width, 3)

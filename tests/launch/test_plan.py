@@ -10,7 +10,6 @@ import pytest
 
 from configs import quickstart
 from configs import ttt_video
-from configs import tune_a_video
 from launch import budget
 from launch import compiled
 from launch import hlo
@@ -194,12 +193,4 @@ def test_modes(mode, mesh, message):
   with pytest.raises(ValueError, match=message):
     plan.prepare(
         ttt_video.get_config('3s'), topology.parse('v5p:8x8x4'), mesh, mode
-    )
-
-
-def test_a_u_net_is_planned_in_training_only():
-  config = tune_a_video.get_config()
-  with pytest.raises(ValueError, match='a U-Net is planned with --mode=train'):
-    plan.prepare(
-        config, topology.parse('v5e:1x1'), dict(data=1, sp=1), 'sample'
     )

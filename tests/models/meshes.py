@@ -1,10 +1,11 @@
 """Compares a small network on meshes of eight devices with one device.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.models.meshes MIXER SEGMENTS
+        python -m tests.models.meshes MIXER SEGMENTS DATA...
 
 prints, as JSON, the largest error of each quantity relative to its largest
-value, for every mesh: {mesh: {quantity: error}}.
+value, for every mesh: {mesh: {quantity: error}}. DATA are the sizes of the
+mesh axis `data`, 8 / DATA those of `sp`.
 """
 
 import functools
@@ -100,12 +101,12 @@ def run(config, params, batch, mesh):
   return jax.device_get(out)
 
 
-def main(mixer, segments):
+def main(mixer, segments, *sizes):
   model, batch = config(mixer), data(int(segments))
   params = parameters(model)
   want = run(model, params, batch, None)
   report = {}
-  for n in (8, 4, 2, 1):
+  for n in map(int, sizes):
     shape = dict(data=n, sp=8 // n)
     got = run(model, params, batch, sharding.make_mesh(shape))
     report[str(shape)] = {

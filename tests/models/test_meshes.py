@@ -19,12 +19,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    'mixer, segments',
-    [('ttt_linear', 2), pytest.param('ttt_mlp', 3, marks=pytest.mark.slow)],
+    'mixer, segments, sizes',
+    [
+        ('ttt_linear', 2, (2, 1)),
+        pytest.param('ttt_linear', 2, (8, 4), marks=pytest.mark.slow),
+        pytest.param('ttt_mlp', 3, (8, 4, 2, 1), marks=pytest.mark.slow),
+    ],
 )
-def test_every_mesh_gives_what_one_device_gives(mixer, segments):
+def test_every_mesh_gives_what_one_device_gives(mixer, segments, sizes):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.models.meshes', mixer, str(segments)],
+      [sys.executable, '-m', 'tests.models.meshes', mixer, str(segments),
+       *map(str, sizes)],
       cwd=ROOT, capture_output=True, text=True, check=False,
       env=dict(
           os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
@@ -35,7 +40,7 @@ def test_every_mesh_gives_what_one_device_gives(mixer, segments):
   copied = r'Involuntary full rematerialization.*jit\(losses\)'
   assert not re.search(copied, out.stderr), out.stderr
   report = json.loads(out.stdout)
-  assert len(report) == 4
+  assert len(report) == len(sizes)
   for mesh, errors in report.items():
     assert {'loss', 'sample', 'layers/seq/ttt/w1'} <= set(errors)
     assert max(errors.values()) < 1e-5, (mesh, errors)

@@ -12,9 +12,8 @@ from ttt_jax.models import rope
 from ttt_jax.models import ttt
 
 
-@pytest.mark.parametrize(
-    'inner', ['ttt_linear', pytest.param('ttt_mlp', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # The kernels alone are compared in tests/kernels.
+@pytest.mark.parametrize('inner', ['ttt_linear', 'ttt_mlp'])
 def test_the_layer_is_the_same_on_every_implementation(inner):
   order = token_order.TokenOrder(2, 2, 3, 3, 5)
   fill = 3

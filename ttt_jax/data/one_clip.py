@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import pathlib
+import os
 
+from etils import epath
 import ml_collections
 import numpy as np
 
@@ -20,10 +21,10 @@ from ttt_jax.models.text import encoder as text_lib
 
 
 def folder_of(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> pathlib.Path:
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> epath.Path:
   """Where the data set of a config lies."""
-  return pathlib.Path(config.data.folder.replace('{workdir}', str(workdir)))
+  return epath.Path(config.data.folder.replace('{workdir}', str(workdir)))
 
 
 def video_encoder(config: ml_collections.ConfigDict):
@@ -102,7 +103,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def prepare(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
 ) -> None:
   """Encodes the clip of a config, unless its data set is there.
 
@@ -116,7 +117,7 @@ def prepare(
   """
   check(config)
   geometry = backbones.geometry(config)
-  folder = folder_of(config, pathlib.Path(workdir))
+  folder = folder_of(config, workdir)
   fingerprint = _fingerprint(config)
   texts = text_encoder(config)
   embeddings = texts.encode([config.prompt, *config.edits, ''])

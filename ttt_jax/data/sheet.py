@@ -1,4 +1,4 @@
-"""A video at a glance: frames side by side in one PNG, and GIFs."""
+"""A video at a glance: frames or videos side by side, PNGs and GIFs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
+
+_COLUMNS = 4  # of `side_by_side`
 
 
 def segment_frames(frames: np.ndarray, segments: int) -> np.ndarray:
@@ -93,6 +95,28 @@ def write_gif(
       path, first.save, 'GIF', save_all=True, append_images=rest,
       duration=round(1000 / fps), loop=0,
   )  # pyformat: disable
+
+
+def side_by_side(source: np.ndarray, edits: np.ndarray) -> np.ndarray:
+  """The clip and its edits as one video, in rows of at most four.
+
+  Args:
+    source: uint8 [F, H, W, 3].
+    edits: uint8 [n, F, H, W, 3].
+
+  Returns:
+    uint8 [F, rows H, columns W, 3]; places left over are white.
+  """
+  videos = np.concatenate([source[None], edits])
+  columns = min(len(videos), _COLUMNS)
+  rows = -(-len(videos) // columns)
+  empty = np.full_like(videos[:1], 255)
+  videos = np.concatenate([videos] + [empty] * (rows * columns - len(videos)))
+  grid = videos.reshape(rows, columns, *source.shape)
+  # [rows, columns, F, H, W, 3] -> [F, rows, H, columns, W, 3]
+  grid = grid.transpose(2, 0, 3, 1, 4, 5)
+  frames, height, width = source.shape[:3]
+  return grid.reshape(frames, rows * height, columns * width, 3)
 
 
 def _save(path, save: Callable[..., None], *args, **options) -> None:

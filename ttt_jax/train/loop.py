@@ -51,9 +51,17 @@ def begin(experiment: experiment_lib.Experiment,
         functools.partial(sharding.param_sharding, mesh))
     params, new = state_lib.inherit(params, loaded)
     print(f'starts from the weights in {experiment.source};'
-          f' new parameters: {", ".join(new) or "none"}')
+          f' new parameters: {_summary(new)}')
   state = jax.jit(create, out_shardings=shardings)(params)
   return state, shardings, None, None
+
+
+def _summary(paths: list[str]) -> str:
+  """Paths of parameters in few words: what blocks share is said once."""
+  if len(paths) > 20:
+    shared = dict.fromkeys(path.partition('/')[2] for path in paths)
+    paths = [f'*/{path}' for path in shared]
+  return ', '.join(paths) or 'none'
 
 
 def train(

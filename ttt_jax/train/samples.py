@@ -13,6 +13,7 @@ from ttt_jax import editing
 from ttt_jax import pipeline
 from ttt_jax import sharding
 from ttt_jax import storyboard
+from ttt_jax.data import sheet
 from ttt_jax.data import video
 from ttt_jax.train import disk
 from ttt_jax.train import experiment as experiment_lib
@@ -52,7 +53,7 @@ def _edits(config, workdir):
   def sample(params, step: int, folder: epath.Path) -> None:
     pipe.params = params
     edits = pipe(config.edits, **config.sample)
-    frames = editing.side_by_side(pipe.source, edits)
+    frames = sheet.side_by_side(pipe.source, edits)
     _write(frames, pipe.fps, step, folder)
 
   return sample
