@@ -120,6 +120,20 @@ def test_load_params_merges_the_average(finished):
   assert (plain['readout']['kernel'] != params['readout']['kernel']).any()
 
 
+def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
+  monkeypatch.chdir(copied.parent)
+  params, _ = checkpoint.load_params('w')
+  jax.tree.map(
+      np.testing.assert_array_equal, params,
+      checkpoint.load_params(finished[0])[0],
+  )  # pyformat: disable
+  config = tiny_config.get_config()
+  config.steps += 2
+  state = loop.train(stand_in.StandIn(config, 'w'))
+  assert int(state.step) == config.steps
+  assert not list(copied.rglob('damaged-*'))
+
+
 def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
   """As versions before several processes wrote it."""
   path, = (copied / 'one/checkpoints/12/meta').glob('metadata')

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from ttt_jax import distributed
+from ttt_jax import paths
 
 FOLDER = 'checkpoints'
 FORMAT = 1
@@ -68,7 +69,7 @@ def read_meta(stage: Path, step: int) -> dict[str, Any]:
 
 def shapes(stage: Path, step: int, item: str) -> Any:
   """Nested dict of the shapes and dtypes of an item's arrays."""
-  folder = epath.Path(stage) / FOLDER / str(step) / item
+  folder = _absolute(stage) / FOLDER / str(step) / item
   return ocp.StandardCheckpointHandler().metadata(folder).tree
 
 
@@ -76,7 +77,7 @@ def read_arrays(
     stage: Path, step: int, like: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Items as `like` says, pytrees of `jax.ShapeDtypeStruct` with shardings."""
-  folder = epath.Path(stage) / FOLDER / str(step)
+  folder = _absolute(stage) / FOLDER / str(step)
   # Not by Orbax' manager: it would have processes that read their part wait
   # for one that could not.
   handler = ocp.StandardCheckpointHandler()
@@ -84,6 +85,12 @@ def read_arrays(
       name: handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
       for name, tree in like.items()
   }
+
+
+def _absolute(stage: Path) -> epath.Path:
+  """As Orbax wants it; a bucket's paths are."""
+  stage = epath.Path(stage)
+  return stage if paths.in_bucket(stage) else stage.resolve()
 
 
 def newest(
