@@ -58,8 +58,8 @@ def begin(experiment: experiment_lib.Experiment,
 
 def _summary(paths: list[str]) -> str:
   """Paths of parameters in few words: what blocks share is said once."""
-  if len(paths) > 20:
-    shared = dict.fromkeys(path.partition('/')[2] for path in paths)
+  shared = dict.fromkeys(path.partition('/')[2] for path in paths)
+  if len(shared) < len(paths):
     paths = [f'*/{path}' for path in shared]
   return ', '.join(paths) or 'none'
 
