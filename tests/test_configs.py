@@ -17,6 +17,7 @@ from configs import tune_dit
 from ttt_jax import backbones
 from ttt_jax import geometry
 from ttt_jax.models import dit
+from ttt_jax.train import experiment
 from ttt_jax.train import optimizer
 
 # CogVideoX-5B's transformer.
@@ -176,3 +177,22 @@ def test_tuning_the_transformer_trains_queries_and_ttt():
   assert everything == PRETRAINED + TTT
   queries = 42 * (3072**2 + 3072)
   assert training == queries + TTT
+
+
+def test_a_u_net_has_nothing_to_diagnose():
+  config = tune_a_video.get_config()
+  experiment.check_config(config)
+  config.diagnose_every = 5
+  with pytest.raises(ValueError, match='diagnose_every is 5; a U-Net has no'):
+    experiment.check_config(config)
+
+
+def test_sizes_of_frames_are_checked():
+  for change, message in (
+      (dict(height=36), 'height is 36 pixels; it must be a multiple of 8'),
+      (dict(frames=0), 'frames is 0; it must be a positive whole number'),
+  ):
+    config = tune_a_video.get_config()
+    config.data.update(change)
+    with pytest.raises(ValueError, match=message):
+      backbones.geometry(config)

@@ -47,21 +47,8 @@ class Geometry:
   segment_latent_frames: int = 12
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f'geometry.{field.name} is {value!r}; it must be a positive whole'
-            ' number'
-        )
-    grain = self.spatial_compression * self.patch_size
-    for name in ('height', 'width'):
-      value = getattr(self, name)
-      if value % grain:
-        raise ValueError(
-            f'{name} is {value} pixels; it must be a multiple of {grain}, for'
-            f' example {max(grain, value // grain * grain)}'
-        )
+    _check_whole(self)
+    _check_pixels(self, self.spatial_compression * self.patch_size)
     unit = self.segment_latent_frames * self.temporal_compression
     if (self.frames - 1) % unit or self.frames == 1:
       legal = max(1, round((self.frames - 1) / unit)) * unit + 1
@@ -240,20 +227,8 @@ class FrameGeometry:
   mini_batch = 1
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-            f'{field.name} of the clip is {value!r}; it must be a positive'
-            ' whole number'
-        )
-    for name in ('height', 'width'):
-      value, cell = getattr(self, name), self.spatial_compression
-      if value % cell:
-        raise ValueError(
-            f'{name} is {value} pixels; it must be a multiple of {cell}, for'
-            f' example {max(cell, value // cell * cell)}'
-        )
+    _check_whole(self)
+    _check_pixels(self, self.spatial_compression)
 
   @classmethod
   def from_config(cls, config) -> FrameGeometry:
@@ -289,3 +264,25 @@ class FrameGeometry:
         ),
         ('text tokens', f'{self.text_length:,}'),
     ]
+
+
+def _check_whole(sizes: Geometry | FrameGeometry) -> None:
+  """Raises ValueError for a size that is no positive whole number."""
+  for field in dataclasses.fields(sizes):
+    value = getattr(sizes, field.name)
+    if not isinstance(value, (int, np.integer)) or value < 1:
+      raise ValueError(
+          f'geometry.{field.name} is {value!r}; it must be a positive whole'
+          ' number'
+      )
+
+
+def _check_pixels(sizes: Geometry | FrameGeometry, grain: int) -> None:
+  """Raises ValueError for a side that `grain` pixels do not divide."""
+  for name in ('height', 'width'):
+    value = getattr(sizes, name)
+    if value % grain:
+      raise ValueError(
+          f'{name} is {value} pixels; it must be a multiple of {grain}, for'
+          f' example {max(grain, value // grain * grain)}'
+      )

@@ -51,7 +51,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         f'config.stage is {config.stage!r}; it names a folder, for example 3s'
     )
   schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
-  if config.diagnose_every and config.get('backbone') == 'unet3d':
+  network = backbones.of(config).network
+  if config.diagnose_every and not hasattr(network, 'diagnostics'):
     raise ValueError(
         f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
         ' TTT layers to diagnose, set it to 0'

@@ -1,0 +1,27 @@
+"""Kernels kept in the compute type give what float32 ones give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ttt_jax.models import dit
+
+
+def test_sampling_with_smaller_kernels_is_the_same_to_the_bit():
+  config = dit.DiTConfig(
+      model_dim=32, num_heads=2, num_layers=1, time_embed_dim=16, text_dim=8,
+      in_channels=4, out_channels=4, segment_latent_frames=2,
+      mixer='ttt_linear', mini_batch=4, dtype='bfloat16',
+  )  # pyformat: disable
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  params = jax.tree.map(
+      lambda x: jnp.asarray(0.1 * draw(*x.shape)), dit.abstract_params(config)
+  )
+  smaller = dit.inference_params(config, params)
+  dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(smaller)}
+  assert dtypes == {'bfloat16', 'float32'}
+  apply = jax.jit(dit.DiffusionTransformer(config).apply)
+  inputs = draw(1, 3, 4, 4, 4), draw(1, 1, 5, 8), np.float32([500])
+  want, got = (apply({'params': p}, *inputs) for p in (params, smaller))
+  np.testing.assert_array_equal(want, got)
