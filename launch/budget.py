@@ -8,7 +8,7 @@ the operations of attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import pathlib
@@ -126,32 +126,46 @@ def group(instruction: hlo.Instruction) -> str:
   return next(group for group, regex in _GROUPS if re.search(regex, name))
 
 
-def cycles_by_group(
-    program: hlo.Program,
+def cycles_of(
+    instruction: hlo.Instruction,
     chip: topology_lib.Chip,
     work: Load | None,
     kernels: Mapping[str, float],
+) -> float | None:
+  """Cycles of an instruction once; None of a kernel without a price.
+
+  Without `work` no kernel has one.
+  """
+  kernel = instruction.kernel
+  if not kernel:
+    return instruction.cycles
+  if work is not None and kernel.startswith('splash'):
+    return _attention(kernel, chip, work)
+  if work is None or kernel not in kernels:
+    return None
+  if kernel == _PERMUTATION:
+    return kernels[kernel] * instruction.bytes / _TILE_BYTES
+  return kernels[kernel] * work.mini_batch_heads
+
+
+def cycles_by_group(
+    program: hlo.Program, price: Callable[[hlo.Instruction], float | None]
 ) -> tuple[dict[str, float], list[str]]:
   """Cycles a step on a chip, by group, and kernels without a price.
 
-  Without `work` no kernel has one.
+  Args:
+    program: of a chip.
+    price: `cycles_of` for that chip.
   """
   total: dict[str, float] = dict.fromkeys((g for g, _ in _GROUPS), 0.0)
   unknown = set()
   for run in program.runs():
     one = run.instruction
-    cycles = one.cycles
-    if one.kernel and work is None:
+    cycles = price(one)
+    if cycles is None:
       unknown.add(one.kernel)
-    elif one.kernel.startswith('splash'):
-      cycles = _attention(one.kernel, chip, work)
-    elif one.kernel == _PERMUTATION and one.kernel in kernels:
-      cycles = kernels[one.kernel] * one.bytes / _TILE_BYTES
-    elif one.kernel in kernels:
-      cycles = kernels[one.kernel] * work.mini_batch_heads
-    elif one.kernel:
-      unknown.add(one.kernel)
-    total[group(one)] += cycles * run.times
+    else:
+      total[group(one)] += cycles * run.times
   return {k: v for k, v in total.items() if v}, sorted(unknown)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import re
 
@@ -26,17 +26,20 @@ class Collective:
     devices: of a group; 0 if not written.
     type: of the larger of what a device gives and gets, once.
     times: how often it runs.
-    beside: the compiler's cycles of what is scheduled between its start and
-      its end, once; 0 where the program waits for it.
     op_name: the path of JAX names that it comes from.
+    computation: in which it stands.
+    start: cycles of what is scheduled in that computation before it starts.
+    end: ... before its result is needed; `start` where the program waits.
   """
 
   kind: str
   devices: int
   type: str
-  times: int
-  beside: int
+  times: float
   op_name: str
+  computation: str = ''
+  start: float = 0
+  end: float = 0
 
   @property
   def bytes(self) -> int:
@@ -44,9 +47,18 @@ class Collective:
     return hlo_types.size(self.type)
 
 
-def of(program: hlo.Program) -> list[Collective]:
-  """Every collective, in a fusion or not, started or in one piece."""
+def of(
+    program: hlo.Program,
+    price: Callable[[hlo.Instruction], float | None] = lambda one: one.cycles,
+) -> list[Collective]:
+  """Every collective, in a fusion or not, started or in one piece.
+
+  Args:
+    program: of a chip.
+    price: cycles of an instruction; None or 0 where there is no estimate.
+  """
   found = []
+  clock = _clock(program, price)
   for run in program.runs():
     one = run.instruction
     for inner in _inside(program, one):
@@ -61,8 +73,10 @@ def of(program: hlo.Program) -> list[Collective]:
               devices=_group(inner.operands),
               type=_moved(inner),
               times=run.times,
-              beside=_beside(program, one),
               op_name=inner.op_name or one.op_name,
+              computation=program.home[one.name],
+              start=clock[one.name],
+              end=clock[_end(program, one).name],
           )
       )
   return found
@@ -84,22 +98,34 @@ def _inside(
           yield from _inside(program, inner)
 
 
-def _beside(program: hlo.Program, start: hlo.Instruction) -> int:
-  """Cycles of what is scheduled between a start and its end."""
+def _clock(program, price) -> dict[str, float]:
+  """Cycles of each computation before each of its instructions.
+
+  Loops in a computation count nothing: what goes on beside them is rare.
+  """
+  clock = {}
+  for computation in program.computations.values():
+    total = 0.0
+    for one in computation:
+      clock[one.name] = total
+      total += price(one) or 0
+  return clock
+
+
+def _end(program: hlo.Program, start: hlo.Instruction) -> hlo.Instruction:
+  """What waits for a started collective; one in one piece waits itself."""
   is_start = start.opcode.endswith('-start')
   if not is_start and not _calls(program, start, _START):
-    return 0
+    return start
   computation = program.computations[program.home[start.name]]
-  total = 0
   for one in computation[computation.index(start) + 1 :]:
     if is_start:
       ends = f'(%{start.name})' in f'({one.operands}'
     else:
       ends = _calls(program, one, _END)
     if ends:
-      return total
-    total += one.cycles
-  return 0
+      return one
+  return start
 
 
 def _calls(program: hlo.Program, one: hlo.Instruction, target: str) -> bool:

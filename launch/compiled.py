@@ -64,7 +64,7 @@ def compile_program(
     function: Any,
     arguments: Sequence[Any],
     mesh: jax.sharding.Mesh,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     cache: pathlib.Path | None = None,
 ) -> Compiled:
   """Compiles a jitted function for the devices of a mesh.

@@ -7,8 +7,8 @@
 Compiles the trainer's own step, or sampling with guidance, with the TPU
 compiler, which runs on any host (pip install "jax[tpu]==0.10.2"). Memory,
 collectives and cycles are the compiler's; no time here was measured on a chip.
-Settings in LIBTPU_INIT_ARGS count: without those of `launch.xla_flags` a
-program waits for its all-to-alls.
+The compiler gets the flags that the launchers set (`launch.xla_flags`); those
+in LIBTPU_INIT_ARGS or XLA_FLAGS win.
 `--topology=gpu:h100x8` does the same with the CUDA plugin, without cycles.
 `--sweep` tries meshes, microbatches and where blocks' inputs wait, and
 recommends. Exit status 1 if nothing fits.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -32,6 +33,7 @@ from launch import program as program_lib
 from launch import report
 from launch import sweep
 from launch import topology as topology_lib
+from launch import xla_flags
 from pallas_kernels import compile_gpu
 from pallas_kernels import compile_tpu
 from ttt_jax import backbones
@@ -101,9 +103,10 @@ def plan(
     ValueError: no compiler for the topology, or no budget for its kernels.
     DoesNotFitError: the compiler found no way to fit it.
   """
-  kernels, options = {}, None
+  kernels, kind = {}, 'gpu' if topology.chip.is_gpu else topology.chip.name
+  options = xla_flags.compiler_options(kind, os.environ)
   if topology.chip.is_gpu:
-    options = {
+    options |= {
         'xla_gpu_cuda_data_dir': str(compile_gpu.cuda_directory()),
         # Nothing here can be tried for speed.
         'xla_gpu_autotune_level': '0',

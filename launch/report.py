@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -51,13 +52,14 @@ def results(
   if backbone.num_heads:
     work = budget_lib.load(geometry, backbone.config, mesh, clips // parts)
     tokens = geometry.sequence_length * work.windows // geometry.segments
-  cycles, unknown = budget_lib.cycles_by_group(
-      compiled.program, topology.chip, work, kernels
+  price = functools.partial(
+      budget_lib.cycles_of, chip=topology.chip, work=work, kernels=kernels
   )
+  cycles, unknown = budget_lib.cycles_by_group(compiled.program, price)
   cycles = {name: n / steps for name, n in cycles.items()}
   found = [
       dataclasses.replace(one, times=one.times / steps)
-      for one in collectives_lib.of(compiled.program)
+      for one in collectives_lib.of(compiled.program, price)
   ]
   moved = traffic.moved(compiled.program)
   flops = operations(config, mode)

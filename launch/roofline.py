@@ -79,14 +79,7 @@ def estimate(
   work = cycles / chip.clock
   if chip.is_gpu:
     work = max(products / GPU_RATE, memory)
-  exposed = hidden = 0.0
-  for one in collectives:
-    seconds = link_seconds(
-        one.kind, one.devices or topology.chips, one.bytes, topology
-    )
-    beside = min(seconds, one.beside / chip.clock)
-    hidden += one.times * beside
-    exposed += one.times * (seconds - beside)
+  exposed, hidden = waiting(collectives, topology)
   return Roofline(
       products=products,
       memory=memory,
@@ -96,6 +89,46 @@ def estimate(
       # Each way has the full rate.
       host=host / 2 / chip.host,
   )
+
+
+def waiting(
+    collectives: Iterable[collectives_lib.Collective],
+    topology: topology_lib.Topology,
+) -> tuple[float, float]:
+  """Seconds that a program waits for its collectives, and those it does not.
+
+  Plays every computation by its schedule: the links serve one collective after
+  the other, work goes on until a result is needed that is not there.
+
+  Args:
+    collectives: of the program.
+    topology: how the chips are linked.
+  """
+  played: dict[str, list[collectives_lib.Collective]] = {}
+  for one in collectives:
+    played.setdefault(one.computation, []).append(one)
+  exposed = busy = 0.0
+  for group in played.values():
+    events = sorted(
+        (position, number, last)
+        for number, one in enumerate(group)
+        for last, position in enumerate((one.start, one.end))
+    )
+    late = free = 0.0
+    ready = {}
+    for position, number, last in events:
+      now = position / topology.chip.clock + late
+      if last:
+        late += max(ready[number] - now, 0.0)
+        continue
+      one = group[number]
+      seconds = link_seconds(
+          one.kind, one.devices or topology.chips, one.bytes, topology
+      )
+      ready[number] = free = max(now, free) + seconds
+      busy += one.times * seconds
+    exposed += group[0].times * late
+  return exposed, max(busy - exposed, 0.0)
 
 
 def link_seconds(
@@ -172,5 +205,6 @@ def assumptions(topology: topology_lib.Topology) -> list[str]:
       f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
       f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
       ' on); no waiting, no congestion',
-      'a collective hides only behind what is scheduled beside it',
+      'a collective hides only behind what is scheduled beside it, and one'
+      ' after the other has the links',
   ]

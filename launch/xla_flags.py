@@ -120,11 +120,23 @@ def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
   return {k: ' '.join(v) for k, v in values.items()}
 
 
-def compiler_options(kind: str) -> dict[str, bool | str]:
-  """The flags of a kind of chip for `jax.stages.Lowered.compile`."""
-  flags_ = [s.value for s in SETTINGS[kind] if s.variable in (TPU, GPU)]
-  pairs = [flag.removeprefix('--').split('=', 1) for flag in flags_]
-  return {name: value == 'true' or value for name, value in pairs}
+def compiler_options(
+    kind: str, before: Mapping[str, str] | None = None
+) -> dict[str, bool | str]:
+  """The flags of a kind of chip for `jax.stages.Lowered.compile`.
+
+  Args:
+    kind: of `SETTINGS`.
+    before: the environment; a flag that it gives is left to it.
+  """
+  options: dict[str, bool | str] = {}
+  for setting in SETTINGS[kind]:
+    if setting.variable not in (TPU, GPU):
+      continue
+    name, value = setting.value.removeprefix('--').split('=', 1)
+    if f'--{name}' not in (before or {}).get(setting.variable, ''):
+      options[name] = value == 'true' or value
+  return options
 
 
 def unknown(kind: str) -> str | None:

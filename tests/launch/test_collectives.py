@@ -68,12 +68,13 @@ def _found():
 def test_a_gather_in_pieces_runs_once_a_layer_beside_the_pieces():
   gathers = [c for c in _found() if c.kind == 'all-gather']
   assert [(c.times, c.devices, c.bytes) for c in gathers] == [(2, 8, 16384)]
-  assert gathers[0].beside == 500
+  assert (gathers[0].start, gathers[0].end) == (0, 500)
 
 
 def test_what_is_scheduled_between_start_and_end_hides_a_collective():
   started, whole = [c for c in _found() if c.kind == 'all-to-all']
-  assert (started.beside, whole.beside) == (500, 0)
+  assert (started.start, started.end) == (0, 500)
+  assert whole.start == whole.end == 500
   assert started.times == whole.times == 2  # From 1 to 3.
 
 

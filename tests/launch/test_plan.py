@@ -93,14 +93,15 @@ def test_prices(tmp_path):
   work = budget.Load(4, 1, 128, 1, 64)
   chip = topology.CHIPS['v5p']
   program = hlo.Program(test_hlo._TEXT)
-  cycles, unknown = budget.cycles_by_group(program, chip, work, {})
+  prices = {}
+  price = lambda one: budget.cycles_of(one, chip, work, prices)
+  cycles, unknown = budget.cycles_by_group(program, price)
   assert unknown == ['call'] and sum(cycles.values()) == 1500
   assert cycles['dense layers'] == 1500
   prices = budget.read(path, 'v5p')
   assert prices == dict(call_forward=10, call_backward=0)
-  cycles, unknown = budget.cycles_by_group(
-      program, chip, work, dict(call=prices['call_forward'])
-  )
+  prices = dict(call=prices['call_forward'])
+  cycles, unknown = budget.cycles_by_group(program, price)
   assert not unknown and sum(cycles.values()) == 1500 + 3 * 4 * 10
   with pytest.raises(ValueError, match='no budget for v6e; it has v5p'):
     budget.read(path, 'v6e')

@@ -49,17 +49,37 @@ def test_times_of_collectives():
   assert seconds('all-gather', 16, _GPU) == 15 / 16 * 90 / 50
 
 
-def _one(beside):
+def _one(start, end, computation=''):
+  # Half a second each.
   return collectives.Collective(
-      'all-to-all', 4, 'u8[90000000000]', 2, beside, ''
-  )
+      'all-to-all', 4, 'u8[90000000000]', 2, '', computation,
+      start * _V5P.chip.clock, end * _V5P.chip.clock,
+  )  # pyformat: disable
+
+
+@pytest.mark.parametrize(
+    'found, exposed, hidden',
+    [
+        ([_one(0, 0)], 1, 0),
+        ([_one(0, 0.25)], 0.5, 0.5),
+        ([_one(0, 3)], 0, 1),
+        # The second waits for the links, not for the first one's user.
+        ([_one(0, 1), _one(0, 1)], 0, 2),
+        ([_one(0, 0.75), _one(0, 0.75)], 0.5, 1.5),
+        ([_one(0, 0.75), _one(0, 0.75, 'another')], 0, 2),
+        # What waits once is late for all that follows, which is then there.
+        ([_one(0, 0), _one(0, 0.25)], 1.5, 0.5),
+    ],
+)
+def test_waiting(found, exposed, hidden):
+  assert roofline.waiting(found, _V5P) == pytest.approx((exposed, hidden))
 
 
 def test_a_step():
   chip = _V5P.chip
   line = roofline.estimate(
       _V5P, flops=chip.flops, written=chip.hbm_bandwidth,
-      cycles=10 * chip.clock, collectives=[_one(0)], host=6 * chip.host,
+      cycles=10 * chip.clock, collectives=[_one(0, 0)], host=6 * chip.host,
   )  # pyformat: disable
   assert (line.products, line.memory, line.work) == (1, 2, 10)
   assert (line.exposed, line.hidden, line.host) == (1, 0, 3)
@@ -67,7 +87,7 @@ def test_a_step():
   # A quarter of a second of work beside each of the two.
   line = roofline.estimate(
       _V5P, flops=0, written=0, cycles=0, host=0,
-      collectives=[_one(chip.clock // 4)],
+      collectives=[_one(0, 0.25)],
   )  # pyformat: disable
   assert (line.exposed, line.hidden, line.step) == (0.5, 0.5, 1)
 
