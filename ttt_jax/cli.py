@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import logging as python_logging
 import os
 import pathlib
 import sys
@@ -12,6 +13,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ttt_jax import bucket
 from ttt_jax import distributed
 
 # What a user can mend by other input. Everything else is a defect of ours
@@ -25,8 +27,8 @@ def run(
   """Runs `main` with absl flags; user errors become `error: ...`, exit 2.
 
   `TTT_JAX_TRACEBACK=1` keeps the traceback. Of several processes one that
-  fails ends without waiting for the others; one that lost another exits with
-  75, for which launchers start all again.
+  fails ends without waiting for the others; one that lost another, or does not
+  reach a bucket, exits with 75, for which launchers start all again.
 
   Args:
     main: of the entry point, takes argv and returns the exit status.
@@ -38,11 +40,13 @@ def run(
       return _fail(f'unexpected argument {argv[1]!r}; see --help')
     # absl's default shows what jax and orbax say of their inner life.
     logging.set_verbosity(logging.WARNING)
+    # Its errors come to us as exceptions, too.
+    python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
     try:
       return main(argv)
     except Exception as e:  # pylint: disable=broad-except
       plain = not os.environ.get('TTT_JAX_TRACEBACK')
-      if plain and (lost := distributed.lost(e)):
+      if plain and (lost := distributed.lost(e) or bucket.lost(e)):
         return distributed.leave(_fail(lost, os.EX_TEMPFAIL))
       if plain and isinstance(e, USER_ERRORS):
         return distributed.leave(_fail(e))

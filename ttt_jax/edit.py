@@ -10,13 +10,14 @@ side_by_side.mp4 and .gif with the source first.
 
 from __future__ import annotations
 
-import pathlib
 import re
 import time
 
 from absl import flags
 
+from ttt_jax import bucket
 from ttt_jax import cli
+from ttt_jax import paths
 
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the tuning.', required=True
@@ -51,11 +52,13 @@ def main(_) -> None:
   from ttt_jax.data import sheet
   from ttt_jax.data import video
 
+  out = paths.on_disk(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
+  # What inversion finds is kept beside the run.
+  bucket.check(_WORKDIR.value, write=True)
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
   pipe = editing.EditPipeline.load(_WORKDIR.value, _EMA.value, mesh)
-  out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / 'edits')
   prompts = _PROMPT.value
   rounds = -(-len(prompts) // (_BATCH.value or len(prompts)))
   if _INVERSION.value and not pipe.is_inverted(_STEPS.value):

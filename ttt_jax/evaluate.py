@@ -13,12 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pathlib
 
 from absl import flags
 import numpy as np
 
+from ttt_jax import bucket
 from ttt_jax import cli
+from ttt_jax import paths
 
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder of the training run.', required=True
@@ -58,13 +59,14 @@ def main(_) -> None:
   from ttt_jax.data import sheet
   from ttt_jax.train import checkpoint
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = _WORKDIR.value
+  out = paths.on_disk(_OUT.value or f'{workdir}/evaluation.json', '--out')
+  bucket.check(workdir)
   config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
   references = pipe.reconstruct_shots(
       shots, _VIDEOS.value or config.data.videos, config.data.soften
   )
-  out = pathlib.Path(_OUT.value or workdir / 'evaluation.json')
   recalls = []
   runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
   for story, seed in progress.track(runs, 'sampling and judging'):

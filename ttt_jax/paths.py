@@ -6,7 +6,13 @@ import importlib.util
 import os
 import pathlib
 
+from fsspec import config as fsspec_config
+
 PACKAGE = 'package:'
+
+# Else gcsfs remembers what it listed as long as the process lives, and does
+# not see what other processes, or TensorStore in this one, wrote since.
+fsspec_config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
 
 # Where the package on PyPI is not called as the folder that it installs.
 _PIP_NAMES = {
@@ -18,6 +24,15 @@ _PIP_NAMES = {
 def in_bucket(path: str | os.PathLike[str]) -> bool:
   """Whether a path is none of a file system, such as gs://name/folder."""
   return '://' in os.fspath(path)
+
+
+def on_disk(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
+  """The path; raises ValueError if that of a flag is in a bucket."""
+  if in_bucket(path):
+    raise ValueError(
+        f'{flag} is {path}, in a bucket; name a place on a disk of this machine'
+    )
+  return pathlib.Path(path)
 
 
 def resolve(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -26,6 +26,7 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from ttt_jax import bucket
 from ttt_jax import cli
 from ttt_jax import distributed
 from ttt_jax import geometry as geometry_lib
@@ -197,6 +198,7 @@ def main(argv: Sequence[str]) -> None:
   """Entry point."""
   del argv
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+  bucket.check(data_folder(config, workdir), write=not flags.FLAGS.check)
   if flags.FLAGS.check:
     check(config, workdir)
   elif run(config, workdir, *distributed.numbers()) is None:

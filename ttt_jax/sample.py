@@ -15,6 +15,7 @@ import time
 from absl import flags
 import jax
 
+from ttt_jax import bucket
 from ttt_jax import cli
 
 _WORKDIR = flags.DEFINE_string(
@@ -54,6 +55,7 @@ def main(_) -> None:
   if not out.parent.is_dir():
     raise FileNotFoundError(f'--out is {out}; there is no folder {out.parent}')
   storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
+  bucket.check(_WORKDIR.value)
 
   from ttt_jax import pipeline
   from ttt_jax import progress

@@ -25,6 +25,7 @@ import numpy as np
 
 from ttt_jax import cli
 from ttt_jax import convert
+from ttt_jax import paths
 from ttt_jax import progress
 from ttt_jax import vae_clips
 from ttt_jax import vae_training
@@ -191,10 +192,11 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError(
         'give both --config=configs/quickstart_vae.py and --workdir=DIR'
     )
-  report = train(_CONFIG.value, _WORKDIR.value)
+  workdir = paths.on_disk(_WORKDIR.value, '--workdir')
+  report = train(_CONFIG.value, workdir)
   for name, value in report['held_out_psnr_db'].items():
     print(f'held-out PSNR {name}: {value:.2f} dB')
-  print(f'wrote {pathlib.Path(_WORKDIR.value) / "vae"}')
+  print(f'wrote {workdir / "vae"}')
   return 0
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
 
+from ttt_jax import bucket
 from ttt_jax import cli
 from ttt_jax import distributed
 from ttt_jax import sharding
@@ -127,6 +128,7 @@ class StandIn:
 
 def main(argv):
   del argv
+  bucket.check(_WORKDIR.value, write=True)
   distributed.start()
   state = loop.train(StandIn(_CONFIG.value, _WORKDIR.value, _PAUSE.value))
   if _REPORT.value:

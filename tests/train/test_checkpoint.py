@@ -88,6 +88,18 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
   assert (copied / 'one/checkpoints/12').exists()  # saved anew
 
 
+def test_a_step_may_be_damaged_a_second_time(finished, copied):
+  for _ in range(2):
+    _truncate(copied / 'one/checkpoints/12')
+    with pytest.warns(UserWarning, match='checkpoint 12 .* put aside'):
+      loop.train(stand_in.StandIn(tiny_config.get_config(), copied))
+  assert len(list((copied / 'one').glob('damaged-12*'))) == 2
+  jax.tree.map(
+      np.testing.assert_array_equal, checkpoint.load_params(copied)[0],
+      checkpoint.load_params(finished[0])[0],
+  )  # pyformat: disable
+
+
 def test_sampling_too_falls_back(finished, copied):
   _truncate(copied / 'one/checkpoints/12')
   with pytest.warns(UserWarning, match='checkpoint 12 .* cannot be read'):

@@ -7,6 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
+from ttt_jax.train import disk
 from ttt_jax.train import metrics
 
 
@@ -41,6 +42,14 @@ def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
   assert purges == [1, 5]
   last = [e for e in _events(tmp_path) if e.HasField('summary')][-1]
   assert (last.step, last.summary.value[0].tag) == (6, 'loss')
+
+
+def test_a_bucket_that_fails_for_a_while_is_warned_of(tmp_path):
+  with pytest.warns(UserWarning, match='gs://b/one cannot be written now: 503'):
+    with disk.may_wait('gs://b/one'):
+      raise OSError('503')
+  with pytest.raises(OSError), disk.may_wait(tmp_path):
+    raise OSError('full')
 
 
 def test_window_means_and_buckets():

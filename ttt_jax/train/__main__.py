@@ -19,6 +19,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from ttt_jax import backbones
+from ttt_jax import bucket
 from ttt_jax import cli
 from ttt_jax import compilation
 from ttt_jax import distributed
@@ -63,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
+  bucket.check(_WORKDIR.value, write=True)
+  for path in (config.get('init_from', ''), config.data.folder):
+    bucket.check(path)
   distributed.start()
   compilation.keep(_WORKDIR.value)
   if 'video' in config:

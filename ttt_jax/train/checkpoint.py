@@ -147,13 +147,15 @@ class Checkpoints:
       self._quiet.__exit__(None, None, None)
 
   def _put_aside(self, step: int, reason: str) -> None:
-    warnings.warn(
-        f'checkpoint {step} in {self.folder} cannot be read and is put aside'
-        f' as damaged-{step}: {reason}'
-    )
     path = self.folder / FOLDER / str(step)
     aside = self.folder / f'damaged-{step}'
-    if jax.process_index() == 0 and path.exists() and not aside.exists():
+    if aside.exists():  # Of an earlier time, or half moved in a bucket.
+      aside = self.folder / f'damaged-{step}-{time.time():.0f}'
+    warnings.warn(
+        f'checkpoint {step} in {self.folder} cannot be read and is put aside'
+        f' as {aside.name}: {reason}'
+    )
+    if jax.process_index() == 0 and path.exists():
       path.rename(aside)
     distributed.all_agree(True)  # All wait for the renaming.
     self._manager.reload()

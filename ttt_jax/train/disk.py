@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import threading
 from typing import Any
+import warnings
 
 from etils import epath
 import jax
@@ -41,6 +42,20 @@ def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
       copy = bucket / str(path.relative_to(folder))
       copy.parent.mkdir(parents=True, exist_ok=True)
       epath.Path(path).copy(copy, overwrite=True)
+
+
+@contextlib.contextmanager
+def may_wait(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Warns of an error in writing to a bucket, where a later write does.
+
+  A service that fails for a minute need not end a run for a curve's sake.
+  """
+  try:
+    yield
+  except Exception as e:  # pylint: disable=broad-except
+    if not paths.in_bucket(path):
+      raise
+    warnings.warn(f'{path} cannot be written now: {e or type(e).__name__}')
 
 
 def check_space(folder: os.PathLike[str], tree: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from ttt_jax import paths
+from ttt_jax.train import disk
 
 FILE = 'goodput.json'
 _EVERY = 10.0  # seconds between two writes
@@ -91,7 +92,8 @@ class Goodput:
     self._written = now
     text = json.dumps(self._file, indent=1) + '\n'
     if paths.in_bucket(self._path):  # Objects of a bucket appear whole.
-      self._path.write_text(text)
+      with disk.may_wait(self._path):
+        self._path.write_text(text)
       return
     draft = self._path.with_name(FILE + '.tmp')
     draft.write_text(text)

@@ -114,7 +114,8 @@ class Writer:
       self._copy()
 
   def _copy(self) -> None:
-    disk.mirror(self._folder, self._bucket)
+    with disk.may_wait(self._bucket):
+      disk.mirror(self._folder, self._bucket)
     self._copied = time.monotonic()
 
   def __enter__(self) -> Writer:
