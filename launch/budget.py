@@ -1,9 +1,9 @@
 """What a step costs, by the compiler's estimates and a budget for kernels.
 
 XLA writes its estimate, in cycles, at every instruction that it compiles.
-Pallas kernels carry none: theirs come from a budget, which says for each kind
-of chip what a kernel costs for one mini-batch of one head, or from a count of
-the operations of attention.
+Pallas kernels carry none: theirs come from budgets, which say for each kind of
+chip what a kernel costs for one mini-batch of one head, or attention for one
+head of a window.
 """
 
 from __future__ import annotations
@@ -14,24 +14,18 @@ import json
 import pathlib
 import re
 
+from launch import attention
 from launch import hlo
-from launch import topology as topology_lib
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.models import dit
+from ttt_jax.models import softmax
 
-# Share of the matrix unit's rate that softmax attention reaches, an
-# assumption: heads of 64 fill half of a 128-wide unit, the softmax takes more.
-ATTENTION_RATE = 0.4
 # Row of a kernel budget: 48 heads over four chips.
 _CALL = 'paper_63s'
 # Moves rows of any width, forwards or backwards; its budget is for one tile of
 # 64 tokens by 64 features of bfloat16.
 _PERMUTATION = 'permute_rows'
 _TILE_BYTES = 64 * 64 * 2
-# Products of a window's scores in splash's kernels: QK and PV forwards; QK,
-# dOV, and one or two of their transposes backwards.
-_PRODUCTS = {'fwd': 2, 'dq': 3, 'dkv': 4}
-
 # (group, regex of the JAX name or of the kernel's), first match wins.
 _GROUPS = (
     ('TTT inner loop', r'^ttt_(mlp|linear)'),
@@ -54,15 +48,15 @@ class Load:
   Attributes:
     mini_batch_heads: mini-batches times heads of one TTT pass, per layer.
     windows: attention windows in sequence times clips.
-    window: tokens of a window.
-    heads: H of the chip.
+    window: tokens of a window, as they are padded.
+    window_heads: heads of the chip times clips, of one window.
     head_dim: D.
   """
 
   mini_batch_heads: int
   windows: int
   window: int
-  heads: int
+  window_heads: int
   head_dim: int
 
 
@@ -78,14 +72,16 @@ def load(
   return Load(
       mini_batch_heads=geometry.mini_batches * heads * clips,
       windows=geometry.segments * clips,
-      window=geometry.order.window,
-      heads=heads,
+      window=softmax.padded(geometry.order.window, 'splash'),
+      window_heads=heads * clips,
       head_dim=model.model_dim // model.num_heads,
   )
 
 
 def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
   """Kernel name -> cycles for one mini-batch of one head, or one tile moved.
+
+  And 'splash_forward' and 'splash_backward', for a head of a window.
 
   Args:
     path: of what `python -m pallas_kernels.compile_tpu --write` writes; the
@@ -117,7 +113,7 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
     raise ValueError(
         f'{path} has no budget for {chip}; it has {", ".join(known)}'
     )
-  return kernels
+  return kernels | attention.read(chip)
 
 
 def group(instruction: hlo.Instruction) -> str:
@@ -128,7 +124,6 @@ def group(instruction: hlo.Instruction) -> str:
 
 def cycles_of(
     instruction: hlo.Instruction,
-    chip: topology_lib.Chip,
     work: Load | None,
     kernels: Mapping[str, float],
 ) -> float | None:
@@ -139,9 +134,11 @@ def cycles_of(
   kernel = instruction.kernel
   if not kernel:
     return instruction.cycles
-  if work is not None and kernel.startswith('splash'):
-    return _attention(kernel, chip, work)
-  if work is None or kernel not in kernels:
+  if work is None:
+    return None
+  if kernel.startswith('splash'):
+    return _attention(kernel, work, kernels)
+  if kernel not in kernels:
     return None
   if kernel == _PERMUTATION:
     return kernels[kernel] * instruction.bytes / _TILE_BYTES
@@ -169,10 +166,10 @@ def cycles_by_group(
   return {k: v for k, v in total.items() if v}, sorted(unknown)
 
 
-def _attention(
-    kernel: str, chip: topology_lib.Chip, work: Load
-) -> float:
-  """Cycles of one splash call, for one window of one clip."""
-  products = next(n for k, n in _PRODUCTS.items() if f'_{k}_' in kernel)
-  flops = 2 * products * work.window**2 * work.heads * work.head_dim
-  return flops / (ATTENTION_RATE * chip.flops) * chip.clock
+def _attention(kernel, work, kernels):
+  """Cycles of one splash call: a window of the clips on a chip."""
+  price = kernels.get(attention.direction(kernel))
+  if price is None or work.head_dim != attention.HEAD_DIM:
+    return None
+  counted = softmax.padded(attention.WINDOW, 'splash')
+  return price * work.window_heads * (work.window / counted) ** 2

@@ -53,7 +53,7 @@ def results(
     work = budget_lib.load(geometry, backbone.config, mesh, clips // parts)
     tokens = geometry.sequence_length * work.windows // geometry.segments
   price = functools.partial(
-      budget_lib.cycles_of, chip=topology.chip, work=work, kernels=kernels
+      budget_lib.cycles_of, work=work, kernels=kernels
   )
   cycles, unknown = budget_lib.cycles_by_group(compiled.program, price)
   cycles = {name: n / steps for name, n in cycles.items()}
@@ -231,9 +231,6 @@ def print_results(found: dict[str, Any], chip: topology_lib.Chip) -> None:
   for name, cycles in found['cycles'].items():
     print(f'  {name:<28} {cycles:10.3g} {cycles / total:6.1%}'
           f' {cycles / chip.clock:8.2f} s')
-  if total:
-    print(f'  attention kernels by their operations at'
-          f' {budget_lib.ATTENTION_RATE:.0%} of {chip.flops / 1e12:g} TFLOP/s')
   if found['kernels_without_budget']:
     print('  without a budget, counted as nothing:'
           f' {", ".join(found["kernels_without_budget"])}')

@@ -1,5 +1,6 @@
 """launch/: topologies, meshes and the price of a step."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -82,7 +83,8 @@ def test_the_work_of_a_chip():
       geometry.Geometry.from_config(config),
       dit.DiTConfig(**config.model), dict(data=32, sp=8), clips=64,
   )  # pyformat: disable
-  assert work.heads == 6 and work.windows == 2 * 21
+  assert work.window_heads == 6 * 2 and work.windows == 2 * 21
+  assert work.window == 18432
   assert work.mini_batch_heads == 5495 * 6 * 2
 
 
@@ -91,15 +93,15 @@ def test_prices(tmp_path):
   row = dict(chip='v5p', op='call', call='paper_63s', forward=10, backward=0)
   path.write_text(json.dumps([row, {**row, 'call': 'one_chip', 'forward': 9}]))
   work = budget.Load(4, 1, 128, 1, 64)
-  chip = topology.CHIPS['v5p']
   program = hlo.Program(test_hlo._TEXT)
   prices = {}
-  price = lambda one: budget.cycles_of(one, chip, work, prices)
+  price = lambda one: budget.cycles_of(one, work, prices)
   cycles, unknown = budget.cycles_by_group(program, price)
   assert unknown == ['call'] and sum(cycles.values()) == 1500
   assert cycles['dense layers'] == 1500
   prices = budget.read(path, 'v5p')
-  assert prices == dict(call_forward=10, call_backward=0)
+  assert prices['call_forward'] == 10 and prices['call_backward'] == 0
+  assert 0 < prices['splash_forward'] < prices['splash_backward']
   prices = dict(call=prices['call_forward'])
   cycles, unknown = budget.cycles_by_group(program, price)
   assert not unknown and sum(cycles.values()) == 1500 + 3 * 4 * 10
@@ -108,6 +110,21 @@ def test_prices(tmp_path):
   path.write_text('{"v5p": {}}')
   with pytest.raises(ValueError, match='is no budget of kernels'):
     budget.read(path, 'v5p')
+
+
+def test_attention_costs_the_square_of_a_window():
+  call = 'custom-call(), custom_call_target="tpu_custom_call"'
+  name = 'splash_mqa_dkv_segmented_no_residuals.7'
+  one = hlo.Instruction(name, 'custom-call', 'bf16[8]', call, False)
+  work = budget.Load(1, 1, 18432, 6, 64)
+  kernels = dict(splash_forward=1, splash_backward=10)
+  price = lambda **sizes: budget.cycles_of(
+      one, dataclasses.replace(work, **sizes), kernels
+  )
+  assert price() == 60
+  assert price(window=9216) == 15
+  assert price(head_dim=128) is None  # Not counted.
+  assert budget.group(one) == 'attention'
 
 
 def test_the_budget_of_the_kernels_has_their_names():

@@ -41,7 +41,7 @@ class Heads:
   dim: int
 
   @property
-  def _group(self) -> int:
+  def group(self) -> int:
     """Heads of a group."""
     fitting = max(1, _LANES // self.dim)
     return max(n for n in range(1, fitting + 1) if self.number % n == 0)
@@ -49,7 +49,7 @@ class Heads:
   @property
   def width(self) -> int:
     """W."""
-    return self._group * self.dim
+    return self.group * self.dim
 
   def view(self, x: jax.Array) -> jax.Array:
     """[B, T, H * D] -> [B, T / r, G, r, W], r = 8 where it divides T or 1."""
@@ -61,12 +61,23 @@ class Heads:
     """The inverse of `view`."""
     return y.swapaxes(2, 3).reshape(y.shape[0], -1, self.number * self.dim)
 
+  def groups(self, x: jax.Array) -> jax.Array:
+    """[B, T, H * D] -> [B, G, T, W]: groups behind each other, tile by tile."""
+    b, t, _ = x.shape
+    return self.view(x).swapaxes(1, 2).reshape(b, -1, t, self.width)
+
+  def ungroup(self, y: jax.Array) -> jax.Array:
+    """The inverse of `groups`."""
+    b, g, t, w = y.shape
+    rows = _rows(t)
+    return self.tokens(y.reshape(b, g, t // rows, rows, w).swapaxes(1, 2))
+
   def total(self, y: jax.Array) -> jax.Array:
     """The sum over each head of a view, found in all its lanes."""
     lane = np.arange(self.width) // self.dim
 
     def plain(y):
-      x = y.reshape(*y.shape[:-1], self._group, self.dim)
+      x = y.reshape(*y.shape[:-1], self.group, self.dim)
       x = jnp.broadcast_to(x.sum(axis=-1, keepdims=True), x.shape)
       return x.reshape(y.shape)
 
@@ -79,7 +90,8 @@ class Heads:
     """
 
     def one(x):
-      x = jnp.tile(x, self._group)
+      # Not tiled: XLA would repeat a broadcast in each turn of a loop.
+      x = jnp.concatenate([x] * self.group, axis=-1)
       return x.reshape(-1, 1, _rows(x.shape[0]), self.width)
 
     return tuple(map(one, turns))

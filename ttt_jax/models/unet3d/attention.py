@@ -51,12 +51,14 @@ def attend(
     [N, T, H, D]; logits and softmax in float32.
   """
   if implementation == 'splash' and k.shape[1] >= _SPLASH_KEYS:
-    fill = lambda x: jnp.pad(x, (
-        (0, 0), (0, softmax.padded(x.shape[1], 'splash') - x.shape[1]),
-        (0, 0), (0, 0),
-    ))  # pyformat: disable
-    out = softmax.splash(fill(q), fill(k), fill(v), k.shape[1])
-    return out[:, : q.shape[1]]
+    def filled(x):
+      rows = softmax.padded(x.shape[1], 'splash') - x.shape[1]
+      return jnp.pad(x.reshape(*x.shape[:2], -1), ((0, 0), (0, rows), (0, 0)))
+
+    out = softmax.splash(
+        filled(q), filled(k), filled(v), q.shape[-1], k.shape[1]
+    )
+    return out[:, : q.shape[1]].reshape(q.shape)
   if at_once is None or at_once >= len(q):
     return jax.nn.dot_product_attention(q, k, v)
   # The backward pass computes the scores again: else it would keep them all.

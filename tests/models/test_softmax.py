@@ -1,0 +1,58 @@
+"""Splash attention (interpreted) against XLA's attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ttt_jax.models import softmax
+
+
+def test_blocks_of_the_paper_s_windows():
+  assert softmax.padded(18030, 'splash') == 18432
+  assert softmax._block(18432, softmax._KEYS) == 6144
+  assert softmax._block(18432, softmax._KEYS_BACKWARD) == 2048
+  # 37 granules have no divisor, a short window is one.
+  assert softmax._block(37 * 512, 12) == 512
+  assert softmax.padded(300, 'splash') == softmax._block(384, 12) == 384
+
+
+@pytest.mark.parametrize(
+    'length, heads, dim, batch', [(700, 4, 64, 1), (384, 3, 40, 2), (300, 1, 160, 1)]
+)
+def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
+  # Several blocks of several parts, as long windows have them.
+  monkeypatch.setattr(softmax, '_GRANULE', 128)
+  monkeypatch.setattr(softmax, '_KEYS', 3)
+  monkeypatch.setattr(softmax, '_KEYS_BACKWARD', 2)
+  monkeypatch.setattr(softmax, '_KEYS_AT_ONCE', 128)
+  rng = np.random.default_rng(0)
+  shape = (batch, softmax.padded(length, 'splash'), heads * dim)
+  qkv = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)]
+
+  def loss(attend, *qkv):
+    out = attend(*qkv)[:, :length]
+    return jnp.sum(jnp.square(out) * jnp.sin(jnp.arange(heads * dim)))
+
+  def plain(*qkv):  # It knows no padding.
+    q, k, v = (x.reshape(*x.shape[:2], heads, dim) for x in qkv)
+    out = jax.nn.dot_product_attention(q, k[:, :length], v[:, :length])
+    return out.reshape(shape)
+
+  def splash(q, k, v):
+    return softmax.splash(q, k, v, dim, length, interpret=True)
+
+  found, want = (
+      jax.jit(jax.value_and_grad(functools.partial(loss, attend), (0, 1, 2)))(
+          *qkv
+      )
+      for attend in (splash, plain)
+  )
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(
+          a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()
+      ),
+      found, want,
+  )  # pyformat: disable
