@@ -110,8 +110,12 @@ def ttt_inputs(
   plan = _Plan(heads, dim, rate, length, tokens, rows, cos.dtype)
   norm = (w.astype(cos.dtype).reshape(1, -1) for w in (ln_scale, ln_bias))
   *qkv, eta = _inputs(plan, z, cos, sin, *norm)
-  q, k, v = (y.reshape(batch, tokens, heads, dim) for y in qkv)
-  return tuple(y[:, :, :real_heads].swapaxes(1, 2) for y in (q, k, v, eta))
+  # Cut as they lie in memory: to cut an axis of heads costs a transpose.
+  q, k, v = (
+      y[:, :, : real_heads * dim].reshape(batch, tokens, real_heads, dim)
+      for y in qkv
+  )
+  return tuple(y.swapaxes(1, 2) for y in (q, k, v, eta[:, :, :real_heads]))
 
 
 def _append_heads(z, heads, more, dim):
