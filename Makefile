@@ -73,6 +73,7 @@ kernel-budget: $(TPU)/ready
 # table in docs/plan.md. What is compiled stays in .plan.
 plan-check: $(TPU)/ready
 	$(TPU)/bin/python -m launch.table --check
+	$(TPU)/bin/python -m launch.attention --check
 
 plan-table: $(TPU)/ready
 	$(TPU)/bin/python -m launch.table --out=docs/plan.md

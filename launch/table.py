@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -98,7 +99,9 @@ def plan(row: Row, cache: str) -> dict[str, Any]:
   if done.returncode:
     # Of the output, what libtpu says of machines without TPUs is not it.
     errors = [
-        line for line in done.stderr.splitlines() if line.startswith('error:')
+        line
+        for line in done.stderr.splitlines()
+        if re.match(r'error:|[\w.]*(Error|Exception):', line)
     ]
     print(done.stdout)
     raise ValueError(

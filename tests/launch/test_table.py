@@ -49,7 +49,7 @@ def test_what_is_checked_is_in_the_budget():
   budget = json.loads(table.BUDGET.read_text())
   checked = {row.name for row in table.ROWS if row.checked}
   assert checked == set(budget)
-  # What the issue of pods asks for.
+  # What 256 chips, or 32 for sampling, must not exceed.
   for name, least in (
       ('v5p:8x8x4', 30), ('v5e:16x16', 14.4), ('v5p:4x4x2', 5)
   ):
