@@ -235,7 +235,9 @@ def define_flags() -> None:
   flags.DEFINE_string('image', None, 'Where its container image lies.')
   flags.DEFINE_string('bucket', None, 'Seen as /bucket by the pods.')
   flags.DEFINE_string(
-      'service_account', 'default', 'Of Kubernetes; may use the bucket.'
+      'service_account', 'default',
+      'Of Kubernetes; has the roles Storage Object Admin and Storage Legacy'
+      ' Bucket Reader on the bucket.',
   )
   flags.DEFINE_integer(
       'restarts', 20, 'After how many to give up.', lower_bound=0

@@ -12,8 +12,8 @@ Every process of a job runs the same command, as `ttt_jax.train`: processes
 are found by JAX or named by --coordinator, --num_processes, --process_id. The
 data set is shared out between them, and each waits for the others' part.
 
-Exit status: 0 all is finished; 75 stopped by a signal and saved, start again;
-otherwise that of the command that failed.
+Exit status: 0 all is finished; 75 stopped by a signal and saved, or a bucket
+does not answer: start again; otherwise that of the command that failed.
 """
 
 from __future__ import annotations
