@@ -201,7 +201,8 @@ def assumptions(topology: topology_lib.Topology) -> list[str]:
   rings = [side for side in topology.shape if side >= chip.ring]
   return [
       *common,
-      f"the compiler's cycles at {chip.clock / 1e9:g} GHz",
+      f"the compiler's cycles at {chip.clock / 1e9:g} GHz, kernels by the"
+      ' bundles of their schedules, without waits for memory',
       f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
       f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
       ' on); no waiting, no congestion',

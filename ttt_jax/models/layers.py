@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from ttt_jax import sharding
 
 
+# Rows of a tile, the least that a matrix unit takes.
+_SUBLANES = 8
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def affine(
     equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
@@ -55,8 +59,29 @@ def _affine_backward(equation, residuals, d_y):
       preferred_element_type=kernel.dtype,
   )  # pyformat: disable
   summed = [i for i, a in enumerate(axes) if a not in kernel_axes]
-  d_bias = jnp.sum(d_y, axis=summed, dtype=bias.dtype).reshape(bias.shape)
+  d_bias = _sum(d_y, summed, bias.dtype).reshape(bias.shape)
   return d_x, d_kernel, d_bias
+
+
+def _sum(x, axes, dtype):
+  """The sum over some axes, in `dtype`."""
+  return jax.lax.platform_dependent(
+      x,
+      tpu=functools.partial(_sum_by_product, axes=axes, dtype=dtype),
+      default=lambda x: jnp.sum(x, axis=axes, dtype=dtype),
+  )
+
+
+def _sum_by_product(x, axes, dtype):
+  """A sum with a third of the cycles that XLA's takes on TPUs."""
+  ones = jnp.ones([_SUBLANES, *(x.shape[i] for i in axes)], x.dtype)
+  # Hidden from XLA, which would make a sum of it, as it would of a single row.
+  ones = jax.lax.optimization_barrier(ones)
+  rows = jnp.tensordot(
+      ones, x, (list(range(1, ones.ndim)), axes),
+      precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype,
+  )  # pyformat: disable
+  return rows[0]
 
 
 affine.defvjp(_affine_forward, _affine_backward)
