@@ -3,8 +3,10 @@
     python benchmarks/ttt_layer.py [--shapes=quickstart_63s,benchmark]
         [--repeats=5] [--passes=forward,both] [--threads=1] [--json=FILE]
 
-Both run in this process on the same cores, by turns. On a machine that others
-use too, compare with --threads=1: PyTorch waits for its slowest thread after
+Both run in this process on the same cores, by turns. "jax by core" is the same
+op with its heads split over as many devices as there are cores, as a mesh
+splits them: each device has a thread of its own. On a machine that others use
+too, compare with --threads=1: PyTorch waits for its slowest thread after
 every operation. PyTorch runs in two
 forms: `primal`, step by step what `pallas_kernels/ttt_mlp/xla.py` does, and
 `dual`, the form of the paper's code, which never forms the updated weights
@@ -24,6 +26,7 @@ import sys
 import time
 
 import jax
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -31,7 +34,7 @@ from pallas_kernels import ttt_mlp
 from pallas_kernels.specs import SPECS
 from pallas_kernels.ttt_mlp.specs import random_arguments
 
-COLUMNS = ('jax', 'torch primal', 'torch dual')
+COLUMNS = ('jax', 'jax by core', 'torch primal', 'torch dual')
 
 
 def torch_ttt_mlp(
@@ -93,18 +96,42 @@ def torch_ttt_mlp(
   return torch.cat(out, dim=2), (w1, b1[..., 0, :], w2, b2[..., 0, :])
 
 
-def jax_calls(arguments, cotangent, mini_batch):
-  """Returns {'forward': f, 'both': f}, each waiting for its result."""
+def jax_calls(arguments, cotangent, mini_batch, devices):
+  """Returns {'forward': f, 'both': f}, each waiting for its result.
+
+  Args:
+    arguments: of the op, arrays; the heads of each are its axis 1, of weights
+      0.
+    cotangent: of out.
+    mini_batch: C.
+    devices: over which the heads are split.
+  """
 
   def op(*arguments):
     return ttt_mlp(*arguments, mini_batch=mini_batch)[0]
+
+  mesh = jax.make_mesh(
+      (devices,), ('heads',), devices=jax.devices()[:devices],
+      axis_types=(jax.sharding.AxisType.Auto,),
+  )  # pyformat: disable
+  tokens, weights = P(None, 'heads'), P('heads')
+  if devices > 1:
+    op = jax.shard_map(
+        op, mesh=mesh, in_specs=(*[tokens] * 4, *[weights] * 6),
+        out_specs=tokens,
+    )  # pyformat: disable
 
   def both(*arguments):
     out, pull = jax.vjp(op, *arguments)
     return out, pull(cotangent)
 
-  arrays = [jax.numpy.asarray(x) for x in arguments]
-  cotangent = jax.numpy.asarray(cotangent)
+  place = lambda x, spec: jax.device_put(
+      x, jax.sharding.NamedSharding(mesh, spec)
+  )
+  arrays = [
+      place(x, tokens if i < 4 else weights) for i, x in enumerate(arguments)
+  ]
+  cotangent = place(cotangent, tokens)
   forward, both = jax.jit(op), jax.jit(both)
   return {
       'forward': lambda: jax.block_until_ready(forward(*arrays)),
@@ -144,7 +171,11 @@ def measure(name: str, passes: list[str], repeats: int) -> list[dict]:
   ]
   cotangent = np.ones_like(arguments[0])
   calls = dict(zip(COLUMNS, (
-      jax_calls(arguments, cotangent, spec.mini_batch),
+      jax_calls(arguments, cotangent, spec.mini_batch, 1),
+      jax_calls(
+          arguments, cotangent, spec.mini_batch,
+          math.gcd(len(jax.devices()), arguments[0].shape[1]),
+      ),
       torch_calls(arguments, cotangent, spec.mini_batch, dual=False),
       torch_calls(arguments, cotangent, spec.mini_batch, dual=True),
   )))
@@ -165,7 +196,10 @@ def measure(name: str, passes: list[str], repeats: int) -> list[dict]:
         'pass': which,
         'best_seconds': best,
         'median_seconds': {c: float(np.median(t)) for c, t in times.items()},
-        'ratio': {c: best[c] / best['jax'] for c in COLUMNS[1:]},
+        'ratio': {
+            f'{c} / {j}': best[c] / best[j]
+            for j in COLUMNS[:2] for c in COLUMNS[2:]
+        },
     })
   return rows
 
@@ -180,15 +214,13 @@ def check_equal(results: list[np.ndarray]) -> None:
 def table(rows: list[dict]) -> str:
   """Returns the rows as text: best milliseconds, and ratios to JAX."""
   head = f'{"shape":26}{"pass":9}' + ''.join(f'{c:>14}' for c in COLUMNS)
-  lines = [head + f'{"primal/jax":>13}{"dual/jax":>11}']
+  lines = [head + '   ratios of PyTorch to JAX, to JAX by core']
   for row in rows:
     times = ''.join(
         f'{1e3 * row["best_seconds"][c]:11.1f} ms' for c in COLUMNS
     )
-    primal, dual = (row['ratio'][c] for c in COLUMNS[1:])
-    lines.append(
-        f'{row["shape"]:26}{row["pass"]:9}{times}{primal:12.2f}x{dual:10.2f}x'
-    )
+    ratios = ''.join(f'{r:8.2f}x' for r in row['ratio'].values())
+    lines.append(f'{row["shape"]:26}{row["pass"]:9}{times}{ratios}')
   return '\n'.join(lines)
 
 
@@ -222,6 +254,7 @@ def main() -> None:
   os.sched_setaffinity(0, cores)
   threads = len(cores)
   torch.set_num_threads(threads)
+  jax.config.update('jax_num_cpu_devices', threads)
   rows = []
   for name in flags.shapes.split(','):
     rows += measure(name, flags.passes.split(','), flags.repeats)
