@@ -28,6 +28,7 @@ def command(**options):
   )  # pyformat: disable
 
 
+@pytest.mark.slow
 def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
   source, ours, back = fixtures / 'tiny_rope', tmp_path / 'a', tmp_path / 'b'
   out = command(source=source, out=ours, mixer='ttt_mlp', mini_batch=8, seed=5)

@@ -37,7 +37,10 @@ def _pull(op, mini_batch):
 
 
 @every_op
-@pytest.mark.parametrize('mini_batch, kept', [(4, 0), (5, 2**20)])
+@pytest.mark.parametrize(
+    'mini_batch, kept',
+    [(4, 0), pytest.param(5, 2**20, marks=pytest.mark.slow)],
+)
 def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
   """Six rows in four parts, a last mini-batch that is not full, both caches.
 

@@ -143,6 +143,7 @@ def test_errors_of_the_command_are_one_line():
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
 
 
+@pytest.mark.slow
 def test_the_step_of_the_trainer_for_this_machine():
   config = quickstart.get_config('3s')
   config.data.height = config.data.width = 32

@@ -115,7 +115,9 @@ def test_timestep_embedding(golden):
   np.testing.assert_allclose(ours, arrays['timestep_embedding_64'], atol=5e-5)
 
 
-@pytest.mark.parametrize('scenes', ['single', 'multi'])
+@pytest.mark.parametrize(
+    'scenes', [pytest.param('single', marks=pytest.mark.slow), 'multi']
+)
 def test_loss_and_every_gradient_norm(case, scenes):
   config, params, arrays, per_token = case
   module = dit.DiffusionTransformer(config)

@@ -53,6 +53,10 @@ def test_arithmetic_inside_heads(tokens, number, dim):
   x = rng.normal(size=(2, tokens, number * dim)).astype(np.float32)
   heads = heads_lib.Heads(number, dim)
   np.testing.assert_array_equal(heads.tokens(heads.view(x)), x)
+  np.testing.assert_array_equal(heads.ungroup(heads.groups(x)), x)
+  np.testing.assert_array_equal(
+      heads.groups(x)[:, 0], x[..., : heads.width]
+  )
   split = x.reshape(2, tokens, number, dim)
   total = heads.tokens(heads.total(heads.view(x))).reshape(split.shape)
   np.testing.assert_allclose(

@@ -290,9 +290,8 @@ def test_inputs_that_do_not_fit(latents, text, message):
     TINY.check_inputs(latents, text)
 
 
-@pytest.mark.parametrize(
-    'everywhere', [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('everywhere', [False, True])
 def test_every_mesh_gives_what_one_device_gives(everywhere):
   out = subprocess.run(
       [sys.executable, '-m', 'tests.models.unet_meshes',

@@ -57,6 +57,7 @@ def test_parameters_from_pre_trained_weights(kind, part, case, tmp_path):
     np.testing.assert_array_equal(ours, theirs.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_them_with_fresh_ttt_layers(
     case, tmp_path, capsys
 ):

@@ -139,7 +139,8 @@ def splash(
           block_kv_dkv=keys_backward,
           block_kv_dkv_compute=math.gcd(keys_backward, _KEYS_AT_ONCE),
           # One kernel for all gradients: five products a pair of blocks
-          # instead of seven.
+          # instead of seven. Each block of keys leaves its part of the
+          # queries' gradient, rounded to their dtype.
           use_fused_bwd_kernel=True,
       ),
       residual_checkpoint_name=RESULT,
