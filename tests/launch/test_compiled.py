@@ -42,3 +42,16 @@ def test_what_does_not_fit_is_kept_as_well(tmp_path, monkeypatch):
       _compile(2.0, tmp_path)
     monkeypatch.setattr(compiled, '_compile', None)
     assert e.value.message == message and '\n' not in str(e.value)
+
+
+def test_a_kernel_without_room_is_a_defect_not_a_plan():
+  message = 'RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out'
+
+  class Lowered:
+
+    def compile(self, compiler_options):
+      del compiler_options
+      raise jax.errors.JaxRuntimeError(message)
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match='ScopedVmemOom'):
+    compiled._compile(Lowered(), None)
