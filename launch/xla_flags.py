@@ -131,14 +131,16 @@ def compiler_options(
     kind: of `SETTINGS`.
     before: the environment; a flag that it gives is left to it.
   """
-  options: dict[str, bool | str] = {}
-  for setting in SETTINGS[kind]:
-    if setting.variable not in (TPU, GPU):
-      continue
-    name, value = setting.value.removeprefix('--').split('=', 1)
-    if f'--{name}' not in (before or {}).get(setting.variable, ''):
-      options[name] = value == 'true' or value
-  return options
+  flags_ = [s.value for s in SETTINGS[kind] if s.variable in (TPU, GPU)]
+  given = ' '.join((before or {}).get(v, '') for v in (TPU, GPU)).split()
+  # Whole names: some of ours begin like others.
+  theirs = {word.partition('=')[0] for word in given}
+  pairs = [flag.split('=', 1) for flag in flags_]
+  return {
+      name.removeprefix('--'): value == 'true' or value
+      for name, value in pairs
+      if name not in theirs
+  }
 
 
 def unknown(kind: str) -> str | None:

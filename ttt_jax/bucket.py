@@ -14,7 +14,8 @@ _READ = ('storage.objects.get', 'storage.objects.list')
 _WRITE = ('storage.buckets.get', *_READ, 'storage.objects.create',
           'storage.objects.delete')  # pyformat: disable
 # Whose errors come to us after some tries of theirs.
-_LIBRARIES = ('gcsfs', 'aiohttp', 'google', 'requests')
+_LIBRARIES = ('gcsfs', 'aiohttp', 'google.api_core', 'google.auth',
+              'google.cloud', 'requests')  # pyformat: disable
 
 
 class UnreachableError(Exception):
@@ -92,7 +93,9 @@ def lost(error: BaseException) -> str | None:
   """One line if an error says that a bucket does not answer, else None."""
   if isinstance(error, UnreachableError):
     return str(error)
-  if type(error).__module__.partition('.')[0] not in _LIBRARIES:
+  module = type(error).__module__ + '.'
+  # Not all of `google`: protobuf's errors are no network's.
+  if not module.startswith(tuple(f'{name}.' for name in _LIBRARIES)):
     return None
   return (
       f'a bucket of this run does not answer ({_line(error)}); start again,'

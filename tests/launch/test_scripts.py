@@ -308,10 +308,14 @@ def test_flags_come_before_the_user_s():
 def test_a_plan_compiles_with_the_flags_that_are_not_in_the_environment():
   options = xla_flags.compiler_options('v5p')
   assert options['xla_tpu_enable_async_all_to_all'] is True
-  mine = {xla_flags.TPU: '--xla_tpu_enable_async_all_to_all=false'}
-  assert xla_flags.compiler_options('v5p', mine) == {
-      k: v for k, v in options.items() if k != 'xla_tpu_enable_async_all_to_all'
-  }
+  for name in (
+      'xla_tpu_enable_async_all_to_all',
+      'xla_tpu_enable_async_collective_fusion_fuse_all_gather',
+  ):
+    mine = {xla_flags.TPU: f'--xla_other=1 --{name}=false'}
+    assert xla_flags.compiler_options('v5p', mine) == {
+        k: v for k, v in options.items() if k != name
+    }
   assert all(name.startswith('xla_gpu') for name in
              xla_flags.compiler_options('gpu', {}))  # pyformat: disable
 
