@@ -36,7 +36,8 @@ class Model:
   Attributes:
     name: of the op.
     forward: (step, tokens, rate, norm, state, out): walks the mini-batches of
-      a grid step, moves the state and writes out.
+      a grid step, moves the state and writes out; rate(window) are its step
+      sizes [C, lanes].
     backward: (step, tokens, rate, norm, state, stash, d_out, d_tokens,
       d_norm, d_state): walks a group forwards from the state before it, then
       backwards; adds to d_norm, and turns d_state from the cotangent of the
@@ -106,10 +107,15 @@ def _forward(model, plan, tokens, norm, state, *, save):
       functools.partial(_forward_kernel, model=model, grid=grid),
       name=f'{model.name}_forward',
       grid=grid.shape,
-      in_specs=[_token_specs(grid), Norm(*[grid.norm()] * 2), states],
+      in_specs=[
+          _token_specs(grid),
+          Norm(*[grid.norm()] * 2),
+          # Needed once: copied to where it is to be.
+          _each(lambda _: pl.BlockSpec(memory_space=pl.ANY), state),
+      ],
       out_specs=out_specs,
       out_shape=out_shape,
-      scratch_shapes=_scratch(grid, state),
+      scratch_shapes=[_selector(grid)],
       compiler_params=grid.compiler_params(),
   )(tokens, norm, state)
   return (*result, None)[:3]
@@ -119,14 +125,18 @@ def _forward_kernel(
     tokens: Tokens, norm: Norm, initial: State, *refs: Any,
     model: Model, grid: Grid,
 ) -> None:
-  """One grid step. The state stays in VMEM from the first step to the last."""
-  out, last, *saved, state, rate, selected = refs
+  """One grid step. The state stays in VMEM from the first step to the last.
+
+  It lives in the block of the last state, which is written when all is done.
+  """
+  out, last, *saved, selected = refs
+  state = _each(lambda ref: ref.at[0], last)
   here = Step.here(grid)
 
   @pl.when(here.first)
   def _():
-    for ref, block in zip(state, initial):
-      ref[...] = block[0]
+    for ref, array in zip(state, initial):
+      pltpu.sync_copy(array.at[here.states(array.shape[1:])], ref)
     selected[...] = rates.selector(here)
 
   if saved:
@@ -137,13 +147,8 @@ def _forward_kernel(
       for ref, block in zip(state, saved[0]):
         block[0, 0] = ref[...]
 
-  rates.spread(tokens.eta.at[0], selected[...], rate, here)
+  rate = functools.partial(rates.at, tokens.eta.at[0], selected)
   model.forward(here, tokens, rate, norm, state, out)
-
-  @pl.when(here.last)
-  def _():
-    for ref, block in zip(state, last):
-      block[0] = ref[...]
 
 
 def _backward(model, plan, tokens, norm, saved, d_out, d_last):
@@ -229,8 +234,12 @@ def _scratch(grid, state):
   return [
       _each(lambda a: pltpu.VMEM(grid.shares(a.shape[1:]), plan.wide), state),
       pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
-      pltpu.VMEM(rates.selector_shape(grid), plan.dtype),
+      _selector(grid),
   ]
+
+
+def _selector(grid):
+  return pltpu.VMEM(rates.selector_shape(grid), grid.plan.dtype)
 
 
 def _each(f, fields):

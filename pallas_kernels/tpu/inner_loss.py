@@ -16,13 +16,16 @@ into itself and grows by e every few mini-batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import EPSILON
-from pallas_kernels.tpu.packing import Packing
+
+# [C, lanes] -> [C, lanes]: the mean over each head's features in all its lanes.
+Mean = Callable[[jax.Array], jax.Array]
 
 
 class Norm(NamedTuple):
@@ -54,24 +57,24 @@ class LossGradient(NamedTuple):
 
 
 def normalize(
-    y: jax.Array, packing: Packing, factor: float = 1.0
+    y: jax.Array, mean: Mean, factor: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
   """Returns y / std(y) and 1 / std(y) for y without a mean, [C, lanes].
 
   Args:
     y: [C, lanes], `factor` times what LayerNorm's epsilon is meant for.
-    packing: how heads share the lanes.
+    mean: over the features of each head.
     factor: see y.
   """
-  r = jax.lax.rsqrt(packing.mean(y * y) + factor * factor * EPSILON)
+  r = jax.lax.rsqrt(mean(y * y) + factor * factor * EPSILON)
   return y * r, r
 
 
 def normalize_backward(
-    d_x: jax.Array, x: jax.Array, r: jax.Array, packing: Packing
+    d_x: jax.Array, x: jax.Array, r: jax.Array, mean: Mean
 ) -> jax.Array:
   """Returns the cotangent of y from that of x = y / std(y)."""
-  return r * (d_x - x * packing.mean(d_x * x))
+  return r * (d_x - x * mean(d_x * x))
 
 
 def inner_gradient(
@@ -79,15 +82,15 @@ def inner_gradient(
     k: jax.Array,
     v: jax.Array,
     norm: Norm,
-    packing: Packing,
+    mean: Mean,
     factor: float = 1.0,
 ) -> Gradient:
   """Returns g = dl/dy of each token; arguments [C, lanes], see `normalize`."""
-  x, r = normalize(y, packing, factor)
+  x, r = normalize(y, mean, factor)
   u = norm.scale * (norm.scale * x + norm.bias - v + k)
-  ux = packing.mean(u * x)
+  ux = mean(u * x)
   g = r * (u - x * ux)
-  return Gradient(x, r, ux, g - packing.mean(g))
+  return Gradient(x, r, ux, g - mean(g))
 
 
 def inner_gradient_backward(
@@ -96,7 +99,7 @@ def inner_gradient_backward(
     k: jax.Array,
     v: jax.Array,
     norm: Norm,
-    packing: Packing,
+    mean: Mean,
 ) -> LossGradient:
   """Returns the cotangents of `inner_gradient`.
 
@@ -111,11 +114,11 @@ def inner_gradient_backward(
     k: [C, lanes].
     v: [C, lanes].
     norm: LayerNorm parameters.
-    packing: how heads share the lanes.
+    mean: over the features of each head.
   """
   x, r, ux, g = gradient
-  d_g = d_g - packing.mean(d_g)
-  d_gx = packing.mean(d_g * x)
+  d_g = d_g - mean(d_g)
+  d_gx = mean(d_g * x)
   d_u = r * (d_g - x * d_gx)
   error = norm.scale * x + norm.bias - v + k
   d_error = norm.scale * d_u
@@ -124,7 +127,7 @@ def inner_gradient_backward(
       bias=column_sum(d_error),
   )
   d_x = norm.scale * d_error - r * (ux * d_g + norm.scale * error * d_gx)
-  d_y = r * (d_x - x * (packing.mean(d_x * x) + packing.mean(d_g * g)))
+  d_y = r * (d_x - x * (mean(d_x * x) + mean(d_g * g)))
   return LossGradient(d_y, d_error, d_norm)
 
 

@@ -29,6 +29,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels.tpu.products import Products
 
 LANES = 128
 SUBLANES = 16  # Rows of a bfloat16 register, two to a 32-bit word.
@@ -125,6 +128,25 @@ class Packing:
         [
             self.join([s * (1 / self.head_dim) for s in sums])
             for sums in packs
+        ],
+        axis=1,
+    )
+
+  def mean_by_product(self, x: jax.Array, products: Products) -> jax.Array:
+    """Returns `mean(x)`, made by the matrix unit."""
+    row, column = (
+        jax.lax.div(
+            jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis),
+            np.int32(self.head_dim),
+        )
+        for axis in (0, 1)
+    )
+    share = jnp.where(row == column, 1 / self.head_dim, 0.0)
+    share = share.astype(products.dtype)
+    return jnp.concatenate(
+        [
+            products.times_parts(x[:, first : first + LANES], share)
+            for first in range(0, x.shape[1], LANES)
         ],
         axis=1,
     )

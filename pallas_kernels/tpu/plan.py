@@ -16,9 +16,11 @@ from pallas_kernels.tpu.packing import Packing
 from pallas_kernels.tpu.products import Products
 
 HEAD_DIMS = (32, 64, 128)
-# Tokens that one grid step of the forward pass takes, and mini-batches.
-_STEP_TOKENS = 512
+# Mini-batches of a grid step of the forward pass, at most, of so many tokens.
 _STEP_MINI_BATCHES = 8
+_MINI_BATCH = 64
+# Packs of a grid step whose chains, side by side, do not fill their latency.
+_FEW_PACKS = 4
 # The forward pass saves the state every G mini-batches, such that all of them
 # take at most this many bytes if the backward pass can recompute G in VMEM.
 SAVED_BYTES = 1_500_000_000
@@ -63,6 +65,17 @@ class Plan:
   @property
   def packing(self) -> Packing:
     return Packing(self.head_dim, self.mini_batch)
+
+  @property
+  def few_packs(self) -> bool:
+    """Whether a step's packs, side by side, do not fill their latency."""
+    return self.forward_packs <= _FEW_PACKS
+
+  def mean(self, x: jax.Array) -> jax.Array:
+    """Returns the mean over each head's features, for an idle matrix unit."""
+    if self.few_packs:  # A product is done before that many reductions.
+      return self.packing.mean_by_product(x, self.products)
+    return self.packing.mean(x)
 
   @property
   def products(self) -> Products:
@@ -179,6 +192,7 @@ def make_plan(
     state_bytes: int,
     stash_bytes: int,
     most_packs: tuple[int, int],
+    few_packs_steps: int,
     chip: chips.Chip | None = None,
 ) -> Plan:
   """Returns the sizes for a call.
@@ -195,6 +209,8 @@ def make_plan(
     most_packs: packs of a grid step at most, forward and backward. Their
       independent chains fill the latency of a mini-batch; more than needed
       for that only spill registers.
+    few_packs_steps: mini-batches of a grid step with few packs, at most. What
+      begins and ends a step has less to hide behind there.
     chip: the chip; None takes `chip.current()`.
 
   Raises:
@@ -206,7 +222,11 @@ def make_plan(
   n = -(-length // mini_batch)
   packing = Packing(head_dim, mini_batch)
   packs = -(-heads // packing.heads)
-  steps = min(_STEP_MINI_BATCHES, max(1, _STEP_TOKENS // mini_batch), n)
+  # Both cores of a chip get the same number of steps if there is one sequence.
+  parts = chip.cores if batch % chip.cores else 1
+  few = _share(packs, most_packs[0], parts) <= _FEW_PACKS
+  most = few_packs_steps if few else _STEP_MINI_BATCHES
+  steps = min(most, max(1, most * _MINI_BATCH // mini_batch), n)
 
   saved = batch * packs * n * state_bytes  # If every mini-batch were saved.
   group = _round_up(-(-saved // SAVED_BYTES), steps)
@@ -224,8 +244,6 @@ def make_plan(
     )
   group = min(group, most_group // steps * steps)
   room = budget // (group * per_mini_batch + 8 * state_bytes)
-  # Both cores of a chip get the same number of steps if there is one sequence.
-  parts = chip.cores if batch % chip.cores else 1
   backward_packs = _share(packs, min(most_packs[1], room), parts)
   packs = _round_up(packs, backward_packs)
   return Plan(

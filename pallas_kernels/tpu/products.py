@@ -25,6 +25,17 @@ class Products:
     """Returns a b: [I, J], [J, L] -> [I, L]."""
     return self._product(a, b, 1, 0)
 
+  def times_parts(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns a b for float32 a; b is exact in `dtype`.
+
+    bfloat16 operands take a as two parts, 16 bits of its 24.
+    """
+    if self.dtype != jnp.bfloat16:
+      return self.times(a, b)
+    high = a.astype(self.dtype)
+    low = (a - high.astype(self.out)).astype(self.dtype)
+    return self.times(high, b) + self.times(low, b)
+
   def times_transposed(self, a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns a b^T: [I, J], [L, J] -> [I, L]."""
     return self._product(a, b, 1, 1)

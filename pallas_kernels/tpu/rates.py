@@ -16,6 +16,7 @@ from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import Packing
 from pallas_kernels.tpu.plan import Grid
 from pallas_kernels.tpu.window import Step
+from pallas_kernels.tpu.window import Window
 
 
 def selector_shape(grid: Grid) -> tuple[int, int]:
@@ -47,6 +48,25 @@ def spread(rates: Any, selected: jax.Array, out: Any, step: Step) -> None:
   lanes = step.grid.plan.products.times(rates[...], selected)
   valid = step.valid(0, lanes.shape)
   out[...] = lanes if valid is None else jnp.where(valid, lanes, 0)
+
+
+def at(rates: Any, selected: jax.Array, window: Window) -> jax.Array:
+  """Returns the step sizes of a window, zero where no token is.
+
+  Made where they are needed, the product fills gaps of the matrix unit.
+
+  Args:
+    rates: ref [rows, H].
+    selected: ref of `selector`.
+    window: of a pack, or of all.
+
+  Returns:
+    [C, lanes].
+  """
+  plan = window.plan
+  lanes = plan.products.times(rates[window.rows], selected[:, window.lanes])
+  valid = window.step.valid(window.m * plan.mini_batch, lanes.shape)
+  return lanes if valid is None else jnp.where(valid, lanes, 0)
 
 
 def gather(products: list[jax.Array], packing: Packing) -> jax.Array:

@@ -20,18 +20,20 @@ class Step:
 
   Attributes:
     grid: the pass.
+    sequence: number in the batch.
     share: which packs: number of the group of P.
     number: of the step, counted as it runs.
   """
 
   grid: Grid
+  sequence: jax.Array
   share: jax.Array
   number: jax.Array
 
   @classmethod
   def here(cls, grid: Grid) -> Step:
     """Returns the step of the running kernel."""
-    return cls(grid, pl.program_id(1), pl.program_id(2))
+    return cls(grid, *map(pl.program_id, range(3)))
 
   @property
   def first(self) -> jax.Array:
@@ -58,6 +60,14 @@ class Step:
     row = grid.time(self.number) * grid.rows + row
     rows = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
     return rows < grid.plan.length - row
+
+  def states(self, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Returns where in [B, *shape] a state of the step's packs lies."""
+    sizes = self.grid.shares(shape)
+    axis = 1 if len(shape) == 2 else 0
+    where = [slice(None)] * len(shape)
+    where[axis] = pl.ds(self.share * sizes[axis], sizes[axis])
+    return (self.sequence, *where)
 
   def windows(self, m: jax.Array | int) -> list[Window]:
     """Returns mini-batch m of each pack."""
@@ -100,10 +110,14 @@ class Window:
 
   def read(self, ref: Any) -> jax.Array:
     """Returns the tokens [C, lanes], zeros after the end of the sequence."""
-    x = ref[0, self.rows, self.lanes]
+    x = self.read_all(ref)
     valid = self.step.valid(self.m * self.plan.mini_batch, x.shape)
     # A block at the end reaches over the array, where anything may lie.
     return x if valid is None else jnp.where(valid, x, jnp.zeros_like(x))
+
+  def read_all(self, ref: Any) -> jax.Array:
+    """Returns the tokens [C, lanes], anything after the end of the sequence."""
+    return ref[0, self.rows, self.lanes]
 
   def write(self, ref: Any, x: jax.Array) -> None:
     """Writes the tokens [C, lanes]."""

@@ -30,7 +30,7 @@ class Units:
   Attributes:
     packing: of the heads.
     dtype: of the tokens. Where that is bfloat16 the matrix unit takes float32
-      as two parts of it, 16 bits of 24: as exact as the result can show.
+      in two parts: as exact as the result can show.
     wide: dtype of the rows.
   """
 
@@ -67,12 +67,8 @@ class Units:
         for axis in (0, 1)
     )
     matrix = choose(i, j).astype(self.dtype)
-    times = Products(self.dtype, self.wide).times
-    if token or self.dtype != jnp.bfloat16:
-      return times(x, matrix)
-    high = x.astype(self.dtype)
-    low = (x - high.astype(self.wide)).astype(self.dtype)
-    return times(high, matrix) + times(low, matrix)
+    products = Products(self.dtype, self.wide)
+    return (products.times if token else products.times_parts)(x, matrix)
 
 
 class Rows(NamedTuple):

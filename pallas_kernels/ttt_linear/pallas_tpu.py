@@ -56,6 +56,7 @@ def ttt_linear(
       state_bytes=4 * (LANES + 8) * LANES,
       stash_bytes=stash_bytes(mini_batch, dtype),
       most_packs=(12, 12),
+      few_packs_steps=24,
   )
   w, b = batched_state((w, b), (3, 2), batch, plan.wide)
   # LayerNorm takes no notice of a mean over features and its gradient has

@@ -42,6 +42,7 @@ from pallas_kernels.tpu.window import Window
 from pallas_kernels.ttt_linear.tpu_stages import apply
 from pallas_kernels.ttt_linear.tpu_stages import move
 from pallas_kernels.ttt_linear.tpu_stages import State
+from pallas_kernels.ttt_linear.tpu_stages import turn
 
 
 class Stash(NamedTuple):
@@ -105,17 +106,18 @@ def _replay(window, tokens, rate, norm, state, stash):
   """Moves the state by one mini-batch and keeps its inner gradient."""
   plan, m = window.plan, window.m
   keys = window.read(tokens.k)
+  columns = turn(keys)
   gradient = inner_gradient(
       apply(keys, stash.w.at[m], plan) + stash.b[m],
       keys.astype(plan.wide),
       window.read(tokens.v).astype(plan.wide),
       norm.at(window.lanes),
-      plan.packing,
+      plan.mean,
   )
   for value, kept in zip(gradient, stash.gradient):
     kept[window.rows] = value
   f = rate[window.rows] * gradient.g
-  move(state.w, keys, f, -1, plan)
+  move(state.w, columns, f, -1, plan)
   state.b[...] = state.b[...] - column_sum(f)
 
 
@@ -123,18 +125,19 @@ def _read_backward(window, q, d_out, norm, stash, d_q, d_norm, d_state):
   """Goes back from d_out to d_q, and adds to d_w' and d_b'."""
   plan, after = window.plan, window.m + 1
   rows = window.read(q)
+  columns = turn(rows)
   w = stash.w.at[after]
-  x, r = normalize(apply(rows, w, plan) + stash.b[after], plan.packing)
+  x, r = normalize(apply(rows, w, plan) + stash.b[after], plan.mean)
   d_out = window.read(d_out).astype(plan.wide)
   d_norm.scale[...] += column_sum(d_out * x)
   d_norm.bias[...] += column_sum(d_out)
-  d_y = normalize_backward(norm.scale[...] * d_out, x, r, plan.packing)
+  d_y = normalize_backward(norm.scale[...] * d_out, x, r, plan.packing.mean)
   d_rows = [
       plan.products.times_transposed(d_y[:, lanes(p)], w[p])
       for p in range(window.step.grid.packs)
   ]
   window.write(d_q, d_out + jnp.concatenate(d_rows, axis=1))
-  move(d_state.w, rows, d_y, 1, plan)
+  move(d_state.w, columns, d_y, 1, plan)
   d_state.b[...] += column_sum(d_y)
 
 
@@ -145,6 +148,7 @@ def _update_backward(
   plan, m = window.plan, window.m
   packs = range(window.step.grid.packs)
   keys, eta = window.read(tokens.k), rate[window.rows]
+  columns = turn(keys)
   gradient = Gradient(*(ref[window.rows] for ref in stash.gradient))
   d_w = [d_state.w[p].astype(plan.dtype) for p in packs]
   e = [plan.products.times(keys[:, lanes(p)], d_w[p]) for p in packs]
@@ -158,7 +162,7 @@ def _update_backward(
       keys.astype(plan.wide),
       window.read(tokens.v).astype(plan.wide),
       norm.at(window.lanes),
-      plan.packing,
+      plan.packing.mean,
   )
   for total, part in zip(d_norm, d.d_norm):
     total[...] += part
@@ -173,5 +177,5 @@ def _update_backward(
       for p in packs
   ]
   window.write(d_tokens.k, jnp.concatenate(d_rows, axis=1) + d.d_error)
-  move(d_state.w, keys, d.d_y, 1, plan)
+  move(d_state.w, columns, d.d_y, 1, plan)
   d_state.b[...] += column_sum(d.d_y)

@@ -19,6 +19,7 @@ from pallas_kernels.tpu.window import Window
 from pallas_kernels.ttt_linear.tpu_stages import apply
 from pallas_kernels.ttt_linear.tpu_stages import move
 from pallas_kernels.ttt_linear.tpu_stages import State
+from pallas_kernels.ttt_linear.tpu_stages import turn
 
 
 def forward(
@@ -43,16 +44,17 @@ def _mini_batch(window, q, k, v, rate, norm, state, out):
   rows = keys
   if before is not None:
     rows = jnp.concatenate([keys, before.read(q)], axis=0)
+  columns = turn(keys)
   y = apply(rows, state.w, plan) + state.b[...]
   gradient = inner_gradient(
       y[: plan.mini_batch],
       keys.astype(plan.wide),
       window.read(v).astype(plan.wide),
       norm.at(window.lanes),
-      plan.packing,
+      plan.mean,
   )
-  f = rate[window.rows] * gradient.g
-  move(state.w, keys, f, -1, plan)
+  f = rate(window) * gradient.g
+  move(state.w, columns, f, -1, plan)
   state.b[...] = state.b[...] - column_sum(f)
   # Last, because nothing waits for it.
   if before is not None:
@@ -61,6 +63,6 @@ def _mini_batch(window, q, k, v, rate, norm, state, out):
 
 def _write(window, y, q, norm, out):
   """Writes q + LN(y)."""
-  x, _ = normalize(y, window.plan.packing)
+  x, _ = normalize(y, window.plan.mean)
   queries = window.read(q).astype(window.plan.wide)
   window.write(out, queries + norm.scale[...] * x + norm.bias[...])

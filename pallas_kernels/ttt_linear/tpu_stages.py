@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import lanes
 from pallas_kernels.tpu.packing import Packing
 from pallas_kernels.tpu.plan import Plan
@@ -50,12 +51,21 @@ def apply(rows: jax.Array, w: jax.Array, plan: Plan) -> jax.Array:
   )
 
 
+def turn(rows: jax.Array) -> list[jax.Array]:
+  """Returns the rows [C, P 128] of each pack as columns, P x [128, C].
+
+  Turned before they are needed: the unit that turns them also makes the
+  reductions, in the order of the program.
+  """
+  return [rows[:, lanes(p)].T for p in range(rows.shape[1] // LANES)]
+
+
 def move(
-    w: Any, rows: jax.Array, f: jax.Array, sign: int, plan: Plan
+    w: Any, columns: list[jax.Array], f: jax.Array, sign: int, plan: Plan
 ) -> None:
-  """Adds sign rows^T f of each pack to the ref w [P, 128, 128]."""
-  for p in range(w.shape[0]):
-    moved = plan.products.transposed_times(rows[:, lanes(p)], f[:, lanes(p)])
+  """Adds sign columns f of each pack to the ref w [P, 128, 128]."""
+  for p, column in enumerate(columns):
+    moved = plan.products.times(column, f[:, lanes(p)])
     w[p] = w[p] + sign * same_head(moved, plan.packing)
 
 

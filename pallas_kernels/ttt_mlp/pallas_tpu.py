@@ -61,6 +61,7 @@ def ttt_mlp(
       state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
       stash_bytes=stash_bytes(head_dim, hidden, mini_batch, dtype),
       most_packs=(8, 6),
+      few_packs_steps=12,
   )
   w1, b1, w2, b2 = batched_state(
       (w1, b1, w2, b2), (3, 2, 3, 2), batch, plan.wide

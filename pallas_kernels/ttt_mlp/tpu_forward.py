@@ -1,13 +1,14 @@
 """TTT-MLP forward on TPU: the mini-batches of a grid step.
 
-Chains of different packs are independent and written side by side, so that the
-compiler can fill the latency of one with the others. Equations:
-`tpu_stages.py`.
+Chains of different packs are independent and written in turns, stage by stage,
+so that the compiler can fill the latency of one with the others. The matrix
+unit works in the order of the program. Equations: `tpu_stages.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,122 +19,133 @@ from pallas_kernels.tpu.inner_loss import Norm
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.tokens import Tokens
 from pallas_kernels.tpu.window import Step
+from pallas_kernels.tpu.window import Window
+from pallas_kernels.ttt_mlp.tpu_stages import add_first_layer
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
-from pallas_kernels.ttt_mlp.tpu_stages import move
+from pallas_kernels.ttt_mlp.tpu_stages import move_second_layer
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
 
+# Stages of a mini-batch when packs go one behind the other.
+_STAGES = 7
+
 
 def forward(
-    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State, out: Any
+    here: Step,
+    tokens: Tokens,
+    rate: Callable[[Window], jax.Array],
+    norm: Norm,
+    state: State,
+    out: Any,
 ) -> None:
   """Walks the mini-batches of a grid step; arguments are refs of blocks."""
-  last = here.grid.steps - 1
-  for m in range(last + 1):
-    _mini_batch(here, m, *tokens[:3], rate, norm, state, out)
-  for window in here.windows(last):
-    _read(window, tokens.q, norm, state, out)
-
-
-class _Hidden(NamedTuple):
-  """The hidden layer of one pack at the keys of a mini-batch."""
-
-  k: jax.Array  # [C, 128]
-  a: jax.Array  # [R C, K], operand of products
-  slope: jax.Array  # [R C, K]
-  w2: jax.Array  # [128, K], operand of products
-  y: jax.Array  # [C, 128]
-  read: jax.Array | None  # [C, 128] y at the queries of the mini-batch before
-
-
-class _Step(NamedTuple):
-  """What the weights of one pack move by, as operands of products."""
-
-  f: jax.Array  # [R C, 128]
-  h: jax.Array  # [R C, K]
-
-
-def _mini_batch(here, m, q, k, v, rate, norm, state, out):
-  """Updates the state of all packs by mini-batch m, and reads m - 1.
-
-  Stage by stage over the packs. The rows of q of the mini-batch before ride
-  along with the rows of k: both meet the same weights.
-  """
-  windows = here.windows(m)
-  hidden = [_hidden(w, q, k, state) for w in windows]
-  steps = [
-      _step(w, h, v, rate, norm, state) for w, h in zip(windows, hidden)
+  packs, apart = here.grid.packs, here.grid.plan.few_packs
+  # Many packs go side by side. Few go one behind the other, at different stages
+  # of a mini-batch: one has products to do while another waits for reductions.
+  late = [_STAGES * p // packs if apart else 0 for p in range(packs)]
+  walks = [
+      _walk(here, p, apart, *tokens[:3], rate, norm, state, out)
+      for p in range(packs)
   ]
-  # Nothing waits for what is written, the next mini-batch for what is moved.
-  for window, h in zip(windows, hidden):
-    if m > 0:
-      _write(window.before(), h.read, q, norm, out)
-  for window, h, step in zip(windows, hidden, steps):
+  for turn in range(_STAGES * (here.grid.steps + 2)):
+    for walk, start in zip(walks, late):
+      if turn >= start:
+        next(walk, None)
+
+
+def _walk(here, p, apart, q, k, v, rate, norm, state, out):
+  """Walks the mini-batches of one pack; at a yield, other packs take a turn.
+
+  The rows of q of the mini-batch before ride along with the rows of k: both
+  meet the same weights. Nothing waits for the queries; packs that go `apart`
+  pass them through the second layer later, while reductions run.
+  """
+  plan, before = here.grid.plan, None
+  for m in range(here.grid.steps):
+    window = Window(here, m, p)
+    keys = window.read(k)
+    z, *z_read = _first_layer(window, [keys, *_queries(before, q)], state)
+    w2, c2 = state.w2[p].astype(plan.dtype), state.c2[:, window.lanes]
+    if apart:
+      yield
+    a, slope = twice_gelu_slope(z)
+    a = a.astype(plan.dtype)
+    a_read = [twice_gelu(z) for z in z_read]
+    y, *read = _second_layer([a] if apart else [a, *a_read], w2, c2, plan)
+    yield
+    f = _step(window, keys, y, v, rate, norm, state)
+    yield
+    if apart:
+      read = _second_layer(a_read, w2, c2, plan)
+      yield
+    h = plan.products.times(f, w2).astype(plan.elementwise)
+    h = (h * slope).astype(plan.dtype)
+    yield
+    move_second_layer(state, p, a, f, plan)
+    for y in read:
+      _write(before, y, q, norm, out)
+    if apart:
+      yield
     # Made again: cheaper than keeping them.
-    keys = window.plan.packing.block_diagonal(h.k)
-    move(state, window.p, keys, h.a, step.f, step.h, window.plan)
+    rows = plan.packing.block_diagonal(keys)
+    add_first_layer(state, p, rows, h, plan, sign=-1)
+    yield
+    before = window
+  # The last mini-batch is read with the state after it.
+  (z,) = _first_layer(before, _queries(before, q), state)
+  w2, c2 = state.w2[p], state.c2[:, before.lanes]
+  yield
+  (y,) = _second_layer([twice_gelu(z)], w2, c2, plan)
+  yield
+  _write(before, y, q, norm, out)
 
 
-def _hidden(window, q, k, state):
-  """Passes the keys, and the queries before them, through both layers."""
+def _queries(window, q):
+  """Returns the queries of a window [C, 128], none for no window.
+
+  What lies after the end of the sequence stays in rows of its own.
+  """
+  return [] if window is None else [window.read_all(q)]
+
+
+def _first_layer(window, inputs, state):
+  """Returns z [R C, K] for each of the inputs [C, 128]; one product."""
   plan, p = window.plan, window.p
-  packing, products = plan.packing, plan.products
-  keys = window.read(k)
-  rows = packing.block_diagonal(keys)
-  before = window.before()
-  if before is not None:
-    queries = packing.block_diagonal(before.read(q))
-    rows = jnp.concatenate([rows, queries], axis=0)
-  z = products.times(rows, state.w1[p])
-  cut = plan.mini_batch * packing.heads
-  a, slope = twice_gelu_slope(_biased(z[:cut], state.b1[p], plan))
-  a = a.astype(plan.dtype)
-  w2 = state.w2[p].astype(plan.dtype)
-  if before is None:
-    y = products.times_transposed(a, w2)
-  else:
-    read = twice_gelu(_biased(z[cut:], state.b1[p], plan)).astype(plan.dtype)
-    y = products.times_transposed(jnp.concatenate([a, read], axis=0), w2)
-  c2 = state.c2[:, window.lanes]
-  read = None if before is None else packing.diagonal(y[cut:]) + c2
-  return _Hidden(keys, a, slope, w2, packing.diagonal(y[:cut]) + c2, read)
+  rows = [plan.packing.block_diagonal(x) for x in inputs]
+  z = plan.products.times(jnp.concatenate(rows, axis=0), state.w1[p])
+  return [
+      plan.packing.add_bias(z, state.b1[p]).astype(plan.elementwise)
+      for z in jnp.split(z, len(rows))
+  ]
 
 
-def _step(window, hidden, v, rate, norm, state):
-  """Returns the step of the weights, and moves c2."""
+def _second_layer(hidden, w2, c2, plan):
+  """Returns y [C, 128] for each of the hidden layers [R C, K]; one product."""
+  if not hidden:
+    return []
+  hidden = [a.astype(plan.dtype) for a in hidden]
+  y = plan.products.times_transposed(jnp.concatenate(hidden, axis=0), w2)
+  return [plan.packing.diagonal(y) + c2 for y in jnp.split(y, len(hidden))]
+
+
+def _step(window, keys, y, v, rate, norm, state):
+  """Returns the step of y, an operand of products [R C, 128]; moves c2."""
   plan = window.plan
-  keys = hidden.k.astype(plan.wide)
   values = window.read(v).astype(plan.wide)
   g = inner_gradient(
-      hidden.y, keys, values, norm.at(window.lanes), plan.packing, FACTOR
+      y, keys.astype(plan.wide), values, norm.at(window.lanes),
+      plan.packing.mean, FACTOR,
   ).g
-  f = rate[window.rows, window.lanes] * g
+  f = rate(window) * g
   state.c2[:, window.lanes] = state.c2[:, window.lanes] - 4 * column_sum(f)
-  f = plan.packing.block_diagonal(f.astype(plan.dtype))
-  h = plan.products.times(f, hidden.w2).astype(plan.elementwise)
-  return _Step(f, (h * hidden.slope).astype(plan.dtype))
-
-
-def _read(window, q, norm, state, out):
-  """Reads the last mini-batch of a grid step with the state after it."""
-  plan, p = window.plan, window.p
-  rows = plan.packing.block_diagonal(window.read(q))
-  z = _biased(plan.products.times(rows, state.w1[p]), state.b1[p], plan)
-  y = plan.products.times_transposed(twice_gelu(z), state.w2[p])
-  y = plan.packing.diagonal(y) + state.c2[:, window.lanes]
-  _write(window, y, q, norm, out)
-
-
-def _biased(z, b1, plan):
-  """Returns z + b1 in the dtype of the hidden layer's arithmetic."""
-  return plan.packing.add_bias(z, b1).astype(plan.elementwise)
+  return plan.packing.block_diagonal(f.astype(plan.dtype))
 
 
 def _write(window, y, q, norm, out):
   """Writes q + LN(y), [C, 128]."""
   plan = window.plan
-  x, _ = normalize(y, plan.packing, FACTOR)
-  queries = window.read(q).astype(plan.wide)
+  x, _ = normalize(y, plan.packing.mean, FACTOR)
+  queries = window.read_all(q).astype(plan.wide)
   scale, bias = norm.at(window.lanes)
   window.write(out, queries + scale * x + bias)

@@ -60,11 +60,13 @@ def gradient(window, read, d_out, norm, stash, d_norm, d_state):
   """Goes back from d_out to d_z."""
   plan, p, after = window.plan, window.p, window.m + 1
   packing = plan.packing
-  x, r = normalize(read.y, packing, FACTOR)
+  x, r = normalize(read.y, packing.mean, FACTOR)
   d_out = window.read(d_out).astype(plan.wide)
   d_norm.bias[:, window.lanes] += column_sum(d_out)
   d_norm.scale[:, window.lanes] += column_sum(d_out * x)
-  d_y = normalize_backward(norm.scale[:, window.lanes] * d_out, x, r, packing)
+  d_y = normalize_backward(
+      norm.scale[:, window.lanes] * d_out, x, r, packing.mean
+  )
   d_state.c2[:, window.lanes] += column_sum(d_y)
   d_y = packing.block_diagonal(d_y.astype(plan.dtype))
   d_a = plan.products.times(d_y, stash.w2[after, p])

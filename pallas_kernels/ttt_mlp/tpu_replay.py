@@ -128,7 +128,7 @@ def _step(window, hidden, k, v, rate, norm, state, stash):
   plan, p, m = window.plan, window.p, window.m
   keys, values = (window.read(ref).astype(plan.wide) for ref in (k, v))
   gradient = inner_gradient(
-      hidden.y, keys, values, norm.at(window.lanes), plan.packing, FACTOR
+      hidden.y, keys, values, norm.at(window.lanes), plan.packing.mean, FACTOR
   )
   for value, kept in zip(gradient, stash.gradient):
     kept[m, p] = value

@@ -96,10 +96,17 @@ def add_first_layer(
   state.b1[p] += sign * sums[LANES : LANES + plan.packing.heads]
 
 
+def move_second_layer(
+    state: State, p: int, a: jax.Array, f: jax.Array, plan: Plan
+) -> None:
+  """Moves w2 of pack p by one mini-batch."""
+  state.w2[p] -= plan.products.transposed_times(f, a)
+
+
 def move(
     state: State, p: int, rows: jax.Array, a: jax.Array, f: jax.Array,
     h: jax.Array, plan: Plan,
 ) -> None:
   """Moves w1, b1 and w2 of pack p by one mini-batch; c2 has moved before."""
-  state.w2[p] -= plan.products.transposed_times(f, a)
+  move_second_layer(state, p, a, f, plan)
   add_first_layer(state, p, rows, h, plan, sign=-1)

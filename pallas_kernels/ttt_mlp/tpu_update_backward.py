@@ -80,7 +80,7 @@ def gradient(
   eta = rate[window.rows, window.lanes]
   k, v = (window.read(ref).astype(plan.wide) for ref in tokens[1:3])
   d = inner_gradient_backward(
-      eta * step.d_f, gradient, k, v, norm.at(window.lanes), packing
+      eta * step.d_f, gradient, k, v, norm.at(window.lanes), packing.mean
   )
   window.write(d_tokens.v, -d.d_error)
   for total, part in zip(d_norm, d.d_norm):

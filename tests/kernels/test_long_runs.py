@@ -14,6 +14,7 @@ import pytest
 
 from pallas_kernels.specs import Spec
 from pallas_kernels.tpu import chip
+from pallas_kernels.tpu import plan
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 
@@ -62,6 +63,13 @@ def _check(errors):
 @every_chip
 def test_error_is_flat(op, kind, monkeypatch):
   _check(errors_along(op, kind, 200, 3, monkeypatch))
+
+
+@every_op
+def test_error_is_flat_with_many_packs(op, monkeypatch):
+  """The sums of many packs are reductions."""
+  monkeypatch.setattr(plan, '_FEW_PACKS', 0)
+  _check(errors_along(op, 'float32 arithmetic', 200, 3, monkeypatch))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 from pallas_kernels import mini_batches
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
+from pallas_kernels.tpu import plan
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error
@@ -41,15 +42,17 @@ def _strong(arguments):
   return {**arguments, 'eta': arguments['eta'] * 100}
 
 
-def _assert_equal_to_reference(op, name, mini_batch, change=lambda a: a):
-  """Compares values and gradients at `spec_of(name)`.
+def _assert_equal_to_reference(
+    op, name, mini_batch, change=lambda a: a, spec=None
+):
+  """Compares values and gradients at `spec`, or `spec_of(name)`.
 
   In float64, in which Pallas interprets the kernels too; the GPU kernels have
   float32 at most, whatever runs them.
   """
   wide = name != 'pallas_gpu'
   with jax.enable_x64(True):
-    exact = change(_strong(op.arguments(spec_of(name), jnp.float64)))
+    exact = change(_strong(op.arguments(spec or spec_of(name), jnp.float64)))
     want = value_and_gradients(
         op, exact, mini_batch, implementation='reference'
     )
@@ -77,6 +80,17 @@ def test_values_and_gradients(op, name, mini_batch):
 @pytest.mark.parametrize('mini_batch', [16, 64])
 def test_values_and_gradients_of_kernels(op, name, mini_batch):
   _assert_equal_to_reference(op, name, mini_batch)
+
+
+@every_op
+@pytest.mark.parametrize('few_packs', [3, 0])
+def test_packs_of_a_step(op, few_packs, monkeypatch):
+  """Three packs, which count as few and go apart, or go side by side."""
+  monkeypatch.setattr(plan, '_FEW_PACKS', few_packs)
+  # Compiled for each: what is traced before does not know.
+  mini_batch = 16 if few_packs else 32
+  spec = Spec(2, 3, 53, head_dim=128, hidden=128)
+  _assert_equal_to_reference(op, 'pallas_tpu', mini_batch, spec=spec)
 
 
 @pytest.mark.parametrize('op, name', PORTABLE)

@@ -23,6 +23,7 @@ def make(chip, heads, length, state_bytes=STATE_BYTES, **kwargs):
       state_bytes=state_bytes,
       stash_bytes=tpu_replay.stash_bytes(64, 256, 64, 'bfloat16'),
       most_packs=(8, 6),
+      few_packs_steps=12,
       chip=CHIPS[chip],
       **{**sizes, **kwargs},
   )
