@@ -9,6 +9,7 @@ operations, each with some of the rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from typing import Any
 
 import jax
@@ -32,15 +33,22 @@ def on_one_cpu() -> bool:
 
 
 def count_parts(rows: int, work: int) -> int:
-  """Returns the number of parts, 1 unless the program is for one CPU.
+  """Returns the number of parts: 1 unless for one CPU with several cores.
 
   Args:
     rows: B times H.
     work: multiplications of one product, for one row.
   """
-  if not on_one_cpu():
+  if not on_one_cpu() or _cores() == 1:
     return 1
   return max(1, min(_MAX_PARTS, rows, rows * work // _MIN_WORK))
+
+
+def _cores() -> int:
+  """Returns the number of cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # macOS has none.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def one_axis(tree: Any) -> Any:

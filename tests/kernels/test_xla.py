@@ -46,6 +46,7 @@ def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
 
   No other test has these mini-batches, so none shares what is compiled here.
   """
+  monkeypatch.setattr(rows, '_cores', lambda: 2)
   monkeypatch.setattr(rows, '_MAX_PARTS', 4)
   monkeypatch.setattr(rows, '_MIN_WORK', 1)
   monkeypatch.setattr(mini_batches, 'KEPT_BYTES', kept)
@@ -62,12 +63,16 @@ def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
       assert relative_error(x, y) < 1e-9, jax.tree_util.keystr(path)
 
 
-def test_parts_divide_rows():
+def test_parts_divide_rows(monkeypatch):
   tree = {'a': jnp.arange(22).reshape(1, 11, 2), 'b': jnp.arange(11.0)[None]}
   parts = rows.split(tree, 8)
   assert [part['b'].shape[1] for part in parts] == [2, 2, 2, 1, 1, 1, 1, 1]
   np.testing.assert_array_equal(rows.join(parts)['a'], tree['a'])
+  monkeypatch.setattr(rows, '_cores', lambda: 2)
   assert rows.count_parts(rows=6, work=10) == 1  # Too little to hand over.
+  assert rows.count_parts(rows=6, work=2**20) == 6
+  monkeypatch.setattr(rows, '_cores', lambda: 1)
+  assert rows.count_parts(rows=6, work=2**20) == 1  # No one to hand it to.
 
 
 def test_budget_decides_which_states_are_kept():
