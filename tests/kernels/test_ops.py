@@ -83,7 +83,9 @@ def test_values_and_gradients_of_kernels(op, name, mini_batch):
 
 
 @every_op
-@pytest.mark.parametrize('few_packs', [3, 0])
+@pytest.mark.parametrize(
+    'few_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
+)
 def test_packs_of_a_step(op, few_packs, monkeypatch):
   """Three packs, which count as few and go apart, or go side by side."""
   monkeypatch.setattr(plan, '_FEW_PACKS', few_packs)
