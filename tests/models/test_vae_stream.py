@@ -75,6 +75,7 @@ def test_windows_equal_diffusers(reference):
   assert error(decode(stream, io['mean_17']), io['decoded_17']) < 2e-5
 
 
+@pytest.mark.slow
 def test_tiles_equal_diffusers(reference):
   config, params, io = reference
   stream = stream_lib.VAEStream(config, params, tiling=TILES)
@@ -166,9 +167,8 @@ def test_bfloat16_runs_through(params):
   assert 1e-5 < error(mean, want) < 0.05
 
 
-@pytest.mark.parametrize(
-    'what', ['decode', pytest.param('encode tiled', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('what', ['decode', 'encode tiled'])
 def test_results_do_not_depend_on_the_number_of_devices(what):
   out = subprocess.run(
       [sys.executable, '-m', 'tests.models.vae_devices', *what.split()],

@@ -85,6 +85,7 @@ def _save_stage(workdir, config, identity):
   return params
 
 
+@pytest.mark.slow
 def test_the_real_model_goes_on_from_a_stage_without_ttt(tmp_path, capsys):
   config = _config('9s')
   _write(tmp_path / 'data/9s', config)
