@@ -36,7 +36,7 @@ _PROMPTS = flags.DEFINE_integer('prompts', 4, 'Texts of 226 tokens.')
 _CALLS = flags.DEFINE_integer('calls', 3, 'Calls of which the least counts.')
 _THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch.')
 _CPU_TIME = flags.DEFINE_bool(
-    'cpu_time', False, 'Processor time of this process in place of the clock.'
+  'cpu_time', False, 'Processor time of this process in place of the clock.'
 )
 _JSON = flags.DEFINE_string('json', '', 'File for the numbers.')
 
@@ -61,32 +61,34 @@ def autoencoder(folder: str, frames: int, height: int, width: int):
 
   torch.manual_seed(0)
   theirs = diffusers.AutoencoderKLCogVideoX(
-      down_block_types=('CogVideoXDownBlock3D',) * 4,
-      up_block_types=('CogVideoXUpBlock3D',) * 4,
-      block_out_channels=(128, 256, 256, 512), layers_per_block=3,
-      latent_channels=16, scaling_factor=0.7,
-  ).eval()  # pyformat: disable
+    down_block_types=('CogVideoXDownBlock3D',) * 4,
+    up_block_types=('CogVideoXUpBlock3D',) * 4,
+    block_out_channels=(128, 256, 256, 512),
+    layers_per_block=3,
+    latent_channels=16,
+    scaling_factor=0.7,
+  ).eval()
   theirs.save_pretrained(folder)
   ours = stream_lib.VAEStream(*convert.load_vae(folder))
   rng = np.random.default_rng(0)
   pixels = rng.uniform(-1, 1, (1, frames, height, width, 3)).astype('float32')
   latents = rng.normal(
-      size=(1, (frames - 1) // 4 + 1, height // 8, width // 8, 16)
+    size=(1, (frames - 1) // 4 + 1, height // 8, width // 8, 16)
   ).astype('float32')
   to_torch = lambda x: torch.from_numpy(
-      np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    np.ascontiguousarray(np.moveaxis(x, -1, 1))
   )
   x, z = to_torch(pixels), to_torch(latents) / 0.7
   last = lambda tensor: np.moveaxis(tensor.numpy(), 1, -1)
   yield (
-      'VAE encode',
-      lambda: np.concatenate([m for m, _ in ours.encode(pixels)], axis=1),
-      lambda: last(theirs.encode(x).latent_dist.mean * 0.7),
+    'VAE encode',
+    lambda: np.concatenate([m for m, _ in ours.encode(pixels)], axis=1),
+    lambda: last(theirs.encode(x).latent_dist.mean * 0.7),
   )
   yield (
-      'VAE decode',
-      lambda: np.concatenate(list(ours.decode(latents)), axis=1),
-      lambda: last(theirs.decode(z).sample),
+    'VAE decode',
+    lambda: np.concatenate(list(ours.decode(latents)), axis=1),
+    lambda: last(theirs.decode(z).sample),
   )
 
 
@@ -96,21 +98,28 @@ def text_encoder(folder: str, layers: int, prompts: int):
   import transformers
 
   torch.manual_seed(0)
-  theirs = transformers.T5EncoderModel(transformers.T5Config(
+  theirs = transformers.T5EncoderModel(
+    transformers.T5Config(
       # XXL but for the depth, and few rows of the table, which is only read.
-      vocab_size=1000, d_model=4096, d_kv=64, num_heads=64, d_ff=10240,
-      num_layers=layers, feed_forward_proj='gated-gelu',
+      vocab_size=1000,
+      d_model=4096,
+      d_kv=64,
+      num_heads=64,
+      d_ff=10240,
+      num_layers=layers,
+      feed_forward_proj='gated-gelu',
       is_encoder_decoder=False,
-  )).eval()  # pyformat: disable
+    )
+  ).eval()
   theirs.save_pretrained(folder)
   config, params = convert.load_t5(folder)
   params = jax.device_put(params)
   apply = jax.jit(t5.T5Encoder(config).apply)
   ids = np.random.default_rng(0).integers(0, 1000, (prompts, 226))
   yield (
-      f'T5 XXL, {layers} layers',
-      lambda: np.asarray(apply({'params': params}, ids)),
-      lambda: theirs(torch.from_numpy(ids)).last_hidden_state.numpy(),
+    f'T5 XXL, {layers} layers',
+    lambda: np.asarray(apply({'params': params}, ids)),
+    lambda: theirs(torch.from_numpy(ids)).last_hidden_state.numpy(),
   )
 
 
@@ -123,28 +132,36 @@ def main(_) -> None:
   with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     for part in (
-        autoencoder(str(root / 'vae'), _FRAMES.value, height, width),
-        text_encoder(str(root / 't5'), _LAYERS.value, _PROMPTS.value),
+      autoencoder(str(root / 'vae'), _FRAMES.value, height, width),
+      text_encoder(str(root / 't5'), _LAYERS.value, _PROMPTS.value),
     ):
       for name, ours, theirs in part:
         want = theirs()
         error = np.abs(ours() - want).max() / np.abs(want).max()
         mine, other = by_turns(_CALLS.value, ours, theirs)
-        rows.append(dict(
-            name=name, jax=mine, torch=other, ratio=other / mine,
+        rows.append(
+          dict(
+            name=name,
+            jax=mine,
+            torch=other,
+            ratio=other / mine,
             error=float(error),
-        ))  # pyformat: disable
+          )
+        )
   table = rich_table.Table(
-      title=f'{_FRAMES.value} frames of {_SIZE.value};'
-      f' {_PROMPTS.value} texts of 226 tokens'
+    title=f'{_FRAMES.value} frames of {_SIZE.value};'
+    f' {_PROMPTS.value} texts of 226 tokens'
   )
   for name in ('', 'JAX, s', 'PyTorch, s', 'PyTorch / JAX', 'difference'):
     table.add_column(name, justify='right')
   for row in rows:
     table.add_row(
-        row['name'], f'{row["jax"]:.2f}', f'{row["torch"]:.2f}',
-        f'{row["ratio"]:.2f}', f'{row["error"]:.1e}',
-    )  # pyformat: disable
+      row['name'],
+      f'{row["jax"]:.2f}',
+      f'{row["torch"]:.2f}',
+      f'{row["ratio"]:.2f}',
+      f'{row["error"]:.1e}',
+    )
   rich_console.Console().print(table)
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))

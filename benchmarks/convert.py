@@ -58,14 +58,14 @@ class Noise:
 def write(folder: pathlib.Path, layers: int) -> None:
   """A model of random weights."""
   config = dit.DiTConfig(
-      num_layers=layers, mixer='none', base_rows=30, base_columns=45
+    num_layers=layers, mixer='none', base_rows=30, base_columns=45
   )
   params = jax.tree.map(
-      lambda leaf: Noise(leaf.shape, np.dtype(_DTYPE.value)),
-      dit.abstract_params(config),
+    lambda leaf: Noise(leaf.shape, np.dtype(_DTYPE.value)),
+    dit.abstract_params(config),
   )
   convert.save_dit(
-      config, params, folder, shard_bytes=int(_SHARD_GB.value * _GB)
+    config, params, folder, shard_bytes=int(_SHARD_GB.value * _GB)
   )
 
 
@@ -73,7 +73,7 @@ def onto_mesh(folder: str) -> None:
   """Loads a transformer over eight devices."""
   mesh = sharding.make_mesh(dict(data=8))
   _, params = convert.load_dit(
-      folder, sharding=functools.partial(sharding.param_sharding, mesh)
+    folder, sharding=functools.partial(sharding.param_sharding, mesh)
   )
   jax.block_until_ready(params)
 
@@ -82,11 +82,10 @@ def measure(*arguments: str) -> tuple[float, float]:
   """Seconds and peak GB of a Python process."""
   start = time.perf_counter()
   process = subprocess.Popen(
-      [sys.executable, '-m', *arguments], stdout=subprocess.DEVNULL,
-      env=dict(
-          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
-      ),
-  )  # pyformat: disable
+    [sys.executable, '-m', *arguments],
+    stdout=subprocess.DEVNULL,
+    env=dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'),
+  )
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     raise RuntimeError(f'{arguments} failed')
@@ -104,23 +103,41 @@ def main(_) -> None:
       write(source, int(layers))
       sizes = [path.stat().st_size for path in source.glob('*.safetensors')]
       total, largest = sum(sizes) / _GB, max(sizes) / _GB
-      print(f'{layers} layers: {total:.2f} GB in {len(sizes)} file(s), the'
-            f' largest of {largest:.2f} GB; bound'
-            f' {1.3 * largest + 1:.2f} GB', flush=True)
+      print(
+        f'{layers} layers: {total:.2f} GB in {len(sizes)} file(s), the'
+        f' largest of {largest:.2f} GB; bound'
+        f' {1.3 * largest + 1:.2f} GB',
+        flush=True,
+      )
       ours, back = (f'{source}-{name}' for name in ('ours', 'back'))
       for name, held, arguments in (
-          ('to an Orbax tree', 0, ('ttt_jax.convert', f'--source={source}',
-                                   f'--out={ours}')),
-          ('and back', 0, ('ttt_jax.convert', f'--source={ours}',
-                           f'--out={back}',
-                           f'--shard_gb={_SHARD_GB.value}')),
-          ('onto eight devices', total, ('benchmarks.convert',
-                                         f'--onto_mesh={source}')),
-      ):  # pyformat: disable
+        (
+          'to an Orbax tree',
+          0,
+          ('ttt_jax.convert', f'--source={source}', f'--out={ours}'),
+        ),
+        (
+          'and back',
+          0,
+          (
+            'ttt_jax.convert',
+            f'--source={ours}',
+            f'--out={back}',
+            f'--shard_gb={_SHARD_GB.value}',
+          ),
+        ),
+        (
+          'onto eight devices',
+          total,
+          ('benchmarks.convert', f'--onto_mesh={source}'),
+        ),
+      ):
         seconds, peak = measure(*arguments)
-        print(f'  {name:<20} {seconds:6.1f} s, peak {peak:.2f} GB'
-              + (f', {peak - held:.2f} GB beside the result' if held else ''),
-              flush=True)  # pyformat: disable
+        print(
+          f'  {name:<20} {seconds:6.1f} s, peak {peak:.2f} GB'
+          + (f', {peak - held:.2f} GB beside the result' if held else ''),
+          flush=True,
+        )
       for path in sorted(source.glob('*.safetensors')):
         same = path.read_bytes() == pathlib.Path(back, path.name).read_bytes()
         print(f'  {path.name} came back {"the same" if same else "CHANGED"}')

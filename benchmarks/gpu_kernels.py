@@ -43,8 +43,8 @@ from pallas_kernels.specs import SPECS
 # dtype of the tokens -> sizes and tolerance of the check against float32; the
 # last mini-batch is not full. Rounding of operands is all that differs.
 CHECKS = {
-    'float32': (Spec(1, 4, 1000, 32, 128), 1e-4),
-    'bfloat16': (Spec(1, 4, 1000, 64, 256), 5e-2),
+  'float32': (Spec(1, 4, 1000, 32, 128), 1e-4),
+  'bfloat16': (Spec(1, 4, 1000, 64, 256), 5e-2),
 }
 PASSES = ('forward', 'both')
 NO_GPU = 3
@@ -64,13 +64,13 @@ def check(op: str, dtype: str) -> float:
   """Returns the largest relative error of the kernel, with gradients."""
   spec, _ = CHECKS[dtype]
   arguments = {
-      name: jnp.asarray(x, jnp.float32)
-      for name, x in specs_of(op).random_arguments(spec).items()
+    name: jnp.asarray(x, jnp.float32)
+    for name, x in specs_of(op).random_arguments(spec).items()
   }
   arguments['eta'] *= 100  # So that every path through the state matters.
   tokens = {
-      name: x.astype(dtype) if name in ('q', 'k', 'v') else x
-      for name, x in arguments.items()
+    name: x.astype(dtype) if name in ('q', 'k', 'v') else x
+    for name, x in arguments.items()
   }
   wide = {name: x.astype(jnp.float32) for name, x in tokens.items()}
 
@@ -88,8 +88,8 @@ def check(op: str, dtype: str) -> float:
     want = run('xla', wide)
   got = run('pallas_gpu', tokens)
   return max(
-      float(jnp.max(jnp.abs(x.astype(jnp.float32) - y)) / jnp.max(jnp.abs(y)))
-      for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want))
+    float(jnp.max(jnp.abs(x.astype(jnp.float32) - y)) / jnp.max(jnp.abs(y)))
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want))
   )
 
 
@@ -107,8 +107,8 @@ def time_jax(op: str, name: str, spec: Spec, both: bool) -> Callable[[], None]:
       made[name] = jax.random.normal(key, x.shape, dtype)
     for name in ('q', 'k'):
       made[name] *= spec.head_dim**-0.5  # Near the layer's unit norm.
-    made['eta'] = 0.05 * jax.nn.sigmoid(made['eta']) / (
-        spec.head_dim * spec.mini_batch
+    made['eta'] = (
+      0.05 * jax.nn.sigmoid(made['eta']) / (spec.head_dim * spec.mini_batch)
     )
     made['ln_scale'] = 1 + 0.1 * made['ln_scale']
     for name in made:
@@ -144,17 +144,16 @@ def time_torch(name: str, spec: Spec, both: bool) -> Callable[[], None]:
     return array.requires_grad_(both)
 
   unit = spec.head_dim**-0.5
-  q, k, v = (
-      tensor(*rows, spec.head_dim, scale=x) for x in (unit, unit, 1.0)
-  )
+  q, k, v = (tensor(*rows, spec.head_dim, scale=x) for x in (unit, unit, 1.0))
   if name == 'fla ttt_linear':
     from fla.ops.ttt import chunk_ttt_linear
 
-    norm = [tensor(spec.heads, spec.head_dim, dtype=torch.float32)
-            for _ in range(2)]
+    norm = [
+      tensor(spec.heads, spec.head_dim, dtype=torch.float32) for _ in range(2)
+    ]
     eta = tensor(*rows, 1, scale=1e-5)
     call = lambda: chunk_ttt_linear(
-        q, k, v, *norm, eta, scale=1.0, chunk_size=16
+      q, k, v, *norm, eta, scale=1.0, chunk_size=16
     )[0]
   elif name == 'fla gated_deltanet':
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
@@ -162,8 +161,12 @@ def time_torch(name: str, spec: Spec, both: bool) -> Callable[[], None]:
     decay = tensor(*rows, dtype=torch.float32)
     beta = tensor(*rows)
     call = lambda: chunk_gated_delta_rule(
-        q, k, v, torch.nn.functional.logsigmoid(decay), beta.sigmoid(),
-        use_qk_l2norm_in_kernel=True,
+      q,
+      k,
+      v,
+      torch.nn.functional.logsigmoid(decay),
+      beta.sigmoid(),
+      use_qk_l2norm_in_kernel=True,
     )[0]
   else:
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
@@ -172,7 +175,7 @@ def time_torch(name: str, spec: Spec, both: bool) -> Callable[[], None]:
     inputs = [tensor(spec.batch, spec.tokens, 1, 128) for _ in range(2)]
     dt = tensor(*rows)
     call = lambda: mamba_chunk_scan_combined(
-        v, dt, decay, *inputs, chunk_size=256, dt_softplus=True
+      v, dt, decay, *inputs, chunk_size=256, dt_softplus=True
     )
 
   def run():
@@ -221,10 +224,9 @@ def time_all(flags: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         row['note'] = f'failed: {str(error).splitlines()[0][:90]}'
   for row in rows.values():
     times = ' | '.join(
-        f'{row[which]:9.2f}' if which in row else '        -'
-        for which in PASSES
+      f'{row[which]:9.2f}' if which in row else '        -' for which in PASSES
     )
-    print(f"| {name} | {row['what']:24} | {times} | {row.get('note', '')} |")
+    print(f'| {name} | {row["what"]:24} | {times} | {row.get("note", "")} |')
   return list(rows.values())
 
 
@@ -240,7 +242,7 @@ def print_shapes(flags: argparse.Namespace) -> None:
 def main() -> int:
   """Runs what the flags say; returns the exit status."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--specs', default='paper_3s,paper_63s')
   parser.add_argument('--ops', default='ttt_mlp,ttt_linear')
@@ -257,9 +259,9 @@ def main() -> int:
     return 0
   if jax.default_backend() != 'gpu':
     print(
-        f'no GPU: jax runs on {jax.default_backend()!r} here. --shapes shows'
-        ' what would be timed; pallas_kernels.compile_gpu compiles without one',
-        file=sys.stderr,
+      f'no GPU: jax runs on {jax.default_backend()!r} here. --shapes shows'
+      ' what would be timed; pallas_kernels.compile_gpu compiles without one',
+      file=sys.stderr,
     )
     return NO_GPU
   device = jax.devices()[0].device_kind
@@ -275,9 +277,11 @@ def main() -> int:
   print('| --- | --- | ---: | ---: | --- |')
   rows = [row for n in flags.specs.split(',') for row in time_all(flags, n)]
   if flags.json:
-    flags.json.write_text(json.dumps(
+    flags.json.write_text(
+      json.dumps(
         {'device': device, 'errors': errors, 'milliseconds': rows}, indent=2
-    ))
+      )
+    )
   return status
 
 

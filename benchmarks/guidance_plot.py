@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> None:
   timesteps = grid.sampling_grid(steps=_STEPS).timesteps
   figure, axes = pyplot.subplots(figsize=(7, 3), layout='constrained')
   for name, style in (
-      ('reference', {'linewidth': 0.8, 'marker': '.', 'color': '0.6'}),
-      ('constant', {'linestyle': '--'}),
-      ('cosine', {'linewidth': 2}),
+    ('reference', {'linewidth': 0.8, 'marker': '.', 'color': '0.6'}),
+    ('constant', {'linestyle': '--'}),
+    ('cosine', {'linewidth': 2}),
   ):
     scales = guidance.schedule(name)(_SCALE, _STEPS, timesteps)
     axes.plot(scales, label=name, **style)

@@ -49,23 +49,28 @@ def main(_) -> None:
   for seconds in (3, 9, 30, 63):
     text = dict(text='A rabbit.')
     board = storyboard_lib.Storyboard.parse(
-        dict(name='x', segments=[text] * (seconds // 3))
+      dict(name='x', segments=[text] * (seconds // 3))
     )
     g = pipe.geometry(board)
     latents = jnp.zeros(
-        (2, g.latent_frames, g.latent_height, g.latent_width,
-         pipe.config.in_channels)
-    )  # pyformat: disable
+      (
+        2,
+        g.latent_frames,
+        g.latent_height,
+        g.latent_width,
+        pipe.config.in_channels,
+      )
+    )
     texts = np.stack([pipe.text_encoder.encode(board.prompts())] * 2)
     times = jnp.full(2, 500.0)
     inputs = ({'params': pipe.params}, latents, texts, times)
     rows.append(
-        dict(
-            seconds=seconds,
-            tokens=g.sequence_length,
-            step_seconds=least_seconds(lambda: step(*inputs), _CALLS.value),
-            decode_seconds=least_seconds(lambda: pipe.decode(latents[:1]), 1),
-        )
+      dict(
+        seconds=seconds,
+        tokens=g.sequence_length,
+        step_seconds=least_seconds(lambda: step(*inputs), _CALLS.value),
+        decode_seconds=least_seconds(lambda: pipe.decode(latents[:1]), 1),
+      )
     )
   at_9 = rows[1]['step_seconds'] / rows[1]['tokens']
   table = rich_table.Table(title='one denoising step with guidance')
@@ -74,11 +79,11 @@ def main(_) -> None:
   for row in rows:
     row['per_token_to_9s'] = row['step_seconds'] / row['tokens'] / at_9
     table.add_row(
-        f'{row["seconds"]} s',
-        f'{row["tokens"]:,}',
-        f'{row["step_seconds"]:.3f}',
-        f'{row["per_token_to_9s"]:.2f}',
-        f'{row["decode_seconds"]:.2f} s',
+      f'{row["seconds"]} s',
+      f'{row["tokens"]:,}',
+      f'{row["step_seconds"]:.3f}',
+      f'{row["per_token_to_9s"]:.2f}',
+      f'{row["decode_seconds"]:.2f} s',
     )
   rich_console.Console().print(table)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -32,9 +32,11 @@ def _step(config, mesh):
 
   def loss(params, batch):
     return objective.diffusion_loss(
-        lambda x, t: module.apply({'params': params}, x, batch['text'], t),
-        batch['latents'], timesteps=batch['timesteps'], noise=batch['noise'],
-    )[0]  # pyformat: disable
+      lambda x, t: module.apply({'params': params}, x, batch['text'], t),
+      batch['latents'],
+      timesteps=batch['timesteps'],
+      noise=batch['noise'],
+    )[0]
 
   return jax.jit(jax.value_and_grad(loss))
 
@@ -42,26 +44,36 @@ def _step(config, mesh):
 def main() -> None:
   """Prints a table: seconds of a forward and backward pass by mesh."""
   config = dit.DiTConfig(
-      model_dim=128, num_heads=8, num_layers=1, time_embed_dim=64,
-      text_dim=32, segment_latent_frames=4, mixer='ttt_linear', mini_batch=32,
-      remat='layer',
-  )  # pyformat: disable
+    model_dim=128,
+    num_heads=8,
+    num_layers=1,
+    time_embed_dim=64,
+    text_dim=32,
+    segment_latent_frames=4,
+    mixer='ttt_linear',
+    mini_batch=32,
+    remat='layer',
+  )
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   frames = (8, 9, 8, 8, config.in_channels)
   batch = dict(
-      latents=draw(*frames), noise=draw(*frames), text=draw(8, 2, 24, 32),
-      timesteps=rng.integers(0, 1000, 8),
-  )  # pyformat: disable
+    latents=draw(*frames),
+    noise=draw(*frames),
+    text=draw(8, 2, 24, 32),
+    timesteps=rng.integers(0, 1000, 8),
+  )
   params = dit.init_params(config, jax.random.key(0))
-  print('| data | sp | seconds | to one device |\n| ---: | ---: | ---: | ---: |')
+  print(
+    '| data | sp | seconds | to one device |\n| ---: | ---: | ---: | ---: |'
+  )
   first = None
   for data, sp in _MESHES:
     mesh = sharding.make_mesh(dict(data=data, sp=sp))
     step = _step(config, mesh)
     arguments = (
-        jax.device_put(params, sharding.tree_shardings(mesh, params)),
-        sharding.put_batch(mesh, batch),
+      jax.device_put(params, sharding.tree_shardings(mesh, params)),
+      sharding.put_batch(mesh, batch),
     )
     jax.block_until_ready(step(*arguments))
     times = []

@@ -34,10 +34,12 @@ _CALLS = flags.DEFINE_integer('calls', 5, 'Calls of which the least counts.')
 def main(_) -> None:
   rows, columns = _ROWS.value, _COLUMNS.value
   theirs = diffusers.CogVideoXTransformer3DModel(
-      num_attention_heads=_HEADS.value, num_layers=_LAYERS.value,
-      sample_height=2 * rows, sample_width=2 * columns,
-      use_rotary_positional_embeddings=True,
-  ).eval()  # pyformat: disable
+    num_attention_heads=_HEADS.value,
+    num_layers=_LAYERS.value,
+    sample_height=2 * rows,
+    sample_width=2 * columns,
+    use_rotary_positional_embeddings=True,
+  ).eval()
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
     config, params = convert.load_dit(folder)
@@ -47,21 +49,27 @@ def main(_) -> None:
   latents = rng.normal(size=shape).astype(np.float32)
   text = rng.normal(size=(1, 226, 4096)).astype(np.float32)
   turns = embeddings.get_3d_rotary_pos_embed(
-      64, ((0, 0), (rows, columns)), (rows, columns), 13
+    64, ((0, 0), (rows, columns)), (rows, columns), 13
   )
   network = jax.jit(dit.DiffusionTransformer(config).apply)
 
   def ours():
-    return np.asarray(network(
-        {'params': params}, np.moveaxis(latents, 2, -1), text[:, None],
+    return np.asarray(
+      network(
+        {'params': params},
+        np.moveaxis(latents, 2, -1),
+        text[:, None],
         np.full(1, 500.0, np.float32),
-    ))  # pyformat: disable
+      )
+    )
 
   def diffusers_own():
     return theirs(
-        torch.tensor(latents), torch.tensor(text), torch.tensor([500]),
-        image_rotary_emb=turns,
-    ).sample.numpy()  # pyformat: disable
+      torch.tensor(latents),
+      torch.tensor(text),
+      torch.tensor([500]),
+      image_rotary_emb=turns,
+    ).sample.numpy()
 
   error = np.abs(np.moveaxis(ours(), -1, 2) - diffusers_own()).max()
   least = dict.fromkeys((ours, diffusers_own), float('inf'))
@@ -71,10 +79,12 @@ def main(_) -> None:
       call()
       least[call] = min(least[call], time.perf_counter() - start)
   tokens = 13 * rows * columns + 226
-  print(f'{tokens} tokens, {_LAYERS.value} layers of {64 * _HEADS.value}:'
-        f' ttt_jax {least[ours]:.2f} s, diffusers {least[diffusers_own]:.2f} s,'
-        f' ratio {least[ours] / least[diffusers_own]:.2f};'
-        f' largest difference {error:.1e}')  # pyformat: disable
+  print(
+    f'{tokens} tokens, {_LAYERS.value} layers of {64 * _HEADS.value}:'
+    f' ttt_jax {least[ours]:.2f} s, diffusers {least[diffusers_own]:.2f} s,'
+    f' ratio {least[ours] / least[diffusers_own]:.2f};'
+    f' largest difference {error:.1e}'
+  )
 
 
 if __name__ == '__main__':

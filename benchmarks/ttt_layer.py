@@ -38,7 +38,7 @@ COLUMNS = ('jax', 'torch primal', 'torch dual')
 
 
 def torch_ttt_mlp(
-    q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, *, mini_batch, dual
+  q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, *, mini_batch, dual
 ):
   """Returns what `pallas_kernels.ttt_mlp` does, for PyTorch tensors.
 
@@ -64,15 +64,16 @@ def torch_ttt_mlp(
     normal = centred * rstd
     d = (normal * scale + bias - (v - k)) * scale
     return rstd * (
-        d - d.mean(-1, keepdim=True)
-        - normal * (d * normal).mean(-1, keepdim=True)
+      d
+      - d.mean(-1, keepdim=True)
+      - normal * (d * normal).mean(-1, keepdim=True)
     )
 
   def slope(x):
     rate, cubic = math.sqrt(2 / math.pi), 0.044715
     t = torch.tanh(rate * x * (1 + cubic * x * x))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * rate * (
-        1 + 3 * cubic * x * x
+      1 + 3 * cubic * x * x
     )
 
   out = []
@@ -111,31 +112,35 @@ def jax_calls(arguments, cotangent, mini_batch, devices):
     return ttt_mlp(*arguments, mini_batch=mini_batch)[0]
 
   mesh = jax.make_mesh(
-      (devices,), ('heads',), devices=jax.devices()[:devices],
-      axis_types=(jax.sharding.AxisType.Auto,),
-  )  # pyformat: disable
+    (devices,),
+    ('heads',),
+    devices=jax.devices()[:devices],
+    axis_types=(jax.sharding.AxisType.Auto,),
+  )
   tokens, weights = P(None, 'heads'), P('heads')
   if devices > 1:
     op = jax.shard_map(
-        op, mesh=mesh, in_specs=(*[tokens] * 4, *[weights] * 6),
-        out_specs=tokens,
-    )  # pyformat: disable
+      op,
+      mesh=mesh,
+      in_specs=(*[tokens] * 4, *[weights] * 6),
+      out_specs=tokens,
+    )
 
   def both(*arguments):
     out, pull = jax.vjp(op, *arguments)
     return out, pull(cotangent)
 
   place = lambda x, spec: jax.device_put(
-      x, jax.sharding.NamedSharding(mesh, spec)
+    x, jax.sharding.NamedSharding(mesh, spec)
   )
   arrays = [
-      place(x, tokens if i < 4 else weights) for i, x in enumerate(arguments)
+    place(x, tokens if i < 4 else weights) for i, x in enumerate(arguments)
   ]
   cotangent = place(cotangent, tokens)
   forward, both = jax.jit(op), jax.jit(both)
   return {
-      'forward': lambda: jax.block_until_ready(forward(*arrays)),
-      'both': lambda: jax.block_until_ready(both(*arrays)),
+    'forward': lambda: jax.block_until_ready(forward(*arrays)),
+    'both': lambda: jax.block_until_ready(both(*arrays)),
   }
 
 
@@ -166,18 +171,23 @@ def measure(name: str, passes: list[str], repeats: int) -> list[dict]:
   spec = SPECS[name]
   whole = -(-spec.tokens // spec.mini_batch) * spec.mini_batch
   spec = type(spec)(**{**vars(spec), 'tokens': whole})
-  arguments = [
-      x.astype(np.float32) for x in random_arguments(spec).values()
-  ]
+  arguments = [x.astype(np.float32) for x in random_arguments(spec).values()]
   cotangent = np.ones_like(arguments[0])
-  calls = dict(zip(COLUMNS, (
-      jax_calls(
-          arguments, cotangent, spec.mini_batch,
+  calls = dict(
+    zip(
+      COLUMNS,
+      (
+        jax_calls(
+          arguments,
+          cotangent,
+          spec.mini_batch,
           math.gcd(len(jax.devices()), arguments[0].shape[1]),
+        ),
+        torch_calls(arguments, cotangent, spec.mini_batch, dual=False),
+        torch_calls(arguments, cotangent, spec.mini_batch, dual=True),
       ),
-      torch_calls(arguments, cotangent, spec.mini_batch, dual=False),
-      torch_calls(arguments, cotangent, spec.mini_batch, dual=True),
-  )))
+    )
+  )
   rows = []
   for which in passes:
     check_equal([np.asarray(calls[c]['forward']()) for c in COLUMNS])
@@ -189,14 +199,16 @@ def measure(name: str, passes: list[str], repeats: int) -> list[dict]:
         if repeat:  # The first call compiles or warms up.
           times[column].append(time.perf_counter() - start)
     best = {column: min(t) for column, t in times.items()}
-    rows.append({
+    rows.append(
+      {
         'shape': name,
         'sizes': vars(spec),
         'pass': which,
         'best_seconds': best,
         'median_seconds': {c: float(np.median(t)) for c, t in times.items()},
         'ratio': {c: best[c] / best['jax'] for c in COLUMNS[1:]},
-    })
+      }
+    )
   return rows
 
 
@@ -212,12 +224,10 @@ def table(rows: list[dict]) -> str:
   head = f'{"shape":26}{"pass":9}' + ''.join(f'{c:>14}' for c in COLUMNS)
   lines = [head + f'{"primal/jax":>13}{"dual/jax":>11}']
   for row in rows:
-    times = ''.join(
-        f'{1e3 * row["best_seconds"][c]:11.1f} ms' for c in COLUMNS
-    )
+    times = ''.join(f'{1e3 * row["best_seconds"][c]:11.1f} ms' for c in COLUMNS)
     primal, dual = (row['ratio'][c] for c in COLUMNS[1:])
     lines.append(
-        f'{row["shape"]:26}{row["pass"]:9}{times}{primal:12.2f}x{dual:10.2f}x'
+      f'{row["shape"]:26}{row["pass"]:9}{times}{primal:12.2f}x{dual:10.2f}x'
     )
   return '\n'.join(lines)
 
@@ -225,32 +235,41 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(
-      description='Times TTT-MLP in JAX against eager PyTorch on CPU.'
+    description='Times TTT-MLP in JAX against eager PyTorch on CPU.'
   )
-  parser.add_argument('--shapes', default='quickstart_63s,benchmark',
-                      help=f'comma-separated, of {", ".join(SPECS)}')
+  parser.add_argument(
+    '--shapes',
+    default='quickstart_63s,benchmark',
+    help=f'comma-separated, of {", ".join(SPECS)}',
+  )
   parser.add_argument('--passes', default='forward,both')
   parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--threads', type=int,
-                      help='cores to use (default: all that this process may)')
-  parser.add_argument('--by_core', action='store_true',
-                      help='one XLA device a core')
+  parser.add_argument(
+    '--threads',
+    type=int,
+    help='cores to use (default: all that this process may)',
+  )
+  parser.add_argument(
+    '--by_core', action='store_true', help='one XLA device a core'
+  )
   parser.add_argument('--json', help='also write the rows to this file')
   flags = parser.parse_args()
   unknown = set(flags.shapes.split(',')) - set(SPECS)
   if unknown:
-    sys.exit(f'error: --shapes={",".join(sorted(unknown))}: must be of'
-             f' {", ".join(SPECS)}')
+    sys.exit(
+      f'error: --shapes={",".join(sorted(unknown))}: must be of'
+      f' {", ".join(SPECS)}'
+    )
   try:
     import torch
   except ImportError:
     sys.exit(
-        'error: the comparison needs PyTorch: pip install torch==2.13.0 (into'
-        ' an environment of its own, beside jax)'
+      'error: the comparison needs PyTorch: pip install torch==2.13.0 (into'
+      ' an environment of its own, beside jax)'
     )
   jax.config.update('jax_platforms', 'cpu')
   # XLA sizes its thread pool, at its first use, by the cores it may run on.
-  cores = sorted(os.sched_getaffinity(0))[-(flags.threads or 0):]
+  cores = sorted(os.sched_getaffinity(0))[-(flags.threads or 0) :]
   os.sched_setaffinity(0, cores)
   threads = len(cores)
   torch.set_num_threads(threads)
@@ -259,8 +278,10 @@ def main() -> None:
   rows = []
   for name in flags.shapes.split(','):
     rows += measure(name, flags.passes.split(','), flags.repeats)
-  print(f'{threads} threads, float32, jax {jax.__version__}, torch'
-        f' {torch.__version__}; best of {flags.repeats}')
+  print(
+    f'{threads} threads, float32, jax {jax.__version__}, torch'
+    f' {torch.__version__}; best of {flags.repeats}'
+  )
   print(table(rows))
   if flags.json:
     pathlib.Path(flags.json).write_text(json.dumps(rows, indent=2))

@@ -67,7 +67,7 @@ class Inflated(torch.nn.Module):
     width = block.norm1.weight.numel()
     self.norm_temp = torch.nn.LayerNorm(width)
     self.attn_temp = diffusers.models.attention_processor.Attention(
-        width, heads=block.attn1.heads, dim_head=width // block.attn1.heads
+      width, heads=block.attn1.heads, dim_head=width // block.attn1.heads
     )
 
   def forward(self, x, encoder_hidden_states=None, **_):
@@ -115,15 +115,13 @@ def inflate(model, params, frames):
       new.norm_temp.bias.data = get('norm_temp/bias')
       for part in ('to_q', 'to_k', 'to_v'):
         getattr(new.attn_temp, part).weight.data = get(
-            f'attn_temp/{part}/kernel'
+          f'attn_temp/{part}/kernel'
         )
       new.attn_temp.to_out[0].weight.data = get('attn_temp/to_out/kernel')
       new.attn_temp.to_out[0].bias.data = get('attn_temp/to_out/bias')
       setattr(model.get_submodule(parent), child, new)
   for name, weight in model.named_parameters():
-    weight.requires_grad_(
-        bool(re.search(r'attn[12]\.to_q|attn_temp', name))
-    )
+    weight.requires_grad_(bool(re.search(r'attn[12]\.to_q|attn_temp', name)))
 
 
 def make(channels):
@@ -131,12 +129,14 @@ def make(channels):
   torch.manual_seed(0)
   levels = len(channels)
   theirs = diffusers.UNet2DConditionModel(
-      sample_size=_SIDE.value, block_out_channels=channels, layers_per_block=2,
-      cross_attention_dim=_TEXT, attention_head_dim=_HEADS,
-      down_block_types=['CrossAttnDownBlock2D'] * (levels - 1)
-      + ['DownBlock2D'],
-      up_block_types=['UpBlock2D'] + ['CrossAttnUpBlock2D'] * (levels - 1),
-  ).eval()  # pyformat: disable
+    sample_size=_SIDE.value,
+    block_out_channels=channels,
+    layers_per_block=2,
+    cross_attention_dim=_TEXT,
+    attention_head_dim=_HEADS,
+    down_block_types=['CrossAttnDownBlock2D'] * (levels - 1) + ['DownBlock2D'],
+    up_block_types=['UpBlock2D'] + ['CrossAttnUpBlock2D'] * (levels - 1),
+  ).eval()
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
     config, params = convert.load_unet(folder)
@@ -159,10 +159,13 @@ def our_step(config, params, latents, text, noise):
   def step(trained, state, frozen):
     def loss(trained):
       found = unet.UNet3D(config).apply(
-          {'params': optimizer.nested(trained | frozen)}, latents, text,
-          jnp.full(1, 500.0),
-      )  # pyformat: disable
+        {'params': optimizer.nested(trained | frozen)},
+        latents,
+        text,
+        jnp.full(1, 500.0),
+      )
       return jnp.square(found - noise).mean()
+
     loss, grads = jax.value_and_grad(loss)(trained)
     updates, state = tx.update(grads, state, trained)
     return optax.apply_updates(trained, updates), state, loss
@@ -193,18 +196,23 @@ def main(_) -> None:
     return array(theirs(tensor(latents), their_text[1:], 1.0))
 
   still = dataclasses.replace(config, temporal=False)
-  still_params = optimizer.nested({
-      path: value for path, value in optimizer.flat(params).items()
+  still_params = optimizer.nested(
+    {
+      path: value
+      for path, value in optimizer.flat(params).items()
       if '_temp/' not in path
-  })  # pyformat: disable
+    }
+  )
   pictures = jax.jit(unet.UNet3D(still).apply)
   network = jax.jit(unet.UNet3D(config).apply)
 
   def our_pictures():
     found = pictures(
-        {'params': still_params}, latents[0][:, None],
-        np.repeat(text, frames, 0), jnp.ones(frames),
-    )  # pyformat: disable
+      {'params': still_params},
+      latents[0][:, None],
+      np.repeat(text, frames, 0),
+      jnp.ones(frames),
+    )
     return np.asarray(found).swapaxes(0, 1)
 
   def our_forward():
@@ -214,14 +222,19 @@ def main(_) -> None:
   def edit(params):
     apply = functools.partial(unet.UNet3D(config).apply, {'params': params})
     start = inversion.invert(
-        guidance.guided(apply, text, None), latents, grid, np.ones(steps),
-        prediction='epsilon',
+      guidance.guided(apply, text, None),
+      latents,
+      grid,
+      np.ones(steps),
+      prediction='epsilon',
     )
     guided = guidance.guided(apply, text, negative)
     return samplers.ddim(
-        inversion.as_velocity(guided, 'epsilon'), start, grid,
-        np.full(steps, _GUIDANCE, np.float32),
-    )  # pyformat: disable
+      inversion.as_velocity(guided, 'epsilon'),
+      start,
+      grid,
+      np.full(steps, _GUIDANCE, np.float32),
+    )
 
   @torch.no_grad()
   def their_edit():
@@ -257,15 +270,17 @@ def main(_) -> None:
     return np.asarray(loss)[None]
 
   rows += [
-      measure('forward', our_forward, their_forward),
-      measure('edit', lambda: np.asarray(edit(params)), their_edit),
-      measure('step', our_tuning, their_step),
+    measure('forward', our_forward, their_forward),
+    measure('edit', lambda: np.asarray(edit(params)), their_edit),
+    measure('step', our_tuning, their_step),
   ]
   print('| | JAX | PyTorch | PyTorch / JAX | largest difference, of max |')
   print('| --- | ---: | ---: | ---: | ---: |')
   for name, ours, others, error in rows:
-    print(f'| {name} | {ours:.2f} s | {others:.2f} s | {others / ours:.2f} |'
-          f' {error:.0e} |')  # pyformat: disable
+    print(
+      f'| {name} | {ours:.2f} s | {others:.2f} s | {others / ours:.2f} |'
+      f' {error:.0e} |'
+    )
 
 
 def ddim_step(x, noise, a, b):

@@ -34,20 +34,20 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   folder, _, rest = arg.partition(',')
   if not folder:
     raise ValueError(
-        'the configuration needs a folder, for example'
-        ' configs/cogvideox.py:CogVideoX-5b,3s'
+      'the configuration needs a folder, for example'
+      ' configs/cogvideox.py:CogVideoX-5b,3s'
     )
   config = ttt_video.get_config(rest)
   path = f'{folder}/transformer/config.json'
   try:
     content = json_file.read(path)
     config.scheduler, config.schedule_shift = scheduler.load_scheduler(
-        f'{folder}/scheduler'
+      f'{folder}/scheduler'
     )
   except FileNotFoundError as e:
     # The library of the flags tells a ValueError at once, this one late.
     raise ValueError(
-        f'{e}; {folder} must be the folder of a whole CogVideoX'
+      f'{e}; {folder} must be the folder of a whole CogVideoX'
     ) from e
   found = dataclasses.asdict(dit_config.config_from_json(content, path))
   # What the folder knows nothing of stays as the stage has it.

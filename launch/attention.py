@@ -57,7 +57,7 @@ def count(chip: str, folder: pathlib.Path) -> dict[str, int]:
   where = jax.sharding.SingleDeviceSharding(device)
   tokens = softmax.padded(WINDOW, 'splash')
   x = jax.ShapeDtypeStruct(
-      (1, tokens, _HEADS[chip] * HEAD_DIM), jnp.bfloat16, sharding=where
+    (1, tokens, _HEADS[chip] * HEAD_DIM), jnp.bfloat16, sharding=where
   )
 
   def both(q, k, v, d_out):
@@ -78,8 +78,8 @@ def direction(kernel: str) -> str:
 
 
 def complaints(
-    found: Mapping[str, Mapping[str, int]],
-    budget: Mapping[str, Mapping[str, int]],
+  found: Mapping[str, Mapping[str, int]],
+  budget: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
   """What has grown beyond the budget, a line each."""
   lines = []

@@ -28,16 +28,16 @@ _PERMUTATION = 'permute_rows'
 _TILE_BYTES = 64 * 64 * 2
 # (group, regex of the JAX name or of the kernel's), first match wins.
 _GROUPS = (
-    ('TTT inner loop', r'^ttt_(mlp|linear)'),
-    ('TTT inputs and order', r'^(ttt_inputs|permute_rows)'),
-    ('attention', r'^splash'),
-    # Named by their einsum, see `ttt_jax.models.layers.affine`.
-    ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
-    ('rest of TTT', r'/ttt/'),
-    ('rest of attention', r'/attn/'),
-    ('norms and the rest of layers', r'/layers/'),
-    ('embeddings, loss, optimizer', r'.'),
-    ('without a name', r''),
+  ('TTT inner loop', r'^ttt_(mlp|linear)'),
+  ('TTT inputs and order', r'^(ttt_inputs|permute_rows)'),
+  ('attention', r'^splash'),
+  # Named by their einsum, see `ttt_jax.models.layers.affine`.
+  ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
+  ('rest of TTT', r'/ttt/'),
+  ('rest of attention', r'/attn/'),
+  ('norms and the rest of layers', r'/layers/'),
+  ('embeddings, loss, optimizer', r'.'),
+  ('without a name', r''),
 )
 
 
@@ -61,20 +61,20 @@ class Load:
 
 
 def load(
-    geometry: geometry_lib.Geometry,
-    model: dit.DiTConfig,
-    mesh: Mapping[str, int],
-    clips: int,
+  geometry: geometry_lib.Geometry,
+  model: dit.DiTConfig,
+  mesh: Mapping[str, int],
+  clips: int,
 ) -> Load:
   """What a mesh leaves to a chip of one microbatch of `clips`."""
   heads = model.num_heads // mesh['sp']
   clips = -(-clips // mesh['data'])
   return Load(
-      mini_batch_heads=geometry.mini_batches * heads * clips,
-      windows=geometry.segments * clips,
-      window=softmax.padded(geometry.order.window, 'splash'),
-      window_heads=heads * clips,
-      head_dim=model.model_dim // model.num_heads,
+    mini_batch_heads=geometry.mini_batches * heads * clips,
+    windows=geometry.segments * clips,
+    window=softmax.padded(geometry.order.window, 'splash'),
+    window_heads=heads * clips,
+    head_dim=model.model_dim // model.num_heads,
   )
 
 
@@ -93,25 +93,25 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
   """
   try:
     rows = [
-        row
-        for row in json.loads(pathlib.Path(path).read_text())
-        if row['call'] == _CALL
+      row
+      for row in json.loads(pathlib.Path(path).read_text())
+      if row['call'] == _CALL
     ]
   except (json.JSONDecodeError, TypeError, KeyError) as e:
     raise ValueError(f'{path} is no budget of kernels: {e!r}') from e
   kernels = {
-      f'{row["op"]}_{name}': row[name]
-      for row in rows
-      if row['chip'] == chip
-      for name in ('forward', 'backward')
-      if name in row
+    f'{row["op"]}_{name}': row[name]
+    for row in rows
+    if row['chip'] == chip
+    for name in ('forward', 'backward')
+    if name in row
   }
   if f'{_PERMUTATION}_forward' in kernels:
     kernels[_PERMUTATION] = kernels.pop(f'{_PERMUTATION}_forward')
   if not kernels:
     known = sorted({row['chip'] for row in rows})
     raise ValueError(
-        f'{path} has no budget for {chip}; it has {", ".join(known)}'
+      f'{path} has no budget for {chip}; it has {", ".join(known)}'
     )
   return kernels | attention.read(chip)
 
@@ -123,9 +123,9 @@ def group(instruction: hlo.Instruction) -> str:
 
 
 def cycles_of(
-    instruction: hlo.Instruction,
-    work: Load | None,
-    kernels: Mapping[str, float],
+  instruction: hlo.Instruction,
+  work: Load | None,
+  kernels: Mapping[str, float],
 ) -> float | None:
   """Cycles of an instruction once; None of a kernel without a price.
 
@@ -146,7 +146,7 @@ def cycles_of(
 
 
 def cycles_by_group(
-    program: hlo.Program, price: Callable[[hlo.Instruction], float | None]
+  program: hlo.Program, price: Callable[[hlo.Instruction], float | None]
 ) -> tuple[dict[str, float], list[str]]:
   """Cycles a step on a chip, by group, and kernels without a price.
 

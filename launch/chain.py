@@ -39,12 +39,17 @@ class Stage:
     """`python -m MODULE` for this stage."""
     values = [f'--config.{k}={v}' for k, v in self.overrides.items()]
     return [
-        sys.executable, '-m', module, f'--config={self.config}', *values, *words
-    ]  # pyformat: disable
+      sys.executable,
+      '-m',
+      module,
+      f'--config={self.config}',
+      *values,
+      *words,
+    ]
 
 
 def stages_to(
-    config: str, overrides: Mapping[str, Any], workdir: str
+  config: str, overrides: Mapping[str, Any], workdir: str
 ) -> list[Stage]:
   """The stages that lead to the one of `config`, in order.
 
@@ -67,13 +72,13 @@ def stages_to(
     kept = {k: v for k, v in overrides.items() if first or k != _FIRST_ONLY}
     values.update_from_flattened_dict(kept)
     found.append(
-        Stage(
-            name=values.stage,
-            config=f'{path}:{argument}' if argument else path,
-            steps=values.steps,
-            data=values.data.folder.replace('{workdir}', workdir),
-            overrides=kept,
-        )
+      Stage(
+        name=values.stage,
+        config=f'{path}:{argument}' if argument else path,
+        steps=values.steps,
+        data=values.data.folder.replace('{workdir}', workdir),
+        overrides=kept,
+      )
     )
     if first:
       return found[::-1]
@@ -88,15 +93,17 @@ def _before(path: str, argument: str, config: Any) -> str:
   parts = argument.split(',')
   for i, part in enumerate(parts):
     prefix = config.stage.removesuffix(part)
-    if part and prefix != config.stage and (
-        config.previous_stage.startswith(prefix)
+    if (
+      part
+      and prefix != config.stage
+      and (config.previous_stage.startswith(prefix))
     ):
       before = config.previous_stage.removeprefix(prefix)
-      return ','.join([*parts[:i], before, *parts[i + 1:]])
+      return ','.join([*parts[:i], before, *parts[i + 1 :]])
   raise ValueError(
-      f'{config.stage} starts from {config.previous_stage}, but nothing in'
-      f' --config={path}{argument and ":"}{argument} names the stage; write it'
-      ' behind the file, as in configs/ttt_video.py:63s'
+    f'{config.stage} starts from {config.previous_stage}, but nothing in'
+    f' --config={path}{argument and ":"}{argument} names the stage; write it'
+    ' behind the file, as in configs/ttt_video.py:63s'
   )
 
 

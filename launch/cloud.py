@@ -39,22 +39,49 @@ class Kind:
 
 _FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 KINDS = {
-    'v5e': Kind(
-        'v5litepod', 1, 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice',
-        ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a'), _FLAT,
+  'v5e': Kind(
+    'v5litepod',
+    1,
+    'v2-alpha-tpuv5-lite',
+    'tpu-v5-lite-podslice',
+    ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a'),
+    _FLAT,
+  ),
+  'v5p': Kind(
+    'v5p',
+    2,
+    'v2-alpha-tpuv5',
+    'tpu-v5p-slice',
+    ('us-central1-a', 'us-east5-a'),
+    (
+      '2x2x1',
+      '2x2x2',
+      '2x2x4',
+      '2x4x4',
+      '4x4x4',
+      '4x4x8',
+      '4x8x8',
+      '8x8x8',
+      '8x8x16',
+      '8x16x16',
+      '16x16x16',
     ),
-    'v5p': Kind(
-        'v5p', 2, 'v2-alpha-tpuv5', 'tpu-v5p-slice',
-        ('us-central1-a', 'us-east5-a'),
-        ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8',
-         '8x8x8', '8x8x16', '8x16x16', '16x16x16'),
+  ),
+  'v6e': Kind(
+    'v6e',
+    1,
+    'v2-alpha-tpuv6e',
+    'tpu-v6e-slice',
+    (
+      'us-central1-b',
+      'us-east1-d',
+      'us-east5-a',
+      'us-east5-b',
+      'europe-west4-a',
     ),
-    'v6e': Kind(
-        'v6e', 1, 'v2-alpha-tpuv6e', 'tpu-v6e-slice',
-        ('us-central1-b', 'us-east1-d', 'us-east5-a', 'us-east5-b',
-         'europe-west4-a'), _FLAT,
-    ),
-}  # pyformat: disable
+    _FLAT,
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +120,15 @@ def slice_of(name: str | None) -> Slice:
   """The slice that `launch.plan` calls so; raises ValueError."""
   if not name:
     raise ValueError(
-        '--topology is missing, for example v5p:4x8x8; python -m launch.plan'
-        ' tells which one your stage needs'
+      '--topology is missing, for example v5p:4x8x8; python -m launch.plan'
+      ' tells which one your stage needs'
     )
   found = topology_lib.parse(name)
   kind = KINDS.get(found.chip.name)
   if kind is None:
     raise ValueError(
-        f'--topology {name} is no slice of TPUs, such as v5p:4x8x8; GPUs are'
-        ' launched by python -m launch.slurm'
+      f'--topology {name} is no slice of TPUs, such as v5p:4x8x8; GPUs are'
+      ' launched by python -m launch.slurm'
     )
   sides = [int(n) for n in name.partition(':')[2].split('x')]
   ascending = sorted(sides)
@@ -118,6 +145,6 @@ def check_zone(zone: str | None, kind: Kind) -> str:
   """A zone; raises ValueError for what cannot be one."""
   if not zone or not _ZONE.fullmatch(zone):
     raise ValueError(
-        f'--zone is {zone!r}; {kind.prefix} is in {", ".join(kind.zones)}'
+      f'--zone is {zone!r}; {kind.prefix} is in {", ".join(kind.zones)}'
     )
   return zone

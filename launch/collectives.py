@@ -10,9 +10,14 @@ from launch import hlo
 from launch import hlo_types
 
 KINDS = (
-    'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all',
-    'collective-permute', 'ragged-all-to-all', 'collective-broadcast',
-)  # pyformat: disable
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+  'ragged-all-to-all',
+  'collective-broadcast',
+)
 # Ends of a collective that XLA for TPUs spreads over other fusions.
 _START, _END = 'AsyncCollectiveStart', 'AsyncCollectiveDone'
 
@@ -48,8 +53,8 @@ class Collective:
 
 
 def of(
-    program: hlo.Program,
-    price: Callable[[hlo.Instruction], float | None] = lambda one: one.cycles,
+  program: hlo.Program,
+  price: Callable[[hlo.Instruction], float | None] = lambda one: one.cycles,
 ) -> list[Collective]:
   """Every collective, in a fusion or not, started or in one piece.
 
@@ -68,22 +73,22 @@ def of(
       if kind == 'all-reduce' and 'all-reduce-scatter' in one.operands:
         kind = 'reduce-scatter'
       found.append(
-          Collective(
-              kind=kind,
-              devices=_group(inner.operands),
-              type=_moved(inner),
-              times=run.times,
-              op_name=inner.op_name or one.op_name,
-              computation=program.home[one.name],
-              start=clock[one.name],
-              end=clock[_end(program, one).name],
-          )
+        Collective(
+          kind=kind,
+          devices=_group(inner.operands),
+          type=_moved(inner),
+          times=run.times,
+          op_name=inner.op_name or one.op_name,
+          computation=program.home[one.name],
+          start=clock[one.name],
+          end=clock[_end(program, one).name],
+        )
       )
   return found
 
 
 def _inside(
-    program: hlo.Program, one: hlo.Instruction
+  program: hlo.Program, one: hlo.Instruction
 ) -> Iterator[hlo.Instruction]:
   """An instruction if it is a collective, or those that a fusion runs."""
   if _kind(one.opcode):
@@ -131,9 +136,9 @@ def _end(program: hlo.Program, start: hlo.Instruction) -> hlo.Instruction:
 def _calls(program: hlo.Program, one: hlo.Instruction, target: str) -> bool:
   """Whether a fusion holds a custom call of a target."""
   return one.opcode == 'fusion' and any(
-      inner.target == target
-      for name in one.called
-      for inner in program.computations.get(name, ())
+    inner.target == target
+    for name in one.called
+    for inner in program.computations.get(name, ())
   )
 
 
@@ -156,9 +161,7 @@ def _group(attributes: str) -> int:
     return len(match[1].split(','))
   if match := re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes):
     return int(match[2])
-  if match := re.search(
-      r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", attributes
-  ):
+  if match := re.search(r'replica_groups=mesh\[(.*?)\] ?\{(.*?)\}', attributes):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
     devices = 1
     for axis in re.findall(r"'(\w+)'", match[2]):
@@ -168,13 +171,13 @@ def _group(attributes: str) -> int:
 
 
 def by_kind(
-    collectives: Iterable[Collective],
+  collectives: Iterable[Collective],
 ) -> dict[str, dict[str, float]]:
   """'all-to-all of 4' -> how many run and the bytes they move."""
   found: dict[str, dict[str, float]] = {}
   for one in collectives:
     row = found.setdefault(
-        f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
+      f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
     )
     row['count'] += one.times
     row['bytes'] += one.times * one.bytes
@@ -184,16 +187,16 @@ def by_kind(
 def all_to_alls(collectives: Iterable[Collective]) -> float:
   """How many all-to-alls the forward pass of all layers runs."""
   return sum(
-      one.times
-      for one in collectives
-      if one.kind == 'all-to-all'
-      and '/layers/' in one.op_name
-      and 'transpose(' not in one.op_name
+    one.times
+    for one in collectives
+    if one.kind == 'all-to-all'
+    and '/layers/' in one.op_name
+    and 'transpose(' not in one.op_name
   )
 
 
 def sequence_sized(
-    collectives: Iterable[Collective], least: int, tokens: Sequence[int]
+  collectives: Iterable[Collective], least: int, tokens: Sequence[int]
 ) -> list[str]:
   """Gathers and reductions of a sequence, which no program should have.
 
@@ -214,9 +217,9 @@ def sequence_sized(
   for one in collectives:
     arrays = hlo_types.arrays(one.type) if one.kind in kinds else []
     found += [
-        f'{one.kind} of {one.devices}, {array}, {one.op_name}'
-        for array in arrays
-        if hlo_types.size(array) >= least > 0
-        and any(hlo_types.elements(array)[0] % t == 0 for t in tokens)
+      f'{one.kind} of {one.devices}, {array}, {one.op_name}'
+      for array in arrays
+      if hlo_types.size(array) >= least > 0
+      and any(hlo_types.elements(array)[0] % t == 0 for t in tokens)
     ]
   return found

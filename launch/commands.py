@@ -63,12 +63,13 @@ def run(commands: Sequence[Command], dry_run: bool) -> int:
       return 128 + signal.SIGINT
     except FileNotFoundError as e:
       raise FileNotFoundError(
-          f'{command.words[0]} is not installed here; docs/pods.md says what'
-          ' each launcher needs, --dry_run needs none'
+        f'{command.words[0]} is not installed here; docs/pods.md says what'
+        ' each launcher needs, --dry_run needs none'
       ) from e
     if status:
-      print(f'error: {command.words[0]} ended with status {status}',
-            file=sys.stderr)  # pyformat: disable
+      print(
+        f'error: {command.words[0]} ended with status {status}', file=sys.stderr
+      )
       return status
   return 0
 
@@ -79,14 +80,14 @@ def check_name(flag: str, value: str | None) -> str:
     raise ValueError(f'--{flag} is missing, for example --{flag}=my-run')
   if not _NAME.fullmatch(value):
     raise ValueError(
-        f'--{flag} is {value!r}; legal are up to 40 lower-case letters, digits'
-        ' and -, a letter first, for example my-run'
+      f'--{flag} is {value!r}; legal are up to 40 lower-case letters, digits'
+      ' and -, a letter first, for example my-run'
     )
   return value
 
 
 def stages(
-    words: Sequence[str], *, chip: str, devices: int, python: str = 'python'
+  words: Sequence[str], *, chip: str, devices: int, python: str = 'python'
 ) -> tuple[str, ...]:
   """The command that every process of a job runs: the chain of stages.
 
@@ -100,21 +101,21 @@ def stages(
     ValueError: something is missing, or the mesh is not that of the devices.
   """
   for flag, example in (
-      ('--config=', '--config=configs/ttt_video.py:63s'),
-      ('--workdir=', '--workdir=gs://BUCKET/run'),
+    ('--config=', '--config=configs/ttt_video.py:63s'),
+    ('--workdir=', '--workdir=gs://BUCKET/run'),
   ):
     if not any(word.startswith(flag) for word in words):
       raise ValueError(
-          f'{flag.rstrip("=")} is missing; put what the stages need behind --,'
-          f' for example: -- {example}'
+        f'{flag.rstrip("=")} is missing; put what the stages need behind --,'
+        f' for example: -- {example}'
       )
   mesh = dict(found.groups() for found in map(_MESH.fullmatch, words) if found)
   data, sp = int(mesh.get('data', 1)), int(mesh.get('sp', 1))
   if data * sp != devices:
     raise ValueError(
-        f'the mesh data {data} x sp {sp} covers {data * sp} devices of'
-        f' {devices}; add --config.mesh.data=N --config.mesh.sp=M with N x M ='
-        f' {devices} behind --, python -m launch.plan tells which fit'
+      f'the mesh data {data} x sp {sp} covers {data * sp} devices of'
+      f' {devices}; add --config.mesh.data=N --config.mesh.sp=M with N x M ='
+      f' {devices} behind --, python -m launch.plan tells which fit'
     )
   return (python, '-m', 'launch.stages', f'--chip={chip}', *words)
 
@@ -125,7 +126,7 @@ def check_shared_workdir(words: Sequence[str], hosts: int) -> None:
   workdir = given[-1].partition('=')[2]
   if hosts > 1 and not workdir.startswith(('gs://', '/')):
     raise ValueError(
-        f'--workdir={workdir} lies on one host\'s own disk, and there are'
-        f' {hosts} hosts; use gs://BUCKET/FOLDER or the absolute path of a'
-        ' file system that all of them see'
+      f"--workdir={workdir} lies on one host's own disk, and there are"
+      f' {hosts} hosts; use gs://BUCKET/FOLDER or the absolute path of a'
+      ' file system that all of them see'
     )

@@ -64,11 +64,11 @@ class DoesNotFitError(Exception):
 
 
 def compile_program(
-    function: Any,
-    arguments: Sequence[Any],
-    mesh: jax.sharding.Mesh,
-    options: Mapping[str, Any] | None = None,
-    cache: pathlib.Path | None = None,
+  function: Any,
+  arguments: Sequence[Any],
+  mesh: jax.sharding.Mesh,
+  options: Mapping[str, Any] | None = None,
+  cache: pathlib.Path | None = None,
 ) -> Compiled:
   """Compiles a jitted function for the devices of a mesh.
 
@@ -117,13 +117,13 @@ def _compile(lowered, options):
   seconds = time.perf_counter() - start
   memory = compiled.memory_analysis()
   return dict(
-      text=compiled.as_text(),
-      arguments=memory.argument_size_in_bytes,
-      results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      temporaries=memory.temp_size_in_bytes,
-      peak=memory.peak_memory_in_bytes,
-      host=memory.host_temp_size_in_bytes,
-      compile_seconds=seconds,
+    text=compiled.as_text(),
+    arguments=memory.argument_size_in_bytes,
+    results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    peak=memory.peak_memory_in_bytes,
+    host=memory.host_temp_size_in_bytes,
+    compile_seconds=seconds,
   )
 
 
@@ -137,13 +137,16 @@ def _key(lowered, mesh, options):
   device = mesh.devices.flat[0]
   version = f'{jax.__version__} {device.client.platform_version}'
   whole = [
-      lowered.as_text(), device.device_kind, str(mesh.devices.tolist()),
-      version, json.dumps(options and dict(options), sort_keys=True),
-  ]  # pyformat: disable
+    lowered.as_text(),
+    device.device_kind,
+    str(mesh.devices.tolist()),
+    version,
+    json.dumps(options and dict(options), sort_keys=True),
+  ]
   # Settings of the compiler that are not in the program.
   whole += [
-      os.environ[name]
-      for name in ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
-      if name in os.environ
+    os.environ[name]
+    for name in ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
+    if name in os.environ
   ]
   return hashlib.sha256('\n'.join(whole).encode()).hexdigest()[:32]

@@ -33,17 +33,17 @@ def table(plans: Mapping[str, Mapping[str, Any]]) -> str:
     if plan['mode'] == 'train':
       best[key] = min(others, key=lambda p: p['chip_hours'])
   lines = [
-      '| stage | slice | mesh | s a step | steps | hours | chip-hours |',
-      '| --- | --- | --- | ---: | ---: | ---: | ---: |',
+    '| stage | slice | mesh | s a step | steps | hours | chip-hours |',
+    '| --- | --- | --- | ---: | ---: | ---: | ---: |',
   ]
   sums: dict[str, list[float]] = {}
   for (topology, stage), plan in best.items():
     mesh, hours = plan['mesh'], plan['steps'] * plan['roofline']['step'] / 3600
     sums.setdefault(topology, []).append(plan['chip_hours'])
     lines.append(
-        f'| {stage} | {topology} | {mesh["data"]} x {mesh["sp"]} |'
-        f' {plan["roofline"]["step"]:.1f} | {plan["steps"]:,} | {hours:.1f} |'
-        f' {plan["chip_hours"]:,.0f} |'
+      f'| {stage} | {topology} | {mesh["data"]} x {mesh["sp"]} |'
+      f' {plan["roofline"]["step"]:.1f} | {plan["steps"]:,} | {hours:.1f} |'
+      f' {plan["chip_hours"]:,.0f} |'
     )
   for topology, parts in sums.items():
     if len(parts) > 1:

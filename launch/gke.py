@@ -28,8 +28,16 @@ from launch import cloud
 from launch import commands
 from ttt_jax import cli
 
-ACTIONS = ('cluster', 'image', 'run', 'status', 'follow', 'logs', 'stop',
-           'delete_cluster')  # pyformat: disable
+ACTIONS = (
+  'cluster',
+  'image',
+  'run',
+  'status',
+  'follow',
+  'logs',
+  'stop',
+  'delete_cluster',
+)
 _TEMPLATE = pathlib.Path(__file__).with_name('jobset.yaml')
 _GRACE = 600  # seconds, as in the template
 _PODS = '--selector=jobset.sigs.k8s.io/jobset-name={name}'
@@ -37,9 +45,15 @@ Command = commands.Command
 
 
 def jobset(
-    name: str, rented: cloud.Slice, words: Sequence[str], *, image: str,
-    bucket: str, service_account: str, restarts: int,
-) -> str:  # pyformat: disable
+  name: str,
+  rented: cloud.Slice,
+  words: Sequence[str],
+  *,
+  image: str,
+  bucket: str,
+  service_account: str,
+  restarts: int,
+) -> str:
   """The JobSet of a run, YAML.
 
   Args:
@@ -54,27 +68,41 @@ def jobset(
   command = _stages(rented, words)
   template = string.Template(_TEMPLATE.read_text(encoding='utf-8'))
   return template.substitute(
-      name=name, restarts=restarts, nodes=rented.nodes,
-      service_account=service_account, label=rented.kind.label,
-      shape=rented.shape, image=image, bucket=bucket,
-      command=json.dumps(command),  # A list of JSON is one of YAML.
-  )  # pyformat: disable
+    name=name,
+    restarts=restarts,
+    nodes=rented.nodes,
+    service_account=service_account,
+    label=rented.kind.label,
+    shape=rented.shape,
+    image=image,
+    bucket=bucket,
+    command=json.dumps(command),  # A list of JSON is one of YAML.
+  )
 
 
 def xpk_workload(
-    name: str, rented: cloud.Slice, words: Sequence[str], *, image: str,
-    restarts: int,
-) -> tuple[str, ...]:  # pyformat: disable
+  name: str,
+  rented: cloud.Slice,
+  words: Sequence[str],
+  *,
+  image: str,
+  restarts: int,
+) -> tuple[str, ...]:
   """What submits a run through XPK; the cluster's storage is at /bucket."""
   command = _stages(rented, words)
   return (
-      'xpk', 'workload', 'create', f'--workload={name}',
-      f'--tpu-type={rented.accelerator_type}', '--num-slices=1',
-      f'--docker-image={image}', f'--max-restarts={restarts}',
-      f'--restart-on-exit-codes={commands.AGAIN}',
-      f'--termination-grace-period-seconds={_GRACE}',
-      f'--command={shlex.join(command)}',
-  )  # pyformat: disable
+    'xpk',
+    'workload',
+    'create',
+    f'--workload={name}',
+    f'--tpu-type={rented.accelerator_type}',
+    '--num-slices=1',
+    f'--docker-image={image}',
+    f'--max-restarts={restarts}',
+    f'--restart-on-exit-codes={commands.AGAIN}',
+    f'--termination-grace-period-seconds={_GRACE}',
+    f'--command={shlex.join(command)}',
+  )
 
 
 def _stages(rented: cloud.Slice, words: Sequence[str]) -> tuple[str, ...]:
@@ -107,9 +135,9 @@ def _bucket() -> str:
 
 def _where() -> tuple[str, ...]:
   return (
-      f'--cluster={commands.check_name("cluster", flags.FLAGS.cluster)}',
-      f'--project={_given("project", "my-project")}',
-      f'--zone={cloud.check_zone(flags.FLAGS.zone, _rented().kind)}',
+    f'--cluster={commands.check_name("cluster", flags.FLAGS.cluster)}',
+    f'--project={_given("project", "my-project")}',
+    f'--zone={cloud.check_zone(flags.FLAGS.zone, _rented().kind)}',
   )
 
 
@@ -121,18 +149,31 @@ def _cluster(_) -> list[Command]:
   if reservation:
     capacity = f'--reservation={reservation}'
   create = (
-      'xpk', 'cluster', 'create', *_where(),
-      f'--tpu-type={_rented().accelerator_type}', '--num-slices=1', capacity,
-      '--enable-gcsfuse-csi-driver',
-  )  # pyformat: disable
+    'xpk',
+    'cluster',
+    'create',
+    *_where(),
+    f'--tpu-type={_rented().accelerator_type}',
+    '--num-slices=1',
+    capacity,
+    '--enable-gcsfuse-csi-driver',
+  )
   attach = (
-      'xpk', 'storage', 'attach', 'bucket', *_where(), '--type=gcsfuse',
-      f'--bucket={_bucket()}', '--mount-point=/bucket', '--readonly=true',
-      '--size=1', '--auto-mount=true',
-  )  # pyformat: disable
+    'xpk',
+    'storage',
+    'attach',
+    'bucket',
+    *_where(),
+    '--type=gcsfuse',
+    f'--bucket={_bucket()}',
+    '--mount-point=/bucket',
+    '--readonly=true',
+    '--size=1',
+    '--auto-mount=true',
+  )
   return [
-      Command(create, 'a cluster with JobSet and a node pool for the slice'),
-      Command(attach, 'the bucket, for what XPK submits'),
+    Command(create, 'a cluster with JobSet and a node pool for the slice'),
+    Command(attach, 'the bucket, for what XPK submits'),
   ]
 
 
@@ -140,8 +181,8 @@ def _image(_) -> list[Command]:
   image = _image_name()
   file = '--file=launch/Dockerfile'
   return [
-      Command(('docker', 'build', file, f'--tag={image}', '.'), 'build'),
-      Command(('docker', 'push', image), 'push'),
+    Command(('docker', 'build', file, f'--tag={image}', '.'), 'build'),
+    Command(('docker', 'push', image), 'push'),
   ]
 
 
@@ -150,13 +191,18 @@ def _run(words: Sequence[str]) -> list[Command]:
   name, rented = commands.check_name('name', f.name), _rented()
   if f.via == 'xpk':
     submit = xpk_workload(
-        name, rented, words, image=_image_name(), restarts=f.restarts
+      name, rented, words, image=_image_name(), restarts=f.restarts
     )
     return [Command((*submit, *_where()), 'submit it through XPK')]
   text = jobset(
-      name, rented, words, image=_image_name(), bucket=_bucket(),
-      service_account=f.service_account, restarts=f.restarts,
-  )  # pyformat: disable
+    name,
+    rented,
+    words,
+    image=_image_name(),
+    bucket=_bucket(),
+    service_account=f.service_account,
+    restarts=f.restarts,
+  )
   file = pathlib.Path(f'{name}.yaml')
   if f.dry_run:
     print(f'# {file}:\n{text}')
@@ -175,28 +221,36 @@ def _kubectl(why: str, *words: str) -> Command:
 
 def _status(_) -> list[Command]:
   return [
-      _kubectl('restarts and end', 'get', 'jobset', '{name}'),
-      _kubectl('one line a pod', 'get', 'pods', _PODS),
+    _kubectl('restarts and end', 'get', 'jobset', '{name}'),
+    _kubectl('one line a pod', 'get', 'pods', _PODS),
   ]
 
 
 def _follow(_) -> list[Command]:
   return [
-      _kubectl(
-          'the log of the first pod; Ctrl-C ends this', 'logs', '--follow',
-          f'{_PODS},batch.kubernetes.io/job-completion-index=0',
-          '--container={container}', '--tail=50',
-      )
-  ]  # pyformat: disable
+    _kubectl(
+      'the log of the first pod; Ctrl-C ends this',
+      'logs',
+      '--follow',
+      f'{_PODS},batch.kubernetes.io/job-completion-index=0',
+      '--container={container}',
+      '--tail=50',
+    )
+  ]
 
 
 def _logs(_) -> list[Command]:
   return [
-      _kubectl(
-          'all logs', 'logs', _PODS, '--container={container}', '--prefix',
-          '--tail=-1', '--max-log-requests=1024',
-      )
-  ]  # pyformat: disable
+    _kubectl(
+      'all logs',
+      'logs',
+      _PODS,
+      '--container={container}',
+      '--prefix',
+      '--tail=-1',
+      '--max-log-requests=1024',
+    )
+  ]
 
 
 def _stop(_) -> list[Command]:
@@ -209,14 +263,14 @@ def _delete_cluster(_) -> list[Command]:
 
 
 _DO: dict[str, Callable[[Sequence[str]], list[Command]]] = dict(
-    cluster=_cluster,
-    image=_image,
-    run=_run,
-    status=_status,
-    follow=_follow,
-    logs=_logs,
-    stop=_stop,
-    delete_cluster=_delete_cluster,
+  cluster=_cluster,
+  image=_image,
+  run=_run,
+  status=_status,
+  follow=_follow,
+  logs=_logs,
+  stop=_stop,
+  delete_cluster=_delete_cluster,
 )
 
 
@@ -227,20 +281,19 @@ def define_flags() -> None:
   flags.DEFINE_string('cluster', None, 'Of GKE; you choose it.')
   flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
   flags.DEFINE_string('project', None, "Google's.")
-  flags.DEFINE_string(
-      'topology', None, 'As of launch.plan, such as v5p:4x8x8.'
-  )
+  flags.DEFINE_string('topology', None, 'As of launch.plan, such as v5p:4x8x8.')
   flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
   flags.DEFINE_string('reservation', None, 'The name of yours.')
   flags.DEFINE_string('image', None, 'Where its container image lies.')
   flags.DEFINE_string('bucket', None, 'Seen as /bucket by the pods.')
   flags.DEFINE_string(
-      'service_account', 'default',
-      'Of Kubernetes; has the roles Storage Object Admin and Storage Legacy'
-      ' Bucket Reader on the bucket.',
+    'service_account',
+    'default',
+    'Of Kubernetes; has the roles Storage Object Admin and Storage Legacy'
+    ' Bucket Reader on the bucket.',
   )
   flags.DEFINE_integer(
-      'restarts', 20, 'After how many to give up.', lower_bound=0
+    'restarts', 20, 'After how many to give up.', lower_bound=0
   )
   flags.DEFINE_enum('via', 'kubectl', ['kubectl', 'xpk'], 'Who submits.')
   commands.define_dry_run()

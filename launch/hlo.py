@@ -16,7 +16,7 @@ _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'([\w\-]+)\((.*)$')
 _CALLED = re.compile(
-    r'\b(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)'
+  r'\b(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)'
 )
 
 
@@ -107,19 +107,19 @@ class Program:
         kind, rest = hlo_types.split(match[3])
         if opcode := _OPCODE.match(rest):
           current.append(
-              Instruction(match[2], opcode[1], kind, opcode[2], bool(match[1]))
+            Instruction(match[2], opcode[1], kind, opcode[2], bool(match[1]))
           )
     if not self.entry:
       raise ValueError('this is no HLO module: it has no ENTRY computation')
     self.by_name = {
-        one.name: one
-        for instructions in self.computations.values()
-        for one in instructions
+      one.name: one
+      for instructions in self.computations.values()
+      for one in instructions
     }
     self.home = {
-        one.name: computation
-        for computation, instructions in self.computations.items()
-        for one in instructions
+      one.name: computation
+      for computation, instructions in self.computations.items()
+      for one in instructions
     }
 
   def runs(self) -> Iterator[Run]:

@@ -6,10 +6,25 @@ import math
 import re
 
 _BYTES = {
-    'pred': 1, 's4': 1, 'u4': 1, 's8': 1, 'u8': 1, 'f8e4m3fn': 1, 'f8e5m2': 1,
-    'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4,
-    'f64': 8, 's64': 8, 'u64': 8, 'c64': 8,
-}  # pyformat: disable
+  'pred': 1,
+  's4': 1,
+  'u4': 1,
+  's8': 1,
+  'u8': 1,
+  'f8e4m3fn': 1,
+  'f8e5m2': 1,
+  'bf16': 2,
+  'f16': 2,
+  's16': 2,
+  'u16': 2,
+  'f32': 4,
+  's32': 4,
+  'u32': 4,
+  'f64': 8,
+  's64': 8,
+  'u64': 8,
+  'c64': 8,
+}
 _SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
@@ -17,15 +32,15 @@ def size(type_text: str) -> int:
   """Bytes of a type as HLO writes it; tuples are added up, layouts ignored."""
   names = (name for name, _ in _SHAPE.findall(type_text))
   return sum(
-      n * _BYTES.get(name, 0) for name, n in zip(names, elements(type_text))
+    n * _BYTES.get(name, 0) for name, n in zip(names, elements(type_text))
   )
 
 
 def elements(type_text: str) -> list[int]:
   """Elements of each array of a type."""
   return [
-      math.prod(int(n) for n in dimensions.split(',') if n)
-      for _, dimensions in _SHAPE.findall(type_text)
+    math.prod(int(n) for n in dimensions.split(',') if n)
+    for _, dimensions in _SHAPE.findall(type_text)
   ]
 
 

@@ -16,10 +16,17 @@ from launch import hlo
 from launch import hlo_types
 
 # Whose results are their operands, as they are or one of them.
-_ALIASES = frozenset((
-    'bitcast', 'while', 'opt-barrier', 'optimization-barrier',
-    'dynamic-update-slice', 'dynamic-update-slice-start', 'conditional',
-))  # pyformat: disable
+_ALIASES = frozenset(
+  (
+    'bitcast',
+    'while',
+    'opt-barrier',
+    'optimization-barrier',
+    'dynamic-update-slice',
+    'dynamic-update-slice-start',
+    'conditional',
+  )
+)
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _TILE = re.compile(r'T\((\d+),(\d+)\)')
 _OPERAND = re.compile(r'%([\w.\-]+)')
@@ -50,9 +57,7 @@ def at_peak(program: hlo.Program) -> list[Buffer]:
   return sorted(_peak(program, program.entry)[1], key=lambda b: -b.bytes)
 
 
-def _peak(
-    program: hlo.Program, computation: str
-) -> tuple[int, list[Buffer]]:
+def _peak(program: hlo.Program, computation: str) -> tuple[int, list[Buffer]]:
   """Most bytes of temporaries in a computation, and what they are."""
   instructions = program.computations.get(computation, [])
   values: dict[str, _Value] = {}
@@ -102,9 +107,10 @@ def _sweep(program, instructions, buffers, born, last, handed_on):
         alive[name] = buffers[name]
         total += buffers[name].bytes
     inside, parts = max(
-        (_peak(program, inner) for inner in _inner(one)),
-        key=lambda peak: peak[0], default=(0, []),
-    )  # pyformat: disable
+      (_peak(program, inner) for inner in _inner(one)),
+      key=lambda peak: peak[0],
+      default=(0, []),
+    )
     if total + inside > most:
       most, what = total + inside, [*alive.values(), *parts]
     for name in dies.get(i, ()):
@@ -119,8 +125,8 @@ def _inner(one: hlo.Instruction) -> Iterator[str]:
     yield re.search(r'\bbody=%?([\w.\-]+)', one.operands)[1]
   elif one.opcode in ('call', 'conditional'):
     yield from re.findall(
-        r'\b(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)',
-        one.operands,
+      r'\b(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)',
+      one.operands,
     )
 
 
@@ -129,7 +135,7 @@ def _alias(program: hlo.Program, one: hlo.Instruction) -> int | None:
   if one.opcode in _ALIASES or one.opcode.endswith('-done'):
     return 0
   if match := re.search(
-      r'output_to_operand_aliasing=\{\{\}: \((\d+)', one.operands
+    r'output_to_operand_aliasing=\{\{\}: \((\d+)', one.operands
   ):
     return int(match[1])
   if one.opcode != 'fusion':

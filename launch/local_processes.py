@@ -24,7 +24,7 @@ from ttt_jax import cli
 
 _COUNT = flags.DEFINE_integer('count', 2, 'Processes.')
 _GRACE = flags.DEFINE_integer(
-    'grace', 30, 'Seconds that the others get to end after one died.'
+  'grace', 30, 'Seconds that the others get to end after one died.'
 )
 
 
@@ -33,19 +33,24 @@ def start(command: Sequence[str], count: int) -> list[subprocess.Popen]:
   with socket.create_server(('localhost', 0)) as free:
     where = f'localhost:{free.getsockname()[1]}'
   return [
-      subprocess.Popen(
-          command, text=True, errors='replace', stdout=subprocess.PIPE,
-          stderr=subprocess.STDOUT,
-          # Else a terminal's Ctrl-C would reach them twice.
-          start_new_session=True,
-          env=dict(
-              os.environ, JAX_COORDINATOR_ADDRESS=where,
-              JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(i),
-              PYTHONUNBUFFERED='1',
-          ),
-      )
-      for i in range(count)
-  ]  # pyformat: disable
+    subprocess.Popen(
+      command,
+      text=True,
+      errors='replace',
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      # Else a terminal's Ctrl-C would reach them twice.
+      start_new_session=True,
+      env=dict(
+        os.environ,
+        JAX_COORDINATOR_ADDRESS=where,
+        JAX_NUM_PROCESSES=str(count),
+        JAX_PROCESS_ID=str(i),
+        PYTHONUNBUFFERED='1',
+      ),
+    )
+    for i in range(count)
+  ]
 
 
 def wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
@@ -82,8 +87,8 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError(f'--count is {_COUNT.value}; it must be 1 or more')
   if not argv[1:]:
     raise ValueError(
-        'no command; write it behind --, for example python -m'
-        ' launch.local_processes --count=2 -- python -m ttt_jax.train ...'
+      'no command; write it behind --, for example python -m'
+      ' launch.local_processes --count=2 -- python -m ttt_jax.train ...'
     )
   try:
     processes = start(argv[1:], _COUNT.value)
@@ -97,8 +102,8 @@ def main(argv: Sequence[str]) -> int:
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
   threads = [
-      threading.Thread(target=_stream, args=(i, p))
-      for i, p in enumerate(processes)
+    threading.Thread(target=_stream, args=(i, p))
+    for i, p in enumerate(processes)
   ]
   for thread in threads:
     thread.start()

@@ -51,18 +51,18 @@ _SWEEP = flags.DEFINE_bool('sweep', False, 'Tries meshes and microbatches.')
 _LIMIT = flags.DEFINE_integer('limit', 3, 'Programs that a sweep compiles.')
 _JSON = flags.DEFINE_string('json', None, 'Also writes the results there.')
 _CACHE = flags.DEFINE_string(
-    'cache', None, 'Folder of compiled programs, used again if unchanged.'
+  'cache', None, 'Folder of compiled programs, used again if unchanged.'
 )
 _BUDGET = flags.DEFINE_string(
-    'budget', str(compile_tpu.BUDGET), 'Cycles of the kernels, JSON.'
+  'budget', str(compile_tpu.BUDGET), 'Cycles of the kernels, JSON.'
 )
 
 
 def prepare(
-    config,
-    topology: topology_lib.Topology,
-    mesh: dict[str, int],
-    mode: str = 'train',
+  config,
+  topology: topology_lib.Topology,
+  mesh: dict[str, int],
+  mode: str = 'train',
 ):
   """Sets mesh and kernels of a config; raises ValueError if it cannot run."""
   if mode not in MODES:
@@ -77,25 +77,26 @@ def prepare(
   used = mesh['data'] * mesh['sp']
   if used > topology.chips:
     raise ValueError(
-        f'--mesh data {mesh["data"]} x sp {mesh["sp"]} needs {used} chips;'
-        f' {topology.name} has {topology.chips}'
+      f'--mesh data {mesh["data"]} x sp {mesh["sp"]} needs {used} chips;'
+      f' {topology.name} has {topology.chips}'
     )
   if mode == 'train':
     experiment.check_config(config)
     return
   # Sampling has no batch to split.
   sharding.check_mesh(
-      dict(mesh, data=1), batch_size=1,
-      num_heads=backbones.of(config).num_heads,
-  )  # pyformat: disable
+    dict(mesh, data=1),
+    batch_size=1,
+    num_heads=backbones.of(config).num_heads,
+  )
 
 
 def plan(
-    config,
-    mode: str,
-    topology: topology_lib.Topology,
-    budget: str,
-    cache: str | None = None,
+  config,
+  mode: str,
+  topology: topology_lib.Topology,
+  budget: str,
+  cache: str | None = None,
 ) -> tuple[dict[str, Any], compiled_lib.Compiled]:
   """Compiles a prepared config; returns `report.results` and the program.
 
@@ -107,9 +108,9 @@ def plan(
   options = xla_flags.compiler_options(kind, os.environ)
   if topology.chip.is_gpu:
     options |= {
-        'xla_gpu_cuda_data_dir': str(compile_gpu.cuda_directory()),
-        # Nothing here can be tried for speed.
-        'xla_gpu_autotune_level': '0',
+      'xla_gpu_cuda_data_dir': str(compile_gpu.cuda_directory()),
+      # Nothing here can be tried for speed.
+      'xla_gpu_autotune_level': '0',
     }
   else:
     kernels = budget_lib.read(budget, topology.chip.name)
@@ -117,12 +118,12 @@ def plan(
   make = {'train': program_lib.train_step, 'sample': program_lib.sampling}[mode]
   function, arguments = make(config, mesh)
   compiled = compiled_lib.compile_program(
-      function, arguments, mesh, options, cache and pathlib.Path(cache)
+    function, arguments, mesh, options, cache and pathlib.Path(cache)
   )
   steps = program_lib.SAMPLING_STEPS if mode == 'sample' else 1
   return (
-      report.results(config, mode, topology, compiled, kernels, steps),
-      compiled,
+    report.results(config, mode, topology, compiled, kernels, steps),
+    compiled,
   )
 
 
@@ -147,8 +148,8 @@ def _elsewhere(config, mode, topology):
   except compiled_lib.DoesNotFitError:
     return []
   return [
-      f'peak {compiled.peak / 2**30:.2f} GiB on {larger.name}',
-      *advice.largest(compiled.program),
+    f'peak {compiled.peak / 2**30:.2f} GiB on {larger.name}',
+    *advice.largest(compiled.program),
   ]
 
 
@@ -179,9 +180,13 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError(f'cannot compile for {topology.name} here: {reason}')
   if _SWEEP.value:
     return sweep.run(
-        config, mode, topology, _LIMIT.value,
-        lambda one: _plan_and_tell(one, mode, topology), _JSON.value,
-    )  # pyformat: disable
+      config,
+      mode,
+      topology,
+      _LIMIT.value,
+      lambda one: _plan_and_tell(one, mode, topology),
+      _JSON.value,
+    )
   mesh = dict(config.mesh)
   if _MESH.value:
     mesh = sharding.parse_mesh(_MESH.value)

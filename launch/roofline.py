@@ -55,13 +55,13 @@ class Roofline:
 
 
 def estimate(
-    topology: topology_lib.Topology,
-    *,
-    flops: float,
-    written: float,
-    cycles: float,
-    collectives: Iterable[collectives_lib.Collective],
-    host: float,
+  topology: topology_lib.Topology,
+  *,
+  flops: float,
+  written: float,
+  cycles: float,
+  collectives: Iterable[collectives_lib.Collective],
+  host: float,
 ) -> Roofline:
   """The roofline of a step; all numbers are of one chip.
 
@@ -81,19 +81,19 @@ def estimate(
     work = max(products / GPU_RATE, memory)
   exposed, hidden = waiting(collectives, topology)
   return Roofline(
-      products=products,
-      memory=memory,
-      work=work,
-      exposed=exposed,
-      hidden=hidden,
-      # Each way has the full rate.
-      host=host / 2 / chip.host,
+    products=products,
+    memory=memory,
+    work=work,
+    exposed=exposed,
+    hidden=hidden,
+    # Each way has the full rate.
+    host=host / 2 / chip.host,
   )
 
 
 def waiting(
-    collectives: Iterable[collectives_lib.Collective],
-    topology: topology_lib.Topology,
+  collectives: Iterable[collectives_lib.Collective],
+  topology: topology_lib.Topology,
 ) -> tuple[float, float]:
   """Seconds that a program waits for its collectives, and those it does not.
 
@@ -110,9 +110,9 @@ def waiting(
   exposed = busy = 0.0
   for group in played.values():
     events = sorted(
-        (position, number, last)
-        for number, one in enumerate(group)
-        for last, position in enumerate((one.start, one.end))
+      (position, number, last)
+      for number, one in enumerate(group)
+      for last, position in enumerate((one.start, one.end))
     )
     late = free = 0.0
     ready = {}
@@ -123,7 +123,7 @@ def waiting(
         continue
       one = group[number]
       seconds = link_seconds(
-          one.kind, one.devices or topology.chips, one.bytes, topology
+        one.kind, one.devices or topology.chips, one.bytes, topology
       )
       ready[number] = free = max(now, free) + seconds
       busy += one.times * seconds
@@ -132,7 +132,7 @@ def waiting(
 
 
 def link_seconds(
-    kind: str, devices: int, size: float, topology: topology_lib.Topology
+  kind: str, devices: int, size: float, topology: topology_lib.Topology
 ) -> float:
   """Time of a collective, bandwidth alone.
 
@@ -163,7 +163,7 @@ def link_seconds(
 
 
 def axes_of(
-    devices: int, topology: topology_lib.Topology
+  devices: int, topology: topology_lib.Topology
 ) -> list[tuple[int, bool]]:
   """The axes of a slice that a group of devices takes: (side, is a ring).
 
@@ -186,26 +186,26 @@ def assumptions(topology: topology_lib.Topology) -> list[str]:
   """What the estimate takes for granted, a line each."""
   chip = topology.chip
   common = [
-      f'{chip.flops / 1e12:g} TFLOP/s bfloat16,'
-      f' {chip.hbm_bandwidth / 1e12:g} TB/s to its memory,'
-      f' {chip.host / 1e9:g} GB/s each way to the host, beside the work',
+    f'{chip.flops / 1e12:g} TFLOP/s bfloat16,'
+    f' {chip.hbm_bandwidth / 1e12:g} TB/s to its memory,'
+    f' {chip.host / 1e9:g} GB/s each way to the host, beside the work',
   ]
   if chip.is_gpu:
     return [
-        *common,
-        f'products at {GPU_RATE:.0%} of that rate; the compiler estimates no'
-        ' cycles',
-        f'NVLink {chip.link / 1e9:g} GB/s each way, other servers'
-        f' {_NETWORK / 1e9:g} GB/s',
+      *common,
+      f'products at {GPU_RATE:.0%} of that rate; the compiler estimates no'
+      ' cycles',
+      f'NVLink {chip.link / 1e9:g} GB/s each way, other servers'
+      f' {_NETWORK / 1e9:g} GB/s',
     ]
   rings = [side for side in topology.shape if side >= chip.ring]
   return [
-      *common,
-      f"the compiler's cycles at {chip.clock / 1e9:g} GHz, kernels by the"
-      ' bundles of their schedules, without waits for memory',
-      f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
-      f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
-      ' on); no waiting, no congestion',
-      'a collective hides only behind what is scheduled beside it, and one'
-      ' after the other has the links',
+    *common,
+    f"the compiler's cycles at {chip.clock / 1e9:g} GHz, kernels by the"
+    ' bundles of their schedules, without waits for memory',
+    f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
+    f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
+    ' on); no waiting, no congestion',
+    'a collective hides only behind what is scheduled beside it, and one'
+    ' after the other has the links',
   ]

@@ -27,9 +27,15 @@ _JOB = 'launch/slurm.sbatch'
 
 
 def submit(
-    words: Sequence[str], *, name: str, nodes: int, gpus: int, time: str,
-    partition: str | None = None, account: str | None = None,
-) -> commands.Command:  # pyformat: disable
+  words: Sequence[str],
+  *,
+  name: str,
+  nodes: int,
+  gpus: int,
+  time: str,
+  partition: str | None = None,
+  account: str | None = None,
+) -> commands.Command:
   """The command that queues a run.
 
   Args:
@@ -50,22 +56,27 @@ def submit(
       raise ValueError(f'--{flag} is {value}; it must be 1 or more')
   if not _TIME_FORM.fullmatch(time):
     raise ValueError(
-        f'--time is {time!r}; Slurm wants [DAYS-]HH:MM:SS, for example 24:00:00'
+      f'--time is {time!r}; Slurm wants [DAYS-]HH:MM:SS, for example 24:00:00'
     )
   # Checks them; the job names interpreter and chip itself.
   commands.stages(words, chip='gpu', devices=nodes * gpus)
   commands.check_shared_workdir(words, nodes)
   return commands.Command(
-      (
-          'sbatch', f'--job-name={name}', f'--output={name}.log',
-          f'--nodes={nodes}', f'--ntasks-per-node={gpus}',
-          f'--gpus-per-node={gpus}', f'--time={time}',
-          *[f'--partition={partition}'] * bool(partition),
-          *[f'--account={account}'] * bool(account),
-          _JOB, *words,
-      ),
-      f'queue {nodes * gpus} GPUs',
-  )  # pyformat: disable
+    (
+      'sbatch',
+      f'--job-name={name}',
+      f'--output={name}.log',
+      f'--nodes={nodes}',
+      f'--ntasks-per-node={gpus}',
+      f'--gpus-per-node={gpus}',
+      f'--time={time}',
+      *[f'--partition={partition}'] * bool(partition),
+      *[f'--account={account}'] * bool(account),
+      _JOB,
+      *words,
+    ),
+    f'queue {nodes * gpus} GPUs',
+  )
 
 
 def define_flags() -> None:
@@ -83,9 +94,14 @@ def main(argv: Sequence[str]) -> int:
   """Entry point."""
   f = flags.FLAGS
   command = submit(
-      argv[1:], name=f.name, nodes=f.nodes, gpus=f.gpus_per_node, time=f.time,
-      partition=f.partition, account=f.account,
-  )  # pyformat: disable
+    argv[1:],
+    name=f.name,
+    nodes=f.nodes,
+    gpus=f.gpus_per_node,
+    time=f.time,
+    partition=f.partition,
+    account=f.account,
+  )
   return commands.run([command], f.dry_run)
 
 

@@ -34,8 +34,14 @@ from launch import commands
 from launch import xla_flags
 from ttt_jax import cli
 
-_PROCESSES = ('coordinator', 'num_processes', 'process_id', 'distributed',
-              'connect_timeout', 'heartbeat_timeout')  # pyformat: disable
+_PROCESSES = (
+  'coordinator',
+  'num_processes',
+  'process_id',
+  'distributed',
+  'connect_timeout',
+  'heartbeat_timeout',
+)
 _TRAINING = ('profile_steps',)
 # Writes of one host may show on another a little later.
 _SETTLE_SECONDS = 30
@@ -45,11 +51,11 @@ class Runner:
   """Runs stages as processes, one at a time, and hands signals on."""
 
   def __init__(
-      self,
-      workdir: str,
-      wait: float,
-      shared: Sequence[str] = (),
-      training: Sequence[str] = (),
+    self,
+    workdir: str,
+    wait: float,
+    shared: Sequence[str] = (),
+    training: Sequence[str] = (),
   ):
     """Takes how stages are run.
 
@@ -68,7 +74,7 @@ class Runner:
   def run(self, stages: Sequence[chain.Stage]) -> int:
     """Brings all stages to their end; returns the exit status."""
     before = {
-        s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
+      s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
     }
     try:
       for stage in stages:
@@ -93,9 +99,9 @@ class Runner:
     """Lines that say what is there of a stage, and what would be run."""
     data = 'is there' if chain.has_data(stage) else 'is missing'
     return [
-        f'# {stage.name}: step {chain.step_of(stage, self._workdir)} of'
-        f' {stage.steps} is saved; data set in {stage.data} {data}',
-        *map(shlex.join, self.commands(stage)),
+      f'# {stage.name}: step {chain.step_of(stage, self._workdir)} of'
+      f' {stage.steps} is saved; data set in {stage.data} {data}',
+      *map(shlex.join, self.commands(stage)),
     ]
 
   def _stage(self, stage: chain.Stage) -> int:
@@ -108,14 +114,19 @@ class Runner:
       if self._stopped is not None:
         return self._again(stage)
       if status:
-        print(f'error: {command[2]} of stage {stage.name} ended with status'
-              f' {status}; start the same command again once it is mended',
-              file=sys.stderr)  # pyformat: disable
+        print(
+          f'error: {command[2]} of stage {stage.name} ended with status'
+          f' {status}; start the same command again once it is mended',
+          file=sys.stderr,
+        )
         return status
       if not self._wait_until(lambda: chain.has_data(stage), self._wait):
-        print(f'error: {stage.data} has no manifest.json; the other processes'
-              f' have not done their part within {self._wait / 60:g} minutes'
-              ' (--wait_minutes)', file=sys.stderr)  # pyformat: disable
+        print(
+          f'error: {stage.data} has no manifest.json; the other processes'
+          f' have not done their part within {self._wait / 60:g} minutes'
+          ' (--wait_minutes)',
+          file=sys.stderr,
+        )
         return 1
     done = lambda: chain.step_of(stage, self._workdir) >= stage.steps
     # Training ends well before its last step where another process was told
@@ -138,8 +149,11 @@ class Runner:
   def _again(self, stage: chain.Stage) -> int:
     name = self._stopped.name if self._stopped else 'another process'
     step = chain.step_of(stage, self._workdir)
-    print(f'{stage.name}: stopped by {name} at step {step} of {stage.steps};'
-          ' start the same command again to go on', flush=True)
+    print(
+      f'{stage.name}: stopped by {name} at step {step} of {stage.steps};'
+      ' start the same command again to go on',
+      flush=True,
+    )
     return commands.AGAIN
 
   def _wait_until(self, ready, seconds: float) -> bool:
@@ -172,11 +186,11 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file('config', None, 'Of the last stage.')
   flags.DEFINE_string('workdir', None, 'Folder of all stages.')
   flags.DEFINE_enum(
-      'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
+    'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
   )
   flags.DEFINE_string('profile_steps', '', 'As of `ttt_jax.train`.')
   flags.DEFINE_integer(
-      'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
+    'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
   )
   commands.define_dry_run()
 
@@ -187,22 +201,22 @@ def main(argv: Sequence[str]) -> int:
   values = flags.FLAGS
   if values.config is None or not values.workdir:
     raise ValueError(
-        '--config and --workdir are needed, for example'
-        ' --config=configs/ttt_video.py:63s --workdir=run'
+      '--config and --workdir are needed, for example'
+      ' --config=configs/ttt_video.py:63s --workdir=run'
     )
   workdir = values.workdir.rstrip('/')
   flag = values['config']
   stages = chain.stages_to(
-      config_flags.get_config_filename(flag),
-      config_flags.get_override_values(flag),
-      workdir,
+    config_flags.get_config_filename(flag),
+    config_flags.get_override_values(flag),
+    workdir,
   )
 
   def given(names):
     return [values[n].serialize() for n in names if values[n].present]
 
   runner = Runner(
-      workdir, 60 * values.wait_minutes, given(_PROCESSES), given(_TRAINING)
+    workdir, 60 * values.wait_minutes, given(_PROCESSES), given(_TRAINING)
   )
   variables = environment(values.chip, workdir)
   for name, value in variables.items():

@@ -56,7 +56,7 @@ class Candidate:
     return f'{mesh} --config.microbatches={self.microbatches}{remat}'
 
   def apply(
-      self, config: ml_collections.ConfigDict
+    self, config: ml_collections.ConfigDict
   ) -> ml_collections.ConfigDict:
     """A config of its own."""
     config = copy.deepcopy(config)
@@ -68,9 +68,9 @@ class Candidate:
 
 
 def candidates(
-    config: ml_collections.ConfigDict,
-    mode: str,
-    topology: topology_lib.Topology,
+  config: ml_collections.ConfigDict,
+  mode: str,
+  topology: topology_lib.Topology,
 ) -> list[Candidate]:
   """All legal ways to use all chips, the ones that move least first.
 
@@ -87,23 +87,25 @@ def candidates(
       several = advice.microbatches(config, mesh)
     for parts in several:
       for remat in remats:
-        found.append(Candidate(
-            mesh, parts, remat,
+        found.append(
+          Candidate(
+            mesh,
+            parts,
+            remat,
             memory(config, mode, mesh, parts, remat, count),
-        ))  # pyformat: disable
-  cost = lambda c: (
-      _REMATS.index(c.remat), c.mesh['sp'], c.microbatches
-  )
+          )
+        )
+  cost = lambda c: (_REMATS.index(c.remat), c.mesh['sp'], c.microbatches)
   return sorted(found, key=cost)
 
 
 def memory(
-    config: ml_collections.ConfigDict,
-    mode: str,
-    mesh: dict[str, int],
-    microbatches: int,
-    remat: str,
-    count: tuple[int, int],
+  config: ml_collections.ConfigDict,
+  mode: str,
+  mesh: dict[str, int],
+  microbatches: int,
+  remat: str,
+  count: tuple[int, int],
 ) -> float:
   """Bytes a chip of the transformer, roughly: a filter, no result.
 
@@ -148,7 +150,7 @@ def _count(config):
 
 
 def choose(
-    found: list[Candidate], limit: int, hbm: float
+  found: list[Candidate], limit: int, hbm: float
 ) -> tuple[list[Candidate], int]:
   """The candidates to compile, and how many the formula sorted out.
 
@@ -163,12 +165,12 @@ def choose(
 
 
 def run(
-    config: ml_collections.ConfigDict,
-    mode: str,
-    topology: topology_lib.Topology,
-    limit: int,
-    plan: Callable[[ml_collections.ConfigDict], dict[str, Any] | None],
-    path: str | None = None,
+  config: ml_collections.ConfigDict,
+  mode: str,
+  topology: topology_lib.Topology,
+  limit: int,
+  plan: Callable[[ml_collections.ConfigDict], dict[str, Any] | None],
+  path: str | None = None,
 ) -> int:
   """Compiles, prints a table and a recommendation; returns the exit status.
 
@@ -188,33 +190,39 @@ def run(
   found = candidates(config, mode, topology)
   if not found:
     raise ValueError(
-        f'no mesh of all {topology.chips} chips of {topology.name} suits'
-        f' config.batch_size {config.batch_size} and the heads of the network;'
-        ' take a number of chips that divides their product'
+      f'no mesh of all {topology.chips} chips of {topology.name} suits'
+      f' config.batch_size {config.batch_size} and the heads of the network;'
+      ' take a number of chips that divides their product'
     )
   chosen, out = choose(found, limit, topology.chip.hbm)
-  print(f'{len(found)} legal ways on {topology.name}, {out} too large by a'
-        f' formula, {len(chosen)} to compile')
+  print(
+    f'{len(found)} legal ways on {topology.name}, {out} too large by a'
+    f' formula, {len(chosen)} to compile'
+  )
   rows = []
   for one in chosen:
     rows.append((one, plan(one.apply(config))))
     print(_row(*rows[-1]), flush=True)
   if path:
     pathlib.Path(path).write_text(
-        json.dumps(list(_to_json(rows)), indent=2) + '\n'
+      json.dumps(list(_to_json(rows)), indent=2) + '\n'
     )
   fitting = [
-      (one, result)
-      for one, result in rows
-      if result and result['memory']['margin'] >= 0
+    (one, result)
+    for one, result in rows
+    if result and result['memory']['margin'] >= 0
   ]
   if not fitting:
-    print('nothing of it fits; a topology of more chips, or of chips with more'
-          ' memory (v5p), or a higher --limit')
+    print(
+      'nothing of it fits; a topology of more chips, or of chips with more'
+      ' memory (v5p), or a higher --limit'
+    )
     return 1
   best, result = min(fitting, key=lambda row: row[1]['roofline']['step'])
-  print(f'recommended: {best.flags}  ({result["roofline"]["step"]:.2f} s a step'
-        ' by the roofline estimate)')
+  print(
+    f'recommended: {best.flags}  ({result["roofline"]["step"]:.2f} s a step'
+    ' by the roofline estimate)'
+  )
   return 0
 
 
@@ -224,8 +232,8 @@ def _row(one: Candidate, result: dict[str, Any] | None) -> str:
     return f'{text}, does not fit'
   memory_, line = result['memory'], result['roofline']
   return (
-      f'{text}, compiled {memory_["peak"] / _GIB:6.1f} of'
-      f' {memory_["limit"] / _GIB:.0f}, {line["step"]:7.2f} s a step'
+    f'{text}, compiled {memory_["peak"] / _GIB:6.1f} of'
+    f' {memory_["limit"] / _GIB:.0f}, {line["step"]:7.2f} s a step'
   )
 
 

@@ -62,26 +62,31 @@ class Row:
   def command(self, cache: str, path: pathlib.Path) -> list[str]:
     """Of the plan, which writes its results to `path`."""
     return [
-        sys.executable, '-m', 'launch.plan',
-        f'--config=configs/ttt_video.py:{self.stage}',
-        f'--mode={self.mode}', f'--topology={self.topology}',
-        f'--mesh={self.mesh}', f'--config.microbatches={self.microbatches}',
-        f'--config.model.remat={self.remat}', f'--cache={cache}',
-        f'--json={path}',
-    ]  # pyformat: disable
+      sys.executable,
+      '-m',
+      'launch.plan',
+      f'--config=configs/ttt_video.py:{self.stage}',
+      f'--mode={self.mode}',
+      f'--topology={self.topology}',
+      f'--mesh={self.mesh}',
+      f'--config.microbatches={self.microbatches}',
+      f'--config.model.remat={self.remat}',
+      f'--cache={cache}',
+      f'--json={path}',
+    ]
 
 
 ROWS = (
-    Row('3s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-    Row('9s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-    Row('18s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-    Row('30s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-    Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-    Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4', 1, 'offload', True),
-    Row('63s', 'train', 'v6e:16x16', 'data:32,sp:8', 2, 'offload'),
-    Row('63s', 'train', 'v5e:16x16', 'data:16,sp:16', 4, 'offload', True),
-    Row('63s', 'sample', 'v5p:4x4x2', 'data:2,sp:16', checked=True),
-    Row('63s', 'sample', 'v5e:4x4', 'data:2,sp:8'),
+  Row('3s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
+  Row('9s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
+  Row('18s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
+  Row('30s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
+  Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
+  Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4', 1, 'offload', True),
+  Row('63s', 'train', 'v6e:16x16', 'data:32,sp:8', 2, 'offload'),
+  Row('63s', 'train', 'v5e:16x16', 'data:16,sp:16', 4, 'offload', True),
+  Row('63s', 'sample', 'v5p:4x4x2', 'data:2,sp:16', checked=True),
+  Row('63s', 'sample', 'v5e:4x4', 'data:2,sp:8'),
 )
 
 
@@ -94,18 +99,18 @@ def plan(row: Row, cache: str) -> dict[str, Any]:
   path = pathlib.Path(cache) / f'{row.name.replace(" ", "-")}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
   done = subprocess.run(
-      row.command(cache, path), capture_output=True, text=True, check=False
+    row.command(cache, path), capture_output=True, text=True, check=False
   )
   if done.returncode:
     # Of the output, what libtpu says of machines without TPUs is not it.
     errors = [
-        line
-        for line in done.stderr.splitlines()
-        if re.match(r'error:|[\w.]*(Error|Exception):', line)
+      line
+      for line in done.stderr.splitlines()
+      if re.match(r'error:|[\w.]*(Error|Exception):', line)
     ]
     print(done.stdout)
     raise ValueError(
-        f'{row.name}: ' + (errors or [f'exit status {done.returncode}'])[-1]
+      f'{row.name}: ' + (errors or [f'exit status {done.returncode}'])[-1]
     )
   return json.loads(path.read_text())
 
@@ -113,14 +118,14 @@ def plan(row: Row, cache: str) -> dict[str, Any]:
 def entry(found: Mapping[str, Any]) -> dict[str, float]:
   """What the budget keeps of a plan."""
   return dict(
-      peak_gib=round(found['memory']['peak'] / _GIB, 2),
-      all_to_alls_a_layer=round(found['all_to_alls_a_layer'], 2),
-      sequence_sized=len(found['sequence_sized']),
+    peak_gib=round(found['memory']['peak'] / _GIB, 2),
+    all_to_alls_a_layer=round(found['all_to_alls_a_layer'], 2),
+    sequence_sized=len(found['sequence_sized']),
   )
 
 
 def complaints(
-    name: str, found: Mapping[str, Any], budget: Mapping[str, Any]
+  name: str, found: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> list[str]:
   """What of a plan is worse than the budget allows, a line each."""
   if name not in budget:
@@ -129,43 +134,44 @@ def complaints(
   for key, value in entry(found).items():
     allowed = budget[name][key] * (_GROWTH if key == 'peak_gib' else 1)
     if value > allowed:
-      lines.append(f'{name}: {key} is {value}, the budget is'
-                   f' {budget[name][key]}')  # pyformat: disable
+      lines.append(
+        f'{name}: {key} is {value}, the budget is {budget[name][key]}'
+      )
   return lines
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
   """The page with a table of the results of rows by their names."""
   head = (
-      '# What fits, and what it costs',
-      '',
-      'Written by `make plan-table`. No TPU has run any of this: sizes and',
-      "cycles are the TPU compiler's, times a roofline estimate from them. The",
-      '5B model with TTT-MLP, 480 x 720 pixels; training with a batch of 64,',
-      'sampling one video with guidance (a batch of two).',
-      '',
-      '| stage | chips | mesh | microbatches | remat | peak GiB | of | host GiB'
-      ' | all-to-alls a layer | sequence gathers | PFLOP a step | s a step'
-      ' | MFU | steps | chip-hours |',
-      '| --- | --- | --- | ---: | --- |' + ' ---: |' * 10,
+    '# What fits, and what it costs',
+    '',
+    'Written by `make plan-table`. No TPU has run any of this: sizes and',
+    "cycles are the TPU compiler's, times a roofline estimate from them. The",
+    '5B model with TTT-MLP, 480 x 720 pixels; training with a batch of 64,',
+    'sampling one video with guidance (a batch of two).',
+    '',
+    '| stage | chips | mesh | microbatches | remat | peak GiB | of | host GiB'
+    ' | all-to-alls a layer | sequence gathers | PFLOP a step | s a step'
+    ' | MFU | steps | chip-hours |',
+    '| --- | --- | --- | ---: | --- |' + ' ---: |' * 10,
   )
   lines = [*head, *(_line(one) for one in found.values())]
   lines += [
-      '',
-      'A sampling row is one denoising step, its chip-hours are those of a',
-      'video. "remat" says where the inputs of the blocks wait for the backward',
-      "pass: on the chip (`layer`) or in the host's memory (`offload`).",
-      '',
-      'Seconds of a step, each as if it were all:',
-      '',
-      '| stage | products | memory | estimated cycles and kernels | exposed'
-      ' links | hidden links | host | compiled in |',
-      '| --- |' + ' ---: |' * 7,
-      *(_seconds(one) for one in found.values()),
-      '',
-      'The estimate is the cycles and the exposed links, or the largest other',
-      'term. It assumes:',
-      '',
+    '',
+    'A sampling row is one denoising step, its chip-hours are those of a',
+    'video. "remat" says where the inputs of the blocks wait for the backward',
+    "pass: on the chip (`layer`) or in the host's memory (`offload`).",
+    '',
+    'Seconds of a step, each as if it were all:',
+    '',
+    '| stage | products | memory | estimated cycles and kernels | exposed'
+    ' links | hidden links | host | compiled in |',
+    '| --- |' + ' ---: |' * 7,
+    *(_seconds(one) for one in found.values()),
+    '',
+    'The estimate is the cycles and the exposed links, or the largest other',
+    'term. It assumes:',
+    '',
   ]
   assumed: dict[str, list[str]] = {}
   for one in found.values():
@@ -187,12 +193,12 @@ def _line(one: Mapping[str, Any]) -> str:
   memory, line, mesh = one['memory'], one['roofline'], one['mesh']
   pflop = sum(one['flops']['model'].values()) / 1e15
   return (
-      f'| {_what(one)} | {one["topology"]} | {mesh["data"]} x {mesh["sp"]} |'
-      f' {one["microbatches"]} | {one["remat"]} |'
-      f' {memory["peak"] / _GIB:.1f} | {memory["limit"] / _GIB:.0f} |'
-      f' {one["host"]["kept"] / _GIB:.1f} | {one["all_to_alls_a_layer"]:g} |'
-      f' {len(one["sequence_sized"])} | {pflop:,.0f} | {line["step"]:.1f} |'
-      f' {line["mfu"]:.0%} | {one["steps"]:,} | {one["chip_hours"]:,.1f} |'
+    f'| {_what(one)} | {one["topology"]} | {mesh["data"]} x {mesh["sp"]} |'
+    f' {one["microbatches"]} | {one["remat"]} |'
+    f' {memory["peak"] / _GIB:.1f} | {memory["limit"] / _GIB:.0f} |'
+    f' {one["host"]["kept"] / _GIB:.1f} | {one["all_to_alls_a_layer"]:g} |'
+    f' {len(one["sequence_sized"])} | {pflop:,.0f} | {line["step"]:.1f} |'
+    f' {line["mfu"]:.0%} | {one["steps"]:,} | {one["chip_hours"]:,.1f} |'
   )
 
 
@@ -201,8 +207,8 @@ def _seconds(one: Mapping[str, Any]) -> str:
   names = ('products', 'memory', 'work', 'exposed', 'hidden', 'host')
   cells = ' | '.join(f'{line[name]:.1f}' for name in names)
   return (
-      f'| {_what(one)} {one["topology"]} {one["remat"]} | {cells} |'
-      f' {one["compile_seconds"]:.0f} s |'
+    f'| {_what(one)} {one["topology"]} {one["remat"]} | {cells} |'
+    f' {one["compile_seconds"]:.0f} s |'
   )
 
 
@@ -245,8 +251,12 @@ def main(argv: Sequence[str]) -> int:
   for row in rows:
     found[row.name] = one = plan(row, options.cache)
     values = entry(one)
-    print(f'{row.name}: ' + ', '.join(f'{k} {v}' for k, v in values.items())
-          + f', compiled in {one["compile_seconds"]:.0f} s', flush=True)
+    print(
+      f'{row.name}: '
+      + ', '.join(f'{k} {v}' for k, v in values.items())
+      + f', compiled in {one["compile_seconds"]:.0f} s',
+      flush=True,
+    )
     if options.check and options.write:
       budget[row.name] = values
     elif options.check:

@@ -10,11 +10,23 @@ from launch import hlo
 from launch import hlo_types
 
 # Results that are a view of another, or known before the program runs.
-_FREE = frozenset((
-    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while',
-    'call', 'conditional', 'after-all', 'opt-barrier', 'partition-id',
-    'replica-id', 'async-start',
-))  # pyformat: disable
+_FREE = frozenset(
+  (
+    'parameter',
+    'constant',
+    'tuple',
+    'get-tuple-element',
+    'bitcast',
+    'while',
+    'call',
+    'conditional',
+    'after-all',
+    'opt-barrier',
+    'partition-id',
+    'replica-id',
+    'async-start',
+  )
+)
 # An array with its layout; S(5) in it is the host's memory, S(1) and others
 # are on the chip's die.
 _ARRAY = re.compile(r'\w+\[[\d,]*\](?:\{[^{}]*\})?')

@@ -44,61 +44,70 @@ class Setting:
 
 
 _TPU_SETTINGS = (
-    Setting(
-        TPU, '--xla_enable_async_all_gather=true',
-        'FSDP gathers each layer\'s parameters; the gather of the next ones'
-        ' may run while the chip computes.',
-    ),
-    Setting(
-        TPU, '--xla_tpu_enable_async_collective_fusion=true',
-        'Fuses parts of a gather into the loops of matrix products, which is'
-        ' how a TensorCore does both at once. The five names of this group'
-        ' belong together.',
-    ),
-    Setting(
-        TPU, '--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true',
-        'The group above, for gathers of parameters.',
-    ),
-    Setting(
-        TPU, '--xla_tpu_enable_async_collective_fusion_multiple_steps=true',
-        'Lets one gather stretch over several matrix products.',
-    ),
-    Setting(
-        TPU, '--xla_tpu_overlap_compute_collective_tc=true',
-        'Allows a collective and a computation on one TensorCore together.',
-    ),
-)  # pyformat: disable
+  Setting(
+    TPU,
+    '--xla_enable_async_all_gather=true',
+    "FSDP gathers each layer's parameters; the gather of the next ones"
+    ' may run while the chip computes.',
+  ),
+  Setting(
+    TPU,
+    '--xla_tpu_enable_async_collective_fusion=true',
+    'Fuses parts of a gather into the loops of matrix products, which is'
+    ' how a TensorCore does both at once. The five names of this group'
+    ' belong together.',
+  ),
+  Setting(
+    TPU,
+    '--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true',
+    'The group above, for gathers of parameters.',
+  ),
+  Setting(
+    TPU,
+    '--xla_tpu_enable_async_collective_fusion_multiple_steps=true',
+    'Lets one gather stretch over several matrix products.',
+  ),
+  Setting(
+    TPU,
+    '--xla_tpu_overlap_compute_collective_tc=true',
+    'Allows a collective and a computation on one TensorCore together.',
+  ),
+)
 
 # Not for v5e: its compiler refuses ("not supported on limited ICI").
 _ASYNC_ALL_TO_ALL = Setting(
-    TPU, '--xla_tpu_enable_async_all_to_all=true',
-    'Sequences change between tokens and heads by all-to-alls (mesh axis sp).'
-    ' Without it the chip waits for each of them.',
-)  # pyformat: disable
+  TPU,
+  '--xla_tpu_enable_async_all_to_all=true',
+  'Sequences change between tokens and heads by all-to-alls (mesh axis sp).'
+  ' Without it the chip waits for each of them.',
+)
 
 _GPU_SETTINGS = (
-    Setting(
-        GPU, '--xla_gpu_enable_latency_hiding_scheduler=true',
-        'Orders collectives early and their use late, so that NCCL runs beside'
-        ' the kernels.',
-    ),
-    Setting(
-        GPU, '--xla_gpu_enable_highest_priority_async_stream=true',
-        'Kernels of collectives start before queued computation; a late one'
-        ' makes all other GPUs wait.',
-    ),
-    Setting(
-        'XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92',
-        'JAX takes 75 % of a GPU by default; NCCL and cuDNN need some GiB'
-        ' beside it.',
-    ),
-)  # pyformat: disable
+  Setting(
+    GPU,
+    '--xla_gpu_enable_latency_hiding_scheduler=true',
+    'Orders collectives early and their use late, so that NCCL runs beside'
+    ' the kernels.',
+  ),
+  Setting(
+    GPU,
+    '--xla_gpu_enable_highest_priority_async_stream=true',
+    'Kernels of collectives start before queued computation; a late one'
+    ' makes all other GPUs wait.',
+  ),
+  Setting(
+    'XLA_PYTHON_CLIENT_MEM_FRACTION',
+    '0.92',
+    'JAX takes 75 % of a GPU by default; NCCL and cuDNN need some GiB'
+    ' beside it.',
+  ),
+)
 
 SETTINGS: Mapping[str, tuple[Setting, ...]] = {
-    'v5e': _TPU_SETTINGS,
-    'v5p': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
-    'v6e': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
-    'gpu': _GPU_SETTINGS,
+  'v5e': _TPU_SETTINGS,
+  'v5p': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
+  'v6e': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
+  'gpu': _GPU_SETTINGS,
 }
 # A slice of each kind of TPU.
 _SMALL = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
@@ -123,7 +132,7 @@ def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
 
 
 def compiler_options(
-    kind: str, before: Mapping[str, str] | None = None
+  kind: str, before: Mapping[str, str] | None = None
 ) -> dict[str, bool | str]:
   """The flags of a kind of chip for `jax.stages.Lowered.compile`.
 
@@ -137,9 +146,9 @@ def compiler_options(
   theirs = {word.partition('=')[0] for word in given}
   pairs = [flag.split('=', 1) for flag in flags_]
   return {
-      name.removeprefix('--'): value == 'true' or value
-      for name, value in pairs
-      if name not in theirs
+    name.removeprefix('--'): value == 'true' or value
+    for name, value in pairs
+    if name not in theirs
   }
 
 
@@ -157,7 +166,7 @@ def unknown(kind: str) -> str | None:
   if kind != 'gpu':
     device = topology.parse(_SMALL[kind]).devices()[0]
   x = jax.ShapeDtypeStruct(
-      (8,), 'float32', sharding=jax.sharding.SingleDeviceSharding(device)
+    (8,), 'float32', sharding=jax.sharding.SingleDeviceSharding(device)
   )
   try:
     jax.jit(lambda x: x + 1).lower(x).compile(compiler_options(kind))

@@ -9,11 +9,11 @@ from pallas_kernels.ttt_mlp.api import ttt_mlp
 from pallas_kernels.ttt_mlp.api import ttt_mlp_inner_losses
 
 __all__ = [
-    'Permutation',
-    'permute_rows',
-    'ttt_inputs',
-    'ttt_linear',
-    'ttt_linear_inner_losses',
-    'ttt_mlp',
-    'ttt_mlp_inner_losses',
+  'Permutation',
+  'permute_rows',
+  'ttt_inputs',
+  'ttt_linear',
+  'ttt_linear_inner_losses',
+  'ttt_mlp',
+  'ttt_mlp_inner_losses',
 ]

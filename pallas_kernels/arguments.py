@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 
 def check_sequence(
-    tokens: Mapping[str, jax.Array],
-    eta: jax.Array,
-    norms: Mapping[str, jax.Array],
-    mini_batch: int,
+  tokens: Mapping[str, jax.Array],
+  eta: jax.Array,
+  norms: Mapping[str, jax.Array],
+  mini_batch: int,
 ) -> dict[str, int]:
   """Returns the sizes {'B', 'H', 'T', 'D'}; raises ValueError on a misfit.
 
@@ -29,14 +29,14 @@ def check_sequence(
   name, first = next(iter(tokens.items()))
   if jnp.ndim(first) != 4:
     raise ValueError(
-        f'{name} has shape {jnp.shape(first)}: it must have 4 dimensions'
-        ' [B, H, T, D], for example (1, 4, 64, 32)'
+      f'{name} has shape {jnp.shape(first)}: it must have 4 dimensions'
+      ' [B, H, T, D], for example (1, 4, 64, 32)'
     )
   sizes = dict(zip('BHTD', first.shape))
   if not all(sizes.values()):
     raise ValueError(
-        f'{name} has shape {first.shape}: every size of [B, H, T, D] must be'
-        ' at least 1'
+      f'{name} has shape {first.shape}: every size of [B, H, T, D] must be'
+      ' at least 1'
     )
   for name, array in tokens.items():
     _check_shape(name, array, 'BHTD', sizes)
@@ -51,7 +51,7 @@ def check_sequence(
 
 
 def check_state(
-    state: Mapping[str, tuple[jax.Array, str]], sizes: dict[str, int]
+  state: Mapping[str, tuple[jax.Array, str]], sizes: dict[str, int]
 ) -> None:
   """Raises ValueError unless each state fits its letters, with or without B.
 
@@ -68,19 +68,19 @@ def check_state(
 
 
 def _check_shape(
-    name: str, array: jax.Array, letters: str, sizes: Mapping[str, int]
+  name: str, array: jax.Array, letters: str, sizes: Mapping[str, int]
 ) -> None:
   """Raises ValueError unless `array` has the sizes that `letters` name."""
   want = tuple(sizes.get(letter) for letter in letters)
   if jnp.shape(array) != want:
     raise ValueError(
-        f'{name} has shape {jnp.shape(array)}: [{", ".join(letters)}] must be'
-        f' {want}'
+      f'{name} has shape {jnp.shape(array)}: [{", ".join(letters)}] must be'
+      f' {want}'
     )
   if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
     raise ValueError(
-        f'{name} has dtype {jnp.result_type(array)}: it must be floating,'
-        ' such as float32'
+      f'{name} has dtype {jnp.result_type(array)}: it must be floating,'
+      ' such as float32'
     )
 
 
@@ -90,10 +90,10 @@ def state_dtype(*arrays: jax.Array) -> jnp.dtype:
 
 
 def batched_state(
-    arrays: Sequence[jax.Array],
-    ranks: Sequence[int],
-    batch: int,
-    dtype: jnp.dtype,
+  arrays: Sequence[jax.Array],
+  ranks: Sequence[int],
+  batch: int,
+  dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
   """Returns the states as `dtype` with a leading B, repeated where missing.
 
@@ -104,8 +104,8 @@ def batched_state(
     dtype: dtype of the result.
   """
   return tuple(
-      jnp.broadcast_to(
-          array, array.shape if array.ndim > rank else (batch, *array.shape)
-      ).astype(dtype)
-      for array, rank in zip(arrays, ranks)
+    jnp.broadcast_to(
+      array, array.shape if array.ndim > rank else (batch, *array.shape)
+    ).astype(dtype)
+    for array, rank in zip(arrays, ranks)
   )

@@ -84,7 +84,7 @@ def missing() -> str | None:
 
 
 def compile_call(
-    op: str, spec: Spec, dtype: jnp.dtype, backward: bool
+  op: str, spec: Spec, dtype: jnp.dtype, backward: bool
 ) -> dict[str, Any]:
   """Returns memory, kernels and seconds of one compiled call.
 
@@ -98,15 +98,15 @@ def compile_call(
     Exception: whatever the compiler raises.
   """
   function = getattr(
-      importlib.import_module(f'pallas_kernels.{op}.pallas_gpu'), op
+    importlib.import_module(f'pallas_kernels.{op}.pallas_gpu'), op
   )
   specs = importlib.import_module(f'pallas_kernels.{op}.specs')
   sharding = jax.sharding.SingleDeviceSharding(_h100())
   arguments = {
-      name: jax.ShapeDtypeStruct(
-          x.shape, dtype if name in 'qkv' else jnp.float32, sharding=sharding
-      )
-      for name, x in specs.shapes(spec).items()
+    name: jax.ShapeDtypeStruct(
+      x.shape, dtype if name in 'qkv' else jnp.float32, sharding=sharding
+    )
+    for name, x in specs.shapes(spec).items()
   }
 
   def call(arguments):
@@ -118,32 +118,35 @@ def compile_call(
   inputs = [arguments]
   if backward:
     cotangents = jax.eval_shape(call, arguments)
-    inputs.append(jax.tree.map(
+    inputs.append(
+      jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         cotangents,
-    ))
+      )
+    )
   with tempfile.TemporaryDirectory() as folder:
     start = time.perf_counter()
     compiled = (
-        jax.jit(gradient if backward else call)
-        .lower(*inputs)
-        .compile({'xla_dump_to': folder, 'xla_gpu_cuda_data_dir': str(
-            cuda_directory())})
+      jax.jit(gradient if backward else call)
+      .lower(*inputs)
+      .compile(
+        {'xla_dump_to': folder, 'xla_gpu_cuda_data_dir': str(cuda_directory())}
+      )
     )
     seconds = time.perf_counter() - start
     kernels = kernel_report(pathlib.Path(folder))
   memory = compiled.memory_analysis()
   return {
-      'op': op,
-      'pass': 'both' if backward else 'forward',
-      'dtype': jnp.dtype(dtype).name,
-      'gigabytes': {
-          'arguments': memory.argument_size_in_bytes / 1e9,
-          'results': memory.output_size_in_bytes / 1e9,
-          'temporary': memory.temp_size_in_bytes / 1e9,
-      },
-      'seconds_to_compile': round(seconds, 1),
-      'kernels': kernels,
+    'op': op,
+    'pass': 'both' if backward else 'forward',
+    'dtype': jnp.dtype(dtype).name,
+    'gigabytes': {
+      'arguments': memory.argument_size_in_bytes / 1e9,
+      'results': memory.output_size_in_bytes / 1e9,
+      'temporary': memory.temp_size_in_bytes / 1e9,
+    },
+    'seconds_to_compile': round(seconds, 1),
+    'kernels': kernels,
   }
 
 
@@ -157,12 +160,12 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
   launches = {}
   for path in folder.glob('*thunk_sequence.txt'):
     for name, grid, shared in re.findall(
-        r'(ttt_\w+) grid: \[([\d, ]+)\].*shared_memory: (\d+)',
-        path.read_text(),
+      r'(ttt_\w+) grid: \[([\d, ]+)\].*shared_memory: (\d+)',
+      path.read_text(),
     ):
       launches[name] = {
-          'programs': math.prod(map(int, grid.split(','))),
-          'shared_bytes': int(shared),
+        'programs': math.prod(map(int, grid.split(','))),
+        'shared_bytes': int(shared),
       }
   report = {}
   for path in sorted(folder.glob('*.ptx')):
@@ -172,17 +175,19 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
       continue
     target = re.search(r'\.target (\w+)', code)[1]
     log = subprocess.run(
-        [ptxas, '-v', f'-arch={target}', path, '-o', os.devnull],
-        capture_output=True, text=True, check=True,
+      [ptxas, '-v', f'-arch={target}', path, '-o', os.devnull],
+      capture_output=True,
+      text=True,
+      check=True,
     ).stderr
     report[name[1]] = {
-        **launches.get(name[1], {}),
-        'registers': int(re.search(r'Used (\d+) registers', log)[1]),
-        'spilled_stores': int(re.search(r'(\d+) bytes spill stores', log)[1]),
-        'spilled_loads': int(re.search(r'(\d+) bytes spill loads', log)[1]),
-        'warps': int(re.search(r'\.reqntid (\d+)', code)[1]) // 32,
-        'wgmma': code.count('wgmma.mma_async'),
-        'mma': code.count('mma.sync'),
+      **launches.get(name[1], {}),
+      'registers': int(re.search(r'Used (\d+) registers', log)[1]),
+      'spilled_stores': int(re.search(r'(\d+) bytes spill stores', log)[1]),
+      'spilled_loads': int(re.search(r'(\d+) bytes spill loads', log)[1]),
+      'warps': int(re.search(r'\.reqntid (\d+)', code)[1]) // 32,
+      'wgmma': code.count('wgmma.mma_async'),
+      'mma': code.count('mma.sync'),
     }
   return report
 
@@ -192,19 +197,19 @@ def _h100():
   from jax.experimental import topologies
 
   return topologies.get_topology_desc(
-      'h100', platform='cuda', topology='1x1x1', target_config=H100
+    'h100', platform='cuda', topology='1x1x1', target_config=H100
   ).devices[0]
 
 
 def main() -> int:
   """Compiles what the flags name; returns the exit status."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--ops', default='ttt_mlp,ttt_linear')
   parser.add_argument('--spec', default='paper_63s', choices=SPECS)
   parser.add_argument(
-      '--dtype', default='bfloat16', choices=('bfloat16', 'float32')
+    '--dtype', default='bfloat16', choices=('bfloat16', 'float32')
   )
   parser.add_argument('--passes', default='forward,both')
   flags = parser.parse_args()
@@ -217,14 +222,16 @@ def main() -> int:
   for op in flags.ops.split(','):
     for name in flags.passes.split(','):
       try:
-        results.append(compile_call(
+        results.append(
+          compile_call(
             op, SPECS[flags.spec], jnp.dtype(flags.dtype), name == 'both'
-        ))
+          )
+        )
       except Exception as error:  # Any compiler error is the finding.
         status = 1
-        results.append({
-            'op': op, 'pass': name, 'error': str(error).splitlines()[0]
-        })
+        results.append(
+          {'op': op, 'pass': name, 'error': str(error).splitlines()[0]}
+        )
   print(json.dumps({'spec': flags.spec, 'calls': results}, indent=2))
   return status
 

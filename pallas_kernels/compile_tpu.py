@@ -41,19 +41,19 @@ BUDGET = pathlib.Path(__file__).parent / 'budget.json'
 GROWTH = 1.03
 # Topologies with four chips at least.
 TOPOLOGIES = {
-    'v5e': 'v5e:2x2',
-    'v5p': 'v5p:2x2x1',
-    'v6e': 'v6e:2x2',
-    '7x': 'tpu7x:2x2x1',
+  'v5e': 'v5e:2x2',
+  'v5p': 'v5p:2x2x1',
+  'v6e': 'v6e:2x2',
+  '7x': 'tpu7x:2x2x1',
 }
 # What must not grow.
 _COUNTED = ('forward', 'backward', 'whole_to_kernels', 'temporary')
 _ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',
-    'TPU_SKIP_MDS_QUERY': '1',
-    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-    'TPU_WORKER_HOSTNAMES': 'localhost',
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
 }
 
 
@@ -63,7 +63,7 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
 
   chips = tpu_calls.SIZES[call][2]
   devices = topologies.get_topology_desc(
-      platform='tpu', topology_name=TOPOLOGIES[chip]
+    platform='tpu', topology_name=TOPOLOGIES[chip]
   ).devices
   mesh = jax.sharding.Mesh(np.array(devices[:chips]), ('heads',))
   function, arguments = tpu_calls.make(op, call, mesh)
@@ -71,12 +71,12 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
     compiled = jax.jit(function).lower(*arguments).compile()
   memory = compiled.memory_analysis()
   return {
-      'hbm': sum(
-          getattr(memory, f'{kind}_size_in_bytes')
-          for kind in ('argument', 'output', 'temp')
-      ),
-      'temporary': memory.temp_size_in_bytes,
-      'other_cycles': _other_cycles(compiled),
+    'hbm': sum(
+      getattr(memory, f'{kind}_size_in_bytes')
+      for kind in ('argument', 'output', 'temp')
+    ),
+    'temporary': memory.temp_size_in_bytes,
+    'other_cycles': _other_cycles(compiled),
   }
 
 
@@ -92,16 +92,16 @@ def measure(chip: str, op: str, call: str) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     result = subprocess.run(
-        [sys.executable, '-m', __spec__.name, '--compile', chip, op, call],
-        env=os.environ | _ENVIRONMENT | {
-            'LIBTPU_INIT_ARGS': schedule.dump_flags(folder)
-        },
-        capture_output=True,
-        text=True,
+      [sys.executable, '-m', __spec__.name, '--compile', chip, op, call],
+      env=os.environ
+      | _ENVIRONMENT
+      | {'LIBTPU_INIT_ARGS': schedule.dump_flags(folder)},
+      capture_output=True,
+      text=True,
     )
     if result.returncode:
       raise RuntimeError(
-          f'{chip} {op} {call} does not compile:\n{result.stderr[-3000:]}'
+        f'{chip} {op} {call} does not compile:\n{result.stderr[-3000:]}'
       )
     facts = json.loads(result.stdout.splitlines()[-1])
     kernels = schedule.read_kernels(folder, op)
@@ -133,8 +133,8 @@ def check(rows: list[dict[str, Any]]) -> list[str]:
       allowed = budget[key][name]
       if row[name] > GROWTH * allowed:
         complaints.append(
-            f'{" ".join(key)}: {name} is {row[name]}, the budget is'
-            f' {allowed} and {GROWTH - 1:.0%}'
+          f'{" ".join(key)}: {name} is {row[name]}, the budget is'
+          f' {allowed} and {GROWTH - 1:.0%}'
         )
   return complaints
 
@@ -153,18 +153,17 @@ def _key(row: dict[str, Any]) -> tuple[str, str, str]:
 def table(rows: list[dict[str, Any]]) -> str:
   """Returns the rows as Markdown."""
   lines = [
-      '| chip | op | call | forward | backward | whole call | VMEM MB |'
-      ' HBM GB |',
-      '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |',
+    '| chip | op | call | forward | backward | whole call | VMEM MB | HBM GB |',
+    '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |',
   ]
   for row in rows:
     vmem = max(row['forward_vmem'], row.get('backward_vmem', 0)) / 1e6
-    backward = f"{row['backward']:.0f}" if 'backward' in row else '-'
+    backward = f'{row["backward"]:.0f}' if 'backward' in row else '-'
     lines.append(
-        f"| {row['chip']} | {row['op']} | {row['call']} |"
-        f" {row['forward']:.0f} | {backward} |"
-        f" {row['whole_to_kernels']:.2f} | {vmem:.0f} |"
-        f" {row['hbm'] / 1e9:.1f} |"
+      f'| {row["chip"]} | {row["op"]} | {row["call"]} |'
+      f' {row["forward"]:.0f} | {backward} |'
+      f' {row["whole_to_kernels"]:.2f} | {vmem:.0f} |'
+      f' {row["hbm"] / 1e9:.1f} |'
     )
   return '\n'.join(lines)
 
@@ -172,7 +171,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
   """Runs the command line; returns the exit status."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--chips', default=','.join(TOPOLOGIES))
   parser.add_argument('--ops', default=','.join(tpu_calls.CALLS))
@@ -189,11 +188,11 @@ def main() -> int:
     print('libtpu is missing: pip install "jax[tpu]==0.10.2"', file=sys.stderr)
     return MISSING
   jobs = [
-      (chip, op, call)
-      for chip in options.chips.split(',')
-      for op in options.ops.split(',')
-      for call in tpu_calls.CALLS[op]
-      if call in options.calls.split(',')
+    (chip, op, call)
+    for chip in options.chips.split(',')
+    for op in options.ops.split(',')
+    for call in tpu_calls.CALLS[op]
+    if call in options.calls.split(',')
   ]
   rows = []
   with futures.ThreadPoolExecutor(options.jobs) as pool:

@@ -16,11 +16,11 @@ _BACKENDS = {'pallas_tpu': 'tpu', 'pallas_gpu': 'gpu'}
 
 
 def dispatch(
-    op: str,
-    table: Mapping[str, Callable[..., Any]],
-    implementation: str | None,
-    *args: Any,
-    **kwargs: Any,
+  op: str,
+  table: Mapping[str, Callable[..., Any]],
+  implementation: str | None,
+  *args: Any,
+  **kwargs: Any,
 ) -> Any:
   """Calls the implementation of `op` that is named, or the best that accepts.
 
@@ -45,13 +45,13 @@ def dispatch(
   if implementation is not None:
     if implementation not in NAMES:
       raise ValueError(
-          f'implementation={implementation!r} of {op} is unknown: use None or'
-          f' one of {", ".join(map(repr, NAMES))}'
+        f'implementation={implementation!r} of {op} is unknown: use None or'
+        f' one of {", ".join(map(repr, NAMES))}'
       )
     if implementation not in table:
       raise NotImplementedError(
-          f'{op} has no implementation {implementation!r} yet: use None or one'
-          f' of {", ".join(repr(name) for name in NAMES if name in table)}'
+        f'{op} has no implementation {implementation!r} yet: use None or one'
+        f' of {", ".join(repr(name) for name in NAMES if name in table)}'
       )
     return table[implementation](*args, **kwargs)
   reasons = []
@@ -63,8 +63,9 @@ def dispatch(
       return table[name](*args, **kwargs)
     except NotImplementedError as reason:
       reasons.append(reason)
-  raise ExceptionGroup(f'no implementation of {op} accepts the arguments',
-                       reasons)
+  raise ExceptionGroup(
+    f'no implementation of {op} accepts the arguments', reasons
+  )
 
 
 def _check_backend(name: str) -> None:
@@ -72,5 +73,5 @@ def _check_backend(name: str) -> None:
   backend = jax.default_backend()
   if _BACKENDS.get(name, backend) != backend:
     raise NotImplementedError(
-        f'{name} is for {_BACKENDS[name]}, the default backend is {backend}'
+      f'{name} is for {_BACKENDS[name]}, the default backend is {backend}'
     )

@@ -29,16 +29,16 @@ InnerModel = Callable[[Parameters, jax.Array], jax.Array]
 
 
 def inner_loop(
-    model: InnerModel,
-    parameters: Parameters,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  model: InnerModel,
+  parameters: Parameters,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, Parameters]:
   """Returns (out [B, H, T, D], parameters after the last mini-batch).
 
@@ -69,21 +69,21 @@ def inner_loop(
     return _scan_mini_batches(step, parameters, (q, k, v, eta), mini_batch)
 
   parameters, out = _over_heads(one_head)(
-      parameters, q, k, v, eta, ln_scale, ln_bias
+    parameters, q, k, v, eta, ln_scale, ln_bias
   )
   return out.reshape(q.shape), parameters
 
 
 def inner_losses(
-    model: InnerModel,
-    parameters: Parameters,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  model: InnerModel,
+  parameters: Parameters,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the loss of each mini-batch before and after its step.
 
@@ -126,7 +126,7 @@ def _over_heads(one_head: Callable[..., Any]) -> Callable[..., Any]:
     tokens, norms = arrays[:-2], arrays[-2:]
     over_heads = jax.vmap(one_head)
     over_batch = jax.vmap(
-        over_heads, in_axes=(0, *(0 for _ in tokens), *(None for _ in norms))
+      over_heads, in_axes=(0, *(0 for _ in tokens), *(None for _ in norms))
     )
     return over_batch(parameters, *arrays)
 
@@ -150,12 +150,12 @@ def _scan_mini_batches(step, state, tokens, mini_batch):
   rows = []
   if whole:
     state, scanned = jax.lax.scan(
-        step,
-        state,
-        tuple(
-            array[:whole].reshape(-1, mini_batch, *array.shape[1:])
-            for array in tokens
-        ),
+      step,
+      state,
+      tuple(
+        array[:whole].reshape(-1, mini_batch, *array.shape[1:])
+        for array in tokens
+      ),
     )
     rows.append(scanned.reshape(-1, scanned.shape[-1]))
   if whole < length:

@@ -35,11 +35,11 @@ def layer_norm(z: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def token_loss(
-    z: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+  z: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
 ) -> jax.Array:
   """Returns the loss of each token, a sum over D: [..., D] -> [...]."""
   error = layer_norm(z, scale, bias) - (v - k)
@@ -47,11 +47,11 @@ def token_loss(
 
 
 def token_loss_gradient(
-    z: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+  z: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
 ) -> jax.Array:
   """Returns d token_loss / d z, [..., D], in closed form."""
   normal, reciprocal = normalize(z)

@@ -32,11 +32,11 @@ class LossGradient(NamedTuple):
 
 
 def loss_gradient(
-    z: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+  z: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
 ) -> LossGradient:
   """Returns what `inner_loss.token_loss_gradient` says, with its parts."""
   normal, reciprocal = normalize(z)
@@ -48,7 +48,7 @@ def loss_gradient(
 
 
 def loss_gradient_backward(
-    forward: LossGradient, scale: jax.Array, u: jax.Array
+  forward: LossGradient, scale: jax.Array, u: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns cotangents of `loss_gradient`.g in (z, scale, bias).
 
@@ -66,7 +66,7 @@ def loss_gradient_backward(
   d_scale = d_d * error + d_bias * normal
   # P holds n itself: d/dn of -r mean(u n) mean(d n) D.
   d_normal = d_bias * scale - reciprocal * (
-      slope * u + u_slope * (error * scale)
+    slope * u + u_slope * (error * scale)
   )
   # And r = (variance + epsilon)^(-1/2) stands before it: the last mean.
   along = _mean_product(d_normal, normal) + _mean_product(u, g)
@@ -75,7 +75,7 @@ def loss_gradient_backward(
 
 
 def layer_norm_backward(
-    z: jax.Array, scale: jax.Array, d_out: jax.Array
+  z: jax.Array, scale: jax.Array, d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns cotangents of LN(z) in (z, scale, bias), given that of LN(z)."""
   normal, reciprocal = normalize(z)

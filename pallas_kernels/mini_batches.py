@@ -66,7 +66,7 @@ class Cut:
   def take(self, array: jax.Array, n: jax.Array) -> jax.Array:
     """Returns the slice of mini-batch n: [B, H, T, ...] -> [B, H, C, ...]."""
     part = jax.lax.dynamic_slice_in_dim(
-        to_bits(array), self.start(n), self.size, 2
+      to_bits(array), self.start(n), self.size, 2
     )
     return from_bits(part, array.dtype)
 
@@ -75,11 +75,11 @@ class Cut:
     return self._where_fresh(n, self.take(array, n), 0)
 
   def put(
-      self,
-      bits: jax.Array,
-      n: jax.Array,
-      parts: Sequence[jax.Array],
-      dtype: jnp.dtype,
+    self,
+    bits: jax.Array,
+    n: jax.Array,
+    parts: Sequence[jax.Array],
+    dtype: jnp.dtype,
   ) -> jax.Array:
     """Returns `bits` [B, H, T, ...] with mini-batch n's own tokens replaced.
 

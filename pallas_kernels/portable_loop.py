@@ -59,7 +59,7 @@ class Step(NamedTuple):
 
 
 def portable_loop(
-    step: Step, state: Any, tokens: Tokens, norm: Norm, mini_batch: int
+  step: Step, state: Any, tokens: Tokens, norm: Norm, mini_batch: int
 ) -> tuple[Any, jax.Array]:
   """Returns (last state, out [B, H, T, D]); reverse-mode differentiable.
 
@@ -76,7 +76,7 @@ def portable_loop(
   cut = cut_sequence(length, mini_batch, sum(map(_bytes, leaves)))
   # The backward pass of this sums over the tokens: once, not in each step.
   per_token = lambda x: jnp.broadcast_to(
-      x[:, :, None], (batch, heads, cut.size, x.shape[-1])
+    x[:, :, None], (batch, heads, cut.size, x.shape[-1])
   )
   norm = jax.tree.map(per_token, norm)
   work = cut.size * max(x.size for x in leaves) // (batch * heads)
@@ -130,9 +130,9 @@ def _forward(step, cut, parts, keep, state, tokens, norm):
     carry, kept = visit_group(carry, 0)
   else:
     carry, kept = jax.lax.scan(
-        lambda carry, first: (visit_group(carry, first)[0], carry[0]),
-        carry,
-        cut.firsts,
+      lambda carry, first: (visit_group(carry, first)[0], carry[0]),
+      carry,
+      cut.firsts,
     )
   states, out = carry
   out = read(states, out, cut.groups * cut.group - 1)
@@ -160,10 +160,10 @@ def _loop_backward(step, cut, parts, residuals, cotangents):
     each = zip(states, next_states, taken, norms, d_outs, d_states)
     d_states, d_taken, d_norms_here = zip(*[step.backward(*e) for e in each])
     d_tokens = Tokens(
-        *(
-            cut.put(d, n, each, array.dtype)
-            for d, each, array in zip(d_tokens, zip(*d_taken), tokens)
-        )
+      *(
+        cut.put(d, n, each, array.dtype)
+        for d, each, array in zip(d_tokens, zip(*d_taken), tokens)
+      )
     )
     d_norms = jax.tree.map(jnp.add, d_norms, list(d_norms_here))
     return (states, list(d_states), d_norms, d_tokens), None
@@ -176,16 +176,16 @@ def _loop_backward(step, cut, parts, residuals, cotangents):
     return jax.lax.scan(visit, carry, (within, states), reverse=True)
 
   carry = (
-      split(last),
-      split(d_last),
-      jax.tree.map(jnp.zeros_like, norms),
-      jax.tree.map(lambda x: to_bits(jnp.zeros_like(x)), tokens),
+    split(last),
+    split(d_last),
+    jax.tree.map(jnp.zeros_like, norms),
+    jax.tree.map(lambda x: to_bits(jnp.zeros_like(x)), tokens),
   )
   if cut.groups == 1:
     carry, _ = visit_group(carry, (0, kept))
   else:
     carry, _ = jax.lax.scan(
-        visit_group, carry, (cut.firsts, kept), reverse=True
+      visit_group, carry, (cut.firsts, kept), reverse=True
     )
   _, d_states, d_norms, d_tokens = carry
   d_tokens = jax.tree.map(lambda d, x: from_bits(d, x.dtype), d_tokens, tokens)

@@ -30,7 +30,7 @@ def _product(a, b, axis_a, axis_b):
   rank = a.ndim
   batch = tuple(range(rank - 2))
   return jax.lax.dot_general(
-      a, b, (((rank + axis_a,), (rank + axis_b,)), (batch, batch))
+    a, b, (((rank + axis_a,), (rank + axis_b,)), (batch, batch))
   )
 
 
@@ -40,5 +40,5 @@ def row_product(a: jax.Array, b: jax.Array) -> jax.Array:
   As a product: XLA on CPU takes 20 times longer for the sum of `a * b`.
   """
   return jnp.einsum(
-      '...j,...j->...', a, b, precision=jax.lax.Precision.HIGHEST
+    '...j,...j->...', a, b, precision=jax.lax.Precision.HIGHEST
   )[..., None]

@@ -26,9 +26,9 @@ def on_one_cpu() -> bool:
   Over a mesh B and H may be sharded, and what splits them would move data.
   """
   return (
-      jax.default_backend() == 'cpu'
-      and jax.device_count() == 1
-      and jax.sharding.get_abstract_mesh().size <= 1
+    jax.default_backend() == 'cpu'
+    and jax.device_count() == 1
+    and jax.sharding.get_abstract_mesh().size <= 1
   )
 
 

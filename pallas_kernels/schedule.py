@@ -22,19 +22,19 @@ _DELAY = 4
 _BUNDLE = re.compile(r'^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})?:')
 _BRANCH = re.compile(r'sbr\.rel[^;}]*? target bundleno = (\d+)')
 _TRIPS = re.compile(
-    r'[sv]cmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test'
+  r'[sv]cmp\.\w+\.s32\.totalorder %\w+, (\d+) /\* loop exit test'
 )
 _VMEM = re.compile(
-    r"#allocation\d+ \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)"
-    r"[^\n]*?tag = '([^']*)"
+  r"#allocation\d+ \[shape = '[^']*', space=vmem, size = (0x[0-9a-f]+)"
+  r"[^\n]*?tag = '([^']*)"
 )
 
 
 def dump_flags(folder: pathlib.Path) -> str:
   """Returns LIBTPU_INIT_ARGS that make the compiler write to `folder`."""
   return (
-      f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
-      ' --xla_jf_dump_hlo_text=false'
+    f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
+    ' --xla_jf_dump_hlo_text=false'
   )
 
 
@@ -78,12 +78,12 @@ def read_kernels(folder: pathlib.Path, prefix: str) -> list[Kernel]:
     if match := pattern.match(path.name):
       bundles = _bundles(path.read_text(errors='replace'))
       kernels.append(
-          Kernel(
-              name=match[1],
-              bundles=len(bundles),
-              cycles=count_cycles(bundles),
-              vmem=_vmem(folder, match[1]),
-          )
+        Kernel(
+          name=match[1],
+          bundles=len(bundles),
+          cycles=count_cycles(bundles),
+          vmem=_vmem(folder, match[1]),
+        )
       )
   return sorted(kernels, key=lambda kernel: kernel.name)
 
@@ -123,8 +123,8 @@ def _loops(bundles: list[str]) -> list[Loop]:
       target = int(match[1])
       ends[target] = max(number, ends.get(target, 0))
   loops = [
-      Loop(start, min(end + 1 + _DELAY, len(bundles)))
-      for start, end in ends.items()
+    Loop(start, min(end + 1 + _DELAY, len(bundles)))
+    for start, end in ends.items()
   ]
   for number, text in enumerate(bundles):
     around = [loop for loop in loops if loop.start <= number < loop.end]
@@ -140,8 +140,8 @@ def _vmem(folder: pathlib.Path, name: str) -> int:
   if not paths:
     return 0
   found = {
-      match.start(): int(match[1], 16)
-      for match in _VMEM.finditer(paths[-1].read_text(errors='replace'))
-      if 'internal scratch' not in match[2]
+    match.start(): int(match[1], 16)
+    for match in _VMEM.finditer(paths[-1].read_text(errors='replace'))
+    if 'internal scratch' not in match[2]
   }
   return sum(found.values())

@@ -32,12 +32,12 @@ class Spec:
 # one video each; the quickstart at 3 s (with few and with many text tokens a
 # segment) and at 63 s of 64x96 video.
 SPECS = {
-    'paper_63s': Spec(1, 48, 352008, 64, 256),
-    'paper_3s': Spec(1, 48, 18048, 64, 256),
-    'quickstart_3s': Spec(4, 4, 320, 32, 128),
-    'quickstart_3s_long_text': Spec(2, 4, 984, 32, 128),
-    'quickstart_63s': Spec(2, 4, 6240, 32, 128),
-    'benchmark': Spec(1, 8, 16384, 64, 256),
+  'paper_63s': Spec(1, 48, 352008, 64, 256),
+  'paper_3s': Spec(1, 48, 18048, 64, 256),
+  'quickstart_3s': Spec(4, 4, 320, 32, 128),
+  'quickstart_3s_long_text': Spec(2, 4, 984, 32, 128),
+  'quickstart_63s': Spec(2, 4, 6240, 32, 128),
+  'benchmark': Spec(1, 8, 16384, 64, 256),
 }
 
 
@@ -62,10 +62,10 @@ def random_sequence(spec: Spec, seed: int) -> dict[str, np.ndarray]:
   q, k = unit(), unit()
   gate = 1 / (1 + np.exp(-rng.standard_normal(rows)))
   return {
-      'q': q,
-      'k': k,
-      'v': k + rng.standard_normal((*rows, spec.head_dim)),
-      'eta': 0.1 * gate / spec.head_dim / spec.mini_batch,
-      'ln_scale': 1 + 0.1 * rng.standard_normal(norms),
-      'ln_bias': 0.1 * rng.standard_normal(norms),
+    'q': q,
+    'k': k,
+    'v': k + rng.standard_normal((*rows, spec.head_dim)),
+    'eta': 0.1 * gate / spec.head_dim / spec.mini_batch,
+    'ln_scale': 1 + 0.1 * rng.standard_normal(norms),
+    'ln_bias': 0.1 * rng.standard_normal(norms),
   }

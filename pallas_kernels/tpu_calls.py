@@ -22,10 +22,10 @@ from pallas_kernels.ttt_inputs import pallas_tpu as ttt_inputs_tpu
 SIZES = {'one_chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
 # The names of the sizes at which an op is counted.
 CALLS = {
-    'ttt_mlp': ('one_chip', 'paper_63s'),
-    'ttt_linear': ('one_chip', 'paper_63s'),
-    'ttt_inputs': ('paper_63s',),
-    'permute_rows': ('paper_63s',),
+  'ttt_mlp': ('one_chip', 'paper_63s'),
+  'ttt_linear': ('one_chip', 'paper_63s'),
+  'ttt_inputs': ('paper_63s',),
+  'permute_rows': ('paper_63s',),
 }
 HEAD_DIM = 64
 MINI_BATCH = 64
@@ -54,7 +54,7 @@ def units(op: str, size: str) -> int:
 
 
 def make(
-    op: str, size: str, mesh: jax.sharding.Mesh
+  op: str, size: str, mesh: jax.sharding.Mesh
 ) -> tuple[Callable[..., Any], list[jax.ShapeDtypeStruct]]:
   """Returns a function, forward and backward, and its arguments' shapes.
 
@@ -83,8 +83,12 @@ def _inner_loop(op, heads, tokens, chips, mesh):
   def both(d_out, *arguments):
     def forward(q, k, v, eta, *weights):
       out, _ = getattr(kernel, op)(
-          to_heads(q), to_heads(k), to_heads(v), eta.swapaxes(1, 2), *weights,
-          mini_batch=MINI_BATCH,
+        to_heads(q),
+        to_heads(k),
+        to_heads(v),
+        eta.swapaxes(1, 2),
+        *weights,
+        mini_batch=MINI_BATCH,
       )
       return out.swapaxes(1, 2).reshape(q.shape)
 
@@ -95,8 +99,11 @@ def _inner_loop(op, heads, tokens, chips, mesh):
   rates = jax.ShapeDtypeStruct((1, tokens, heads), jnp.float32)
   inputs = (_SEQUENCE,) * 4 + (_PER_HEAD,) * len(weights)
   return _sharded(
-      both, mesh, [sequence] * 4 + [rates] + weights, (_SEQUENCE, *inputs),
-      (_SEQUENCE, inputs),
+    both,
+    mesh,
+    [sequence] * 4 + [rates] + weights,
+    (_SEQUENCE, *inputs),
+    (_SEQUENCE, inputs),
   )
 
 
@@ -107,7 +114,7 @@ def _ttt_inputs(heads, tokens, chips, mesh):
   def both(d_qkv, d_eta, z, cos, sin, *norm):
     def forward(z, *norm):
       *qkv, eta = ttt_inputs_tpu.ttt_inputs(
-          z, cos, sin, *norm, rate=1e-5, length=tokens - 1
+        z, cos, sin, *norm, rate=1e-5, length=tokens - 1
       )
       qkv = (x.swapaxes(1, 2).reshape(1, tokens, width) for x in qkv)
       return *qkv, eta.swapaxes(1, 2)
@@ -122,20 +129,25 @@ def _ttt_inputs(heads, tokens, chips, mesh):
   table = struct(jnp.float32, tokens, HEAD_DIM)
   weight = struct(jnp.float32, heads, HEAD_DIM)
   return _sharded(
-      both, mesh, [sequence, rates, z, table, table, weight, weight],
-      (_SEQUENCE, _SEQUENCE, _SEQUENCE, _COPIED, _COPIED, _PER_HEAD, _PER_HEAD),
-      ((_SEQUENCE,) * 4, (_SEQUENCE, _PER_HEAD, _PER_HEAD)),
+    both,
+    mesh,
+    [sequence, rates, z, table, table, weight, weight],
+    (_SEQUENCE, _SEQUENCE, _SEQUENCE, _COPIED, _COPIED, _PER_HEAD, _PER_HEAD),
+    ((_SEQUENCE,) * 4, (_SEQUENCE, _PER_HEAD, _PER_HEAD)),
   )
 
 
 def _permute_rows(heads, chips, mesh):
   permutation = permute_rows_specs.paper_63s()
   z = jax.ShapeDtypeStruct(
-      (1, permutation.length, chips * _features(heads // chips)), jnp.bfloat16
+    (1, permutation.length, chips * _features(heads // chips)), jnp.bfloat16
   )
   return _sharded(
-      lambda z: permute_rows_tpu.permute_rows(z, permutation),
-      mesh, [z], (_SEQUENCE,), _SEQUENCE,
+    lambda z: permute_rows_tpu.permute_rows(z, permutation),
+    mesh,
+    [z],
+    (_SEQUENCE,),
+    _SEQUENCE,
   )
 
 
@@ -146,10 +158,10 @@ def _features(heads):
 
 def _sharded(function, mesh, shapes, inputs, outputs):
   function = jax.shard_map(
-      function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+    function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False
   )
   arguments = [
-      shape.update(sharding=jax.sharding.NamedSharding(mesh, spec))
-      for shape, spec in zip(shapes, inputs)
+    shape.update(sharding=jax.sharding.NamedSharding(mesh, spec))
+    for shape, spec in zip(shapes, inputs)
   ]
   return function, arguments

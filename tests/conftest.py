@@ -7,10 +7,10 @@ import pytest
 from tests import fake_bucket
 
 _GOLDEN = pathlib.Path(
-    os.environ.get(
-        'TTT_JAX_GOLDEN',
-        pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
-    )
+  os.environ.get(
+    'TTT_JAX_GOLDEN',
+    pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
+  )
 )
 
 
@@ -21,8 +21,8 @@ def golden():
   def path(name: str) -> pathlib.Path:
     if not (_GOLDEN / name).exists():
       pytest.skip(
-          f'reference file {name} is not in {_GOLDEN}; set TTT_JAX_GOLDEN to'
-          ' the folder of reference numbers'
+        f'reference file {name} is not in {_GOLDEN}; set TTT_JAX_GOLDEN to'
+        ' the folder of reference numbers'
       )
     return _GOLDEN / name
 

@@ -33,10 +33,14 @@ class Object:
     stamp = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(self.time))
     stamp += f'.{int(self.time % 1 * 1000):03d}Z'
     return dict(
-        bucket=bucket, name=name, generation=str(self.generation),
-        size=str(len(self.data)), contentType=self.content_type,
-        timeCreated=stamp, updated=stamp,
-    )  # pyformat: disable
+      bucket=bucket,
+      name=name,
+      generation=str(self.generation),
+      size=str(len(self.data)),
+      contentType=self.content_type,
+      timeCreated=stamp,
+      updated=stamp,
+    )
 
 
 class Server:
@@ -72,15 +76,17 @@ class Server:
   def environment(self) -> dict[str, str]:
     """Variables by which libraries find this instead of the service."""
     return dict(
-        STORAGE_EMULATOR_HOST=self.url, TENSORSTORE_GCS_HTTP_URL=self.url,
-        NO_GCE_CHECK='true',
-        # By gRPC gcsfs asks what kind of bucket it is; a plain one.
-        GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT='false',
-    )  # pyformat: disable
+      STORAGE_EMULATOR_HOST=self.url,
+      TENSORSTORE_GCS_HTTP_URL=self.url,
+      NO_GCE_CHECK='true',
+      # By gRPC gcsfs asks what kind of bucket it is; a plain one.
+      GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT='false',
+    )
 
   def __enter__(self) -> Server:
     threading.Thread(
-        target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+      target=self._http.serve_forever, args=(0.02,), daemon=True
+    ).start()
     return self
 
   def __exit__(self, *_) -> None:

@@ -115,8 +115,8 @@ class Handler(server.BaseHTTPRequestHandler):
       return (self._resource(name),)
     size, data, status = len(found.data), found.data, 200
     headers = {
-        'Content-Type': found.content_type,
-        'X-Goog-Generation': found.generation,
+      'Content-Type': found.content_type,
+      'X-Goog-Generation': found.generation,
     }
     asked = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', ''))
     if asked:
@@ -138,15 +138,16 @@ class Handler(server.BaseHTTPRequestHandler):
     for name in self.service.names(prefix):
       if name < begin or end and name >= end:
         continue
-      head, cut, _ = name[len(prefix):].partition(delimiter or '\0')
+      head, cut, _ = name[len(prefix) :].partition(delimiter or '\0')
       entries[prefix + head + cut if cut else name] = bool(cut)
     after = self.query.get('pageToken', '')
     left = [name for name in entries if name > after]
-    count = min(int(self.query.get('maxResults') or self.service.page),
-                self.service.page)  # pyformat: disable
+    count = min(
+      int(self.query.get('maxResults') or self.service.page), self.service.page
+    )
     answer = dict(
-        items=[self._resource(n) for n in left[:count] if not entries[n]],
-        prefixes=[n for n in left[:count] if entries[n]],
+      items=[self._resource(n) for n in left[:count] if not entries[n]],
+      prefixes=[n for n in left[:count] if entries[n]],
     )
     if len(left) > count:
       answer['nextPageToken'] = left[count - 1]
@@ -162,8 +163,10 @@ class Handler(server.BaseHTTPRequestHandler):
       name, data, kind = self._multipart(kind)
     else:
       name = json.loads(self.body or '{}').get('name') or self.query['name']
-      key, kind = str(len(self.service.uploads)), self.headers.get(
-          'X-Upload-Content-Type', '')
+      key, kind = (
+        str(len(self.service.uploads)),
+        self.headers.get('X-Upload-Content-Type', ''),
+      )
       self._found(name)
       self.service.uploads[key] = (name, kind, b'')
       query = parse.urlencode(dict(uploadType=form, upload_id=key))
@@ -207,11 +210,11 @@ class Handler(server.BaseHTTPRequestHandler):
 _BUCKET = '/storage/v1/b/([^/]+)'
 _OBJECT = _BUCKET + '/o/([^/]+)'
 _ROUTES = (
-    ('bucket', ('GET',), _BUCKET),
-    ('permissions', ('GET',), _BUCKET + '/iam/testPermissions'),
-    ('list', ('GET',), _BUCKET + '/o'),
-    ('get', ('GET',), '(?:/download)?' + _OBJECT),
-    ('upload', ('POST', 'PUT'), '/upload' + _BUCKET + '/o'),
-    ('delete', ('DELETE',), _OBJECT),
-    ('move', ('POST',), _OBJECT + '/moveTo/o/([^/]+)'),
+  ('bucket', ('GET',), _BUCKET),
+  ('permissions', ('GET',), _BUCKET + '/iam/testPermissions'),
+  ('list', ('GET',), _BUCKET + '/o'),
+  ('get', ('GET',), '(?:/download)?' + _OBJECT),
+  ('upload', ('POST', 'PUT'), '/upload' + _BUCKET + '/o'),
+  ('delete', ('DELETE',), _OBJECT),
+  ('move', ('POST',), _OBJECT + '/moveTo/o/([^/]+)'),
 )

@@ -8,23 +8,32 @@ from ttt_jax import annotations
 from ttt_jax.annotations import Episode, Stretch
 
 OURS = {
-    'name': 'ep', 'video': 'ep.mp4', 'scenes': [
-        {'start': 1, 'end': 7.5, 'texts': ['a', 'b']},
-        {'video': 'other.mp4', 'texts': ['c']},
-    ],
+  'name': 'ep',
+  'video': 'ep.mp4',
+  'scenes': [
+    {'start': 1, 'end': 7.5, 'texts': ['a', 'b']},
+    {'video': 'other.mp4', 'texts': ['c']},
+  ],
 }
 DOCS = {
-    'mp4': 'ep/000.mp4', 'text_1': 'b', 'text_0': 'a', 'text_2': 'c',
-    'scene_start': [True, False, True], 'scene_end': [False, True, True],
+  'mp4': 'ep/000.mp4',
+  'text_1': 'b',
+  'text_0': 'a',
+  'text_2': 'c',
+  'scene_start': [True, False, True],
+  'scene_end': [False, True, True],
 }
 
 
 def test_episodes_with_scenes():
   (episode,) = annotations.parse([OURS])
-  assert episode == Episode('ep', (
+  assert episode == Episode(
+    'ep',
+    (
       Stretch('ep.mp4', 1.0, 7.5, ('a', 'b'), (0, 0)),
       Stretch('other.mp4', 0.0, None, ('c',), (1,)),
-  ))
+    ),
+  )
   assert annotations.parse(OURS) == [episode]
   nameless = {k: v for k, v in OURS.items() if k != 'name'}
   nameless['video'] = 's1/ep.mp4'
@@ -34,8 +43,8 @@ def test_episodes_with_scenes():
 def test_the_form_of_the_papers_docs():
   (episode,) = annotations.parse([DOCS])
   assert episode == Episode(
-      'ep/000',
-      (Stretch('ep/000.mp4', 0.0, None, ('a', 'b', 'c'), (0, 0, 1)),),
+    'ep/000',
+    (Stretch('ep/000.mp4', 0.0, None, ('a', 'b', 'c'), (0, 0, 1)),),
   )
   bare = {'video': 'x.mp4', **{f'text_{i}': str(i) for i in range(12)}}
   (stretch,) = annotations.parse([bare])[0].stretches
@@ -46,25 +55,33 @@ def test_the_form_of_the_papers_docs():
 def test_the_form_of_the_papers_script():
   def entry(number, start, end, folder='ep1'):
     return {
-        'mp4': f'{folder}/video_sample_{number}.mp4', 'text': f't{number}',
-        'scene_start': start, 'scene_end': end,
+      'mp4': f'{folder}/video_sample_{number}.mp4',
+      'text': f't{number}',
+      'scene_start': start,
+      'scene_end': end,
     }
 
-  one, two = annotations.parse({
+  one, two = annotations.parse(
+    {
       'x': entry(10, False, False),
       'y': entry(2, True, True),
       'z': entry(9, True, False),
       'w': entry(1, True, True, 'ep2'),
       'v': entry(11, True, False),
-  })
+    }
+  )
   assert (one.name, two.name) == ('ep1', 'ep2')
   assert [s.texts for s in one.stretches] == [
-      ('t2',), ('t9',), ('t10',), ('t11',)
+    ('t2',),
+    ('t9',),
+    ('t10',),
+    ('t11',),
   ]
   assert [s.scenes[0] for s in one.stretches] == [0, 1, 1, 2]
   # The same, one a line, and without a folder.
-  (flat,) = annotations.parse([{'mp4': 'v2.mp4', 'text': 'b'},
-                               {'mp4': 'v1.mp4', 'text': 'a'}])
+  (flat,) = annotations.parse(
+    [{'mp4': 'v2.mp4', 'text': 'b'}, {'mp4': 'v1.mp4', 'text': 'a'}]
+  )
   assert flat.name == 'episode'
   assert [s.texts for s in flat.stretches] == [('a',), ('b',)]
 
@@ -74,14 +91,21 @@ def test_tokens_in_texts_are_spelled_as_in_storyboards():
   assert episode.stretches[0].texts == ('<start_scene> a',)
 
 
-@pytest.mark.parametrize('value, expected', [
-    (OURS, True), ([OURS], True), ([DOCS], True),
+@pytest.mark.parametrize(
+  'value, expected',
+  [
+    (OURS, True),
+    ([OURS], True),
+    ([DOCS], True),
     ({'1': {'mp4': 'a.mp4', 'text': 'a'}}, True),
-    ([{'text': 'a', 'video': 'v.mp4'}], False), (['a'], False),
+    ([{'text': 'a', 'video': 'v.mp4'}], False),
+    (['a'], False),
     ({'segments': ['a'], 'shots': {'mp4': {'text': 'a'}}}, False),
     ({'shots': {'text_0': {'text': 'a'}}, 'storyboards': [['text_0']]}, False),
-    ([], False), (7, False),
-])
+    ([], False),
+    (7, False),
+  ],
+)
 def test_annotations_are_told_from_storyboards(value, expected):
   assert annotations.is_annotation(json.loads(json.dumps(value))) == expected
 
@@ -90,7 +114,9 @@ def scenes(**scene):
   return [{'video': 'v.mp4', 'scenes': [{'texts': ['a'], **scene}]}]
 
 
-@pytest.mark.parametrize('value, message', [
+@pytest.mark.parametrize(
+  'value, message',
+  [
     ([OURS, DOCS], 'entry 2 is no episode as the others are'),
     ([OURS, 'x'], 'entry 2 is no episode'),
     ([{'scenes': []}], 'entry 1 has no scenes'),
@@ -105,15 +131,20 @@ def scenes(**scene):
     ([{'mp4': 'a', 'text_0': 'a', 'text_2': 'b'}], "unknown key 'text_2'"),
     ([{'text_0': 'a'}], 'must name its video once'),
     ([{'mp4': 'a', 'video': 'a', 'text_0': 'a'}], 'must name its video once'),
-    ([{'mp4': 'a', 'text_0': 'a', 'scene_end': [True, True]}],
-     '1 texts, but 2 values of "scene_end"'),
+    (
+      [{'mp4': 'a', 'text_0': 'a', 'scene_end': [True, True]}],
+      '1 texts, but 2 values of "scene_end"',
+    ),
     ([{'mp4': 'a', 'text_0': 'a', 'scene_end': [1]}], 'true and false'),
-    ({'k': {'mp4': 'a', 'text': 'a', 'scene_end': 1}},
-     'entry \'k\' has "scene_end": 1; it must be true or false'),
+    (
+      {'k': {'mp4': 'a', 'text': 'a', 'scene_end': 1}},
+      'entry \'k\' has "scene_end": 1; it must be true or false',
+    ),
     ([{'mp4': 'a'}], 'text 1 of entry 1 is null'),
     ([OURS, OURS], "two episodes have the name 'ep'"),
     ([{'vid_emb': 'a.pt', 'text_chunk_emb': []}], 'pickles and never read'),
-])
+  ],
+)
 def test_what_is_refused(value, message):
   with pytest.raises(ValueError, match=message) as e:
     assert annotations.is_annotation(value)

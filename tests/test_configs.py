@@ -26,11 +26,11 @@ ATTENTION = 42 * (4 * (3072**2 + 3072) + 2 * 2 * 64)
 # Each of the 42 layers: q, k, v, o; the step size; the inner MLP with its
 # norm; the norm behind it; four gates.
 TTT = 42 * (
-    4 * (3072**2 + 3072)
-    + 48 * (3072 + 1)
-    + 48 * (64 * 256 + 256 + 256 * 64 + 64 + 2 * 64)
-    + 2 * 3072
-    + 4 * 3072
+  4 * (3072**2 + 3072)
+  + 48 * (3072 + 1)
+  + 48 * (64 * 256 + 256 + 256 * 64 + 64 + 2 * 64)
+  + 2 * 3072
+  + 4 * 3072
 )
 
 
@@ -38,20 +38,25 @@ def trained(config):
   params = backbones.of(config).abstract_params()
   groups = optimizer.assign(config.optimizer.groups, params)
   sizes = {
-      path: math.prod(leaf.shape)
-      for path, leaf in traverse_util.flatten_dict(params, sep='/').items()
+    path: math.prod(leaf.shape)
+    for path, leaf in traverse_util.flatten_dict(params, sep='/').items()
   }
   return (
-      sum(sizes.values()),
-      sum(n for path, n in sizes.items() if groups[path] is not None),
+    sum(sizes.values()),
+    sum(n for path, n in sizes.items() if groups[path] is not None),
   )
 
 
 @pytest.mark.parametrize(
-    'stage,steps,latent_frames,segments',
-    [('3s', 5000, 13, 1), ('9s', 5000, 37, 3), ('18s', 1000, 73, 6),
-     ('30s', 1000, 121, 10), ('63s', 250, 253, 21)],
-)  # pyformat: disable
+  'stage,steps,latent_frames,segments',
+  [
+    ('3s', 5000, 13, 1),
+    ('9s', 5000, 37, 3),
+    ('18s', 1000, 73, 6),
+    ('30s', 1000, 121, 10),
+    ('63s', 250, 253, 21),
+  ],
+)
 def test_stages_of_the_paper(stage, steps, latent_frames, segments):
   config = ttt_video.get_config(stage)
   assert (config.steps, config.batch_size) == (steps, 64)
@@ -73,21 +78,26 @@ def test_the_5b_model_at_63_seconds_by_shapes():
   model = dit.DiTConfig(**config.model)
   struct = lambda *shape: jax.ShapeDtypeStruct(shape, 'float32')
   out = jax.eval_shape(
-      dit.DiffusionTransformer(model).apply,
-      {'params': dit.abstract_params(model)},
-      struct(1, g.latent_frames, g.latent_height, g.latent_width, 16),
-      struct(1, g.segments, g.text_length, 4096),
-      struct(1),
+    dit.DiffusionTransformer(model).apply,
+    {'params': dit.abstract_params(model)},
+    struct(1, g.latent_frames, g.latent_height, g.latent_width, 16),
+    struct(1, g.segments, g.text_length, 4096),
+    struct(1),
   )
   assert out.shape == (1, 253, 60, 90, 16)
 
 
-@pytest.mark.parametrize('module,args', [
+@pytest.mark.parametrize(
+  'module,args',
+  [
     (quickstart, quickstart.STAGES),
     (memory, [f'{s},{m}' for s in memory.STAGES for m in memory.MIXERS]),
-    (ttt_video, [f'{s},{m}' for s in ttt_video.STAGES
-                 for m in ttt_video.BASE_LR]),
-])  # pyformat: disable
+    (
+      ttt_video,
+      [f'{s},{m}' for s in ttt_video.STAGES for m in ttt_video.BASE_LR],
+    ),
+  ],
+)
 def test_every_parameter_has_a_group(module, args):
   for arg in args:
     config = module.get_config(arg)
@@ -105,11 +115,14 @@ def test_unknown_stage_lists_the_legal_ones(module):
 def folder(tmp_path, scheduler='DPM', shift=1.0, **transformer):
   """What a configuration reads of a CogVideoX folder."""
   for name, content in (
-      ('transformer/config.json', transformer),
-      ('scheduler/scheduler_config.json', {
-          '_class_name': f'CogVideoX{scheduler}Scheduler',
-          'snr_shift_scale': shift,
-      }),
+    ('transformer/config.json', transformer),
+    (
+      'scheduler/scheduler_config.json',
+      {
+        '_class_name': f'CogVideoX{scheduler}Scheduler',
+        'snr_shift_scale': shift,
+      },
+    ),
   ):
     path = tmp_path / name
     path.parent.mkdir(parents=True)
@@ -119,8 +132,10 @@ def folder(tmp_path, scheduler='DPM', shift=1.0, **transformer):
 
 def test_a_folder_of_the_5b_model_is_the_papers_config(tmp_path):
   where = folder(
-      tmp_path, num_attention_heads=48, num_layers=42,
-      use_rotary_positional_embeddings=True,
+    tmp_path,
+    num_attention_heads=48,
+    num_layers=42,
+    use_rotary_positional_embeddings=True,
   )
   for stage in ttt_video.STAGES:
     config = cogvideox.get_config(f'{where},{stage}')
@@ -147,11 +162,14 @@ def test_a_folder_of_the_2b_model(tmp_path):
   assert trained(config)[0] == 1_693_783_872
 
 
-@pytest.mark.parametrize('arg, message', [
+@pytest.mark.parametrize(
+  'arg, message',
+  [
     ('', 'needs a folder, for example'),
     ('nowhere,3s', 'nowhere must be the folder of a whole CogVideoX'),
     ('nowhere,4s', "stage '4s'; legal are 3s, "),
-])
+  ],
+)
 def test_no_folder(arg, message):
   with pytest.raises(ValueError, match=message):
     cogvideox.get_config(arg)
@@ -161,7 +179,10 @@ def test_one_shot_tuning_trains_what_the_paper_says():
   config = tune_a_video.get_config()
   assert (config.data.frames, config.data.stride) == (24, 2)
   assert (config.steps, config.sample.steps, config.sample.guidance) == (
-      500, 50, 12.5)
+    500,
+    50,
+    12.5,
+  )
   # Stable Diffusion 1.4 and, in each of its 16 transformers, attention over
   # time: four projections, one bias, a norm.
   widths = [320] * 5 + [640] * 5 + [1280] * 6
@@ -189,8 +210,8 @@ def test_a_u_net_has_nothing_to_diagnose():
 
 def test_sizes_of_frames_are_checked():
   for change, message in (
-      (dict(height=36), 'height is 36 pixels; it must be a multiple of 8'),
-      (dict(frames=0), 'frames is 0; it must be a positive whole number'),
+    (dict(height=36), 'height is 36 pixels; it must be a multiple of 8'),
+    (dict(frames=0), 'frames is 0; it must be a positive whole number'),
   ):
     config = tune_a_video.get_config()
     config.data.update(change)

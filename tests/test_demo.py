@@ -13,7 +13,7 @@ MIXERS = ('ttt_mlp', 'none')
 
 
 @pytest.mark.parametrize(
-    'steps', [demo.story_steps(), demo.memory_steps(MIXERS)]
+  'steps', [demo.story_steps(), demo.memory_steps(MIXERS)]
 )
 def test_steps_name_modules_and_files_that_exist(steps, request):
   for step in steps:
@@ -28,22 +28,30 @@ def write(folder: pathlib.Path, name: str, **result):
   (folder / name).write_text(json.dumps(result))
 
 
-@pytest.mark.parametrize('shown,psnr,good', [
+@pytest.mark.parametrize(
+  'shown,psnr,good',
+  [
     ([[0], [1]], 25.5, True),
     ([[0], [0]], 25.5, False),
     ([[0], [1]], 24.5, False),
-])  # pyformat: disable
+  ],
+)
 def test_story_verdict(tmp_path, shown, psnr, good):
   samples = [
-      dict(expected=[i], shown=s, psnr=[psnr]) for i, s in enumerate(shown)
+    dict(expected=[i], shown=s, psnr=[psnr]) for i, s in enumerate(shown)
   ]
   write(tmp_path, 'captions.json', samples=samples)
   assert demo.story_verdict(tmp_path) == good
 
 
-@pytest.mark.parametrize('ttt,none,good', [
-    (0.95, 0.35, True), (0.85, 0.35, False), (0.95, 0.55, False),
-])  # pyformat: disable
+@pytest.mark.parametrize(
+  'ttt,none,good',
+  [
+    (0.95, 0.35, True),
+    (0.85, 0.35, False),
+    (0.95, 0.55, False),
+  ],
+)
 def test_memory_verdict(tmp_path, ttt, none, good):
   write(tmp_path, 'ttt_mlp.json', share_right=ttt, chance=1 / 3)
   write(tmp_path, 'none.json', share_right=none, chance=1 / 3)

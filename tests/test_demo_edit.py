@@ -29,8 +29,8 @@ def test_edits_are_captions_that_tuning_has_not_seen():
   # Each thing alone, and several at once.
   source = captions.parse(demonstration.PROMPT)
   changes = {
-      tuple(getattr(look, n) != getattr(source, n) for n in judge.ASPECTS)
-      for look in looks
+    tuple(getattr(look, n) != getattr(source, n) for n in judge.ASPECTS)
+    for look in looks
   }
   assert {1, 2, 3, 4} == {sum(c) for c in changes}
   assert {c.index(True) for c in changes if sum(c) == 1} == {0, 1, 2, 3}
@@ -39,9 +39,12 @@ def test_edits_are_captions_that_tuning_has_not_seen():
 def test_the_source_is_a_moving_circle(tmp_path):
   demonstration.write_source(tmp_path / 'source.mp4')
   frames = video.read_video(
-      tmp_path / 'source.mp4', fps=demonstration.FPS, height=64, width=64,
-      soften=False,
-  )  # pyformat: disable
+    tmp_path / 'source.mp4',
+    fps=demonstration.FPS,
+    height=64,
+    width=64,
+    soften=False,
+  )
   assert len(frames) == demonstration.FRAMES
   path = judge.path([judge.see(frame) for frame in frames])
   found = judge.judge(frames, demonstration.PROMPT, path)
@@ -51,23 +54,33 @@ def test_the_source_is_a_moving_circle(tmp_path):
 
 def _found(followed: float, correlation: float) -> dict:
   verdict = judge.Verdict(
-      aspects={name: followed for name in judge.ASPECTS}, share=followed,
-      followed=True, correlation=correlation, consistency=1.0, flicker=0.5,
-  )  # pyformat: disable
+    aspects={name: followed for name in judge.ASPECTS},
+    share=followed,
+    followed=True,
+    correlation=correlation,
+    consistency=1.0,
+    flicker=0.5,
+  )
   prompts = (demonstration.EDITS[0], 'a white star over a purple field')
   found = comparison.report(
-      prompts, demonstration.PROMPT,
-      {name: [verdict, verdict] for name in comparison.METHODS},
-  )  # pyformat: disable
+    prompts,
+    demonstration.PROMPT,
+    {name: [verdict, verdict] for name in comparison.METHODS},
+  )
   for method in found['methods'].values():
     assert method['mean']['usual'] == method['mean']['hard']
     method['mean']['usual']['followed'] = followed
   return found
 
 
-@pytest.mark.parametrize('followed,correlation,good', [
-    (0.95, 0.95, True), (0.85, 0.95, False), (0.95, 0.85, False),
-])  # pyformat: disable
+@pytest.mark.parametrize(
+  'followed,correlation,good',
+  [
+    (0.95, 0.95, True),
+    (0.85, 0.95, False),
+    (0.95, 0.85, False),
+  ],
+)
 def test_verdict(followed, correlation, good):
   assert demonstration.verdict(_found(followed, correlation)) == good
 
@@ -79,11 +92,16 @@ def test_the_page_shows_everything(tmp_path):
   edits = np.stack([clip, clip])
   frames = {'source': clip} | {n: edits for n in comparison.METHODS}
   edit_page.write(
-      tmp_path / 'docs/edit.md', _found(0.95, 0.94), frames,
-      ('a bike', 'a red bike'), np.stack([clip, clip]),
-      prompt=demonstration.PROMPT, settings=demonstration.SETTINGS,
-      seconds=[('tune', 61.4)], fps=8,
-  )  # pyformat: disable
+    tmp_path / 'docs/edit.md',
+    _found(0.95, 0.94),
+    frames,
+    ('a bike', 'a red bike'),
+    np.stack([clip, clip]),
+    prompt=demonstration.PROMPT,
+    settings=demonstration.SETTINGS,
+    seconds=[('tune', 61.4)],
+    fps=8,
+  )
   text = (tmp_path / 'docs/edit.md').read_text()
   assert '| tune | 61 |' in text and '| edits followed | 95% |' in text
   assert f'| {demonstration.EDITS[0]} | 95%, 0.94 |' in text

@@ -37,15 +37,15 @@ def test_where_there_is_one_process_nothing_is_started():
 
 
 @pytest.mark.parametrize(
-    'values, message',
-    [
-        (dict(num_processes=2), 'num_processes is 2 and --process_id is None'),
-        (dict(num_processes=0, process_id=0), 'it must be 1 or more'),
-        (dict(num_processes=2, process_id=2), 'process_id is 2; .* 0 .. 1'),
-        (dict(coordinator='host'), "'host'; it must be HOST:PORT, for example"),
-        (dict(num_processes=2, process_id=1), 'name them by --coordinator='),
-        (dict(distributed=True), 'no processes to work with here'),
-    ],
+  'values, message',
+  [
+    (dict(num_processes=2), 'num_processes is 2 and --process_id is None'),
+    (dict(num_processes=0, process_id=0), 'it must be 1 or more'),
+    (dict(num_processes=2, process_id=2), 'process_id is 2; .* 0 .. 1'),
+    (dict(coordinator='host'), "'host'; it must be HOST:PORT, for example"),
+    (dict(num_processes=2, process_id=1), 'name them by --coordinator='),
+    (dict(distributed=True), 'no processes to work with here'),
+  ],
 )
 def test_what_cannot_be(values, message, monkeypatch):
   def initialize(*_, **__):
@@ -74,38 +74,46 @@ def test_a_coordinator_that_does_not_answer():
   with socket.create_server(('localhost', 0)) as free:
     where = f'localhost:{free.getsockname()[1]}'
   done = subprocess.run(
-      [
-          sys.executable, '-c', 'from ttt_jax import cli, distributed\n'
-          'cli.run(lambda _: distributed.start())', f'--coordinator={where}',
-          '--num_processes=2', '--process_id=1', '--connect_timeout=2',
-      ],
-      capture_output=True, text=True, check=False, cwd=ROOT,
-      env=dict(os.environ, JAX_PLATFORMS='cpu'),
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-c',
+      'from ttt_jax import cli, distributed\n'
+      'cli.run(lambda _: distributed.start())',
+      f'--coordinator={where}',
+      '--num_processes=2',
+      '--process_id=1',
+      '--connect_timeout=2',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
   assert done.returncode == os.EX_TEMPFAIL
-  error, = [x for x in done.stderr.splitlines() if x.startswith('error: ')]
+  (error,) = [x for x in done.stderr.splitlines() if x.startswith('error: ')]
   assert f'process 1 of 2 waited 2 s (--connect_timeout) at {where}' in error
   assert 'cannot be reached: Connection refused' in error
 
 
 @pytest.mark.parametrize(
-    'flag, variable, want',
-    [
-        (None, None, '{workdir}/compilation_cache'),
-        (None, '/elsewhere', None),  # JAX reads the variable itself.
-        ('/named', '/elsewhere', '/named'),
-        ('', None, ''),
-    ],
+  'flag, variable, want',
+  [
+    (None, None, '{workdir}/compilation_cache'),
+    (None, '/elsewhere', None),  # JAX reads the variable itself.
+    ('/named', '/elsewhere', '/named'),
+    ('', None, ''),
+  ],
 )
 def test_where_compiled_programs_are_kept(
-    flag, variable, want, tmp_path, monkeypatch
+  flag, variable, want, tmp_path, monkeypatch
 ):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   if variable:
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', variable)
   found = []
   monkeypatch.setattr(
-      compilation.jax.config, 'update', lambda _, value: found.append(value)
+    compilation.jax.config, 'update', lambda _, value: found.append(value)
   )
   with flagsaver.flagsaver(compilation_cache=flag):
     compilation.keep(tmp_path)

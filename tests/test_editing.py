@@ -74,9 +74,10 @@ def test_tuning_changes_queries_and_temporal_attention_alone(run):
   assert changed == {'attn1/to_q', 'attn2/to_q'}
   # Zero before, and the only way for the rest of it to begin to learn.
   out = [
-      leaf for path, leaf in after.items()
-      if 'attn_temp' in str(path) and 'to_out' in str(path)
-  ]  # pyformat: disable
+    leaf
+    for path, leaf in after.items()
+    if 'attn_temp' in str(path) and 'to_out' in str(path)
+  ]
   assert out and all(np.any(np.asarray(leaf) != 0) for leaf in out)
 
 
@@ -86,9 +87,11 @@ def test_training_made_samples_as_editing_does(run, pipe):
   assert (found.frames, found.height, found.width) == (FRAMES, SIZE, 2 * SIZE)
   # Its inversion was saved, and is that of the pipeline.
   assert pipe.is_inverted(STEPS)
-  saved, = (workdir / 'tune/inverted').iterdir()
+  (saved,) = (workdir / 'tune/inverted').iterdir()
   ticks = []
-  np.testing.assert_array_equal(np.load(saved), pipe.invert(STEPS, ticks.append))
+  np.testing.assert_array_equal(
+    np.load(saved), pipe.invert(STEPS, ticks.append)
+  )
   assert not ticks and not pipe.is_inverted(STEPS + 1)
 
 
@@ -105,7 +108,8 @@ def test_prompts_do_not_meet_in_a_batch(pipe):
 
 def test_without_inversion_the_seed_decides(pipe):
   sample = lambda seed, inversion: pipe(
-      'a dog', steps=STEPS, seed=seed, inversion=inversion)
+    'a dog', steps=STEPS, seed=seed, inversion=inversion
+  )
   assert not np.array_equal(sample(0, False), sample(1, False))
   np.testing.assert_array_equal(sample(0, False), sample(0, False))
   np.testing.assert_array_equal(sample(0, True), sample(1, True))
@@ -146,18 +150,21 @@ def test_side_by_side():
 
 
 @pytest.mark.parametrize(
-    'changes, message',
-    [
-        (dict(video=''), 'config.video is empty; name the video'),
-        (dict(prompt=' '), 'config.prompt is empty; say what'),
-        (dict(data=dict(stride=0)), 'stride 0 and start 0; they must be'),
-        (dict(data=dict(frames=4)), '6 frames; 4 of them at stride 2 from'
-         ' frame 0 on need 7: set for example --config.data.stride=1'),
-        (dict(prompt='a cat ' * 40), 'tokens; at most'),
-        (dict(edits=('a cat ' * 40,)), 'tokens; at most'),
-        (dict(data=dict(spatial_compression=4)), 'the autoencoder makes'),
-    ],
-)  # pyformat: disable
+  'changes, message',
+  [
+    (dict(video=''), 'config.video is empty; name the video'),
+    (dict(prompt=' '), 'config.prompt is empty; say what'),
+    (dict(data=dict(stride=0)), 'stride 0 and start 0; they must be'),
+    (
+      dict(data=dict(frames=4)),
+      '6 frames; 4 of them at stride 2 from'
+      ' frame 0 on need 7: set for example --config.data.stride=1',
+    ),
+    (dict(prompt='a cat ' * 40), 'tokens; at most'),
+    (dict(edits=('a cat ' * 40,)), 'tokens; at most'),
+    (dict(data=dict(spatial_compression=4)), 'the autoencoder makes'),
+  ],
+)
 def test_bad_clips(changes, message, clip, tmp_path):
   config = _config(clip)
   data = changes.pop('data', {})
@@ -220,13 +227,14 @@ def test_the_same_on_the_transformer(clip, tmp_path):
   stage.model.text_dim = 384
   texts = one_clip.text_encoder(stage)
   test_experiment._save_stage(
-      tmp_path / 'first', stage,
-      dict(
-          vae_identity=one_clip.video_encoder(stage).identity,
-          text_identity=texts.identity,
-          scene_token_ids=list(texts.scene_token_ids),
-      ),
-  )  # pyformat: disable
+    tmp_path / 'first',
+    stage,
+    dict(
+      vae_identity=one_clip.video_encoder(stage).identity,
+      text_identity=texts.identity,
+      scene_token_ids=list(texts.scene_token_ids),
+    ),
+  )
   config = tune_dit.get_config(str(tmp_path / 'first'))
   frames = np.random.default_rng(1).integers(0, 256, (50, 32, 32, 3))
   video.write_video(tmp_path / 'long.mp4', frames.astype(np.uint8), fps=16)

@@ -26,14 +26,16 @@ SHORT = ' --config.steps=2 --config.batch_size=2'
 def blocks():
   """(language, file name, content) of the page's code blocks."""
   return re.findall(
-      r'^```(\w+) ?(\S*)\n(.*?)^```$', PAGE.read_text(), re.M | re.S
+    r'^```(\w+) ?(\S*)\n(.*?)^```$', PAGE.read_text(), re.M | re.S
   )
 
 
 def commands():
   return [
-      line for language, _, content in blocks() if language == 'bash'
-      for line in content.splitlines()
+    line
+    for language, _, content in blocks()
+    if language == 'bash'
+    for line in content.splitlines()
   ]
 
 
@@ -41,13 +43,19 @@ def run(command, cwd):
   if ' ttt_jax.train ' in command and '--dry_run' not in command:
     command += SHORT
   environment = dict(
-      os.environ, PYTHONPATH=str(ROOT),
-      PATH=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
-      JAX_COMPILATION_CACHE_DIR=str(cwd / 'jax_cache'),
+    os.environ,
+    PYTHONPATH=str(ROOT),
+    PATH=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
+    JAX_COMPILATION_CACHE_DIR=str(cwd / 'jax_cache'),
   )
   done = subprocess.run(
-      command, shell=True, cwd=cwd, env=environment, capture_output=True,
-      text=True, check=False,
+    command,
+    shell=True,
+    cwd=cwd,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, f'{command}\n{done.stdout}\n{done.stderr}'
   return done.stdout
@@ -76,7 +84,12 @@ def test_walk_through_the_page(tmp_path):
   assert 'all clips are whole' in printed
   data = latents.LatentDataset(tmp_path / 'run/data/3s')
   assert [c['name'] for c in data.manifest.clips] == [
-      'ep01@0s', 'ep01@3s', 'ep01@6s', 'ep02@0s', 'ep02@3s', 'ep02@6s'
+    'ep01@0s',
+    'ep01@3s',
+    'ep01@6s',
+    'ep02@0s',
+    'ep02@3s',
+    'ep02@6s',
   ]
   shared = latents.LatentDataset(tmp_path / 'shared/data/3s')
   assert shared.manifest == data.manifest
@@ -84,8 +97,8 @@ def test_walk_through_the_page(tmp_path):
     for key, value in data[i].items():
       np.testing.assert_array_equal(value, shared[i][key])
   prompts = [
-      storyboard.Storyboard.parse(clip['storyboard']).prompts()
-      for clip in latents.LatentDataset(tmp_path / 'run/data/9s').manifest.clips
+    storyboard.Storyboard.parse(clip['storyboard']).prompts()
+    for clip in latents.LatentDataset(tmp_path / 'run/data/9s').manifest.clips
   ]
   assert prompts[0][1].endswith('wall.<end_scene>')
   assert prompts[0][2].startswith('<start_scene>Night.')
@@ -98,10 +111,11 @@ def test_walk_through_the_page(tmp_path):
     change = np.abs(np.asarray(flat[path], np.float32) - value).max()
     assert change < 1e-3, path
   assert config.scheduler == 'cogvideox_dpm'
-  assert {path[2] for path in set(flat) - set(
-      traverse_util.flatten_dict(pretrained))} == {'ttt', 'gates'}
+  assert {
+    path[2] for path in set(flat) - set(traverse_util.flatten_dict(pretrained))
+  } == {'ttt', 'gates'}
   exported = traverse_util.flatten_dict(
-      convert.load_dit(tmp_path / 'exported')[1]
+    convert.load_dit(tmp_path / 'exported')[1]
   )
   assert set(exported) == set(flat)
   for path, value in exported.items():

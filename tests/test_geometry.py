@@ -8,14 +8,22 @@ from ttt_jax import token_order
 
 
 @pytest.mark.parametrize(
-    'seconds,frames,latent_frames,segments',
-    [(3, 49, 13, 1), (9, 145, 37, 3), (18, 289, 73, 6), (30, 481, 121, 10),
-     (63, 1009, 253, 21)],
-)  # pyformat: disable
+  'seconds,frames,latent_frames,segments',
+  [
+    (3, 49, 13, 1),
+    (9, 145, 37, 3),
+    (18, 289, 73, 6),
+    (30, 481, 121, 10),
+    (63, 1009, 253, 21),
+  ],
+)
 def test_lengths_of_the_paper(seconds, frames, latent_frames, segments):
   g = geometry.Geometry.from_seconds(seconds, 480, 720)
   assert (g.frames, g.latent_frames, g.segments) == (
-      frames, latent_frames, segments)  # pyformat: disable
+    frames,
+    latent_frames,
+    segments,
+  )
   assert g.tokens_per_frame == 1350
   assert g.sequence_length == 1350 * latent_frames + 226 * segments
 
@@ -30,7 +38,7 @@ def test_any_text_length_is_padded_to_whole_mini_batches():
 @pytest.fixture
 def order():
   return token_order.TokenOrder(
-      segments=3, segment_latent_frames=2, rows=1, columns=2, text_length=2
+    segments=3, segment_latent_frames=2, rows=1, columns=2, text_length=2
   )
 
 
@@ -43,15 +51,27 @@ def test_reading_orders_are_permutations(order):
 
 def test_forward_order_is_text_then_video_segment_by_segment(order):
   text, video = order.text_index, order.video_index
-  expected = [*text[0], *video[:3].ravel(), *text[1], *video[3:5].ravel(),
-              *text[2], *video[5:].ravel()]  # pyformat: disable
+  expected = [
+    *text[0],
+    *video[:3].ravel(),
+    *text[1],
+    *video[3:5].ravel(),
+    *text[2],
+    *video[5:].ravel(),
+  ]
   np.testing.assert_array_equal(order.forward, expected)
 
 
 def test_reverse_order_turns_video_tokens_and_segments_not_texts(order):
   text, video = order.text_index, order.video_index[::-1, ::-1]
-  expected = [*text[2], *video[:3].ravel(), *text[1], *video[3:5].ravel(),
-              *text[0], *video[5:].ravel()]  # pyformat: disable
+  expected = [
+    *text[2],
+    *video[:3].ravel(),
+    *text[1],
+    *video[3:5].ravel(),
+    *text[0],
+    *video[5:].ravel(),
+  ]
   np.testing.assert_array_equal(order.reverse, expected)
 
 
@@ -65,32 +85,38 @@ def test_storage_order_makes_windows_contiguous(order):
 def test_positions(order):
   read = order.ttt_positions
   np.testing.assert_array_equal(
-      read[:, 0],
-      [-1, -1, 0, 0, 1, 1, 2, 2, -1, -1, 3, 3, 4, 4, -1, -1, 5, 5, 6, 6],
+    read[:, 0],
+    [-1, -1, 0, 0, 1, 1, 2, 2, -1, -1, 3, 3, 4, 4, -1, -1, 5, 5, 6, 6],
   )
   np.testing.assert_array_equal(
-      order.window_positions[:, 0], [0, 0, -1, -1, 1, 1, 2, 2]
+    order.window_positions[:, 0], [0, 0, -1, -1, 1, 1, 2, 2]
   )
-  np.testing.assert_array_equal(
-      order.is_text[order.forward], read[:, 0] == -1
-  )
+  np.testing.assert_array_equal(order.is_text[order.forward], read[:, 0] == -1)
 
 
 @pytest.mark.parametrize(
-    'make,message',
-    [
-        (lambda: geometry.Geometry.from_seconds(4, 64, 96),
-         '4 seconds .* multiple of 3 s, for example 3'),
-        (lambda: geometry.Geometry.from_seconds(0, 64, 96), '0 seconds'),
-        (lambda: geometry.Geometry.from_seconds(3, 70, 96),
-         'height is 70 pixels; .* multiple of 16, for example 64'),
-        (lambda: geometry.Geometry(50, 64, 96), '50 frames .* example 49'),
-        (lambda: geometry.Geometry.from_seconds(1500, 64, 96),
-         '500 segments; at most 200'),
-        (lambda: geometry.Geometry.from_seconds(3, 64, 96, mini_batch=0),
-         'mini_batch is 0'),
-    ],
-)  # pyformat: disable
+  'make,message',
+  [
+    (
+      lambda: geometry.Geometry.from_seconds(4, 64, 96),
+      '4 seconds .* multiple of 3 s, for example 3',
+    ),
+    (lambda: geometry.Geometry.from_seconds(0, 64, 96), '0 seconds'),
+    (
+      lambda: geometry.Geometry.from_seconds(3, 70, 96),
+      'height is 70 pixels; .* multiple of 16, for example 64',
+    ),
+    (lambda: geometry.Geometry(50, 64, 96), '50 frames .* example 49'),
+    (
+      lambda: geometry.Geometry.from_seconds(1500, 64, 96),
+      '500 segments; at most 200',
+    ),
+    (
+      lambda: geometry.Geometry.from_seconds(3, 64, 96, mini_batch=0),
+      'mini_batch is 0',
+    ),
+  ],
+)
 def test_impossible_sizes_name_a_legal_one(make, message):
   with pytest.raises(ValueError, match=message):
     make()

@@ -29,15 +29,18 @@ def test_a_package_is_found_but_not_imported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'path, error, message',
-    [
-        ('no/such/file.mp4', FileNotFoundError, 'no/such/file.mp4 does not'),
-        ('', ValueError, 'empty'),
-        ('package:', ValueError, 'does not name a package'),
-        ('package:not-a-name/x', ValueError, 'does not name a package'),
-        ('package:surely_absent/x', FileNotFoundError,
-         'pip install --no-deps surely_absent$'),
-    ],
+  'path, error, message',
+  [
+    ('no/such/file.mp4', FileNotFoundError, 'no/such/file.mp4 does not'),
+    ('', ValueError, 'empty'),
+    ('package:', ValueError, 'does not name a package'),
+    ('package:not-a-name/x', ValueError, 'does not name a package'),
+    (
+      'package:surely_absent/x',
+      FileNotFoundError,
+      'pip install --no-deps surely_absent$',
+    ),
+  ],
 )
 def test_what_is_missing_is_named(path, error, message):
   with pytest.raises(error, match=message) as e:

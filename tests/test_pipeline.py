@@ -35,34 +35,45 @@ class Texts:
 @pytest.fixture(scope='module')
 def pipe():
   config = dit.DiTConfig(
-      model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16, text_dim=6,
-      in_channels=4, out_channels=4, segment_latent_frames=2, mini_batch=8,
-  )  # pyformat: disable
+    model_dim=32,
+    num_heads=2,
+    num_layers=2,
+    time_embed_dim=16,
+    text_dim=6,
+    in_channels=4,
+    out_channels=4,
+    segment_latent_frames=2,
+    mini_batch=8,
+  )
   module = dit.DiffusionTransformer(config)
   params = module.init(
-      jax.random.key(0), jnp.zeros((1, 3, 2, 2, 4)), jnp.zeros((1, 1, 4, 6)),
-      jnp.zeros(1),
-  )['params']  # pyformat: disable
+    jax.random.key(0),
+    jnp.zeros((1, 3, 2, 2, 4)),
+    jnp.zeros((1, 1, 4, 6)),
+    jnp.zeros(1),
+  )['params']
   # Weights that start at zero would hide the text.
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   leaves = [
-      p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)
+    p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)
   ]
   vae_config = causal3d.CausalVAEConfig(
-      latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
-      norm_num_groups=2,
-  )  # pyformat: disable
+    latent_channels=4,
+    block_out_channels=(8, 8, 8, 8),
+    layers_per_block=1,
+    norm_num_groups=2,
+  )
   vae_params = causal3d.CausalVAE(vae_config).init(
-      jax.random.key(2), jnp.zeros((1, 1, 16, 16, 3))
+    jax.random.key(2), jnp.zeros((1, 1, 16, 16, 3))
   )['params']
   return pipeline.VideoPipeline(
-      config,
-      jax.tree.unflatten(tree, leaves),
-      (vae_config, vae_params),
-      Texts(),
-      height=16,
-      width=16,
+    config,
+    jax.tree.unflatten(tree, leaves),
+    (vae_config, vae_params),
+    Texts(),
+    height=16,
+    width=16,
   )
 
 
@@ -79,14 +90,14 @@ def test_frames(pipe):
 
 def test_seed_text_and_negative_text_each_matter(pipe):
   sample = lambda *a, **kw: np.asarray(
-      pipe.sample_latents(*a, **(dict(steps=3, guidance=2.0) | kw))
+    pipe.sample_latents(*a, **(dict(steps=3, guidance=2.0) | kw))
   )
   first = sample(story('a dog', 'it runs'))
   np.testing.assert_array_equal(first, sample(story('a dog', 'it runs')))
   assert not np.array_equal(first, sample(story('a dog', 'it runs'), seed=1))
   assert not np.array_equal(first, sample(story('a dog', 'it sits')))
   assert not np.array_equal(
-      first, sample(story('a dog', 'it runs', negative='blur'))
+    first, sample(story('a dog', 'it runs', negative='blur'))
   )
 
 
@@ -94,8 +105,8 @@ def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
   module = dit.DiffusionTransformer(pipe.config)
   board = story('a dog', 'it runs', negative='blur')
   text, negative = (
-      pipe.text_encoder.encode(t)[None]
-      for t in (board.prompts(), board.negatives())
+    pipe.text_encoder.encode(t)[None]
+    for t in (board.prompts(), board.negatives())
   )
   apply = lambda x, text, t: module.apply({'params': pipe.params}, x, text, t)
 
@@ -106,15 +117,19 @@ def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
   key = jax.random.key(5)
   grid = grid_lib.sampling_grid('diffusers', 3)
   expected = samplers.ddim(
-      network,
-      jax.random.normal(jax.random.fold_in(key, 0), (1, 5, 2, 2, 4)),
-      grid,
-      guidance.constant(2.0, 3),
+    network,
+    jax.random.normal(jax.random.fold_in(key, 0), (1, 5, 2, 2, 4)),
+    grid,
+    guidance.constant(2.0, 3),
   )
   found = pipe.sample_latents(
-      board, steps=3, guidance=2.0, seed=5, scheduler='cogvideox_ddim',
-      guidance_schedule='constant',
-  )  # pyformat: disable
+    board,
+    steps=3,
+    guidance=2.0,
+    seed=5,
+    scheduler='cogvideox_ddim',
+    guidance_schedule='constant',
+  )
   np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
@@ -133,11 +148,14 @@ def test_tells_every_step(pipe):
   assert sorted(steps) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize('options,message', [
+@pytest.mark.parametrize(
+  'options,message',
+  [
     (dict(steps=0), '0 sampling steps'),
     (dict(scheduler='euler'), "unknown scheduler 'euler'.*cogvideox_ddim"),
     (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
-])  # pyformat: disable
+  ],
+)
 def test_bad_options_name_legal_ones(pipe, options, message):
   with pytest.raises(ValueError, match=message):
     pipe(story('one'), **options)

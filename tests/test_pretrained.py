@@ -38,13 +38,14 @@ def test_half_precision_stays_and_computes_in_bfloat16(folder, tmp_path):
   parts = pretrained.parts(half)
   assert parts['config'].dtype == 'bfloat16'
   assert {x.dtype.name for x in jax.tree.leaves(parts['params'])} == {
-      'bfloat16'
+    'bfloat16'
   }
   assert parts['text_encoder'].identity.startswith('t5-bfloat16:')
 
 
-@pytest.mark.parametrize('gone', ['scheduler', 'vae', 'text_encoder',
-                                  'tokenizer'])
+@pytest.mark.parametrize(
+  'gone', ['scheduler', 'vae', 'text_encoder', 'tokenizer']
+)
 def test_what_is_missing_is_named(folder, tmp_path, gone):
   part = tmp_path / 'part'
   shutil.copytree(folder, part, ignore=shutil.ignore_patterns(gone))

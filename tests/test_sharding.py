@@ -9,17 +9,17 @@ from ttt_jax import sharding
 
 
 @pytest.mark.parametrize(
-    'mesh, sizes, message',
-    [
-        (dict(data=1, sp=0), {}, 'sp is 0.*1 or more'),
-        (dict(sp=4), dict(num_heads=6), 'sp 4 does not divide the 6 heads'),
-        (dict(data=3, sp=1), {}, 'data 3 does not divide the batch of 4.*; 1'),
-        (dict(data=0, sp=1), {}, 'data is 0.*1 or more'),
-        (dict(data=1, model=2), {}, "axes .'model'.*'data', 'sp'"),
-        (dict(data=4), dict(devices=6), 'divide the 6 devices.*data 2 does'),
-        (dict(data=4), dict(microbatches=2), 'batch of 2 clips'),
-        (dict(data=1), dict(microbatches=3), 'microbatches 3 does not divide'),
-    ],
+  'mesh, sizes, message',
+  [
+    (dict(data=1, sp=0), {}, 'sp is 0.*1 or more'),
+    (dict(sp=4), dict(num_heads=6), 'sp 4 does not divide the 6 heads'),
+    (dict(data=3, sp=1), {}, 'data 3 does not divide the batch of 4.*; 1'),
+    (dict(data=0, sp=1), {}, 'data is 0.*1 or more'),
+    (dict(data=1, model=2), {}, "axes .'model'.*'data', 'sp'"),
+    (dict(data=4), dict(devices=6), 'divide the 6 devices.*data 2 does'),
+    (dict(data=4), dict(microbatches=2), 'batch of 2 clips'),
+    (dict(data=1), dict(microbatches=3), 'microbatches 3 does not divide'),
+  ],
 )
 def test_meshes_that_do_not_divide(mesh, sizes, message):
   with pytest.raises(ValueError, match=message) as e:
@@ -29,16 +29,16 @@ def test_meshes_that_do_not_divide(mesh, sizes, message):
 
 def test_a_mesh_that_divides_passes():
   sharding.check_mesh(
-      dict(data=4, sp=1), batch_size=8, microbatches=2, devices=8
+    dict(data=4, sp=1), batch_size=8, microbatches=2, devices=8
   )
 
 
 def test_parameters_are_split_along_their_largest_divisible_axis():
   # Sharding rules ask a mesh for its sizes only.
   mesh = jax.sharding.AbstractMesh((4, 1), sharding.AXES)
-  spec = lambda *shape: sharding.param_sharding(
-      mesh, jax.ShapeDtypeStruct(shape, jnp.float32)
-  ).spec
+  spec = lambda *shape: (
+    sharding.param_sharding(mesh, jax.ShapeDtypeStruct(shape, jnp.float32)).spec
+  )
   P = jax.sharding.PartitionSpec
   assert spec(42, 256, 512) == P(None, None, 'data')
   assert spec(512, 256) == P('data')
@@ -49,9 +49,11 @@ def test_parameters_are_split_along_their_largest_divisible_axis():
 
 def test_parameters_over_both_axes():
   mesh = jax.sharding.AbstractMesh((2, 8), sharding.AXES)
-  spec = lambda *shape: sharding.param_sharding(
+  spec = lambda *shape: (
+    sharding.param_sharding(
       mesh, jax.ShapeDtypeStruct(shape, jnp.float32), sharding.AXES
-  ).spec
+    ).spec
+  )
   P = jax.sharding.PartitionSpec
   assert spec(42, 256, 512) == P(None, None, ('data', 'sp'))
   assert spec(42, 1022) == P(None, 'data')  # 16 does not divide

@@ -23,18 +23,26 @@ def write(tmp_path, value, name='story.json'):
 
 
 def test_a_storyboard_with_shots(tmp_path):
-  path = write(tmp_path, {
+  path = write(
+    tmp_path,
+    {
       'name': 'a day',
       'shots': {
-          'cat': {'text': 'A cat.', 'video': 'cat.mp4', 'start': 4,
-                  'scene': 'home', 'negative': 'dogs'},
+        'cat': {
+          'text': 'A cat.',
+          'video': 'cat.mp4',
+          'start': 4,
+          'scene': 'home',
+          'negative': 'dogs',
+        },
       },
       'segments': [
-          'cat',
-          {'shot': 'cat', 'text': 'It goes on.', 'repeat': 2},
-          {'text': 'A dog.', 'scene': 2},
+        'cat',
+        {'shot': 'cat', 'text': 'It goes on.', 'repeat': 2},
+        {'text': 'A dog.', 'scene': 2},
       ],
-  })
+    },
+  )
   board = Storyboard.load(path)
   assert board.name == 'a day' and board.seconds == 12
   cat = Segment('A cat.', 'dogs', 'home', 'cat.mp4', 4.0)
@@ -42,46 +50,55 @@ def test_a_storyboard_with_shots(tmp_path):
   assert board.segments == (cat, on, on, Segment('A dog.', scene=2))
   assert board.negatives() == ['dogs', 'dogs', 'dogs', '']
   assert board.prompts() == [
-      'A cat.', 'It goes on.', 'It goes on.<end_scene>', '<start_scene>A dog.',
+    'A cat.',
+    'It goes on.',
+    'It goes on.<end_scene>',
+    '<start_scene>A dog.',
   ]
 
 
 def test_scene_tokens_stand_where_the_scene_changes():
   def prompts(*scenes):
-    return parse([
-        {'text': 't'} | ({} if s is None else {'scene': s}) for s in scenes
-    ]).prompts()
+    return parse(
+      [{'text': 't'} | ({} if s is None else {'scene': s}) for s in scenes]
+    ).prompts()
 
   assert prompts(None, None) == ['t', 't']
   assert prompts(1, 1, None, 1) == ['t', 't', 't', 't']
   assert prompts(1, 2, 1) == [
-      't<end_scene>', '<start_scene>t<end_scene>', '<start_scene>t'
+    't<end_scene>',
+    '<start_scene>t<end_scene>',
+    '<start_scene>t',
   ]
   assert prompts('a', None, 'b') == ['t', 't<end_scene>', '<start_scene>t']
   assert prompts(7) == ['t']
 
 
 def test_both_spellings_are_read_and_one_is_written():
-  board = parse([
+  board = parse(
+    [
       {'text': 'a<scene_end>', 'scene': 1},
       {'text': '<scene_start>b', 'scene': 2},
       {'text': '<start_scene>c<scene_end>', 'negative': 'x<scene_end>'},
-  ])
+    ]
+  )
   assert board.prompts() == [
-      'a<end_scene>', '<start_scene>b', '<start_scene>c<end_scene>'
+    'a<end_scene>',
+    '<start_scene>b',
+    '<start_scene>c<end_scene>',
   ]
   assert board.negatives()[2] == 'x<end_scene>'
 
 
 # Two videos in the form of the paper's files.
 PAPER = [
-    [
-        {'text': 'a', 'requires_scene_transition': True, 'neg_text': 'x'},
-        {'text': 'b', 'requires_scene_transition': False, 'neg_text': None},
-        {'text': 'c', 'requires_scene_transition': True},
-        {'text': 'd', 'requires_scene_transition': True},
-    ],
-    [{'text': 'e'}, {'text': 'f'}],
+  [
+    {'text': 'a', 'requires_scene_transition': True, 'neg_text': 'x'},
+    {'text': 'b', 'requires_scene_transition': False, 'neg_text': None},
+    {'text': 'c', 'requires_scene_transition': True},
+    {'text': 'd', 'requires_scene_transition': True},
+  ],
+  [{'text': 'e'}, {'text': 'f'}],
 ]
 
 
@@ -92,7 +109,10 @@ def test_the_papers_files(tmp_path, name):
     value = '\n\n'.join(json.dumps(v) for v in PAPER) + '\n'
   one, two = load_storyboards(write(tmp_path, value, name))
   assert one.prompts() == [
-      'a', 'b<end_scene>', '<start_scene>c<end_scene>', '<start_scene>d'
+    'a',
+    'b<end_scene>',
+    '<start_scene>c<end_scene>',
+    '<start_scene>d',
   ]
   assert one.negatives() == ['x', '', '', '']
   assert two.prompts() == ['e', 'f']
@@ -108,26 +128,40 @@ def test_forms_of_a_file(tmp_path):
   one = parse(['a', 'b'], name='story')
   assert Storyboard.load(write(tmp_path, ['a', 'b'])) == one
   assert Storyboard.load(write(tmp_path, {'segments': ['a', 'b']})) == one
-  assert Storyboard.load(
-      write(tmp_path, '\ufeff[{"text": "a"}, {"text": "b"}]')
-  ) == one
-  boards = load_storyboards(write(tmp_path, {
-      'shots': {'x': {'text': 'X'}, 'y': {'text': 'Y'}},
-      'storyboards': [
+  assert (
+    Storyboard.load(write(tmp_path, '\ufeff[{"text": "a"}, {"text": "b"}]'))
+    == one
+  )
+  boards = load_storyboards(
+    write(
+      tmp_path,
+      {
+        'shots': {'x': {'text': 'X'}, 'y': {'text': 'Y'}},
+        'storyboards': [
           ['x', 'y'],
-          {'name': 'own', 'segments': ['y', 'x'],
-           'shots': {'x': {'text': 'mine'}}},
-      ],
-  }))
+          {
+            'name': 'own',
+            'segments': ['y', 'x'],
+            'shots': {'x': {'text': 'mine'}},
+          },
+        ],
+      },
+    )
+  )
   assert [b.prompts() for b in boards] == [['X', 'Y'], ['Y', 'mine']]
   assert [b.name for b in boards] == ['story_0', 'own']
 
 
 def test_parse_reads_its_own_fields_again():
-  board = parse({'name': 'n', 'segments': [
-      {'text': 'a', 'scene': 0, 'video': 'v.mp4', 'start': 1.5, 'end': 5},
-      {'text': 'b'},
-  ]})
+  board = parse(
+    {
+      'name': 'n',
+      'segments': [
+        {'text': 'a', 'scene': 0, 'video': 'v.mp4', 'start': 1.5, 'end': 5},
+        {'text': 'b'},
+      ],
+    }
+  )
   fields = [dataclasses.asdict(s) for s in board.segments]
   assert parse({'name': 'n', 'segments': fields}) == board
 
@@ -138,55 +172,69 @@ def test_200_segments_are_legal():
 
 
 @pytest.mark.parametrize(
-    'value, message',
-    [
-        ([], "'storyboard' is empty; give 1 to 200"),
-        ({'segments': []}, 'is empty'),
-        ({}, 'is empty'),
-        ('a', 'is a text; it must be a list'),
-        ({'segments': {'text': 'a'}}, 'is an object; it must be a list'),
-        ({'name': '', 'segments': ['a']}, "name of a storyboard is ''"),
-        ({'segments': ['a'], 'fps': 16, 'seed': 1},
-         "unknown key 'fps', 'seed'; legal are name, shots, segments"),
-        ([{'text': 'a'}, {'txt': 'b'}],
-         "segment 2 .* unknown key 'txt'; legal are text, negative, scene"),
-        (['a'] * 500, '500 segments; at most 200'),
-        ([{'text': 'a', 'repeat': 10**12}], '1000000000000 segments; at most'),
-        ([{'text': 'a', 'repeat': 0}], '"repeat": 0; it must be 1'),
-        ([{'text': 'a', 'repeat': True}], '"repeat": True'),
-        ([{'text': ' '}], 'text of segment 1 .* is empty'),
-        ([{'scene': 1}], 'text of segment 1 .* is empty'),
-        (['a', '<scene_start><end_scene>'], 'text of segment 2 .* is empty'),
-        ([{'text': 3}], 'text of segment 1 .* is a number, not a text'),
-        ([{'text': None}], 'is null, not a text'),
-        ([{'text': 'a', 'negative': ['b']}], 'negative of .* is a list'),
-        ([{'text': 'a<end_scene>b'}], 'scene token in its middle'),
-        ([5], 'segment 1 .* is a number; it must be an object'),
-        ([{'text': 'a', 'scene': True}], 'scene of segment 1 .* is True'),
-        ([{'text': 'a', 'scene': 1.5}], 'scene of segment 1 .* is 1.5'),
-        ([{'text': 'a', 'video': 3}], 'video of segment 1 .* is 3'),
-        ([{'text': 'a', 'video': 'v', 'start': -1}], 'start of .* is -1'),
-        ([{'text': 'a', 'video': 'v', 'start': float('nan')}], 'is nan'),
-        ([{'text': 'a', 'start': 1}], 'has "start", but no "video"'),
-        ([{'text': 'a', 'end': 1}], 'has "end", but no "video"'),
-        ([{'text': 'a', 'video': 'v', 'end': True}], 'end of .* is True'),
-        ([{'text': 'a', 'video': 'v', 'start': 3, 'end': 3}],
-         'ends at 3 s, but starts at 3 s'),
-        ([{'text': 'a', 'neg_text': 'b', 'negative': 'c'}], 'keep one'),
-        ([{'text': 'a', 'scene': 1, 'requires_scene_transition': True}],
-         'keep one'),
-        ([{'text': 'a', 'requires_scene_transition': 1}], 'true or false'),
-        ({'shots': {'x': {'text': 'X'}}, 'segments': ['x', 'z']},
-         "segment 2 .* the shot 'z', which is not defined; defined are x"),
-        ([{'shot': 'z'}], 'not defined; defined are none'),
-        ([{'shot': ['z']}], 'not defined'),
-        ({'shots': [], 'segments': ['x']}, '"shots" is a list'),
-        ({'shots': {'x': 'X'}, 'segments': ['x']}, "shot 'x' is a text"),
-        ({'shots': {'x': {'text': ''}}, 'segments': ['a']},
-         "text of shot 'x' is empty"),
-        ({'shots': {'x': {'text': 'X', 'repeat': 2}}, 'segments': ['a']},
-         "shot 'x' has the unknown key 'repeat'"),
-    ],
+  'value, message',
+  [
+    ([], "'storyboard' is empty; give 1 to 200"),
+    ({'segments': []}, 'is empty'),
+    ({}, 'is empty'),
+    ('a', 'is a text; it must be a list'),
+    ({'segments': {'text': 'a'}}, 'is an object; it must be a list'),
+    ({'name': '', 'segments': ['a']}, "name of a storyboard is ''"),
+    (
+      {'segments': ['a'], 'fps': 16, 'seed': 1},
+      "unknown key 'fps', 'seed'; legal are name, shots, segments",
+    ),
+    (
+      [{'text': 'a'}, {'txt': 'b'}],
+      "segment 2 .* unknown key 'txt'; legal are text, negative, scene",
+    ),
+    (['a'] * 500, '500 segments; at most 200'),
+    ([{'text': 'a', 'repeat': 10**12}], '1000000000000 segments; at most'),
+    ([{'text': 'a', 'repeat': 0}], '"repeat": 0; it must be 1'),
+    ([{'text': 'a', 'repeat': True}], '"repeat": True'),
+    ([{'text': ' '}], 'text of segment 1 .* is empty'),
+    ([{'scene': 1}], 'text of segment 1 .* is empty'),
+    (['a', '<scene_start><end_scene>'], 'text of segment 2 .* is empty'),
+    ([{'text': 3}], 'text of segment 1 .* is a number, not a text'),
+    ([{'text': None}], 'is null, not a text'),
+    ([{'text': 'a', 'negative': ['b']}], 'negative of .* is a list'),
+    ([{'text': 'a<end_scene>b'}], 'scene token in its middle'),
+    ([5], 'segment 1 .* is a number; it must be an object'),
+    ([{'text': 'a', 'scene': True}], 'scene of segment 1 .* is True'),
+    ([{'text': 'a', 'scene': 1.5}], 'scene of segment 1 .* is 1.5'),
+    ([{'text': 'a', 'video': 3}], 'video of segment 1 .* is 3'),
+    ([{'text': 'a', 'video': 'v', 'start': -1}], 'start of .* is -1'),
+    ([{'text': 'a', 'video': 'v', 'start': float('nan')}], 'is nan'),
+    ([{'text': 'a', 'start': 1}], 'has "start", but no "video"'),
+    ([{'text': 'a', 'end': 1}], 'has "end", but no "video"'),
+    ([{'text': 'a', 'video': 'v', 'end': True}], 'end of .* is True'),
+    (
+      [{'text': 'a', 'video': 'v', 'start': 3, 'end': 3}],
+      'ends at 3 s, but starts at 3 s',
+    ),
+    ([{'text': 'a', 'neg_text': 'b', 'negative': 'c'}], 'keep one'),
+    (
+      [{'text': 'a', 'scene': 1, 'requires_scene_transition': True}],
+      'keep one',
+    ),
+    ([{'text': 'a', 'requires_scene_transition': 1}], 'true or false'),
+    (
+      {'shots': {'x': {'text': 'X'}}, 'segments': ['x', 'z']},
+      "segment 2 .* the shot 'z', which is not defined; defined are x",
+    ),
+    ([{'shot': 'z'}], 'not defined; defined are none'),
+    ([{'shot': ['z']}], 'not defined'),
+    ({'shots': [], 'segments': ['x']}, '"shots" is a list'),
+    ({'shots': {'x': 'X'}, 'segments': ['x']}, "shot 'x' is a text"),
+    (
+      {'shots': {'x': {'text': ''}}, 'segments': ['a']},
+      "text of shot 'x' is empty",
+    ),
+    (
+      {'shots': {'x': {'text': 'X', 'repeat': 2}}, 'segments': ['a']},
+      "shot 'x' has the unknown key 'repeat'",
+    ),
+  ],
 )
 def test_what_is_refused(value, message):
   with pytest.raises(ValueError, match=message) as e:
@@ -195,21 +243,27 @@ def test_what_is_refused(value, message):
 
 
 @pytest.mark.parametrize(
-    'text, name, message',
-    [
-        ('{"segments": [\n  {"text": "a"},,\n]}', 's.json',
-         'not JSON, line 2, column 17'),
-        ('', 's.json', 'not JSON, line 1, column 1'),
-        ('["a"]\n\n["b",\n', 's.jsonl', 'not JSON, line 3'),
-        ('', 's.jsonl', 'is empty'),
-        ('7', 's.json', 'holds a number; it must hold a storyboard'),
-        ('[]', 's.json', 'is empty'),
-        ('{"storyboards": []}', 's.json', 'no storyboard'),
-        ('{"storyboards": {}}', 's.json', '"storyboards" is an object'),
-        ('{"storyboards": [["a"]], "name": "x"}', 's.json',
-         "the file has the unknown key 'name'; legal are shots, storyboards"),
-        ('[["a"], []]', 's.json', "storyboard 's_1' is empty"),
-    ],
+  'text, name, message',
+  [
+    (
+      '{"segments": [\n  {"text": "a"},,\n]}',
+      's.json',
+      'not JSON, line 2, column 17',
+    ),
+    ('', 's.json', 'not JSON, line 1, column 1'),
+    ('["a"]\n\n["b",\n', 's.jsonl', 'not JSON, line 3'),
+    ('', 's.jsonl', 'is empty'),
+    ('7', 's.json', 'holds a number; it must hold a storyboard'),
+    ('[]', 's.json', 'is empty'),
+    ('{"storyboards": []}', 's.json', 'no storyboard'),
+    ('{"storyboards": {}}', 's.json', '"storyboards" is an object'),
+    (
+      '{"storyboards": [["a"]], "name": "x"}',
+      's.json',
+      "the file has the unknown key 'name'; legal are shots, storyboards",
+    ),
+    ('[["a"], []]', 's.json', "storyboard 's_1' is empty"),
+  ],
 )
 def test_bad_files(tmp_path, text, name, message):
   path = write(tmp_path, text, name)
@@ -254,8 +308,8 @@ SHOTS = ('cartoon', 'bikes', 'head')
 def captions():
   """Shot -> caption, as the first stage learns them."""
   return {
-      b.name: b.segments[0].text
-      for b in load_storyboards(SHIPPED / 'quickstart_3s.json')
+    b.name: b.segments[0].text
+    for b in load_storyboards(SHIPPED / 'quickstart_3s.json')
   }
 
 
@@ -269,8 +323,9 @@ def test_quickstart_shows_each_shot_and_then_each_change():
     names = [shots[s.text] for s in board.segments]
     assert board.name == '_'.join(names) and len(names) == 3
     pairs.update(zip(names, names[1:]))
-    for (a, b), (x, y) in zip(zip(names, names[1:]),
-                              zip(board.prompts(), board.prompts()[1:])):
+    for (a, b), (x, y) in zip(
+      zip(names, names[1:]), zip(board.prompts(), board.prompts()[1:])
+    ):
       changes = x.endswith('<end_scene>'), y.startswith('<start_scene>')
       assert changes == (a != b, a != b)
   assert set(pairs) == set(itertools.product(SHOTS, SHOTS))

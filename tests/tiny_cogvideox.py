@@ -27,19 +27,27 @@ _WORDS = """A red square moves to the right over a grey floor. The red square
 reaches the wall. Night. The square sleeps. A green square waits. It jumps. It
 lands. The quick brown fox jumps over the lazy dog and seven wizards."""
 _INDEX = {
-    '_class_name': 'CogVideoXPipeline', '_diffusers_version': '0.42.1',
-    'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
-    'text_encoder': ['transformers', 'T5EncoderModel'],
-    'tokenizer': ['transformers', 'T5Tokenizer'],
-    'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
-    'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
+  '_class_name': 'CogVideoXPipeline',
+  '_diffusers_version': '0.42.1',
+  'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
+  'text_encoder': ['transformers', 'T5EncoderModel'],
+  'tokenizer': ['transformers', 'T5Tokenizer'],
+  'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
+  'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
 }
 _SCHEDULER = {
-    '_class_name': 'CogVideoXDPMScheduler', 'beta_start': 0.00085,
-    'beta_end': 0.012, 'beta_schedule': 'scaled_linear', 'clip_sample': False,
-    'num_train_timesteps': 1000, 'prediction_type': 'v_prediction',
-    'rescale_betas_zero_snr': True, 'set_alpha_to_one': True,
-    'snr_shift_scale': 1.0, 'steps_offset': 0, 'timestep_spacing': 'trailing',
+  '_class_name': 'CogVideoXDPMScheduler',
+  'beta_start': 0.00085,
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
+  'clip_sample': False,
+  'num_train_timesteps': 1000,
+  'prediction_type': 'v_prediction',
+  'rescale_betas_zero_snr': True,
+  'set_alpha_to_one': True,
+  'snr_shift_scale': 1.0,
+  'steps_offset': 0,
+  'timestep_spacing': 'trailing',
 }
 
 
@@ -53,26 +61,36 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 
 def write_model(folder: pathlib.Path) -> None:
   config = dit.DiTConfig(
-      model_dim=64, num_heads=2, num_layers=2, time_embed_dim=32,
-      text_dim=TEXT_DIM, in_channels=LATENT_CHANNELS,
-      out_channels=LATENT_CHANNELS, mixer='none', base_rows=2, base_columns=3,
-  )  # pyformat: disable
+    model_dim=64,
+    num_heads=2,
+    num_layers=2,
+    time_embed_dim=32,
+    text_dim=TEXT_DIM,
+    in_channels=LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    mixer='none',
+    base_rows=2,
+    base_columns=3,
+  )
   params = _random(dit.abstract_params(config))
   convert.save_dit(config, params, folder / 'transformer')
   vae = causal3d.CausalVAEConfig(
-      block_out_channels=(8, 8, 16, 16), latent_channels=LATENT_CHANNELS,
-      layers_per_block=1, norm_num_groups=4, scaling_factor=0.7,
+    block_out_channels=(8, 8, 16, 16),
+    latent_channels=LATENT_CHANNELS,
+    layers_per_block=1,
+    norm_num_groups=4,
+    scaling_factor=0.7,
   )
   frames = np.zeros((1, 1, 16, 16, 3), np.float32)
   params = jax.eval_shape(
-      causal3d.CausalVAE(vae).init, jax.random.key(0), frames
+    causal3d.CausalVAE(vae).init, jax.random.key(0), frames
   )
   convert.save_vae(vae, _random(params['params']), folder / 'vae')
   pieces = _write_tokenizer(folder / 'tokenizer')
   _write_t5(folder / 'text_encoder', pieces + 100 + 28)
   for name, content in (
-      ('scheduler/scheduler_config.json', _SCHEDULER),
-      ('model_index.json', _INDEX),
+    ('scheduler/scheduler_config.json', _SCHEDULER),
+    ('model_index.json', _INDEX),
   ):
     path = folder / name
     path.parent.mkdir(exist_ok=True)
@@ -99,14 +117,21 @@ def _write_tokenizer(folder: pathlib.Path) -> int:
   """spiece.model with T5's special tokens; returns the number of pieces."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(_WORDS.split('.')), model_writer=model,
-      vocab_size=80, hard_vocab_limit=False, model_type='unigram', pad_id=0,
-      eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-  )  # pyformat: disable
+    sentence_iterator=iter(_WORDS.split('.')),
+    model_writer=model,
+    vocab_size=80,
+    hard_vocab_limit=False,
+    model_type='unigram',
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
   folder.mkdir(parents=True)
   (folder / 'spiece.model').write_bytes(model.getvalue())
   return sentencepiece.SentencePieceProcessor(
-      model_proto=model.getvalue()
+    model_proto=model.getvalue()
   ).get_piece_size()
 
 
@@ -115,50 +140,64 @@ def _write_t5(folder: pathlib.Path, rows: int) -> None:
   rng = np.random.default_rng(2)
   m, heads, d, hidden, buckets = TEXT_DIM, 4, 8, 48, 8
   tensors = {
-      'shared.weight': rng.normal(size=(rows, m)),
-      'encoder.final_layer_norm.weight': np.ones(m),
+    'shared.weight': rng.normal(size=(rows, m)),
+    'encoder.final_layer_norm.weight': np.ones(m),
   }
   for i in range(2):
     block = f'encoder.block.{i}.layer'
     for name in 'qkv':
-      tensors[f'{block}.0.SelfAttention.{name}.weight'] = rng.normal(
-          size=(heads * d, m)
-      ) / m
+      tensors[f'{block}.0.SelfAttention.{name}.weight'] = (
+        rng.normal(size=(heads * d, m)) / m
+      )
     tensors |= {
-        f'{block}.0.SelfAttention.o.weight': rng.normal(
-            size=(m, heads * d)) / m,
-        f'{block}.0.layer_norm.weight': np.ones(m),
-        f'{block}.1.DenseReluDense.wi_0.weight': rng.normal(
-            size=(hidden, m)) / m**0.5,
-        f'{block}.1.DenseReluDense.wi_1.weight': rng.normal(
-            size=(hidden, m)) / m**0.5,
-        f'{block}.1.DenseReluDense.wo.weight': rng.normal(
-            size=(m, hidden)) / hidden**0.5,
-        f'{block}.1.layer_norm.weight': np.ones(m),
-    }  # pyformat: disable
+      f'{block}.0.SelfAttention.o.weight': rng.normal(size=(m, heads * d)) / m,
+      f'{block}.0.layer_norm.weight': np.ones(m),
+      f'{block}.1.DenseReluDense.wi_0.weight': rng.normal(size=(hidden, m))
+      / m**0.5,
+      f'{block}.1.DenseReluDense.wi_1.weight': rng.normal(size=(hidden, m))
+      / m**0.5,
+      f'{block}.1.DenseReluDense.wo.weight': rng.normal(size=(m, hidden))
+      / hidden**0.5,
+      f'{block}.1.layer_norm.weight': np.ones(m),
+    }
   tensors[
-      'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+    'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
   ] = rng.normal(size=(buckets, heads))
   folder.mkdir(parents=True)
   safetensors.save_file(
-      {k: v.astype(np.float32) for k, v in tensors.items()},
-      folder / 'model.safetensors', metadata={'format': 'pt'},
+    {k: v.astype(np.float32) for k, v in tensors.items()},
+    folder / 'model.safetensors',
+    metadata={'format': 'pt'},
   )
-  (folder / 'config.json').write_text(json.dumps({
-      'architectures': ['T5EncoderModel'], 'model_type': 't5', 'd_model': m,
-      'd_kv': d, 'num_heads': heads, 'd_ff': hidden, 'num_layers': 2,
-      'relative_attention_num_buckets': buckets,
-      'relative_attention_max_distance': 32, 'layer_norm_epsilon': 1e-6,
-      'feed_forward_proj': 'gated-gelu', 'vocab_size': rows,
-      'is_encoder_decoder': False, 'pad_token_id': 0, 'eos_token_id': 1,
-  }))
+  (folder / 'config.json').write_text(
+    json.dumps(
+      {
+        'architectures': ['T5EncoderModel'],
+        'model_type': 't5',
+        'd_model': m,
+        'd_kv': d,
+        'num_heads': heads,
+        'd_ff': hidden,
+        'num_layers': 2,
+        'relative_attention_num_buckets': buckets,
+        'relative_attention_max_distance': 32,
+        'layer_norm_epsilon': 1e-6,
+        'feed_forward_proj': 'gated-gelu',
+        'vocab_size': rows,
+        'is_encoder_decoder': False,
+        'pad_token_id': 0,
+        'eos_token_id': 1,
+      }
+    )
+  )
 
 
 def write_videos(folder: pathlib.Path) -> None:
   """ep01.mp4 of 11 s at 24 fps and ep02.mp4 of 9 s at 16, a moving square."""
   folder.mkdir(parents=True)
   for name, seconds, fps, colour in (
-      ('ep01', 11, 24, (200, 30, 30)), ('ep02', 9, 16, (30, 180, 60)),
+    ('ep01', 11, 24, (200, 30, 30)),
+    ('ep02', 9, 16, (30, 180, 60)),
   ):
     frames = np.full((seconds * fps, 48, 64, 3), 120, np.uint8)
     for i, frame in enumerate(frames):

@@ -92,9 +92,9 @@ def _kind(item: Any) -> str | None:
     return None
   if 'vid_emb' in item:
     raise ValueError(
-        'the file lists the paper\'s own precomputed tensors ("vid_emb"), which'
-        ' are pickles and never read; give it the captions and videos that'
-        ' they were made from'
+      'the file lists the paper\'s own precomputed tensors ("vid_emb"), which'
+      ' are pickles and never read; give it the captions and videos that'
+      ' they were made from'
     )
   if 'scenes' in item:
     return 'episode'
@@ -121,8 +121,8 @@ def parse(value: Any) -> list[Episode]:
   for where, item in items.items():
     if _kind(item) != first:
       raise ValueError(
-          f'{where} is no {first} as the others are; a file holds entries of'
-          ' one form'
+        f'{where} is no {first} as the others are; a file holds entries of'
+        ' one form'
       )
   if first == 'segment':
     return _join([_piece(item, where) for where, item in items.items()])
@@ -141,19 +141,25 @@ def _episode(item: Mapping[str, Any], where: str) -> Episode:
     place = f'scene {i + 1} of {where}'
     if not isinstance(scene, Mapping):
       raise ValueError(
-          f'{place} is {segment_lib.kind_of(scene)}; it must be an object with'
-          ' "texts"'
+        f'{place} is {segment_lib.kind_of(scene)}; it must be an object with'
+        ' "texts"'
       )
     segment_lib.check_keys(scene, _SCENE_KEYS, place)
     texts = scene.get('texts')
     if not isinstance(texts, list) or not texts:
       raise ValueError(
-          f'{place} has no texts; "texts" must be a list, one for every 3 s'
+        f'{place} has no texts; "texts" must be a list, one for every 3 s'
       )
     video = scene.get('video', item.get('video'))
     stretches.append(
-        _stretch(video, scene.get('start'), scene.get('end'), texts,
-                 [i] * len(texts), place)  # pyformat: disable
+      _stretch(
+        video,
+        scene.get('start'),
+        scene.get('end'),
+        texts,
+        [i] * len(texts),
+        place,
+      )
     )
   return Episode(_name(item, stretches[0].video, where), tuple(stretches))
 
@@ -165,9 +171,13 @@ def _video(item: Mapping[str, Any], where: str) -> Episode:
   segment_lib.check_keys(item, (*legal, *_PAPER_KEYS), where)
   texts = [item[key] for key in legal]
   stretch = _stretch(
-      _path(item, where), None, None, texts, _labels(item, len(texts), where),
-      where,
-  )  # pyformat: disable
+    _path(item, where),
+    None,
+    None,
+    texts,
+    _labels(item, len(texts), where),
+    where,
+  )
   return Episode(_name(item, stretch.video, where), (stretch,))
 
 
@@ -178,10 +188,10 @@ def _piece(item: Mapping[str, Any], where: str) -> _Piece:
   for mark, value in zip(_MARKS, marks):
     if type(value) is not bool:
       raise ValueError(
-          f'{where} has "{mark}": {value!r}; it must be true or false'
+        f'{where} has "{mark}": {value!r}; it must be true or false'
       )
   stretch = _stretch(
-      _path(item, where), None, None, [item.get('text')], [0], where
+    _path(item, where), None, None, [item.get('text')], [0], where
   )
   folder = str(pathlib.PurePath(stretch.video).parent)
   return _Piece('episode' if folder == '.' else folder, stretch, *marks)
@@ -197,8 +207,8 @@ def _join(pieces: Sequence[_Piece]) -> list[Episode]:
     parts.sort(key=lambda p: _natural(p.stretch.video))
     scenes = _scenes([p.starts for p in parts], [p.ends for p in parts])
     stretches = [
-        dataclasses.replace(p.stretch, scenes=(scene,))
-        for p, scene in zip(parts, scenes)
+      dataclasses.replace(p.stretch, scenes=(scene,))
+      for p, scene in zip(parts, scenes)
     ]
     out.append(Episode(name, tuple(stretches)))
   return out
@@ -210,22 +220,19 @@ def _natural(path: str) -> list[Any]:
   return [(int(p), '') if p.isdigit() else (-1, p) for p in parts]
 
 
-def _labels(
-    item: Mapping[str, Any], count: int, where: str
-) -> list[int]:
+def _labels(item: Mapping[str, Any], count: int, where: str) -> list[int]:
   """Scene of each segment, from the two lists of marks of an entry."""
   marks = []
   for mark in _MARKS:
     value = item.get(mark, [False] * count)
     if not isinstance(value, list) or any(type(v) is not bool for v in value):
       raise ValueError(
-          f'{where} has "{mark}": {value!r}; it must be a list of true and'
-          ' false'
+        f'{where} has "{mark}": {value!r}; it must be a list of true and false'
       )
     if len(value) != count:
       raise ValueError(
-          f'{where} has {count} texts, but {len(value)} values of "{mark}"; it'
-          ' needs one a text'
+        f'{where} has {count} texts, but {len(value)} values of "{mark}"; it'
+        ' needs one a text'
       )
     marks.append(value)
   return _scenes(*marks)
@@ -245,29 +252,36 @@ def _scenes(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
 def _path(item: Mapping[str, Any], where: str) -> Any:
   if ('mp4' in item) == ('video' in item):
     raise ValueError(
-        f'{where} must name its video once, for example "mp4": "ep01/000.mp4"'
+      f'{where} must name its video once, for example "mp4": "ep01/000.mp4"'
     )
   return item.get('mp4', item.get('video'))
 
 
 def _stretch(
-    video: Any, start: Any, end: Any, texts: Sequence[Any],
-    scenes: Sequence[int], where: str,
-) -> Stretch:  # pyformat: disable
+  video: Any,
+  start: Any,
+  end: Any,
+  texts: Sequence[Any],
+  scenes: Sequence[int],
+  where: str,
+) -> Stretch:
   """Checks what a storyboard would check of the same fields."""
   if video is None:
     raise ValueError(f'{where} has no "video"; name its file')
   segments = [
-      segment_lib.make_segment(
-          {'text': text, 'video': video, 'start': start, 'end': end},
-          f'text {i} of {where}',
-      )
-      for i, text in enumerate(texts, 1)
+    segment_lib.make_segment(
+      {'text': text, 'video': video, 'start': start, 'end': end},
+      f'text {i} of {where}',
+    )
+    for i, text in enumerate(texts, 1)
   ]
   return Stretch(
-      video, segments[0].start or 0.0, segments[0].end,
-      tuple(s.text for s in segments), tuple(scenes),
-  )  # pyformat: disable
+    video,
+    segments[0].start or 0.0,
+    segments[0].end,
+    tuple(s.text for s in segments),
+    tuple(scenes),
+  )
 
 
 def _name(item: Mapping[str, Any], video: str, where: str) -> str:
@@ -283,8 +297,8 @@ def _named_apart(episodes: list[Episode]) -> list[Episode]:
   for episode in episodes:
     if episode.name in seen:
       raise ValueError(
-          f'two episodes have the name {episode.name!r}; give each a "name" of'
-          ' its own'
+        f'two episodes have the name {episode.name!r}; give each a "name" of'
+        ' its own'
       )
     seen.add(episode.name)
   return episodes

@@ -1,7 +1,7 @@
 """The networks that the one trainer trains: `config.backbone` names one.
 
-    dit      CogVideoX's transformer with TTT layers (the default)
-    unet3d   Stable Diffusion's U-Net, inflated to video
+dit      CogVideoX's transformer with TTT layers (the default)
+unet3d   Stable Diffusion's U-Net, inflated to video
 """
 
 from __future__ import annotations
@@ -83,19 +83,26 @@ def of(config: ml_collections.ConfigDict) -> Backbone:
   if name == 'dit':
     model = dit.DiTConfig(**config.model)
     return Backbone(
-        model, dit.DiffusionTransformer, dit,
-        schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
-        'v_prediction', model.num_heads,
-    )  # pyformat: disable
+      model,
+      dit.DiffusionTransformer,
+      dit,
+      schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
+      'v_prediction',
+      model.num_heads,
+    )
   model = unet.UNet3DConfig(**_tuples(config.model))
   return Backbone(
-      model, unet.UNet3D, unet,
-      schedule_lib.raw_schedule().astype(np.float32), model.prediction, None,
-  )  # pyformat: disable
+    model,
+    unet.UNet3D,
+    unet,
+    schedule_lib.raw_schedule().astype(np.float32),
+    model.prediction,
+    None,
+  )
 
 
 def geometry(
-    config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict,
 ) -> geometry_lib.Geometry | geometry_lib.FrameGeometry:
   """The sizes of the clips that a config trains on."""
   if _name(config) == 'dit':
@@ -104,7 +111,7 @@ def geometry(
 
 
 def ddim_grid(
-    config: ml_collections.ConfigDict, steps: int
+  config: ml_collections.ConfigDict, steps: int
 ) -> grid_lib.SamplingGrid:
   """The levels along which DDIM samples and inverts, as pre-training's.
 
@@ -129,6 +136,6 @@ def _name(config: ml_collections.ConfigDict) -> str:
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of a dataclass; JSON has lists where it has tuples."""
   return {
-      name: tuple(value) if isinstance(value, list) else value
-      for name, value in fields.items()
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in fields.items()
   }

@@ -11,11 +11,21 @@ import os
 _SECONDS = 30.0  # of trying again, where the service does not answer.
 _READ = ('storage.objects.get', 'storage.objects.list')
 # Orbax asks of what kind the bucket is: storage.buckets.get.
-_WRITE = ('storage.buckets.get', *_READ, 'storage.objects.create',
-          'storage.objects.delete')  # pyformat: disable
+_WRITE = (
+  'storage.buckets.get',
+  *_READ,
+  'storage.objects.create',
+  'storage.objects.delete',
+)
 # Whose errors come to us after some tries of theirs.
-_LIBRARIES = ('gcsfs', 'aiohttp', 'google.api_core', 'google.auth',
-              'google.cloud', 'requests')  # pyformat: disable
+_LIBRARIES = (
+  'gcsfs',
+  'aiohttp',
+  'google.api_core',
+  'google.auth',
+  'google.cloud',
+  'requests',
+)
 
 
 class UnreachableError(Exception):
@@ -44,12 +54,13 @@ def check(path: str | os.PathLike[str], write: bool = False) -> None:
     from google.cloud.storage import retry
   except ImportError as e:
     raise ValueError(
-        f'{path} needs a package that is not installed: pip install gcsfs'
+      f'{path} needs a package that is not installed: pip install gcsfs'
     ) from e
   del gcsfs
   name = rest.partition('/')[0]
   patience = dict(
-      timeout=_SECONDS, retry=retry.DEFAULT_RETRY.with_timeout(_SECONDS))
+    timeout=_SECONDS, retry=retry.DEFAULT_RETRY.with_timeout(_SECONDS)
+  )
   try:
     bucket = _client(storage, auth, write).bucket(name)
     if write:
@@ -57,34 +68,34 @@ def check(path: str | os.PathLike[str], write: bool = False) -> None:
       lacking = ', '.join(right for right in _WRITE if right not in granted)
       if lacking:
         raise ValueError(
-            f'{path} cannot be written: this account lacks {lacking}; give it'
-            ' the roles Storage Object Admin and Storage Legacy Bucket Reader'
-            f' on gs://{name}'
+          f'{path} cannot be written: this account lacks {lacking}; give it'
+          ' the roles Storage Object Admin and Storage Legacy Bucket Reader'
+          f' on gs://{name}'
         )
     else:
       list(bucket.list_blobs(max_results=1, **patience))
   except exceptions.NotFound as e:
     raise ValueError(
-        f'{path}: there is no bucket gs://{name}; make it with gcloud storage'
-        f' buckets create gs://{name} --location=REGION'
+      f'{path}: there is no bucket gs://{name}; make it with gcloud storage'
+      f' buckets create gs://{name} --location=REGION'
     ) from e
   except (exceptions.Forbidden, exceptions.Unauthorized) as e:
     raise ValueError(
-        f'{path} cannot be read: {_line(e)}; name an account that may by'
-        ' gcloud auth application-default login, or give this one the role'
-        f' Storage Object Viewer on gs://{name}'
+      f'{path} cannot be read: {_line(e)}; name an account that may by'
+      ' gcloud auth application-default login, or give this one the role'
+      f' Storage Object Viewer on gs://{name}'
     ) from e
   except auth.DefaultCredentialsError as e:
     raise ValueError(
-        f'{path} needs credentials, and there are none: run gcloud auth'
-        ' application-default login, or name a file of them in'
-        ' GOOGLE_APPLICATION_CREDENTIALS'
+      f'{path} needs credentials, and there are none: run gcloud auth'
+      ' application-default login, or name a file of them in'
+      ' GOOGLE_APPLICATION_CREDENTIALS'
     ) from e
   except (exceptions.GoogleAPIError, auth.GoogleAuthError, OSError) as e:
     if 'Project was not passed' in str(e):
       raise ValueError(
-          f'{path}: the credentials name no project; name it in'
-          ' GOOGLE_CLOUD_PROJECT'
+        f'{path}: the credentials name no project; name it in'
+        ' GOOGLE_CLOUD_PROJECT'
       ) from e
     raise UnreachableError(f'{path} cannot be reached: {_line(e)}') from e
 
@@ -98,8 +109,8 @@ def lost(error: BaseException) -> str | None:
   if not module.startswith(tuple(f'{name}.' for name in _LIBRARIES)):
     return None
   return (
-      f'a bucket of this run does not answer ({_line(error)}); start again,'
-      ' what was saved is whole'
+    f'a bucket of this run does not answer ({_line(error)}); start again,'
+    ' what was saved is whole'
   )
 
 

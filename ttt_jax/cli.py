@@ -22,7 +22,7 @@ USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def run(
-    main: Callable[[Sequence[str]], int | None], arguments: bool = False
+  main: Callable[[Sequence[str]], int | None], arguments: bool = False
 ) -> None:
   """Runs `main` with absl flags; user errors become `error: ...`, exit 2.
 
@@ -67,8 +67,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if argument.startswith('--config='):
       path = argument.partition('=')[2].partition(':')[0]
       if not pathlib.Path(path).is_file():
-        sys.exit(_fail(f'--config {path} does not exist; configs/quickstart.py'
-                       ' is one'))  # pyformat: disable
+        sys.exit(
+          _fail(f'--config {path} does not exist; configs/quickstart.py is one')
+        )
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:

@@ -28,22 +28,22 @@ class CLIPScore:
   """Judges videos by a CLIP."""
 
   def __init__(
-      self,
-      config: clip.CLIPConfig,
-      params: dict,
-      tokenizer: clip_tokenizer.CLIPTokenizer,
-      pixels: clip_pixels.ClipPixels,
+    self,
+    config: clip.CLIPConfig,
+    params: dict,
+    tokenizer: clip_tokenizer.CLIPTokenizer,
+    pixels: clip_pixels.ClipPixels,
   ):
     """Wraps a loaded CLIP; `load` reads one."""
     self._tokenizer = dataclasses.replace(
-        tokenizer, length=config.text.max_length
+      tokenizer, length=config.text.max_length
     )
     self._pixels = pixels
     self._params = jax.device_put(params)
     module = clip.CLIP(config)
     self._images, self._texts = (
-        jax.jit(lambda p, *x, m=m: module.apply({'params': p}, *x, method=m))
-        for m in ('images', 'texts')
+      jax.jit(lambda p, *x, m=m: module.apply({'params': p}, *x, method=m))
+      for m in ('images', 'texts')
     )
 
   @classmethod
@@ -64,9 +64,9 @@ class CLIPScore:
     config, params = convert.load_clip_model(folder, dtype=np.float32)
     if pixels.size != config.vision.image_size:
       raise ValueError(
-          f'{clip_pixels.CONFIG} in {folder} makes pictures of'
-          f' {pixels.size} pixels, but config.json says'
-          f' {config.vision.image_size}: they are of different models'
+        f'{clip_pixels.CONFIG} in {folder} makes pictures of'
+        f' {pixels.size} pixels, but config.json says'
+        f' {config.vision.image_size}: they are of different models'
       )
     return cls(config, params, tokenizer, pixels)
 
@@ -85,8 +85,8 @@ class CLIPScore:
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
       raise ValueError(
-          f'frames are {frames.dtype} {list(frames.shape)}; they must be uint8'
-          ' [F, H, W, 3]'
+        f'frames are {frames.dtype} {list(frames.shape)}; they must be uint8'
+        ' [F, H, W, 3]'
       )
     out = []
     for i in range(0, len(frames), _BATCH):
@@ -134,8 +134,8 @@ def consistency(vectors: np.ndarray, pairs: str = 'all') -> float:
     raise ValueError(f'pairs {pairs!r}; legal are {", ".join(PAIRS)}')
   if len(vectors) < 2:
     raise ValueError(
-        f'{len(vectors)} frame cannot be compared with another; a video has 2'
-        ' or more'
+      f'{len(vectors)} frame cannot be compared with another; a video has 2'
+      ' or more'
     )
   cosines = vectors.astype(np.float64) @ vectors.T
   if pairs == 'all':

@@ -9,9 +9,11 @@ from etils import epath
 import jax
 
 _FOLDER = flags.DEFINE_string(
-    'compilation_cache', None, 'Folder of compiled programs; default:'
-    " JAX_COMPILATION_CACHE_DIR, else WORKDIR/compilation_cache; '' for none.",
-)  # pyformat: disable
+  'compilation_cache',
+  None,
+  'Folder of compiled programs; default:'
+  " JAX_COMPILATION_CACHE_DIR, else WORKDIR/compilation_cache; '' for none.",
+)
 
 
 def keep(workdir: str | os.PathLike[str]) -> None:

@@ -26,16 +26,23 @@ from ttt_jax.demo_steps import Step
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
 _MEMORY = flags.DEFINE_bool(
-    'memory', False, 'Compare TTT layers with local attention alone.'
+  'memory', False, 'Compare TTT layers with local attention alone.'
 )
 
 _STORIES = 'configs/storyboards'
 # A model that knows a few clips by heart needs little guidance.
-_SAMPLING = ('--steps=25', '--guidance=1.25',
-             '--guidance_schedule=constant')  # pyformat: disable
+_SAMPLING = ('--steps=25', '--guidance=1.25', '--guidance_schedule=constant')
 # What a demonstration leaves behind, but for the cache of compiled programs.
-_SHOW = ('*.mp4', '*.png', '*.json', '*/losses.png', '*/metrics.jsonl',
-         '*/events*', '*/checkpoints', 'data/*')  # pyformat: disable
+_SHOW = (
+  '*.mp4',
+  '*.png',
+  '*.json',
+  '*/losses.png',
+  '*/metrics.jsonl',
+  '*/events*',
+  '*/checkpoints',
+  'data/*',
+)
 
 
 def story_steps() -> list[Step]:
@@ -45,29 +52,29 @@ def story_steps() -> list[Step]:
   def stage(name):
     config = f'--config=configs/quickstart.py:{name}'
     return [
-        Step(f'precompute {name}', 'ttt_jax.precompute', (config, where)),
-        Step(f'train {name}', 'ttt_jax.train', (config, where)),
+      Step(f'precompute {name}', 'ttt_jax.precompute', (config, where)),
+      Step(f'train {name}', 'ttt_jax.train', (config, where)),
     ]
 
   check = Step(
-      'check the captions',
-      'ttt_jax.evaluate',
-      (
-          where + '/3s',
-          f'--storyboards={_STORIES}/quickstart_3s.json',
-          *_SAMPLING,
-          '--out={workdir}/captions.json',
-      ),
+    'check the captions',
+    'ttt_jax.evaluate',
+    (
+      where + '/3s',
+      f'--storyboards={_STORIES}/quickstart_3s.json',
+      *_SAMPLING,
+      '--out={workdir}/captions.json',
+    ),
   )
   minute = Step(
-      'sample one minute',
-      'ttt_jax.sample',
-      (
-          where + '/9s',
-          f'--storyboard={_STORIES}/one_minute.json',
-          '--out={workdir}/one_minute.mp4',
-          *_SAMPLING,
-      ),
+    'sample one minute',
+    'ttt_jax.sample',
+    (
+      where + '/9s',
+      f'--storyboard={_STORIES}/one_minute.json',
+      '--out={workdir}/one_minute.mp4',
+      *_SAMPLING,
+    ),
   )
   return [*stage('3s'), check, *stage('9s'), minute]
 
@@ -75,38 +82,38 @@ def story_steps() -> list[Step]:
 def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
   """Two stages and a score at 63 seconds for each mixer, trained alike."""
   steps = [
-      Step(
-          f'precompute {stage}',
-          'ttt_jax.precompute',
-          (f'--config=configs/memory.py:{stage}', '--workdir={workdir}'),
-      )
-      for stage in ('3s', '18s')
+    Step(
+      f'precompute {stage}',
+      'ttt_jax.precompute',
+      (f'--config=configs/memory.py:{stage}', '--workdir={workdir}'),
+    )
+    for stage in ('3s', '18s')
   ]
   for mixer in mixers:
     steps += [
-        Step(
-            f'train {stage}, {mixer}',
-            'ttt_jax.train',
-            (
-                f'--config=configs/memory.py:{stage},{mixer}',
-                '--workdir={workdir}',
-            ),
-        )
-        for stage in ('3s', '18s')
+      Step(
+        f'train {stage}, {mixer}',
+        'ttt_jax.train',
+        (
+          f'--config=configs/memory.py:{stage},{mixer}',
+          '--workdir={workdir}',
+        ),
+      )
+      for stage in ('3s', '18s')
     ]
     steps.append(
-        Step(
-            f'63 s from one caption, {mixer}',
-            'ttt_jax.evaluate',
-            (
-                '--workdir={workdir}/' + f'{mixer}_18s',
-                f'--storyboards={_STORIES}/memory_63s.json',
-                f'--first_segment={FIRST_LATE_SEGMENT}',
-                '--seeds=3',
-                *_SAMPLING,
-                '--out={workdir}/' + f'{mixer}.json',
-            ),
-        )
+      Step(
+        f'63 s from one caption, {mixer}',
+        'ttt_jax.evaluate',
+        (
+          '--workdir={workdir}/' + f'{mixer}_18s',
+          f'--storyboards={_STORIES}/memory_63s.json',
+          f'--first_segment={FIRST_LATE_SEGMENT}',
+          '--seeds=3',
+          *_SAMPLING,
+          '--out={workdir}/' + f'{mixer}.json',
+        ),
+      )
     )
   return steps
 
@@ -124,8 +131,8 @@ def story_verdict(workdir: pathlib.Path) -> bool:
   samples = len(result['samples'])
   right = sum(s['expected'] == s['shown'] for s in result['samples'])
   print(
-      f'captions that give their own clip: {right} of {samples}; worst'
-      f' {worst:.1f} dB against the reconstruction (25 dB is asked for)'
+    f'captions that give their own clip: {right} of {samples}; worst'
+    f' {worst:.1f} dB against the reconstruction (25 dB is asked for)'
   )
   return right == samples and worst >= 25
 
@@ -144,7 +151,7 @@ def memory_verdict(workdir: pathlib.Path, mixers: tuple[str, ...]) -> bool:
     result = json.loads((workdir / f'{mixer}.json').read_text())
     shares[mixer] = result['share_right']
     table.add_row(
-        mixer, f'{result["share_right"]:.1%}', f'{result["chance"]:.0%}'
+      mixer, f'{result["share_right"]:.1%}', f'{result["chance"]:.0%}'
     )
   rich_console.Console().print(table)
   return shares['ttt_mlp'] >= 0.9 and shares['none'] < 0.5
@@ -169,17 +176,22 @@ def main(_) -> int:
     print(f'  {path}')
   print(f'losses in a browser: tensorboard --logdir={workdir}')
   if _MEMORY.value:
-    print('next: read docs/memory.md, or compare TTT-Linear with'
-          ' --config=configs/memory.py:18s,ttt_linear')
+    print(
+      'next: read docs/memory.md, or compare TTT-Linear with'
+      ' --config=configs/memory.py:18s,ttt_linear'
+    )
   else:
-    print('next: write your own storyboard like'
-          f' {_STORIES}/one_minute.json and run\n'
-          f'  python -m ttt_jax.sample --workdir={workdir}'
-          f' --storyboard=FILE.json --out={workdir}/mine.mp4'
-          f' {shlex.join(_SAMPLING)}')
+    print(
+      'next: write your own storyboard like'
+      f' {_STORIES}/one_minute.json and run\n'
+      f'  python -m ttt_jax.sample --workdir={workdir}'
+      f' --storyboard=FILE.json --out={workdir}/mine.mp4'
+      f' {shlex.join(_SAMPLING)}'
+    )
   if not good:
-    print('error: the model does not show what it was asked for',
-          file=sys.stderr)
+    print(
+      'error: the model does not show what it was asked for', file=sys.stderr
+    )
     return 1
   return 0
 

@@ -27,7 +27,7 @@ from ttt_jax.shapes import demonstration
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo_edit', 'Folder of outputs.')
 _PAGE = flags.DEFINE_string(
-    'page', None, 'Markdown file to write; default: WORKDIR/edit.md.'
+  'page', None, 'Markdown file to write; default: WORKDIR/edit.md.'
 )
 
 
@@ -41,22 +41,24 @@ def main(_) -> int:
     frames = dict(file)
   page = pathlib.Path(_PAGE.value or workdir / 'edit.md')
   edit_page.write(
-      page, found, frames,
-      (demonstration.REAL_PROMPT, *demonstration.REAL_EDITS),
-      demonstration.real_clips(workdir),
-      prompt=demonstration.PROMPT,
-      settings=demonstration.SETTINGS,
-      seconds=[(d.title, d.seconds) for d in done],
-      fps=demonstration.FPS,
-  )  # pyformat: disable
+    page,
+    found,
+    frames,
+    (demonstration.REAL_PROMPT, *demonstration.REAL_EDITS),
+    demonstration.real_clips(workdir),
+    prompt=demonstration.PROMPT,
+    settings=demonstration.SETTINGS,
+    seconds=[(d.title, d.seconds) for d in done],
+    fps=demonstration.FPS,
+  )
   demo_steps.summary(done, workdir)
   print(f'read {page}; the bikes are in {workdir}/bikes/edits')
   if not demonstration.verdict(found):
     print(
-        f'error: fewer than {demonstration.LEAST_FOLLOWED:.0%} of the edits are'
-        ' followed, or their paths are less than'
-        f" {demonstration.LEAST_CORRELATION} like the source's",
-        file=sys.stderr,
+      f'error: fewer than {demonstration.LEAST_FOLLOWED:.0%} of the edits are'
+      ' followed, or their paths are less than'
+      f" {demonstration.LEAST_CORRELATION} like the source's",
+      file=sys.stderr,
     )
     return 1
   return 0

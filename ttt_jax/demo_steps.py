@@ -60,18 +60,20 @@ def run(step: Step, workdir: pathlib.Path) -> Done:
   # Compiled programs are shared by the steps and by later runs.
   environment = dict(os.environ)
   environment.setdefault(
-      'JAX_COMPILATION_CACHE_DIR', str(workdir.resolve() / 'jax_cache')
+    'JAX_COMPILATION_CACHE_DIR', str(workdir.resolve() / 'jax_cache')
   )
   start = time.perf_counter()
   process = subprocess.Popen(
-      [sys.executable, '-m', step.module, *arguments], env=environment
+    [sys.executable, '-m', step.module, *arguments], env=environment
   )
   _, status, usage = os.wait4(process.pid, 0)
   process.returncode = os.waitstatus_to_exitcode(status)
   seconds = time.perf_counter() - start
   if process.returncode:
-    print(f'error: step {step.title!r} failed; outputs so far are in {workdir}',
-          file=sys.stderr)  # pyformat: disable
+    print(
+      f'error: step {step.title!r} failed; outputs so far are in {workdir}',
+      file=sys.stderr,
+    )
     raise SystemExit(1)
   unit = 2**20 if sys.platform == 'darwin' else 2**10
   return Done(step.title, seconds, usage.ru_maxrss / unit)
@@ -88,11 +90,11 @@ def summary(done: Sequence[Done], workdir: pathlib.Path) -> None:
     table.add_row(d.title, f'{d.seconds:.0f}', f'{d.peak_mb:,.0f}')
   table.add_section()
   table.add_row(
-      'all',
-      f'{sum(d.seconds for d in done):.0f}',
-      f'{max(d.peak_mb for d in done):,.0f}',
+    'all',
+    f'{sum(d.seconds for d in done):.0f}',
+    f'{max(d.peak_mb for d in done):,.0f}',
   )
   console.print(table)
   (workdir / 'summary.json').write_text(
-      json.dumps([dataclasses.asdict(d) for d in done], indent=1)
+    json.dumps([dataclasses.asdict(d) for d in done], indent=1)
   )

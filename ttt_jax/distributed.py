@@ -24,30 +24,39 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of process 0, where all processes meet.'
+  'coordinator', None, 'HOST:PORT of process 0, where all processes meet.'
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    'num_processes', None, 'Processes that work together.'
+  'num_processes', None, 'Processes that work together.'
 )
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0 on.')
 _DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', None, 'Whether there are several processes; default: where'
-    ' JAX finds them (TPU pods, GKE, Slurm) or the three flags say so.',
-)  # pyformat: disable
+  'distributed',
+  None,
+  'Whether there are several processes; default: where'
+  ' JAX finds them (TPU pods, GKE, Slurm) or the three flags say so.',
+)
 _CONNECT_TIMEOUT = flags.DEFINE_integer(
-    'connect_timeout', 300, 'Seconds in which all processes must meet.'
+  'connect_timeout', 300, 'Seconds in which all processes must meet.'
 )
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    'heartbeat_timeout', 100, 'Seconds after which a silent process counts as'
-    ' dead; the others then end.',
-)  # pyformat: disable
+  'heartbeat_timeout',
+  100,
+  'Seconds after which a silent process counts as dead; the others then end.',
+)
 
 # What backends say in whose programs another process ended.
 _LOST = (
-    'closed by peer', 'Connection reset', 'Connect timeout', 'heartbeat',
-    'coordination service', 'CoordinationService', 'Barrier timed out',
-    'NCCL operation', 'remote process exited',
-)  # pyformat: disable
+  'closed by peer',
+  'Connection reset',
+  'Connect timeout',
+  'heartbeat',
+  'coordination service',
+  'CoordinationService',
+  'Barrier timed out',
+  'NCCL operation',
+  'remote process exited',
+)
 
 
 def start() -> None:
@@ -77,27 +86,29 @@ def _join() -> None:
   deadline = _deadline(coordinator, count, index)
   try:
     jax.distributed.initialize(
-        coordinator, count, index,
-        cluster_detection_method='deactivate' if by_hand else None,
-        # Later than ours: it ends the process with a dump of its stack.
-        initialization_timeout=_CONNECT_TIMEOUT.value + 60,
-        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
-    )  # pyformat: disable
+      coordinator,
+      count,
+      index,
+      cluster_detection_method='deactivate' if by_hand else None,
+      # Later than ours: it ends the process with a dump of its stack.
+      initialization_timeout=_CONNECT_TIMEOUT.value + 60,
+      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
+    )
   except ValueError as e:  # JAX finds no cluster, or not all about it.
     if not told and 'should be defined' in str(e):
       return
     raise ValueError(
-        f'JAX finds no processes to work with here ({e}) name them by'
-        ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
+      f'JAX finds no processes to work with here ({e}) name them by'
+      ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
     ) from e
   except RuntimeError as e:
     if not told and 'must be called before' in str(e):
       return  # In a notebook, or behind other work of this process.
     where = coordinator or 'an address that JAX found'
     raise ValueError(
-        f'cannot start the processes with the coordinator {where}:'
-        f' {str(e).splitlines()[0]}; a port that is free there is needed, or'
-        ' --nodistributed to run alone'
+      f'cannot start the processes with the coordinator {where}:'
+      f' {str(e).splitlines()[0]}; a port that is free there is needed, or'
+      ' --nodistributed to run alone'
     ) from e
   finally:
     deadline.cancel()
@@ -127,9 +138,9 @@ def lost(error: BaseException) -> str | None:
   if not several() or not any(words in text for words in _LOST):
     return None
   return (
-      f'process {jax.process_index()} of {jax.process_count()} lost another'
-      f' one ({text.splitlines()[0][:120]}); start all of them again, training'
-      ' goes on from the last checkpoint'
+    f'process {jax.process_index()} of {jax.process_count()} lost another'
+    f' one ({text.splitlines()[0][:120]}); start all of them again, training'
+    ' goes on from the last checkpoint'
   )
 
 
@@ -164,20 +175,20 @@ def _given() -> tuple[str | None, int | None, int | None]:
   index = _number(_PROCESS_ID.value, 'JAX_PROCESS_ID')
   if coordinator is not None and not coordinator.rpartition(':')[2].isdecimal():
     raise ValueError(
-        f'--coordinator is {coordinator!r}; it must be HOST:PORT, for example'
-        ' 10.0.0.1:1234'
+      f'--coordinator is {coordinator!r}; it must be HOST:PORT, for example'
+      ' 10.0.0.1:1234'
     )
   if count is not None and count < 1:
     raise ValueError(f'--num_processes is {count}; it must be 1 or more')
   if (count is None) != (index is None):
     raise ValueError(
-        f'--num_processes is {count} and --process_id is {index}; give both,'
-        ' for example 2 and 0'
+      f'--num_processes is {count} and --process_id is {index}; give both,'
+      ' for example 2 and 0'
     )
   if index is not None and not 0 <= index < count:
     raise ValueError(
-        f'--process_id is {index}; with --num_processes={count} it must be in'
-        f' 0 .. {count - 1}'
+      f'--process_id is {index}; with --num_processes={count} it must be in'
+      f' 0 .. {count - 1}'
     )
   return coordinator, count, index
 
@@ -205,12 +216,12 @@ def _deadline(coordinator, count, index) -> threading.Timer:
         reason = f'it cannot be reached: {e.strerror or e}'
     who = 'this process' if count is None else f'process {index} of {count}'
     print(
-        f'error: {who} waited'
-        f' {_CONNECT_TIMEOUT.value} s (--connect_timeout) at {where}, but'
-        f' {reason}; start all processes with the same --coordinator, process'
-        ' 0 on its host',
-        file=sys.stderr,
-        flush=True,
+      f'error: {who} waited'
+      f' {_CONNECT_TIMEOUT.value} s (--connect_timeout) at {where}, but'
+      f' {reason}; start all processes with the same --coordinator, process'
+      ' 0 on its host',
+      file=sys.stderr,
+      flush=True,
     )
     os._exit(os.EX_TEMPFAIL)
 

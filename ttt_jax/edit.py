@@ -20,27 +20,29 @@ from ttt_jax import cli
 from ttt_jax import paths
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the tuning.', required=True
+  'workdir', None, 'Folder of the tuning.', required=True
 )
 _PROMPT = flags.DEFINE_multi_string(
-    'prompt', None, 'What the edit shows; may be given several times.',
-    required=True,
-)  # pyformat: disable
+  'prompt',
+  None,
+  'What the edit shows; may be given several times.',
+  required=True,
+)
 _OUT = flags.DEFINE_string(
-    'out', None, 'Folder of the results; default: WORKDIR/edits.'
+  'out', None, 'Folder of the results; default: WORKDIR/edits.'
 )
 _STEPS = flags.DEFINE_integer('steps', 50, 'DDIM steps, 1 to 1000.')
 _GUIDANCE = flags.DEFINE_float('guidance', 12.5, 'Strength of the text.')
 _NEGATIVE = flags.DEFINE_string('negative', '', 'What the edit does not show.')
 _INVERSION = flags.DEFINE_bool(
-    'inversion', True, 'Begin with the inverted source; else with noise.'
+  'inversion', True, 'Begin with the inverted source; else with noise.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise without inversion.')
 _BATCH = flags.DEFINE_integer(
-    'batch', None, 'Texts at once; fewer need less memory. Default: all.'
+  'batch', None, 'Texts at once; fewer need less memory. Default: all.'
 )
 _MESH = flags.DEFINE_string(
-    'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
+  'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
 )
 _EMA = flags.DEFINE_bool('ema', True, 'Use the averaged weights.')
 
@@ -66,15 +68,20 @@ def main(_) -> None:
   start = time.perf_counter()
   with progress.Bar('editing', _STEPS.value * rounds) as bar:
     edits = pipe(
-        prompts, steps=_STEPS.value, guidance=_GUIDANCE.value,
-        negative=_NEGATIVE.value, inversion=_INVERSION.value,
-        seed=_SEED.value, batch=_BATCH.value, on_step=lambda _: bar.advance(),
-    )  # pyformat: disable
+      prompts,
+      steps=_STEPS.value,
+      guidance=_GUIDANCE.value,
+      negative=_NEGATIVE.value,
+      inversion=_INVERSION.value,
+      seed=_SEED.value,
+      batch=_BATCH.value,
+      on_step=lambda _: bar.advance(),
+    )
   print(f'edited in {time.perf_counter() - start:.1f} s')
   out.mkdir(parents=True, exist_ok=True)
   results = {
-      f'{i:02d}_{_slug(prompt)}': frames
-      for i, (prompt, frames) in enumerate(zip(prompts, edits), 1)
+    f'{i:02d}_{_slug(prompt)}': frames
+    for i, (prompt, frames) in enumerate(zip(prompts, edits), 1)
   }
   results['side_by_side'] = sheet.side_by_side(pipe.source, edits)
   for name, frames in results.items():

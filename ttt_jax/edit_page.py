@@ -16,15 +16,15 @@ _SHOWN = 4  # frames of a clip in a picture
 _ZOOM = 2
 _COMPARED = 4  # edits in the picture of the ablations
 _MEANS = {
-    'followed': 'edits followed',
-    'share': 'frames that show all of it',
-    'shape': 'frames with the shape',
-    'colour': 'frames with its colour',
-    'background': "frames with the background's colour",
-    'texture': 'frames with its texture',
-    'correlation': "path like the source's",
-    'consistency': 'neighbours that show the same',
-    'flicker': 'flicker of the background (of 255)',
+  'followed': 'edits followed',
+  'share': 'frames that show all of it',
+  'shape': 'frames with the shape',
+  'colour': 'frames with its colour',
+  'background': "frames with the background's colour",
+  'texture': 'frames with its texture',
+  'correlation': "path like the source's",
+  'consistency': 'neighbours that show the same',
+  'flicker': 'flicker of the background (of 255)',
 }
 
 _TEXT = """\
@@ -85,16 +85,16 @@ stay the same, `--config=configs/tune_a_video.py:FOLDER`.
 
 
 def write(
-    page: pathlib.Path,
-    found: Mapping[str, Any],
-    frames: Mapping[str, np.ndarray],
-    real: Sequence[str],
-    real_frames: np.ndarray,
-    *,
-    prompt: str,
-    settings: Mapping[str, float],
-    seconds: Sequence[tuple[str, float]],
-    fps: float,
+  page: pathlib.Path,
+  found: Mapping[str, Any],
+  frames: Mapping[str, np.ndarray],
+  real: Sequence[str],
+  real_frames: np.ndarray,
+  *,
+  prompt: str,
+  settings: Mapping[str, float],
+  seconds: Sequence[tuple[str, float]],
+  fps: float,
 ) -> None:
   """Writes the page, and pictures and a video beside it.
 
@@ -118,10 +118,10 @@ def write(
   compared = np.linspace(0, len(prompts) - 1, _COMPARED).round().astype(int)
   cells = [(name, i) for i in compared for name in found['methods']]
   picture(
-      beside('_ablations.png'),
-      np.stack([frames[name][i] for name, i in cells]),
-      [f'{name}: {prompts[i]}' for name, i in cells],
-      len(found['methods']),
+    beside('_ablations.png'),
+    np.stack([frames[name][i] for name, i in cells]),
+    [f'{name}: {prompts[i]}' for name, i in cells],
+    len(found['methods']),
   )
   picture(beside('_bikes.png'), real_frames, real, 2)
   both = sheet.side_by_side(frames['source'], frames[full])
@@ -131,7 +131,8 @@ def write(
   hard = [p for p in prompts if comparison.is_hard(p, prompt)]
   each = found['methods'][full]['edits']
   mean = lambda name: np.mean([e[name] for e in each])
-  page.write_text(_TEXT.format(
+  page.write_text(
+    _TEXT.format(
       **settings,
       prompt=prompt,
       count=len(prompts),
@@ -146,14 +147,15 @@ def write(
       edits=edits(found),
       real=real[0],
       real_frames=real_frames.shape[1],
-      times=table(['step', 'seconds'], [
-          [name, f'{value:.0f}'] for name, value in seconds
-      ]),
-  ))  # pyformat: disable
+      times=table(
+        ['step', 'seconds'], [[name, f'{value:.0f}'] for name, value in seconds]
+      ),
+    )
+  )
 
 
 def picture(
-    path: pathlib.Path, clips: np.ndarray, labels: Sequence[str], columns: int
+  path: pathlib.Path, clips: np.ndarray, labels: Sequence[str], columns: int
 ) -> None:
   """A few frames of each clip [n, F, H, W, 3] in a strip with its label."""
   count = clips.shape[1]
@@ -188,6 +190,6 @@ def edits(found: Mapping[str, Any]) -> str:
   for i, prompt in enumerate(found['prompts']):
     each = [named[method]['edits'][i] for method in named]
     rows.append(
-        [prompt, *(f'{e["share"]:.0%}, {e["correlation"]:.2f}' for e in each)]
+      [prompt, *(f'{e["share"]:.0%}, {e["correlation"]:.2f}' for e in each)]
     )
   return table(['edit', *named], rows)

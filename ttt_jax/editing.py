@@ -45,11 +45,11 @@ class EditPipeline:
   """
 
   def __init__(
-      self,
-      config: ml_collections.ConfigDict,
-      params: Any,
-      workdir: str | os.PathLike[str],
-      mesh: jax.sharding.Mesh | None = None,
+    self,
+    config: ml_collections.ConfigDict,
+    params: Any,
+    workdir: str | os.PathLike[str],
+    mesh: jax.sharding.Mesh | None = None,
   ):
     """Loads the clip and the encoders that the config names.
 
@@ -65,25 +65,25 @@ class EditPipeline:
     """
     if 'video' not in config:
       raise ValueError(
-          f'the stage {config.stage} was not tuned on one video; editing needs'
-          ' a run of configs/tune_a_video.py or configs/tune_dit.py'
+        f'the stage {config.stage} was not tuned on one video; editing needs'
+        ' a run of configs/tune_a_video.py or configs/tune_dit.py'
       )
     self.config, self.params = config, params
     self._folder = epath.Path(workdir) / config.stage / 'inverted'
     self._backbone = backbones.of(config)
     self._geometry = backbones.geometry(config)
-    dataset = latents_lib.LatentDataset(
-        one_clip.folder_of(config, workdir)
-    )
+    dataset = latents_lib.LatentDataset(one_clip.folder_of(config, workdir))
     self.latents = dataset[0]['mean']
     self.fps = self._geometry.fps
     self._module = self._backbone.module(sharding.Layout(mesh))
     self._video = one_clip.video_encoder(config)
     text_encoder = one_clip.text_encoder(config)
     encoders.check_identity(
-        dataset.manifest.identity(), f'the clip in {dataset.folder}',
-        vae=self._video, text=text_encoder,
-    )  # pyformat: disable
+      dataset.manifest.identity(),
+      f'the clip in {dataset.folder}',
+      vae=self._video,
+      text=text_encoder,
+    )
     self._texts = encoders.TextCache(text_encoder)
     self._on_step: OnStep | None = None
     self._invert = jax.jit(self._invert_latents, static_argnames='grid')
@@ -91,10 +91,10 @@ class EditPipeline:
 
   @classmethod
   def load(
-      cls,
-      folder: str | os.PathLike[str],
-      ema: bool = True,
-      mesh: jax.sharding.Mesh | None = None,
+    cls,
+    folder: str | os.PathLike[str],
+    ema: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> EditPipeline:
     """The pipeline of a tuned stage.
 
@@ -113,16 +113,16 @@ class EditPipeline:
 
   @classmethod
   def untuned(
-      cls,
-      config: ml_collections.ConfigDict,
-      workdir: str | os.PathLike[str],
-      mesh: jax.sharding.Mesh | None = None,
+    cls,
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    mesh: jax.sharding.Mesh | None = None,
   ) -> EditPipeline:
     """The pipeline as it is before the first step of tuning."""
     experiment = experiment_lib.Experiment(config, workdir)
     place = functools.partial(
-        sharding.param_sharding,
-        mesh or sharding.make_mesh({}, jax.devices()[:1]),
+      sharding.param_sharding,
+      mesh or sharding.make_mesh({}, jax.devices()[:1]),
     )
     params = experiment.init(jax.random.key(config.seed))
     if experiment.source is not None:
@@ -138,9 +138,7 @@ class EditPipeline:
     """Whether `invert` has nothing to compute."""
     return self._inverted(steps)[0].exists()
 
-  def invert(
-      self, steps: int = 50, on_step: OnStep | None = None
-  ) -> jax.Array:
+  def invert(self, steps: int = 50, on_step: OnStep | None = None) -> jax.Array:
     """The noise from which DDIM would sample the clip without guidance.
 
     Computed once for these weights and this number of steps, and then read
@@ -158,8 +156,8 @@ class EditPipeline:
       return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     grid = backbones.ddim_grid(self.config, steps)
     noise = self._with_ticks(
-        on_step,
-        lambda: self._invert(self.params, self.latents[None], text, grid=grid),
+      on_step,
+      lambda: self._invert(self.params, self.latents[None], text, grid=grid),
     )
     self._folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -170,16 +168,16 @@ class EditPipeline:
     return noise
 
   def __call__(
-      self,
-      prompts: Sequence[str] | str,
-      *,
-      steps: int = 50,
-      guidance: float = 12.5,
-      seed: int = 0,
-      negative: str = '',
-      inversion: bool = True,
-      batch: int | None = None,
-      on_step: OnStep | None = None,
+    self,
+    prompts: Sequence[str] | str,
+    *,
+    steps: int = 50,
+    guidance: float = 12.5,
+    seed: int = 0,
+    negative: str = '',
+    inversion: bool = True,
+    batch: int | None = None,
+    on_step: OnStep | None = None,
   ) -> np.ndarray:
     """Edits the clip.
 
@@ -205,8 +203,7 @@ class EditPipeline:
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(prompt.strip() for prompt in prompts):
       raise ValueError(
-          f'the prompts are {prompts}; name at least one text, none of them'
-          ' empty'
+        f'the prompts are {prompts}; name at least one text, none of them empty'
       )
     batch = len(prompts) if batch is None else batch
     if batch < 1:
@@ -226,13 +223,16 @@ class EditPipeline:
       # The last texts are repeated: all batches are one program.
       rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
       latents = self._with_ticks(
-          on_step,
-          lambda rows=rows: self._sample(
-              self.params, noise, text[rows],
-              None if without is None else without[rows],
-              np.asarray(scales, np.float32), grid=grid,
-          ),
-      )  # pyformat: disable
+        on_step,
+        lambda rows=rows: self._sample(
+          self.params,
+          noise,
+          text[rows],
+          None if without is None else without[rows],
+          np.asarray(scales, np.float32),
+          grid=grid,
+        ),
+      )
       count = len(prompts[start : start + batch])
       out += [self._video.decode(x) for x in np.asarray(latents)[:count]]
     return np.stack(out)
@@ -266,15 +266,18 @@ class EditPipeline:
 
   def _invert_latents(self, params, latents, text, *, grid):
     return inversion_lib.invert(
-        guidance_lib.guided(self._apply(params), text, None),
-        latents, grid, np.ones(grid.steps, np.float32),
-        prediction=self._backbone.prediction, on_step=self._tick,
-    )  # pyformat: disable
+      guidance_lib.guided(self._apply(params), text, None),
+      latents,
+      grid,
+      np.ones(grid.steps, np.float32),
+      prediction=self._backbone.prediction,
+      on_step=self._tick,
+    )
 
   def _sample_latents(self, params, noise, text, negative, scales, *, grid):
     network = inversion_lib.as_velocity(
-        guidance_lib.guided(self._apply(params), text, negative),
-        self._backbone.prediction,
+      guidance_lib.guided(self._apply(params), text, negative),
+      self._backbone.prediction,
     )
     noise = jax.numpy.broadcast_to(noise, (len(text), *noise.shape[1:]))
     return samplers.ddim(network, noise, grid, scales, on_step=self._tick)

@@ -22,26 +22,28 @@ from ttt_jax import cli
 from ttt_jax import paths
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the training run.', required=True
+  'workdir', None, 'Folder of the training run.', required=True
 )
 _STORYBOARDS = flags.DEFINE_string(
-    'storyboards', None, 'Storyboards with a video for each segment.',
-    required=True,
-)  # pyformat: disable
+  'storyboards',
+  None,
+  'Storyboards with a video for each segment.',
+  required=True,
+)
 _VIDEOS = flags.DEFINE_string(
-    'videos', '', 'Folder of the videos; default: that of training.'
+  'videos', '', 'Folder of the videos; default: that of training.'
 )
 _OUT = flags.DEFINE_string(
-    'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
+  'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
 )
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples a storyboard.')
 _STEPS = flags.DEFINE_integer('steps', 25, 'Sampling steps, 1 to 1000.')
 _GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
 _GUIDANCE_SCHEDULE = flags.DEFINE_string(
-    'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+  'guidance_schedule', 'cosine', 'cosine, constant or reference.'
 )
 _FIRST = flags.DEFINE_integer(
-    'first_segment', 0, 'Score only segments from this number (of 0) on.'
+  'first_segment', 0, 'Score only segments from this number (of 0) on.'
 )
 
 
@@ -65,47 +67,47 @@ def main(_) -> None:
   config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
   references = pipe.reconstruct_shots(
-      shots, _VIDEOS.value or config.data.videos, config.data.soften
+    shots, _VIDEOS.value or config.data.videos, config.data.soften
   )
   recalls = []
   runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
   for story, seed in progress.track(runs, 'sampling and judging'):
     frames = pipe(
-        story,
-        steps=_STEPS.value,
-        guidance=_GUIDANCE.value,
-        guidance_schedule=_GUIDANCE_SCHEDULE.value,
-        seed=seed,
+      story,
+      steps=_STEPS.value,
+      guidance=_GUIDANCE.value,
+      guidance_schedule=_GUIDANCE_SCHEDULE.value,
+      seed=seed,
     )
     recalls.append((seed, shot_recall.judge(story, frames, references)))
     if seed == 0:
       sheet.contact_sheet(
-          sheet.segment_frames(frames, len(story.segments)),
-          out.with_name(f'{out.stem}_{story.name}.png'),
+        sheet.segment_frames(frames, len(story.segments)),
+        out.with_name(f'{out.stem}_{story.name}.png'),
       )
   first = _FIRST.value
   for seed, recall in recalls:
     right = recall.share_right(first)
     print(
-        f'  {recall.name:<24} seed {seed}: right {right:6.1%}, nearest shot at'
-        f' {np.mean(recall.psnr):.1f} dB,'
-        f' shown {"".join(map(str, recall.shown))}'
+      f'  {recall.name:<24} seed {seed}: right {right:6.1%}, nearest shot at'
+      f' {np.mean(recall.psnr):.1f} dB,'
+      f' shown {"".join(map(str, recall.shown))}'
     )
   share = float(np.mean([r.share_right(first) for _, r in recalls]))
   print(
-      f'right in {share:.1%} of the segments from number {first} on; chance is'
-      f' {1 / len(shots):.0%}'
+    f'right in {share:.1%} of the segments from number {first} on; chance is'
+    f' {1 / len(shots):.0%}'
   )
   result = dict(
-      storyboards=_STORYBOARDS.value,
-      steps=_STEPS.value,
-      guidance=_GUIDANCE.value,
-      guidance_schedule=_GUIDANCE_SCHEDULE.value,
-      first_segment=first,
-      shots=shots,
-      share_right=share,
-      chance=1 / len(shots),
-      samples=[dict(seed=s) | dataclasses.asdict(r) for s, r in recalls],
+    storyboards=_STORYBOARDS.value,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+    first_segment=first,
+    shots=shots,
+    share_right=share,
+    chance=1 / len(shots),
+    samples=[dict(seed=s) | dataclasses.asdict(r) for s, r in recalls],
   )
   partial = out.with_name(out.name + '.partial')
   partial.write_text(json.dumps(result, indent=1))

@@ -22,21 +22,23 @@ from rich import table as rich_table
 from ttt_jax import cli
 
 _CLIP = flags.DEFINE_string(
-    'clip', None, 'Folder of a CLIP in the layout of transformers.',
-    required=True,
-)  # pyformat: disable
+  'clip',
+  None,
+  'Folder of a CLIP in the layout of transformers.',
+  required=True,
+)
 _VIDEOS = flags.DEFINE_multi_string(
-    'video', None, 'An edited video; as often as there are.', required=True
+  'video', None, 'An edited video; as often as there are.', required=True
 )
 _PROMPTS = flags.DEFINE_multi_string(
-    'prompt', None, 'What it should show, in the same order.', required=True
+  'prompt', None, 'What it should show, in the same order.', required=True
 )
 _JSON = flags.DEFINE_string('json', '', 'Also writes the numbers there.')
 
 _COLUMNS = {
-    'frame_consistency': 'frame consistency',
-    'neighbours': 'of neighbours',
-    'text_alignment': 'text alignment',
+  'frame_consistency': 'frame consistency',
+  'neighbours': 'of neighbours',
+  'text_alignment': 'text alignment',
 }
 
 
@@ -44,8 +46,8 @@ def main(_) -> None:
   videos, prompts = _VIDEOS.value, _PROMPTS.value
   if len(videos) != len(prompts):
     raise ValueError(
-        f'{len(videos)} --video and {len(prompts)} --prompt; give one of each'
-        ' for every edit'
+      f'{len(videos)} --video and {len(prompts)} --prompt; give one of each'
+      ' for every edit'
     )
   for path in videos:
     if not pathlib.Path(path).is_file():
@@ -62,22 +64,24 @@ def main(_) -> None:
   for path, prompt, text in zip(videos, prompts, texts):
     frames = _read(path)
     vectors = score.embed(frames)
-    edits.append(dict(
+    edits.append(
+      dict(
         video=path,
         prompt=prompt,
         frames=len(frames),
         frame_consistency=clip_score.consistency(vectors),
         neighbours=clip_score.consistency(vectors, 'consecutive'),
         text_alignment=clip_score.alignment(vectors, text),
-    ))
+      )
+    )
   mean = {
-      name: sum(edit[name] for edit in edits) / len(edits) for name in _COLUMNS
+    name: sum(edit[name] for edit in edits) / len(edits) for name in _COLUMNS
   }
   _print(edits, mean)
   if _JSON.value:
     writing.write_json(
-        pathlib.Path(_JSON.value),
-        dict(clip=_CLIP.value, edits=edits, mean=mean),
+      pathlib.Path(_JSON.value),
+      dict(clip=_CLIP.value, edits=edits, mean=mean),
     )
 
 
@@ -87,10 +91,10 @@ def _read(path: str):
 
   info = video.probe(path)
   height, width = (
-      max(16, 16 * round(n / 16)) for n in (info.height, info.width)
+    max(16, 16 * round(n / 16)) for n in (info.height, info.width)
   )
   return video.read_video(
-      path, fps=info.fps, height=height, width=width, soften=False
+    path, fps=info.fps, height=height, width=width, soften=False
   )
 
 
@@ -102,9 +106,10 @@ def _print(edits: list[dict[str, Any]], mean: dict[str, float]) -> None:
     table.add_column(title, justify='right')
   for edit in edits:
     table.add_row(
-        pathlib.Path(edit['video']).name, edit['prompt'],
-        *(f'{edit[name]:.2f}' for name in _COLUMNS),
-    )  # pyformat: disable
+      pathlib.Path(edit['video']).name,
+      edit['prompt'],
+      *(f'{edit[name]:.2f}' for name in _COLUMNS),
+    )
   if len(edits) > 1:
     table.add_row('mean', '', *(f'{mean[name]:.2f}' for name in _COLUMNS))
   rich_console.Console().print(table)

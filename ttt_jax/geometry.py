@@ -53,17 +53,17 @@ class Geometry:
     if (self.frames - 1) % unit or self.frames == 1:
       legal = max(1, round((self.frames - 1) / unit)) * unit + 1
       raise ValueError(
-          f'{self.frames} frames do not make whole segments; the number must'
-          f' be a multiple of {unit} plus 1, for example {legal}'
+        f'{self.frames} frames do not make whole segments; the number must'
+        f' be a multiple of {unit} plus 1, for example {legal}'
       )
     if self.segments > MAX_SEGMENTS:
       raise ValueError(
-          f'{self.segments} segments; at most {MAX_SEGMENTS} are supported'
+        f'{self.segments} segments; at most {MAX_SEGMENTS} are supported'
       )
 
   @classmethod
   def from_seconds(
-      cls, seconds: float, height: int, width: int, fps: int = 16, **sizes
+    cls, seconds: float, height: int, width: int, fps: int = 16, **sizes
   ) -> Geometry:
     """The geometry of `seconds` of video (a multiple of a segment's length).
 
@@ -80,41 +80,39 @@ class Geometry:
     """
     defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     defaults.update(sizes)
-    unit = (
-        defaults['segment_latent_frames'] * defaults['temporal_compression']
-    )
+    unit = defaults['segment_latent_frames'] * defaults['temporal_compression']
     segments = seconds * fps / unit
     if segments < 1 or segments != int(segments):
       segment_seconds = unit / fps
       legal = max(1, round(segments)) * segment_seconds
       raise ValueError(
-          f'{seconds:g} seconds are no whole number of segments; the length'
-          f' must be a multiple of {segment_seconds:g} s, for example'
-          f' {legal:g}'
+        f'{seconds:g} seconds are no whole number of segments; the length'
+        f' must be a multiple of {segment_seconds:g} s, for example'
+        f' {legal:g}'
       )
     return cls(
-        frames=int(segments) * unit + 1,
-        height=height,
-        width=width,
-        fps=fps,
-        **sizes,
+      frames=int(segments) * unit + 1,
+      height=height,
+      width=width,
+      fps=fps,
+      **sizes,
     )
 
   @classmethod
   def from_config(cls, config) -> Geometry:
     """The geometry of a stage's clips, from `data`, `text` and `model`."""
     model = {
-        name: config.model[name]
-        for name in ('mini_batch', 'patch_size', 'segment_latent_frames')
-        if name in config.model
+      name: config.model[name]
+      for name in ('mini_batch', 'patch_size', 'segment_latent_frames')
+      if name in config.model
     }
     return cls.from_seconds(
-        config.data.seconds,
-        config.data.height,
-        config.data.width,
-        config.data.fps,
-        text_length=config.text.length,
-        **model,
+      config.data.seconds,
+      config.data.height,
+      config.data.width,
+      config.data.fps,
+      text_length=config.text.length,
+      **model,
     )
 
   @property
@@ -139,19 +137,19 @@ class Geometry:
   def grid(self) -> tuple[int, int]:
     """Rows and columns of tokens in a frame."""
     return (
-        self.latent_height // self.patch_size,
-        self.latent_width // self.patch_size,
+      self.latent_height // self.patch_size,
+      self.latent_width // self.patch_size,
     )
 
   @property
   def order(self) -> token_order.TokenOrder:
     rows, columns = self.grid
     return token_order.TokenOrder(
-        self.segments,
-        self.segment_latent_frames,
-        rows,
-        columns,
-        self.text_length,
+      self.segments,
+      self.segment_latent_frames,
+      rows,
+      columns,
+      self.text_length,
     )
 
   @property
@@ -179,26 +177,25 @@ class Geometry:
     rows, columns = self.grid
     seconds = (self.frames - 1) / self.fps
     return [
-        ('video', f'{seconds:g} s: {self.frames} frames at {self.fps} fps'),
-        ('pixels', f'{self.height} x {self.width}'),
-        (
-            'latents',
-            f'{self.latent_frames} x {self.latent_height} x'
-            f' {self.latent_width}',
-        ),
-        ('segments', f'{self.segments}'),
-        (
-            'tokens a frame',
-            f'{self.tokens_per_frame:,} ({rows} x {columns})',
-        ),
-        ('text tokens a segment', f'{self.text_length:,}'),
-        ('attention window', f'{self.order.window:,} tokens'),
-        ('sequence', f'{self.sequence_length:,} tokens'),
-        (
-            'mini-batches',
-            f'{self.mini_batches:,} of {self.mini_batch} tokens'
-            f' ({self.padded_length - self.sequence_length} of padding)',
-        ),
+      ('video', f'{seconds:g} s: {self.frames} frames at {self.fps} fps'),
+      ('pixels', f'{self.height} x {self.width}'),
+      (
+        'latents',
+        f'{self.latent_frames} x {self.latent_height} x {self.latent_width}',
+      ),
+      ('segments', f'{self.segments}'),
+      (
+        'tokens a frame',
+        f'{self.tokens_per_frame:,} ({rows} x {columns})',
+      ),
+      ('text tokens a segment', f'{self.text_length:,}'),
+      ('attention window', f'{self.order.window:,} tokens'),
+      ('sequence', f'{self.sequence_length:,} tokens'),
+      (
+        'mini-batches',
+        f'{self.mini_batches:,} of {self.mini_batch} tokens'
+        f' ({self.padded_length - self.sequence_length} of padding)',
+      ),
     ]
 
 
@@ -235,9 +232,13 @@ class FrameGeometry:
     """The geometry of a config's clips, from `data` and `text`."""
     data = config.data
     return cls(
-        data.frames, data.height, data.width, data.fps, config.text.length,
-        data.get('spatial_compression', cls.spatial_compression),
-    )  # pyformat: disable
+      data.frames,
+      data.height,
+      data.width,
+      data.fps,
+      config.text.length,
+      data.get('spatial_compression', cls.spatial_compression),
+    )
 
   @property
   def latent_frames(self) -> int:
@@ -255,14 +256,13 @@ class FrameGeometry:
   def table(self) -> list[tuple[str, str]]:
     """Rows (quantity, value) to print."""
     return [
-        ('video', f'{self.frames} frames at {self.fps} fps'),
-        ('pixels', f'{self.height} x {self.width}'),
-        (
-            'latents',
-            f'{self.latent_frames} x {self.latent_height} x'
-            f' {self.latent_width}',
-        ),
-        ('text tokens', f'{self.text_length:,}'),
+      ('video', f'{self.frames} frames at {self.fps} fps'),
+      ('pixels', f'{self.height} x {self.width}'),
+      (
+        'latents',
+        f'{self.latent_frames} x {self.latent_height} x {self.latent_width}',
+      ),
+      ('text tokens', f'{self.text_length:,}'),
     ]
 
 
@@ -272,8 +272,8 @@ def _check_whole(sizes: Geometry | FrameGeometry) -> None:
     value = getattr(sizes, field.name)
     if not isinstance(value, (int, np.integer)) or value < 1:
       raise ValueError(
-          f'geometry.{field.name} is {value!r}; it must be a positive whole'
-          ' number'
+        f'geometry.{field.name} is {value!r}; it must be a positive whole'
+        ' number'
       )
 
 
@@ -283,6 +283,6 @@ def _check_pixels(sizes: Geometry | FrameGeometry, grain: int) -> None:
     value = getattr(sizes, name)
     if value % grain:
       raise ValueError(
-          f'{name} is {value} pixels; it must be a multiple of {grain}, for'
-          f' example {max(grain, value // grain * grain)}'
+        f'{name} is {value} pixels; it must be a multiple of {grain}, for'
+        f' example {max(grain, value // grain * grain)}'
       )

@@ -23,13 +23,13 @@ def read(path: str | os.PathLike[str]) -> Any:
     text = path.read_text('utf-8-sig')
   except UnicodeDecodeError as e:
     raise ValueError(
-        f'{path} is not UTF-8 text: byte {e.start} cannot be read'
+      f'{path} is not UTF-8 text: byte {e.start} cannot be read'
     ) from e
   lines = path.suffix == '.jsonl'
   parts = [(1, text)]
   if lines:
     parts = [
-        (n, line) for n, line in enumerate(text.split('\n'), 1) if line.strip()
+      (n, line) for n, line in enumerate(text.split('\n'), 1) if line.strip()
     ]
   values = []
   for first, part in parts:
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike[str]) -> Any:
       values.append(json.loads(part))
     except json.JSONDecodeError as e:
       raise ValueError(
-          f'{path}: not JSON, line {e.lineno + first - 1}, column {e.colno}:'
-          f' {e.msg}'
+        f'{path}: not JSON, line {e.lineno + first - 1}, column {e.colno}:'
+        f' {e.msg}'
       ) from e
   return values if lines else values[0]

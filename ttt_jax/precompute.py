@@ -41,17 +41,25 @@ from ttt_jax.data import shots
 from ttt_jax.models.text import encoder as text_lib
 
 _FIELDS = (
-    'data.storyboards', 'data.videos', 'data.folder', 'data.seconds',
-    'data.fps', 'data.height', 'data.width', 'vae.folder', 'text.folder',
-    'text.length', 'model.mini_batch',
+  'data.storyboards',
+  'data.videos',
+  'data.folder',
+  'data.seconds',
+  'data.fps',
+  'data.height',
+  'data.width',
+  'vae.folder',
+  'text.folder',
+  'text.length',
+  'model.mini_batch',
 )
 
 
 def run(
-    config: ml_collections.ConfigDict,
-    workdir: str,
-    process_index: int = 0,
-    process_count: int = 1,
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> manifest_lib.Manifest | None:
   """Encodes what `config.data` names; prints inputs and outputs.
 
@@ -78,33 +86,33 @@ def run(
   text_folder = paths.resolve(config.text.folder)
   tokenize, _ = text_lib.load_tokenizer(text_folder)
   storyboard_lib.lint_all(
-      cut.clips, config.text.length, lambda text: len(tokenize(text))
+    cut.clips, config.text.length, lambda text: len(tokenize(text))
   )
   manifest = precompute_lib.precompute(
-      cut.clips,
-      videos_dir=data.videos,
-      vae=encoders.CausalVideoEncoder.load(
-          paths.resolve(config.vae.folder),
-          devices=jax.local_devices(),
-          **encoders.vae_options(config.vae),
-      ),
-      text_encoder=text_lib.load_text_encoder(
-          text_folder,
-          config.text.length,
-          **encoders.text_options(config.text),
-      ),
-      geometry=geometry,
-      out=folder,
-      soften=data.get('soften', True),
-      text_cache=config.text.get('cache') or None,
-      process_index=process_index,
-      process_count=process_count,
+    cut.clips,
+    videos_dir=data.videos,
+    vae=encoders.CausalVideoEncoder.load(
+      paths.resolve(config.vae.folder),
+      devices=jax.local_devices(),
+      **encoders.vae_options(config.vae),
+    ),
+    text_encoder=text_lib.load_text_encoder(
+      text_folder,
+      config.text.length,
+      **encoders.text_options(config.text),
+    ),
+    geometry=geometry,
+    out=folder,
+    soften=data.get('soften', True),
+    text_cache=config.text.get('cache') or None,
+    process_index=process_index,
+    process_count=process_count,
   )
   seconds = time.time() - started
   if manifest is None:
     print(
-        f'encoded this process\'s clips of {folder} in {seconds:.0f} s; other'
-        ' processes have not done theirs, the last one writes the manifest'
+      f"encoded this process's clips of {folder} in {seconds:.0f} s; other"
+      ' processes have not done theirs, the last one writes the manifest'
     )
     return None
   print(f'wrote {folder}: {len(manifest.clips)} clips in {seconds:.0f} s')
@@ -113,7 +121,7 @@ def run(
 
 
 def _clips(
-    config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
+  config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
 ) -> episodes.Cut:
   """The clips of `config.data`."""
   seconds = config.data.get('stride', 0)
@@ -121,11 +129,11 @@ def _clips(
   segments = round(seconds / unit)
   if seconds < 0 or segments * unit != seconds:
     raise ValueError(
-        f'config.data.stride is {seconds:g} s; clips begin at multiples of'
-        f' {unit:g} s, for example {max(1, segments) * unit:g} (0: no overlap)'
+      f'config.data.stride is {seconds:g} s; clips begin at multiples of'
+      f' {unit:g} s, for example {max(1, segments) * unit:g} (0: no overlap)'
     )
   return episodes.read_clips(
-      config.data.storyboards, config.data.videos, geometry, segments
+    config.data.storyboards, config.data.videos, geometry, segments
   )
 
 
@@ -140,9 +148,9 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   folder = data_folder(config, workdir)
   geometry = geometry_lib.Geometry.from_config(config)
   run = check_lib.Run(
-      geometry=geometry,
-      videos_dir=config.data.videos,
-      soften=config.data.get('soften', True),
+    geometry=geometry,
+    videos_dir=config.data.videos,
+    soften=config.data.get('soften', True),
   )
   try:
     clips = _clips(config, geometry).clips
@@ -150,23 +158,21 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   except FileNotFoundError as e:
     print(f'the captions are not compared: {e}')
   try:
-    tokenize, rows = text_lib.load_tokenizer(
-        paths.resolve(config.text.folder)
-    )
+    tokenize, rows = text_lib.load_tokenizer(paths.resolve(config.text.folder))
     run = dataclasses.replace(run, tokenize=tokenize, scene_token_ids=rows)
   except FileNotFoundError as e:
     print(f'the tokens are not counted: {e}')
   report = check_lib.check(folder, run, progress=True)
   print(
-      f'read {report.clips} clips of {folder}; latents have mean'
-      f' {report.mean:.3f} and standard deviation {report.std:.3f}'
+    f'read {report.clips} clips of {folder}; latents have mean'
+    f' {report.mean:.3f} and standard deviation {report.std:.3f}'
   )
   for problem in report.problems:
     print(f'  {problem}')
   if report.problems:
     raise ValueError(
-        f'{len(report.problems)} problems in {folder}, listed above; delete'
-        f' {folder}/clips/ROW.json to encode the clip of that row again'
+      f'{len(report.problems)} problems in {folder}, listed above; delete'
+      f' {folder}/clips/ROW.json to encode the clip of that row again'
     )
   print('all clips are whole')
   _print_corrupt(manifest_lib.read_manifest(folder))
@@ -182,8 +188,8 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
     section, name = field.split('.')
     if name not in config.get(section, {}):
       raise ValueError(
-          f'the configuration has no {field}; configs/quickstart.py shows all'
-          ' that precompute needs'
+        f'the configuration has no {field}; configs/quickstart.py shows all'
+        ' that precompute needs'
       )
 
 

@@ -25,7 +25,7 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
 
 
 def parts(
-    folder: str | os.PathLike[str], mesh: jax.sharding.Mesh | None = None
+  folder: str | os.PathLike[str], mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
   """The arguments of `VideoPipeline` for a pre-trained model.
 
@@ -46,9 +46,7 @@ def parts(
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = lambda leaf: device
   else:
-    place = functools.partial(
-        sharding.param_sharding, mesh, axes=sharding.AXES
-    )
+    place = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
   config, params = convert.load_dit(folder, sharding=place)
   kinds = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
   dtype = 'float32' if kinds == {'float32'} else 'bfloat16'
@@ -56,17 +54,19 @@ def parts(
   rows, columns = config.base
   side = config.patch_size * vae[0].spatial_compression
   return dict(
-      config=dataclasses.replace(config, dtype=dtype),
-      params=params,
-      vae=vae,
-      text_encoder=text_lib.load_text_encoder(
-          folder / 'text_encoder', config.max_text_length, dtype=dtype,
-          mesh=mesh,
-      ),
-      height=rows * side,
-      width=columns * side,
-      fps=_FPS,
-      scheduler=scheduler,
-      schedule_shift=shift,
+    config=dataclasses.replace(config, dtype=dtype),
+    params=params,
+    vae=vae,
+    text_encoder=text_lib.load_text_encoder(
+      folder / 'text_encoder',
+      config.max_text_length,
+      dtype=dtype,
       mesh=mesh,
-  )  # pyformat: disable
+    ),
+    height=rows * side,
+    width=columns * side,
+    fps=_FPS,
+    scheduler=scheduler,
+    schedule_shift=shift,
+    mesh=mesh,
+  )

@@ -11,13 +11,13 @@ from rich import progress
 T = TypeVar('T')
 
 _COLUMNS = (
-    progress.TextColumn('{task.description:<28}'),
-    progress.BarColumn(bar_width=24),
-    progress.MofNCompleteColumn(),
-    progress.TimeElapsedColumn(),
-    progress.TextColumn('left'),
-    progress.TimeRemainingColumn(),
-    progress.TextColumn('{task.fields[note]}'),
+  progress.TextColumn('{task.description:<28}'),
+  progress.BarColumn(bar_width=24),
+  progress.MofNCompleteColumn(),
+  progress.TimeElapsedColumn(),
+  progress.TextColumn('left'),
+  progress.TimeRemainingColumn(),
+  progress.TextColumn('{task.fields[note]}'),
 )
 
 
@@ -33,10 +33,10 @@ class Bar:
     self._description = description
     self._note = ''
     self._bar = progress.Progress(
-        *_COLUMNS, console=self._console, disable=not self._console.is_terminal
+      *_COLUMNS, console=self._console, disable=not self._console.is_terminal
     )
     self._task = self._bar.add_task(
-        description, total=total, completed=completed, note=''
+      description, total=total, completed=completed, note=''
     )
 
   def __enter__(self) -> Bar:
@@ -50,8 +50,8 @@ class Bar:
     if not self._console.is_terminal and exc_type is None:
       task = self._bar.tasks[0]
       self._console.print(
-          f'{self._description}: {task.completed:.0f}/{task.total:.0f}'
-          f' {self._note}'.rstrip()
+        f'{self._description}: {task.completed:.0f}/{task.total:.0f}'
+        f' {self._note}'.rstrip()
       )
 
   def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -61,7 +61,7 @@ class Bar:
 
 
 def track(
-    items: Iterable[T], description: str, total: int | None = None
+  items: Iterable[T], description: str, total: int | None = None
 ) -> Iterator[T]:
   """Yields `items` behind a bar; `total` where they have no length."""
   total = len(items) if total is None else total  # type: ignore[arg-type]

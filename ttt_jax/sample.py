@@ -19,25 +19,28 @@ from ttt_jax import bucket
 from ttt_jax import cli
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the training run, or of a whole CogVideoX in'
-    " diffusers' layout.", required=True,
-)  # pyformat: disable
+  'workdir',
+  None,
+  "Folder of the training run, or of a whole CogVideoX in diffusers' layout.",
+  required=True,
+)
 _STORYBOARD = flags.DEFINE_string(
-    'storyboard', None, 'JSON file with one text a segment.', required=True
+  'storyboard', None, 'JSON file with one text a segment.', required=True
 )
 _OUT = flags.DEFINE_string('out', None, 'The MP4 to write.', required=True)
 _STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
 _GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
 _GUIDANCE_SCHEDULE = flags.DEFINE_string(
-    'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+  'guidance_schedule', 'cosine', 'cosine, constant or reference.'
 )
 _SCHEDULER = flags.DEFINE_string(
-    'scheduler', None, 'cogvideox_dpm, cogvideox_ddim or reference; default:'
-    " the config's."
-)  # pyformat: disable
+  'scheduler',
+  None,
+  "cogvideox_dpm, cogvideox_ddim or reference; default: the config's.",
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
 _MESH = flags.DEFINE_string(
-    'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
+  'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
 )
 _EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
 
@@ -71,13 +74,13 @@ def main(_) -> None:
   start = time.perf_counter()
   with progress.Bar('sampling', _STEPS.value) as bar:
     frames = pipe(
-        storyboard,
-        steps=_STEPS.value,
-        guidance=_GUIDANCE.value,
-        seed=_SEED.value,
-        scheduler=_SCHEDULER.value,
-        guidance_schedule=_GUIDANCE_SCHEDULE.value,
-        on_step=lambda _: bar.advance(),
+      storyboard,
+      steps=_STEPS.value,
+      guidance=_GUIDANCE.value,
+      seed=_SEED.value,
+      scheduler=_SCHEDULER.value,
+      guidance_schedule=_GUIDANCE_SCHEDULE.value,
+      on_step=lambda _: bar.advance(),
     )
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
   if jax.process_index():
@@ -85,7 +88,7 @@ def main(_) -> None:
   picture = out.with_suffix('.png')
   video.write_video(out, frames, fps=pipe.fps)
   sheet.contact_sheet(
-      sheet.segment_frames(frames, len(storyboard.segments)), picture
+    sheet.segment_frames(frames, len(storyboard.segments)), picture
   )
   print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
   print(f'wrote {picture} (one frame a segment)')

@@ -49,7 +49,7 @@ def read_shots(obj: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     where = f'shot {name!r}'
     if not isinstance(shot, Mapping):
       raise ValueError(
-          f'{where} is {kind_of(shot)}; it must be an object with "text"'
+        f'{where} is {kind_of(shot)}; it must be an object with "text"'
       )
     check_keys(shot, _SEGMENT_KEYS, where)
     make_segment(shot, where)
@@ -57,7 +57,7 @@ def read_shots(obj: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def read_fields(
-    item: Any, shots: Mapping[str, Any], where: str
+  item: Any, shots: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], int, bool | None]:
   """Reads a segment as it is written.
 
@@ -76,12 +76,13 @@ def read_fields(
     item = {'shot': item} if shots else {'text': item}
   if not isinstance(item, Mapping):
     raise ValueError(
-        f'{where} is {kind_of(item)}; it must be an object with "text"'
+      f'{where} is {kind_of(item)}; it must be an object with "text"'
     )
   check_keys(item, _SEGMENT_KEYS + _USE_KEYS + _PAPER_KEYS, where)
   fields = {k: v for k, v in item.items() if k in _SEGMENT_KEYS}
   for ours, paper in (
-      ('negative', 'neg_text'), ('scene', 'requires_scene_transition')
+    ('negative', 'neg_text'),
+    ('scene', 'requires_scene_transition'),
   ):
     if ours in item and paper in item:
       raise ValueError(f'{where} has both {ours!r} and {paper!r}; keep one')
@@ -90,22 +91,20 @@ def read_fields(
   transition = item.get('requires_scene_transition')
   if transition is not None and type(transition) is not bool:
     raise ValueError(
-        f'{where} has "requires_scene_transition": {transition!r}; it must be'
-        ' true or false'
+      f'{where} has "requires_scene_transition": {transition!r}; it must be'
+      ' true or false'
     )
   if 'shot' in item:
     name = item['shot']
     if not isinstance(name, str) or name not in shots:
       raise ValueError(
-          f'{where} names the shot {name!r}, which is not defined; defined are'
-          f' {", ".join(shots) or "none"}'
+        f'{where} names the shot {name!r}, which is not defined; defined are'
+        f' {", ".join(shots) or "none"}'
       )
     fields = {**shots[name], **fields}
   repeat = item.get('repeat', 1)
   if type(repeat) is not int or repeat < 1:
-    raise ValueError(
-        f'{where} has "repeat": {repeat!r}; it must be 1 or more'
-    )
+    raise ValueError(f'{where} has "repeat": {repeat!r}; it must be 1 or more')
   return fields, repeat, transition
 
 
@@ -124,40 +123,39 @@ def make_segment(fields: Mapping[str, Any], where: str) -> Segment:
     raise ValueError(f'the text of {where} is empty; say what is shown')
   if START_SCENE in text or END_SCENE in text:
     raise ValueError(
-        f'the text of {where} has a scene token in its middle; they may only'
-        f' stand at its ends: {START_SCENE}...{END_SCENE}'
+      f'the text of {where} has a scene token in its middle; they may only'
+      f' stand at its ends: {START_SCENE}...{END_SCENE}'
     )
   scene, video = fields.get('scene'), fields.get('video')
   if not (scene is None or isinstance(scene, str) or type(scene) is int):
     raise ValueError(
-        f'the scene of {where} is {scene!r}; it must be a whole number or a'
-        ' text'
+      f'the scene of {where} is {scene!r}; it must be a whole number or a text'
     )
   if not (video is None or isinstance(video, str) and video):
     raise ValueError(
-        f'the video of {where} is {video!r}; it must be a path, for example'
-        ' "bikes.mp4"'
+      f'the video of {where} is {video!r}; it must be a path, for example'
+      ' "bikes.mp4"'
     )
   for key in ('start', 'end'):
     values[key] = _seconds(fields.get(key), key, video, where)
   start, end = values['start'] or 0.0, values['end']
   if end is not None and end <= start:
     raise ValueError(
-        f'{where} ends at {end:g} s, but starts at {start:g} s; the end must be'
-        ' behind the start'
+      f'{where} ends at {end:g} s, but starts at {start:g} s; the end must be'
+      ' behind the start'
     )
   return Segment(**values, scene=scene, video=video)
 
 
 def _seconds(
-    value: Any, key: str, video: str | None, where: str
+  value: Any, key: str, video: str | None, where: str
 ) -> float | None:
   """A checked time in a video."""
   if value is None:
     return None
   if type(value) not in (int, float) or not 0 <= value < math.inf:
     raise ValueError(
-        f'the {key} of {where} is {value!r}; it must be 0 or more seconds'
+      f'the {key} of {where} is {value!r}; it must be 0 or more seconds'
     )
   if video is None:
     raise ValueError(f'{where} has "{key}", but no "video"')
@@ -165,22 +163,25 @@ def _seconds(
 
 
 def check_keys(
-    obj: Mapping[str, Any], legal: Sequence[str], where: str
+  obj: Mapping[str, Any], legal: Sequence[str], where: str
 ) -> None:
   """Raises ValueError that names the keys that are not legal."""
   unknown = [k for k in obj if k not in legal]
   if unknown:
     raise ValueError(
-        f'{where} has the unknown key {", ".join(map(repr, unknown))}; legal'
-        f' are {", ".join(legal)}'
+      f'{where} has the unknown key {", ".join(map(repr, unknown))}; legal'
+      f' are {", ".join(legal)}'
     )
 
 
 def kind_of(value: Any) -> str:
   """How JSON calls a value."""
   for kind, name in (
-      (type(None), 'null'), (bool, 'true or false'), (str, 'a text'),
-      (int | float, 'a number'), (Mapping, 'an object'),
+    (type(None), 'null'),
+    (bool, 'true or false'),
+    (str, 'a text'),
+    (int | float, 'a number'),
+    (Mapping, 'an object'),
   ):
     if isinstance(value, kind):
       return name

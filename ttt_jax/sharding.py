@@ -28,9 +28,13 @@ MIN_SPLIT = 2**14
 
 
 def check_mesh(
-    mesh: Mapping[str, int], *, batch_size: int, microbatches: int = 1,
-    devices: int | None = None, num_heads: int | None = None,
-) -> None:  # pyformat: disable
+  mesh: Mapping[str, int],
+  *,
+  batch_size: int,
+  microbatches: int = 1,
+  devices: int | None = None,
+  num_heads: int | None = None,
+) -> None:
   """Raises ValueError where the mesh of a config cannot work.
 
   Args:
@@ -49,25 +53,25 @@ def check_mesh(
     raise ValueError(f'config.mesh.sp is {sp}; it must be 1 or more')
   if num_heads is not None and num_heads % sp:
     raise ValueError(
-        f'config.mesh.sp {sp} does not divide the {num_heads} heads of the'
-        f' network; {math.gcd(num_heads, sp)} does'
+      f'config.mesh.sp {sp} does not divide the {num_heads} heads of the'
+      f' network; {math.gcd(num_heads, sp)} does'
     )
   if microbatches < 1 or batch_size % microbatches:
     raise ValueError(
-        f'config.microbatches {microbatches} does not divide config.batch_size'
-        f' {batch_size}; {math.gcd(batch_size, max(microbatches, 1))} does'
+      f'config.microbatches {microbatches} does not divide config.batch_size'
+      f' {batch_size}; {math.gcd(batch_size, max(microbatches, 1))} does'
     )
   if (batch_size // microbatches) % data:
     raise ValueError(
-        f'config.mesh.data {data} does not divide the batch of'
-        f' {batch_size // microbatches} clips (config.batch_size /'
-        ' config.microbatches);'
-        f' {math.gcd(batch_size // microbatches, data)} does'
+      f'config.mesh.data {data} does not divide the batch of'
+      f' {batch_size // microbatches} clips (config.batch_size /'
+      ' config.microbatches);'
+      f' {math.gcd(batch_size // microbatches, data)} does'
     )
   if devices is not None and devices % (data * sp):
     raise ValueError(
-        f'config.mesh data {data} x sp {sp} does not divide the {devices}'
-        f' devices of this machine; data {math.gcd(devices, data)} does'
+      f'config.mesh data {data} x sp {sp} does not divide the {devices}'
+      f' devices of this machine; data {math.gcd(devices, data)} does'
     )
 
 
@@ -78,14 +82,14 @@ def parse_mesh(text: str) -> dict[str, int]:
     name, _, size = part.partition(':')
     if name not in AXES or not size.isdecimal() or int(size) < 1:
       raise ValueError(
-          f'mesh {text!r}: {part!r} is no axis with a size, as in data:64,sp:4'
+        f'mesh {text!r}: {part!r} is no axis with a size, as in data:64,sp:4'
       )
     mesh[name] = int(size)
   return mesh
 
 
 def make_mesh(
-    mesh: Mapping[str, int], devices: Sequence[Any] | None = None
+  mesh: Mapping[str, int], devices: Sequence[Any] | None = None
 ) -> sharding.Mesh:
   """The device mesh of a config; surplus devices of one host stay unused.
 
@@ -102,17 +106,17 @@ def make_mesh(
   size = math.prod(shape)
   if len(devices) < size:
     raise ValueError(
-        f'mesh {dict(zip(AXES, shape))} needs {size} devices; there are'
-        f' {len(devices)}'
+      f'mesh {dict(zip(AXES, shape))} needs {size} devices; there are'
+      f' {len(devices)}'
     )
   if everywhere and jax.process_count() > 1 and len(devices) != size:
     raise ValueError(
-        f'config.mesh {dict(zip(AXES, shape))} covers {size} devices, but all'
-        f' {len(devices)} devices of all hosts must take part'
+      f'config.mesh {dict(zip(AXES, shape))} covers {size} devices, but all'
+      f' {len(devices)} devices of all hosts must take part'
     )
   # Parts of a sequence talk most: this makes them neighbours.
   grid = mesh_utils.create_device_mesh(
-      shape, devices[:size], allow_split_physical_axes=True
+    shape, devices[:size], allow_split_physical_axes=True
   )
   return sharding.Mesh(grid, AXES)
 
@@ -143,8 +147,8 @@ class Layout:
     """Raises ValueError unless the heads can be split."""
     if num_heads % self.sp:
       raise ValueError(
-          f'{num_heads} heads do not split over {self.sp} devices of the mesh'
-          f' axis sp; {math.gcd(num_heads, self.sp)} would do'
+        f'{num_heads} heads do not split over {self.sp} devices of the mesh'
+        f' axis sp; {math.gcd(num_heads, self.sp)} would do'
       )
 
   def padded(self, length: int, multiple: int) -> int:
@@ -158,7 +162,7 @@ class Layout:
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(
-        x, sharding.NamedSharding(self.mesh, P(self._batch(x), 'sp'))
+      x, sharding.NamedSharding(self.mesh, P(self._batch(x), 'sp'))
     )
 
   def by_batch(self, x: jax.Array) -> jax.Array:
@@ -166,15 +170,15 @@ class Layout:
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(
-        x, sharding.NamedSharding(self.mesh, P(self._batch(x)))
+      x, sharding.NamedSharding(self.mesh, P(self._batch(x)))
     )
 
   def by_heads(
-      self,
-      function: Callable[..., tuple[jax.Array, Any]],
-      z: jax.Array,
-      weights: Sequence[jax.Array] = (),
-      shared: Any = (),
+    self,
+    function: Callable[..., tuple[jax.Array, Any]],
+    z: jax.Array,
+    weights: Sequence[jax.Array] = (),
+    shared: Any = (),
   ) -> tuple[jax.Array, Any]:
     """Calls `function` where whole sequences of some heads are at hand.
 
@@ -202,20 +206,20 @@ class Layout:
 
     tokens = P(None, batch, 'sp')
     return jax.shard_map(
-        local,
-        mesh=self.mesh,
-        in_specs=(tokens, P('sp'), P()),
-        out_specs=(tokens, P(batch, 'sp')),
-        # Kernels do not say along which axes their results vary.
-        check_vma=False,
+      local,
+      mesh=self.mesh,
+      in_specs=(tokens, P('sp'), P()),
+      out_specs=(tokens, P(batch, 'sp')),
+      # Kernels do not say along which axes their results vary.
+      check_vma=False,
     )(z, tuple(weights), shared)
 
   def by_frames(
-      self,
-      function: Callable[..., jax.Array],
-      params: Any,
-      video: jax.Array,
-      *others: jax.Array,
+    self,
+    function: Callable[..., jax.Array],
+    params: Any,
+    video: jax.Array,
+    *others: jax.Array,
   ) -> jax.Array:
     """Calls `function` on every device with its frames of its clips.
 
@@ -230,12 +234,12 @@ class Layout:
     """
     batch = self._batch(video)
     return jax.shard_map(
-        function,
-        mesh=self.mesh,
-        in_specs=(P(), P(batch, 'sp'), *[P(batch)] * len(others)),
-        out_specs=P(batch, 'sp'),
-        # Kernels do not say along which axes their results vary.
-        check_vma=False,
+      function,
+      mesh=self.mesh,
+      in_specs=(P(), P(batch, 'sp'), *[P(batch)] * len(others)),
+      out_specs=P(batch, 'sp'),
+      # Kernels do not say along which axes their results vary.
+      check_vma=False,
     )(params, video, *others)
 
   def _batch(self, x: jax.Array) -> str | None:
@@ -282,7 +286,7 @@ def replicated(mesh: sharding.Mesh) -> sharding.NamedSharding:
 
 
 def param_sharding(
-    mesh: sharding.Mesh, leaf: Any, axes: Sequence[str] = ('data',)
+  mesh: sharding.Mesh, leaf: Any, axes: Sequence[str] = ('data',)
 ) -> sharding.NamedSharding:
   """FSDP: the largest axis that `data` divides, copied if small or odd.
 
@@ -314,7 +318,7 @@ def local_rows(mesh: sharding.Mesh, batch_size: int) -> list[int]:
   """
   where = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   return sorted(
-      {row for part, in where.values() for row in range(batch_size)[part]}
+    {row for (part,) in where.values() for row in range(batch_size)[part]}
   )
 
 

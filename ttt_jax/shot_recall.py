@@ -55,9 +55,9 @@ def shots_of(storyboards: Sequence) -> list[Shot]:
     for i, segment in enumerate(storyboard.segments):
       if not segment.video:
         raise ValueError(
-            f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
-            ' the judge needs one to know what the segment should show, for'
-            ' example "bikes.mp4"'
+          f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
+          ' the judge needs one to know what the segment should show, for'
+          ' example "bikes.mp4"'
         )
       shots[shot_of(segment)] = None
   return list(shots)
@@ -69,9 +69,9 @@ def shot_of(segment) -> Shot:
 
 
 def judge(
-    storyboard,
-    frames: np.ndarray,
-    references: Mapping[Shot, np.ndarray],
+  storyboard,
+  frames: np.ndarray,
+  references: Mapping[Shot, np.ndarray],
 ) -> Recall:
   """Compares a sample with every known shot.
 
@@ -86,13 +86,15 @@ def judge(
   """
   shots = list(references)
   segments = np.split(frames[1:], len(storyboard.segments))
-  scores = np.array([
+  scores = np.array(
+    [
       [psnr(segment, references[shot][1:]) for shot in shots]
       for segment in segments
-  ])
+    ]
+  )
   return Recall(
-      storyboard.name,
-      tuple(shots.index(shot_of(s)) for s in storyboard.segments),
-      tuple(int(i) for i in scores.argmax(axis=1)),
-      tuple(float(s) for s in scores.max(axis=1)),
+    storyboard.name,
+    tuple(shots.index(shot_of(s)) for s in storyboard.segments),
+    tuple(int(i) for i in scores.argmax(axis=1)),
+    tuple(float(s) for s in scores.max(axis=1)),
   )

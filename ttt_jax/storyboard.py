@@ -54,23 +54,21 @@ class Storyboard:
     if wanted is not None:
       boards = [b for b in boards if b.name == wanted]
       if not boards:
-        raise ValueError(
-            f'{path} has no storyboard {wanted!r}; it has {names}'
-        )
+        raise ValueError(f'{path} has no storyboard {wanted!r}; it has {names}')
     if len(boards) > 1:
       raise ValueError(
-          f'{path} holds {len(boards)} storyboards ({names}); pick one, for'
-          f' example {path}#{boards[0].name}'
+        f'{path} holds {len(boards)} storyboards ({names}); pick one, for'
+        f' example {path}#{boards[0].name}'
       )
     return boards[0]
 
   @classmethod
   def parse(
-      cls,
-      obj: Mapping[str, Any] | Sequence[Any],
-      *,
-      name: str = 'storyboard',
-      shots: Mapping[str, Any] | None = None,
+    cls,
+    obj: Mapping[str, Any] | Sequence[Any],
+    *,
+    name: str = 'storyboard',
+    shots: Mapping[str, Any] | None = None,
   ) -> Storyboard:
     """Validates what `json.load` gives for one storyboard.
 
@@ -89,20 +87,20 @@ class Storyboard:
       segment_lib.check_keys(obj, _STORYBOARD_KEYS, f'storyboard {name!r}')
       if not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f'the name of a storyboard is {name!r}; it must be a text that is'
-            ' not empty'
+          f'the name of a storyboard is {name!r}; it must be a text that is'
+          ' not empty'
         )
       shots = {**(shots or {}), **segment_lib.read_shots(obj)}
       obj = obj.get('segments', [])
     if not isinstance(obj, list | tuple):
       raise ValueError(
-          f'storyboard {name!r} is {segment_lib.kind_of(obj)}; it must be a'
-          ' list of segments, or an object with "segments"'
+        f'storyboard {name!r} is {segment_lib.kind_of(obj)}; it must be a'
+        ' list of segments, or an object with "segments"'
       )
     if not obj:
       raise ValueError(
-          f'storyboard {name!r} is empty; give 1 to {MAX_SEGMENTS} segments,'
-          ' for example [{"text": "A cat sleeps."}]'
+        f'storyboard {name!r} is empty; give 1 to {MAX_SEGMENTS} segments,'
+        ' for example [{"text": "A cat sleeps."}]'
       )
     parsed = []
     scene = 0
@@ -118,8 +116,8 @@ class Storyboard:
     total = sum(repeat for _, repeat in parsed)
     if total > MAX_SEGMENTS:
       raise ValueError(
-          f'storyboard {name!r} has {total} segments; at most {MAX_SEGMENTS}'
-          f' ({MAX_SEGMENTS * SEGMENT_SECONDS} s) are possible'
+        f'storyboard {name!r} has {total} segments; at most {MAX_SEGMENTS}'
+        f' ({MAX_SEGMENTS * SEGMENT_SECONDS} s) are possible'
       )
     segments = [s for s, repeat in parsed for _ in range(repeat)]
     return cls(name, tuple(segments))
@@ -152,9 +150,7 @@ class Storyboard:
     """The negative text of every segment, '' where there is none."""
     return [segment.negative for segment in self.segments]
 
-  def lint(
-      self, text_length: int, count_tokens: Callable[[str], int]
-  ) -> None:
+  def lint(self, text_length: int, count_tokens: Callable[[str], int]) -> None:
     """Raises ValueError where a text does not fit into `text_length` tokens.
 
     Args:
@@ -162,22 +158,22 @@ class Storyboard:
       count_tokens: of the text encoder, special tokens included.
     """
     for kind, texts in (
-        ('text', self.prompts()),
-        ('negative text', self.negatives()),
+      ('text', self.prompts()),
+      ('negative text', self.negatives()),
     ):
       for i, text in enumerate(texts):
         count = count_tokens(text)
         if count > text_length:
           raise ValueError(
-              f'the {kind} of segment {i + 1} of storyboard {self.name!r} has'
-              f' {count} tokens; at most {text_length} fit, shorten it'
+            f'the {kind} of segment {i + 1} of storyboard {self.name!r} has'
+            f' {count} tokens; at most {text_length} fit, shorten it'
           )
 
 
 def lint_all(
-    storyboards: Sequence[Storyboard],
-    text_length: int,
-    count_tokens: Callable[[str], int],
+  storyboards: Sequence[Storyboard],
+  text_length: int,
+  count_tokens: Callable[[str], int],
 ) -> None:
   """`Storyboard.lint` of many: ONE ValueError with their number."""
   problems = []
@@ -220,25 +216,25 @@ def parse_storyboards(obj: Any, stem: str) -> list[Storyboard]:
     shots, obj = segment_lib.read_shots(obj), obj['storyboards']
     if not isinstance(obj, list):
       raise ValueError(
-          f'"storyboards" is {segment_lib.kind_of(obj)}; it must be a list'
+        f'"storyboards" is {segment_lib.kind_of(obj)}; it must be a list'
       )
   elif isinstance(obj, list) and not any(map(_is_board, obj)):
     return [Storyboard.parse(obj, name=stem)]
   elif not isinstance(obj, list):
     raise ValueError(
-        f'the file holds {segment_lib.kind_of(obj)}; it must hold a'
-        ' storyboard, for example {"segments": [{"text": "A cat sleeps."}]}'
+      f'the file holds {segment_lib.kind_of(obj)}; it must hold a'
+      ' storyboard, for example {"segments": [{"text": "A cat sleeps."}]}'
     )
   if not obj:
     raise ValueError('there is no storyboard in it; give 1 or more')
   return [
-      Storyboard.parse(o, name=f'{stem}_{i}', shots=shots)
-      for i, o in enumerate(obj)
+    Storyboard.parse(o, name=f'{stem}_{i}', shots=shots)
+    for i, o in enumerate(obj)
   ]
 
 
 def _is_board(obj: Any) -> bool:
   """Whether an item of a list is a storyboard rather than a segment."""
   return isinstance(obj, list) or (
-      isinstance(obj, Mapping) and 'segments' in obj
+    isinstance(obj, Mapping) and 'segments' in obj
   )

@@ -56,9 +56,7 @@ class TokenOrder:
   @property
   def stride(self) -> int:
     """Tokens from one segment's window to the next one's."""
-    return (
-        self.text_length + self.segment_latent_frames * self.tokens_per_frame
-    )
+    return self.text_length + self.segment_latent_frames * self.tokens_per_frame
 
   @property
   def window(self) -> int:
@@ -102,7 +100,7 @@ class TokenOrder:
     ends = 1 + self.segment_latent_frames * np.arange(1, self.segments + 1)
     parts = np.split(frames, ends[:-1])
     return np.concatenate(
-        [np.concatenate([t, v.ravel()]) for t, v in zip(text, parts)]
+      [np.concatenate([t, v.ravel()]) for t, v in zip(text, parts)]
     ).astype(np.int32)
 
   @functools.cached_property
@@ -120,7 +118,7 @@ class TokenOrder:
     the video, as in the paper's code.
     """
     return self._interleave(
-        self.text_index[::-1], self.video_index.ravel()[::-1]
+      self.text_index[::-1], self.video_index.ravel()[::-1]
     )
 
   def reading(self, reverse: bool, length: int) -> Permutation:
@@ -145,10 +143,10 @@ class TokenOrder:
     index = self._interleave(text, video)
     seen = index >= 0
     places[seen] = np.stack(
-        np.unravel_index(
-            index[seen], (self.latent_frames, self.rows, self.columns)
-        ),
-        axis=-1,
+      np.unravel_index(
+        index[seen], (self.latent_frames, self.rows, self.columns)
+      ),
+      axis=-1,
     )
     return places
 
@@ -162,11 +160,11 @@ class TokenOrder:
     places = np.full((self.window, 3), -1, np.int32)
     video = one.video_index.ravel()
     places[video] = np.stack(
-        np.unravel_index(
-            np.arange(video.size),
-            (one.latent_frames, self.rows, self.columns),
-        ),
-        axis=-1,
+      np.unravel_index(
+        np.arange(video.size),
+        (one.latent_frames, self.rows, self.columns),
+      ),
+      axis=-1,
     )
     return places
 
@@ -182,5 +180,5 @@ def inverse(permutation: np.ndarray) -> np.ndarray:
 def _reading(order: TokenOrder, reverse: bool, length: int) -> Permutation:
   index = order.reverse if reverse else order.forward
   return Permutation.from_index(
-      np.concatenate([index, np.arange(order.length, length)])
+    np.concatenate([index, np.arange(order.length, length)])
   )

@@ -42,7 +42,7 @@ _FIRST_LOGVAR = -6.0
 
 
 def principal_maps(
-    clips: Sequence[Clip], config: CausalVAEConfig
+  clips: Sequence[Clip], config: CausalVAEConfig
 ) -> dict[str, np.ndarray]:
   """Linear maps block of pixels <-> whitened principal components."""
   blocks = []
@@ -53,8 +53,9 @@ def principal_maps(
         part = clip.frames[begin + offset : end]
         keep = (len(part) - 1) // time_ratio * time_ratio + 1
         out = coder.blocks_of_pixels(
-            jnp.asarray(part[None, :keep]), time_ratio,
-            config.spatial_compression,
+          jnp.asarray(part[None, :keep]),
+          time_ratio,
+          config.spatial_compression,
         )
         blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
   blocks = np.concatenate(blocks)
@@ -65,10 +66,10 @@ def principal_maps(
   std = np.sqrt(values[order])
   down = vectors[:, order] / std
   return {
-      'encoder/linear_shortcut/kernel': down,
-      'encoder/linear_shortcut/bias': -mean @ down,
-      'decoder/linear_shortcut/kernel': (vectors[:, order] * std).T,
-      'decoder/linear_shortcut/bias': mean,
+    'encoder/linear_shortcut/kernel': down,
+    'encoder/linear_shortcut/bias': -mean @ down,
+    'decoder/linear_shortcut/kernel': (vectors[:, order] * std).T,
+    'decoder/linear_shortcut/bias': mean,
   }
 
 
@@ -130,9 +131,9 @@ def fit_units(vae, params, clips: Sequence[Clip], frames: int):
         latents.append(np.asarray(mean).reshape(-1, mean.shape[-1]))
   latents = np.concatenate(latents)
   return dataclasses.replace(
-      vae.config,
-      shift=tuple(map(float, latents.mean(0))),
-      scaling_factor=tuple(map(float, 1 / latents.std(0))),
+    vae.config,
+    shift=tuple(map(float, latents.mean(0))),
+    scaling_factor=tuple(map(float, 1 / latents.std(0))),
   )
 
 
@@ -153,7 +154,7 @@ def train(config, workdir: str) -> dict:
   with progress.Bar('train the autoencoder', config.steps) as bar:
     for step in range(config.steps):
       batch = vae_clips.windows(
-          clips, config.batch_size, config.frames, config.cuts, rng
+        clips, config.batch_size, config.frames, config.cuts, rng
       )
       key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
       params, state, square = step_fn(params, state, batch, key)
@@ -165,21 +166,23 @@ def train(config, workdir: str) -> dict:
         seen = vae_training.psnr([float(s) / 4 for s in squares])
         squares.clear()
         print(
-            f'step {step + 1}: train {seen:.2f} dB, held out'
-            f' {found["mean"]:.2f} dB, {time.time() - begun:.0f} s',
-            flush=True,
+          f'step {step + 1}: train {seen:.2f} dB, held out'
+          f' {found["mean"]:.2f} dB, {time.time() - begun:.0f} s',
+          flush=True,
         )
   fitted = fit_units(vae, params, clips, config.eval_frames)
   folder = pathlib.Path(workdir) / 'vae'
   convert.save_vae(fitted, params, folder, dtype=np.float16)
   shipped, params = convert.load_vae(folder)
   report = {
-      'held_out_psnr_db': evaluate(
-          vae_training.make_rebuild(CausalVAE(shipped)),
-          params, clips, config.eval_frames,
-      ),
-      'seconds': time.time() - begun,
-      'steps': config.steps,
+    'held_out_psnr_db': evaluate(
+      vae_training.make_rebuild(CausalVAE(shipped)),
+      params,
+      clips,
+      config.eval_frames,
+    ),
+    'seconds': time.time() - begun,
+    'steps': config.steps,
   }
   (folder.parent / 'report.json').write_text(json.dumps(report, indent=2))
   return report
@@ -190,7 +193,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   if _CONFIG.value is None or _WORKDIR.value is None:
     raise ValueError(
-        'give both --config=configs/quickstart_vae.py and --workdir=DIR'
+      'give both --config=configs/quickstart_vae.py and --workdir=DIR'
     )
   workdir = paths.on_disk(_WORKDIR.value, '--workdir')
   report = train(_CONFIG.value, workdir)

@@ -41,27 +41,30 @@ def read_clips(config) -> list[Clip]:
   for entry in config.clips:
     path = paths.resolve(entry['path'])
     frames = video.read_video(
-        path, fps=config.fps, height=config.height, width=config.width
+      path, fps=config.fps, height=config.height, width=config.width
     )
     ranges = tuple(tuple(pair) for pair in entry['held_out'])
     for begin, end in ranges:
       if not 0 <= begin < end <= len(frames):
         raise ValueError(
-            f'held_out ({begin}, {end}) of {path.name} is not a range within'
-            f' its {len(frames)} frames'
+          f'held_out ({begin}, {end}) of {path.name} is not a range within'
+          f' its {len(frames)} frames'
         )
     if len(frames) < config.eval_frames:
       raise ValueError(
-          f'{path.name} has {len(frames)} frames, fewer than eval_frames'
-          f' {config.eval_frames}'
+        f'{path.name} has {len(frames)} frames, fewer than eval_frames'
+        f' {config.eval_frames}'
       )
     clips.append(Clip(path.stem, frames / np.float32(127.5) - 1, ranges))
   return clips
 
 
 def windows(
-    clips: Sequence[Clip], count: int, frames: int, cuts: float,
-    rng: np.random.Generator,
+  clips: Sequence[Clip],
+  count: int,
+  frames: int,
+  cuts: float,
+  rng: np.random.Generator,
 ) -> np.ndarray:
   """Random training windows [count, frames, H, W, 3].
 
@@ -73,8 +76,9 @@ def windows(
   weights = np.array([b - a for _, a, b in ranges], np.float64)
 
   def piece(length):
-    source, begin, end = ranges[rng.choice(len(ranges),
-                                           p=weights / weights.sum())]
+    source, begin, end = ranges[
+      rng.choice(len(ranges), p=weights / weights.sum())
+    ]
     length = min(length, end - begin)
     start = rng.integers(begin, end - length + 1)
     return source[start : start + length]
@@ -94,7 +98,7 @@ def windows(
 
 
 def held_out_windows(
-    clip: Clip, frames: int
+  clip: Clip, frames: int
 ) -> Iterator[tuple[int, np.ndarray]]:
   """(start, positions of held-out frames) of windows that show them.
 

@@ -16,7 +16,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
   def schedule(peak):
     return optax.warmup_cosine_decay_schedule(
-        0.0, peak, config.warmup, config.steps
+      0.0, peak, config.warmup, config.steps
     )
 
   def dimensions(params):
@@ -25,19 +25,19 @@ def make_optimizer(config) -> optax.GradientTransformation:
       if value.ndim < 4 or names & {'conv_y', 'conv_b', 'conv_shortcut'}:
         return None
       return optax.contrib.MuonDimensionNumbers(
-          tuple(range(value.ndim - 1)), value.ndim - 1
+        tuple(range(value.ndim - 1)), value.ndim - 1
       )
 
     return jax.tree_util.tree_map_with_path(of, params)
 
   return optax.chain(
-      optax.clip_by_global_norm(1.0),
-      optax.contrib.muon(
-          schedule(config.muon_lr),
-          adam_learning_rate=schedule(config.adam_lr),
-          adam_b2=0.99,
-          muon_weight_dimension_numbers=dimensions,
-      ),
+    optax.clip_by_global_norm(1.0),
+    optax.contrib.muon(
+      schedule(config.muon_lr),
+      adam_learning_rate=schedule(config.adam_lr),
+      adam_b2=0.99,
+      muon_weight_dimension_numbers=dimensions,
+    ),
   )
 
 

@@ -31,7 +31,7 @@ def gelu_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def gelu_slope_curvature(
-    x: jax.Array,
+  x: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns GELU and its first two derivatives."""
   p, square = _gate(x)

@@ -29,7 +29,7 @@ def read(z: jax.Array, q: jax.Array, norm: Norm) -> jax.Array:
 
 
 def read_backward(
-    z: jax.Array, d_out: jax.Array, norm: Norm
+  z: jax.Array, d_out: jax.Array, norm: Norm
 ) -> tuple[jax.Array, Norm]:
   """Returns the cotangents of z and the norm; that of q is d_out."""
   n, r = normalize(z)
@@ -48,7 +48,7 @@ class Residuals(NamedTuple):
 
 
 def step_gradient(
-    z: jax.Array, k: jax.Array, v: jax.Array, eta: jax.Array, norm: Norm
+  z: jax.Array, k: jax.Array, v: jax.Array, eta: jax.Array, norm: Norm
 ) -> tuple[jax.Array, Residuals]:
   """Returns g = -eta dl/dz [C, D] of z = f(k; W), and residuals."""
   scale, bias = norm
@@ -60,7 +60,7 @@ def step_gradient(
 
 
 def step_gradient_backward(
-    residuals: Residuals, eta: jax.Array, norm: Norm, d_g: jax.Array
+  residuals: Residuals, eta: jax.Array, norm: Norm, d_g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, Norm]:
   """Returns the cotangents (d_z, d_e, d_eta, d_norm) of `step_gradient`.
 

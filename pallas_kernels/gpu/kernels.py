@@ -75,7 +75,7 @@ def forward(inner, plan, tokens, state, norm, *, checkpoints):
     def mini_batch(n, state):
       q, k, v, eta = (load_rows(x, n, plan.mini_batch) for x in tokens)
       state = tuple(
-          inner.step(state, k, v, eta.astype(jnp.float32), norm, always)
+        inner.step(state, k, v, eta.astype(jnp.float32), norm, always)
       )
       out_rows = inner.read(state, q, norm, always)
       store_rows(out[0], n, plan.mini_batch, out_rows)
@@ -90,14 +90,17 @@ def forward(inner, plan, tokens, state, norm, *, checkpoints):
     _store(saved[:parts], last)
 
   return _call(
-      kernel, 'ttt_forward', q.shape[:2], inner.warps[0],
-      [*tokens, *state], norm, shapes,
+    kernel,
+    'ttt_forward',
+    q.shape[:2],
+    inner.warps[0],
+    [*tokens, *state],
+    norm,
+    shapes,
   )
 
 
-def replay(
-    inner, plan, index, tokens, norm, checkpoints, d_out, d_q
-):
+def replay(inner, plan, index, tokens, norm, checkpoints, d_out, d_q):
   """Returns [d_q, *states, *their cotangents by the reads, *d_norm].
 
   States and cotangents are [B, H, S * G, ...], weights in the tokens' dtype;
@@ -105,12 +108,12 @@ def replay(
   """
   q = tokens[0]
   per_state = [
-      _like(x[:, :, 0], plan.span * plan.group, _stored(x, q))
-      for x in checkpoints
+    _like(x[:, :, 0], plan.span * plan.group, _stored(x, q))
+    for x in checkpoints
   ]
   shapes = [_like(d_q), *per_state, *per_state]
   shapes += [
-      jax.ShapeDtypeStruct((*q.shape[:2], plan.span, q.shape[-1]), jnp.float32)
+    jax.ShapeDtypeStruct((*q.shape[:2], plan.span, q.shape[-1]), jnp.float32)
   ] * 2
   parts = len(checkpoints)
 
@@ -131,10 +134,10 @@ def replay(
       _store(states, state, n - offset)
       q, k, v, eta = (load_rows(x, n, plan.mini_batch) for x in tokens)
       state = tuple(
-          inner.step(state, k, v, eta.astype(jnp.float32), norm, always)
+        inner.step(state, k, v, eta.astype(jnp.float32), norm, always)
       )
       d_q_rows, d_read, d_norm_here = inner.read_backward(
-          state, q, norm, load_rows(d_out, n, plan.mini_batch), always
+        state, q, norm, load_rows(d_out, n, plan.mini_batch), always
       )
       store_rows(d_q[0], n, plan.mini_batch, d_q_rows)
       _store(reads, d_read, n - offset)
@@ -142,21 +145,22 @@ def replay(
 
     state = _load(saved, jnp.minimum(g, plan.groups - 1))
     zeros = tuple(map(jnp.zeros_like, norm))
-    _, d_norm = jax.lax.fori_loop(
-        *_group(plan, g), mini_batch, (state, zeros)
-    )
+    _, d_norm = jax.lax.fori_loop(*_group(plan, g), mini_batch, (state, zeros))
     _store(d_norms, d_norm, place)
 
   return _call(
-      kernel, 'ttt_replay', (*q.shape[:2], plan.span), inner.warps[1],
-      [index, *tokens, *checkpoints, d_out, d_q], norm, shapes,
-      aliases={6 + parts: 0},
+    kernel,
+    'ttt_replay',
+    (*q.shape[:2], plan.span),
+    inner.warps[1],
+    [index, *tokens, *checkpoints, d_out, d_q],
+    norm,
+    shapes,
+    aliases={6 + parts: 0},
   )
 
 
-def reverse(
-    inner, plan, index, tokens, norm, states, reads, d_state, d_tokens
-):
+def reverse(inner, plan, index, tokens, norm, states, reads, d_state, d_tokens):
   """Returns [d_k, d_v, d_eta, *d_state, *d_norm [B, H, D]].
 
   The first three are the arguments with the span's rows written.
@@ -184,7 +188,7 @@ def reverse(
       d_state = tuple(map(jnp.add, d_state, _load(reads, n - offset)))
       k, v, eta = (load_rows(x, n, plan.mini_batch) for x in tokens)
       d_state, *rows, d_norm_here = inner.step_backward(
-          state, k, v, eta.astype(jnp.float32), norm, d_state, always
+        state, k, v, eta.astype(jnp.float32), norm, d_state, always
       )
       for ref, values in zip(d_rows, rows):
         store_rows(ref, n, plan.mini_batch, values)
@@ -192,15 +196,20 @@ def reverse(
 
     zeros = tuple(map(jnp.zeros_like, norm))
     d_state, d_norm = jax.lax.fori_loop(
-        0, end - offset, mini_batch, (_load(d_last), zeros)
+      0, end - offset, mini_batch, (_load(d_last), zeros)
     )
     _store(results, (*d_state, *d_norm))
 
   first = 4 + 3 * parts
   return _call(
-      kernel, 'ttt_reverse', (b, h), inner.warps[2],
-      [index, *tokens[1:], *states, *reads, *d_state, *d_tokens], norm, shapes,
-      aliases={first + i: i for i in range(3)},
+    kernel,
+    'ttt_reverse',
+    (b, h),
+    inner.warps[2],
+    [index, *tokens[1:], *states, *reads, *d_state, *d_tokens],
+    norm,
+    shapes,
+    aliases={first + i: i for i in range(3)},
   )
 
 
@@ -212,20 +221,20 @@ def _call(kernel, name, grid, warps, arrays, norm, shapes, aliases=None):
     if array.ndim == 1:  # The index of a span.
       return pl.BlockSpec(array.shape, lambda *_: (0,))
     return pl.BlockSpec(
-        (None, None, *rest), lambda b, h, *_: (b, h, *(0,) * len(rest))
+      (None, None, *rest), lambda b, h, *_: (b, h, *(0,) * len(rest))
     )
 
   kernel.__name__ = name
   norm_spec = pl.BlockSpec((None, norm[0].shape[-1]), lambda b, h, *_: (h, 0))
   return pl.pallas_call(
-      kernel,
-      grid=grid,
-      in_specs=[*map(spec, arrays), norm_spec, norm_spec],
-      out_specs=[*map(spec, shapes)],
-      out_shape=shapes,
-      input_output_aliases=aliases or {},
-      compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
-      name=name,
+    kernel,
+    grid=grid,
+    in_specs=[*map(spec, arrays), norm_spec, norm_spec],
+    out_specs=[*map(spec, shapes)],
+    out_shape=shapes,
+    input_output_aliases=aliases or {},
+    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
+    name=name,
   )(*arrays, *norm)
 
 

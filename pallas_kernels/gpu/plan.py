@@ -35,8 +35,11 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    programs: int, tokens: int, mini_batch: int, state_bytes: int,
-    replay_bytes: int,
+  programs: int,
+  tokens: int,
+  mini_batch: int,
+  state_bytes: int,
+  replay_bytes: int,
 ) -> Plan:
   """Returns the plan that keeps both budgets.
 
@@ -49,7 +52,7 @@ def make_plan(
   """
   n = -(-tokens // mini_batch)
   group = max(
-      _LEAST_GROUP, -int(-programs * n * state_bytes // _CHECKPOINT_BYTES)
+    _LEAST_GROUP, -int(-programs * n * state_bytes // _CHECKPOINT_BYTES)
   )
   group = min(group, n)
   groups = -(-n // group)
@@ -59,29 +62,29 @@ def make_plan(
 
 
 def check_support(
-    tokens: dict[str, jax.Array], head_dim: int, mini_batch: int
+  tokens: dict[str, jax.Array], head_dim: int, mini_batch: int
 ) -> None:
   """Raises NotImplementedError for what no GPU kernel here accepts."""
   for name, array in tokens.items():
     if array.dtype == jnp.float64:
       raise NotImplementedError(
-          f'{name} has dtype float64: the GPU kernel takes float32 or bfloat16'
+        f'{name} has dtype float64: the GPU kernel takes float32 or bfloat16'
       )
   if head_dim not in HEAD_DIMS:
     raise NotImplementedError(
-        f'head dim D={head_dim}: the GPU kernel takes {HEAD_DIMS}, such as 64'
+      f'head dim D={head_dim}: the GPU kernel takes {HEAD_DIMS}, such as 64'
     )
   if not 16 <= mini_batch <= 256 or mini_batch & (mini_batch - 1):
     raise NotImplementedError(
-        f'mini_batch={mini_batch}: the GPU kernel takes 16, 32, 64, 128 or 256'
+      f'mini_batch={mini_batch}: the GPU kernel takes 16, 32, 64, 128 or 256'
     )
   if jax.default_backend() == 'gpu':
     device = jax.local_devices()[0]
     capability = getattr(device, 'compute_capability', 'none')
     if not capability.replace('.', '').isdigit() or float(capability) < 9:
       raise NotImplementedError(
-          f'{device.device_kind} has compute capability {capability}: the GPU'
-          ' kernel is made for 9.0 (Hopper) and newer'
+        f'{device.device_kind} has compute capability {capability}: the GPU'
+        ' kernel is made for 9.0 (Hopper) and newer'
       )
 
 

@@ -49,9 +49,9 @@ def settle(x: jax.Array, dtype: jnp.dtype, always: jax.Array) -> jax.Array:
     always: true, in a way that the compiler does not see: `always_true`.
   """
   return jax.lax.cond(
-      always,
-      lambda: x.astype(dtype),
-      lambda: jnp.zeros(x.shape, dtype),
+    always,
+    lambda: x.astype(dtype),
+    lambda: jnp.zeros(x.shape, dtype),
   )
 
 
@@ -59,11 +59,11 @@ def _product(a, b, axis_a, axis_b):
   """Contracts axis_a with axis_b in the narrower dtype of the two."""
   dtype = min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
   return jax.lax.dot_general(
-      a.astype(dtype),
-      b.astype(dtype),
-      (((axis_a,), (axis_b,)), ((), ())),
-      precision=_FLOAT32_PRODUCT if dtype == jnp.float32 else None,
-      preferred_element_type=jnp.float32,
+    a.astype(dtype),
+    b.astype(dtype),
+    (((axis_a,), (axis_b,)), ((), ())),
+    precision=_FLOAT32_PRODUCT if dtype == jnp.float32 else None,
+    preferred_element_type=jnp.float32,
   )
 
 
@@ -74,7 +74,7 @@ def load_rows(ref: jax.Ref, n: jax.Array, mini_batch: int) -> jax.Array:
 
 
 def store_rows(
-    ref: jax.Ref, n: jax.Array, mini_batch: int, values: jax.Array
+  ref: jax.Ref, n: jax.Array, mini_batch: int, values: jax.Array
 ) -> None:
   """Writes the rows of mini-batch n to ref [T, ...], none after its end."""
   rows, mask = _rows(ref, n, mini_batch)

@@ -21,11 +21,11 @@ from pallas_kernels.gpu.plan import Plan
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def walk(
-    inner: Inner,
-    plan: Plan,
-    tokens: tuple[jax.Array, ...],
-    state: State,
-    norm: Norm,
+  inner: Inner,
+  plan: Plan,
+  tokens: tuple[jax.Array, ...],
+  state: State,
+  norm: Norm,
 ) -> tuple[jax.Array, State]:
   """Returns (out [B, H, T, D], last state); both in the dtypes of q, state.
 
@@ -37,7 +37,7 @@ def walk(
     norm: scale and bias [H, D].
   """
   out, *last = kernels.forward(
-      inner, plan, tokens, state, norm, checkpoints=False
+    inner, plan, tokens, state, norm, checkpoints=False
   )
   return out, tuple(last)
 
@@ -56,29 +56,29 @@ def _walk_backward(inner, plan, residuals, cotangents):
     d_state, d_tokens = carry
     index = index[None]
     d_q, *rest = kernels.replay(
-        inner, plan, index, tokens, norm, checkpoints, d_out, d_tokens[0]
+      inner, plan, index, tokens, norm, checkpoints, d_out, d_tokens[0]
     )
     parts = len(checkpoints)
     states, reads, d_norm_read = rest[:parts], rest[parts:-2], rest[-2:]
     results = kernels.reverse(
-        inner, plan, index, tokens, norm, states, reads, d_state, d_tokens[1:]
+      inner, plan, index, tokens, norm, states, reads, d_state, d_tokens[1:]
     )
     d_state, d_norm = tuple(results[3:-2]), results[-2:]
     d_norm = tuple(
-        jnp.sum(x, axis=(0, 2)) + jnp.sum(y, axis=0)
-        for x, y in zip(d_norm_read, d_norm)
+      jnp.sum(x, axis=(0, 2)) + jnp.sum(y, axis=0)
+      for x, y in zip(d_norm_read, d_norm)
     )
     return (d_state, (d_q, *results[:3])), d_norm
 
   zeros = tuple(jnp.zeros(x.shape, x.dtype) for x in tokens)
   (d_state, d_tokens), d_norm = jax.lax.scan(
-      span,
-      (tuple(d_state), zeros),
-      jnp.arange(plan.spans, dtype=jnp.int32),
-      reverse=True,
+    span,
+    (tuple(d_state), zeros),
+    jnp.arange(plan.spans, dtype=jnp.int32),
+    reverse=True,
   )
   d_norm = tuple(
-      jnp.sum(d, axis=0).astype(x.dtype) for d, x in zip(d_norm, norm)
+    jnp.sum(d, axis=0).astype(x.dtype) for d, x in zip(d_norm, norm)
   )
   return d_tokens, d_state, d_norm
 

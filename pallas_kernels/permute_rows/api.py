@@ -12,16 +12,16 @@ from pallas_kernels.permute_rows import xla
 from pallas_kernels.permute_rows.permutation import Permutation
 
 IMPLEMENTATIONS = {
-    'pallas_tpu': pallas_tpu.permute_rows,
-    'xla': xla.permute_rows,
+  'pallas_tpu': pallas_tpu.permute_rows,
+  'xla': xla.permute_rows,
 }
 
 
 def permute_rows(
-    x: jax.Array,
-    permutation: Permutation,
-    *,
-    implementation: str | None = None,
+  x: jax.Array,
+  permutation: Permutation,
+  *,
+  implementation: str | None = None,
 ) -> jax.Array:
   """Puts the rows of a sequence into another, fixed order.
 
@@ -43,8 +43,8 @@ def permute_rows(
   """
   if x.ndim != 3 or x.shape[1] != permutation.length:
     raise ValueError(
-        f'x has shape {x.shape}; the permutation needs [B,'
-        f' {permutation.length}, X]'
+      f'x has shape {x.shape}; the permutation needs [B,'
+      f' {permutation.length}, X]'
     )
   return _permute(permutation, implementation, x)
 
@@ -53,7 +53,7 @@ def permute_rows(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _permute(permutation, implementation, x):
   return dispatch(
-      'permute_rows', IMPLEMENTATIONS, implementation, x, permutation
+    'permute_rows', IMPLEMENTATIONS, implementation, x, permutation
   )
 
 

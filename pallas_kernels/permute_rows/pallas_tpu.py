@@ -98,7 +98,7 @@ def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
   batch, length, width = x.shape
   if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype == jnp.float16:
     raise NotImplementedError(
-        f'rows of {x.dtype}: the TPU kernel moves bfloat16 and float32'
+      f'rows of {x.dtype}: the TPU kernel moves bfloat16 and float32'
     )
   table = _plan(permutation, width * x.dtype.itemsize)
   # The result of the last block, and every window, may reach over the end.
@@ -107,28 +107,28 @@ def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (0, padded - length), (0, 0)))
   count, blocks = table.windows.shape
   sources = [
-      pl.BlockSpec(
-          (pl.Element(1), pl.Element(table.window), pl.Element(width)),
-          functools.partial(_window, number),
-      )
-      for number in range(count)
+    pl.BlockSpec(
+      (pl.Element(1), pl.Element(table.window), pl.Element(width)),
+      functools.partial(_window, number),
+    )
+    for number in range(count)
   ]
   return pl.pallas_call(
-      functools.partial(_kernel, table.rows),
-      grid_spec=pltpu.PrefetchScalarGridSpec(
-          num_scalar_prefetch=2,
-          grid=(batch, blocks),
-          in_specs=sources,
-          out_specs=pl.BlockSpec(
-              (None, table.rows, width), lambda b, i, *_: (b, i, 0)
-          ),
+    functools.partial(_kernel, table.rows),
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=2,
+      grid=(batch, blocks),
+      in_specs=sources,
+      out_specs=pl.BlockSpec(
+        (None, table.rows, width), lambda b, i, *_: (b, i, 0)
       ),
-      out_shape=jax.ShapeDtypeStruct((batch, length, width), x.dtype),
-      compiler_params=pltpu.CompilerParams(
-          dimension_semantics=('parallel', 'parallel'),
-          vmem_limit_bytes=chip.current().vmem,
-      ),
-      name='permute_rows',
+    ),
+    out_shape=jax.ShapeDtypeStruct((batch, length, width), x.dtype),
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'parallel'),
+      vmem_limit_bytes=chip.current().vmem,
+    ),
+    name='permute_rows',
   )(jnp.asarray(table.windows), jnp.asarray(table.pieces), *[x] * count)
 
 
@@ -147,8 +147,8 @@ def _plan(permutation: Permutation, row_bytes: int) -> _Table:
       return table
     if parts == 1:
       raise NotImplementedError(
-          f'{len(table.windows)} runs of rows meet in {_PART} rows: the TPU'
-          f' kernel joins at most {_MOST_PRODUCTS}'
+        f'{len(table.windows)} runs of rows meet in {_PART} rows: the TPU'
+        f' kernel joins at most {_MOST_PRODUCTS}'
       )
     parts //= 2
 
@@ -193,8 +193,8 @@ def _kernel(rows, _, pieces, *refs):
   *sources, out = refs
   block = pl.program_id(1)
   pieces = [
-      _Piece(*(pieces[field, number, block] for field in range(4)))
-      for number in range(len(sources))
+    _Piece(*(pieces[field, number, block] for field in range(4)))
+    for number in range(len(sources))
   ]
   for top in range(0, rows, _PART):
     part = slice(top, top + _PART)

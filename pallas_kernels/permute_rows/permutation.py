@@ -47,11 +47,11 @@ class Permutation:
     """
     index = np.asarray(index)
     if index.ndim != 1 or not np.array_equal(
-        np.sort(index), np.arange(index.size)
+      np.sort(index), np.arange(index.size)
     ):
       raise ValueError(
-          f'index of shape {index.shape} is no permutation: it must hold each'
-          f' of 0 ... {index.size - 1} once'
+        f'index of shape {index.shape} is no permutation: it must hold each'
+        f' of 0 ... {index.size - 1} once'
       )
     runs = []
     first = 0
@@ -72,9 +72,9 @@ class Permutation:
   @functools.cached_property
   def index(self) -> np.ndarray:
     """[T] row of the source for each row of the result."""
-    return np.concatenate([
-        run.start + run.step * np.arange(run.length) for run in self.runs
-    ])
+    return np.concatenate(
+      [run.start + run.step * np.arange(run.length) for run in self.runs]
+    )
 
   @functools.cached_property
   def inverse(self) -> Permutation:

@@ -8,7 +8,7 @@ from pallas_kernels.permute_rows.permutation import Permutation
 
 
 def backwards(
-    segments: int, text: int, video: int, first: int, fill: int
+  segments: int, text: int, video: int, first: int, fill: int
 ) -> Permutation:
   """Returns a video backwards, between texts that stay forwards.
 

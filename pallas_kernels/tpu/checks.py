@@ -11,10 +11,10 @@ from pallas_kernels.tpu.plan import HEAD_DIMS
 
 
 def check(
-    tokens: tuple[jax.Array, ...],
-    others: tuple[jax.Array, ...],
-    mini_batch: int,
-    hidden: int,
+  tokens: tuple[jax.Array, ...],
+  others: tuple[jax.Array, ...],
+  mini_batch: int,
+  hidden: int,
 ) -> jnp.dtype:
   """Refuses what the kernels do not have.
 
@@ -34,25 +34,25 @@ def check(
   head_dim = tokens[0].shape[-1]
   if head_dim not in HEAD_DIMS:
     raise NotImplementedError(
-        f'head dim {head_dim}: the TPU kernels have'
-        f' {", ".join(map(str, HEAD_DIMS))}'
+      f'head dim {head_dim}: the TPU kernels have'
+      f' {", ".join(map(str, HEAD_DIMS))}'
     )
   if hidden % LANES and hidden != head_dim:
     raise NotImplementedError(
-        f'hidden size {hidden}: the TPU kernels take multiples of {LANES},'
-        f' such as {2 * LANES}'
+      f'hidden size {hidden}: the TPU kernels take multiples of {LANES},'
+      f' such as {2 * LANES}'
     )
   if mini_batch % 16 or mini_batch > 256:
     raise NotImplementedError(
-        f'mini_batch={mini_batch}: the TPU kernels take multiples of 16 up to'
-        ' 256, such as 64'
+      f'mini_batch={mini_batch}: the TPU kernels take multiples of 16 up to'
+      ' 256, such as 64'
     )
   dtype = jnp.result_type(*tokens)
   wide = state_dtype(*tokens, *others)
   if dtype == jnp.float16 or wide != jnp.promote_types(dtype, jnp.float32):
     raise NotImplementedError(
-        f'tokens of {dtype} with states of {wide}: the TPU kernels take'
-        ' bfloat16 or float32 with float32'
+      f'tokens of {dtype} with states of {wide}: the TPU kernels take'
+      ' bfloat16 or float32 with float32'
     )
   # Only the interpreter has it.
   if dtype == jnp.float64 and jax.default_backend() == 'tpu':

@@ -37,7 +37,7 @@ def current() -> Chip:
   except ValueError:  # The device is no TPU: interpreted.
     return ANY
   return Chip(
-      vmem=info.vmem_capacity_bytes,
-      cores=info.num_cores,
-      narrow_arithmetic=info.generation >= 6,
+    vmem=info.vmem_capacity_bytes,
+    cores=info.num_cores,
+    narrow_arithmetic=info.generation >= 6,
   )

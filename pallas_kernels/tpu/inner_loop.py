@@ -53,7 +53,7 @@ class Model:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def inner_loop(
-    model: Model, plan: Plan, tokens: Tokens, norm: Norm, state: State
+  model: Model, plan: Plan, tokens: Tokens, norm: Norm, state: State
 ) -> tuple[jax.Array, State]:
   """Reads a sequence into the state.
 
@@ -89,41 +89,45 @@ def _forward(model, plan, tokens, norm, state, *, save):
   states = _each(lambda a: grid.state(a.shape[1:]), state)
   out_specs = [grid.tokens(), states]
   out_shape = [
-      jax.ShapeDtypeStruct(tokens.q.shape, plan.dtype),
-      _each(lambda a: jax.ShapeDtypeStruct(a.shape, plan.wide), state),
+    jax.ShapeDtypeStruct(tokens.q.shape, plan.dtype),
+    _each(lambda a: jax.ShapeDtypeStruct(a.shape, plan.wide), state),
   ]
   if save:
     groups = -(-plan.length // (plan.group * plan.mini_batch))
     out_specs.append(_each(lambda a: grid.saved(a.shape[1:]), state))
     out_shape.append(
-        _each(
-            lambda a: jax.ShapeDtypeStruct(
-                (plan.batch, groups, *a.shape[1:]), plan.wide
-            ),
-            state,
-        )
+      _each(
+        lambda a: jax.ShapeDtypeStruct(
+          (plan.batch, groups, *a.shape[1:]), plan.wide
+        ),
+        state,
+      )
     )
   result = pl.pallas_call(
-      functools.partial(_forward_kernel, model=model, grid=grid),
-      name=f'{model.name}_forward',
-      grid=grid.shape,
-      in_specs=[
-          _token_specs(grid),
-          Norm(*[grid.norm()] * 2),
-          # Needed once: copied to where it is to be.
-          _each(lambda _: pl.BlockSpec(memory_space=pl.ANY), state),
-      ],
-      out_specs=out_specs,
-      out_shape=out_shape,
-      scratch_shapes=[_selector(grid)],
-      compiler_params=grid.compiler_params(),
+    functools.partial(_forward_kernel, model=model, grid=grid),
+    name=f'{model.name}_forward',
+    grid=grid.shape,
+    in_specs=[
+      _token_specs(grid),
+      Norm(*[grid.norm()] * 2),
+      # Needed once: copied to where it is to be.
+      _each(lambda _: pl.BlockSpec(memory_space=pl.ANY), state),
+    ],
+    out_specs=out_specs,
+    out_shape=out_shape,
+    scratch_shapes=[_selector(grid)],
+    compiler_params=grid.compiler_params(),
   )(tokens, norm, state)
   return (*result, None)[:3]
 
 
 def _forward_kernel(
-    tokens: Tokens, norm: Norm, initial: State, *refs: Any,
-    model: Model, grid: Grid,
+  tokens: Tokens,
+  norm: Norm,
+  initial: State,
+  *refs: Any,
+  model: Model,
+  grid: Grid,
 ) -> None:
   """One grid step. The state stays in VMEM from the first step to the last.
 
@@ -160,34 +164,36 @@ def _backward(model, plan, tokens, norm, saved, d_out, d_last):
   wide = functools.partial(jax.ShapeDtypeStruct, dtype=plan.wide)
   token = jax.ShapeDtypeStruct(d_out.shape, plan.dtype)
   d_tokens, d_norm, d_state = pl.pallas_call(
-      functools.partial(_backward_kernel, model=model, grid=grid),
-      name=f'{model.name}_backward',
-      grid=grid.shape,
-      in_specs=[
-          _token_specs(grid),
-          Norm(*[grid.norm()] * 2),
-          _each(lambda a: grid.saved(a.shape[1:]), d_last),
-          grid.tokens(),
-          states,
-      ],
-      out_specs=[
-          _token_specs(grid)._replace(eta=grid.rate_gradients()),
-          Norm(*[grid.state(lanes)] * 2),
-          states,
-      ],
-      out_shape=[
-          Tokens(
-              token, token, token,
-              wide((batch, shares, plan.length, grid.step_heads)),
-          ),
-          Norm(*[wide((batch, *lanes))] * 2),
-          _each(lambda a: wide(a.shape), d_last),
-      ],
-      scratch_shapes=[
-          *_scratch(grid, d_last),
-          model.stash(grid, [array.shape[1:] for array in d_last]),
-      ],
-      compiler_params=grid.compiler_params(),
+    functools.partial(_backward_kernel, model=model, grid=grid),
+    name=f'{model.name}_backward',
+    grid=grid.shape,
+    in_specs=[
+      _token_specs(grid),
+      Norm(*[grid.norm()] * 2),
+      _each(lambda a: grid.saved(a.shape[1:]), d_last),
+      grid.tokens(),
+      states,
+    ],
+    out_specs=[
+      _token_specs(grid)._replace(eta=grid.rate_gradients()),
+      Norm(*[grid.state(lanes)] * 2),
+      states,
+    ],
+    out_shape=[
+      Tokens(
+        token,
+        token,
+        token,
+        wide((batch, shares, plan.length, grid.step_heads)),
+      ),
+      Norm(*[wide((batch, *lanes))] * 2),
+      _each(lambda a: wide(a.shape), d_last),
+    ],
+    scratch_shapes=[
+      *_scratch(grid, d_last),
+      model.stash(grid, [array.shape[1:] for array in d_last]),
+    ],
+    compiler_params=grid.compiler_params(),
   )(tokens, norm, saved, d_out, d_last)
   d_eta = layout.rate_gradient(d_tokens.eta, plan)
   d_norm = Norm(*(array.sum(0) for array in d_norm))
@@ -195,10 +201,21 @@ def _backward(model, plan, tokens, norm, saved, d_out, d_last):
 
 
 def _backward_kernel(
-    tokens: Tokens, norm: Norm, saved: State, d_out: Any, d_last: State,
-    d_tokens: Tokens, d_norm: Norm, d_state: State,
-    state: State, rate: Any, selected: Any, stash: Any,
-    *, model: Model, grid: Grid,
+  tokens: Tokens,
+  norm: Norm,
+  saved: State,
+  d_out: Any,
+  d_last: State,
+  d_tokens: Tokens,
+  d_norm: Norm,
+  d_state: State,
+  state: State,
+  rate: Any,
+  selected: Any,
+  stash: Any,
+  *,
+  model: Model,
+  grid: Grid,
 ) -> None:
   """One grid step, from the last in time to the first.
 
@@ -218,9 +235,16 @@ def _backward_kernel(
   for ref, block in zip(state, saved):
     ref[...] = block[0, 0]
   model.backward(
-      here, tokens, rate, norm, state, stash, d_out, d_tokens,
-      _each(lambda ref: ref.at[0], d_norm),
-      _each(lambda ref: ref.at[0], d_state),
+    here,
+    tokens,
+    rate,
+    norm,
+    state,
+    stash,
+    d_out,
+    d_tokens,
+    _each(lambda ref: ref.at[0], d_norm),
+    _each(lambda ref: ref.at[0], d_state),
   )
 
 
@@ -232,9 +256,9 @@ def _scratch(grid, state):
   """Returns the state of a step, its step sizes and their selector."""
   plan = grid.plan
   return [
-      _each(lambda a: pltpu.VMEM(grid.shares(a.shape[1:]), plan.wide), state),
-      pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
-      _selector(grid),
+    _each(lambda a: pltpu.VMEM(grid.shares(a.shape[1:]), plan.wide), state),
+    pltpu.VMEM((grid.rows, grid.packs * LANES), plan.wide),
+    _selector(grid),
   ]
 
 

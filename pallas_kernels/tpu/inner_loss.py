@@ -57,7 +57,7 @@ class LossGradient(NamedTuple):
 
 
 def normalize(
-    y: jax.Array, mean: Mean, factor: float = 1.0
+  y: jax.Array, mean: Mean, factor: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
   """Returns y / std(y) and 1 / std(y) for y without a mean, [C, lanes].
 
@@ -71,19 +71,19 @@ def normalize(
 
 
 def normalize_backward(
-    d_x: jax.Array, x: jax.Array, r: jax.Array, mean: Mean
+  d_x: jax.Array, x: jax.Array, r: jax.Array, mean: Mean
 ) -> jax.Array:
   """Returns the cotangent of y from that of x = y / std(y)."""
   return r * (d_x - x * mean(d_x * x))
 
 
 def inner_gradient(
-    y: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    norm: Norm,
-    mean: Mean,
-    factor: float = 1.0,
+  y: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  norm: Norm,
+  mean: Mean,
+  factor: float = 1.0,
 ) -> Gradient:
   """Returns g = dl/dy of each token; arguments [C, lanes], see `normalize`."""
   x, r = normalize(y, mean, factor)
@@ -94,12 +94,12 @@ def inner_gradient(
 
 
 def inner_gradient_backward(
-    d_g: jax.Array,
-    gradient: Gradient,
-    k: jax.Array,
-    v: jax.Array,
-    norm: Norm,
-    mean: Mean,
+  d_g: jax.Array,
+  gradient: Gradient,
+  k: jax.Array,
+  v: jax.Array,
+  norm: Norm,
+  mean: Mean,
 ) -> LossGradient:
   """Returns the cotangents of `inner_gradient`.
 
@@ -123,8 +123,8 @@ def inner_gradient_backward(
   error = norm.scale * x + norm.bias - v + k
   d_error = norm.scale * d_u
   d_norm = Norm(
-      scale=column_sum(d_u * (error + norm.scale * x)),
-      bias=column_sum(d_error),
+    scale=column_sum(d_u * (error + norm.scale * x)),
+    bias=column_sum(d_error),
   )
   d_x = norm.scale * d_error - r * (ux * d_g + norm.scale * error * d_gx)
   d_y = r * (d_x - x * (mean(d_x * x) + mean(d_g * g)))

@@ -50,9 +50,7 @@ def unpack_rows(x: jax.Array, plan: Plan) -> jax.Array:
 def pack_hidden(x: jax.Array, plan: Plan) -> jax.Array:
   """Returns a bias [..., H, K] as [..., packs, R, K]."""
   x = _all_heads(x, 2, plan)
-  return x.reshape(
-      *x.shape[:-2], plan.packs, plan.packing.heads, x.shape[-1]
-  )
+  return x.reshape(*x.shape[:-2], plan.packs, plan.packing.heads, x.shape[-1])
 
 
 def unpack_hidden(x: jax.Array, plan: Plan) -> jax.Array:

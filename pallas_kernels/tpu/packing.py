@@ -84,9 +84,7 @@ class Packing:
 
   def block_diagonal(self, x: jax.Array) -> jax.Array:
     """Returns x [C, 128] as [R C, 128], each head in rows of its own."""
-    return jnp.concatenate(
-        [self.only(r, x) for r in range(self.heads)], axis=0
-    )
+    return jnp.concatenate([self.only(r, x) for r in range(self.heads)], axis=0)
 
   def rows_of(self, r: int) -> slice:
     """Returns the rows of head r in [R C, ...]."""
@@ -99,18 +97,14 @@ class Packing:
   def add_bias(self, rows: jax.Array, bias: jax.Array) -> jax.Array:
     """Returns rows [R C, K] plus each head's row of bias [R, K]."""
     return jnp.concatenate(
-        [
-            rows[self.rows_of(r)] + bias[r : r + 1]
-            for r in range(self.heads)
-        ],
-        axis=0,
+      [rows[self.rows_of(r)] + bias[r : r + 1] for r in range(self.heads)],
+      axis=0,
     )
 
   def sums(self, x: jax.Array) -> list[jax.Array]:
     """Returns the sum over each head's features: R arrays [rows, 1]."""
     return [
-        jnp.sum(self.only(r, x), axis=1, keepdims=True)
-        for r in range(self.heads)
+      jnp.sum(self.only(r, x), axis=1, keepdims=True) for r in range(self.heads)
     ]
 
   def mean(self, x: jax.Array) -> jax.Array:
@@ -121,34 +115,31 @@ class Packing:
         those of all packs side by side, none waits for another's chain.
     """
     packs = [
-        self.sums(x[:, first : first + LANES])
-        for first in range(0, x.shape[1], LANES)
+      self.sums(x[:, first : first + LANES])
+      for first in range(0, x.shape[1], LANES)
     ]
     return jnp.concatenate(
-        [
-            self.join([s * (1 / self.head_dim) for s in sums])
-            for sums in packs
-        ],
-        axis=1,
+      [self.join([s * (1 / self.head_dim) for s in sums]) for sums in packs],
+      axis=1,
     )
 
   def mean_by_product(self, x: jax.Array, products: Products) -> jax.Array:
     """Returns `mean(x)`, made by the matrix unit."""
     row, column = (
-        jax.lax.div(
-            jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis),
-            np.int32(self.head_dim),
-        )
-        for axis in (0, 1)
+      jax.lax.div(
+        jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis),
+        np.int32(self.head_dim),
+      )
+      for axis in (0, 1)
     )
     share = jnp.where(row == column, 1 / self.head_dim, 0.0)
     share = share.astype(products.dtype)
     return jnp.concatenate(
-        [
-            products.times_parts(x[:, first : first + LANES], share)
-            for first in range(0, x.shape[1], LANES)
-        ],
-        axis=1,
+      [
+        products.times_parts(x[:, first : first + LANES], share)
+        for first in range(0, x.shape[1], LANES)
+      ],
+      axis=1,
     )
 
   def row_sums(self, dtype: jnp.dtype) -> jax.Array:
@@ -158,7 +149,7 @@ class Packing:
     """
     shape = (SUBLANES, self.heads * self.mini_batch)
     head, row = (
-        jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
+      jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
     )
     first = head * self.mini_batch
     mine = (row >= first) & (row < first + self.mini_batch)

@@ -105,9 +105,9 @@ class Grid:
   def shape(self) -> tuple[int, int, int]:
     plan = self.plan
     return (
-        plan.batch,
-        plan.packs // self.packs,
-        -(-plan.length // (self.steps * plan.mini_batch)),
+      plan.batch,
+      plan.packs // self.packs,
+      -(-plan.length // (self.steps * plan.mini_batch)),
     )
 
   @property
@@ -127,21 +127,21 @@ class Grid:
   def tokens(self) -> pl.BlockSpec:
     """Block [1, rows, P 128] of [B, T, H D]."""
     return pl.BlockSpec(
-        (1, self.rows, self.packs * LANES),
-        lambda b, h, n: (b, self.time(n), h),
+      (1, self.rows, self.packs * LANES),
+      lambda b, h, n: (b, self.time(n), h),
     )
 
   def rates(self) -> pl.BlockSpec:
     """Block [1, rows, H] of eta [B, T, H]: the step sizes of all heads."""
     return pl.BlockSpec(
-        (1, self.rows, self.plan.heads), lambda b, h, n: (b, self.time(n), 0)
+      (1, self.rows, self.plan.heads), lambda b, h, n: (b, self.time(n), 0)
     )
 
   def rate_gradients(self) -> pl.BlockSpec:
     """Block [1, 1, rows, P R] of [B, groups of packs, T, P R]."""
     return pl.BlockSpec(
-        (1, 1, self.rows, self.step_heads),
-        lambda b, h, n: (b, h, self.time(n), 0),
+      (1, 1, self.rows, self.step_heads),
+      lambda b, h, n: (b, h, self.time(n), 0),
     )
 
   def norm(self) -> pl.BlockSpec:
@@ -151,15 +151,15 @@ class Grid:
   def state(self, shape: tuple[int, ...]) -> pl.BlockSpec:
     """Block of a state [B, packs, ...] or [B, 1, packs 128]."""
     return pl.BlockSpec(
-        (1, *self.shares(shape)), lambda b, h, n: (b, *_at(h, shape))
+      (1, *self.shares(shape)), lambda b, h, n: (b, *_at(h, shape))
     )
 
   def saved(self, shape: tuple[int, ...]) -> pl.BlockSpec:
     """Block of saved states [B, N / G, packs, ...] or ... 1, packs 128]."""
     every = np.int32(self.plan.group // self.steps)
     return pl.BlockSpec(
-        (1, 1, *self.shares(shape)),
-        lambda b, h, n: (b, jax.lax.div(self.time(n), every), *_at(h, shape)),
+      (1, 1, *self.shares(shape)),
+      lambda b, h, n: (b, jax.lax.div(self.time(n), every), *_at(h, shape)),
     )
 
   def shares(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -171,8 +171,8 @@ class Grid:
   def compiler_params(self) -> pltpu.CompilerParams:
     # The compiler's own temporaries need some of the vector memory.
     return pltpu.CompilerParams(
-        vmem_limit_bytes=int(self.plan.vmem * 0.97),
-        dimension_semantics=('parallel', 'parallel', 'arbitrary'),
+      vmem_limit_bytes=int(self.plan.vmem * 0.97),
+      dimension_semantics=('parallel', 'parallel', 'arbitrary'),
     )
 
 
@@ -182,18 +182,18 @@ def _at(share, shape):
 
 
 def make_plan(
-    *,
-    batch: int,
-    length: int,
-    heads: int,
-    head_dim: int,
-    mini_batch: int,
-    dtype: jnp.dtype,
-    state_bytes: int,
-    stash_bytes: int,
-    most_packs: tuple[int, int],
-    few_packs_steps: int,
-    chip: chips.Chip | None = None,
+  *,
+  batch: int,
+  length: int,
+  heads: int,
+  head_dim: int,
+  mini_batch: int,
+  dtype: jnp.dtype,
+  state_bytes: int,
+  stash_bytes: int,
+  most_packs: tuple[int, int],
+  few_packs_steps: int,
+  chip: chips.Chip | None = None,
 ) -> Plan:
   """Returns the sizes for a call.
 
@@ -238,30 +238,30 @@ def make_plan(
   most_group = (budget - 8 * state_bytes) // per_mini_batch
   if most_group < steps:
     raise NotImplementedError(
-        f'a group of {steps} mini-batches of {mini_batch} takes'
-        f' {8 * state_bytes + steps * per_mini_batch:,} bytes of vector'
-        f' memory: the TPU kernels have {budget:,}; use a smaller hidden size'
+      f'a group of {steps} mini-batches of {mini_batch} takes'
+      f' {8 * state_bytes + steps * per_mini_batch:,} bytes of vector'
+      f' memory: the TPU kernels have {budget:,}; use a smaller hidden size'
     )
   group = min(group, most_group // steps * steps)
   room = budget // (group * per_mini_batch + 8 * state_bytes)
   backward_packs = _share(packs, min(most_packs[1], room), parts)
   packs = _round_up(packs, backward_packs)
   return Plan(
-      batch=batch,
-      # A sequence shorter than a step is filled up; a longer one is not.
-      length=max(length, steps * mini_batch),
-      heads=heads,
-      head_dim=head_dim,
-      mini_batch=mini_batch,
-      steps=steps,
-      group=group,
-      packs=packs,
-      forward_packs=_divisor(packs, _share(packs, most_packs[0], parts)),
-      backward_packs=backward_packs,
-      dtype=jnp.dtype(dtype),
-      wide=wide,
-      elementwise=narrow if chip.narrow_arithmetic else wide,
-      vmem=chip.vmem,
+    batch=batch,
+    # A sequence shorter than a step is filled up; a longer one is not.
+    length=max(length, steps * mini_batch),
+    heads=heads,
+    head_dim=head_dim,
+    mini_batch=mini_batch,
+    steps=steps,
+    group=group,
+    packs=packs,
+    forward_packs=_divisor(packs, _share(packs, most_packs[0], parts)),
+    backward_packs=backward_packs,
+    dtype=jnp.dtype(dtype),
+    wide=wide,
+    elementwise=narrow if chip.narrow_arithmetic else wide,
+    vmem=chip.vmem,
   )
 
 

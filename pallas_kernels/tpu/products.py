@@ -47,9 +47,9 @@ class Products:
   def _product(self, a, b, axis_a, axis_b):
     narrow = self.dtype == jnp.bfloat16
     return jax.lax.dot_general(
-        a.astype(self.dtype),
-        b.astype(self.dtype),
-        (((axis_a,), (axis_b,)), ((), ())),
-        precision=None if narrow else jax.lax.Precision.HIGHEST,
-        preferred_element_type=self.out,
+      a.astype(self.dtype),
+      b.astype(self.dtype),
+      (((axis_a,), (axis_b,)), ((), ())),
+      precision=None if narrow else jax.lax.Precision.HIGHEST,
+      preferred_element_type=self.out,
     )

@@ -29,7 +29,7 @@ def selector(step: Step) -> jax.Array:
   grid = step.grid
   shape = selector_shape(grid)
   head, lane = (
-      jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
+    jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
   )
   first = (head - step.share * grid.step_heads) * grid.plan.head_dim
   mine = (lane >= first) & (lane < first + grid.plan.head_dim)

@@ -46,7 +46,7 @@ class Step:
     return self.number == self.grid.shape[2] - 1
 
   def valid(
-      self, row: jax.Array | int, shape: tuple[int, int]
+    self, row: jax.Array | int, shape: tuple[int, int]
   ) -> jax.Array | None:
     """Returns which tokens exist, [rows, lanes]; None if all of a block do.
 

@@ -9,21 +9,21 @@ from pallas_kernels.ttt_inputs import pallas_tpu
 from pallas_kernels.ttt_inputs import xla
 
 IMPLEMENTATIONS = {
-    'pallas_tpu': pallas_tpu.ttt_inputs,
-    'xla': xla.ttt_inputs,
+  'pallas_tpu': pallas_tpu.ttt_inputs,
+  'xla': xla.ttt_inputs,
 }
 
 
 def ttt_inputs(
-    z: jax.Array,
-    cos: jax.Array,
-    sin: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    rate: float,
-    length: int,
-    implementation: str | None = None,
+  z: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  rate: float,
+  length: int,
+  implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Makes the arguments of `ttt_mlp` or `ttt_linear` from projections.
 
@@ -62,19 +62,27 @@ def ttt_inputs(
   tokens = z.shape[1]
   if z.shape[2] < 3 * heads * dim + heads:
     raise ValueError(
-        f'z has {z.shape[2]} features; {heads} heads of {dim} need at least'
-        f' {3 * heads * dim + heads}'
+      f'z has {z.shape[2]} features; {heads} heads of {dim} need at least'
+      f' {3 * heads * dim + heads}'
     )
   for name, array, shape in (
-      ('cos', cos, (tokens, dim)),
-      ('sin', sin, (tokens, dim)),
-      ('ln_bias', ln_bias, (heads, dim)),
+    ('cos', cos, (tokens, dim)),
+    ('sin', sin, (tokens, dim)),
+    ('ln_bias', ln_bias, (heads, dim)),
   ):
     if array.shape != shape:
       raise ValueError(f'{name} has shape {array.shape}; it must be {shape}')
   if not 0 <= length <= tokens:
     raise ValueError(f'length is {length}; it must be 0 to {tokens}')
   return dispatch(
-      'ttt_inputs', IMPLEMENTATIONS, implementation,
-      z, cos, sin, ln_scale, ln_bias, rate=rate, length=length,
+    'ttt_inputs',
+    IMPLEMENTATIONS,
+    implementation,
+    z,
+    cos,
+    sin,
+    ln_scale,
+    ln_bias,
+    rate=rate,
+    length=length,
   )

@@ -73,14 +73,14 @@ class _Plan:
 
 
 def ttt_inputs(
-    z: jax.Array,
-    cos: jax.Array,
-    sin: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    rate: float,
-    length: int,
+  z: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  rate: float,
+  length: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Returns what `api.ttt_inputs` says; reverse-mode differentiable only.
 
@@ -90,19 +90,17 @@ def ttt_inputs(
   real_heads, dim = ln_scale.shape
   if dim not in HEAD_DIMS:
     raise NotImplementedError(
-        f'head dim {dim}: the TPU kernels have'
-        f' {", ".join(map(str, HEAD_DIMS))}'
+      f'head dim {dim}: the TPU kernels have {", ".join(map(str, HEAD_DIMS))}'
     )
   if z.dtype == jnp.float16:
     raise NotImplementedError(
-        'float16: the TPU kernels take bfloat16 or float32'
+      'float16: the TPU kernels take bfloat16 or float32'
     )
   heads = -(-real_heads * dim // LANES) * LANES // dim
   if heads > real_heads:
     z = _append_heads(z, real_heads, heads, dim)
     ln_scale, ln_bias = (
-        jnp.pad(w, ((0, heads - real_heads), (0, 0)))
-        for w in (ln_scale, ln_bias)
+      jnp.pad(w, ((0, heads - real_heads), (0, 0))) for w in (ln_scale, ln_bias)
     )
   batch, tokens, features = z.shape
   rows = _BLOCK_BYTES // (features * z.dtype.itemsize)
@@ -112,8 +110,8 @@ def ttt_inputs(
   *qkv, eta = _inputs(plan, z, cos, sin, *norm)
   # Cut as they lie in memory: to cut an axis of heads costs a transpose.
   q, k, v = (
-      y[:, :, : real_heads * dim].reshape(batch, tokens, real_heads, dim)
-      for y in qkv
+    y[:, :, : real_heads * dim].reshape(batch, tokens, real_heads, dim)
+    for y in qkv
   )
   return tuple(y.swapaxes(1, 2) for y in (q, k, v, eta[:, :, :real_heads]))
 
@@ -135,13 +133,13 @@ def _inputs(plan, z, cos, sin, scale, bias):
   widths = [plan.width] * 3 + [plan.heads]
   dtypes = [z.dtype] * 3 + [cos.dtype]
   return _call(
-      _forward_kernel,
-      'ttt_inputs_forward',
-      plan,
-      [z, cos, sin, scale, bias],
-      [_sequence(plan, z), *_shared(plan, cos, scale)],
-      [shape(*pair) for pair in zip(widths, dtypes)],
-      [_sequence(plan, shape(*pair)) for pair in zip(widths, dtypes)],
+    _forward_kernel,
+    'ttt_inputs_forward',
+    plan,
+    [z, cos, sin, scale, bias],
+    [_sequence(plan, z), *_shared(plan, cos, scale)],
+    [shape(*pair) for pair in zip(widths, dtypes)],
+    [_sequence(plan, shape(*pair)) for pair in zip(widths, dtypes)],
   )
 
 
@@ -153,23 +151,23 @@ def _inputs_backward(plan, arguments, cotangents):
   z, cos, _, scale, _ = arguments
   blocks = pl.cdiv(plan.tokens, plan.rows)
   sums = jax.ShapeDtypeStruct(
-      (z.shape[0], blocks, _SUBLANES, plan.width), cos.dtype
+    (z.shape[0], blocks, _SUBLANES, plan.width), cos.dtype
   )
   sum_spec = pl.BlockSpec(
-      (None, None, *sums.shape[2:]), lambda b, i: (b, i, 0, 0)
+    (None, None, *sums.shape[2:]), lambda b, i: (b, i, 0, 0)
   )
   d_z, *d_norm = _call(
-      _backward_kernel,
-      'ttt_inputs_backward',
-      plan,
-      [*arguments, *cotangents],
-      [
-          _sequence(plan, z),
-          *_shared(plan, cos, scale),
-          *(_sequence(plan, d) for d in cotangents),
-      ],
-      [jax.ShapeDtypeStruct(z.shape, z.dtype), sums, sums],
-      [_sequence(plan, z), sum_spec, sum_spec],
+    _backward_kernel,
+    'ttt_inputs_backward',
+    plan,
+    [*arguments, *cotangents],
+    [
+      _sequence(plan, z),
+      *_shared(plan, cos, scale),
+      *(_sequence(plan, d) for d in cotangents),
+    ],
+    [jax.ShapeDtypeStruct(z.shape, z.dtype), sums, sums],
+    [_sequence(plan, z), sum_spec, sum_spec],
   )
   d_scale, d_bias = (d.sum(axis=(0, 1, 2))[None] for d in d_norm)
   return d_z, None, None, d_scale, d_bias
@@ -193,16 +191,16 @@ def _shared(plan: _Plan, cos: Any, scale: Any) -> list[pl.BlockSpec]:
 def _call(kernel, name, plan, arguments, in_specs, results, out_specs):
   """Runs a kernel on every block of rows."""
   return pl.pallas_call(
-      functools.partial(kernel, plan),
-      grid=(arguments[0].shape[0], pl.cdiv(plan.tokens, plan.rows)),
-      in_specs=in_specs,
-      out_specs=out_specs,
-      out_shape=results,
-      compiler_params=pltpu.CompilerParams(
-          dimension_semantics=('parallel', 'parallel'),
-          vmem_limit_bytes=chip.current().vmem,
-      ),
-      name=name,
+    functools.partial(kernel, plan),
+    grid=(arguments[0].shape[0], pl.cdiv(plan.tokens, plan.rows)),
+    in_specs=in_specs,
+    out_specs=out_specs,
+    out_shape=results,
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'parallel'),
+      vmem_limit_bytes=chip.current().vmem,
+    ),
+    name=name,
   )(*arguments)
 
 
@@ -215,11 +213,11 @@ def _forward_kernel(plan, z, cos, sin, scale, bias, q, k, v, eta):
     rows = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
     for group in plan.groups:
       out = tpu_rows.inputs(
-          _projections(plan, group, z, rows),
-          tpu_rows.Rotary.make(cos[rows, :], sin[rows, :], len(group)),
-          _weight(group, scale),
-          _weight(group, bias),
-          units,
+        _projections(plan, group, z, rows),
+        tpu_rows.Rotary.make(cos[rows, :], sin[rows, :], len(group)),
+        _weight(group, scale),
+        _weight(group, bias),
+        units,
       )
       for ref, x in zip((q, k, v), out):
         _write(group, ref, rows, x)
@@ -229,7 +227,7 @@ def _forward_kernel(plan, z, cos, sin, scale, bias, q, k, v, eta):
 
 
 def _backward_kernel(
-    plan, z, cos, sin, scale, _, d_q, d_k, d_v, d_eta, d_z, d_scale, d_bias
+  plan, z, cos, sin, scale, _, d_q, d_k, d_v, d_eta, d_z, d_scale, d_bias
 ):
   start = pl.program_id(1) * plan.rows
   units = _units(plan, z)
@@ -242,14 +240,14 @@ def _backward_kernel(
     exists = _before(plan.tokens - start, rows, (_ROWS, LANES))
     for group in plan.groups:
       cotangents = tpu_rows.Rows(
-          *(_read(plan, group, ref, rows) for ref in (d_q, d_k, d_v))
+        *(_read(plan, group, ref, rows) for ref in (d_q, d_k, d_v))
       )
       d_rows, d_row_scale = tpu_rows.gradients(
-          _projections(plan, group, z, rows),
-          tpu_rows.Rotary.make(cos[rows, :], sin[rows, :], len(group)),
-          _weight(group, scale),
-          cotangents,
-          units,
+        _projections(plan, group, z, rows),
+        tpu_rows.Rotary.make(cos[rows, :], sin[rows, :], len(group)),
+        _weight(group, scale),
+        cotangents,
+        units,
       )
       for part, d in enumerate(d_rows):
         _write(plan.of_part(group, part), d_z, rows, d)
@@ -273,9 +271,7 @@ def _units(plan, z):
 
 def _read(plan, packs, ref, rows):
   """Rows of some packs of a block [rows, P 128], one below the other."""
-  return jnp.concatenate(
-      [ref[rows, lanes(p)].astype(plan.wide) for p in packs]
-  )
+  return jnp.concatenate([ref[rows, lanes(p)].astype(plan.wide) for p in packs])
 
 
 def _write(packs, ref, rows, x):
@@ -293,7 +289,7 @@ def _projections(plan, group, z, rows):
 def _weight(group, ref):
   """A weight [1, P 128] for the rows of some packs."""
   return jnp.concatenate(
-      [jnp.broadcast_to(ref[:, lanes(p)], (_ROWS, LANES)) for p in group]
+    [jnp.broadcast_to(ref[:, lanes(p)], (_ROWS, LANES)) for p in group]
   )
 
 

@@ -63,8 +63,8 @@ class Units:
 
   def _product(self, x, choose, token=False):
     i, j = (
-        jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis)
-        for axis in (0, 1)
+      jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis)
+      for axis in (0, 1)
     )
     matrix = choose(i, j).astype(self.dtype)
     products = Products(self.dtype, self.wide)
@@ -96,8 +96,8 @@ class Rotary:
     """Returns the turns of tokens [C, D] for rows of so many packs."""
     heads = LANES // cos.shape[1]
     cos, sin = (
-        jnp.concatenate([x] * heads, axis=1) if heads > 1 else x
-        for x in (cos, sin)
+      jnp.concatenate([x] * heads, axis=1) if heads > 1 else x
+      for x in (cos, sin)
     )
     sin = jnp.where(_first_of_pair(sin.shape), -sin, sin)
     return cls(*(jnp.concatenate([x] * packs, axis=0) for x in (cos, sin)))
@@ -153,11 +153,11 @@ def _standardize(x, units):
 
 
 def inputs(
-    rows: Rows,
-    rotary: Rotary,
-    scale: jax.Array,
-    bias: jax.Array,
-    units: Units,
+  rows: Rows,
+  rotary: Rotary,
+  scale: jax.Array,
+  bias: jax.Array,
+  units: Units,
 ) -> Rows:
   """Returns q', k', v'; scale and bias are [rows, 128]."""
   q, k = (_Direction.of(x, rotary, units).unit for x in rows[:2])
@@ -166,11 +166,11 @@ def inputs(
 
 
 def gradients(
-    rows: Rows,
-    rotary: Rotary,
-    scale: jax.Array,
-    cotangents: Rows,
-    units: Units,
+  rows: Rows,
+  rotary: Rotary,
+  scale: jax.Array,
+  cotangents: Rows,
+  units: Units,
 ) -> tuple[Rows, jax.Array]:
   """Returns the cotangents of the rows, and of the scale for each row.
 
@@ -187,16 +187,15 @@ def gradients(
   d_v = d_centred - units.mean(d_centred)
   d_k = cotangents.k + cotangents.v - d_v
   return (
-      Rows(
-          q.pull(cotangents.q, rotary, units),
-          k.pull(d_k, rotary, units),
-          d_v,
-      ),
-      cotangents.v * standard,
+    Rows(
+      q.pull(cotangents.q, rotary, units),
+      k.pull(d_k, rotary, units),
+      d_v,
+    ),
+    cotangents.v * standard,
   )
 
 
 def _first_of_pair(shape):
   lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
   return (lane & 1) == 0
-

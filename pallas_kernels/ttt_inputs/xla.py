@@ -12,14 +12,14 @@ DEVIATION_EPSILON = 1e-8
 
 
 def ttt_inputs(
-    z: jax.Array,
-    cos: jax.Array,
-    sin: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    rate: float,
-    length: int,
+  z: jax.Array,
+  cos: jax.Array,
+  sin: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  rate: float,
+  length: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Returns what `api.ttt_inputs` says."""
   heads, dim = ln_scale.shape
@@ -29,9 +29,7 @@ def ttt_inputs(
   # Not slices: the gradients of a split are joined, those of slices padded to
   # the whole and added up.
   *qkv, rates, _ = jax.lax.split(z, sizes, axis=2)
-  q, k, v = (
-      y.reshape(*y.shape[:2], heads, dim).astype(wide) for y in qkv
-  )
+  q, k, v = (y.reshape(*y.shape[:2], heads, dim).astype(wide) for y in qkv)
   # Rotated before the norm, as both keep the other: the rotation then takes
   # the rounded projection, of which there is no wide copy.
   q, k = (l2_normalize(rotate(y, cos, sin)) for y in (q, k))
@@ -61,7 +59,7 @@ def l2_normalize(y: jax.Array) -> jax.Array:
 
 
 def reconstruction_target(
-    k: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
+  k: jax.Array, v: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> jax.Array:
   """Standardised (v - k), scaled and shifted, plus k.
 
@@ -79,11 +77,7 @@ def reconstruction_target(
   """
   difference = v - k
   centred = difference - difference.mean(axis=-1, keepdims=True)
-  variance = jnp.square(centred).sum(axis=-1, keepdims=True) / (
-      k.shape[-1] - 1
-  )
+  variance = jnp.square(centred).sum(axis=-1, keepdims=True) / (k.shape[-1] - 1)
   # A constant row has no direction; keep its gradient finite.
-  deviation = jnp.sqrt(
-      jnp.where(variance > 0, variance, DEVIATION_EPSILON**2)
-  )
+  deviation = jnp.sqrt(jnp.where(variance > 0, variance, DEVIATION_EPSILON**2))
   return scale * centred / (deviation + DEVIATION_EPSILON) + bias + k

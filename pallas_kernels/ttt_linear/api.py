@@ -13,25 +13,25 @@ from pallas_kernels.ttt_linear import reference
 from pallas_kernels.ttt_linear import xla
 
 IMPLEMENTATIONS = {
-    'pallas_tpu': pallas_tpu.ttt_linear,
-    'pallas_gpu': pallas_gpu.ttt_linear,
-    'xla': xla.ttt_linear,
-    'reference': reference.ttt_linear,
+  'pallas_tpu': pallas_tpu.ttt_linear,
+  'pallas_gpu': pallas_gpu.ttt_linear,
+  'xla': xla.ttt_linear,
+  'reference': reference.ttt_linear,
 }
 
 
 def ttt_linear(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int = 64,
-    implementation: str | None = None,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int = 64,
+  implementation: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Trains an affine map per head on the sequence while reading from it.
 
@@ -70,28 +70,38 @@ def ttt_linear(
     ExceptionGroup: no implementation accepts the arguments.
   """
   sizes = check_sequence(
-      {'q': q, 'k': k, 'v': v},
-      eta,
-      {'ln_scale': ln_scale, 'ln_bias': ln_bias},
-      mini_batch,
+    {'q': q, 'k': k, 'v': v},
+    eta,
+    {'ln_scale': ln_scale, 'ln_bias': ln_bias},
+    mini_batch,
   )
   check_state({'w': (w, 'HDD'), 'b': (b, 'HD')}, sizes)
   return dispatch(
-      'ttt_linear', IMPLEMENTATIONS, implementation,
-      q, k, v, eta, w, b, ln_scale, ln_bias, mini_batch=mini_batch,
+    'ttt_linear',
+    IMPLEMENTATIONS,
+    implementation,
+    q,
+    k,
+    v,
+    eta,
+    w,
+    b,
+    ln_scale,
+    ln_bias,
+    mini_batch=mini_batch,
   )
 
 
 def ttt_linear_inner_losses(
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int = 64,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int = 64,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the inner loss of every mini-batch before and after its step.
 
@@ -105,12 +115,12 @@ def ttt_linear_inner_losses(
     ValueError: a shape, a dtype or mini_batch does not fit.
   """
   sizes = check_sequence(
-      {'k': k, 'v': v},
-      eta,
-      {'ln_scale': ln_scale, 'ln_bias': ln_bias},
-      mini_batch,
+    {'k': k, 'v': v},
+    eta,
+    {'ln_scale': ln_scale, 'ln_bias': ln_bias},
+    mini_batch,
   )
   check_state({'w': (w, 'HDD'), 'b': (b, 'HD')}, sizes)
   return reference.ttt_linear_inner_losses(
-      k, v, eta, w, b, ln_scale, ln_bias, mini_batch=mini_batch
+    k, v, eta, w, b, ln_scale, ln_bias, mini_batch=mini_batch
   )

@@ -33,16 +33,16 @@ _MOST_TILE_BYTES = 65536
 
 
 def ttt_linear(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
 
@@ -51,27 +51,30 @@ def ttt_linear(
   """
   batch, heads, length, d = q.shape
   check_support(
-      dict(q=q, k=k, v=v, eta=eta, w=w, b=b, ln_scale=ln_scale,
-           ln_bias=ln_bias),
-      d, mini_batch,
+    dict(q=q, k=k, v=v, eta=eta, w=w, b=b, ln_scale=ln_scale, ln_bias=ln_bias),
+    d,
+    mini_batch,
   )
   dtype = token_dtype(q, k, v)
   if dtype.itemsize * d * mini_batch > _MOST_TILE_BYTES:
     raise NotImplementedError(
-        f'D={d}, mini_batch={mini_batch} with {dtype.name} tokens: the GPU'
-        f' kernel has shared memory for {_MOST_TILE_BYTES // dtype.itemsize}'
-        ' numbers of a mini-batch'
+      f'D={d}, mini_batch={mini_batch} with {dtype.name} tokens: the GPU'
+      f' kernel has shared memory for {_MOST_TILE_BYTES // dtype.itemsize}'
+      ' numbers of a mini-batch'
     )
   plan = make_plan(
-      batch * heads, length, mini_batch, 4 * (d * d + d),
-      2 * (dtype.itemsize * d * d + 4 * d),
+    batch * heads,
+    length,
+    mini_batch,
+    4 * (d * d + d),
+    2 * (dtype.itemsize * d * d + 4 * d),
   )
   out, state = walk(
-      _INNER,
-      plan,
-      (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
-      batched_state((w, b), (3, 2), batch, jnp.float32),
-      (ln_scale, ln_bias),
+    _INNER,
+    plan,
+    (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
+    batched_state((w, b), (3, 2), batch, jnp.float32),
+    (ln_scale, ln_bias),
   )
   return out.astype(q.dtype), state
 
@@ -108,7 +111,7 @@ def _step_backward(state, k, v, eta, norm, d_next, always):
   # w' = w + k^T g and b' = b + sum of g
   d_k = times_transposed(g.astype(k.dtype), d_w)
   d_z, d_e, d_eta, d_norm = step_gradient_backward(
-      residuals, eta, norm, _affine(k, d_next)
+    residuals, eta, norm, _affine(k, d_next)
   )
 
   # z = k w + b
@@ -125,5 +128,5 @@ def _affine(x, state):
 
 
 _INNER = Inner(
-    _step, _read_out, _read_backward, _step_backward, warps=(4, 4, 4)
+  _step, _read_out, _read_backward, _step_backward, warps=(4, 4, 4)
 )

@@ -24,16 +24,16 @@ _MODEL = Model('ttt_linear', forward, backward, stash_scratch)
 
 
 def ttt_linear(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
 
@@ -47,16 +47,16 @@ def ttt_linear(
   others = (eta, w, b, ln_scale, ln_bias)
   dtype = check((q, k, v), others, mini_batch, head_dim)
   plan = make_plan(
-      batch=batch,
-      length=length,
-      heads=heads,
-      head_dim=head_dim,
-      mini_batch=mini_batch,
-      dtype=dtype,
-      state_bytes=4 * (LANES + 8) * LANES,
-      stash_bytes=stash_bytes(mini_batch, dtype),
-      most_packs=(12, 12),
-      few_packs_steps=24,
+    batch=batch,
+    length=length,
+    heads=heads,
+    head_dim=head_dim,
+    mini_batch=mini_batch,
+    dtype=dtype,
+    state_bytes=4 * (LANES + 8) * LANES,
+    stash_bytes=stash_bytes(mini_batch, dtype),
+    most_packs=(12, 12),
+    few_packs_steps=24,
   )
   w, b = batched_state((w, b), (3, 2), batch, plan.wide)
   # LayerNorm takes no notice of a mean over features and its gradient has
@@ -64,19 +64,19 @@ def ttt_linear(
   w_mean = jnp.mean(w, axis=-1, keepdims=True)
   b_mean = jnp.mean(b, axis=-1, keepdims=True)
   state = State(
-      w=layout.pack_blocks(w - w_mean, plan),
-      b=layout.pack_lanes(b - b_mean, plan),
+    w=layout.pack_blocks(w - w_mean, plan),
+    b=layout.pack_lanes(b - b_mean, plan),
   )
   norm = Norm(
-      *(
-          layout.pack_lanes(array.astype(plan.wide), plan)
-          for array in (ln_scale, ln_bias)
-      )
+    *(
+      layout.pack_lanes(array.astype(plan.wide), plan)
+      for array in (ln_scale, ln_bias)
+    )
   )
   tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
   tokens = Tokens(*tokens, layout.rates(eta, plan))
   out, last = inner_loop(_MODEL, plan, tokens, norm, state)
   return layout.from_lanes(out, length, plan).astype(q.dtype), (
-      layout.unpack_blocks(last.w, plan) + w_mean,
-      layout.unpack_lanes(last.b, plan) + b_mean,
+    layout.unpack_blocks(last.w, plan) + w_mean,
+    layout.unpack_lanes(last.b, plan) + b_mean,
   )

@@ -17,44 +17,44 @@ def linear(parameters: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
 
 
 def ttt_linear(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_linear` says, with the gradient by `jax.grad`."""
   dtype = state_dtype(q, k, v, eta, w, b, ln_scale, ln_bias)
   out, state = inner_loop(
-      linear,
-      batched_state((w, b), (3, 2), q.shape[0], dtype),
-      *(array.astype(dtype) for array in (q, k, v, eta, ln_scale, ln_bias)),
-      mini_batch=mini_batch,
+    linear,
+    batched_state((w, b), (3, 2), q.shape[0], dtype),
+    *(array.astype(dtype) for array in (q, k, v, eta, ln_scale, ln_bias)),
+    mini_batch=mini_batch,
   )
   return out.astype(q.dtype), state
 
 
 def ttt_linear_inner_losses(
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns what `api.ttt_linear_inner_losses` says."""
   dtype = state_dtype(k, v, eta, w, b, ln_scale, ln_bias)
   return inner_losses(
-      linear,
-      batched_state((w, b), (3, 2), k.shape[0], dtype),
-      *(array.astype(dtype) for array in (k, v, eta, ln_scale, ln_bias)),
-      mini_batch=mini_batch,
+    linear,
+    batched_state((w, b), (3, 2), k.shape[0], dtype),
+    *(array.astype(dtype) for array in (k, v, eta, ln_scale, ln_bias)),
+    mini_batch=mini_batch,
   )

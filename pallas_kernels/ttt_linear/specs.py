@@ -14,24 +14,28 @@ NAMES = ('q', 'k', 'v', 'eta', 'w', 'b', 'ln_scale', 'ln_bias')
 
 
 def shapes(
-    spec: Spec, dtype: jnp.dtype = jnp.float32
+  spec: Spec, dtype: jnp.dtype = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns name -> shape and dtype; states have no B."""
   rows = (spec.batch, spec.heads, spec.tokens)
   h, d = spec.heads, spec.head_dim
   sizes = (
-      (*rows, d), (*rows, d), (*rows, d), rows,
-      (h, d, d), (h, d),
-      (h, d), (h, d),
+    (*rows, d),
+    (*rows, d),
+    (*rows, d),
+    rows,
+    (h, d, d),
+    (h, d),
+    (h, d),
+    (h, d),
   )
   return {
-      name: jax.ShapeDtypeStruct(size, dtype)
-      for name, size in zip(NAMES, sizes)
+    name: jax.ShapeDtypeStruct(size, dtype) for name, size in zip(NAMES, sizes)
   }
 
 
 def random_arguments(
-    spec: Spec, seed: int = 0, deviation: float = 0.02
+  spec: Spec, seed: int = 0, deviation: float = 0.02
 ) -> dict[str, np.ndarray]:
   """Returns name -> float64 array in the order of the call.
 

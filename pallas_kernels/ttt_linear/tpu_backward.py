@@ -65,15 +65,23 @@ def stash_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Stash:
   w, b = ((grid.steps + 1, *grid.shares(shape)) for shape in state)
   tokens = (grid.rows, grid.packs * LANES)
   return Stash(
-      pltpu.VMEM(w, plan.dtype),
-      pltpu.VMEM(b, plan.wide),
-      Gradient(*(pltpu.VMEM(tokens, plan.wide) for _ in range(4))),
+    pltpu.VMEM(w, plan.dtype),
+    pltpu.VMEM(b, plan.wide),
+    Gradient(*(pltpu.VMEM(tokens, plan.wide) for _ in range(4))),
   )
 
 
 def backward(
-    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State,
-    stash: Stash, d_out: Any, d_tokens: Tokens, d_norm: Norm, d_state: State,
+  here: Step,
+  tokens: Tokens,
+  rate: Any,
+  norm: Norm,
+  state: State,
+  stash: Stash,
+  d_out: Any,
+  d_tokens: Tokens,
+  d_norm: Norm,
+  d_state: State,
 ) -> None:
   """Walks the group of a grid step; arguments are refs of blocks."""
   steps = here.grid.steps
@@ -89,10 +97,10 @@ def backward(
   def _(i):
     window = Window(here, steps - 1 - i)
     _read_backward(
-        window, tokens.q, d_out, norm, stash, d_tokens.q, d_norm, d_state
+      window, tokens.q, d_out, norm, stash, d_tokens.q, d_norm, d_state
     )
     _update_backward(
-        window, tokens, rate, norm, stash, d_tokens, d_norm, d_state
+      window, tokens, rate, norm, stash, d_tokens, d_norm, d_state
     )
 
 
@@ -108,11 +116,11 @@ def _replay(window, tokens, rate, norm, state, stash):
   keys = window.read(tokens.k)
   columns = turn(keys)
   gradient = inner_gradient(
-      apply(keys, stash.w.at[m], plan) + stash.b[m],
-      keys.astype(plan.wide),
-      window.read(tokens.v).astype(plan.wide),
-      norm.at(window.lanes),
-      plan.mean,
+    apply(keys, stash.w.at[m], plan) + stash.b[m],
+    keys.astype(plan.wide),
+    window.read(tokens.v).astype(plan.wide),
+    norm.at(window.lanes),
+    plan.mean,
   )
   for value, kept in zip(gradient, stash.gradient):
     kept[window.rows] = value
@@ -133,8 +141,8 @@ def _read_backward(window, q, d_out, norm, stash, d_q, d_norm, d_state):
   d_norm.bias[...] += column_sum(d_out)
   d_y = normalize_backward(norm.scale[...] * d_out, x, r, plan.packing.mean)
   d_rows = [
-      plan.products.times_transposed(d_y[:, lanes(p)], w[p])
-      for p in range(window.step.grid.packs)
+    plan.products.times_transposed(d_y[:, lanes(p)], w[p])
+    for p in range(window.step.grid.packs)
   ]
   window.write(d_q, d_out + jnp.concatenate(d_rows, axis=1))
   move(d_state.w, columns, d_y, 1, plan)
@@ -142,7 +150,7 @@ def _read_backward(window, q, d_out, norm, stash, d_q, d_norm, d_state):
 
 
 def _update_backward(
-    window, tokens, rate, norm, stash, d_tokens, d_norm, d_state
+  window, tokens, rate, norm, stash, d_tokens, d_norm, d_state
 ):
   """Goes back from d_w', d_b' to d_k, d_v, d_eta, d_w and d_b."""
   plan, m = window.plan, window.m
@@ -154,15 +162,15 @@ def _update_backward(
   e = [plan.products.times(keys[:, lanes(p)], d_w[p]) for p in packs]
   d_f = -(jnp.concatenate(e, axis=1) + d_state.b[...])
   d_tokens.eta[0, 0, window.rows] = rates.gather(
-      [(gradient.g * d_f)[:, lanes(p)] for p in packs], plan.packing
+    [(gradient.g * d_f)[:, lanes(p)] for p in packs], plan.packing
   )
   d = inner_gradient_backward(
-      eta * d_f,
-      gradient,
-      keys.astype(plan.wide),
-      window.read(tokens.v).astype(plan.wide),
-      norm.at(window.lanes),
-      plan.packing.mean,
+    eta * d_f,
+    gradient,
+    keys.astype(plan.wide),
+    window.read(tokens.v).astype(plan.wide),
+    norm.at(window.lanes),
+    plan.packing.mean,
   )
   for total, part in zip(d_norm, d.d_norm):
     total[...] += part
@@ -170,11 +178,11 @@ def _update_backward(
   f = -(eta * gradient.g)
   # d_y w^T - f d_w'^T, summed by the matrix unit.
   d_rows = [
-      plan.products.times_transposed(
-          jnp.concatenate([d.d_y[:, lanes(p)], f[:, lanes(p)]], axis=1),
-          jnp.concatenate([stash.w[m, p], d_w[p]], axis=1),
-      )
-      for p in packs
+    plan.products.times_transposed(
+      jnp.concatenate([d.d_y[:, lanes(p)], f[:, lanes(p)]], axis=1),
+      jnp.concatenate([stash.w[m, p], d_w[p]], axis=1),
+    )
+    for p in packs
   ]
   window.write(d_tokens.k, jnp.concatenate(d_rows, axis=1) + d.d_error)
   move(d_state.w, columns, d.d_y, 1, plan)

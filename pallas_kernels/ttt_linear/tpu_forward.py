@@ -23,7 +23,7 @@ from pallas_kernels.ttt_linear.tpu_stages import turn
 
 
 def forward(
-    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State, out: Any
+  here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State, out: Any
 ) -> None:
   """Walks the mini-batches of a grid step; arguments are refs of blocks."""
   windows = [Window(here, m) for m in range(here.grid.steps)]
@@ -47,11 +47,11 @@ def _mini_batch(window, q, k, v, rate, norm, state, out):
   columns = turn(keys)
   y = apply(rows, state.w, plan) + state.b[...]
   gradient = inner_gradient(
-      y[: plan.mini_batch],
-      keys.astype(plan.wide),
-      window.read(v).astype(plan.wide),
-      norm.at(window.lanes),
-      plan.mean,
+    y[: plan.mini_batch],
+    keys.astype(plan.wide),
+    window.read(v).astype(plan.wide),
+    norm.at(window.lanes),
+    plan.mean,
   )
   f = rate(window) * gradient.g
   move(state.w, columns, f, -1, plan)

@@ -43,11 +43,8 @@ class State(NamedTuple):
 def apply(rows: jax.Array, w: jax.Array, plan: Plan) -> jax.Array:
   """Returns rows w of each pack: [rows, P 128], [P, 128, 128]."""
   return jnp.concatenate(
-      [
-          plan.products.times(rows[:, lanes(p)], w[p])
-          for p in range(w.shape[0])
-      ],
-      axis=1,
+    [plan.products.times(rows[:, lanes(p)], w[p]) for p in range(w.shape[0])],
+    axis=1,
   )
 
 
@@ -61,7 +58,7 @@ def turn(rows: jax.Array) -> list[jax.Array]:
 
 
 def move(
-    w: Any, columns: list[jax.Array], f: jax.Array, sign: int, plan: Plan
+  w: Any, columns: list[jax.Array], f: jax.Array, sign: int, plan: Plan
 ) -> None:
   """Adds sign columns f of each pack to the ref w [P, 128, 128]."""
   for p, column in enumerate(columns):
@@ -74,7 +71,7 @@ def same_head(x: jax.Array, packing: Packing) -> jax.Array:
   if packing.heads == 1:
     return x
   blocks = [
-      packing.only(r, x[r * packing.head_dim : (r + 1) * packing.head_dim])
-      for r in range(packing.heads)
+    packing.only(r, x[r * packing.head_dim : (r + 1) * packing.head_dim])
+    for r in range(packing.heads)
   ]
   return jnp.concatenate(blocks, axis=0)

@@ -38,16 +38,16 @@ class State(NamedTuple):
 
 
 def ttt_linear(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w: jax.Array,
-    b: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w: jax.Array,
+  b: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
 
@@ -57,11 +57,11 @@ def ttt_linear(
   dtype = state_dtype(q, k, v, eta, w, b, ln_scale, ln_bias)
   norm = batched_state((ln_scale, ln_bias), (2, 2), batch, dtype)
   state, out = portable_loop(
-      Step(learn, read, backward),
-      State(*batched_state((w, b), (3, 2), batch, dtype)),
-      Tokens(q, k, v, eta),
-      Norm(*norm),
-      mini_batch,
+    Step(learn, read, backward),
+    State(*batched_state((w, b), (3, 2), batch, dtype)),
+    Tokens(q, k, v, eta),
+    Norm(*norm),
+    mini_batch,
   )
   return out, tuple(state)
 
@@ -79,19 +79,19 @@ def read(state: State, q: jax.Array, norm: Norm) -> jax.Array:
 
 
 def backward(
-    state: State,
-    next_state: State,
-    tokens: Tokens,
-    norm: Norm,
-    d_out: jax.Array,
-    d_next: State,
+  state: State,
+  next_state: State,
+  tokens: Tokens,
+  norm: Norm,
+  d_out: jax.Array,
+  d_next: State,
 ) -> tuple[State, Tokens, Norm]:
   """Returns the cotangents of (state, tokens, norm) of `learn`, then `read`."""
   q, k, v, eta = tokens
 
   # out = q + LN(q w' + b')
   d_y, *d_norm_read = layer_norm_backward(
-      _model(q, next_state), norm.scale, d_out
+    _model(q, next_state), norm.scale, d_out
   )
   d_q = d_out + times_transposed(d_y, next_state.w)
   d_next = _add_affine(d_next, q, d_y)
@@ -101,7 +101,7 @@ def backward(
   d_g = -_model(k, d_next)
   d_k = -times_transposed(eta[..., None] * forward.g, d_next.w)
   d_z, *d_norm = loss_gradient_backward(
-      forward, norm.scale, eta[..., None] * d_g
+    forward, norm.scale, eta[..., None] * d_g
   )
   d_eta = row_product(forward.g, d_g)[..., 0]
   d_target = -d_norm[1]  # The target v - k stands where -bias does.
@@ -109,9 +109,9 @@ def backward(
   # z = k w + b
   d_k = d_k - d_target + times_transposed(d_z, state.w)
   return (
-      _add_affine(d_next, k, d_z),
-      Tokens(d_q, d_k, d_target, d_eta),
-      Norm(*map(jnp.add, d_norm_read, d_norm)),
+    _add_affine(d_next, k, d_z),
+    Tokens(d_q, d_k, d_target, d_eta),
+    Norm(*map(jnp.add, d_norm_read, d_norm)),
   )
 
 
@@ -123,6 +123,6 @@ def _model(x: jax.Array, state: State) -> jax.Array:
 def _add_affine(state: State, x: jax.Array, rows: jax.Array) -> State:
   """Adds x^T rows to the weight and the sum of the rows to the bias."""
   return State(
-      w=state.w + transposed_times(x, rows),
-      b=state.b + jnp.sum(rows, axis=-2),
+    w=state.w + transposed_times(x, rows),
+    b=state.b + jnp.sum(rows, axis=-2),
   )

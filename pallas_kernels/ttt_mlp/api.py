@@ -13,27 +13,27 @@ from pallas_kernels.ttt_mlp import reference
 from pallas_kernels.ttt_mlp import xla
 
 IMPLEMENTATIONS = {
-    'pallas_tpu': pallas_tpu.ttt_mlp,
-    'pallas_gpu': pallas_gpu.ttt_mlp,
-    'xla': xla.ttt_mlp,
-    'reference': reference.ttt_mlp,
+  'pallas_tpu': pallas_tpu.ttt_mlp,
+  'pallas_gpu': pallas_gpu.ttt_mlp,
+  'xla': xla.ttt_mlp,
+  'reference': reference.ttt_mlp,
 }
 
 
 def ttt_mlp(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w1: jax.Array,
-    b1: jax.Array,
-    w2: jax.Array,
-    b2: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int = 64,
-    implementation: str | None = None,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w1: jax.Array,
+  b1: jax.Array,
+  w2: jax.Array,
+  b2: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int = 64,
+  implementation: str | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
   """Trains an MLP per head on the sequence while reading from it.
 
@@ -74,30 +74,42 @@ def ttt_mlp(
     ExceptionGroup: no implementation accepts the arguments.
   """
   sizes = check_sequence(
-      {'q': q, 'k': k, 'v': v},
-      eta,
-      {'ln_scale': ln_scale, 'ln_bias': ln_bias},
-      mini_batch,
+    {'q': q, 'k': k, 'v': v},
+    eta,
+    {'ln_scale': ln_scale, 'ln_bias': ln_bias},
+    mini_batch,
   )
   _check_state(w1, b1, w2, b2, sizes)
   return dispatch(
-      'ttt_mlp', IMPLEMENTATIONS, implementation,
-      q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, mini_batch=mini_batch,
+    'ttt_mlp',
+    IMPLEMENTATIONS,
+    implementation,
+    q,
+    k,
+    v,
+    eta,
+    w1,
+    b1,
+    w2,
+    b2,
+    ln_scale,
+    ln_bias,
+    mini_batch=mini_batch,
   )
 
 
 def ttt_mlp_inner_losses(
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w1: jax.Array,
-    b1: jax.Array,
-    w2: jax.Array,
-    b2: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int = 64,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w1: jax.Array,
+  b1: jax.Array,
+  w2: jax.Array,
+  b2: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int = 64,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the inner loss of every mini-batch before and after its step.
 
@@ -111,25 +123,25 @@ def ttt_mlp_inner_losses(
     ValueError: a shape, a dtype or mini_batch does not fit.
   """
   sizes = check_sequence(
-      {'k': k, 'v': v},
-      eta,
-      {'ln_scale': ln_scale, 'ln_bias': ln_bias},
-      mini_batch,
+    {'k': k, 'v': v},
+    eta,
+    {'ln_scale': ln_scale, 'ln_bias': ln_bias},
+    mini_batch,
   )
   _check_state(w1, b1, w2, b2, sizes)
   return reference.ttt_mlp_inner_losses(
-      k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, mini_batch=mini_batch
+    k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, mini_batch=mini_batch
   )
 
 
 def _check_state(w1, b1, w2, b2, sizes):
   """Raises ValueError unless the four states fit each other and `sizes`."""
   check_state(
-      {
-          'w1': (w1, 'HDK'),
-          'b1': (b1, 'HK'),
-          'w2': (w2, 'HKD'),
-          'b2': (b2, 'HD'),
-      },
-      sizes,
+    {
+      'w1': (w1, 'HDK'),
+      'b1': (b1, 'HK'),
+      'w2': (w2, 'HKD'),
+      'b2': (b2, 'HD'),
+    },
+    sizes,
   )

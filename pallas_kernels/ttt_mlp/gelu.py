@@ -27,7 +27,7 @@ def gelu_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def gelu_slope_curvature(
-    x: jax.Array,
+  x: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns GELU and its first two derivatives, from one tanh."""
   p, slope_p, curvature_p = _gate(x)
@@ -41,7 +41,7 @@ def _gate(x):
   slope_u = _RATE + 3 * _CUBIC * square
   slope_tanh = (1 - tanh) * (1 + tanh)
   return (
-      0.5 + 0.5 * tanh,
-      0.5 * slope_tanh * slope_u,
-      slope_tanh * (3 * _CUBIC * x - tanh * slope_u * slope_u),
+    0.5 + 0.5 * tanh,
+    0.5 * slope_tanh * slope_u,
+    slope_tanh * (3 * _CUBIC * x - tanh * slope_u * slope_u),
   )

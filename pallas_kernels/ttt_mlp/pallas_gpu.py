@@ -57,18 +57,18 @@ class State(NamedTuple):
 
 
 def ttt_mlp(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w1: jax.Array,
-    b1: jax.Array,
-    w2: jax.Array,
-    b2: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w1: jax.Array,
+  b1: jax.Array,
+  w2: jax.Array,
+  b2: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
 
@@ -78,28 +78,39 @@ def ttt_mlp(
   batch, heads, length, d = q.shape
   hidden = w1.shape[-1]
   arrays = dict(
-      q=q, k=k, v=v, eta=eta, w1=w1, b1=b1, w2=w2, b2=b2, ln_scale=ln_scale,
-      ln_bias=ln_bias,
+    q=q,
+    k=k,
+    v=v,
+    eta=eta,
+    w1=w1,
+    b1=b1,
+    w2=w2,
+    b2=b2,
+    ln_scale=ln_scale,
+    ln_bias=ln_bias,
   )
   check_support(arrays, d, mini_batch)
   if hidden & (hidden - 1) or not 32 <= hidden <= 512:
     raise NotImplementedError(
-        f'K={hidden} hidden units: the GPU kernel takes a power of two from 32'
-        ' to 512, such as 256'
+      f'K={hidden} hidden units: the GPU kernel takes a power of two from 32'
+      ' to 512, such as 256'
     )
   dtype = token_dtype(q, k, v)
   _check_fits(dtype, d, hidden, mini_batch)
   weights, biases = 2 * hidden * d, 4 * (hidden + d)
   plan = make_plan(
-      batch * heads, length, mini_batch, 4 * weights + biases,
-      2 * (dtype.itemsize * weights + biases),
+    batch * heads,
+    length,
+    mini_batch,
+    4 * weights + biases,
+    2 * (dtype.itemsize * weights + biases),
   )
   out, state = walk(
-      _INNER,
-      plan,
-      (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
-      batched_state((w1.mT, b1, w2, b2), (3, 2, 3, 2), batch, jnp.float32),
-      (ln_scale, ln_bias),
+    _INNER,
+    plan,
+    (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
+    batched_state((w1.mT, b1, w2, b2), (3, 2, 3, 2), batch, jnp.float32),
+    (ln_scale, ln_bias),
   )
   w1, b1, w2, b2 = state
   return out.astype(q.dtype), (w1.mT, b1, w2, b2)
@@ -111,15 +122,15 @@ def _check_fits(dtype, d, hidden, mini_batch):
   The limits are those that the compiler for the H100 was seen to accept.
   """
   for name, size, limit in (
-      ('K D', hidden * d, _MOST_WEIGHTS),
-      ('K mini_batch', hidden * mini_batch, _MOST_HIDDEN_TOKENS[dtype.name]),
-      ('D mini_batch', d * mini_batch, _MOST_TOKENS[dtype.name]),
+    ('K D', hidden * d, _MOST_WEIGHTS),
+    ('K mini_batch', hidden * mini_batch, _MOST_HIDDEN_TOKENS[dtype.name]),
+    ('D mini_batch', d * mini_batch, _MOST_TOKENS[dtype.name]),
   ):
     if size > limit:
       raise NotImplementedError(
-          f'{name} = {size} with {dtype.name} tokens (D={d}, K={hidden},'
-          f' mini_batch={mini_batch}): the GPU kernel has shared memory for'
-          f' {limit}'
+        f'{name} = {size} with {dtype.name} tokens (D={d}, K={hidden},'
+        f' mini_batch={mini_batch}): the GPU kernel has shared memory for'
+        f' {limit}'
       )
 
 
@@ -132,10 +143,10 @@ def _step(state, k, v, eta, norm, always):
   narrow = g2.astype(k.dtype)
   g1 = slope * times_transposed(w2, narrow)
   return State(
-      w1=w1 + times(g1, k),
-      b1=b1 + jnp.sum(g1, axis=1),
-      w2=w2 + times(a, narrow),
-      b2=b2 + jnp.sum(g2, axis=0),
+    w1=w1 + times(g1, k),
+    b1=b1 + jnp.sum(g1, axis=1),
+    w2=w2 + times(a, narrow),
+    b2=b2 + jnp.sum(g2, axis=0),
   )
 
 
@@ -153,14 +164,12 @@ def _read_backward(state, q, norm, d_out, always):
   narrow = d_y2.astype(q.dtype)
   d_y1 = slope * times_transposed(state[2], narrow)
   d_state = State(
-      w1=times(d_y1, q),
-      b1=jnp.sum(d_y1, axis=1),
-      w2=times(a, narrow),
-      b2=jnp.sum(d_y2, axis=0),
+    w1=times(d_y1, q),
+    b1=jnp.sum(d_y1, axis=1),
+    w2=times(a, narrow),
+    b2=jnp.sum(d_y2, axis=0),
   )
-  d_q = d_out.astype(jnp.float32) + _sum_hidden(
-      d_y1.astype(q.dtype), state[0]
-  )
+  d_q = d_out.astype(jnp.float32) + _sum_hidden(d_y1.astype(q.dtype), state[0])
   return d_q, d_state, d_norm
 
 
@@ -184,9 +193,7 @@ def _step_backward(state, k, v, eta, norm, d_next, always):
 
   # h = w2 g2^T
   d_g2 = _second(a, d_next) + transposed_times(d_h, w2)
-  d_z2, d_e, d_eta, d_norm = step_gradient_backward(
-      residuals, eta, norm, d_g2
-  )
+  d_z2, d_e, d_eta, d_norm = step_gradient_backward(residuals, eta, norm, d_g2)
   narrow = d_z2.astype(dtype)
 
   # z2 = gelu(z1)^T w2 + b2 with z1 = w1 k^T + b1
@@ -194,10 +201,10 @@ def _step_backward(state, k, v, eta, norm, d_next, always):
   d_z1 = settle(slope * d_a + bend, jnp.float32, always)
   d_k = d_k + d_e + transposed_times(d_z1.astype(dtype), w1)
   d_state = State(
-      w1=d_next.w1 + times(d_z1, k),
-      b1=d_next.b1 + jnp.sum(d_z1, axis=1),
-      w2=d_next.w2 + times(a, narrow) + times(d_h, g2),
-      b2=d_next.b2 + jnp.sum(d_z2, axis=0),
+    w1=d_next.w1 + times(d_z1, k),
+    b1=d_next.b1 + jnp.sum(d_z1, axis=1),
+    w2=d_next.w2 + times(a, narrow) + times(d_h, g2),
+    b2=d_next.b2 + jnp.sum(d_z2, axis=0),
   )
   return d_state, d_k, -d_e, d_eta, d_norm
 
@@ -218,9 +225,9 @@ def _second(a, state):
 
 
 _INNER = Inner(
-    _step,
-    _read_out,
-    _read_backward,
-    _step_backward,
-    warps=(8, 8, 8),
+  _step,
+  _read_out,
+  _read_backward,
+  _step_backward,
+  warps=(8, 8, 8),
 )

@@ -24,18 +24,18 @@ _MODEL = Model('ttt_mlp', forward, backward, stash_scratch)
 
 
 def ttt_mlp(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w1: jax.Array,
-    b1: jax.Array,
-    w2: jax.Array,
-    b2: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w1: jax.Array,
+  b1: jax.Array,
+  w2: jax.Array,
+  b2: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
 
@@ -52,42 +52,42 @@ def ttt_mlp(
   others = (eta, w1, b1, w2, b2, ln_scale, ln_bias)
   dtype = check((q, k, v), others, mini_batch, hidden)
   plan = make_plan(
-      batch=batch,
-      length=length,
-      heads=heads,
-      head_dim=head_dim,
-      mini_batch=mini_batch,
-      dtype=dtype,
-      state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
-      stash_bytes=stash_bytes(head_dim, hidden, mini_batch, dtype),
-      most_packs=(8, 6),
-      few_packs_steps=12,
+    batch=batch,
+    length=length,
+    heads=heads,
+    head_dim=head_dim,
+    mini_batch=mini_batch,
+    dtype=dtype,
+    state_bytes=4 * (2 * LANES * hidden + LANES + hidden * LANES // head_dim),
+    stash_bytes=stash_bytes(head_dim, hidden, mini_batch, dtype),
+    most_packs=(8, 6),
+    few_packs_steps=12,
   )
   w1, b1, w2, b2 = batched_state(
-      (w1, b1, w2, b2), (3, 2, 3, 2), batch, plan.wide
+    (w1, b1, w2, b2), (3, 2, 3, 2), batch, plan.wide
   )
   # LayerNorm takes no notice of a mean over features and its gradient has
   # none: leave it aside for the time of the loop.
   w2_mean = jnp.mean(w2, axis=-1, keepdims=True)
   b2_mean = jnp.mean(b2, axis=-1, keepdims=True)
   state = State(
-      w1=layout.pack_rows(w1, plan),
-      b1=layout.pack_hidden(b1, plan),
-      w2=layout.pack_rows((w2 - w2_mean).mT, plan),
-      c2=layout.pack_lanes(2 * (b2 - b2_mean), plan),
+    w1=layout.pack_rows(w1, plan),
+    b1=layout.pack_hidden(b1, plan),
+    w2=layout.pack_rows((w2 - w2_mean).mT, plan),
+    c2=layout.pack_lanes(2 * (b2 - b2_mean), plan),
   )
   norm = Norm(
-      *(
-          layout.pack_lanes(array.astype(plan.wide), plan)
-          for array in (ln_scale, ln_bias)
-      )
+    *(
+      layout.pack_lanes(array.astype(plan.wide), plan)
+      for array in (ln_scale, ln_bias)
+    )
   )
   tokens = (layout.to_lanes(array, plan) for array in (q, k, v))
   tokens = Tokens(*tokens, layout.rates(eta, plan))
   out, last = inner_loop(_MODEL, plan, tokens, norm, state)
   return layout.from_lanes(out, length, plan).astype(q.dtype), (
-      layout.unpack_rows(last.w1, plan),
-      layout.unpack_hidden(last.b1, plan),
-      layout.unpack_rows(last.w2, plan).mT + w2_mean,
-      layout.unpack_lanes(last.c2, plan) / 2 + b2_mean,
+    layout.unpack_rows(last.w1, plan),
+    layout.unpack_hidden(last.b1, plan),
+    layout.unpack_rows(last.w2, plan).mT + w2_mean,
+    layout.unpack_lanes(last.c2, plan) / 2 + b2_mean,
   )

@@ -10,29 +10,44 @@ from pallas_kernels.specs import random_sequence
 from pallas_kernels.specs import Spec
 
 NAMES = (
-    'q', 'k', 'v', 'eta', 'w1', 'b1', 'w2', 'b2', 'ln_scale', 'ln_bias'
+  'q',
+  'k',
+  'v',
+  'eta',
+  'w1',
+  'b1',
+  'w2',
+  'b2',
+  'ln_scale',
+  'ln_bias',
 )  # In the order of the call.
 
 
 def shapes(
-    spec: Spec, dtype: jnp.dtype = jnp.float32
+  spec: Spec, dtype: jnp.dtype = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns name -> shape and dtype; states have no B."""
   rows = (spec.batch, spec.heads, spec.tokens)
   h, d, k = spec.heads, spec.head_dim, spec.hidden
   sizes = (
-      (*rows, d), (*rows, d), (*rows, d), rows,
-      (h, d, k), (h, k), (h, k, d), (h, d),
-      (h, d), (h, d),
+    (*rows, d),
+    (*rows, d),
+    (*rows, d),
+    rows,
+    (h, d, k),
+    (h, k),
+    (h, k, d),
+    (h, d),
+    (h, d),
+    (h, d),
   )
   return {
-      name: jax.ShapeDtypeStruct(size, dtype)
-      for name, size in zip(NAMES, sizes)
+    name: jax.ShapeDtypeStruct(size, dtype) for name, size in zip(NAMES, sizes)
   }
 
 
 def random_arguments(
-    spec: Spec, seed: int = 0, deviation: float = 0.02
+  spec: Spec, seed: int = 0, deviation: float = 0.02
 ) -> dict[str, np.ndarray]:
   """Returns name -> float64 array in the order of the call.
 

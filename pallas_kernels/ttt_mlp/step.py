@@ -49,10 +49,10 @@ def learn(state: State, tokens: Tokens, norm: Norm) -> State:
   g2 = eta[..., None] * loss_gradient(_second(a, state), k, v, *norm).g
   g1 = slope * times(g2, state.w2)
   return State(
-      w1=state.w1 - transposed_times(k, g1),
-      b1=state.b1 - _sum(g1),
-      w2=state.w2 - transposed_times(g2, a),
-      b2=state.b2 - _sum(g2),
+    w1=state.w1 - transposed_times(k, g1),
+    b1=state.b1 - _sum(g1),
+    w2=state.w2 - transposed_times(g2, a),
+    b2=state.b2 - _sum(g2),
   )
 
 
@@ -62,12 +62,12 @@ def read(state: State, q: jax.Array, norm: Norm) -> jax.Array:
 
 
 def backward(
-    state: State,
-    next_state: State,
-    tokens: Tokens,
-    norm: Norm,
-    d_out: jax.Array,
-    d_state: State,
+  state: State,
+  next_state: State,
+  tokens: Tokens,
+  norm: Norm,
+  d_out: jax.Array,
+  d_state: State,
 ) -> tuple[State, Tokens, Norm]:
   """Returns the cotangents of (state, tokens, norm) of `learn`, then `read`.
 
@@ -87,7 +87,7 @@ def backward(
   # out = q + LN(gelu(y1) w2'^T + b2') with y1 = q w1' + b1'
   a, slope = gelu_slope(_first(q, next_state))
   d_y2, *d_norm_read = layer_norm_backward(
-      _second(a, next_state), norm.scale, d_out
+    _second(a, next_state), norm.scale, d_out
   )
   d_y1 = slope * times(d_y2, next_state.w2)
   d_q = d_out + times_transposed(d_y1, next_state.w1)
@@ -107,7 +107,7 @@ def backward(
   d_h = slope * d_g1
   d_g2 = times_transposed(d_h, state.w2) - _second(a, d_next)
   d_z2, *d_norm = loss_gradient_backward(
-      gradient, norm.scale, eta[..., None] * d_g2
+    gradient, norm.scale, eta[..., None] * d_g2
   )
   d_eta = row_product(gradient.g, d_g2)[..., 0]
   d_target = -d_norm[1]  # The target v - k stands where -bias does.
@@ -119,9 +119,9 @@ def backward(
   d_state = _add_affine(d_next, k, d_z1, a, d_z2)
   d_state = d_state._replace(w2=d_state.w2 + transposed_times(g2, d_h))
   return (
-      d_state,
-      Tokens(d_q, d_k, d_target, d_eta),
-      Norm(*map(jnp.add, d_norm_read, d_norm)),
+    d_state,
+    Tokens(d_q, d_k, d_target, d_eta),
+    Norm(*map(jnp.add, d_norm_read, d_norm)),
   )
 
 
@@ -136,18 +136,18 @@ def _second(a: jax.Array, state: State) -> jax.Array:
 
 
 def _add_affine(
-    d_state: State,
-    x: jax.Array,
-    d_first: jax.Array,
-    a: jax.Array,
-    d_second: jax.Array,
+  d_state: State,
+  x: jax.Array,
+  d_first: jax.Array,
+  a: jax.Array,
+  d_second: jax.Array,
 ) -> State:
   """Adds the cotangents of the weights in _first(x) and _second(a)."""
   return State(
-      w1=d_state.w1 + transposed_times(x, d_first),
-      b1=d_state.b1 + _sum(d_first),
-      w2=d_state.w2 + transposed_times(d_second, a),
-      b2=d_state.b2 + _sum(d_second),
+    w1=d_state.w1 + transposed_times(x, d_first),
+    b1=d_state.b1 + _sum(d_first),
+    w2=d_state.w2 + transposed_times(d_second, a),
+    b2=d_state.b2 + _sum(d_second),
   )
 
 

@@ -24,8 +24,16 @@ from pallas_kernels.ttt_mlp.tpu_stages import State
 
 
 def backward(
-    here: Step, tokens: Tokens, rate: Any, norm: Norm, state: State,
-    stash: Stash, d_out: Any, d_tokens: Tokens, d_norm: Norm, d_state: State,
+  here: Step,
+  tokens: Tokens,
+  rate: Any,
+  norm: Norm,
+  state: State,
+  stash: Stash,
+  d_out: Any,
+  d_tokens: Tokens,
+  d_norm: Norm,
+  d_state: State,
 ) -> None:
   """Walks the group of a grid step; arguments are refs of blocks."""
   replay(here, tokens.k, tokens.v, rate, norm, state, stash)
@@ -36,20 +44,20 @@ def backward(
     # Stage by stage over the packs, whose chains are independent.
     reads = [reading.hidden(w, tokens.q, stash) for w in windows]
     reads = [
-        reading.gradient(w, read, d_out, norm, stash, d_norm, d_state)
-        for w, read in zip(windows, reads)
+      reading.gradient(w, read, d_out, norm, stash, d_norm, d_state)
+      for w, read in zip(windows, reads)
     ]
     for window, read in zip(windows, reads):
       reading.products(window, read, d_out, stash, d_tokens.q, d_state)
     steps = [updating.step(w, tokens.k, stash, d_state) for w in windows]
     hidden = [
-        updating.gradient(
-            w, step, tokens, rate, norm, stash, d_tokens, d_norm, d_state
-        )
-        for w, step in zip(windows, steps)
+      updating.gradient(
+        w, step, tokens, rate, norm, stash, d_tokens, d_norm, d_state
+      )
+      for w, step in zip(windows, steps)
     ]
     for window, step, h in zip(windows, steps, hidden):
       updating.products(window, step, h, stash, d_tokens.k, d_state)
     d_tokens.eta[0, 0, windows[0].rows] = rates.gather(
-        [h.d_rate for h in hidden], here.grid.plan.packing
+      [h.d_rate for h in hidden], here.grid.plan.packing
     )

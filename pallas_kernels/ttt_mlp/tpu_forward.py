@@ -32,12 +32,12 @@ _STAGES = 7
 
 
 def forward(
-    here: Step,
-    tokens: Tokens,
-    rate: Callable[[Window], jax.Array],
-    norm: Norm,
-    state: State,
-    out: Any,
+  here: Step,
+  tokens: Tokens,
+  rate: Callable[[Window], jax.Array],
+  norm: Norm,
+  state: State,
+  out: Any,
 ) -> None:
   """Walks the mini-batches of a grid step; arguments are refs of blocks."""
   packs, apart = here.grid.packs, here.grid.plan.few_packs
@@ -45,8 +45,8 @@ def forward(
   # of a mini-batch: one has products to do while another waits for reductions.
   late = [_STAGES * p // packs if apart else 0 for p in range(packs)]
   walks = [
-      _walk(here, p, apart, *tokens[:3], rate, norm, state, out)
-      for p in range(packs)
+    _walk(here, p, apart, *tokens[:3], rate, norm, state, out)
+    for p in range(packs)
   ]
   for turn in range(_STAGES * (here.grid.steps + 2)):
     for walk, start in zip(walks, late):
@@ -115,8 +115,8 @@ def _first_layer(window, inputs, state):
   rows = [plan.packing.block_diagonal(x) for x in inputs]
   z = plan.products.times(jnp.concatenate(rows, axis=0), state.w1[p])
   return [
-      plan.packing.add_bias(z, state.b1[p]).astype(plan.elementwise)
-      for z in jnp.split(z, len(rows))
+    plan.packing.add_bias(z, state.b1[p]).astype(plan.elementwise)
+    for z in jnp.split(z, len(rows))
   ]
 
 
@@ -134,8 +134,12 @@ def _step(window, keys, y, v, rate, norm, state):
   plan = window.plan
   values = window.read(v).astype(plan.wide)
   g = inner_gradient(
-      y, keys.astype(plan.wide), values, norm.at(window.lanes),
-      plan.packing.mean, FACTOR,
+    y,
+    keys.astype(plan.wide),
+    values,
+    norm.at(window.lanes),
+    plan.packing.mean,
+    FACTOR,
   ).g
   f = rate(window) * g
   state.c2[:, window.lanes] = state.c2[:, window.lanes] - 4 * column_sum(f)

@@ -47,7 +47,7 @@ def hidden(window, q, stash):
   packing, products = plan.packing, plan.products
   rows = packing.block_diagonal(window.read(q))
   z = packing.add_bias(
-      products.times(rows, stash.w1[after, p]), stash.b1[after, p]
+    products.times(rows, stash.w1[after, p]), stash.b1[after, p]
   )
   a, slope = twice_gelu_slope(z.astype(plan.elementwise))
   a = a.astype(plan.dtype)
@@ -65,7 +65,7 @@ def gradient(window, read, d_out, norm, stash, d_norm, d_state):
   d_norm.bias[:, window.lanes] += column_sum(d_out)
   d_norm.scale[:, window.lanes] += column_sum(d_out * x)
   d_y = normalize_backward(
-      norm.scale[:, window.lanes] * d_out, x, r, packing.mean
+    norm.scale[:, window.lanes] * d_out, x, r, packing.mean
   )
   d_state.c2[:, window.lanes] += column_sum(d_y)
   d_y = packing.block_diagonal(d_y.astype(plan.dtype))

@@ -44,23 +44,24 @@ class Stash(NamedTuple):
 def stash_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Stash:
   """Returns the stash to allocate; `state` has shapes without B."""
   plan = grid.plan
-  w1, b1, w2, c2 = (
-      (grid.steps + 1, *grid.shares(shape)) for shape in state
-  )
+  w1, b1, w2, c2 = ((grid.steps + 1, *grid.shares(shape)) for shape in state)
   here = (grid.steps, grid.packs)
   hidden = (*here, plan.packing.heads * plan.mini_batch, state[0][-1])
   tokens = (*here, plan.mini_batch, LANES)
   narrow = functools.partial(pltpu.VMEM, dtype=plan.dtype)
   wide = functools.partial(pltpu.VMEM, dtype=plan.wide)
   return Stash(
-      narrow(w1), wide(b1), narrow(w2), wide(c2),
-      *(narrow(hidden) for _ in range(4)),
-      Gradient(*(wide(tokens) for _ in range(4))),
+    narrow(w1),
+    wide(b1),
+    narrow(w2),
+    wide(c2),
+    *(narrow(hidden) for _ in range(4)),
+    Gradient(*(wide(tokens) for _ in range(4))),
   )
 
 
 def stash_bytes(
-    head_dim: int, hidden: int, mini_batch: int, dtype: jnp.dtype
+  head_dim: int, hidden: int, mini_batch: int, dtype: jnp.dtype
 ) -> int:
   """Returns the bytes of one mini-batch of one pack."""
   heads = LANES // head_dim
@@ -71,8 +72,13 @@ def stash_bytes(
 
 
 def replay(
-    here: Step, k: Any, v: Any, rate: Any, norm: Norm, state: State,
-    stash: Stash,
+  here: Step,
+  k: Any,
+  v: Any,
+  rate: Any,
+  norm: Norm,
+  state: State,
+  stash: Stash,
 ) -> None:
   """Moves `state` over the group and fills the stash; arguments are refs."""
   grid = here.grid
@@ -83,8 +89,8 @@ def replay(
     _keep(m, state, stash)
     hidden = [_hidden(w, k, state, stash) for w in windows]
     steps = [
-        _step(w, h, k, v, rate, norm, state, stash)
-        for w, h in zip(windows, hidden)
+      _step(w, h, k, v, rate, norm, state, stash)
+      for w, h in zip(windows, hidden)
     ]
     for window, h, (f, step) in zip(windows, hidden, steps):
       keys = window.plan.packing.block_diagonal(window.read(k))
@@ -128,7 +134,7 @@ def _step(window, hidden, k, v, rate, norm, state, stash):
   plan, p, m = window.plan, window.p, window.m
   keys, values = (window.read(ref).astype(plan.wide) for ref in (k, v))
   gradient = inner_gradient(
-      hidden.y, keys, values, norm.at(window.lanes), plan.packing.mean, FACTOR
+    hidden.y, keys, values, norm.at(window.lanes), plan.packing.mean, FACTOR
   )
   for value, kept in zip(gradient, stash.gradient):
     kept[m, p] = value

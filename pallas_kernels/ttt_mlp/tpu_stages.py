@@ -62,7 +62,7 @@ def twice_gelu_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def twice_gelu_curvature(
-    z: jax.Array,
+  z: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns A, A' and A''."""
   square = z * z
@@ -70,15 +70,19 @@ def twice_gelu_curvature(
   slope_u = _RATE + 3 * _CUBIC * square
   slope_tanh = (1 + tanh) * (1 - tanh)  # By u.
   slope = slope_tanh * slope_u  # By z.
-  curvature = 2 * slope * (1 - tanh * (z * slope_u)) + (
-      6 * _CUBIC
-  ) * (square * slope_tanh)
+  curvature = 2 * slope * (1 - tanh * (z * slope_u)) + (6 * _CUBIC) * (
+    square * slope_tanh
+  )
   return z * (1 + tanh), (1 + tanh) + z * slope, curvature
 
 
 def add_first_layer(
-    state: State, p: int, rows: jax.Array, h: jax.Array, plan: Plan,
-    sign: int = 1,
+  state: State,
+  p: int,
+  rows: jax.Array,
+  h: jax.Array,
+  plan: Plan,
+  sign: int = 1,
 ) -> None:
   """Adds sign rows^T h to w1 and sign each head's sum of h to b1.
 
@@ -97,15 +101,20 @@ def add_first_layer(
 
 
 def move_second_layer(
-    state: State, p: int, a: jax.Array, f: jax.Array, plan: Plan
+  state: State, p: int, a: jax.Array, f: jax.Array, plan: Plan
 ) -> None:
   """Moves w2 of pack p by one mini-batch."""
   state.w2[p] -= plan.products.transposed_times(f, a)
 
 
 def move(
-    state: State, p: int, rows: jax.Array, a: jax.Array, f: jax.Array,
-    h: jax.Array, plan: Plan,
+  state: State,
+  p: int,
+  rows: jax.Array,
+  a: jax.Array,
+  f: jax.Array,
+  h: jax.Array,
+  plan: Plan,
 ) -> None:
   """Moves w1, b1 and w2 of pack p by one mini-batch; c2 has moved before."""
   move_second_layer(state, p, a, f, plan)

@@ -54,24 +54,22 @@ def step(window, k, stash, d_state):
   """Goes back from d_w1', d_b1', d_w2', d_c2' to d_f."""
   plan, p, m = window.plan, window.p, window.m
   packing, products = plan.packing, plan.products
-  d_w1, d_w2 = (
-      d[p].astype(plan.dtype) for d in (d_state.w1, d_state.w2)
-  )
+  d_w1, d_w2 = (d[p].astype(plan.dtype) for d in (d_state.w1, d_state.w2))
   rows = packing.block_diagonal(window.read(k))
   e = packing.add_bias(products.times(rows, d_w1), d_state.b1[p])
   e = e.astype(plan.elementwise)
   slope_e = (e * stash.slope[m, p].astype(e.dtype)).astype(plan.dtype)
   curved_e = e * stash.curved[m, p].astype(e.dtype)
   d_f = products.times_transposed(
-      jnp.concatenate([stash.a[m, p], slope_e], axis=1),
-      jnp.concatenate([d_w2, stash.w2[m, p]], axis=1),
+    jnp.concatenate([stash.a[m, p], slope_e], axis=1),
+    jnp.concatenate([d_w2, stash.w2[m, p]], axis=1),
   )
   d_f = -(packing.diagonal(d_f) + 4 * d_state.c2[:, window.lanes])
   return StepGradient(rows, d_w1, d_w2, slope_e, curved_e, d_f)
 
 
 def gradient(
-    window, step, tokens, rate, norm, stash, d_tokens, d_norm, d_state
+  window, step, tokens, rate, norm, stash, d_tokens, d_norm, d_state
 ):
   """Goes back from d_f through the inner gradient to d_z; writes d_v."""
   plan, p, m = window.plan, window.p, window.m
@@ -80,7 +78,7 @@ def gradient(
   eta = rate[window.rows, window.lanes]
   k, v = (window.read(ref).astype(plan.wide) for ref in tokens[1:3])
   d = inner_gradient_backward(
-      eta * step.d_f, gradient, k, v, norm.at(window.lanes), packing.mean
+    eta * step.d_f, gradient, k, v, norm.at(window.lanes), packing.mean
   )
   window.write(d_tokens.v, -d.d_error)
   for total, part in zip(d_norm, d.d_norm):
@@ -90,12 +88,12 @@ def gradient(
   d_y = packing.block_diagonal(d.d_y.astype(plan.dtype))
   f = packing.block_diagonal((-(eta * gradient.g)).astype(plan.dtype))
   d_a = plan.products.times(
-      jnp.concatenate([d_y, f], axis=1),
-      jnp.concatenate([stash.w2[m, p], step.d_w2], axis=0),
+    jnp.concatenate([d_y, f], axis=1),
+    jnp.concatenate([stash.w2[m, p], step.d_w2], axis=0),
   ).astype(plan.elementwise)
   d_z = d_a * stash.slope[m, p].astype(d_a.dtype) - step.curved_e
   return HiddenGradient(
-      gradient.g * step.d_f, f, d_y, d_z.astype(plan.dtype), d.d_error
+    gradient.g * step.d_f, f, d_y, d_z.astype(plan.dtype), d.d_error
   )
 
 
@@ -103,12 +101,12 @@ def products(window, step, hidden, stash, d_k, d_state):
   """Adds to d_w1, d_b1, d_w2 and writes d_k."""
   plan, p, m = window.plan, window.p, window.m
   d_state.w2[p] += plan.products.transposed_times(
-      jnp.concatenate([hidden.d_y, hidden.f], axis=0),
-      jnp.concatenate([stash.a[m, p], step.slope_e], axis=0),
+    jnp.concatenate([hidden.d_y, hidden.f], axis=0),
+    jnp.concatenate([stash.a[m, p], step.slope_e], axis=0),
   )
   d_rows = plan.products.times_transposed(
-      jnp.concatenate([hidden.d_z, -stash.h[m, p]], axis=1),
-      jnp.concatenate([stash.w1[m, p], step.d_w1], axis=1),
+    jnp.concatenate([hidden.d_z, -stash.h[m, p]], axis=1),
+    jnp.concatenate([stash.w1[m, p], step.d_w1], axis=1),
   )
   window.write(d_k, plan.packing.diagonal(d_rows) + hidden.d_keys)
   add_first_layer(d_state, p, step.rows, hidden.d_z, plan)

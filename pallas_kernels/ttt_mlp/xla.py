@@ -17,18 +17,18 @@ from pallas_kernels.ttt_mlp.step import State
 
 
 def ttt_mlp(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    eta: jax.Array,
-    w1: jax.Array,
-    b1: jax.Array,
-    w2: jax.Array,
-    b2: jax.Array,
-    ln_scale: jax.Array,
-    ln_bias: jax.Array,
-    *,
-    mini_batch: int,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  eta: jax.Array,
+  w1: jax.Array,
+  b1: jax.Array,
+  w2: jax.Array,
+  b2: jax.Array,
+  ln_scale: jax.Array,
+  ln_bias: jax.Array,
+  *,
+  mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
 
@@ -39,10 +39,10 @@ def ttt_mlp(
   state = batched_state((w1, b1, w2.mT, b2), (3, 2, 3, 2), batch, dtype)
   norm = batched_state((ln_scale, ln_bias), (2, 2), batch, dtype)
   (w1, b1, w2, b2), out = portable_loop(
-      Step(learn, read, backward),
-      State(*state),
-      Tokens(q, k, v, eta),
-      Norm(*norm),
-      mini_batch,
+    Step(learn, read, backward),
+    State(*state),
+    Tokens(q, k, v, eta),
+    Norm(*norm),
+    mini_batch,
   )
   return out, (w1, b1, w2.mT, b2)

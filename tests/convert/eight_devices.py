@@ -24,20 +24,27 @@ def main(folder):
   mesh = sharding.make_mesh(dict(data=8))
   options = dict(mixer='ttt_mlp', mini_batch=8, dtype=np.float32)
   _, params = convert.load_dit(
-      folder, sharding=functools.partial(sharding.param_sharding, mesh),
-      **options,
-  )  # pyformat: disable
+    folder,
+    sharding=functools.partial(sharding.param_sharding, mesh),
+    **options,
+  )
   _, plain = convert.load_dit(folder, **options)
   split = [
-      x for x in jax.tree.leaves(params) if not x.sharding.is_fully_replicated
+    x for x in jax.tree.leaves(params) if not x.sharding.is_fully_replicated
   ]
   largest = max(
-      part.data.size / x.size for x in split for part in x.addressable_shards
+    part.data.size / x.size for x in split for part in x.addressable_shards
   )
   equal = jax.tree.map(lambda a, b: bool((a == b).all()), params, plain)
-  print(json.dumps(dict(
-      split=len(split), largest_part=largest, equal=all(jax.tree.leaves(equal))
-  )))  # pyformat: disable
+  print(
+    json.dumps(
+      dict(
+        split=len(split),
+        largest_part=largest,
+        equal=all(jax.tree.leaves(equal)),
+      )
+    )
+  )
 
 
 if __name__ == '__main__':

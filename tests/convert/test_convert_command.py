@@ -22,10 +22,17 @@ WEIGHTS = 'diffusion_pytorch_model.safetensors'
 
 def command(**options):
   return subprocess.run(
-      [sys.executable, '-m', 'ttt_jax.convert',
-       *(f'--{name}={value}' for name, value in options.items())],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'ttt_jax.convert',
+      *(f'--{name}={value}' for name, value in options.items()),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 @pytest.mark.slow
@@ -36,29 +43,32 @@ def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
   assert 'layers/seq/ttt' in out.stdout and '52,388' in out.stdout
   found = tree.read(ours)
   config, params = convert.load_dit(
-      source, mixer='ttt_mlp', mini_batch=8, seed=5
+    source, mixer='ttt_mlp', mini_batch=8, seed=5
   )
   assert kinds.config_of(found) == config
   jax.tree.map(np.testing.assert_array_equal, found.params(), params)
   out = command(source=ours, out=back)
   assert out.returncode == 0, out.stderr
   assert {path.name for path in back.iterdir()} == {
-      'config.json', WEIGHTS, 'ttt.json', 'ttt.safetensors'
+    'config.json',
+    WEIGHTS,
+    'ttt.json',
+    'ttt.safetensors',
   }
   assert (back / WEIGHTS).read_bytes() == (source / WEIGHTS).read_bytes()
   assert not list(tmp_path.glob('*.tmp'))
 
 
 @pytest.mark.parametrize(
-    'options, message',
-    [
-        (dict(source='nowhere'), 'there is no such folder'),
-        (dict(source=str(ROOT / 'docs')), 'no config.json in'),
-        (dict(source=str(ROOT / 'docs'), out='docs/new'), 'inside of --source'),
-        (dict(shard_gb=0), '--shard_gb is 0.0; it must be above 0'),
-        (dict(dtype='int8'), '--dtype=int8'),
-    ],
-)  # pyformat: disable
+  'options, message',
+  [
+    (dict(source='nowhere'), 'there is no such folder'),
+    (dict(source=str(ROOT / 'docs')), 'no config.json in'),
+    (dict(source=str(ROOT / 'docs'), out='docs/new'), 'inside of --source'),
+    (dict(shard_gb=0), '--shard_gb is 0.0; it must be above 0'),
+    (dict(dtype='int8'), '--dtype=int8'),
+  ],
+)
 def test_errors_in_one_line(options, message, fixtures, tmp_path):
   defaults = dict(source=fixtures / 'tiny_rope', out=tmp_path / 'new')
   out = command(**defaults | options)
@@ -104,12 +114,12 @@ def test_a_failure_leaves_nothing(fixtures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(format=7), 'is not of format 1; convert the model again'),
-        (dict(model='gan'), "'gan' is no model that is known; known are"),
-        (dict(config=dict(depth=3)), 'another version'),
-    ],
+  'change, message',
+  [
+    (dict(format=7), 'is not of format 1; convert the model again'),
+    (dict(model='gan'), "'gan' is no model that is known; known are"),
+    (dict(config=dict(depth=3)), 'another version'),
+  ],
 )
 def test_trees_of_another_version(change, message, fixtures, tmp_path):
   write(tmp_path / 'a', fixtures / 'tiny_sincos')
@@ -156,12 +166,14 @@ def test_the_parts_of_stable_diffusion_there_and_back(fixtures, tmp_path):
   for part in names:
     (path,) = (source / part).glob('*.safetensors')
     want, got = (
-        safetensors_numpy.load_file(folder / part / path.name)
-        for folder in (source, back)
+      safetensors_numpy.load_file(folder / part / path.name)
+      for folder in (source, back)
     )
     # Newer files name CLIP's tensors without the prefix.
-    want, got = ({k.removeprefix('text_model.'): v for k, v in x.items()}
-                 for x in (want, got))  # pyformat: disable
+    want, got = (
+      {k.removeprefix('text_model.'): v for k, v in x.items()}
+      for x in (want, got)
+    )
     assert want.keys() == got.keys()
     for key, value in want.items():
       assert value.dtype == got[key].dtype
@@ -173,22 +185,28 @@ def test_the_parts_of_stable_diffusion_there_and_back(fixtures, tmp_path):
 
 
 def test_a_tuned_model_becomes_a_folder_for_diffusers(
-    fixtures, tmp_path, monkeypatch
+  fixtures, tmp_path, monkeypatch
 ):
   model, params = convert.load_unet(fixtures / 'tiny_sd')
   # As a checkpoint has it: JSON, which knows no tuples.
-  run = ml_collections.ConfigDict(dict(
-      backbone='unet3d', model=json.loads(json.dumps(vars(model))),
-  ))  # pyformat: disable
+  run = ml_collections.ConfigDict(
+    dict(
+      backbone='unet3d',
+      model=json.loads(json.dumps(vars(model))),
+    )
+  )
   monkeypatch.setattr(
-      kinds.checkpoint, 'load_params', lambda folder, ema: (params, run)
+    kinds.checkpoint, 'load_params', lambda folder, ema: (params, run)
   )
   config, loaded = kinds.load_run(tmp_path, ema=True)
   assert config == model
   kinds.of_config(config).save(
-      config=config, params=loaded, folder=tmp_path / 'out', dtype=None,
-      shard_bytes=10**9,
-  )  # pyformat: disable
+    config=config,
+    params=loaded,
+    folder=tmp_path / 'out',
+    dtype=None,
+    shard_bytes=10**9,
+  )
   again, back = kinds.KINDS['unet'].load(tmp_path / 'out', dtype=None)
   assert again == model
   jax.tree.map(np.testing.assert_array_equal, back, params)

@@ -31,10 +31,10 @@ def compiled(config):
 def run(config, params, latents, text, time):
   """Outputs for diffusers' arrays: frames before channels, one text."""
   out = compiled(config)(
-      {'params': params},
-      np.moveaxis(latents, 2, -1),
-      text[:, None],
-      np.float32(time),
+    {'params': params},
+    np.moveaxis(latents, 2, -1),
+    text[:, None],
+    np.float32(time),
   )
   return np.moveaxis(np.asarray(out), -1, 2)
 
@@ -60,8 +60,13 @@ def test_published_numbers(kind, golden):
   for case in ('', 'offbase_') if kind == 'rope' else ('',):
     latents = arrays[f'{case}hidden_states']
     batch = slice(len(latents))
-    out = run(config, params, latents, arrays['encoder_hidden_states'][batch],
-              arrays['timestep'][batch])  # pyformat: disable
+    out = run(
+      config,
+      params,
+      latents,
+      arrays['encoder_hidden_states'][batch],
+      arrays['timestep'][batch],
+    )
     close(out, arrays[f'{case}out'])
 
 
@@ -75,14 +80,14 @@ def test_own_numbers(kind, size, fixtures):
 
 
 @pytest.mark.parametrize(
-    'kind, change',
-    [
-        ('rope', dict(base_rows=0, base_columns=0)),
-        ('rope', dict(norm_eps=1e-3)),
-        ('sincos', dict(spatial_scale=1.0)),
-        ('sincos', dict(temporal_scale=2.0)),
-        ('sincos', dict(positions='rope')),
-    ],
+  'kind, change',
+  [
+    ('rope', dict(base_rows=0, base_columns=0)),
+    ('rope', dict(norm_eps=1e-3)),
+    ('sincos', dict(spatial_scale=1.0)),
+    ('sincos', dict(temporal_scale=2.0)),
+    ('sincos', dict(positions='rope')),
+  ],
 )
 def test_every_choice_of_the_config_counts(kind, change, fixtures):
   config, params = convert.load_dit(fixtures / f'tiny_{kind}')
@@ -95,7 +100,7 @@ def test_every_choice_of_the_config_counts(kind, change, fixtures):
 
 def test_gates_of_zero_leave_the_model_as_it_was(fixtures):
   config, params = convert.load_dit(
-      fixtures / 'tiny_rope', mixer='ttt_linear', mini_batch=8
+    fixtures / 'tiny_rope', mixer='ttt_linear', mini_batch=8
   )
   arrays = np.load(fixtures / 'tiny_rope/numbers.npz')
   given = [arrays[f'base_{name}'] for name in ('latents', 'text', 'time')]
@@ -116,11 +121,11 @@ def test_round_trip_is_the_same_bytes(kind, fixtures, tmp_path):
   weights = 'diffusion_pytorch_model.safetensors'
   assert names == {'config.json', weights}
   assert (tmp_path / 'out' / weights).read_bytes() == (
-      source / weights
+    source / weights
   ).read_bytes()
   ours, theirs = (
-      json.loads((folder / 'config.json').read_text())
-      for folder in (tmp_path / 'out', source)
+    json.loads((folder / 'config.json').read_text())
+    for folder in (tmp_path / 'out', source)
   )
   del theirs['_diffusers_version']
   assert ours == theirs
@@ -147,7 +152,7 @@ def test_fresh_ttt_layers(fixtures):
   assert (config.mixer, config.mini_batch) == ('ttt_mlp', 64)
   found = flat(params)
   wanted = flat(
-      jax.jit(lambda key: dit.init_params(config, key))(jax.random.key(3))
+    jax.jit(lambda key: dit.init_params(config, key))(jax.random.key(3))
   )
   assert found.keys() == wanted.keys()
   for path, value in found.items():
@@ -159,8 +164,9 @@ def test_fresh_ttt_layers(fixtures):
   assert (found['layers/seq/gates/forward_text'] == np.float32(0.1)).all()
   assert 0.018 < found['layers/seq/ttt/w1'].std() < 0.022
   _, other = convert.load_dit(source, mixer='ttt_mlp', seed=4)
-  assert (other['layers']['seq']['ttt']['w1']
-          != params['layers']['seq']['ttt']['w1']).all()  # pyformat: disable
+  assert (
+    other['layers']['seq']['ttt']['w1'] != params['layers']['seq']['ttt']['w1']
+  ).all()
 
 
 @pytest.mark.parametrize('mixer', ['ttt_mlp', 'ttt_linear'])
@@ -192,7 +198,7 @@ def test_ttt_layers_are_written_beside(mixer, fixtures, tmp_path):
 def test_types_on_loading_and_saving(fixtures, tmp_path):
   source = fixtures / 'tiny_sincos'
   config, params = convert.load_dit(
-      source, dtype=jnp.bfloat16, mixer='ttt_linear'
+    source, dtype=jnp.bfloat16, mixer='ttt_linear'
   )
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('bfloat16')}
   convert.save_dit(config, params, tmp_path, dtype=np.float16)
@@ -208,19 +214,19 @@ def test_the_whole_model_names_its_transformer(fixtures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(patch_size_t=2), 'CogVideoX 1.5 .*not supported yet; CogVideoX-2B'),
-        (dict(in_channels=8), 'image-to-video .*not supported yet; CogVideoX-2B'),
-        (dict(use_learned_positional_embeddings=True), 'image-to-video'),
-        (dict(_class_name='WanTransformer3DModel'), 'describes a WanTransformer'),
-        (dict(ofs_embed_dim=512), "ofs_embed_dim = 512: only None"),
-        (dict(activation_fn='gelu'), "activation_fn = 'gelu': only 'gelu-app"),
-        (dict(attention_head_dim=40), 'multiple of 16'),
-        (dict(num_layers='2'), "num_layers is '2'; it must be a whole number"),
-        (dict(sample_frames=50), 'sample_frames is 50; .*for example 49'),
-    ],
-)  # pyformat: disable
+  'change, message',
+  [
+    (dict(patch_size_t=2), 'CogVideoX 1.5 .*not supported yet; CogVideoX-2B'),
+    (dict(in_channels=8), 'image-to-video .*not supported yet; CogVideoX-2B'),
+    (dict(use_learned_positional_embeddings=True), 'image-to-video'),
+    (dict(_class_name='WanTransformer3DModel'), 'describes a WanTransformer'),
+    (dict(ofs_embed_dim=512), 'ofs_embed_dim = 512: only None'),
+    (dict(activation_fn='gelu'), "activation_fn = 'gelu': only 'gelu-app"),
+    (dict(attention_head_dim=40), 'multiple of 16'),
+    (dict(num_layers='2'), "num_layers is '2'; it must be a whole number"),
+    (dict(sample_frames=50), 'sample_frames is 50; .*for example 49'),
+  ],
+)
 def test_models_that_are_refused(change, message, fixtures, tmp_path):
   shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'model')
   path = tmp_path / 'model/config.json'
@@ -237,7 +243,9 @@ def test_a_config_that_contradicts_the_weights(fixtures, tmp_path):
   path.write_text(json.dumps(json.loads(path.read_text()) | other))
   with pytest.raises(ValueError) as e:
     convert.load_dit(tmp_path / 'model')
-  assert 'text/kernel has shape (6, 32), the config asks for (7, 32)' in str(e.value)
+  assert 'text/kernel has shape (6, 32), the config asks for (7, 32)' in str(
+    e.value
+  )
   assert 'layers/mlp/up/kernel has shape (2, 32, 128)' in str(e.value)
   assert '25 problem(s)' in str(e.value)
 
@@ -258,13 +266,18 @@ def test_nothing_is_replaced(fixtures, tmp_path):
 
 def test_straight_onto_eight_devices(fixtures):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.convert.eight_devices',
-       str(fixtures / 'tiny_rope')],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=dict(
-          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
-      ),
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'tests.convert.eight_devices',
+      str(fixtures / 'tiny_rope'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'),
+  )
   assert out.returncode == 0, out.stderr
   report = json.loads(out.stdout)
   assert report['split'] > 10 and report['equal']

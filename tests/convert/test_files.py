@@ -23,7 +23,7 @@ def shards(folder, **places):
 
 
 @pytest.mark.parametrize(
-    'dtype', [np.float64, np.float32, np.float16, jnp.bfloat16]
+  'dtype', [np.float64, np.float32, np.float16, jnp.bfloat16]
 )
 def test_types_are_kept(tmp_path, dtype):
   value = np.arange(6).reshape(2, 3).astype(dtype)
@@ -51,7 +51,7 @@ def test_missing_shard(tmp_path):
 
 def test_index_that_does_not_fit_names_every_difference(tmp_path):
   shards(
-      tmp_path, a='m-1.safetensors', c='m-1.safetensors', d='m-2.safetensors'
+    tmp_path, a='m-1.safetensors', c='m-1.safetensors', d='m-2.safetensors'
   )
   with pytest.raises(ValueError) as e:
     files.open_folder(tmp_path, 'm')
@@ -63,10 +63,15 @@ def test_index_that_does_not_fit_names_every_difference(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content',
-    ['', '[]', '{"weight_map": {}}', '{"weight_map": {"a": "../m.bin"}}',
-     '{"weight_map": {"a": 3}}'],
-)  # pyformat: disable
+  'content',
+  [
+    '',
+    '[]',
+    '{"weight_map": {}}',
+    '{"weight_map": {"a": "../m.bin"}}',
+    '{"weight_map": {"a": 3}}',
+  ],
+)
 def test_index_that_is_none(tmp_path, content):
   (tmp_path / 'm.safetensors.index.json').write_text(content)
   with pytest.raises(ValueError, match='weight_map'):

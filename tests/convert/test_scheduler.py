@@ -7,13 +7,22 @@ import pytest
 from ttt_jax.convert import scheduler
 
 RELEASED = {
-    '_class_name': 'CogVideoXDPMScheduler', '_diffusers_version': '0.30.0',
-    'beta_end': 0.012, 'beta_schedule': 'scaled_linear', 'beta_start': 0.00085,
-    'clip_sample': False, 'clip_sample_range': 1.0,
-    'num_train_timesteps': 1000, 'prediction_type': 'v_prediction',
-    'rescale_betas_zero_snr': True, 'sample_max_value': 1.0,
-    'set_alpha_to_one': True, 'snr_shift_scale': 1.0, 'steps_offset': 0,
-    'timestep_spacing': 'trailing', 'trained_betas': None,
+  '_class_name': 'CogVideoXDPMScheduler',
+  '_diffusers_version': '0.30.0',
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
+  'beta_start': 0.00085,
+  'clip_sample': False,
+  'clip_sample_range': 1.0,
+  'num_train_timesteps': 1000,
+  'prediction_type': 'v_prediction',
+  'rescale_betas_zero_snr': True,
+  'sample_max_value': 1.0,
+  'set_alpha_to_one': True,
+  'snr_shift_scale': 1.0,
+  'steps_offset': 0,
+  'timestep_spacing': 'trailing',
+  'trained_betas': None,
 }
 
 
@@ -24,17 +33,27 @@ def load(tmp_path, **changes):
 
 def test_the_two_released_ones(tmp_path):
   assert load(tmp_path) == ('cogvideox_dpm', 1.0)
-  changes = {'_class_name': 'CogVideoXDDIMScheduler', 'snr_shift_scale': 3.0,
-             'timestep_spacing': 'linspace'}
+  changes = {
+    '_class_name': 'CogVideoXDDIMScheduler',
+    'snr_shift_scale': 3.0,
+    'timestep_spacing': 'linspace',
+  }
   assert load(tmp_path, **changes) == ('cogvideox_ddim', 3.0)
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'_class_name': 'EulerDiscreteScheduler'},
-     "class 'EulerDiscreteScheduler'; supported are CogVideoXDPMScheduler"),
-    ({'beta_end': 0.02, 'prediction_type': 'epsilon'},
-     "beta_end = 0.02 instead of 0.012, prediction_type = 'epsilon' instead"),
-])
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (
+      {'_class_name': 'EulerDiscreteScheduler'},
+      "class 'EulerDiscreteScheduler'; supported are CogVideoXDPMScheduler",
+    ),
+    (
+      {'beta_end': 0.02, 'prediction_type': 'epsilon'},
+      "beta_end = 0.02 instead of 0.012, prediction_type = 'epsilon' instead",
+    ),
+  ],
+)
 def test_what_is_refused(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message) as e:
     load(tmp_path, **changes)

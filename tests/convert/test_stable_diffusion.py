@@ -18,15 +18,14 @@ from ttt_jax.convert import stable_diffusion
 from ttt_jax.models.unet3d import unet
 
 PARTS = {
-    'unet': (convert.load_unet, convert.save_unet, convert.unet.WEIGHTS),
-    'vae': (
-        functools.partial(convert.load_kl_vae, dtype=None),
-        convert.save_kl_vae, convert.kl_vae.WEIGHTS,
-    ),
-    'text_encoder': (
-        convert.load_clip, convert.save_clip, convert.clip.WEIGHTS
-    ),
-}  # pyformat: disable
+  'unet': (convert.load_unet, convert.save_unet, convert.unet.WEIGHTS),
+  'vae': (
+    functools.partial(convert.load_kl_vae, dtype=None),
+    convert.save_kl_vae,
+    convert.kl_vae.WEIGHTS,
+  ),
+  'text_encoder': (convert.load_clip, convert.save_clip, convert.clip.WEIGHTS),
+}
 
 
 @pytest.fixture(name='tiny')
@@ -52,15 +51,15 @@ def scrambled(config):
   """Random parameters, each of them different."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
-      lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-      abstract(config),
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+    abstract(config),
   )
 
 
 def equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(
-      lambda x: x.dtype, b
+    lambda x: x.dtype, b
   )
 
 
@@ -70,16 +69,16 @@ def test_there_and_back_is_exact(tiny, tmp_path, part):
   config, params = load(tiny)
   save(config, params, tmp_path / part)
   want, found = (
-      safetensors_numpy.load_file(folder / part / f'{weights}.safetensors')
-      for folder in (tiny, tmp_path)
+    safetensors_numpy.load_file(folder / part / f'{weights}.safetensors')
+    for folder in (tiny, tmp_path)
   )
   strip = lambda tree: {k.removeprefix('text_model.'): tree[k] for k in tree}
   equal(strip(want), strip(found))
   assert {x.dtype for x in found.values()} == {np.dtype(np.float16)}
   assert load(tmp_path / part)[0] == config
   theirs, ours = (
-      json.loads((folder / part / 'config.json').read_text())
-      for folder in (tiny, tmp_path)
+    json.loads((folder / part / 'config.json').read_text())
+    for folder in (tiny, tmp_path)
   )
   # What we do not write is a default, or says nothing of the function.
   for key in ours.keys() & theirs.keys():
@@ -100,7 +99,7 @@ def test_a_tuned_model_and_its_temporal_attention(golden, tmp_path, dtype):
   # The names of diffusers and of the reference.
   for name in ('diffusion_pytorch_model', 'temporal_extra'):
     want = safetensors_numpy.load_file(
-        golden('tav_unet2d') / f'{name}.safetensors'
+      golden('tav_unet2d') / f'{name}.safetensors'
     )
     keys = set()
     for path in tmp_path.glob(f'{name}*.safetensors'):
@@ -120,8 +119,10 @@ def test_fresh_temporal_attention_is_seeded(tiny):
   # The type of the files for what they have; fresh parameters are float32.
   assert a['attn1']['to_q']['kernel'].dtype == np.float16
   assert a['attn_temp']['to_q']['kernel'].dtype == np.float32
-  assert np.any(block(load())['attn_temp']['to_q']['kernel'] !=
-                a['attn_temp']['to_q']['kernel'])  # pyformat: disable
+  assert np.any(
+    block(load())['attn_temp']['to_q']['kernel']
+    != a['attn_temp']['to_q']['kernel']
+  )
   assert not np.any(a['attn_temp']['to_out']['bias'])
   assert 'attn_temp' not in block(load(temporal=False))
 
@@ -152,8 +153,12 @@ def test_what_is_predicted(copy, tmp_path):
 def test_names_of_old_files(copy):
   path = copy / 'vae/diffusion_pytorch_model.safetensors'
   _, want = PARTS['vae'][0](copy)
-  names = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value',
-           'to_out.0': 'proj_attn'}  # pyformat: disable
+  names = {
+    'to_q': 'query',
+    'to_k': 'key',
+    'to_v': 'value',
+    'to_out.0': 'proj_attn',
+  }
   tensors = safetensors_numpy.load_file(path)
   for key in list(tensors):
     for new, old in names.items():
@@ -164,8 +169,8 @@ def test_names_of_old_files(copy):
   path = copy / 'text_encoder/model.safetensors'
   _, want = convert.load_clip(copy)
   tensors = {
-      f'text_model.{key.removeprefix("text_model.")}': value
-      for key, value in safetensors_numpy.load_file(path).items()
+    f'text_model.{key.removeprefix("text_model.")}': value
+    for key, value in safetensors_numpy.load_file(path).items()
   }
   tensors['text_model.embeddings.position_ids'] = np.arange(77)[None]
   safetensors_numpy.save_file(tensors, path)
@@ -184,30 +189,39 @@ def test_a_folder_without_a_part(copy, part):
 
 
 @pytest.mark.parametrize(
-    'part, fields, message',
-    [
-        ('unet', dict(_class_name='SD3Transformer2DModel'),
-         'a SD3Transformer2DModel: only UNet2DConditionModel.*1.x and 2.x'),
-        ('unet', dict(addition_embed_type='text_time'),
-         'is Stable Diffusion XL: Stable Diffusion 1.x'),
-        ('unet', dict(num_class_embeds=7), 'num_class_embeds = 7: only None'),
-        ('unet', dict(attention_head_dim=None), 'attention_head_dim is None'),
-        ('unet', dict(attention_head_dim=[3, 2]), 'of its 3 heads'),
-        ('unet', dict(in_channels=[4]), r'in_channels is \[4\]; it must be'),
-        ('unet', dict(up_block_types=['UpBlock2D'] * 2), 'they must be 2 of'),
-        ('unet', dict(block_out_channels=[4, 4]), r'problem\(s\).*\(2,\).*'),
-        ('vae', dict(_class_name='AutoencoderTiny'), 'only AutoencoderKL can'),
-        ('vae', dict(use_quant_conv=False), 'use_quant_conv = False: only'),
-        ('vae', dict(scaling_factor=0), 'scaling_factor is 0; it must be'),
-        ('vae', dict(layers_per_block=2), r'problem\(s\).* is missing'),
-        ('text_encoder', dict(architectures=['CLIPTextModelWithProjection']),
-         'CLIPTextModelWithProjection of .*: only CLIPTextModel'),
-        ('text_encoder', dict(model_type='t5'), "model_type 't5': only"),
-        ('text_encoder', dict(hidden_act='relu'), "'relu'; legal are quick"),
-        ('text_encoder', dict(hidden_size=0), 'hidden_size is 0; it must be'),
-        ('text_encoder', dict(intermediate_size=9), r'problem\(s\).*up/ker'),
-    ],
-)  # pyformat: disable
+  'part, fields, message',
+  [
+    (
+      'unet',
+      dict(_class_name='SD3Transformer2DModel'),
+      'a SD3Transformer2DModel: only UNet2DConditionModel.*1.x and 2.x',
+    ),
+    (
+      'unet',
+      dict(addition_embed_type='text_time'),
+      'is Stable Diffusion XL: Stable Diffusion 1.x',
+    ),
+    ('unet', dict(num_class_embeds=7), 'num_class_embeds = 7: only None'),
+    ('unet', dict(attention_head_dim=None), 'attention_head_dim is None'),
+    ('unet', dict(attention_head_dim=[3, 2]), 'of its 3 heads'),
+    ('unet', dict(in_channels=[4]), r'in_channels is \[4\]; it must be'),
+    ('unet', dict(up_block_types=['UpBlock2D'] * 2), 'they must be 2 of'),
+    ('unet', dict(block_out_channels=[4, 4]), r'problem\(s\).*\(2,\).*'),
+    ('vae', dict(_class_name='AutoencoderTiny'), 'only AutoencoderKL can'),
+    ('vae', dict(use_quant_conv=False), 'use_quant_conv = False: only'),
+    ('vae', dict(scaling_factor=0), 'scaling_factor is 0; it must be'),
+    ('vae', dict(layers_per_block=2), r'problem\(s\).* is missing'),
+    (
+      'text_encoder',
+      dict(architectures=['CLIPTextModelWithProjection']),
+      'CLIPTextModelWithProjection of .*: only CLIPTextModel',
+    ),
+    ('text_encoder', dict(model_type='t5'), "model_type 't5': only"),
+    ('text_encoder', dict(hidden_act='relu'), "'relu'; legal are quick"),
+    ('text_encoder', dict(hidden_size=0), 'hidden_size is 0; it must be'),
+    ('text_encoder', dict(intermediate_size=9), r'problem\(s\).*up/ker'),
+  ],
+)
 def test_models_that_do_not_fit(copy, part, fields, message):
   change(copy / part / 'config.json', **fields)
   with pytest.raises(ValueError, match=message) as e:
@@ -216,17 +230,17 @@ def test_models_that_do_not_fit(copy, part, fields, message):
 
 
 @pytest.mark.parametrize(
-    'name, title',
-    [('StableDiffusionXLPipeline', 'XL'), ('StableDiffusion3Pipeline', '3')],
+  'name, title',
+  [('StableDiffusionXLPipeline', 'XL'), ('StableDiffusion3Pipeline', '3')],
 )
 def test_other_generations(copy, name, title):
   change(copy / 'model_index.json', _class_name=name)
   for load in (
-      *(load for load, _, _ in PARTS.values()),
-      stable_diffusion.load_schedule,
-      kinds.parts_of,
-      # Training reads the folder in its config.
-      lambda folder: tune_a_video.get_config(str(folder)),
+    *(load for load, _, _ in PARTS.values()),
+    stable_diffusion.load_schedule,
+    kinds.parts_of,
+    # Training reads the folder in its config.
+    lambda folder: tune_a_video.get_config(str(folder)),
   ):
     with pytest.raises(ValueError, match=f'is Stable Diffusion {title} '):
       load(copy)
@@ -240,10 +254,10 @@ def test_schedule(copy):
   path = copy / 'scheduler/scheduler_config.json'
   text = path.read_text()
   for fields, message in (
-      (dict(beta_end=0.02), 'beta_end = 0.02 instead of 0.012'),
-      (dict(prediction_type='sample'), "prediction_type = 'sample'; supported"),
-      (dict(steps_offset=2), 'steps_offset = 2; supported are 0, 1'),
-      (dict(rescale_betas_zero_snr=True), 'zero_snr = True: only False'),
+    (dict(beta_end=0.02), 'beta_end = 0.02 instead of 0.012'),
+    (dict(prediction_type='sample'), "prediction_type = 'sample'; supported"),
+    (dict(steps_offset=2), 'steps_offset = 2; supported are 0, 1'),
+    (dict(rescale_betas_zero_snr=True), 'zero_snr = True: only False'),
   ):
     change(path, **fields)
     with pytest.raises(ValueError, match=message):

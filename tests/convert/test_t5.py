@@ -49,9 +49,10 @@ def test_types_of_files_are_kept(tiny, tmp_path, dtype):
   save_t5(config, params, tmp_path / 'a', dtype=dtype, shard_bytes=9000)
   _, found = load_t5(tmp_path / 'a')
   jax.tree.map(
-      lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
-      params, found,
-  )  # pyformat: disable
+    lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
+    params,
+    found,
+  )
   assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(dtype)}
   save_t5(config, found, tmp_path / 'b', shard_bytes=9000)
   for path in sorted((tmp_path / 'a').iterdir()):
@@ -72,21 +73,21 @@ def test_a_whole_t5_gives_its_encoder(copy):
   path = copy / 'model.safetensors'
   tensors = safetensors_numpy.load_file(path)
   more = {
-      'encoder.embed_tokens.weight': tensors['shared.weight'],
-      'decoder.block.0.layer.0.SelfAttention.q.weight': np.ones((2, 2)),
-      'lm_head.weight': np.ones((2, 2)),
+    'encoder.embed_tokens.weight': tensors['shared.weight'],
+    'decoder.block.0.layer.0.SelfAttention.q.weight': np.ones((2, 2)),
+    'lm_head.weight': np.ones((2, 2)),
   }
   safetensors_numpy.save_file(tensors | more, path)
   load_t5(copy)
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(feed_forward_proj='relu'), "'relu': only 'gated-gelu'"),
-        (dict(model_type='umt5'), "model_type = 'umt5': only 't5'"),
-        (dict(d_ff=40, num_layers=3), r'problem\(s\).*layers/.*; layers/'),
-    ],
+  'fields, message',
+  [
+    (dict(feed_forward_proj='relu'), "'relu': only 'gated-gelu'"),
+    (dict(model_type='umt5'), "model_type = 'umt5': only 't5'"),
+    (dict(d_ff=40, num_layers=3), r'problem\(s\).*layers/.*; layers/'),
+  ],
 )
 def test_configs_that_do_not_fit(copy, fields, message):
   change(copy, **fields)

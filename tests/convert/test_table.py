@@ -12,22 +12,20 @@ from ttt_jax.convert import table
 from ttt_jax.convert.table import Rule
 
 RULES = (
-    Rule('blocks.{layer}.q.weight', 'layers/q/kernel', (1, 0)),
-    Rule('head.{name}.weight', 'head_{name}/kernel', (1, 0)),
-    Rule('head.{name}.bias', 'head_{name}/bias'),
+  Rule('blocks.{layer}.q.weight', 'layers/q/kernel', (1, 0)),
+  Rule('head.{name}.weight', 'head_{name}/kernel', (1, 0)),
+  Rule('head.{name}.bias', 'head_{name}/bias'),
 )
 SHAPES = {
-    'layers/q/kernel': (12, 3, 2),
-    'head_a/kernel': (3, 2),
-    'head_a/bias': (2,),
+  'layers/q/kernel': (12, 3, 2),
+  'head_a/kernel': (3, 2),
+  'head_a/bias': (2,),
 }
 
 
 def tensors():
   rng = np.random.default_rng(0)
-  found = {
-      f'blocks.{i}.q.weight': rng.normal(size=(2, 3)) for i in range(12)
-  }
+  found = {f'blocks.{i}.q.weight': rng.normal(size=(2, 3)) for i in range(12)}
   found['head.a.weight'] = rng.normal(size=(2, 3))
   found['head.a.bias'] = rng.normal(size=(2,))
   return found
@@ -37,7 +35,7 @@ def test_there_and_back():
   source = tensors()
   params = table.from_source(RULES, source, SHAPES, 'f')
   np.testing.assert_array_equal(
-      params['layers']['q']['kernel'][10], source['blocks.10.q.weight'].T
+    params['layers']['q']['kernel'][10], source['blocks.10.q.weight'].T
   )
   back = table.to_source(RULES, params)
   assert back.keys() == source.keys()
@@ -56,9 +54,12 @@ def test_all_mismatches_in_one_line():
   message = str(info.value)
   assert '\n' not in message
   for part in (
-      'weights.safetensors', '4 problem(s)', 'extra is not known',
-      'head.b.bias has no place', 'head_a/bias (2,) is missing',
-      'head_a/kernel has shape (4, 2)',
+    'weights.safetensors',
+    '4 problem(s)',
+    'extra is not known',
+    'head.b.bias has no place',
+    'head_a/bias (2,) is missing',
+    'head_a/kernel has shape (4, 2)',
   ):
     assert part in message
 
@@ -82,8 +83,8 @@ def test_types_are_kept_or_changed():
   assert kept['head_a']['bias'].dtype == jnp.bfloat16
   assert wide['layers']['q']['kernel'].dtype == np.float32
   np.testing.assert_array_equal(
-      kept['layers']['q']['kernel'].astype(np.float32),
-      wide['layers']['q']['kernel'],
+    kept['layers']['q']['kernel'].astype(np.float32),
+    wide['layers']['q']['kernel'],
   )
 
 
@@ -91,7 +92,6 @@ def test_tensors_are_read_once_and_one_at_a_time():
   held = []
 
   class Tensor:
-
     def __init__(self, value):
       self.value, self.reads = value, 0
       self.shape, self.dtype = value.shape, value.dtype
@@ -120,17 +120,20 @@ def test_wrong_types_and_mixed_types():
 
 
 @pytest.mark.parametrize(
-    'spec', [P(None, 'data'), P('data'), P(None, None, 'data'), P()]
+  'spec', [P(None, 'data'), P('data'), P(None, None, 'data'), P()]
 )
 def test_straight_onto_devices(spec):
   source = tensors()
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
   where = jax.sharding.NamedSharding(mesh, spec)
   placed = table.from_source(
-      RULES[:1], {k: v for k, v in source.items() if 'blocks' in k},
-      {'layers/q/kernel': (12, 3, 2)}, 'f', dtype=np.float32,
-      sharding=lambda like: where,
-  )['layers']['q']['kernel']  # pyformat: disable
+    RULES[:1],
+    {k: v for k, v in source.items() if 'blocks' in k},
+    {'layers/q/kernel': (12, 3, 2)},
+    'f',
+    dtype=np.float32,
+    sharding=lambda like: where,
+  )['layers']['q']['kernel']
   assert placed.sharding.is_equivalent_to(where, 3)
   plain = [source[f'blocks.{i}.q.weight'].T for i in range(12)]
   np.testing.assert_array_equal(placed, np.float32(plain))

@@ -21,18 +21,17 @@ def _params():
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float32])
 def test_types_and_several_files(params, tmp_path, dtype):
-  save_vae(
-      CONFIG, params, tmp_path / 'a/vae', dtype=dtype, shard_bytes=9_000
-  )
+  save_vae(CONFIG, params, tmp_path / 'a/vae', dtype=dtype, shard_bytes=9_000)
   files = list((tmp_path / 'a/vae').glob('*.safetensors'))
   assert len(files) > 2
   config, found = load_vae(tmp_path / 'a', dtype=None)
   assert config == CONFIG
   assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(dtype)}
   jax.tree.map(
-      lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
-      params, found,
-  )  # pyformat: disable
+    lambda a, b: np.testing.assert_array_equal(a.astype(dtype), b),
+    params,
+    found,
+  )
   save_vae(config, found, tmp_path / 'b', shard_bytes=9_000)
   for path in files:
     assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()

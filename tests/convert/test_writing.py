@@ -10,9 +10,9 @@ from ttt_jax.convert import table
 from ttt_jax.convert import writing
 
 RULES = (
-    table.Rule('blocks.{i}.q.weight', 'layers/q/kernel', (1, 0)),
-    table.Rule('blocks.{i}.q.bias', 'layers/q/bias'),
-    table.Rule('head.weight', 'head/kernel', (1, 0)),
+  table.Rule('blocks.{i}.q.weight', 'layers/q/kernel', (1, 0)),
+  table.Rule('blocks.{i}.q.bias', 'layers/q/bias'),
+  table.Rule('head.weight', 'head/kernel', (1, 0)),
 )
 
 
@@ -20,14 +20,14 @@ def params(layers=11, dtype=np.float32):
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(dtype)
   return dict(
-      layers=dict(q=dict(kernel=draw(layers, 3, 2), bias=draw(layers, 2))),
-      head=dict(kernel=draw(2, 5)),
+    layers=dict(q=dict(kernel=draw(layers, 3, 2), bias=draw(layers, 2))),
+    head=dict(kernel=draw(2, 5)),
   )
 
 
 def read(folder):
   return {
-      key: np.asarray(t) for key, t in files.open_folder(folder, 'm').items()
+    key: np.asarray(t) for key, t in files.open_folder(folder, 'm').items()
   }
 
 
@@ -35,9 +35,7 @@ def read(folder):
 @pytest.mark.parametrize('shard_bytes', [10**9, 100])
 def test_what_is_written_is_read(tmp_path, dtype, shard_bytes):
   ours = params(dtype=dtype)
-  writing.write_folder(
-      tmp_path, 'm', RULES, ours, shard_bytes=shard_bytes
-  )
+  writing.write_folder(tmp_path, 'm', RULES, ours, shard_bytes=shard_bytes)
   back = read(tmp_path)
   wanted = table.to_source(RULES, ours)
   assert back.keys() == wanted.keys()
@@ -56,8 +54,8 @@ def test_same_bytes_as_the_library(tmp_path):
   ours = params()
   writing.write_folder(tmp_path, 'm', RULES, ours)
   tensors = {
-      key: np.ascontiguousarray(value)
-      for key, value in table.to_source(RULES, ours).items()
+    key: np.ascontiguousarray(value)
+    for key, value in table.to_source(RULES, ours).items()
   }
   theirs = safetensors_numpy.save(tensors, {'format': 'pt'})
   assert (tmp_path / 'm.safetensors').read_bytes() == theirs
@@ -90,5 +88,5 @@ def test_a_failure_leaves_no_file(tmp_path):
 def test_a_type_that_weights_do_not_have(tmp_path):
   with pytest.raises(ValueError, match='head/kernel has type int32; .*float32'):
     writing.write_folder(
-        tmp_path, 'm', RULES, dict(head=dict(kernel=np.ones((2, 5), np.int32)))
+      tmp_path, 'm', RULES, dict(head=dict(kernel=np.ones((2, 5), np.int32)))
     )

@@ -10,8 +10,13 @@ from ttt_jax.data import precompute as precompute_lib
 
 # 2 latent frames a segment: the first has 9 pixel frames, the others 8.
 GEOMETRY = geometry_lib.Geometry(
-    frames=17, height=16, width=32, fps=16, text_length=5, mini_batch=8,
-    segment_latent_frames=2,
+  frames=17,
+  height=16,
+  width=32,
+  fps=16,
+  text_length=5,
+  mini_batch=8,
+  segment_latent_frames=2,
 )
 
 
@@ -69,30 +74,31 @@ class FakeText:
 
 def story(name, *segments):
   """segments: (text, video, start)."""
-  return storyboard_lib.Storyboard.parse({
+  return storyboard_lib.Storyboard.parse(
+    {
       'name': name,
       'segments': [
-          {k: v for k, v in zip(('text', 'video', 'start'), s)
-           if v is not None}
-          for s in segments
+        {k: v for k, v in zip(('text', 'video', 'start'), s) if v is not None}
+        for s in segments
       ],
-  })
+    }
+  )
 
 
 def stories():
   return [
-      story(n, (f'the film {n}', f'{n}.mp4', 0), ('goes on', f'{n}.mp4', 0.5))
-      for n in 'abc'
+    story(n, (f'the film {n}', f'{n}.mp4', 0), ('goes on', f'{n}.mp4', 0.5))
+    for n in 'abc'
   ]
 
 
 def encode(videos, out, storyboards=None, vae=None, text=None):
   return precompute_lib.precompute(
-      stories() if storyboards is None else storyboards,
-      videos_dir=str(videos),
-      vae=vae or FakeVAE(),
-      text_encoder=text or FakeText(),
-      geometry=GEOMETRY,
-      out=out,
-      progress=False,
+    stories() if storyboards is None else storyboards,
+    videos_dir=str(videos),
+    vae=vae or FakeVAE(),
+    text_encoder=text or FakeText(),
+    geometry=GEOMETRY,
+    out=out,
+    progress=False,
   )

@@ -20,10 +20,15 @@ from ttt_jax.data import check
 def boards():
   """Clip 'b' changes its scene."""
   out = stories()
-  out[1] = storyboard_lib.Storyboard.parse({'name': 'b', 'segments': [
-      {'text': 't', 'video': 'b.mp4', 'scene': 1},
-      {'text': 't', 'video': 'b.mp4', 'start': 1, 'scene': 2},
-  ]})
+  out[1] = storyboard_lib.Storyboard.parse(
+    {
+      'name': 'b',
+      'segments': [
+        {'text': 't', 'video': 'b.mp4', 'scene': 1},
+        {'text': 't', 'video': 'b.mp4', 'start': 1, 'scene': 2},
+      ],
+    }
+  )
   return out
 
 
@@ -36,8 +41,11 @@ def _data(videos, tmp_path):
 def everything(videos):
   text = FakeText()
   return check.Run(
-      geometry=GEOMETRY, clips=boards(), videos_dir=str(videos),
-      tokenize=text.tokenize, scene_token_ids=text.scene_token_ids,
+    geometry=GEOMETRY,
+    clips=boards(),
+    videos_dir=str(videos),
+    tokenize=text.tokenize,
+    scene_token_ids=text.scene_token_ids,
   )
 
 
@@ -68,15 +76,19 @@ def test_everything_is_listed_at_once(videos, data):
   arrays.marker(data, 1).unlink()
   problems = check.check(data, everything(videos)).problems
   assert [p.split(': ')[0] for p in problems] == [
-      'clips/000001.json', "clip 'a' (row 0)", "clip 'b' (row 1)",
-      "clip 'c' (row 2)",
+    'clips/000001.json',
+    "clip 'a' (row 0)",
+    "clip 'b' (row 1)",
+    "clip 'c' (row 2)",
   ]
   assert "missing; clip 'b' may not be whole" in problems[0]
-  assert '25 of 120 values are not finite, the first at [1, 0, 2, 1]' in (
-      problems[1]
+  assert (
+    '25 of 120 values are not finite, the first at [1, 0, 2, 1]'
+    in (problems[1])
   )
-  assert 'texts 1 and 2 are different, but their embeddings are equal' in (
-      problems[2]
+  assert (
+    'texts 1 and 2 are different, but their embeddings are equal'
+    in (problems[2])
   )
   assert 'logvar was never written, or is lost' in problems[3]
   assert not any('\n' in p for p in problems)
@@ -84,32 +96,44 @@ def test_everything_is_listed_at_once(videos, data):
 
 def test_equal_texts_have_equal_embeddings(videos, data):
   del videos
-  edit(data / 'manifest.json', lambda m: m['clips'][1].update(
-      storyboard={'segments': ['t', 't']}))
+  edit(
+    data / 'manifest.json',
+    lambda m: m['clips'][1].update(storyboard={'segments': ['t', 't']}),
+  )
   (problem,) = check.check(data).problems
   assert 'are equal, but their embeddings are different' in problem
 
 
 def test_another_configuration(videos, data):
   run = check.Run(
-      geometry=type(GEOMETRY)(
-          frames=9, height=32, width=32, fps=8, text_length=3, mini_batch=8,
-          segment_latent_frames=2,
-      ),
-      clips=boards()[:2] + [storyboard_lib.Storyboard.parse(['x', 'y'])],
-      tokenize=FakeText().tokenize, scene_token_ids=(7, 8),
+    geometry=type(GEOMETRY)(
+      frames=9,
+      height=32,
+      width=32,
+      fps=8,
+      text_length=3,
+      mini_batch=8,
+      segment_latent_frames=2,
+    ),
+    clips=boards()[:2] + [storyboard_lib.Storyboard.parse(['x', 'y'])],
+    tokenize=FakeText().tokenize,
+    scene_token_ids=(7, 8),
   )
   problems = check.check(data, run).problems
   for part in (
-      'fps is 16 in the data set but 8 in this run', 'height is 16',
-      'frames is 17', 'segments is 2', 'text_length is 5',
-      "scene_token_ids is [1, 2] in the data set but [7, 8]",
-      'mean: clips of [5, 2, 4] frames, rows and columns; the configuration'
-      ' makes [3, 4, 4]', 'logvar: clips of [5, 2, 4]',
-      "clip 'storyboard': is in the captions, but not in the data set",
-      "clip 'c': is in the data set, but not in the captions",
-      "clip 'b' (row 1): text 1 has 1 <end_scene>, but its tokens have row 8"
-      ' 0 times',
+    'fps is 16 in the data set but 8 in this run',
+    'height is 16',
+    'frames is 17',
+    'segments is 2',
+    'text_length is 5',
+    'scene_token_ids is [1, 2] in the data set but [7, 8]',
+    'mean: clips of [5, 2, 4] frames, rows and columns; the configuration'
+    ' makes [3, 4, 4]',
+    'logvar: clips of [5, 2, 4]',
+    "clip 'storyboard': is in the captions, but not in the data set",
+    "clip 'c': is in the data set, but not in the captions",
+    "clip 'b' (row 1): text 1 has 1 <end_scene>, but its tokens have row 8"
+    ' 0 times',
   ):
     assert any(part in p for p in problems), part
   assert not any('mini_batch' in p or 'width' in p for p in problems)
@@ -130,8 +154,11 @@ def test_arrays_that_are_damaged_or_of_another_kind(data):
   shutil.rmtree(data / 'logvar')
   shutil.rmtree(data / 'null_text')
   ts.open(
-      {**arrays.spec(data / 'null_text'),
-       'metadata': {'shape': [5, 3], 'data_type': 'float32'}}, create=True,
+    {
+      **arrays.spec(data / 'null_text'),
+      'metadata': {'shape': [5, 3], 'data_type': 'float32'},
+    },
+    create=True,
   ).result().write(0).result()
   (data / 'text' / 'zarr.json').write_text('{')
   problems = check.check(data).problems
@@ -139,21 +166,26 @@ def test_arrays_that_are_damaged_or_of_another_kind(data):
   assert all('cannot be opened' in p and '\n' not in p for p in problems)
   shutil.rmtree(data / 'text')
   ts.open(
-      {**arrays.spec(data / 'text'),
-       'metadata': {'shape': [2, 2, 5, 4], 'data_type': 'float32'}},
-      create=True,
+    {
+      **arrays.spec(data / 'text'),
+      'metadata': {'shape': [2, 2, 5, 4], 'data_type': 'float32'},
+    },
+    create=True,
   ).result().write(1).result()
   problems = check.check(data).problems
   assert 'null_text: shape [5, 3]; a text has [5, 4]' in problems
   assert 'text: has 2 rows; the manifest lists clips up to row 2' in problems
   shutil.rmtree(data / 'text')
   ts.open(
-      {**arrays.spec(data / 'text'),
-       'metadata': {'shape': [2, 4], 'data_type': 'int32'}}, create=True,
+    {
+      **arrays.spec(data / 'text'),
+      'metadata': {'shape': [2, 4], 'data_type': 'int32'},
+    },
+    create=True,
   ).result()
   assert any(
-      p == 'text: holds int32 [2, 4]; it must be float32 with 4 axes'
-      for p in check.check(data).problems
+    p == 'text: holds int32 [2, 4]; it must be float32 with 4 axes'
+    for p in check.check(data).problems
   )
 
 
@@ -162,23 +194,32 @@ def test_mean_and_logvar_have_one_shape(data):
   (problem,) = check.check(data).problems
   assert problem.startswith('mean: cannot be opened')
   ts.open(
-      {**arrays.spec(data / 'mean'),
-       'metadata': {'shape': [3, 5, 2, 4, 1], 'data_type': 'float32'}},
-      create=True,
+    {
+      **arrays.spec(data / 'mean'),
+      'metadata': {'shape': [3, 5, 2, 4, 1], 'data_type': 'float32'},
+    },
+    create=True,
   ).result().write(1).result()
   (problem,) = check.check(data).problems
   assert problem == (
-      'logvar: clips of shape [5, 2, 4, 3], but mean has [5, 2, 4, 1]'
+    'logvar: clips of shape [5, 2, 4, 3], but mean has [5, 2, 4, 1]'
   )
 
 
 def test_a_manifest_that_was_edited(data):
-  edit(data / 'manifest.json', lambda m: m['clips'].append(
-      {'name': 'a', 'row': 2, 'storyboard': {'segments': []}}))
+  edit(
+    data / 'manifest.json',
+    lambda m: m['clips'].append(
+      {'name': 'a', 'row': 2, 'storyboard': {'segments': []}}
+    ),
+  )
   problems = check.check(data).problems
-  for part in ("name 'a' is listed 2 times", 'row 2 is listed 2 times',
-               "clips/000002.json: is of clip 'c', the manifest has 'a'",
-               'its storyboard cannot be read'):
+  for part in (
+    "name 'a' is listed 2 times",
+    'row 2 is listed 2 times',
+    "clips/000002.json: is of clip 'c', the manifest has 'a'",
+    'its storyboard cannot be read',
+  ):
     assert any(part in p for p in problems), part
   edit(data / 'manifest.json', lambda m: m['clips'][0].pop('row'))
   with pytest.raises(ValueError, match="no manifest of a data set .'row'"):
@@ -187,13 +228,16 @@ def test_a_manifest_that_was_edited(data):
 
 def test_clips_made_of_something_else(videos, data):
   """Captions and videos may change behind a data set."""
-  edit(data / 'manifest.json', lambda m: m['clips'][0]['storyboard'][
-      'segments'][0].update(text='another'))
+  edit(
+    data / 'manifest.json',
+    lambda m: m['clips'][0]['storyboard']['segments'][0].update(text='another'),
+  )
   (videos / 'c.mp4').write_text('1500')
   (videos / 'b.mp4').unlink()
   problems = check.check(data, everything(videos)).problems
   assert [p.split(': ')[0] for p in problems] == [
-      "clip 'a' (row 0)", "clip 'c' (row 2)"
+    "clip 'a' (row 0)",
+    "clip 'c' (row 2)",
   ]
   assert all('made of other frames or texts' in p for p in problems)
 

@@ -26,8 +26,10 @@ def write(tmp_path, value):
 
 def read(tmp_path, videos, value, stride=0, **geometry):
   return episodes.read_clips(
-      write(tmp_path, value), str(videos),
-      dataclasses.replace(GEOMETRY, **geometry), stride,
+    write(tmp_path, value),
+    str(videos),
+    dataclasses.replace(GEOMETRY, **geometry),
+    stride,
   )
 
 
@@ -59,9 +61,11 @@ def test_scenes_are_cropped_around_their_middle(videos, tmp_path):
 
 def test_scenes_follow_each_other(videos, tmp_path):
   value = episode(
-      scene(0, 8, 'a'), scene(8, 17, 'b'),
-      scene(4, 12, 'c', video='b.mp4'), scene(12, 20, 'd', video='b.mp4'),
-      scene(20, 28, 'e'),
+    scene(0, 8, 'a'),
+    scene(8, 17, 'b'),
+    scene(4, 12, 'c', video='b.mp4'),
+    scene(12, 20, 'd', video='b.mp4'),
+    scene(20, 28, 'e'),
   )
   cut = read(tmp_path, videos, value)
   one, two = cut.clips
@@ -71,9 +75,7 @@ def test_scenes_follow_each_other(videos, tmp_path):
   assert frames(one, videos) == [*range(8), 7, *range(8, 16)]
   assert frames(two, videos) == [*range(104, 112), 111, *range(112, 120)]
   assert (cut.segments, cut.unused) == (5, 1)
-  assert cut.lines() == [
-      '5 segments make 2 clips', '1 segments are in no clip'
-  ]
+  assert cut.lines() == ['5 segments make 2 clips', '1 segments are in no clip']
 
 
 def test_clips_of_one_scene_are_continuous(videos, tmp_path):
@@ -88,11 +90,12 @@ def test_clips_may_overlap(videos, tmp_path):
   value = episode(scene(0, 40, *'abcde'))
   cut = read(tmp_path, videos, value, stride=1)
   assert [c.prompts() for c in cut.clips] == [
-      ['a', 'b'], ['b', 'c'], ['c', 'd'], ['d', 'e']
+    ['a', 'b'],
+    ['b', 'c'],
+    ['c', 'd'],
+    ['d', 'e'],
   ]
-  assert [c.name for c in cut.clips] == [
-      'ep@0s', 'ep@0.5s', 'ep@1s', 'ep@1.5s'
-  ]
+  assert [c.name for c in cut.clips] == ['ep@0s', 'ep@0.5s', 'ep@1s', 'ep@1.5s']
   assert cut.unused == 0
   assert read(tmp_path, videos, value, stride=3).unused == 1
   assert read(tmp_path, videos, value, stride=2).unused == 1
@@ -117,10 +120,13 @@ def test_short_scenes_are_filled_up_or_left_out(videos, tmp_path):
 
 def test_after_a_cut_a_shot_goes_on_without_a_gap(videos, tmp_path):
   del tmp_path
-  board = storyboard_lib.Storyboard('x', tuple(
+  board = storyboard_lib.Storyboard(
+    'x',
+    tuple(
       segment.Segment('t', video=name, start=start)
       for name, start in (('b.mp4', 0.0), ('a.mp4', 0.5), ('a.mp4', 1.0))
-  ))
+    ),
+  )
   geometry = dataclasses.replace(GEOMETRY, frames=25)
   parts = shots.spans(board, str(videos), geometry)
   shown = shots.read_frames(parts, geometry, True)[:, 0, 0, 0].tolist()
@@ -129,10 +135,13 @@ def test_after_a_cut_a_shot_goes_on_without_a_gap(videos, tmp_path):
 
 def test_a_long_storyboard_is_cut_and_a_short_one_left_out(videos, tmp_path):
   def board(name, count):
-    return {'name': name, 'segments': [
+    return {
+      'name': name,
+      'segments': [
         {'text': f'{name}{i}', 'video': 'a.mp4', 'start': i / 2, 'scene': i}
         for i in range(count)
-    ]}
+      ],
+    }
 
   cut = read(tmp_path, videos, [board('x', 5), board('y', 1), board('z', 2)])
   assert [c.name for c in cut.clips] == ['x@0s', 'x@1s', 'z']
@@ -140,18 +149,25 @@ def test_a_long_storyboard_is_cut_and_a_short_one_left_out(videos, tmp_path):
   assert (cut.segments, cut.unused) == (8, 2)
 
 
-@pytest.mark.parametrize('value, message', [
-    (episode(scene(0, 20, 'a')),
-     "ep: a.mp4 from 0 to 1.25 s makes 2 segments of 0.5 s, but has 1 texts"),
+@pytest.mark.parametrize(
+  'value, message',
+  [
+    (
+      episode(scene(0, 20, 'a')),
+      'ep: a.mp4 from 0 to 1.25 s makes 2 segments of 0.5 s, but has 1 texts',
+    ),
     (episode(scene(0, 20, 'a', 'b', 'c')), 'makes 2 .*, but has 3 texts'),
     (episode(*[scene(0, 20, 'a')] * 5), '5 scenes do not fit.*; ...'),
-    (episode(scene(0, 8, 'a')),
-     r"no clip of 2 segments \(1 s\): the longest, 'ep', has 1 segments; set"
-     ' config.data.seconds to .* example 0.5'),
+    (
+      episode(scene(0, 8, 'a')),
+      r"no clip of 2 segments \(1 s\): the longest, 'ep', has 1 segments; set"
+      ' config.data.seconds to .* example 0.5',
+    ),
     (episode(scene(0, 3, 'a')), 'all 1 scenes are too short'),
     ([{'name': 'x', 'segments': ['a']}], "longest, 'x', has 1 segments"),
     (episode(scene(0, 8, ' ')), 'text 1 of scene 1 of entry 1 is empty'),
-])
+  ],
+)
 def test_captions_that_do_not_fit(videos, tmp_path, value, message):
   with pytest.raises(ValueError, match=message) as e:
     read(tmp_path, videos, value)
@@ -187,13 +203,13 @@ def test_real_files_in_the_papers_forms(tmp_path):
     read(tmp_path, tmp_path, [{'mp4': 'ep/2.mp4', 'text_0': 'a'}])
   # A file a segment: 9 frames are one, 5 are too few.
   value = [
-      {'mp4': f'ep/{i}.mp4', 'text': f't{i}', 'scene_start': True}
-      for i in (4, 3, 3)
+    {'mp4': f'ep/{i}.mp4', 'text': f't{i}', 'scene_start': True}
+    for i in (4, 3, 3)
   ]
   cut = read(tmp_path, tmp_path, value)
   assert cut.too_short == ('ep/4.mp4 from 0 s',)
   assert [c.prompts() for c in cut.clips] == [
-      ['t3<end_scene>', '<start_scene>t3']
+    ['t3<end_scene>', '<start_scene>t3']
   ]
 
 
@@ -201,9 +217,10 @@ def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
   """Not cropped, but read as far as its texts ask."""
   pixels = np.full((20, 16, 32, 3), 99, np.uint8)
   video.write_video(tmp_path / 'a.mp4', pixels)
-  with av.open(str(tmp_path / 'a.mp4')) as source, av.open(
-      str(tmp_path / 'raw.h264'), 'w'
-  ) as out:
+  with (
+    av.open(str(tmp_path / 'a.mp4')) as source,
+    av.open(str(tmp_path / 'raw.h264'), 'w') as out,
+  ):
     stream = out.add_stream_from_template(source.streams.video[0])
     for packet in source.demux(source.streams.video[0]):
       if packet.dts is not None:

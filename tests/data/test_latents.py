@@ -17,17 +17,17 @@ from ttt_jax.data import latents
 from ttt_jax.data import manifest as manifest_lib
 
 IDENTITY = manifest_lib.Manifest(
-    vae_identity='causal3d:aaaa',
-    text_identity='bert:bbbb',
-    scale=0.7,
-    fps=16,
-    height=16,
-    width=32,
-    frames=9,
-    segments=2,
-    text_length=3,
-    mini_batch=8,
-    scene_token_ids=(1, 2),
+  vae_identity='causal3d:aaaa',
+  text_identity='bert:bbbb',
+  scale=0.7,
+  fps=16,
+  height=16,
+  width=32,
+  frames=9,
+  segments=2,
+  text_length=3,
+  mini_batch=8,
+  scene_token_ids=(1, 2),
 )
 
 
@@ -53,8 +53,9 @@ def table(rows):
 
 
 def chunk(folder: pathlib.Path, name: str, row: int) -> pathlib.Path:
-  (path,) = [p for p in (folder / name / 'c' / str(row)).rglob('*')
-             if p.is_file()]
+  (path,) = [
+    p for p in (folder / name / 'c' / str(row)).rglob('*') if p.is_file()
+  ]
   return path
 
 
@@ -108,7 +109,7 @@ def test_other_schema_version_names_both(tmp_path):
   build(tmp_path)
   file = tmp_path / 'manifest.json'
   file.write_text(
-      file.read_text().replace('"schema_version": 1', '"schema_version": 7')
+    file.read_text().replace('"schema_version": 1', '"schema_version": 7')
   )
   with pytest.raises(ValueError, match='version 7; this program reads 1'):
     latents.LatentDataset(tmp_path)
@@ -116,11 +117,11 @@ def test_other_schema_version_names_both(tmp_path):
 
 def test_check_manifest_names_every_difference_with_both_values():
   latents.check_manifest(
-      IDENTITY, fps=16, scene_token_ids=[1, 2], vae_identity=None
+    IDENTITY, fps=16, scene_token_ids=[1, 2], vae_identity=None
   )
   with pytest.raises(ValueError) as e:
     latents.check_manifest(
-        IDENTITY, vae_identity='causal3d:cccc', fps=12, height=16
+      IDENTITY, vae_identity='causal3d:cccc', fps=12, height=16
     )
   message = str(e.value)
   for part in ('causal3d:aaaa', 'causal3d:cccc', 'fps is 16', '12 in this'):
@@ -202,12 +203,13 @@ def _flip(path):
 
 
 @pytest.mark.parametrize(
-    'damage', [_truncate, _flip, lambda path: path.unlink()],
-    ids=['truncated', 'flipped bit', 'lost'],
+  'damage',
+  [_truncate, _flip, lambda path: path.unlink()],
+  ids=['truncated', 'flipped bit', 'lost'],
 )
 @pytest.mark.parametrize('name', ['mean', 'text'])
 def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
-    tmp_path, name, damage
+  tmp_path, name, damage
 ):
   build(tmp_path)
   damage(chunk(tmp_path, name, 2))
@@ -228,8 +230,9 @@ def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
 def test_arrays_that_do_not_fit_the_manifest(tmp_path):
   build(tmp_path)
   file = tmp_path / 'manifest.json'
-  file.write_text(file.read_text().replace('"text_length": 3',
-                                           '"text_length": 4'))
+  file.write_text(
+    file.read_text().replace('"text_length": 3', '"text_length": 4')
+  )
   with pytest.raises(ValueError, match='do not fit.*text_length'):
     latents.LatentDataset(tmp_path)
   build(tmp_path / 'b')

@@ -70,8 +70,8 @@ def test_every_epoch_is_a_new_permutation():
 
 def test_neighbouring_seeds_share_no_epochs():
   orders = [
-      {tuple(e) for e in take(pipeline.batches(Clips(9), 9, seed=s), 10)}
-      for s in range(4)
+    {tuple(e) for e in take(pipeline.batches(Clips(9), 9, seed=s), 10)}
+    for s in range(4)
   ]
   for a, b in itertools.combinations(orders, 2):
     assert not a & b
@@ -130,11 +130,11 @@ def test_nothing_readable_is_an_error():
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(seed=4), 'seed was 3 and is 4'),
-        (dict(batch_size=5), 'batch_size was 2 and is 5'),
-    ],
+  'change, message',
+  [
+    (dict(seed=4), 'seed was 3 and is 4'),
+    (dict(batch_size=5), 'batch_size was 2 and is 5'),
+  ],
 )
 def test_a_state_of_another_order_is_refused(change, message):
   state = pipeline.batches(Clips(3), 2, seed=3).get_state()
@@ -144,13 +144,13 @@ def test_a_state_of_another_order_is_refused(change, message):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(batch_size=0), 'batch_size is 0'),
-        (dict(seed=-1), 'seed is -1'),
-        (dict(start_step=-2), 'start_step is -2'),
-        (dict(batch_size=5, rows=[1, 5]), 'rows has 5.* are 0 .. 4'),
-    ],
+  'arguments, message',
+  [
+    (dict(batch_size=0), 'batch_size is 0'),
+    (dict(seed=-1), 'seed is -1'),
+    (dict(start_step=-2), 'start_step is -2'),
+    (dict(batch_size=5, rows=[1, 5]), 'rows has 5.* are 0 .. 4'),
+  ],
 )
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):

@@ -36,19 +36,19 @@ def shown(videos, *segments):
 def test_a_shot_repeated_continued_and_cut(videos):
   first = list(range(9))
   assert shown(videos, ('t', 'a.mp4', 0), ('t', 'a.mp4', 0)) == (
-      first + list(range(1, 9))
+    first + list(range(1, 9))
   )
   assert shown(videos, ('t', 'a.mp4', 0), ('t', 'a.mp4', 0.5)) == list(
-      range(17)
+    range(17)
   )
   assert shown(videos, ('t', 'a.mp4', 0), ('t', 'a.mp4', 1.0)) == (
-      first + list(range(16, 24))
+    first + list(range(16, 24))
   )
   assert shown(videos, ('t', 'a.mp4', 0), ('t', 'b.mp4', 0.5)) == (
-      first + list(range(108, 116))
+    first + list(range(108, 116))
   )
   assert shown(videos, ('t', 'a.mp4', None), ('t', 'a.mp4', None)) == (
-      first + list(range(1, 9))
+    first + list(range(1, 9))
   )
 
 
@@ -62,14 +62,14 @@ def test_encodes_every_storyboard(videos, tmp_path):
   assert check.check(tmp_path / 'out').problems == []
   clip = dataset[1]
   np.testing.assert_allclose(
-      clip['mean'][:, 0, 0, 0], (np.arange(0, 17, 4) + 100) / 255, rtol=1e-6
+    clip['mean'][:, 0, 0, 0], (np.arange(0, 17, 4) + 100) / 255, rtol=1e-6
   )
   words = np.count_nonzero(clip['text'][:, :, 0], axis=1)
   counts = [len(p.split()) for p in stories()[1].prompts()]
   np.testing.assert_array_equal(words, counts)
   assert not dataset.null_text.any()
   again = storyboard_lib.Storyboard.parse(
-      dataset.manifest.clips[1]['storyboard']
+    dataset.manifest.clips[1]['storyboard']
   )
   assert again.prompts() == stories()[1].prompts()
 
@@ -158,7 +158,7 @@ def test_real_files_of_every_bad_kind_are_left_out(tmp_path):
   (tmp_path / 'torn.mp4').write_bytes(whole[: len(whole) // 2])
   names = ['good', 'short', 'single', 'text', 'torn']
   board = [
-      story(n, ('t', f'{n}.mp4', 0), ('t', f'{n}.mp4', 0.5)) for n in names
+    story(n, ('t', f'{n}.mp4', 0), ('t', f'{n}.mp4', 0.5)) for n in names
   ]
   manifest = encode(tmp_path, tmp_path / 'out', board)
   assert [c['name'] for c in manifest.clips] == ['good']
@@ -214,23 +214,35 @@ LONG = 'one two three four five six seven'
 
 
 @pytest.mark.parametrize(
-    'board, error, message',
-    [
-        ([], ValueError, 'at least 1'),
-        ([story('x', ('t', 'a.mp4', 0))], ValueError, 'has 1 segments'),
-        ([story('x', ('t', 'a.mp4', 0), ('t',))], ValueError,
-         'segment 2 .*"video"'),
-        ([story('x', ('t', 'a.mp4', 0), ('t', 'no.mp4', 0))],
-         FileNotFoundError, 'no.mp4'),
-        ([story('x', ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0))], ValueError,
-         'segment 2 .* tokens; at most 5'),
-        ([story(n, ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0)) for n in 'xy'],
-         ValueError, "'x' has 7 tokens; .* .and 1 more like it."),
-        (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
-    ],
+  'board, error, message',
+  [
+    ([], ValueError, 'at least 1'),
+    ([story('x', ('t', 'a.mp4', 0))], ValueError, 'has 1 segments'),
+    (
+      [story('x', ('t', 'a.mp4', 0), ('t',))],
+      ValueError,
+      'segment 2 .*"video"',
+    ),
+    (
+      [story('x', ('t', 'a.mp4', 0), ('t', 'no.mp4', 0))],
+      FileNotFoundError,
+      'no.mp4',
+    ),
+    (
+      [story('x', ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0))],
+      ValueError,
+      'segment 2 .* tokens; at most 5',
+    ),
+    (
+      [story(n, ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0)) for n in 'xy'],
+      ValueError,
+      "'x' has 7 tokens; .* .and 1 more like it.",
+    ),
+    (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
+  ],
 )
 def test_bad_storyboards_fail_before_anything_is_written(
-    videos, tmp_path, board, error, message
+  videos, tmp_path, board, error, message
 ):
   with pytest.raises(error, match=message) as e:
     encode(videos, tmp_path / 'out', board)
@@ -243,8 +255,9 @@ def test_texts_are_encoded_once():
   cache = encoders.TextCache(text)
   out = cache.encode(['a b', 'c', 'a b', 'd e f'])
   assert out.shape == (4, 5, 4)
-  np.testing.assert_array_equal(out, FakeText().encode(['a b', 'c', 'a b',
-                                                        'd e f']))
+  np.testing.assert_array_equal(
+    out, FakeText().encode(['a b', 'c', 'a b', 'd e f'])
+  )
   cache.encode(['c', 'd e f'])
   assert text.batches == [['a b', 'c', 'd e f']]
 
@@ -260,7 +273,7 @@ def test_the_text_cache_is_bounded():
 
 
 def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
-    monkeypatch,
+  monkeypatch,
 ):
   traces = []
 
@@ -291,7 +304,7 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
   assert traces == [(1, 9, 16, 32, 3), (1, 8, 16, 32, 3)]
   other = encoders.CausalVideoEncoder(config, {'gain': np.float32(4)})
   tiled = encoders.CausalVideoEncoder(
-      config, {'gain': np.float32(3)}, tiling=encoders.tiling_lib.Tiling()
+    config, {'gain': np.float32(3)}, tiling=encoders.tiling_lib.Tiling()
   )
   assert vae.identity.startswith('causal3d:') and vae.scale == 0.5
   assert len({vae.identity, other.identity, tiled.identity}) == 3
@@ -316,7 +329,11 @@ def test_geometry_is_part_of_the_identity(videos, tmp_path):
   encode(videos, tmp_path / 'out')
   with pytest.raises(ValueError, match='fps is 16 .* 8 in this run'):
     precompute_lib.precompute(
-        stories(), videos_dir=str(videos), vae=FakeVAE(),
-        text_encoder=FakeText(), out=tmp_path / 'out', progress=False,
-        geometry=dataclasses.replace(GEOMETRY, fps=8),
+      stories(),
+      videos_dir=str(videos),
+      vae=FakeVAE(),
+      text_encoder=FakeText(),
+      out=tmp_path / 'out',
+      progress=False,
+      geometry=dataclasses.replace(GEOMETRY, fps=8),
     )

@@ -31,27 +31,33 @@ def get_config(stage='x'):
 def _config(videos, tmp_path, monkeypatch):
   """A configuration whose models are stand-ins."""
   board = tmp_path / 'board.json'
-  board.write_text(json.dumps([
-      {'name': n, 'segments': [{'text': 't', 'video': f'{n}.mp4'}] * 2}
-      for n in 'abc'
-  ]))
+  board.write_text(
+    json.dumps(
+      [
+        {'name': n, 'segments': [{'text': 't', 'video': f'{n}.mp4'}] * 2}
+        for n in 'abc'
+      ]
+    )
+  )
   path = tmp_path / 'config.py'
   path.write_text(CONFIG.format(board=str(board), videos=str(videos)))
   scope = {}
   exec(path.read_text(), scope)  # pylint: disable=exec-used
   monkeypatch.setattr(
-      encoders.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
+    encoders.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
   )
   monkeypatch.setattr(
-      entry.text_lib, 'load_text_encoder',
-      lambda folder, length, **_: FakeText(),
+    entry.text_lib,
+    'load_text_encoder',
+    lambda folder, length, **_: FakeText(),
   )
   monkeypatch.setattr(
-      entry.text_lib, 'load_tokenizer',
-      lambda folder: (FakeText().tokenize, FakeText.scene_token_ids),
+    entry.text_lib,
+    'load_tokenizer',
+    lambda folder: (FakeText().tokenize, FakeText.scene_token_ids),
   )
   monkeypatch.setattr(
-      geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
+    geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
   )
   return scope['get_config']()
 
@@ -68,7 +74,7 @@ def test_run_and_check(config, videos, tmp_path, capsys):
   assert 'read 2 clips' in out and 'all clips are whole' in out
   for row in (0, 2):
     (chunk,) = [
-        p for p in (folder / 'mean' / 'c' / f'{row}').rglob('*') if p.is_file()
+      p for p in (folder / 'mean' / 'c' / f'{row}').rglob('*') if p.is_file()
     ]
     chunk.write_bytes(chunk.read_bytes()[:-4])
   with pytest.raises(ValueError, match='2 problems in .*clips/ROW.json'):
@@ -97,14 +103,19 @@ def test_processes_share_the_clips(config, tmp_path, capsys):
 
 def test_clips_may_overlap_by_whole_segments(config, tmp_path, capsys):
   board = tmp_path / 'long.json'
-  board.write_text(json.dumps([
-      {'text': f't{i}', 'video': 'a.mp4', 'start': i / 2} for i in range(5)
-  ]))
+  board.write_text(
+    json.dumps(
+      [{'text': f't{i}', 'video': 'a.mp4', 'start': i / 2} for i in range(5)]
+    )
+  )
   config.data.storyboards = str(board)
   config.data.stride = 0.5
   manifest = entry.run(config, str(tmp_path / 'w'))
   assert [c['name'] for c in manifest.clips] == [
-      'long@0s', 'long@0.5s', 'long@1s', 'long@1.5s'
+    'long@0s',
+    'long@0.5s',
+    'long@1s',
+    'long@1.5s',
   ]
   assert '5 segments make 4 clips' in capsys.readouterr().out
   config.data.stride = 0.75
@@ -127,21 +138,31 @@ def test_a_missing_field_is_named(config, tmp_path):
     entry.run(config, str(tmp_path))
 
 
-@pytest.mark.parametrize('flags, message', [
+@pytest.mark.parametrize(
+  'flags, message',
+  [
     (['--config.data.storyboards=none.json'], 'none.json does not exist'),
-    (['--process_id=2', '--num_processes=2'],
-     '--process_id is 2; with --num_processes=2 it must be in 0 .. 1'),
-])
+    (
+      ['--process_id=2', '--num_processes=2'],
+      '--process_id is 2; with --num_processes=2 it must be in 0 .. 1',
+    ),
+  ],
+)
 def test_the_command_prints_one_line_and_exits_with_2(
-    config, tmp_path, flags, message
+  config, tmp_path, flags, message
 ):
   done = subprocess.run(
-      [
-          sys.executable, '-m', 'ttt_jax.precompute',
-          f'--config={tmp_path / "config.py"}:y', f'--workdir={tmp_path}',
-          *flags,
-      ],
-      capture_output=True, text=True, check=False,
+    [
+      sys.executable,
+      '-m',
+      'ttt_jax.precompute',
+      f'--config={tmp_path / "config.py"}:y',
+      f'--workdir={tmp_path}',
+      *flags,
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1] == f'error: {message}'

@@ -28,8 +28,8 @@ CLIPS = 9
 
 def boards(count=CLIPS):
   return [
-      story(f'clip{i}', (f't{i}', 'a.mp4', i / 16), ('u', 'a.mp4', i / 16))
-      for i in range(count)
+    story(f'clip{i}', (f't{i}', 'a.mp4', i / 16), ('u', 'a.mp4', i / 16))
+    for i in range(count)
   ]
 
 
@@ -69,8 +69,10 @@ class Runs:
   def start(self, index, count, die_at=0):
     arguments = [self.videos, self.out, self._log, index, count, die_at]
     return subprocess.Popen(
-        [sys.executable, '-c', SCRIPT, *map(str, arguments)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE,
+      [sys.executable, '-c', SCRIPT, *map(str, arguments)],
+      cwd=ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
     )
 
   def encoded(self):
@@ -120,10 +122,15 @@ def test_one_dies_and_is_started_again(runs, videos, tmp_path):
 
 def share(videos, out, index, count, todo=None, vae=None):
   return precompute.precompute(
-      boards() if todo is None else todo, videos_dir=str(videos),
-      vae=vae or FakeVAE(), text_encoder=FakeText(),
-      geometry=GEOMETRY, out=out, progress=False,
-      process_index=index, process_count=count,
+    boards() if todo is None else todo,
+    videos_dir=str(videos),
+    vae=vae or FakeVAE(),
+    text_encoder=FakeText(),
+    geometry=GEOMETRY,
+    out=out,
+    progress=False,
+    process_index=index,
+    process_count=count,
   )
 
 
@@ -151,7 +158,7 @@ def test_what_one_leaves_out_the_others_report(videos, tmp_path):
 
 
 def test_a_finished_set_stays_finished_where_nothing_changes(
-    videos, tmp_path, monkeypatch
+  videos, tmp_path, monkeypatch
 ):
   (videos / 'b.mp4').write_text('garbage')
   encode(videos, tmp_path / 'out')
@@ -166,15 +173,23 @@ def test_two_that_begin_at_once(tmp_path, monkeypatch):
   """The second meets the folder of the first between its two looks."""
   out = tmp_path / 'out'
   manifest = latents.Manifest(
-      vae_identity='v', text_identity='t', scale=1.0, fps=16, height=16,
-      width=32, frames=17, segments=2, text_length=5, mini_batch=8,
+    vae_identity='v',
+    text_identity='t',
+    scale=1.0,
+    fps=16,
+    height=16,
+    width=32,
+    frames=17,
+    segments=2,
+    text_length=5,
+    mini_batch=8,
   )
   plain = writer_lib.LatentWriter._start
 
   def start(self):
     monkeypatch.setattr(writer_lib.LatentWriter, '_start', plain)
     writer_lib.LatentWriter(out, manifest, rows=2).write_null_text(
-        np.zeros((5, 4))
+      np.zeros((5, 4))
     )
     plain(self)
 
@@ -198,14 +213,23 @@ def test_jax_tells_the_processes_and_then_lets_them_go():
   tasks = []
   for task in '01':
     environment = dict(
-        os.environ, JAX_PLATFORMS='cpu', SLURM_JOB_ID=str(os.getpid()),
-        SLURM_STEP_NODELIST='localhost', SLURM_NTASKS='2', SLURM_PROCID=task,
-        SLURM_LOCALID=task,
+      os.environ,
+      JAX_PLATFORMS='cpu',
+      SLURM_JOB_ID=str(os.getpid()),
+      SLURM_STEP_NODELIST='localhost',
+      SLURM_NTASKS='2',
+      SLURM_PROCID=task,
+      SLURM_LOCALID=task,
     )
-    tasks.append(subprocess.Popen(
-        [sys.executable, '-c', script], cwd=ROOT, env=environment, text=True,
+    tasks.append(
+      subprocess.Popen(
+        [sys.executable, '-c', script],
+        cwd=ROOT,
+        env=environment,
+        text=True,
         stdout=subprocess.PIPE,
-    ))
+      )
+    )
   assert [t.communicate(timeout=60)[0] for t in tasks] == ['0 2\n', '1 2\n']
   assert [t.returncode for t in tasks] == [0, 0]
 
@@ -220,8 +244,8 @@ def test_a_process_beyond_their_count(videos, tmp_path, index, count):
 def test_memory_does_not_grow_with_the_number_of_clips(videos, tmp_path):
   def peak(count):
     todo = [
-        story(f'x{i}', ('t', 'a.mp4', 0), ('t', 'b.mp4', i % 16 / 16))
-        for i in range(count)
+      story(f'x{i}', ('t', 'a.mp4', 0), ('t', 'b.mp4', i % 16 / 16))
+      for i in range(count)
     ]
     tracemalloc.start()
     encode(videos, tmp_path / str(count), todo)

@@ -72,7 +72,8 @@ def test_options_of_a_config():
   assert encoders.vae_options({'folder': 'x'}) == {}
   options = encoders.vae_options({'tiling': True, 'dtype': 'bfloat16'})
   assert options == {
-      'tiling': encoders.tiling_lib.Tiling(), 'dtype': 'bfloat16'
+    'tiling': encoders.tiling_lib.Tiling(),
+    'dtype': 'bfloat16',
   }
   assert encoders.text_options({'dtype': 'bfloat16'}) == {'dtype': 'bfloat16'}
   assert encoders.text_options({'dtype': ''}) == {}

@@ -17,8 +17,15 @@ from ttt_jax.data import video
 SIZE = dict(height=16, width=32)
 
 
-def make(path, count, rate=16, height=32, width=64, times=None,
-         value=lambda i: 3 * i + 10):
+def make(
+  path,
+  count,
+  rate=16,
+  height=32,
+  width=64,
+  times=None,
+  value=lambda i: 3 * i + 10,
+):
   """A video of plain grey frames; frame i has the brightness `value(i)`."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', rate, options={'crf': '0'})
@@ -55,8 +62,8 @@ def test_the_nearest_frame_in_time(tmp_path, rate):
   rate = fractions.Fraction(rate)
   path = make(tmp_path / 'a.mp4', 40, rate)
   nearest = [
-      min(range(40), key=lambda i: abs(fractions.Fraction(j, 16) - i / rate))
-      for j in range(int(40 / rate * 16))
+    min(range(40), key=lambda i: abs(fractions.Fraction(j, 16) - i / rate))
+    for j in range(int(40 / rate * 16))
   ]
   assert shown(path) == nearest
   assert shown(path, start=0.25, frames=len(nearest) - 4) == nearest[4:]
@@ -131,7 +138,7 @@ def test_soften_is_one_two_one():
 def test_memory_does_not_grow_with_the_file(tmp_path):
   """300 frames of 150 KB; kept are as many of 1.5 KB."""
   path = make(
-      tmp_path / 'a.mp4', 300, height=192, width=256, value=lambda i: i % 250
+    tmp_path / 'a.mp4', 300, height=192, width=256, value=lambda i: i % 250
   )
   script = textwrap.dedent(f"""
       import resource
@@ -143,28 +150,31 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
       print(after - before)
   """)
   grown = subprocess.run(
-      [sys.executable, '-c', script], check=True, capture_output=True,
-      cwd=os.getcwd(), env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    [sys.executable, '-c', script],
+    check=True,
+    capture_output=True,
+    cwd=os.getcwd(),
+    env={**os.environ, 'PYTHONPATH': os.getcwd()},
   ).stdout
   assert int(grown) < 20_000  # KB
 
 
 @pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(height=17, width=32), 'height is 17; .* multiple of 16.* 16'),
-        (dict(height=16, width=90), 'width is 90; .* 96'),
-        (dict(height=0, width=32), 'height is 0'),
-        (dict(SIZE, fps=0), 'fps is 0'),
-        (dict(SIZE, fps=float('nan')), 'fps is nan'),
-        (dict(SIZE, start=-1), 'start is -1'),
-        (dict(SIZE, start=float('nan')), 'start is nan'),
-        (dict(SIZE, frames=0), 'frames is 0'),
-        (dict(SIZE, start=5.0), 'start is 5 s, beyond the end .* 2.50 s'),
-        (dict(SIZE, frames=41), 'has 40 frames at 16 fps from 0 s on; 41'),
-        (dict(SIZE, frames=40, start=1.0), 'has 24 frames .* 1 s on; 40'),
-        (dict(SIZE, fps=60), 'has 16 frames a second; at least 30'),
-    ],
+  'kwargs, message',
+  [
+    (dict(height=17, width=32), 'height is 17; .* multiple of 16.* 16'),
+    (dict(height=16, width=90), 'width is 90; .* 96'),
+    (dict(height=0, width=32), 'height is 0'),
+    (dict(SIZE, fps=0), 'fps is 0'),
+    (dict(SIZE, fps=float('nan')), 'fps is nan'),
+    (dict(SIZE, start=-1), 'start is -1'),
+    (dict(SIZE, start=float('nan')), 'start is nan'),
+    (dict(SIZE, frames=0), 'frames is 0'),
+    (dict(SIZE, start=5.0), 'start is 5 s, beyond the end .* 2.50 s'),
+    (dict(SIZE, frames=41), 'has 40 frames at 16 fps from 0 s on; 41'),
+    (dict(SIZE, frames=40, start=1.0), 'has 24 frames .* 1 s on; 40'),
+    (dict(SIZE, fps=60), 'has 16 frames a second; at least 30'),
+  ],
 )
 def test_wrong_requests(tmp_path, kwargs, message):
   path = make(tmp_path / 'a.mp4', 40)
@@ -196,7 +206,7 @@ def test_bad_files(tmp_path):
   with av.open(str(sound), 'w') as container:
     stream = container.add_stream('aac', 16000)
     frame = av.AudioFrame.from_ndarray(
-        np.zeros((1, 1024), np.float32), 'fltp', 'mono'
+      np.zeros((1, 1024), np.float32), 'fltp', 'mono'
     )
     frame.sample_rate = 16000
     container.mux(stream.encode(frame))
@@ -213,8 +223,10 @@ def test_a_picture_is_no_video(tmp_path):
 def test_an_odd_sized_source_is_read(tmp_path):
   pictures = [Image.new('RGB', (63, 31), (25 * i, 0, 0)) for i in range(10)]
   pictures[0].save(
-      tmp_path / 'a.gif', save_all=True, append_images=pictures[1:],
-      duration=50,
+    tmp_path / 'a.gif',
+    save_all=True,
+    append_images=pictures[1:],
+    duration=50,
   )
   assert video.read_video(tmp_path / 'a.gif', **SIZE).shape[1:] == (16, 32, 3)
 
@@ -222,10 +234,12 @@ def test_an_odd_sized_source_is_read(tmp_path):
 def test_write_then_read(tmp_path):
   path = tmp_path / 'a.mp4'
   y, x = np.mgrid[:48, :64]
-  frames = np.stack([
+  frames = np.stack(
+    [
       np.stack([4 * x, 5 * y, 0 * x + 9 * i], -1).clip(0, 255)
       for i in range(20)
-  ]).astype(np.uint8)
+    ]
+  ).astype(np.uint8)
   video.write_video(path, frames, fps=16)
   info = video.probe(path)
   assert (info.width, info.height, info.fps, info.frames) == (64, 48, 16, 20)
@@ -240,19 +254,25 @@ def test_write_then_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'frames, name, error, message',
-    [
-        (np.zeros((2, 15, 16, 3), np.uint8), 'a.mp4', ValueError,
-         '15x16 .* even sizes, for example 16x16'),
-        (np.zeros((2, 16, 16, 3), np.float32), 'a.mp4', ValueError, 'float32'),
-        (np.zeros((16, 16, 3), np.uint8), 'a.mp4', ValueError,
-         r'\[16, 16, 3\]'),
-        (np.zeros((0, 16, 16, 3), np.uint8), 'a.mp4', ValueError, '0 frames'),
-        (np.zeros((2, 16, 16, 3), np.uint8), 'a.avi', ValueError,
-         'end in .mp4'),
-        (np.zeros((2, 16, 16, 3), np.uint8), 'no/a.mp4', FileNotFoundError,
-         'there is no folder'),
-    ],
+  'frames, name, error, message',
+  [
+    (
+      np.zeros((2, 15, 16, 3), np.uint8),
+      'a.mp4',
+      ValueError,
+      '15x16 .* even sizes, for example 16x16',
+    ),
+    (np.zeros((2, 16, 16, 3), np.float32), 'a.mp4', ValueError, 'float32'),
+    (np.zeros((16, 16, 3), np.uint8), 'a.mp4', ValueError, r'\[16, 16, 3\]'),
+    (np.zeros((0, 16, 16, 3), np.uint8), 'a.mp4', ValueError, '0 frames'),
+    (np.zeros((2, 16, 16, 3), np.uint8), 'a.avi', ValueError, 'end in .mp4'),
+    (
+      np.zeros((2, 16, 16, 3), np.uint8),
+      'no/a.mp4',
+      FileNotFoundError,
+      'there is no folder',
+    ),
+  ],
 )
 def test_write_refuses(tmp_path, frames, name, error, message):
   with pytest.raises(error, match=message):
@@ -289,8 +309,11 @@ def test_a_full_disk_leaves_nothing(tmp_path):
         print(e)
   """)
   done = subprocess.run(
-      [sys.executable, '-c', script], check=False, capture_output=True,
-      text=True, env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    [sys.executable, '-c', script],
+    check=False,
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': os.getcwd()},
   )
   assert 'could not be written' in done.stdout, done.stderr
   assert done.stdout.count('\n') == 1

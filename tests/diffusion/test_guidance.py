@@ -14,12 +14,16 @@ def test_schedules_are_the_reference_numbers(golden, steps):
   timesteps = data[f'timesteps_{steps}'][::-1]
   for given in (timesteps, timesteps.astype(np.float32), None):
     np.testing.assert_allclose(
-        guidance.reference(6.0, steps, given),
-        data[f'cfg_scale_{steps}_as_called'], rtol=0, atol=1e-6,
+      guidance.reference(6.0, steps, given),
+      data[f'cfg_scale_{steps}_as_called'],
+      rtol=0,
+      atol=1e-6,
     )
   np.testing.assert_allclose(
-      guidance.cosine(6.0, steps, timesteps),
-      data[f'cfg_scale_{steps}_nominal'], rtol=0, atol=1e-6,
+    guidance.cosine(6.0, steps, timesteps),
+    data[f'cfg_scale_{steps}_nominal'],
+    rtol=0,
+    atol=1e-6,
   )
 
 
@@ -63,7 +67,7 @@ def test_one_batched_call_equals_two():
   assert calls == [4]
   below, above = apply(x, negative, t), apply(x, text, t)
   np.testing.assert_allclose(
-      out, below + 3.5 * (above - below), rtol=1e-5, atol=1e-5
+    out, below + 3.5 * (above - below), rtol=1e-5, atol=1e-5
   )
 
 
@@ -74,20 +78,31 @@ def test_without_negative_there_is_one_plain_call():
   plain = guidance.guided(apply, text, None)(x, t, jnp.float32(1))
   assert calls == [2]
   np.testing.assert_allclose(
-      plain, guidance.guided(apply, text, negative)(x, t, jnp.float32(1)),
-      rtol=1e-5, atol=1e-5,
+    plain,
+    guidance.guided(apply, text, negative)(x, t, jnp.float32(1)),
+    rtol=1e-5,
+    atol=1e-5,
   )
 
 
-@pytest.mark.parametrize('call,message', [
-    (lambda: guidance.schedule('linear'),
-     r"\['constant', 'cosine', 'reference'\]"),
+@pytest.mark.parametrize(
+  'call,message',
+  [
+    (
+      lambda: guidance.schedule('linear'),
+      r"\['constant', 'cosine', 'reference'\]",
+    ),
     (lambda: guidance.constant(6.0, 0), '1 to 1000'),
     (lambda: guidance.cosine(float('inf'), 5), 'finite'),
     (lambda: guidance.reference(6.0, 5, np.arange(4)), r'must be \(5,\)'),
-    (lambda: guidance.guided(None, np.ones((1, 1, 2, 3)),
-                             np.ones((1, 2, 2, 3))), 'must be equal'),
-])
+    (
+      lambda: guidance.guided(
+        None, np.ones((1, 1, 2, 3)), np.ones((1, 2, 2, 3))
+      ),
+      'must be equal',
+    ),
+  ],
+)
 def test_bad_input_is_one_line(call, message):
   with pytest.raises(ValueError, match=message) as error:
     call()

@@ -35,7 +35,7 @@ def test_grid_of_the_reference(io):
   levels = np.sqrt(io['inv_alphas_cumprod'])
   np.testing.assert_allclose(grid.alpha, levels[times], rtol=1e-6)
   np.testing.assert_allclose(
-      grid.next_alpha[-1], np.sqrt(io['inv_final_alpha_cumprod']), rtol=1e-6
+    grid.next_alpha[-1], np.sqrt(io['inv_final_alpha_cumprod']), rtol=1e-6
   )
   np.testing.assert_array_equal(grid.next_alpha[:-1], grid.alpha[1:])
   assert leading.leading_grid(50) is grid
@@ -49,21 +49,28 @@ def test_trajectories_of_the_reference(io):
   run = network(io['inv_net_a'], io['inv_net_b'])
   ones = np.ones(grid.steps)
   states = inversion.invert(
-      run, last(io['inv_latent0']), grid, ones, prediction='epsilon',
-      trajectory=True,
+    run,
+    last(io['inv_latent0']),
+    grid,
+    ones,
+    prediction='epsilon',
+    trajectory=True,
   )
   assert error(states, last(io['inv_latents'])) < 2e-5
   back = samplers.ddim(
-      inversion.as_velocity(run, 'epsilon'), states[-1], grid, ones,
-      trajectory=True,
+    inversion.as_velocity(run, 'epsilon'),
+    states[-1],
+    grid,
+    ones,
+    trajectory=True,
   ).states
   assert error(back, last(io['ddim_back'])) < 2e-5
 
 
 GRIDS = {
-    'leading': leading.leading_grid(20),
-    'clean': leading.leading_grid(20, ends_clean=True),
-    'cogvideox': grid_lib.sampling_grid('diffusers', 20),
+  'leading': leading.leading_grid(20),
+  'clean': leading.leading_grid(20, ends_clean=True),
+  'cogvideox': grid_lib.sampling_grid('diffusers', 20),
 }
 
 
@@ -75,13 +82,13 @@ def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
   x0, noise = rng.normal(size=(2, *SHAPE))
   with jax.enable_x64(True):
     levels = {
-        float(t): (a, b)
-        for t, a, b in zip(grid.timesteps, grid.alpha, grid.next_alpha)
+      float(t): (a, b)
+      for t, a, b in zip(grid.timesteps, grid.alpha, grid.next_alpha)
     }
     times = jnp.array(list(levels))
-    start = grid.next_alpha[-1] * x0 + np.sqrt(
-        1 - grid.next_alpha[-1] ** 2
-    ) * noise
+    start = (
+      grid.next_alpha[-1] * x0 + np.sqrt(1 - grid.next_alpha[-1] ** 2) * noise
+    )
 
     def velocity(side):
       table = jnp.array([pair[side] for pair in levels.values()])
@@ -95,12 +102,12 @@ def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
 
     ones = np.ones(grid.steps)
     states = inversion.invert(
-        velocity(1), jnp.asarray(start), grid, ones, trajectory=True
+      velocity(1), jnp.asarray(start), grid, ones, trajectory=True
     )
     levels_up = np.append(grid.next_alpha[-1], grid.alpha[::-1])
     for state, a in zip(states, levels_up):
       np.testing.assert_allclose(
-          state, a * x0 + np.sqrt(1 - a**2) * noise, atol=1e-10
+        state, a * x0 + np.sqrt(1 - a**2) * noise, atol=1e-10
       )
     back = samplers.ddim(velocity(0), states[-1], grid, ones)
     np.testing.assert_allclose(back, start, atol=1e-10)
@@ -120,10 +127,9 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
     noise = inversion.invert(run, start, grid, ones, prediction=prediction)
     assert np.abs(noise - start).max() > 0.1
     return np.abs(
-        samplers.ddim(
-            inversion.as_velocity(run, prediction), noise, grid, ones
-        ) - start
-    ).mean()  # pyformat: disable
+      samplers.ddim(inversion.as_velocity(run, prediction), noise, grid, ones)
+      - start
+    ).mean()
 
   # First order: ten times the steps, about a tenth of the error.
   few, many = distance(25), distance(250)
@@ -151,7 +157,7 @@ def test_progress():
   seen = []
   grid = leading.leading_grid(5)
   inversion.invert(
-      network(0.1, 0.1), jnp.ones(SHAPE), grid, np.ones(5), on_step=seen.append
+    network(0.1, 0.1), jnp.ones(SHAPE), grid, np.ones(5), on_step=seen.append
   ).block_until_ready()
   jax.effects_barrier()
   assert sorted(seen) == list(range(5))
@@ -162,8 +168,8 @@ def test_errors():
   with pytest.raises(ValueError, match=r'shape \(4,\) for 5 steps'):
     inversion.invert(run, x, grid, np.ones(4))
   for call in (
-      lambda: inversion.invert(run, x, grid, np.ones(5), prediction='sample'),
-      lambda: inversion.as_velocity(run, 'sample'),
+    lambda: inversion.invert(run, x, grid, np.ones(5), prediction='sample'),
+    lambda: inversion.as_velocity(run, 'sample'),
   ):
     with pytest.raises(ValueError, match="'sample'; legal are epsilon, v_"):
       call()

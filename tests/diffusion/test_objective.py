@@ -20,10 +20,10 @@ def test_add_noise_and_velocity_are_diffusers(golden):
   alpha = jnp.asarray(zero_snr_schedule()[data['an_t']])
   x0, noise = jnp.asarray(data['x_init']), jnp.asarray(data['an_noise'])
   np.testing.assert_allclose(
-      objective.add_noise(x0, noise, alpha), data['add_noise'], atol=2e-6
+    objective.add_noise(x0, noise, alpha), data['add_noise'], atol=2e-6
   )
   np.testing.assert_allclose(
-      objective.velocity(x0, noise, alpha), data['velocity'], atol=2e-6
+    objective.velocity(x0, noise, alpha), data['velocity'], atol=2e-6
   )
 
 
@@ -32,21 +32,23 @@ def test_loss_starts_from_the_reference_levels(golden, case):
   """With v_hat = 0 the loss is the mean square of the target."""
   data = np.load(golden('dit_mlp.npz'))
   x0, noise = (
-      data[f'{case}_{name}'].astype(np.float64) for name in ('video', 'noise')
+    data[f'{case}_{name}'].astype(np.float64) for name in ('video', 'noise')
   )
   index = data[f'{case}_idx']
   sigma = data[f'{case}_sigma'].astype(np.float64)
   np.testing.assert_allclose(
-      zero_snr_schedule()[index], sigma, rtol=0, atol=1e-6
+    zero_snr_schedule()[index], sigma, rtol=0, atol=1e-6
   )
   _, aux = objective.diffusion_loss(
-      lambda x, t: jnp.zeros_like(x), jnp.asarray(x0, jnp.float32),
-      timesteps=index, noise=noise,
+    lambda x, t: jnp.zeros_like(x),
+    jnp.asarray(x0, jnp.float32),
+    timesteps=index,
+    noise=noise,
   )
   sigma = sigma.reshape(-1, 1, 1, 1, 1)
   target = sigma * noise - np.sqrt(1 - sigma**2) * x0
   np.testing.assert_allclose(
-      aux['per_sample_loss'], np.mean(target**2, (1, 2, 3, 4)), rtol=1e-5
+    aux['per_sample_loss'], np.mean(target**2, (1, 2, 3, 4)), rtol=1e-5
   )
 
 
@@ -57,13 +59,16 @@ def test_v_loss_is_the_weighted_x0_loss_with_its_gradient():
     timesteps = jnp.array([0, 37, 500, 999])
     alpha = schedule[timesteps].reshape(-1, 1, 1, 1, 1)
     network = lambda w, x, t: (
-        jnp.tanh(w * x) + t.reshape(-1, 1, 1, 1, 1).astype(x.dtype) / 1000
+      jnp.tanh(w * x) + t.reshape(-1, 1, 1, 1, 1).astype(x.dtype) / 1000
     )
 
     def v_loss(w):
       return objective.diffusion_loss(
-          lambda x, t: network(w, x, t), x0, schedule=schedule,
-          timesteps=timesteps, noise=noise,
+        lambda x, t: network(w, x, t),
+        x0,
+        schedule=schedule,
+        timesteps=timesteps,
+        noise=noise,
       )[0]
 
     def x0_loss(w):
@@ -73,7 +78,7 @@ def test_v_loss_is_the_weighted_x0_loss_with_its_gradient():
 
     w = jnp.linspace(-1, 1, 4, dtype=jnp.float64)
     for ours, theirs in zip(
-        jax.value_and_grad(v_loss)(w), jax.value_and_grad(x0_loss)(w)
+      jax.value_and_grad(v_loss)(w), jax.value_and_grad(x0_loss)(w)
     ):
       assert ours.dtype == jnp.float64
       np.testing.assert_allclose(ours, theirs, rtol=1e-10)
@@ -84,8 +89,10 @@ def test_a_perfect_network_has_no_loss_at_any_timestep():
   timesteps = jnp.array([0, 1, 500, 999])
   alpha = jnp.asarray(zero_snr_schedule())[timesteps]
   loss, aux = objective.diffusion_loss(
-      lambda x, t: objective.velocity(x0, noise, alpha), x0,
-      timesteps=timesteps, noise=noise,
+    lambda x, t: objective.velocity(x0, noise, alpha),
+    x0,
+    timesteps=timesteps,
+    noise=noise,
   )
   assert loss == 0 and np.all(aux['per_sample_loss'] == 0)
 
@@ -99,7 +106,7 @@ def test_the_last_timestep_shows_the_network_noise_alone():
     return -x0
 
   loss, _ = objective.diffusion_loss(
-      network, x0, timesteps=jnp.full(4, 999), noise=noise
+    network, x0, timesteps=jnp.full(4, 999), noise=noise
   )
   assert loss == 0
 
@@ -111,7 +118,7 @@ def test_loss_is_a_function_of_the_key_in_float32():
       return (0.1 * x).astype(dtype)
 
     return objective.diffusion_loss(
-        network, _normal(0).astype(dtype), jax.random.key(seed)
+      network, _normal(0).astype(dtype), jax.random.key(seed)
     )
 
   (first, aux), (again, _), (other, _) = loss(1), loss(1), loss(2)
@@ -123,34 +130,37 @@ def test_loss_is_a_function_of_the_key_in_float32():
 
 @pytest.mark.parametrize('stratified', [False, True])
 def test_timesteps_are_uniform(stratified):
-  draw = jax.jit(jax.vmap(
+  draw = jax.jit(
+    jax.vmap(
       lambda key: objective.sample_timesteps(key, 8, stratified=stratified)
-  ))
+    )
+  )
   drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
   assert drawn.min() == 0 and drawn.max() == 999
   # Every place of the batch sees the whole range.
-  counts = np.stack([
-      np.bincount(column * 10 // 1000, minlength=10) for column in drawn.T
-  ])
+  counts = np.stack(
+    [np.bincount(column * 10 // 1000, minlength=10) for column in drawn.T]
+  )
   assert np.all(np.abs(counts - 400) < 6 * 400**0.5)
   if stratified:
     np.testing.assert_array_equal(
-        np.sort(drawn, axis=1) // 125,
-        np.broadcast_to(np.arange(8), drawn.shape),
+      np.sort(drawn, axis=1) // 125,
+      np.broadcast_to(np.arange(8), drawn.shape),
     )
 
 
 def test_posterior_has_its_mean_and_deviation():
   mean = jnp.full((200, 200), 2.0)
   drawn = objective.sample_posterior(
-      jax.random.key(0), mean, jnp.full_like(mean, 2 * np.log(0.5))
+    jax.random.key(0), mean, jnp.full_like(mean, 2 * np.log(0.5))
   )
   assert abs(float(drawn.mean()) - 2) < 0.02
   assert abs(float(drawn.std()) - 0.5) < 0.01
   np.testing.assert_array_equal(
-      objective.sample_posterior(
-          jax.random.key(0), mean, jnp.full_like(mean, -np.inf)
-      ), mean,
+    objective.sample_posterior(
+      jax.random.key(0), mean, jnp.full_like(mean, -np.inf)
+    ),
+    mean,
   )
 
 
@@ -159,7 +169,7 @@ def test_text_is_dropped_whole_and_at_the_rate():
   text = _normal(0, (batch, 2, 3, 4))
   null = _normal(1, (3, 4))
   out = jax.jit(objective.drop_text, static_argnums=3)(
-      jax.random.key(2), text, null, 0.1
+    jax.random.key(2), text, null, 0.1
   )
   dropped = np.all(np.asarray(out == null), axis=(1, 2, 3))
   kept = np.all(np.asarray(out == text), axis=(1, 2, 3))
@@ -168,8 +178,8 @@ def test_text_is_dropped_whole_and_at_the_rate():
   key = jax.random.key(0)
   np.testing.assert_array_equal(objective.drop_text(key, text, null, 0), text)
   np.testing.assert_array_equal(
-      objective.drop_text(key, text, null, 1),
-      np.broadcast_to(null, text.shape),
+    objective.drop_text(key, text, null, 1),
+    np.broadcast_to(null, text.shape),
   )
 
 
@@ -183,15 +193,24 @@ def test_buckets_add_up():
   assert sums.shape == (3,) and sums.sum() == 15 and counts.sum() == 4
 
 
-@pytest.mark.parametrize('call,message', [
+@pytest.mark.parametrize(
+  'call,message',
+  [
     (lambda: objective.diffusion_loss(None, _normal(0)), 'give key='),
-    (lambda: objective.drop_text(
-        jax.random.key(0), _normal(0, (1, 1, 2, 3)), _normal(0, (2, 3)), 1.5),
-     '0 to 1'),
-    (lambda: objective.drop_text(
-        jax.random.key(0), _normal(0, (1, 1, 2, 3)), _normal(0, (3, 3)), 0.1),
-     r'must be \(2, 3\)'),
-])
+    (
+      lambda: objective.drop_text(
+        jax.random.key(0), _normal(0, (1, 1, 2, 3)), _normal(0, (2, 3)), 1.5
+      ),
+      '0 to 1',
+    ),
+    (
+      lambda: objective.drop_text(
+        jax.random.key(0), _normal(0, (1, 1, 2, 3)), _normal(0, (3, 3)), 0.1
+      ),
+      r'must be \(2, 3\)',
+    ),
+  ],
+)
 def test_bad_input_is_one_line(call, message):
   with pytest.raises(ValueError, match=message) as error:
     call()

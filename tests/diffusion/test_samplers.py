@@ -36,15 +36,16 @@ def test_reference_trajectory(golden, tag, steps, shift):
   grid = sampling_grid('reference', steps, shift)
   np.testing.assert_array_equal(grid.timesteps, get('t_idx'))
   start = jnp.asarray(_channel_last(get('x_init')))
-  run = jax.jit(dpmpp_2m_sde, static_argnums=(0, 2),
-                static_argnames='trajectory')
+  run = jax.jit(
+    dpmpp_2m_sde, static_argnums=(0, 2), static_argnames='trajectory'
+  )
   network = guidance.guided(
-      apply, jnp.asarray(get('text')), jnp.asarray(get('neg_text'))
+    apply, jnp.asarray(get('text')), jnp.asarray(get('neg_text'))
   )
   scales = guidance.reference(6.0, steps, grid.timesteps)
   noise = jnp.asarray(_channel_last(get('noise_used')))
   states, denoised = run(
-      network, start, grid, scales, step_noise=noise, trajectory=True
+    network, start, grid, scales, step_noise=noise, trajectory=True
   )
   _assert_close(states, _channel_last(get('x_steps')), 1e-4)
   _assert_close(states, _channel_last(get('x_steps_f64')), 1e-4)
@@ -63,17 +64,18 @@ def test_diffusers_trajectory(golden, name):
     return a * x + b * t[:, None, None, None, None] / 1000
 
   arguments = (
-      network,
-      jnp.asarray(_channel_last(data['x_init'])),
-      sampling_grid('diffusers', 50),
-      guidance.constant(1.0, 50),
+    network,
+    jnp.asarray(_channel_last(data['x_init'])),
+    sampling_grid('diffusers', 50),
+    guidance.constant(1.0, 50),
   )
   if name == 'ddim':
     states, denoised = ddim(*arguments, trajectory=True)
   else:
     states, denoised = dpmpp_2m_sde(
-        *arguments, trajectory=True,
-        step_noise=jnp.asarray(_channel_last(data['dpm_noise'])),
+      *arguments,
+      trajectory=True,
+      step_noise=jnp.asarray(_channel_last(data['dpm_noise'])),
     )
   _assert_close(states, _channel_last(data[f'{name}_x']), 2e-5)
   _assert_close(denoised, _channel_last(data[f'{name}_x0']), 2e-5)
@@ -84,9 +86,9 @@ def _perfect(x0, grid):
 
   def network(x, t, scale):
     del scale
-    alpha = jnp.interp(
-        t, grid.timesteps[::-1], grid.denoiser_alpha[::-1]
-    )[:, None, None, None, None]
+    alpha = jnp.interp(t, grid.timesteps[::-1], grid.denoiser_alpha[::-1])[
+      :, None, None, None, None
+    ]
     return (alpha * x - x0) / jnp.sqrt(1 - alpha**2)
 
   return network
@@ -96,16 +98,24 @@ def _normal(seed, shape=SHAPE):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize('name,steps', [
-    ('diffusers', 1), ('diffusers', 2), ('diffusers', 3), ('diffusers', 4),
-    ('diffusers', 10), ('reference', 2), ('reference', 10),
-])
+@pytest.mark.parametrize(
+  'name,steps',
+  [
+    ('diffusers', 1),
+    ('diffusers', 2),
+    ('diffusers', 3),
+    ('diffusers', 4),
+    ('diffusers', 10),
+    ('reference', 2),
+    ('reference', 10),
+  ],
+)
 @pytest.mark.parametrize('sampler', [ddim, dpmpp_2m_sde])
 def test_a_perfect_denoiser_gives_its_image(sampler, name, steps):
   grid = sampling_grid(name, steps)
   x0 = _normal(1)
   out = sampler(
-      _perfect(x0, grid), _normal(2), grid, np.ones(steps), jax.random.key(3)
+    _perfect(x0, grid), _normal(2), grid, np.ones(steps), jax.random.key(3)
   )
   np.testing.assert_allclose(out, x0, atol=2e-4)
 
@@ -116,12 +126,24 @@ def test_perfect_denoising_keeps_the_noise_level():
   x0 = _normal(1, (1, 4, 32, 32, 4))
   start = _normal(2, x0.shape)
   for run in (
-      lambda: dpmpp_2m_sde(_perfect(x0, grid), start, grid, np.ones(6),
-                           jax.random.key(3), trajectory=True),
-      lambda: ddim(_perfect(x0, grid), start, grid, np.ones(6),
-                   jax.random.key(3), eta=1.0, trajectory=True),
-      lambda: ddim(_perfect(x0, grid), start, grid, np.ones(6),
-                   trajectory=True),
+    lambda: dpmpp_2m_sde(
+      _perfect(x0, grid),
+      start,
+      grid,
+      np.ones(6),
+      jax.random.key(3),
+      trajectory=True,
+    ),
+    lambda: ddim(
+      _perfect(x0, grid),
+      start,
+      grid,
+      np.ones(6),
+      jax.random.key(3),
+      eta=1.0,
+      trajectory=True,
+    ),
+    lambda: ddim(_perfect(x0, grid), start, grid, np.ones(6), trajectory=True),
   ):
     states = run().states
     for state, alpha in zip(states[:-1], grid.alpha[1:]):
@@ -137,25 +159,27 @@ def _network(x, t, scale):
 def _run(key=None, **kwargs):
   steps = 5
   return dpmpp_2m_sde(
-      _network, _normal(0), sampling_grid(steps=steps), np.full(steps, 1.5),
-      key, **kwargs,
+    _network,
+    _normal(0),
+    sampling_grid(steps=steps),
+    np.full(steps, 1.5),
+    key,
+    **kwargs,
   )
 
 
 def test_the_last_step_takes_no_noise():
   noise = _normal(4, (5, *SHAPE))
   out = _run(step_noise=noise)
-  np.testing.assert_array_equal(
-      out, _run(step_noise=noise.at[-1].set(1e3))
-  )
+  np.testing.assert_array_equal(out, _run(step_noise=noise.at[-1].set(1e3)))
   assert not np.allclose(out, _run(step_noise=noise.at[-2].add(1.0)))
 
 
 def test_noise_is_a_function_of_key_and_step():
   key = jax.random.key(7)
-  noise = jnp.stack([
-      jax.random.normal(jax.random.fold_in(key, i), SHAPE) for i in range(5)
-  ])
+  noise = jnp.stack(
+    [jax.random.normal(jax.random.fold_in(key, i), SHAPE) for i in range(5)]
+  )
   out = _run(key)
   # To rounding: the two programs are fused differently.
   np.testing.assert_allclose(out, _run(step_noise=noise), atol=1e-6)
@@ -171,22 +195,27 @@ def test_the_network_sees_float32_timesteps_and_each_scale():
     return jnp.zeros(x.shape, jnp.bfloat16)
 
   out = ddim(
-      network, _normal(0).astype(jnp.bfloat16), sampling_grid(steps=4),
-      np.array([1.0, 2.0, 3.0, 4.0]),
+    network,
+    _normal(0).astype(jnp.bfloat16),
+    sampling_grid(steps=4),
+    np.array([1.0, 2.0, 3.0, 4.0]),
   )
   jax.block_until_ready(out)
   jax.effects_barrier()
   assert out.dtype == jnp.float32
   assert sorted((float(t[0]), float(s)) for t, s in seen) == [
-      (249, 4), (499, 3), (749, 2), (999, 1)
+    (249, 4),
+    (499, 3),
+    (749, 2),
+    (999, 1),
   ]
 
 
 def test_on_step_reports_every_step():
   done = []
-  jax.block_until_ready(jax.jit(lambda: _run(
-      jax.random.key(0), on_step=done.append
-  ))())
+  jax.block_until_ready(
+    jax.jit(lambda: _run(jax.random.key(0), on_step=done.append))()
+  )
   jax.effects_barrier()
   assert sorted(done) == [0, 1, 2, 3, 4]
 
@@ -202,16 +231,29 @@ def test_the_network_is_traced_once():
   assert len(traces) == 1
 
 
-@pytest.mark.parametrize('call,message', [
+@pytest.mark.parametrize(
+  'call,message',
+  [
     (lambda: _run(), 'give key='),
     (lambda: _run(step_noise=jnp.zeros((4, *SHAPE))), r'must be \(5, 2'),
-    (lambda: ddim(_network, _normal(0), sampling_grid(steps=5), np.ones(4)),
-     r'must be \(5,\)'),
-    (lambda: ddim(_network, _normal(0), sampling_grid(steps=5), np.ones(5),
-                  eta=1.5), '0 to 1'),
-    (lambda: ddim(_network, _normal(0), sampling_grid(steps=5), np.ones(5),
-                  eta=0.5), 'give key='),
-])
+    (
+      lambda: ddim(_network, _normal(0), sampling_grid(steps=5), np.ones(4)),
+      r'must be \(5,\)',
+    ),
+    (
+      lambda: ddim(
+        _network, _normal(0), sampling_grid(steps=5), np.ones(5), eta=1.5
+      ),
+      '0 to 1',
+    ),
+    (
+      lambda: ddim(
+        _network, _normal(0), sampling_grid(steps=5), np.ones(5), eta=0.5
+      ),
+      'give key=',
+    ),
+  ],
+)
 def test_bad_input_is_one_line(call, message):
   with pytest.raises(ValueError, match=message) as error:
     call()

@@ -12,13 +12,14 @@ def test_schedule_is_the_reference_table(golden, shift):
   data = np.load(golden('schedule_sampler.npz'))
   table = zero_snr_schedule(shift=shift)
   np.testing.assert_allclose(
-      table, data[f'shift{shift}_sigmas_1000'], rtol=0, atol=1e-6
+    table, data[f'shift{shift}_sigmas_1000'], rtol=0, atol=1e-6
   )
   diffusers = np.load(golden('diffusers_schedulers.npz'))
   np.testing.assert_allclose(
-      table.astype(np.float64) ** 2,
-      diffusers[f'alphas_cumprod_shift{shift}'],
-      rtol=0, atol=1e-6,
+    table.astype(np.float64) ** 2,
+    diffusers[f'alphas_cumprod_shift{shift}'],
+    rtol=0,
+    atol=1e-6,
   )
 
 
@@ -32,11 +33,11 @@ def test_schedule_falls_to_exactly_zero(num, shift):
 
 def test_shift_divides_the_signal_to_noise_ratio():
   plain, shifted = (
-      zero_snr_schedule(shift=s).astype(np.float64) ** 2 for s in (1, 3)
+    zero_snr_schedule(shift=s).astype(np.float64) ** 2 for s in (1, 3)
   )
   # Early on, where the zero-SNR rescale does next to nothing.
   np.testing.assert_allclose(
-      plain[0] / (1 - plain[0]), 3 * shifted[0] / (1 - shifted[0]), rtol=1e-3
+    plain[0] / (1 - plain[0]), 3 * shifted[0] / (1 - shifted[0]), rtol=1e-3
   )
 
 
@@ -46,11 +47,13 @@ def test_reference_grid_is_the_reference_subset(golden, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
   levels = grid.sampling_grid('reference', steps, shift)
   np.testing.assert_array_equal(
-      levels.timesteps, data[f'timesteps_{steps}'][::-1]
+    levels.timesteps, data[f'timesteps_{steps}'][::-1]
   )
   np.testing.assert_allclose(
-      levels.alpha, data[f'shift{shift}_sigmas_{steps}'],
-      rtol=0, atol=1e-6,
+    levels.alpha,
+    data[f'shift{shift}_sigmas_{steps}'],
+    rtol=0,
+    atol=1e-6,
   )
 
 
@@ -59,8 +62,10 @@ def test_reference_grid_snaps_the_denoiser(golden, tag, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
   levels = grid.sampling_grid('reference', steps, shift)
   np.testing.assert_allclose(
-      levels.denoiser_alpha, data[f'sampler_{tag}_sigma_quantised'],
-      rtol=0, atol=1e-6,
+    levels.denoiser_alpha,
+    data[f'sampler_{tag}_sigma_quantised'],
+    rtol=0,
+    atol=1e-6,
   )
 
 
@@ -70,14 +75,21 @@ def test_diffusers_timesteps_are_trailing(golden, steps):
   levels = grid.sampling_grid('diffusers', steps)
   assert levels.timesteps.dtype == np.float32
   np.testing.assert_array_equal(
-      levels.timesteps, data[f'timesteps_trailing_{steps}']
+    levels.timesteps, data[f'timesteps_trailing_{steps}']
   )
 
 
-@pytest.mark.parametrize('name,steps', [
-    ('diffusers', 1), ('diffusers', 8), ('diffusers', 1000),
-    ('reference', 2), ('reference', 7), ('reference', 1000),
-])
+@pytest.mark.parametrize(
+  'name,steps',
+  [
+    ('diffusers', 1),
+    ('diffusers', 8),
+    ('diffusers', 1000),
+    ('reference', 2),
+    ('reference', 7),
+    ('reference', 1000),
+  ],
+)
 def test_grids_go_from_noise_to_clean(name, steps):
   levels = grid.sampling_grid(name, steps)
   assert levels.steps == steps
@@ -102,12 +114,14 @@ def test_levels_of_diffusers_where_steps_do_not_divide(steps):
 
 def test_equal_arguments_give_the_same_grid():
   assert grid.sampling_grid('diffusers', 5) is grid.sampling_grid(
-      steps=5, shift=1
+    steps=5, shift=1
   )
   assert grid.sampling_grid(steps=5) is not grid.sampling_grid(steps=6)
 
 
-@pytest.mark.parametrize('call,message', [
+@pytest.mark.parametrize(
+  'call,message',
+  [
     (lambda: zero_snr_schedule(1), 'at least 2'),
     (lambda: zero_snr_schedule(shift=0.0), 'positive'),
     (lambda: zero_snr_schedule(shift=float('nan')), 'finite'),
@@ -115,7 +129,8 @@ def test_equal_arguments_give_the_same_grid():
     (lambda: grid.sampling_grid(steps=0), '1 to 1000'),
     (lambda: grid.sampling_grid(steps=1001), '1 to 1000'),
     (lambda: grid.sampling_grid('reference', 1), '2 to 1000'),
-])
+  ],
+)
 def test_bad_input_is_one_line(call, message):
   with pytest.raises(ValueError, match=message) as error:
     call()

@@ -19,8 +19,12 @@ def network(x, t, scale):
 def trajectory(name, steps, shift, start, noise):
   chosen = schedulers.scheduler(name)
   return chosen.sample(
-      network, jnp.asarray(start), chosen.grid(steps, shift), np.ones(steps),
-      step_noise=jnp.asarray(noise), trajectory=True,
+    network,
+    jnp.asarray(start),
+    chosen.grid(steps, shift),
+    np.ones(steps),
+    step_noise=jnp.asarray(noise),
+    trajectory=True,
   ).states
 
 
@@ -51,9 +55,9 @@ def as_diffusers_steps(name, steps, shift, x, noise):
           r = (lam(bar) - lam(share(before))) / h
           estimate = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * old
         x = (
-            np.sqrt((1 - bar_end) / (1 - bar)) * np.exp(-h) * x
-            - np.expm1(-2 * h) * np.sqrt(bar_end) * estimate
-            + np.sqrt((1 - bar_end) * -np.expm1(-2 * h)) * noise[i]
+          np.sqrt((1 - bar_end) / (1 - bar)) * np.exp(-h) * x
+          - np.expm1(-2 * h) * np.sqrt(bar_end) * estimate
+          + np.sqrt((1 - bar_end) * -np.expm1(-2 * h)) * noise[i]
         )
       before, old = t, x0
       out.append(x)
@@ -82,8 +86,8 @@ def test_the_paper_has_other_levels():
 
 def test_unknown_names_list_the_legal_ones():
   with pytest.raises(
-      ValueError,
-      match="'euler': must be one of cogvideox_dpm, cogvideox_ddim, reference",
+    ValueError,
+    match="'euler': must be one of cogvideox_dpm, cogvideox_ddim, reference",
   ) as error:
     schedulers.scheduler('euler')
   assert '\n' not in str(error.value)

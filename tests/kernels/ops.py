@@ -36,29 +36,35 @@ class Op:
     """Returns name -> array of `dtype`, with weights of order 0.3."""
     kwargs = {'deviation': 0.3, **kwargs}
     return {
-        name: jnp.asarray(array, dtype)
-        for name, array in self.specs.random_arguments(spec, **kwargs).items()
+      name: jnp.asarray(array, dtype)
+      for name, array in self.specs.random_arguments(spec, **kwargs).items()
     }
 
 
 OPS = (
-    Op(
-        'ttt_mlp', pallas_kernels.ttt_mlp,
-        pallas_kernels.ttt_mlp_inner_losses, mlp_api, mlp_specs,
-        ('w1', 'b1', 'w2', 'b2'),
-    ),
-    Op(
-        'ttt_linear', pallas_kernels.ttt_linear,
-        pallas_kernels.ttt_linear_inner_losses, linear_api, linear_specs,
-        ('w', 'b'),
-    ),
+  Op(
+    'ttt_mlp',
+    pallas_kernels.ttt_mlp,
+    pallas_kernels.ttt_mlp_inner_losses,
+    mlp_api,
+    mlp_specs,
+    ('w1', 'b1', 'w2', 'b2'),
+  ),
+  Op(
+    'ttt_linear',
+    pallas_kernels.ttt_linear,
+    pallas_kernels.ttt_linear_inner_losses,
+    linear_api,
+    linear_specs,
+    ('w', 'b'),
+  ),
 )
 
 # Learning rates large enough that every path through the state matters.
 SMALL = Spec(batch=2, heads=3, tokens=21, head_dim=8, hidden=32, mini_batch=6)
 # Sizes that the kernels have; H and T fill neither a pack nor a mini-batch.
 KERNEL = Spec(
-    batch=2, heads=3, tokens=53, head_dim=32, hidden=128, mini_batch=16
+  batch=2, heads=3, tokens=53, head_dim=32, hidden=128, mini_batch=16
 )
 
 
@@ -82,7 +88,7 @@ def relative_error(got: jax.Array, want: jax.Array) -> float:
 
 
 def value_and_gradients(
-    op: Op, arguments: dict, mini_batch: int, implementation: str | None = None
+  op: Op, arguments: dict, mini_batch: int, implementation: str | None = None
 ):
   """Returns (out, state, {name: gradient}) of a loss on out and state."""
   with interpreted(implementation):
@@ -95,7 +101,7 @@ def _compiled(op: Op, mini_batch: int, implementation: str | None):
 
   def loss(arguments):
     out, state = op.call(
-        **arguments, mini_batch=mini_batch, implementation=implementation
+      **arguments, mini_batch=mini_batch, implementation=implementation
     )
     total = jnp.sum(jnp.sin(out))
     for n, array in enumerate(state):

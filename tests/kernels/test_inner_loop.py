@@ -21,18 +21,16 @@ def test_any_pure_function_can_be_the_inner_model():
   eta = jnp.full((b, h, t), 0.003)
   norm = jnp.ones((h, d)), jnp.zeros((h, d))
   parameters = {
-      'w': jnp.asarray(0.1 * rng.standard_normal((b, h, d, d))),
-      'b': jnp.zeros((b, h, d)),
+    'w': jnp.asarray(0.1 * rng.standard_normal((b, h, d, d))),
+    'b': jnp.zeros((b, h, d)),
   }
 
   def model(p, x):
     return jnp.sin(x) @ p['w'] + p['b']
 
-  out, state = inner_loop(
-      model, parameters, k, k, v, eta, *norm, mini_batch=8
-  )
+  out, state = inner_loop(model, parameters, k, k, v, eta, *norm, mini_batch=8)
   before, after = inner_losses(
-      model, parameters, k, v, eta, *norm, mini_batch=8
+    model, parameters, k, v, eta, *norm, mini_batch=8
   )
 
   assert out.shape == (b, h, t, d)
@@ -49,7 +47,7 @@ def test_normalize_has_biased_variance_and_epsilon_in_the_root():
   np.testing.assert_allclose(normal[0], (z[0] - 3) / np.sqrt(3.5 + 1e-8))
   np.testing.assert_allclose(reciprocal[1], 1e4)
   np.testing.assert_allclose(
-      reciprocal[2], 1 / np.sqrt(np.var(z[2]) + 1e-8), rtol=1e-12
+    reciprocal[2], 1 / np.sqrt(np.var(z[2]) + 1e-8), rtol=1e-12
   )
 
 

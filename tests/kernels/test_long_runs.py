@@ -20,8 +20,8 @@ from tests.kernels.ops import OPS
 
 # Of the chips whose vector unit computes in bfloat16, and of the others.
 CHIPS = {
-    'float32 arithmetic': chip.ANY,
-    'bfloat16 arithmetic': chip.Chip(128 * 2**20, 1, narrow_arithmetic=True),
+  'float32 arithmetic': chip.ANY,
+  'bfloat16 arithmetic': chip.Chip(128 * 2**20, 1, narrow_arithmetic=True),
 }
 every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 every_chip = pytest.mark.parametrize('kind', CHIPS)
@@ -33,10 +33,10 @@ def errors_along(op, kind, n, seed, monkeypatch, parts=8):
   numbers = op.specs.random_arguments(spec, seed=seed, deviation=0.3)
   numbers['eta'] *= 64 * 10
   tokens = {
-      name: jnp.asarray(
-          x, jnp.bfloat16 if name in ('q', 'k', 'v') else jnp.float32
-      )
-      for name, x in numbers.items()
+    name: jnp.asarray(
+      x, jnp.bfloat16 if name in ('q', 'k', 'v') else jnp.float32
+    )
+    for name, x in numbers.items()
   }
   with jax.enable_x64(True):
     exact = {n: jnp.asarray(x, jnp.float64) for n, x in tokens.items()}
@@ -44,7 +44,7 @@ def errors_along(op, kind, n, seed, monkeypatch, parts=8):
   monkeypatch.setattr(chip, 'current', lambda: CHIPS[kind])
   with interpreted('pallas_tpu'):
     got, _ = jax.jit(lambda a: op.call(**a, implementation='pallas_tpu'))(
-        tokens
+      tokens
     )
   want, got = np.asarray(want), np.asarray(got, np.float64)
   shape = (2, parts, -1)

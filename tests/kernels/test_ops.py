@@ -17,23 +17,22 @@ from tests.kernels.ops import spec_of
 from tests.kernels.ops import value_and_gradients
 
 IMPLEMENTATIONS = [
-    pytest.param(op, name, id=f'{op.name}-{name}')
-    for op in OPS
-    for name in op.api.IMPLEMENTATIONS
-    if name != 'reference'
+  pytest.param(op, name, id=f'{op.name}-{name}')
+  for op in OPS
+  for name in op.api.IMPLEMENTATIONS
+  if name != 'reference'
 ]
-PORTABLE = [
-    param for param in IMPLEMENTATIONS if param.values[1] == 'xla'
-]
+PORTABLE = [param for param in IMPLEMENTATIONS if param.values[1] == 'xla']
 # The largest kernel takes half a minute to interpret: now and then is enough
 # for what the smaller one shows, too.
 SELDOM = [
-    pytest.param(
-        *param.values, id=param.id,
-        marks=[pytest.mark.slow] * (param.id == 'ttt_mlp-pallas_tpu'),
-    )
-    for param in IMPLEMENTATIONS
-]  # pyformat: disable
+  pytest.param(
+    *param.values,
+    id=param.id,
+    marks=[pytest.mark.slow] * (param.id == 'ttt_mlp-pallas_tpu'),
+  )
+  for param in IMPLEMENTATIONS
+]
 every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 
 
@@ -43,7 +42,7 @@ def _strong(arguments):
 
 
 def _assert_equal_to_reference(
-    op, name, mini_batch, change=lambda a: a, spec=None
+  op, name, mini_batch, change=lambda a: a, spec=None
 ):
   """Compares values and gradients at `spec`, or `spec_of(name)`.
 
@@ -54,7 +53,7 @@ def _assert_equal_to_reference(
   with jax.enable_x64(True):
     exact = change(_strong(op.arguments(spec or spec_of(name), jnp.float64)))
     want = value_and_gradients(
-        op, exact, mini_batch, implementation='reference'
+      op, exact, mini_batch, implementation='reference'
     )
   with jax.enable_x64(wide):
     arguments = exact
@@ -75,7 +74,7 @@ def test_values_and_gradients(op, name, mini_batch):
 
 
 @pytest.mark.parametrize(
-    'op, name', [p for p in IMPLEMENTATIONS if p not in PORTABLE]
+  'op, name', [p for p in IMPLEMENTATIONS if p not in PORTABLE]
 )
 @pytest.mark.parametrize('mini_batch', [16, 64])
 def test_values_and_gradients_of_kernels(op, name, mini_batch):
@@ -84,7 +83,7 @@ def test_values_and_gradients_of_kernels(op, name, mini_batch):
 
 @every_op
 @pytest.mark.parametrize(
-    'few_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
+  'few_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
 )
 def test_packs_of_a_step(op, few_packs, monkeypatch):
   """Three packs, which count as few and go apart, or go side by side."""
@@ -111,9 +110,8 @@ def test_states_with_a_batch_axis_and_a_ragged_end(op, name):
 
   def batched(arguments):
     states = {
-        state: arguments[state]
-        * ramp.reshape(-1, *(1,) * arguments[state].ndim)
-        for state in op.states
+      state: arguments[state] * ramp.reshape(-1, *(1,) * arguments[state].ndim)
+      for state in op.states
     }
     return {**arguments, **states}
 
@@ -128,7 +126,7 @@ def test_two_parts_equal_the_whole(op, name):
   def call(**arguments):
     with interpreted(name):
       return op.call(
-          **arguments, mini_batch=spec.mini_batch, implementation=name
+        **arguments, mini_batch=spec.mini_batch, implementation=name
       )
 
   whole, last = call(**arguments)
@@ -140,7 +138,7 @@ def test_two_parts_equal_the_whole(op, name):
   state = dict(zip(op.states, state))
   out_2, end = call(**{**arguments, **second, **state})
   np.testing.assert_allclose(
-      jnp.concatenate([out_1, out_2], axis=2), whole, atol=1e-6
+    jnp.concatenate([out_1, out_2], axis=2), whole, atol=1e-6
   )
   for x, y in zip(end, last):
     np.testing.assert_allclose(x, y, atol=1e-6)
@@ -156,7 +154,7 @@ def test_zero_step_sizes_keep_the_state(op, name):
     want = np.broadcast_to(arguments[initial], array.shape)
     # The TPU kernels keep the mean over features aside and add it again.
     np.testing.assert_allclose(
-        array, want, rtol=0, atol=1e-7 if name == 'pallas_tpu' else 0
+      array, want, rtol=0, atol=1e-7 if name == 'pallas_tpu' else 0
     )
 
 
@@ -180,7 +178,7 @@ def test_bfloat16_tokens_have_a_float32_state(op, name):
   arguments = _strong(op.arguments(spec_of(name)))
   narrow = {n: x.astype(jnp.bfloat16) for n, x in arguments.items()}
   out, state, gradients = value_and_gradients(
-      op, narrow, 16, implementation=name
+    op, narrow, 16, implementation=name
   )
   assert out.dtype == jnp.bfloat16
   assert all(x.dtype == jnp.float32 for x in state)
@@ -193,7 +191,7 @@ def test_bfloat16_tokens_have_a_float32_state(op, name):
   for x, y in zip(state, want_state):
     assert relative_error(x, y) < rounded_state
   assert all(
-      jnp.isfinite(x).all() for x in jax.tree.leaves((out, state, gradients))
+    jnp.isfinite(x).all() for x in jax.tree.leaves((out, state, gradients))
   )
 
 
@@ -228,14 +226,13 @@ def test_steps_so_large_that_nothing_converges(op, name):
   assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(result))
 
 
-
 @every_op
 def test_long_sequence_stays_close_to_float64(op):
   """Errors of float32 do not grow over 1000 mini-batches."""
   spec = Spec(1, 1, 8000, 8, 16, mini_batch=8)
   with jax.enable_x64(True):
     want, _ = jax.jit(lambda a: op.call(**a, mini_batch=8))(
-        op.arguments(spec, jnp.float64)
+      op.arguments(spec, jnp.float64)
     )
   out, _ = jax.jit(lambda a: op.call(**a, mini_batch=8))(op.arguments(spec))
   assert relative_error(out, want) < 2e-5
@@ -254,14 +251,15 @@ def test_inner_losses(op, mini_batch):
     assert (after < before).all()
 
     # Reading k instead of q shows LN(f(k; W')) to the outside.
-    out, _ = op.call(**{**arguments, 'q': arguments['k']},
-                     mini_batch=mini_batch)
+    out, _ = op.call(
+      **{**arguments, 'q': arguments['k']}, mini_batch=mini_batch
+    )
     error = jnp.square(out - arguments['v'])
     loss = 0.5 * error.sum(-1)
     for i in range(n):
       tokens = slice(i * mini_batch, (i + 1) * mini_batch)
       np.testing.assert_allclose(
-          after[..., i], loss[:, :, tokens].mean(-1), rtol=1e-12
+        after[..., i], loss[:, :, tokens].mean(-1), rtol=1e-12
       )
 
 
@@ -271,7 +269,7 @@ def test_shapes_of_real_models(op, spec):
   """Traces the forward and the backward pass without memory for either."""
   arguments = op.specs.shapes(spec, jnp.bfloat16)
   out, state, gradients = jax.eval_shape(
-      lambda a: value_and_gradients(op, a, spec.mini_batch), arguments
+    lambda a: value_and_gradients(op, a, spec.mini_batch), arguments
   )
   assert out.shape == arguments['q'].shape
   for x, name in zip(state, op.states):

@@ -37,8 +37,9 @@ def interpreted(monkeypatch):
 @functools.cache
 def _function(op, name, gradients):
   """Returns the jitted call, perhaps with gradients of a loss on it all."""
-  call = getattr(importlib.import_module(f'pallas_kernels.{op.name}.{name}'),
-                 op.name)
+  call = getattr(
+    importlib.import_module(f'pallas_kernels.{op.name}.{name}'), op.name
+  )
 
   def loss(arguments, mini_batch):
     out, state = call(**arguments, mini_batch=mini_batch)
@@ -68,11 +69,11 @@ def _arguments(op, spec, dtype=jnp.float32):
 
 @every_op
 @pytest.mark.parametrize(
-    'spec, dtype, tolerance',
-    [
-        pytest.param(SMALL, jnp.float32, 2e-6, id='float32'),
-        pytest.param(PAPER, jnp.bfloat16, 2e-2, id='paper-bfloat16'),
-    ],
+  'spec, dtype, tolerance',
+  [
+    pytest.param(SMALL, jnp.float32, 2e-6, id='float32'),
+    pytest.param(PAPER, jnp.bfloat16, 2e-2, id='paper-bfloat16'),
+  ],
 )
 def test_values_states_and_gradients(op, spec, dtype, tolerance):
   arguments = _arguments(op, spec, dtype)
@@ -101,27 +102,30 @@ def test_large_tiles(op):
 
 
 REFUSED = {
-    'float64': (dict(dtype=jnp.float64), 'q has dtype float64'),
-    'head dim': (dict(head_dim=48), r'head dim D=48.*\(32, 64, 128\)'),
-    'small mini-batch': (dict(mini_batch=8), 'mini_batch=8: .*16, 32'),
-    'odd mini-batch': (dict(mini_batch=48), 'mini_batch=48: .*16, 32'),
-    'hidden': (dict(hidden=96), 'K=96 hidden units: .*power of two'),
-    'hidden at 128': (
-        dict(head_dim=128, hidden=512), 'K D = 65536 .* memory for 16384'
-    ),
-    'hidden in float32': (
-        dict(hidden=256, mini_batch=64), 'K mini_batch = 16384 with float32'
-    ),
-    'tile': (
-        dict(head_dim=128, mini_batch=256), 'D=128, mini_batch=256 with float'
-    ),
+  'float64': (dict(dtype=jnp.float64), 'q has dtype float64'),
+  'head dim': (dict(head_dim=48), r'head dim D=48.*\(32, 64, 128\)'),
+  'small mini-batch': (dict(mini_batch=8), 'mini_batch=8: .*16, 32'),
+  'odd mini-batch': (dict(mini_batch=48), 'mini_batch=48: .*16, 32'),
+  'hidden': (dict(hidden=96), 'K=96 hidden units: .*power of two'),
+  'hidden at 128': (
+    dict(head_dim=128, hidden=512),
+    'K D = 65536 .* memory for 16384',
+  ),
+  'hidden in float32': (
+    dict(hidden=256, mini_batch=64),
+    'K mini_batch = 16384 with float32',
+  ),
+  'tile': (
+    dict(head_dim=128, mini_batch=256),
+    'D=128, mini_batch=256 with float',
+  ),
 }
 CASES = [
-    pytest.param(op, *case, id=f'{op.name}-{name}')
-    for op in OPS
-    for name, case in REFUSED.items()
-    if not name.startswith('hidden') or 'w1' in op.states
-    if name != 'tile' or 'w' in op.states
+  pytest.param(op, *case, id=f'{op.name}-{name}')
+  for op in OPS
+  for name, case in REFUSED.items()
+  if not name.startswith('hidden') or 'w1' in op.states
+  if name != 'tile' or 'w' in op.states
 ]
 
 
@@ -133,7 +137,7 @@ def test_refuses_in_one_line(op, change, message):
   with jax.enable_x64(True):
     shapes = op.specs.shapes(Spec(1, 1, 64, **sizes), dtype)
     call = functools.partial(
-        _function(op, 'pallas_gpu', False), mini_batch=sizes['mini_batch']
+      _function(op, 'pallas_gpu', False), mini_batch=sizes['mini_batch']
     )
     with pytest.raises(NotImplementedError, match=message) as error:
       jax.eval_shape(lambda a: call(a), shapes)

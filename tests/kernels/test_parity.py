@@ -18,9 +18,18 @@ from tests.kernels.ops import relative_error
 VALUES, GRADIENTS = 5e-6, 1e-5
 
 GOLDEN_NAMES = {
-    'q': 'XQ', 'k': 'XK', 'v': 'XV', 'eta': 'eta',
-    'ln_scale': 'ln_weight', 'ln_bias': 'ln_bias',
-    'w1': 'W1', 'b1': 'b1', 'w2': 'W2', 'b2': 'b2', 'w': 'W1', 'b': 'b1',
+  'q': 'XQ',
+  'k': 'XK',
+  'v': 'XV',
+  'eta': 'eta',
+  'ln_scale': 'ln_weight',
+  'ln_bias': 'ln_bias',
+  'w1': 'W1',
+  'b1': 'b1',
+  'w2': 'W2',
+  'b2': 'b2',
+  'w': 'W1',
+  'b': 'b1',
 }
 
 
@@ -50,23 +59,24 @@ def any_size(monkeypatch):
   for op in OPS:
     monkeypatch.setattr(op.api.pallas_tpu, 'check', lambda *a: jnp.float32)
     monkeypatch.setattr(
-        op.api.pallas_gpu, 'check_support', lambda *a, **k: None
+      op.api.pallas_gpu, 'check_support', lambda *a, **k: None
     )
 
 
 @pytest.mark.usefixtures('any_size')
 @pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 @pytest.mark.parametrize(
-    'implementation, case',
-    [
-        pytest.param(
-            name, case,
-            # One case of an interpreted kernel is enough for every day.
-            marks=[pytest.mark.slow] * (case > 'A' and name[:6] == 'pallas'),
-        )
-        for name in IMPLEMENTATIONS
-        for case in 'ABC'
-    ],
+  'implementation, case',
+  [
+    pytest.param(
+      name,
+      case,
+      # One case of an interpreted kernel is enough for every day.
+      marks=[pytest.mark.slow] * (case > 'A' and name[:6] == 'pallas'),
+    )
+    for name in IMPLEMENTATIONS
+    for case in 'ABC'
+  ],
 )
 def test_golden_values_states_and_gradients(golden, op, case, implementation):
   """Case B has its own step sizes in each row: we have the last row's form."""
@@ -77,15 +87,16 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
     out_name, gradient = 'B_out_lastrow', 'B_lastrow_grad_'
   names = op.specs.NAMES
   arguments = {
-      n: jnp.asarray(_ours(n, data[f'{case}_{GOLDEN_NAMES[n]}']))
-      for n in names if n != 'eta'
+    n: jnp.asarray(_ours(n, data[f'{case}_{GOLDEN_NAMES[n]}']))
+    for n in names
+    if n != 'eta'
   }
   eta = data[f'{case}_eta'][..., -1, :]
   arguments['eta'] = jnp.asarray(eta.reshape(*eta.shape[:2], -1))
 
   def call(arguments):
     return op.call(
-        **arguments, mini_batch=mini_batch, implementation=implementation
+      **arguments, mini_batch=mini_batch, implementation=implementation
     )
 
   @jax.jit
@@ -97,9 +108,7 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
   tokens_first = (0, 3, 1, 2, 4)
   cotangent = data[f'{case}_cotangent'].transpose(tokens_first)
   with interpreted(implementation):
-    out, state, gradients = run(
-        arguments, cotangent.reshape(b, h, n * c, d)
-    )
+    out, state, gradients = run(arguments, cotangent.reshape(b, h, n * c, d))
   want = data[out_name].transpose(tokens_first).reshape(b, h, n * c, d)
   assert relative_error(out, want) < VALUES
 
@@ -120,14 +129,13 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
 def test_own_fixture(fixtures, op, implementation):
   data = np.load(fixtures / 'ttt_op.npz')
   prefix = op.name + '_'
-  arguments = {
-      n: jnp.asarray(data[prefix + n]) for n in op.specs.NAMES
-  }
+  arguments = {n: jnp.asarray(data[prefix + n]) for n in op.specs.NAMES}
 
   def call(arguments):
     return op.call(
-        **arguments, mini_batch=int(data['mini_batch']),
-        implementation=implementation,
+      **arguments,
+      mini_batch=int(data['mini_batch']),
+      implementation=implementation,
     )
 
   @jax.jit

@@ -21,16 +21,14 @@ def reading(segments, frames, rows, columns, text, *, reverse, fill=0):
 
 # Runs that meet in a block, and runs of many blocks; whole tiles and not.
 PERMUTATIONS = {
-    'forward': reading(3, 2, 4, 5, 7, reverse=False),
-    'reverse': reading(3, 2, 4, 5, 7, reverse=True),
-    'filled up': reading(2, 3, 8, 9, 21, reverse=True, fill=30),
-    'longer': reading(4, 12, 5, 6, 20, reverse=True, fill=8),
-    'as it is': Permutation.from_index(np.arange(300)),
-    'backwards': Permutation.from_index(np.arange(999)[::-1]),
-    'a row': Permutation.from_index(np.zeros(1, int)),
-    'mixed up': Permutation.from_index(
-        np.random.default_rng(0).permutation(11)
-    ),
+  'forward': reading(3, 2, 4, 5, 7, reverse=False),
+  'reverse': reading(3, 2, 4, 5, 7, reverse=True),
+  'filled up': reading(2, 3, 8, 9, 21, reverse=True, fill=30),
+  'longer': reading(4, 12, 5, 6, 20, reverse=True, fill=8),
+  'as it is': Permutation.from_index(np.arange(300)),
+  'backwards': Permutation.from_index(np.arange(999)[::-1]),
+  'a row': Permutation.from_index(np.zeros(1, int)),
+  'mixed up': Permutation.from_index(np.random.default_rng(0).permutation(11)),
 }
 
 
@@ -44,8 +42,8 @@ def test_rows_and_gradients_are_moved_exactly(implementation, name):
   x, d_y = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
   with interpreted(implementation):
     y, pull = jax.vjp(
-        lambda x: permute_rows(x, permutation, implementation=implementation),
-        x,
+      lambda x: permute_rows(x, permutation, implementation=implementation),
+      x,
     )
     (d_x,) = pull(d_y)
   np.testing.assert_array_equal(y, x[:, permutation.index])
@@ -56,7 +54,7 @@ def test_float64_is_exact():
   permutation = PERMUTATIONS['reverse']
   with jax.enable_x64(True), interpreted('pallas_tpu'):
     x = jnp.asarray(
-        np.random.default_rng(0).normal(size=(1, permutation.length, 5))
+      np.random.default_rng(0).normal(size=(1, permutation.length, 5))
     )
     y = permute_rows(x, permutation, implementation='pallas_tpu')
     assert y.dtype == jnp.float64
@@ -66,7 +64,7 @@ def test_float64_is_exact():
 def test_a_batch_of_batches():
   permutation = PERMUTATIONS['reverse']
   x = jnp.asarray(
-      np.random.default_rng(0).normal(size=(2, 1, permutation.length, 3))
+    np.random.default_rng(0).normal(size=(2, 1, permutation.length, 3))
   )
   y = jax.vmap(lambda x: permute_rows(x, permutation))(x)
   np.testing.assert_array_equal(y, x[:, :, permutation.index])
@@ -75,8 +73,10 @@ def test_a_batch_of_batches():
 def test_runs():
   permutation = Permutation.from_index(np.array([3, 4, 2, 1, 0, 5]))
   assert [(r.start, r.length, r.step) for r in permutation.runs] == [
-      (3, 2, 1), (2, 3, -1), (5, 1, 1),
-  ]  # pyformat: disable
+    (3, 2, 1),
+    (2, 3, -1),
+    (5, 1, 1),
+  ]
   assert permutation.inverse.inverse == permutation
   assert len(specs.paper_63s().runs) < 70
 
@@ -101,9 +101,9 @@ def test_bad_input():
     permute_rows(jnp.zeros((1, 12, 4)), permutation)
   with pytest.raises(NotImplementedError, match='rows of int32'):
     permute_rows(
-        jnp.zeros((1, 11, 4), jnp.int32),
-        permutation,
-        implementation='pallas_tpu',
+      jnp.zeros((1, 11, 4), jnp.int32),
+      permutation,
+      implementation='pallas_tpu',
     )
   many = Permutation.from_index(np.random.default_rng(0).permutation(200))
   with pytest.raises(NotImplementedError, match='runs of rows meet in 112'):

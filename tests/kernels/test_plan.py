@@ -8,9 +8,9 @@ from pallas_kernels.tpu import plan as plans
 from pallas_kernels.ttt_mlp import tpu_replay
 
 CHIPS = {
-    'v5e': chips.Chip(128 * 2**20, 1, narrow_arithmetic=False),
-    'v5p': chips.Chip(64 * 2**20, 2, narrow_arithmetic=False),
-    '7x': chips.Chip(64 * 2**20, 1, narrow_arithmetic=True),
+  'v5e': chips.Chip(128 * 2**20, 1, narrow_arithmetic=False),
+  'v5p': chips.Chip(64 * 2**20, 2, narrow_arithmetic=False),
+  '7x': chips.Chip(64 * 2**20, 1, narrow_arithmetic=True),
 }
 STATE_BYTES = 4 * (2 * 128 * 256 + 128 + 2 * 256)  # Of a pack, D 64 K 256.
 
@@ -18,14 +18,14 @@ STATE_BYTES = 4 * (2 * 128 * 256 + 128 + 2 * 256)  # Of a pack, D 64 K 256.
 def make(chip, heads, length, state_bytes=STATE_BYTES, **kwargs):
   sizes = dict(batch=1, head_dim=64, mini_batch=64, dtype='bfloat16')
   return plans.make_plan(
-      heads=heads,
-      length=length,
-      state_bytes=state_bytes,
-      stash_bytes=tpu_replay.stash_bytes(64, 256, 64, 'bfloat16'),
-      most_packs=(8, 6),
-      few_packs_steps=12,
-      chip=CHIPS[chip],
-      **{**sizes, **kwargs},
+    heads=heads,
+    length=length,
+    state_bytes=state_bytes,
+    stash_bytes=tpu_replay.stash_bytes(64, 256, 64, 'bfloat16'),
+    most_packs=(8, 6),
+    few_packs_steps=12,
+    chip=CHIPS[chip],
+    **{**sizes, **kwargs},
   )
 
 
@@ -39,8 +39,8 @@ def test_steps_cover_all_heads_and_tokens(chip, heads, length):
   # Empty packs: never half of a step or more.
   assert plan.packs - -(-heads // 2) < max(2, plan.backward_packs)
   for grid in (
-      plans.Grid(plan, plan.forward_packs, plan.steps),
-      plans.Grid(plan, plan.backward_packs, plan.group, reverse=True),
+    plans.Grid(plan, plan.forward_packs, plan.steps),
+    plans.Grid(plan, plan.backward_packs, plan.group, reverse=True),
   ):
     _, shares, steps = grid.shape
     assert shares * grid.packs == plan.packs

@@ -13,10 +13,10 @@ RATE = 0.01
 # heads, head dim, tokens, what fills up the features, real tokens. Heads that
 # fill lanes and that do not; blocks that end with the sequence and not.
 SIZES = [
-    (2, 64, 70, 126, 64),
-    (8, 32, 33, 3, 20),
-    (3, 64, 40, 5, 33),
-    (1, 128, 129, 0, 129),
+  (2, 64, 70, 126, 64),
+  (8, 32, 33, 3, 20),
+  (3, 64, 40, 5, 33),
+  (1, 128, 129, 0, 129),
 ]
 
 
@@ -35,8 +35,14 @@ def both_ways(implementation, args, cotangents, length, dtype):
 
   def call(z, scale, bias):
     return ttt_inputs(
-        z, cos, sin, scale, bias, rate=RATE, length=length,
-        implementation=implementation,
+      z,
+      cos,
+      sin,
+      scale,
+      bias,
+      rate=RATE,
+      length=length,
+      implementation=implementation,
     )
 
   with interpreted(implementation):
@@ -49,7 +55,7 @@ def random_cotangents(heads, dim, tokens):
   rng = np.random.default_rng(1)
   shape = 2, heads, tokens, dim
   return [rng.normal(size=shape) for _ in range(3)] + [
-      rng.normal(size=shape[:-1])
+    rng.normal(size=shape[:-1])
   ]
 
 
@@ -60,8 +66,8 @@ def test_the_kernels_are_the_definition(sizes):
     args = arguments(heads, dim, tokens, fill)
     cotangents = random_cotangents(heads, dim, tokens)
     want, got = (
-        both_ways(name, args, cotangents, length, jnp.float64)
-        for name in ('xla', 'pallas_tpu')
+      both_ways(name, args, cotangents, length, jnp.float64)
+      for name in ('xla', 'pallas_tpu')
     )
   for g, w in zip(got, want):
     assert np.isfinite(g).all()
@@ -79,15 +85,21 @@ def test_narrow_tokens():
   def narrow(z, scale, bias):
     cos, sin = (jnp.asarray(x, jnp.float32) for x in args[1:3])
     return ttt_inputs(
-        z, cos, sin, scale, bias, rate=RATE, length=70,
-        implementation='pallas_tpu',
+      z,
+      cos,
+      sin,
+      scale,
+      bias,
+      rate=RATE,
+      length=70,
+      implementation='pallas_tpu',
     )
 
   norm = (jnp.asarray(x, jnp.float32) for x in args[3:])
   with interpreted('pallas_tpu'):
     out, pull = jax.vjp(narrow, z, *norm)
     grads = pull(
-        tuple(jnp.asarray(c, x.dtype) for c, x in zip(cotangents, out))
+      tuple(jnp.asarray(c, x.dtype) for c, x in zip(cotangents, out))
     )
   assert [x.dtype for x in out] == [jnp.bfloat16] * 3 + [jnp.float32]
   assert grads[0].dtype == jnp.bfloat16
@@ -102,8 +114,10 @@ def test_the_definition():
   args = arguments(heads, dim, tokens, 2)
   with jax.enable_x64(True):
     out = ttt_inputs(
-        *(jnp.asarray(x) for x in args), rate=RATE, length=4,
-        implementation='xla',
+      *(jnp.asarray(x) for x in args),
+      rate=RATE,
+      length=4,
+      implementation='xla',
     )
   q, k, v, eta = (np.asarray(x) for x in out)
   z, cos, sin, scale, bias = args
@@ -120,11 +134,9 @@ def test_the_definition():
   np.testing.assert_allclose(q[b, h, t], turned(parts[0]), atol=1e-12)
   np.testing.assert_allclose(k[b, h, t], key, atol=1e-12)
   difference = parts[2] - key
-  standard = (difference - difference.mean()) / (
-      difference.std(ddof=1) + 1e-8
-  )
+  standard = (difference - difference.mean()) / (difference.std(ddof=1) + 1e-8)
   np.testing.assert_allclose(
-      v[b, h, t], scale[h] * standard + bias[h] + key, atol=1e-12
+    v[b, h, t], scale[h] * standard + bias[h] + key, atol=1e-12
   )
   gate = 1 / (1 + np.exp(-z[b, t, 3 * width + h]))
   np.testing.assert_allclose(eta[b, h, t], RATE * gate, atol=1e-12)
@@ -137,22 +149,25 @@ def test_constant_rows_have_finite_gradients(implementation):
   z, cos, sin, scale, bias = arguments(heads, dim, tokens, 0)
   z[...] = 0
   out = both_ways(
-      implementation, (z, cos, sin, scale, bias),
-      random_cotangents(heads, dim, tokens), tokens, jnp.float32,
+    implementation,
+    (z, cos, sin, scale, bias),
+    random_cotangents(heads, dim, tokens),
+    tokens,
+    jnp.float32,
   )
   for x in out:
     assert np.isfinite(x).all()
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(z=(2, 16, 300)), 'z has 300 features; 2 heads of 64 need at'),
-        (dict(cos=(15, 64)), r'cos has shape \(15, 64\); it must be'),
-        (dict(sin=(16, 32)), r'sin has shape \(16, 32\); it must be'),
-        (dict(ln_bias=(3, 64)), 'ln_bias has shape'),
-        (dict(length=17), 'length is 17; it must be 0 to 16'),
-    ],
+  'change, message',
+  [
+    (dict(z=(2, 16, 300)), 'z has 300 features; 2 heads of 64 need at'),
+    (dict(cos=(15, 64)), r'cos has shape \(15, 64\); it must be'),
+    (dict(sin=(16, 32)), r'sin has shape \(16, 32\); it must be'),
+    (dict(ln_bias=(3, 64)), 'ln_bias has shape'),
+    (dict(length=17), 'length is 17; it must be 0 to 16'),
+  ],
 )
 def test_bad_input(change, message):
   names = 'z', 'cos', 'sin', 'ln_scale', 'ln_bias'

@@ -32,14 +32,14 @@ def _pull(op, mini_batch):
     return op.call(**arguments, mini_batch=mini_batch, implementation='xla')[0]
 
   return jax.jit(
-      lambda arguments, cotangent: jax.vjp(out, arguments)[1](cotangent)
+    lambda arguments, cotangent: jax.vjp(out, arguments)[1](cotangent)
   )
 
 
 @every_op
 @pytest.mark.parametrize(
-    'mini_batch, kept',
-    [(4, 0), pytest.param(5, 2**20, marks=pytest.mark.slow)],
+  'mini_batch, kept',
+  [(4, 0), pytest.param(5, 2**20, marks=pytest.mark.slow)],
 )
 def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
   """Six rows in four parts, a last mini-batch that is not full, both caches.
@@ -54,11 +54,11 @@ def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
     arguments = op.arguments(SMALL, jnp.float64)
     arguments['eta'] = arguments['eta'] * 100
     got, want = (
-        value_and_gradients(op, arguments, mini_batch, implementation=name)
-        for name in ('xla', 'reference')
+      value_and_gradients(op, arguments, mini_batch, implementation=name)
+      for name in ('xla', 'reference')
     )
     for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)
+      jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)
     ):
       assert relative_error(x, y) < 1e-9, jax.tree_util.keystr(path)
 

@@ -21,7 +21,7 @@ def test_complaints():
   budget = dict(v5p=dict(splash_forward=1000, splash_backward=2000))
   grown = dict(v5p=dict(splash_forward=1029, splash_backward=2070))
   assert attention.complaints(grown, budget) == [
-      'v5p: splash_backward is 2,070, the budget 2,000'
+    'v5p: splash_backward is 2,070, the budget 2,000'
   ]
   [line] = attention.complaints(dict(v9=dict(splash_forward=1)), budget)
   assert line == 'v9: splash_forward is 1, the budget 0'

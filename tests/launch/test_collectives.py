@@ -106,5 +106,5 @@ def test_traffic():
   # the last copy stays on the die.
   gathered, part = 512 * 16 * 2, 64 * 16 * 2
   assert moved.written == (
-      2 * (3 * gathered + 2 * part) + 512 * 64 * 4 + 96 * 4 + 4
+    2 * (3 * gathered + 2 * part) + 512 * 64 * 4 + 96 * 4 + 4
   )

@@ -11,7 +11,7 @@ from ttt_jax import sharding
 def _compile(factor, cache):
   mesh = sharding.make_mesh(dict(data=1, sp=1))
   x = jax.ShapeDtypeStruct(
-      (8, 8), jnp.float32, sharding=sharding.replicated(mesh)
+    (8, 8), jnp.float32, sharding=sharding.replicated(mesh)
   )
   function = jax.jit(lambda x: jnp.sin(x @ x) * factor)
   return compiled.compile_program(function, (x,), mesh, cache=cache)
@@ -30,7 +30,6 @@ def test_what_does_not_fit_is_kept_as_well(tmp_path, monkeypatch):
   message = 'RESOURCE_EXHAUSTED: no memory\n  1. Size: 4.00G'
 
   class Lowered:
-
     def compile(self, compiler_options):
       del compiler_options
       raise jax.errors.JaxRuntimeError(message)
@@ -48,7 +47,6 @@ def test_a_kernel_without_room_is_a_defect_not_a_plan():
   message = 'RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out'
 
   class Lowered:
-
     def compile(self, compiler_options):
       del compiler_options
       raise jax.errors.JaxRuntimeError(message)

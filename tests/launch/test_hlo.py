@@ -57,10 +57,13 @@ ENTRY %main (z: f32[8,128]) -> f32[2,128] {
 def test_loops_multiply():
   program = hlo.Program(_TEXT)
   cycles = {
-      r.instruction.op_name: (r.times, r.instruction.cycles)
-      for r in program.runs() if r.instruction.cycles
-  }  # pyformat: disable
-  assert cycles == {'jit(step)/layers/mlp/up/bti,io->bto/dot_general': (15, 100)}
+    r.instruction.op_name: (r.times, r.instruction.cycles)
+    for r in program.runs()
+    if r.instruction.cycles
+  }
+  assert cycles == {
+    'jit(step)/layers/mlp/up/bti,io->bto/dot_general': (15, 100)
+  }
 
 
 def test_kernels_are_known_by_their_names():
@@ -71,23 +74,23 @@ def test_kernels_are_known_by_their_names():
 
 def test_collectives():
   found = {
-      (c.kind, c.devices, c.bytes, c.times)
-      for c in collectives.of(hlo.Program(_TEXT))
+    (c.kind, c.devices, c.bytes, c.times)
+    for c in collectives.of(hlo.Program(_TEXT))
   }
   assert found == {
-      ('all-to-all', 4, 4 * 128 * 2, 15),
-      ('all-gather', 4, 8 * 128 * 4, 1),
-      ('reduce-scatter', 4, 8 * 128 * 4, 1),
+    ('all-to-all', 4, 4 * 128 * 2, 15),
+    ('all-gather', 4, 8 * 128 * 4, 1),
+    ('reduce-scatter', 4, 8 * 128 * 4, 1),
   }
 
 
 @pytest.mark.parametrize(
-    'text, size',
-    [
-        ('f32[2,3]{1,0}', 24),
-        ('(bf16[4]{0}, (pred[8], s32[]))', 20),
-        ('token[]', 0),
-    ],
+  'text, size',
+  [
+    ('f32[2,3]{1,0}', 24),
+    ('(bf16[4]{0}, (pred[8], s32[]))', 20),
+    ('token[]', 0),
+  ],
 )
 def test_size(text, size):
   assert hlo_types.size(text) == size

@@ -56,12 +56,12 @@ def test_what_is_alive_at_the_peak():
   # %big, and beside it the state of the loop and %early, which a tile pads.
   # Or the stack, updated in place, and the state.
   assert [(b.bytes, b.type) for b in found] == [
-      (4 * tile, 'f32[32,128]'),
-      (tile, 'f32[5,100]'),
-      (tile, 'f32[8,128]'),
+    (4 * tile, 'f32[32,128]'),
+    (tile, 'f32[5,100]'),
+    (tile, 'f32[8,128]'),
   ]
   assert advice.largest(hlo.Program(_TEXT))[0].endswith(
-      'f32[32,128], backward layers/mlp/up/dot_general'
+    'f32[32,128], backward layers/mlp/up/dot_general'
   )
 
 

@@ -34,12 +34,12 @@ def test_topologies():
 
 
 @pytest.mark.parametrize(
-    'name, larger',
-    [
-        ('v5e:16x16', 'v5p:8x8x4'),
-        ('v5e:1x1', 'v5p:1x1x1'),
-        ('v6e:3x2', 'v5p:3x2x1'),
-    ],
+  'name, larger',
+  [
+    ('v5e:16x16', 'v5p:8x8x4'),
+    ('v5e:1x1', 'v5p:1x1x1'),
+    ('v6e:3x2', 'v5p:3x2x1'),
+  ],
 )
 def test_as_many_chips_with_more_memory(name, larger):
   assert topology.roomy(topology.parse(name)) == topology.parse(larger)
@@ -48,15 +48,15 @@ def test_as_many_chips_with_more_memory(name, larger):
 
 
 @pytest.mark.parametrize(
-    'name, message',
-    [
-        ('v9:2x2', "unknown chip 'v9'; legal are v5e, v5p, v6e"),
-        ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
-        ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
-        ('h100:8', "unknown chip 'h100'; legal are v5e, v5p, v6e, gpu"),
-        ('gpu:a1x8', "unknown GPU 'a1'; legal are h100"),
-        ('gpu:h100x12', 'whole servers of 8, for example gpu:h100x8'),
-    ],
+  'name, message',
+  [
+    ('v9:2x2', "unknown chip 'v9'; legal are v5e, v5p, v6e"),
+    ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
+    ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
+    ('h100:8', "unknown chip 'h100'; legal are v5e, v5p, v6e, gpu"),
+    ('gpu:a1x8', "unknown GPU 'a1'; legal are h100"),
+    ('gpu:h100x12', 'whole servers of 8, for example gpu:h100x8'),
+  ],
 )
 def test_topologies_that_do_not_exist(name, message):
   with pytest.raises(ValueError, match=message):
@@ -64,12 +64,12 @@ def test_topologies_that_do_not_exist(name, message):
 
 
 @pytest.mark.parametrize(
-    'mesh, message',
-    [
-        (dict(data=64, sp=5), 'needs 320 chips; v5p:8x8x4 has 256'),
-        (dict(data=8, sp=32), 'sp 32 does not divide the 48 heads'),
-        (dict(data=48, sp=4), 'data 48 does not divide the batch'),
-    ],
+  'mesh, message',
+  [
+    (dict(data=64, sp=5), 'needs 320 chips; v5p:8x8x4 has 256'),
+    (dict(data=8, sp=32), 'sp 32 does not divide the 48 heads'),
+    (dict(data=48, sp=4), 'data 48 does not divide the batch'),
+  ],
 )
 def test_meshes_that_cannot_work(mesh, message):
   config = ttt_video.get_config('63s')
@@ -80,9 +80,11 @@ def test_meshes_that_cannot_work(mesh, message):
 def test_the_work_of_a_chip():
   config = ttt_video.get_config('63s')
   work = budget.load(
-      geometry.Geometry.from_config(config),
-      dit.DiTConfig(**config.model), dict(data=32, sp=8), clips=64,
-  )  # pyformat: disable
+    geometry.Geometry.from_config(config),
+    dit.DiTConfig(**config.model),
+    dict(data=32, sp=8),
+    clips=64,
+  )
   assert work.window_heads == 6 * 2 and work.windows == 2 * 21
   assert work.window == 18432
   assert work.mini_batch_heads == 5495 * 6 * 2
@@ -119,7 +121,7 @@ def test_attention_costs_the_square_of_a_window():
   work = budget.Load(1, 1, 18432, 6, 64)
   kernels = dict(splash_forward=1, splash_backward=10)
   price = lambda **sizes: budget.cycles_of(
-      one, dataclasses.replace(work, **sizes), kernels
+    one, dataclasses.replace(work, **sizes), kernels
   )
   assert price() == 60
   assert price(window=9216) == 15
@@ -134,11 +136,18 @@ def test_the_budget_of_the_kernels_has_their_names():
 
 def test_errors_of_the_command_are_one_line():
   out = subprocess.run(
-      [sys.executable, '-m', 'launch.plan', '--topology=v9:1x1',
-       '--config=configs/ttt_video.py:3s'],
-      capture_output=True, text=True, check=False,
-      cwd=pathlib.Path(__file__).resolve().parents[2],
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'launch.plan',
+      '--topology=v9:1x1',
+      '--config=configs/ttt_video.py:3s',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=pathlib.Path(__file__).resolve().parents[2],
+  )
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
 
@@ -148,9 +157,13 @@ def test_the_step_of_the_trainer_for_this_machine():
   config = quickstart.get_config('3s')
   config.data.height = config.data.width = 32
   config.model.update(
-      model_dim=32, num_heads=2, num_layers=3, time_embed_dim=16,
-      text_dim=12, remat='layer',
-  )  # pyformat: disable
+    model_dim=32,
+    num_heads=2,
+    num_layers=3,
+    time_embed_dim=16,
+    text_dim=12,
+    remat='layer',
+  )
   config.batch_size = 2
   mesh = dict(data=1, sp=1)
   topology_ = topology.parse('v5e:1x1')
@@ -158,7 +171,7 @@ def test_the_step_of_the_trainer_for_this_machine():
   config.model.implementation = 'xla'
   device_mesh = sharding.make_mesh(mesh)
   done = compiled.compile_program(
-      *program.train_step(config, device_mesh), device_mesh
+    *program.train_step(config, device_mesh), device_mesh
   )
   found = report.results(config, 'train', topology_, done, {})
   assert found['memory']['peak'] > found['memory']['arguments'] > 0
@@ -169,9 +182,7 @@ def test_the_step_of_the_trainer_for_this_machine():
   # Checkpoints of layers run all of the forward pass again, the inner loop's
   # kernel its own part once more.
   part = 'TTT inner loop'
-  assert flops['again'] == flops['forward'] | {
-      part: 2 * flops['forward'][part]
-  }
+  assert flops['again'] == flops['forward'] | {part: 2 * flops['forward'][part]}
   assert sum(found['parameters'].values()) > 0
   report.print_results(json.loads(json.dumps(found)), topology_.chip)
 
@@ -180,15 +191,20 @@ def test_sampling_is_the_pipelines_loop():
   config = quickstart.get_config('3s')
   config.data.height = config.data.width = 32
   config.model.update(
-      model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16,
-      text_dim=12, implementation='xla', dtype='bfloat16',
-  )  # pyformat: disable
+    model_dim=32,
+    num_heads=2,
+    num_layers=2,
+    time_embed_dim=16,
+    text_dim=12,
+    implementation='xla',
+    dtype='bfloat16',
+  )
   mesh = dict(data=1, sp=1)
   function, arguments = program.sampling(config, sharding.make_mesh(mesh))
   kernels = {
-      path: leaf.dtype
-      for path, leaf in optimizer.flat(arguments[0]).items()
-      if path.endswith('/kernel')
+    path: leaf.dtype
+    for path, leaf in optimizer.flat(arguments[0]).items()
+    if path.endswith('/kernel')
   }
   assert set(kernels.values()) == {jax.numpy.dtype('bfloat16')}
   out = jax.eval_shape(function, *arguments)
@@ -197,19 +213,19 @@ def test_sampling_is_the_pipelines_loop():
   # Two clips of guidance, where training has a batch.
   trained = report.operations(config, 'train')['forward']
   assert operations['again'] == {} and operations['model'] == {
-      name: 2 / config.batch_size * n for name, n in trained.items()
+    name: 2 / config.batch_size * n for name, n in trained.items()
   }
 
 
 @pytest.mark.parametrize(
-    'mode, mesh, message',
-    [
-        ('test', dict(data=1, sp=1), "--mode is 'test'; legal are train, sam"),
-        ('sample', dict(data=1, sp=5), 'sp 5 does not divide the 48 heads'),
-    ],
+  'mode, mesh, message',
+  [
+    ('test', dict(data=1, sp=1), "--mode is 'test'; legal are train, sam"),
+    ('sample', dict(data=1, sp=5), 'sp 5 does not divide the 48 heads'),
+  ],
 )
 def test_modes(mode, mesh, message):
   with pytest.raises(ValueError, match=message):
     plan.prepare(
-        ttt_video.get_config('3s'), topology.parse('v5p:8x8x4'), mesh, mode
+      ttt_video.get_config('3s'), topology.parse('v5p:8x8x4'), mesh, mode
     )

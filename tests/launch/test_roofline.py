@@ -13,15 +13,15 @@ _GPU = topology.parse('gpu:h100x16')
 
 
 @pytest.mark.parametrize(
-    'devices, axes',
-    [
-        (4, [(4, True)]),
-        (64, [(8, True), (8, True)]),
-        (32, [(8, True), (4, True)]),
-        (256, [(8, True), (8, True), (4, True)]),
-        (2, [(2, False)]),  # a part of an axis
-        (16, [(8, True), (2, False)]),
-    ],
+  'devices, axes',
+  [
+    (4, [(4, True)]),
+    (64, [(8, True), (8, True)]),
+    (32, [(8, True), (4, True)]),
+    (256, [(8, True), (8, True), (4, True)]),
+    (2, [(2, False)]),  # a part of an axis
+    (16, [(8, True), (2, False)]),
+  ],
 )
 def test_axes(devices, axes):
   found = roofline.axes_of(devices, _V5P)
@@ -30,7 +30,7 @@ def test_axes(devices, axes):
 
 def test_times_of_collectives():
   seconds = lambda kind, n, where=_V5P: roofline.link_seconds(
-      kind, n, 90e9, where
+    kind, n, 90e9, where
   )
   # A ring of four: three parts of four, over two links of 90 GB/s.
   assert seconds('all-gather', 4) == 0.75 / 2
@@ -52,24 +52,30 @@ def test_times_of_collectives():
 def _one(start, end, computation=''):
   # Half a second each.
   return collectives.Collective(
-      'all-to-all', 4, 'u8[90000000000]', 2, '', computation,
-      start * _V5P.chip.clock, end * _V5P.chip.clock,
-  )  # pyformat: disable
+    'all-to-all',
+    4,
+    'u8[90000000000]',
+    2,
+    '',
+    computation,
+    start * _V5P.chip.clock,
+    end * _V5P.chip.clock,
+  )
 
 
 @pytest.mark.parametrize(
-    'found, exposed, hidden',
-    [
-        ([_one(0, 0)], 1, 0),
-        ([_one(0, 0.25)], 0.5, 0.5),
-        ([_one(0, 3)], 0, 1),
-        # The second waits for the links, not for the first one's user.
-        ([_one(0, 1), _one(0, 1)], 0, 2),
-        ([_one(0, 0.75), _one(0, 0.75)], 0.5, 1.5),
-        ([_one(0, 0.75), _one(0, 0.75, 'another')], 0, 2),
-        # What waits once is late for all that follows, which is then there.
-        ([_one(0, 0), _one(0, 0.25)], 1.5, 0.5),
-    ],
+  'found, exposed, hidden',
+  [
+    ([_one(0, 0)], 1, 0),
+    ([_one(0, 0.25)], 0.5, 0.5),
+    ([_one(0, 3)], 0, 1),
+    # The second waits for the links, not for the first one's user.
+    ([_one(0, 1), _one(0, 1)], 0, 2),
+    ([_one(0, 0.75), _one(0, 0.75)], 0.5, 1.5),
+    ([_one(0, 0.75), _one(0, 0.75, 'another')], 0, 2),
+    # What waits once is late for all that follows, which is then there.
+    ([_one(0, 0), _one(0, 0.25)], 1.5, 0.5),
+  ],
 )
 def test_waiting(found, exposed, hidden):
   assert roofline.waiting(found, _V5P) == pytest.approx((exposed, hidden))
@@ -78,23 +84,31 @@ def test_waiting(found, exposed, hidden):
 def test_a_step():
   chip = _V5P.chip
   line = roofline.estimate(
-      _V5P, flops=chip.flops, written=chip.hbm_bandwidth,
-      cycles=10 * chip.clock, collectives=[_one(0, 0)], host=6 * chip.host,
-  )  # pyformat: disable
+    _V5P,
+    flops=chip.flops,
+    written=chip.hbm_bandwidth,
+    cycles=10 * chip.clock,
+    collectives=[_one(0, 0)],
+    host=6 * chip.host,
+  )
   assert (line.products, line.memory, line.work) == (1, 2, 10)
   assert (line.exposed, line.hidden, line.host) == (1, 0, 3)
   assert line.step == 11 and line.bound == 3
   # A quarter of a second of work beside each of the two.
   line = roofline.estimate(
-      _V5P, flops=0, written=0, cycles=0, host=0,
-      collectives=[_one(0, 0.25)],
-  )  # pyformat: disable
+    _V5P,
+    flops=0,
+    written=0,
+    cycles=0,
+    host=0,
+    collectives=[_one(0, 0.25)],
+  )
   assert (line.exposed, line.hidden, line.step) == (0.5, 0.5, 1)
 
 
 def test_a_gpu_has_no_cycles():
   line = roofline.estimate(
-      _GPU, flops=_GPU.chip.flops, written=0, cycles=0, collectives=[], host=0
+    _GPU, flops=_GPU.chip.flops, written=0, cycles=0, collectives=[], host=0
   )
   assert line.step == pytest.approx(1 / roofline.GPU_RATE)
   assert 'no cycles' in ' '.join(roofline.assumptions(_GPU))

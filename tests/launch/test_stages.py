@@ -44,8 +44,16 @@ def _run(tmp_path, monkeypatch):
   """Runs the chain to quickstart's 9s; returns status and calls so far."""
 
   def command(stage, module, *_):
-    return [sys.executable, '-c', FAKE, module, stage.name, str(stage.steps),
-            str(tmp_path), stage.data]  # pyformat: disable
+    return [
+      sys.executable,
+      '-c',
+      FAKE,
+      module,
+      stage.name,
+      str(stage.steps),
+      str(tmp_path),
+      stage.data,
+    ]
 
   monkeypatch.setattr(chain.Stage, 'command', command)
   monkeypatch.setattr(stages_lib, '_SETTLE_SECONDS', 0)
@@ -105,22 +113,28 @@ def test_the_papers_stages():
   assert stages[1].data == 'gs://b/data/9s'
   first, second = (s.command('ttt_jax.train', '--x')[2:] for s in stages[:2])
   assert first == [
-      'ttt_jax.train', '--config=configs/ttt_video.py:3s,none',
-      '--config.mesh.data=64', '--config.steps=7',
-      '--config.init_from=pretrained', '--x',
-  ]  # pyformat: disable
+    'ttt_jax.train',
+    '--config=configs/ttt_video.py:3s,none',
+    '--config.mesh.data=64',
+    '--config.steps=7',
+    '--config.init_from=pretrained',
+    '--x',
+  ]
   # It would have won over the weights of 3s.
   assert second == [
-      'ttt_jax.train', '--config=configs/ttt_video.py:9s,none',
-      '--config.mesh.data=64', '--config.steps=7', '--x',
-  ]  # pyformat: disable
+    'ttt_jax.train',
+    '--config=configs/ttt_video.py:9s,none',
+    '--config.mesh.data=64',
+    '--config.steps=7',
+    '--x',
+  ]
 
 
 def test_stages_whose_folders_have_longer_names():
   stages = chain.stages_to('configs/memory.py:18s,ttt_linear', {}, 'w')
   assert [(s.name, s.config) for s in stages] == [
-      ('ttt_linear_3s', 'configs/memory.py:3s,ttt_linear'),
-      ('ttt_linear_18s', 'configs/memory.py:18s,ttt_linear'),
+    ('ttt_linear_3s', 'configs/memory.py:3s,ttt_linear'),
+    ('ttt_linear_18s', 'configs/memory.py:18s,ttt_linear'),
   ]
 
 
@@ -132,19 +146,19 @@ def test_a_stage_that_is_not_named():
 def test_flags_for_all_commands_and_for_training(tmp_path):
   [first, _] = chain.stages_to('configs/quickstart.py:9s', {}, str(tmp_path))
   runner = stages_lib.Runner(
-      str(tmp_path), 0, ['--process_id=1'], ['--profile_steps=2:3']
+    str(tmp_path), 0, ['--process_id=1'], ['--profile_steps=2:3']
   )
   where = f'--workdir={tmp_path}'
   assert [c[4:] for c in runner.commands(first)] == [
-      [where, '--process_id=1'],
-      [where, '--process_id=1', '--profile_steps=2:3'],
+    [where, '--process_id=1'],
+    [where, '--process_id=1', '--profile_steps=2:3'],
   ]
 
 
 def test_flags_of_a_chip_and_the_cache(monkeypatch):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   assert stages_lib.environment(None, 'gs://b') == {
-      'JAX_COMPILATION_CACHE_DIR': 'gs://b/compilation_cache'
+    'JAX_COMPILATION_CACHE_DIR': 'gs://b/compilation_cache'
   }
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '/mine')
   found = stages_lib.environment('v5p', 'w')
@@ -155,15 +169,23 @@ def test_flags_of_a_chip_and_the_cache(monkeypatch):
 @pytest.mark.slow
 def test_two_stages_for_real_stopped_and_started_again(tmp_path):
   command = [
-      sys.executable, '-m', 'launch.stages',
-      '--config=configs/quickstart.py:9s', f'--workdir={tmp_path}',
-      '--config.checkpoint_every=1', '--config.batch_size=2',
-      '--config.steps=4', '--config.diagnose_every=0',
-  ]  # pyformat: disable
+    sys.executable,
+    '-m',
+    'launch.stages',
+    '--config=configs/quickstart.py:9s',
+    f'--workdir={tmp_path}',
+    '--config.checkpoint_every=1',
+    '--config.batch_size=2',
+    '--config.steps=4',
+    '--config.diagnose_every=0',
+  ]
   with subprocess.Popen(
-      command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-  ) as process:  # pyformat: disable
+    command,
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  ) as process:
     said = []
     for line in process.stdout:
       said.append(line)
@@ -175,7 +197,7 @@ def test_two_stages_for_real_stopped_and_started_again(tmp_path):
   assert process.returncode == commands.AGAIN, ''.join(said) + rest
   assert 'stopped by SIGTERM' in rest
   again = subprocess.run(
-      command, cwd=ROOT, capture_output=True, text=True, check=False
+    command, cwd=ROOT, capture_output=True, text=True, check=False
   )
   assert again.returncode == 0, again.stdout + again.stderr
   assert '3s: finished, step 4 is saved' in again.stdout

@@ -42,7 +42,7 @@ Total hbm usage >= 25.75G:
 def _few_parameters(monkeypatch):
   # Counting them traces the whole network, which `test_plan` does.
   monkeypatch.setattr(
-      sweep, '_count', lambda config: (7_230_178_848, 3_200_000_000)
+    sweep, '_count', lambda config: (7_230_178_848, 3_200_000_000)
   )
 
 
@@ -53,12 +53,12 @@ def _config(stage='63s'):
 def test_what_the_compiler_says_of_memory():
   assert advice.summary(_MESSAGE) == 'the program takes 25.51G of 15.75G'
   assert advice.culprits(_MESSAGE) == [
-      '4.00G x 2 bf16[16,4544,12288], backward layers/mlp/up/dot_general',
-      '1.50G f32[42,3072], ',
+    '4.00G x 2 bf16[16,4544,12288], backward layers/mlp/up/dot_general',
+    '1.50G f32[42,3072], ',
   ]
   short = (
-      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required'
-      ' for HLO temporaries (34.00G) exceeds available HBM (15.75G).'
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required'
+    ' for HLO temporaries (34.00G) exceeds available HBM (15.75G).'
   )
   assert advice.summary(short) == 'the program takes 34.00G of 15.75G'
   assert advice.culprits(short) == []
@@ -94,25 +94,25 @@ def test_the_formula_is_near_what_the_compiler_found():
   # Of the 63 s stage, with what offload left on the chip, in GiB.
   count = 7_230_178_848, 3_200_000_000
   for mesh, parts, peak in (
-      (dict(data=64, sp=4), 1, 23.0),
-      (dict(data=32, sp=8), 2, 14.8),
-      (dict(data=16, sp=16), 4, 14.2),
+    (dict(data=64, sp=4), 1, 23.0),
+    (dict(data=32, sp=8), 2, 14.8),
+    (dict(data=16, sp=16), 4, 14.2),
   ):
     memory = lambda remat: sweep.memory(
-        config, 'train', mesh, parts, remat, count
+      config, 'train', mesh, parts, remat, count
     )
     assert memory('offload') / 2**30 == pytest.approx(peak, rel=0.25)
     assert memory('offload') < memory('layer')
   sampling = sweep.memory(
-      config, 'sample', dict(data=2, sp=16), 1, 'none', count
+    config, 'sample', dict(data=2, sp=16), 1, 'none', count
   )
   assert sampling / 2**30 == pytest.approx(3.0, rel=0.25)
 
 
 def _result(peak, step):
   return dict(
-      memory=dict(peak=peak * 2**30, limit=32 * 2**30, margin=32 - peak),
-      roofline=dict(step=step),
+    memory=dict(peak=peak * 2**30, limit=32 * 2**30, margin=32 - peak),
+    roofline=dict(step=step),
   )
 
 
@@ -133,13 +133,15 @@ def test_a_sweep(capsys, tmp_path):
   assert tried[0] == (dict(data=32, sp=8), 2, 'layer')
   assert out.count('does not fit') == 1
   best = tried[2]
-  assert (f'recommended: --mesh=data:{best[0]["data"]},sp:{best[0]["sp"]}'
-          f' --config.microbatches={best[1]}') in out
+  assert (
+    f'recommended: --mesh=data:{best[0]["data"]},sp:{best[0]["sp"]}'
+    f' --config.microbatches={best[1]}'
+  ) in out
 
 
 def test_a_sweep_in_which_nothing_fits(capsys):
   status = sweep.run(
-      _config(), 'train', topology.parse('v5e:16x16'), 1, lambda _: None
+    _config(), 'train', topology.parse('v5e:16x16'), 1, lambda _: None
   )
   assert status == 1 and 'nothing of it fits' in capsys.readouterr().out
 

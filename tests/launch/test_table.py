@@ -14,19 +14,33 @@ from ttt_jax import sharding
 def _plan(peak=20.0, step=50.0, stage='63s'):
   gib = 2**30
   return dict(
-      config=f'ttt_mlp_5b, stage {stage}', mode='train', topology='v5p:8x8x4',
-      mesh=dict(data=64, sp=4), microbatches=1, remat='offload',
-      memory=dict(peak=peak * gib, limit=95 * gib),
-      host=dict(kept=21 * gib, moved=45 * gib),
-      all_to_alls_a_layer=6.0, sequence_sized=[],
-      flops=dict(model=dict(mlp=4e15, attention=1e15)),
-      roofline=dict(
-          step=step, mfu=0.25, products=1, memory=2, work=45, exposed=5,
-          hidden=0, host=2,
-      ),
-      assumptions=['459 TFLOP/s'], steps=250, chip_hours=900.0,
-      compile_seconds=200.0, at_the_peak=['0.5 GiB: bf16[1,4], mlp/up'],
-  )  # pyformat: disable
+    config=f'ttt_mlp_5b, stage {stage}',
+    mode='train',
+    topology='v5p:8x8x4',
+    mesh=dict(data=64, sp=4),
+    microbatches=1,
+    remat='offload',
+    memory=dict(peak=peak * gib, limit=95 * gib),
+    host=dict(kept=21 * gib, moved=45 * gib),
+    all_to_alls_a_layer=6.0,
+    sequence_sized=[],
+    flops=dict(model=dict(mlp=4e15, attention=1e15)),
+    roofline=dict(
+      step=step,
+      mfu=0.25,
+      products=1,
+      memory=2,
+      work=45,
+      exposed=5,
+      hidden=0,
+      host=2,
+    ),
+    assumptions=['459 TFLOP/s'],
+    steps=250,
+    chip_hours=900.0,
+    compile_seconds=200.0,
+    at_the_peak=['0.5 GiB: bf16[1,4], mlp/up'],
+  )
 
 
 @pytest.mark.parametrize('row', table.ROWS, ids=lambda row: row.name)
@@ -50,9 +64,7 @@ def test_what_is_checked_is_in_the_budget():
   checked = {row.name for row in table.ROWS if row.checked}
   assert checked == set(budget)
   # What 256 chips, or 32 for sampling, must not exceed.
-  for name, least in (
-      ('v5p:8x8x4', 30), ('v5e:16x16', 14.4), ('v5p:4x4x2', 5)
-  ):
+  for name, least in (('v5p:8x8x4', 30), ('v5e:16x16', 14.4), ('v5p:4x4x2', 5)):
     [row] = [v for k, v in budget.items() if name in k]
     assert row['peak_gib'] <= least
     assert row['all_to_alls_a_layer'] <= 6 and row['sequence_sized'] == 0
@@ -62,7 +74,7 @@ def test_complaints():
   budget = dict(row=table.entry(_plan()))
   assert table.complaints('row', _plan(20.3), budget) == []
   assert table.complaints('row', _plan(20.5), budget) == [
-      'row: peak_gib is 20.5, the budget is 20.0'
+    'row: peak_gib is 20.5, the budget is 20.0'
   ]
   worse = _plan() | dict(all_to_alls_a_layer=6.1, sequence_sized=['a'])
   assert len(table.complaints('row', worse, budget)) == 2
@@ -72,8 +84,8 @@ def test_complaints():
 def test_the_page():
   page = table.markdown({'a': _plan(), 'b': _plan(stage='3s')})
   assert (
-      '| 63s train | v5p:8x8x4 | 64 x 4 | 1 | offload | 20.0 | 95 | 21.0 | 6 |'
-      ' 0 | 5 | 50.0 | 25% | 250 | 900.0 |'
+    '| 63s train | v5p:8x8x4 | 64 x 4 | 1 | offload | 20.0 | 95 | 21.0 | 6 |'
+    ' 0 | 5 | 50.0 | 25% | 250 | 900.0 |'
   ) in page
   assert page.count('459 TFLOP/s') == 1
   assert f'Not compiled yet: {table.ROWS[0].name}, ' in page

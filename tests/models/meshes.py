@@ -32,10 +32,18 @@ HEIGHT, WIDTH, TEXT = 4, 6, 7
 
 def config(mixer):
   return dit.DiTConfig(
-      model_dim=128, num_heads=8, num_layers=2, time_embed_dim=16,
-      text_dim=12, in_channels=4, out_channels=4, segment_latent_frames=4,
-      mixer=mixer, mini_batch=4, remat='layer',
-  )  # pyformat: disable
+    model_dim=128,
+    num_heads=8,
+    num_layers=2,
+    time_embed_dim=16,
+    text_dim=12,
+    in_channels=4,
+    out_channels=4,
+    segment_latent_frames=4,
+    mixer=mixer,
+    mini_batch=4,
+    remat='layer',
+  )
 
 
 def parameters(config):
@@ -51,10 +59,10 @@ def data(segments):
   frames = 4 * segments + 1
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   return dict(
-      latents=draw(BATCH, frames, HEIGHT, WIDTH, 4),
-      noise=draw(BATCH, frames, HEIGHT, WIDTH, 4),
-      text=draw(BATCH, segments, TEXT, 12),
-      timesteps=rng.integers(0, 1000, BATCH),
+    latents=draw(BATCH, frames, HEIGHT, WIDTH, 4),
+    noise=draw(BATCH, frames, HEIGHT, WIDTH, 4),
+    text=draw(BATCH, segments, TEXT, 12),
+    timesteps=rng.integers(0, 1000, BATCH),
   )
 
 
@@ -73,27 +81,34 @@ def run(config, params, batch, mesh):
   @jax.jit
   def losses(params, batch):
     loss = lambda params: objective.diffusion_loss(
-        lambda x, t: module.apply({'params': params}, x, batch['text'], t),
-        batch['latents'], timesteps=batch['timesteps'], noise=batch['noise'],
-    )[0]  # pyformat: disable
+      lambda x, t: module.apply({'params': params}, x, batch['text'], t),
+      batch['latents'],
+      timesteps=batch['timesteps'],
+      noise=batch['noise'],
+    )[0]
     return jax.value_and_grad(loss)(params)
 
   @jax.jit
   def diagnose(params, batch):
     return module.apply(
-        {'params': params}, batch['noise'], batch['text'],
-        batch['timesteps'].astype(jnp.float32), method='diagnostics',
-    )  # pyformat: disable
+      {'params': params},
+      batch['noise'],
+      batch['text'],
+      batch['timesteps'].astype(jnp.float32),
+      method='diagnostics',
+    )
 
   @jax.jit
   def sample(params, batch):
     apply = functools.partial(module.apply, {'params': params})
     text = batch['text']
     return samplers.ddim(
-        guidance.guided(apply, text[:1], text[1:2]), batch['noise'][:1],
-        grid.sampling_grid('diffusers', 3, 1.0), np.full(3, 2, np.float32),
-        jax.random.key(0),
-    )  # pyformat: disable
+      guidance.guided(apply, text[:1], text[1:2]),
+      batch['noise'][:1],
+      grid.sampling_grid('diffusers', 3, 1.0),
+      np.full(3, 2, np.float32),
+      jax.random.key(0),
+    )
 
   loss, grads = losses(params, batch)
   out = dict(loss=loss, sample=sample(spread, batch))
@@ -110,8 +125,8 @@ def main(mixer, segments, *sizes):
     shape = dict(data=n, sp=8 // n)
     got = run(model, params, batch, sharding.make_mesh(shape))
     report[str(shape)] = {
-        k: float(np.abs(got[k] - want[k]).max() / np.abs(want[k]).max())
-        for k in want
+      k: float(np.abs(got[k] - want[k]).max() / np.abs(want[k]).max())
+      for k in want
     }
   print(json.dumps(report))
 

@@ -23,9 +23,13 @@ TEXTS = ['a cat', 'The dog runs.', '', 'It goes on.<end_scene>', 'the mat']
 # Large enough that its parameters are split, and deep enough that a copy of
 # all of them cannot hide among the activations.
 CONFIG = t5.T5Config(
-    vocab_size=512, width=128, num_layers=16, num_heads=8, head_dim=32,
-    mlp_dim=512,
-)  # pyformat: disable
+  vocab_size=512,
+  width=128,
+  num_layers=16,
+  num_heads=8,
+  head_dim=32,
+  mlp_dim=512,
+)
 
 
 def memory(mesh):
@@ -33,21 +37,19 @@ def memory(mesh):
   shapes = t5.abstract_params(CONFIG)
   place = functools.partial(sharding.param_sharding, mesh)
   params = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)),
-      shapes,
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place(x)),
+    shapes,
   )
   ids = jax.ShapeDtypeStruct(
-      (8, 16), jnp.int32, sharding=sharding.batch_sharding(mesh)
+    (8, 16), jnp.int32, sharding=sharding.batch_sharding(mesh)
   )
   module = t5.T5Encoder(CONFIG, sharding.Layout(mesh))
   apply = lambda p, ids: module.apply({'params': p}, ids)
   found = jax.jit(apply).lower(params, ids).compile().memory_analysis()
   return dict(
-      arguments=found.argument_size_in_bytes,
-      temporaries=found.temp_size_in_bytes,
-      parameters=sum(
-          x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)
-      ),
+    arguments=found.argument_size_in_bytes,
+    temporaries=found.temp_size_in_bytes,
+    parameters=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)),
   )
 
 

@@ -57,20 +57,21 @@ def test_the_defaults_are_stable_diffusion_1():
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
-        (dict(activation='relu'), "'relu'; legal are quick_gelu, gelu"),
-        (dict(num_heads=7), 'the 7 heads of CLIP do not divide its width 768'),
-    ],
+  'fields, message',
+  [
+    (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
+    (dict(activation='relu'), "'relu'; legal are quick_gelu, gelu"),
+    (dict(num_heads=7), 'the 7 heads of CLIP do not divide its width 768'),
+  ],
 )
 def test_sizes_that_cannot_work(fields, message):
   with pytest.raises(ValueError, match=message):
     clip.CLIPTextConfig(**fields)
   with pytest.raises(ValueError, match='at most 77 fit'):
     jax.eval_shape(
-        clip.CLIPTextEncoder(clip.CLIPTextConfig()).init, jax.random.key(0),
-        jnp.zeros((1, 78), jnp.int32),
+      clip.CLIPTextEncoder(clip.CLIPTextConfig()).init,
+      jax.random.key(0),
+      jnp.zeros((1, 78), jnp.int32),
     )
 
 

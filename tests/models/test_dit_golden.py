@@ -29,13 +29,13 @@ from ttt_jax.models import embeddings
 def case(request, golden):
   name = request.param
   config, params = convert.load_reference(
-      golden(f'{name}.safetensors'), golden(f'{name}_config.json')
+    golden(f'{name}.safetensors'), golden(f'{name}_config.json')
   )
   return (
-      config,
-      params,
-      np.load(golden(f'{name}.npz')),
-      np.load(golden(f'{name}_pertoken.npz')),
+    config,
+    params,
+    np.load(golden(f'{name}.npz')),
+    np.load(golden(f'{name}_pertoken.npz')),
   )
 
 
@@ -52,10 +52,10 @@ def close(ours, golden, tolerance):
 def test_output(case, scenes):
   config, params, arrays, per_token = case
   out = jax.jit(dit.DiffusionTransformer(config).apply)(
-      {'params': params},
-      channels_last(arrays[f'{scenes}_video']),
-      arrays[f'{scenes}_text'],
-      arrays[f'{scenes}_timesteps'],
+    {'params': params},
+    channels_last(arrays[f'{scenes}_video']),
+    arrays[f'{scenes}_text'],
+    arrays[f'{scenes}_timesteps'],
   )
   golden = (per_token if scenes == 'multi' else arrays)[f'{scenes}_out']
   close(out, channels_last(golden), 2e-5)
@@ -74,15 +74,15 @@ def test_one_block(case):
   order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
   read = reference_order.text_first(order)
   x = np.concatenate(
-      [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
+    [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
   )
   out, _ = block.Block(config, order).apply(
-      {'params': jax.tree.map(lambda p: p[0], params['layers'])},
-      x[:, token_order.inverse(read)],
-      block.make_context(config, order, arrays['single_layer_t_emb']),
+    {'params': jax.tree.map(lambda p: p[0], params['layers'])},
+    x[:, token_order.inverse(read)],
+    block.make_context(config, order, arrays['single_layer_t_emb']),
   )
   golden = np.concatenate(
-      [arrays['single_layer_text_out'], arrays['single_layer_vid_out']], axis=1
+    [arrays['single_layer_text_out'], arrays['single_layer_vid_out']], axis=1
   )
   close(out[:, read], golden, 2e-5)
 
@@ -92,14 +92,14 @@ def test_attention_and_gated_ttt_of_a_block(case):
   order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
   read = reference_order.text_first(order)
   x = np.concatenate(
-      [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
+    [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
   )
   first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
   out, state = block.SequenceBlock(config, order).apply(
-      {'params': first},
-      x[:, token_order.inverse(read)],
-      block.make_context(config, order, arrays['single_layer_t_emb']),
-      capture_intermediates=lambda module, _: module.name == 'attn',
+    {'params': first},
+    x[:, token_order.inverse(read)],
+    block.make_context(config, order, arrays['single_layer_t_emb']),
+    capture_intermediates=lambda module, _: module.name == 'attn',
   )
   attention = state['intermediates']['attn']['__call__'][0]
   close(attention[:, read], arrays['single_layer_attn_out'], 2e-5)
@@ -109,14 +109,14 @@ def test_attention_and_gated_ttt_of_a_block(case):
 def test_timestep_embedding(golden):
   arrays = np.load(golden('schedule_sampler.npz'))
   ours = embeddings.timestep_embedding(
-      jnp.asarray(arrays['timestep_embedding_t'], jnp.float32), 64
+    jnp.asarray(arrays['timestep_embedding_t'], jnp.float32), 64
   )
   # float32 of a product near 1000 leaves 3e-5 in the sinusoid.
   np.testing.assert_allclose(ours, arrays['timestep_embedding_64'], atol=5e-5)
 
 
 @pytest.mark.parametrize(
-    'scenes', [pytest.param('single', marks=pytest.mark.slow), 'multi']
+  'scenes', [pytest.param('single', marks=pytest.mark.slow), 'multi']
 )
 def test_loss_and_every_gradient_norm(case, scenes):
   config, params, arrays, per_token = case
@@ -130,11 +130,11 @@ def test_loss_and_every_gradient_norm(case, scenes):
   @functools.partial(jax.grad, has_aux=True)
   def gradient(params):
     loss, aux = objective.diffusion_loss(
-        lambda x, t: module.apply({'params': params}, x, text, t),
-        video,
-        schedule=schedule.zero_snr_schedule(),
-        timesteps=index,
-        noise=noise,
+      lambda x, t: module.apply({'params': params}, x, text, t),
+      video,
+      schedule=schedule.zero_snr_schedule(),
+      timesteps=index,
+      noise=noise,
     )
     return loss, aux['per_sample_loss']
 
@@ -174,5 +174,7 @@ def test_config_of_other_sizes_names_every_difference(golden, tmp_path):
   fields = json.loads(golden('dit_mlp_config.json').read_text())
   other = tmp_path / 'config.json'
   other.write_text(json.dumps(fields | dict(num_layers=3, text_dim=20)))
-  with pytest.raises(ValueError, match='47 problem.*w2 has shape.*text/kernel has shape'):
+  with pytest.raises(
+    ValueError, match='47 problem.*w2 has shape.*text/kernel has shape'
+  ):
     convert.load_reference(golden('dit_mlp.safetensors'), other)

@@ -14,19 +14,28 @@ from ttt_jax.train import optimizer
 # Cost analysis counts the body of a loop once: one layer, one segment and one
 # mini-batch make loops of one turn.
 DIT = dict(
-    model_dim=512, num_heads=4, num_layers=1, time_embed_dim=64, text_dim=128,
-    segment_latent_frames=4, mini_batch=340, implementation='reference',
-    attention='xla',
-)  # pyformat: disable
+  model_dim=512,
+  num_heads=4,
+  num_layers=1,
+  time_embed_dim=64,
+  text_dim=128,
+  segment_latent_frames=4,
+  mini_batch=340,
+  implementation='reference',
+  attention='xla',
+)
 UNET = dict(
-    block_out_channels=(64, 128), cross_attention=(True, False),
-    num_heads=(2, 2), layers_per_block=1, text_dim=96,
-)  # pyformat: disable
+  block_out_channels=(64, 128),
+  cross_attention=(True, False),
+  num_heads=(2, 2),
+  layers_per_block=1,
+  text_dim=96,
+)
 CASES = {
-    'ttt_mlp': (dit.DiTConfig(mixer='ttt_mlp', **DIT), (5, 16, 16, 16)),
-    'ttt_linear': (dit.DiTConfig(mixer='ttt_linear', **DIT), (5, 16, 16, 16)),
-    'none': (dit.DiTConfig(mixer='none', **DIT), (5, 16, 16, 16)),
-    'unet3d': (unet.UNet3DConfig(**UNET), (3, 16, 16, 4)),
+  'ttt_mlp': (dit.DiTConfig(mixer='ttt_mlp', **DIT), (5, 16, 16, 16)),
+  'ttt_linear': (dit.DiTConfig(mixer='ttt_linear', **DIT), (5, 16, 16, 16)),
+  'none': (dit.DiTConfig(mixer='none', **DIT), (5, 16, 16, 16)),
+  'unet3d': (unet.UNet3DConfig(**UNET), (3, 16, 16, 4)),
 }
 
 
@@ -44,7 +53,7 @@ def test_the_formula_is_what_xla_counts(name):
   module, params = _network(config)
   struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   lowered = jax.jit(lambda p, *x: module.apply({'params': p}, *x)).lower(
-      params, struct(1, *latents), struct(1, *text), struct(1)
+    params, struct(1, *latents), struct(1, *text), struct(1)
   )
   counted = lowered.cost_analysis()['flops']
   formula = sum(flops.forward_flops(config, latents, text).values())
@@ -83,19 +92,19 @@ def test_products_of_the_5b_model_at_63_seconds():
   dense = total['mlp'] + total['attention projections']
   assert dense == 2 * 12 * 3072**2 * 351_630 * 42
   assert total['TTT projections'] == pytest.approx(
-      2 * 8 * 3072**2 * 351_630 * 42, rel=0.005
+    2 * 8 * 3072**2 * 351_630 * 42, rel=0.005
   )
 
 
 @pytest.mark.parametrize(
-    'kind, peak',
-    [
-        ('TPU v5 lite', 197e12),
-        ('TPU v5p', 459e12),
-        ('TPU v6 lite', 918e12),
-        ('NVIDIA H100 80GB HBM3', 989e12),
-        ('cpu', None),
-    ],
+  'kind, peak',
+  [
+    ('TPU v5 lite', 197e12),
+    ('TPU v5p', 459e12),
+    ('TPU v6 lite', 918e12),
+    ('NVIDIA H100 80GB HBM3', 989e12),
+    ('cpu', None),
+  ],
 )
 def test_peak(kind, peak):
   assert flops.peak(types.SimpleNamespace(device_kind=kind)) == peak

@@ -9,14 +9,22 @@ from ttt_jax.models import dit
 
 def test_sampling_with_smaller_kernels_is_the_same_to_the_bit():
   config = dit.DiTConfig(
-      model_dim=32, num_heads=2, num_layers=1, time_embed_dim=16, text_dim=8,
-      in_channels=4, out_channels=4, segment_latent_frames=2,
-      mixer='ttt_linear', mini_batch=4, dtype='bfloat16',
-  )  # pyformat: disable
+    model_dim=32,
+    num_heads=2,
+    num_layers=1,
+    time_embed_dim=16,
+    text_dim=8,
+    in_channels=4,
+    out_channels=4,
+    segment_latent_frames=2,
+    mixer='ttt_linear',
+    mini_batch=4,
+    dtype='bfloat16',
+  )
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   params = jax.tree.map(
-      lambda x: jnp.asarray(0.1 * draw(*x.shape)), dit.abstract_params(config)
+    lambda x: jnp.asarray(0.1 * draw(*x.shape)), dit.abstract_params(config)
   )
   smaller = dit.inference_params(config, params)
   dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(smaller)}

@@ -30,7 +30,7 @@ def test_moments_and_frames_of_diffusers(tiny):
   config, params, want = tiny
   vae = kl.KLVAE(config)
   mean, logvar = vae.apply(
-      {'params': params}, clip(want['frames']), method='encode'
+    {'params': params}, clip(want['frames']), method='encode'
   )
   assert error(mean, SCALE * clip(want['mean'])) < 1e-5
   logvar -= 2 * np.log(SCALE)
@@ -60,7 +60,7 @@ def test_bfloat16(tiny):
   config, params, want = tiny
   vae = kl.KLVAE(config, jnp.bfloat16)
   found = vae.apply(
-      {'params': params}, SCALE * clip(want['latents']), method='decode'
+    {'params': params}, SCALE * clip(want['latents']), method='decode'
   )
   assert found.dtype == jnp.float32
   assert 1e-4 < error(found, clip(want['decoded'])) < 0.05

@@ -9,12 +9,12 @@ from ttt_jax.models import layers
 
 
 @pytest.mark.parametrize(
-    'equation, x, kernel, bias',
-    [
-        ('bti,io->bto', (2, 5, 3), (3, 4), (4,)),
-        ('btm,mpx->pbtx', (2, 5, 3), (3, 2, 4), (2, 4)),
-        ('pbtx,pxm->btm', (2, 2, 5, 4), (2, 4, 3), (3,)),
-    ],
+  'equation, x, kernel, bias',
+  [
+    ('bti,io->bto', (2, 5, 3), (3, 4), (4,)),
+    ('btm,mpx->pbtx', (2, 5, 3), (3, 2, 4), (2, 4)),
+    ('pbtx,pxm->btm', (2, 2, 5, 4), (2, 4, 3), (3,)),
+  ],
 )
 def test_gradients_are_autodiff_s(equation, x, kernel, bias):
   rng = np.random.default_rng(0)
@@ -23,8 +23,8 @@ def test_gradients_are_autodiff_s(equation, x, kernel, bias):
 
   def plain(x, kernel, bias):
     places = [
-        n if a in equation.split(',')[1].split('->')[0] else 1
-        for n, a in zip(jnp.einsum(equation, x, kernel).shape, axes)
+      n if a in equation.split(',')[1].split('->')[0] else 1
+      for n, a in zip(jnp.einsum(equation, x, kernel).shape, axes)
     ]
     return jnp.einsum(equation, x, kernel) + bias.reshape(places)
 

@@ -19,22 +19,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    'mixer, segments, sizes',
-    [
-        ('ttt_linear', 2, (2, 1)),
-        pytest.param('ttt_linear', 2, (8, 4), marks=pytest.mark.slow),
-        pytest.param('ttt_mlp', 3, (8, 4, 2, 1), marks=pytest.mark.slow),
-    ],
+  'mixer, segments, sizes',
+  [
+    ('ttt_linear', 2, (2, 1)),
+    pytest.param('ttt_linear', 2, (8, 4), marks=pytest.mark.slow),
+    pytest.param('ttt_mlp', 3, (8, 4, 2, 1), marks=pytest.mark.slow),
+  ],
 )
 def test_every_mesh_gives_what_one_device_gives(mixer, segments, sizes):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.models.meshes', mixer, str(segments),
-       *map(str, sizes)],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=dict(
-          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
-      ),
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'tests.models.meshes',
+      mixer,
+      str(segments),
+      *map(str, sizes),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'),
+  )
   assert out.returncode == 0, out.stderr
   # Nothing in training is copied to all devices because a split was not said.
   copied = r'Involuntary full rematerialization.*jit\(losses\)'
@@ -54,15 +61,15 @@ def test_arithmetic_inside_heads(tokens, number, dim):
   heads = heads_lib.Heads(number, dim)
   np.testing.assert_array_equal(heads.tokens(heads.view(x)), x)
   np.testing.assert_array_equal(heads.ungroup(heads.groups(x)), x)
-  np.testing.assert_array_equal(
-      heads.groups(x)[:, 0], x[..., : heads.width]
-  )
+  np.testing.assert_array_equal(heads.groups(x)[:, 0], x[..., : heads.width])
   split = x.reshape(2, tokens, number, dim)
   total = heads.tokens(heads.total(heads.view(x))).reshape(split.shape)
   np.testing.assert_allclose(
-      total, np.broadcast_to(split.sum(-1, keepdims=True), split.shape),
-      rtol=1e-4, atol=1e-5,
-  )  # pyformat: disable
+    total,
+    np.broadcast_to(split.sum(-1, keepdims=True), split.shape),
+    rtol=1e-4,
+    atol=1e-5,
+  )
   positions = rng.integers(-1, 9, (tokens, 3))
   cos, sin = rope.turns(positions, dim)
   even, odd = split[..., ::2], split[..., 1::2]
@@ -83,7 +90,7 @@ def test_the_products_of_a_tpu_are_the_plain_forms(monkeypatch):
 
   plain = both()
   monkeypatch.setattr(
-      heads_lib.jax.lax, 'platform_dependent', lambda y, tpu, default: tpu(y)
+    heads_lib.jax.lax, 'platform_dependent', lambda y, tpu, default: tpu(y)
   )
   for a, b in zip(plain, both()):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -50,7 +50,7 @@ def test_states_of_a_tiny_bert(tiny):
   assert config == minilm.MiniLMConfig(20, 16, 2, 4, 40, 20)
   want = np.load(tiny / 'states.npz')
   got = minilm.MiniLMEncoder(config).apply(
-      {'params': params}, want['ids'], want['mask']
+    {'params': params}, want['ids'], want['mask']
   )
   real = want['mask'].astype(bool)
   assert np.abs(want['states'][real]).max() > 1
@@ -63,7 +63,7 @@ def test_states_of_the_real_weights(fixtures):
   encoder = real_encoder(length)
   got = encoder.encode(want['texts'].tolist())
   np.testing.assert_allclose(
-      got, want['states'] * want['mask'][..., None], atol=1e-5
+    got, want['states'] * want['mask'][..., None], atol=1e-5
   )
   for text, mask in zip(want['texts'], want['mask']):
     assert encoder.count_tokens(str(text)) == mask.sum()
@@ -76,7 +76,9 @@ def test_the_table_is_complete_both_ways(tiny):
   read = safetensors_numpy.load_file(tiny / 'model.safetensors')
   left_out = set(read) - set(written)
   assert left_out == {
-      'embeddings.position_ids', 'pooler.dense.weight', 'pooler.dense.bias'
+    'embeddings.position_ids',
+    'pooler.dense.weight',
+    'pooler.dense.bias',
   }
   for key, tensor in written.items():
     np.testing.assert_array_equal(tensor, read[key])
@@ -102,7 +104,14 @@ def test_padding_is_zero_and_does_not_matter(tiny):
 
 def test_tokens_of_a_text(tiny):
   assert load(tiny)._tokenize('A cat, sleeping.') == [
-      5, 8, 9, 18, 11, 13, 17, 6
+    5,
+    8,
+    9,
+    18,
+    11,
+    13,
+    17,
+    6,
   ]
   assert load(tiny)._tokenize('') == [5, 6]
 
@@ -111,7 +120,12 @@ def test_scene_tokens_are_single_reserved_rows(tiny):
   encoder = load(tiny)
   assert encoder.scene_token_ids == (2, 3)
   assert encoder._tokenize('<start_scene>A cat<end_scene>') == [
-      5, 2, 8, 9, 3, 6
+    5,
+    2,
+    8,
+    9,
+    3,
+    6,
   ]
   # What a user types cannot reach the reserved rows.
   assert not {2, 3} & set(encoder._tokenize('[unused1] cat [unused2]'))
@@ -121,13 +135,24 @@ def test_scene_tokens_are_single_reserved_rows(tiny):
 
 def test_batches_of_any_size_give_the_same(tiny):
   encoder = load(tiny)
-  texts = ['a cat', 'a dog', 'it goes on', '', 'the', 'cat', 'dog', 'on', 'a',
-           'cats', 'dogs']
+  texts = [
+    'a cat',
+    'a dog',
+    'it goes on',
+    '',
+    'the',
+    'cat',
+    'dog',
+    'on',
+    'a',
+    'cats',
+    'dogs',
+  ]
   together = encoder.encode(texts + texts)
   assert together.shape == (22, 8, 16)
   for i, text in enumerate(texts):
     np.testing.assert_allclose(
-        together[i], encoder.encode([text])[0], atol=2e-6
+      together[i], encoder.encode([text])[0], atol=2e-6
     )
   np.testing.assert_array_equal(together[:11], together[11:])
   assert len({t.tobytes() for t in together[:11]}) == 11
@@ -161,9 +186,7 @@ def test_identity_follows_the_contents(tiny, copy):
 def test_another_kind_of_model(copy):
   def with_type(kind):
     config = json.loads((copy / 'config.json').read_text())
-    (copy / 'config.json').write_text(
-        json.dumps(config | {'model_type': kind})
-    )
+    (copy / 'config.json').write_text(json.dumps(config | {'model_type': kind}))
     return copy
 
   with pytest.raises(ValueError, match="= None: only 'gated-gelu'"):

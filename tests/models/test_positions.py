@@ -17,7 +17,7 @@ def test_windows_of_the_size_of_pre_training_count_from_zero():
   plain = positions.of_windows(order(), 'rope')
   np.testing.assert_array_equal(plain, order().window_positions)
   np.testing.assert_array_equal(
-      positions.of_windows(order(), 'rope', (2, 3)), plain
+    positions.of_windows(order(), 'rope', (2, 3)), plain
   )
 
 
@@ -41,7 +41,9 @@ def test_sincos_turns_nothing():
 
 def test_the_table_of_sines():
   o = order()
-  table = np.asarray(positions.table(o, o.length + 3, 16, 2.0, 1.0, jnp.float32))
+  table = np.asarray(
+    positions.table(o, o.length + 3, 16, 2.0, 1.0, jnp.float32)
+  )
   assert table.shape == (o.length + 3, 16)
   assert (table[o.text_index] == 0).all() and (table[o.length :] == 0).all()
   # Token (time 2, row 1, column 2): 4 features of time, 6 of column, 6 of row.
@@ -63,12 +65,12 @@ def test_every_segment_counts_its_own_frames():
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(positions='learned'), "positions is 'learned'; legal are rope"),
-        (dict(base_rows=30), 'base_columns 0; set both, for example 30'),
-        (dict(base_rows=-1, base_columns=2), 'set both'),
-    ],
+  'fields, message',
+  [
+    (dict(positions='learned'), "positions is 'learned'; legal are rope"),
+    (dict(base_rows=30), 'base_columns 0; set both, for example 30'),
+    (dict(base_rows=-1, base_columns=2), 'set both'),
+  ],
 )
 def test_what_cannot_be(fields, message):
   with pytest.raises(ValueError, match=message):

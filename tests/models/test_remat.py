@@ -11,10 +11,16 @@ from ttt_jax.models import dit
 from ttt_jax.models import dit_config
 
 CONFIG = dit.DiTConfig(
-    model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16, text_dim=12,
-    in_channels=4, out_channels=4, segment_latent_frames=2,
-    mixer='none',
-)  # pyformat: disable
+  model_dim=32,
+  num_heads=2,
+  num_layers=2,
+  time_embed_dim=16,
+  text_dim=12,
+  in_channels=4,
+  out_channels=4,
+  segment_latent_frames=2,
+  mixer='none',
+)
 
 
 def gradients(params, remat):
@@ -37,7 +43,7 @@ def params():
   fresh = dit.init_params(CONFIG, jax.random.key(0))
   # The zeros of a fresh model would hide everything.
   return jax.tree.map(
-      lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), fresh
+    lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), fresh
   )
 
 

@@ -20,7 +20,8 @@ def test_blocks_of_the_paper_s_windows():
 
 
 @pytest.mark.parametrize(
-    'length, heads, dim, batch', [(700, 4, 64, 1), (384, 3, 40, 2), (300, 1, 160, 1)]
+  'length, heads, dim, batch',
+  [(700, 4, 64, 1), (384, 3, 40, 2), (300, 1, 160, 1)],
 )
 def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
   # Several blocks of several parts, as long windows have them.
@@ -45,14 +46,15 @@ def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
     return softmax.splash(q, k, v, dim, length, interpret=True)
 
   found, want = (
-      jax.jit(jax.value_and_grad(functools.partial(loss, attend), (0, 1, 2)))(
-          *qkv
-      )
-      for attend in (splash, plain)
+    jax.jit(jax.value_and_grad(functools.partial(loss, attend), (0, 1, 2)))(
+      *qkv
+    )
+    for attend in (splash, plain)
   )
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(
-          a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()
-      ),
-      found, want,
-  )  # pyformat: disable
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()
+    ),
+    found,
+    want,
+  )

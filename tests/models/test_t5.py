@@ -56,8 +56,8 @@ def test_states_of_the_reference(golden):
     assert error(states, io['last_hidden_state_masked']) > 0.1
     buckets = t5.position_buckets(24, config.num_buckets, config.max_distance)
     np.testing.assert_array_equal(
-        params['relative_bias']['embedding'][buckets].transpose(2, 0, 1),
-        io['position_bias'][0],
+      params['relative_bias']['embedding'][buckets].transpose(2, 0, 1),
+      io['position_bias'][0],
     )
 
 
@@ -69,7 +69,7 @@ def test_states_of_a_tiny_t5(tiny):
 
 def test_bfloat16_keeps_norms_softmax_and_residuals_in_float32(tiny):
   config, params = convert_t5.load_t5(
-      tiny, compute_dtype='bfloat16', dtype=jnp.bfloat16
+    tiny, compute_dtype='bfloat16', dtype=jnp.bfloat16
   )
   assert params['layers']['up']['kernel'].dtype == jnp.bfloat16
   want = np.load(tiny / 'states.npz')
@@ -87,19 +87,20 @@ def test_the_defaults_are_xxl():
   # T5 v1.1 XXL's encoder with its embedding.
   assert sum(x.size for x in jax.tree.leaves(params)) == 4_762_310_656
   states = jax.eval_shape(
-      lambda p, ids: apply(t5.T5Config(), p, ids), params,
-      jax.ShapeDtypeStruct((2, 226), jnp.int32),
+    lambda p, ids: apply(t5.T5Config(), p, ids),
+    params,
+    jax.ShapeDtypeStruct((2, 226), jnp.int32),
   )
   assert states.shape == (2, 226, 4096) and states.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
-        (dict(num_buckets=30), 'num_buckets 30 is no multiple'),
-        (dict(max_distance=8), 'max_distance 8 is not above .* 32 buckets'),
-    ],
+  'fields, message',
+  [
+    (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
+    (dict(num_buckets=30), 'num_buckets 30 is no multiple'),
+    (dict(max_distance=8), 'max_distance 8 is not above .* 32 buckets'),
+  ],
 )
 def test_sizes_that_cannot_work(fields, message):
   with pytest.raises(ValueError, match=message):
@@ -117,12 +118,13 @@ def test_buckets_by_hand():
 
 def test_eight_devices_give_what_one_gives(tiny):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.models.t5_devices', str(tiny)],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=dict(
-          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'
-      ),
-  )  # pyformat: disable
+    [sys.executable, '-m', 'tests.models.t5_devices', str(tiny)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=dict(os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8'),
+  )
   assert out.returncode == 0, out.stderr
   report = json.loads(out.stdout)
   size = report.pop('parameters')
@@ -139,7 +141,7 @@ def test_texts_to_states(tiny):
   texts = want['texts'].tolist()
   together = encoder.encode(texts * 3)
   assert error(together[: len(texts)], want['states']) < 1e-5
-  np.testing.assert_array_equal(together[: len(texts)], together[-len(texts):])
+  np.testing.assert_array_equal(together[: len(texts)], together[-len(texts) :])
   assert together.dtype == np.float32 and encoder.width == 16
   assert together[3, 1:].any()  # padding stays
   for text, ids in zip(texts, want['ids']):
@@ -162,10 +164,8 @@ def test_identity_is_that_of_the_contents(tiny, tmp_path):
   assert identity.startswith('t5:') and len(identity) == 19
   config, params = convert_t5.load_t5(tiny)
   save = lambda name, params, **k: (
-      convert_t5.save_t5(config, params, tmp_path / name / 'text_encoder', **k),
-      (tmp_path / name / 'tokenizer').symlink_to(
-          (tiny / 'tokenizer').absolute()
-      ),
+    convert_t5.save_t5(config, params, tmp_path / name / 'text_encoder', **k),
+    (tmp_path / name / 'tokenizer').symlink_to((tiny / 'tokenizer').absolute()),
   )
   save('shards', params, shard_bytes=9000)
   assert len(list((tmp_path / 'shards/text_encoder').iterdir())) > 4

@@ -59,10 +59,14 @@ def test_rows_of_the_released_model():
 
 
 def test_scene_tokens_that_the_folder_names_keep_their_rows(copy):
-  config = {'extra_ids': 100, 'added_tokens_decoder': {
-      '138': {'content': '<start_scene>'}, '0': {'content': '<pad>'},
+  config = {
+    'extra_ids': 100,
+    'added_tokens_decoder': {
+      '138': {'content': '<start_scene>'},
+      '0': {'content': '<pad>'},
       '139': {'content': '<end_scene>'},
-  }}  # pyformat: disable
+    },
+  }
   path = copy / 'tokenizer/tokenizer_config.json'
   path.write_text(json.dumps(config))
   assert find(copy).scene_token_ids == (138, 139)
@@ -106,7 +110,7 @@ def test_missing_and_damaged_files(copy, fixtures, tmp_path):
 
 def test_the_tokenizer_alone_needs_no_weights(fixtures, copy):
   shutil.copy(
-      fixtures / 'tiny_t5/text_encoder/config.json', copy / 'text_encoder'
+    fixtures / 'tiny_t5/text_encoder/config.json', copy / 'text_encoder'
   )
   tokenize, rows = encoder.load_tokenizer(copy)
   assert rows == (139, 138)

@@ -17,32 +17,32 @@ from ttt_jax.models import ttt
 
 # tokens of a frame (rows, columns), text tokens, scenes, mini-batch
 CASES = {
-    'single': ((2, 3), 18, 1, 16),
-    'multi': ((2, 3), 6, 3, 16),
-    'aligned': ((2, 2), 4, 3, 4),
+  'single': ((2, 3), 18, 1, 16),
+  'multi': ((2, 3), 6, 3, 16),
+  'aligned': ((2, 2), 4, 3, 4),
 }
 
 
 def rules(heads, m, d, hidden):
   dense = lambda name: [
-      table.Rule(f'ttt.w{name}.weight', f'{name}/kernel', (1, 0)),
-      table.Rule(f'ttt.w{name}.bias', f'{name}/bias'),
+    table.Rule(f'ttt.w{name}.weight', f'{name}/kernel', (1, 0)),
+    table.Rule(f'ttt.w{name}.bias', f'{name}/bias'),
   ]
   return [
-      *(rule for name in 'qkvo' for rule in dense(name)),
-      table.Rule('ttt.post_norm.weight', 'post_norm/scale'),
-      table.Rule('ttt.post_norm.bias', 'post_norm/bias'),
-      table.Rule('ttt.ttt_norm_weight', 'ln_scale'),
-      table.Rule('ttt.ttt_norm_bias', 'ln_bias'),
-      table.Rule('ttt.learnable_ttt_lr_weight', 'lr/kernel', (2, 0, 1),
-                 view=(heads, 1, m)),
-      table.Rule('ttt.learnable_ttt_lr_bias', 'lr/bias', (0, 1),
-                 view=(heads, 1)),
-      table.Rule('ttt.W1', 'w1'),
-      table.Rule('ttt.b1', 'b1', (0, 1, 2), view=(heads, 1, hidden)),
-      table.Rule('ttt.W2', 'w2'),
-      table.Rule('ttt.b2', 'b2', (0, 1, 2), view=(heads, 1, d)),
-  ]  # pyformat: disable
+    *(rule for name in 'qkvo' for rule in dense(name)),
+    table.Rule('ttt.post_norm.weight', 'post_norm/scale'),
+    table.Rule('ttt.post_norm.bias', 'post_norm/bias'),
+    table.Rule('ttt.ttt_norm_weight', 'ln_scale'),
+    table.Rule('ttt.ttt_norm_bias', 'ln_bias'),
+    table.Rule(
+      'ttt.learnable_ttt_lr_weight', 'lr/kernel', (2, 0, 1), view=(heads, 1, m)
+    ),
+    table.Rule('ttt.learnable_ttt_lr_bias', 'lr/bias', (0, 1), view=(heads, 1)),
+    table.Rule('ttt.W1', 'w1'),
+    table.Rule('ttt.b1', 'b1', (0, 1, 2), view=(heads, 1, hidden)),
+    table.Rule('ttt.W2', 'w2'),
+    table.Rule('ttt.b2', 'b2', (0, 1, 2), view=(heads, 1, d)),
+  ]
 
 
 class Case:
@@ -54,9 +54,12 @@ class Case:
     (rows, columns), text, segments, mini_batch = CASES[scenes]
     self.order = token_order.TokenOrder(segments, 12, rows, columns, text)
     self.layer = ttt.TTTLayer(
-        f'ttt_{kind}', 2, mini_batch, 0.1 if kind == 'mlp' else 1.0,
-        jnp.float32,
-    )  # pyformat: disable
+      f'ttt_{kind}',
+      2,
+      mini_batch,
+      0.1 if kind == 'mlp' else 1.0,
+      jnp.float32,
+    )
     read = reference_order.text_first(self.order)
     # From the reference's arrays to the order in which the layer reads.
     self.take = token_order.inverse(read)[self.order.forward]
@@ -66,10 +69,10 @@ class Case:
     shapes = traverse_util.flatten_dict(shapes, sep='/')
     self.rules = rules(2, 64, 32, 128 if kind == 'mlp' else 32)
     self.params = table.from_source(
-        self.rules,
-        safetensors_numpy.load_file(golden(f'ttt_layer_{kind}.safetensors')),
-        {path: leaf.shape for path, leaf in shapes.items()},
-        'the layer',
+      self.rules,
+      safetensors_numpy.load_file(golden(f'ttt_layer_{kind}.safetensors')),
+      {path: leaf.shape for path, leaf in shapes.items()},
+      'the layer',
     )
 
   def init(self, key):
@@ -79,9 +82,9 @@ class Case:
     return rope.turns(self.order.ttt_positions, 32)
 
   def apply(self, params, x):
-    return self.layer.apply(
-        {'params': params}, x, self.turns()
-    )[0][:, self.back]
+    return self.layer.apply({'params': params}, x, self.turns())[0][
+      :, self.back
+    ]
 
 
 @pytest.mark.parametrize('kind', ['mlp', 'linear'])
@@ -100,17 +103,16 @@ def test_gradients(golden, kind, scenes):
   case = Case(golden, kind, scenes)
   cotangent = case.arrays[f'{scenes}_cotangent']
   grads, grad_x = jax.jit(
-      jax.grad(
-          lambda p, x: jnp.sum(case.apply(p, x) * cotangent), argnums=(0, 1)
-      )
+    jax.grad(lambda p, x: jnp.sum(case.apply(p, x) * cotangent), argnums=(0, 1))
   )(case.params, case.x)
   source = case.per_token if scenes == 'multi' else case.arrays
   ours = table.to_source(case.rules, grads)
   ours['x'] = np.asarray(grad_x)[:, case.back]
   names = [
-      m[1] for key in source.files
-      if (m := re.fullmatch(f'{scenes}_grad_(.*)', key))
-  ]  # pyformat: disable
+    m[1]
+    for key in source.files
+    if (m := re.fullmatch(f'{scenes}_grad_(.*)', key))
+  ]
   assert len(names) >= 16
   for name in names:
     expected = source[f'{scenes}_grad_{name}']

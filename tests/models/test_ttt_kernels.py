@@ -18,7 +18,7 @@ def test_the_layer_is_the_same_on_every_implementation(inner):
   order = token_order.TokenOrder(2, 2, 3, 3, 5)
   fill = 3
   turns = rope.turns(
-      np.pad(order.ttt_positions, ((0, fill), (0, 0)), constant_values=-1), 32
+    np.pad(order.ttt_positions, ((0, fill), (0, 0)), constant_values=-1), 32
   )
   rng = np.random.default_rng(0)
   shape = 1, order.length + fill, 3 * 32
@@ -29,14 +29,12 @@ def test_the_layer_is_the_same_on_every_implementation(inner):
   def layer(implementation):
     return ttt.TTTLayer(inner, 3, 16, 1.0, jnp.float32, implementation)
 
-  params = layer('xla').init(
-      jax.random.key(0), x, turns, reading, order.length
-  )
+  params = layer('xla').init(jax.random.key(0), x, turns, reading, order.length)
 
   def run(implementation):
     def call(params, x):
       y, _ = layer(implementation).apply(
-          params, x, turns, reading, order.length
+        params, x, turns, reading, order.length
       )
       # What follows the sequence is nobody's business.
       return y[:, : order.length]

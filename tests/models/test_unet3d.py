@@ -25,9 +25,13 @@ from ttt_jax.models.unet3d import unet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = unet.UNet3DConfig(
-    block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
-    cross_attention=(True, False), num_heads=(2, 4), text_dim=6,
-)  # pyformat: disable
+  block_out_channels=(4, 8),
+  layers_per_block=1,
+  norm_num_groups=2,
+  cross_attention=(True, False),
+  num_heads=(2, 4),
+  text_dim=6,
+)
 
 
 def error(found, want):
@@ -56,9 +60,8 @@ def random_params(config, seed=0):
   """All of them random: zeros would hide what they belong to."""
   leaves, tree = jax.tree.flatten(unet.abstract_params(config))
   return jax.tree.unflatten(
-      tree, [draw([seed, i], *leaf.shape) * 0.3 for i, leaf in
-             enumerate(leaves)]
-  )  # pyformat: disable
+    tree, [draw([seed, i], *leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
+  )
 
 
 @pytest.fixture(scope='module', name='io')
@@ -77,7 +80,7 @@ def test_inflated_output_of_the_reference(golden, io):
   # the reference's own has a random bias.
   for quirk in (False, True):
     _, params = load_unet(
-        golden('tav_unet2d'), fresh=True, reference_bias=quirk
+      golden('tav_unet2d'), fresh=True, reference_bias=quirk
     )
     found = apply(config, params, last(io['sample']), text, timesteps)
     assert (error(found, last(io['out_notemp'])) > 1e-2) == quirk
@@ -88,9 +91,11 @@ def test_2d_output_of_diffusers(golden, io):
   config, params = load_unet(golden('tav_unet2d'), temporal=False)
   pictures = np.swapaxes(last(io['sample']), 0, 1)
   found = apply(
-      config, params, pictures,
-      np.repeat(io['encoder_hidden_states'], len(pictures), 0),
-      np.repeat(io['timestep'], len(pictures)),
+    config,
+    params,
+    pictures,
+    np.repeat(io['encoder_hidden_states'], len(pictures), 0),
+    np.repeat(io['timestep'], len(pictures)),
   )
   want = np.swapaxes(last(io['out2d_per_frame']), 0, 1)
   assert error(found, want) < 2e-5
@@ -101,24 +106,23 @@ def test_2d_output_of_a_tiny_stable_diffusion_2(fixtures):
   want = np.load(folder / 'numbers.npz')
   config, params = load_unet(folder, dtype=np.float32)
   pictures = last(want['latents'])[:, None]
-  found = apply(
-      config, params, pictures, want['states'][:2], want['timesteps']
-  )
+  found = apply(config, params, pictures, want['states'][:2], want['timesteps'])
   assert error(found[:, 0], last(want['output'])) < 2e-5
 
 
 def test_sparse_causal_attention_of_the_reference(io):
   frames = frames_lib.Frames(int(io['sc_video_length']))
   params = {
-      name: {'kernel': io[f'sc_{name}.weight'].T}
-      for name in ('to_q', 'to_k', 'to_v')
+    name: {'kernel': io[f'sc_{name}.weight'].T}
+    for name in ('to_q', 'to_k', 'to_v')
   }
   params['to_out'] = {
-      'kernel': io['sc_to_out.0.weight'].T, 'bias': io['sc_to_out.0.bias']
+    'kernel': io['sc_to_out.0.weight'].T,
+    'bias': io['sc_to_out.0.bias'],
   }
   for at_once in (None, 3):
     module = attention.SparseCausalAttention(
-        int(io['sc_heads']), jnp.float32, at_once
+      int(io['sc_heads']), jnp.float32, at_once
     )
     found = module.apply({'params': params}, io['sc_x'], frames)
     assert error(found, io['sc_out']) < 2e-5
@@ -132,7 +136,7 @@ def test_whose_pixels_a_frame_reads():
 
 def test_a_fresh_inflation_is_the_2d_model_on_still_clips(fixtures):
   load = lambda **choices: load_unet(
-      fixtures / 'tiny_sd', dtype=np.float32, **choices
+    fixtures / 'tiny_sd', dtype=np.float32, **choices
   )
   numbers = np.load(fixtures / 'tiny_sd/numbers.npz')
   want = last(numbers['output'])[:, None]
@@ -149,9 +153,7 @@ def test_a_fresh_inflation_is_the_2d_model_on_still_clips(fixtures):
   assert error(found, np.repeat(want, 3, axis=1)) < 2e-5
   # With the reference's bias it is another model.
   _, quirk = load(reference_bias=True)
-  bias = quirk['mid_block_attentions_0']['block']['attn_temp']['to_out'][
-      'bias'
-  ]
+  bias = quirk['mid_block_attentions_0']['block']['attn_temp']['to_out']['bias']
   assert 0.01 < np.abs(bias).max() <= 1 / np.sqrt(len(bias))
   found = apply(config, quirk, still, *args)
   assert error(found, np.repeat(want, 3, axis=1)) > 1e-3
@@ -167,7 +169,7 @@ def test_clips_of_a_batch_do_not_meet_and_frames_do():
   assert (np.abs(before[1] - after[1]).max(axis=(1, 2, 3)) > 1e-3).all()
   # Texts of segments are read together.
   np.testing.assert_allclose(
-      apply(TINY, params, latents, text[:, None], timesteps), after, atol=1e-5
+    apply(TINY, params, latents, text[:, None], timesteps), after, atol=1e-5
   )
 
 
@@ -180,9 +182,10 @@ def test_attention_of_a_few_frames_at_a_time():
   gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
   for at_once in (1, 2, 5):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        gradient(q, k, v, at_once), gradient(q, k, v, None),
-    )  # pyformat: disable
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+      gradient(q, k, v, at_once),
+      gradient(q, k, v, None),
+    )
 
 
 def test_splash_attention_of_lengths_that_fill_no_block():
@@ -207,9 +210,10 @@ def test_less_memory_gives_the_same_gradients():
   found = gradient(params, less)
   scale = max(np.abs(x).max() for x in jax.tree.leaves(want))
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale),
-      found, want,
-  )  # pyformat: disable
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale),
+    found,
+    want,
+  )
 
 
 def test_bfloat16_keeps_norms_and_softmax_in_float32():
@@ -221,8 +225,8 @@ def test_bfloat16_keeps_norms_and_softmax_in_float32():
   assert {name for name, _ in types} == {'rsqrt', 'exp', 'reduce_max'}
   assert {dtype for _, dtype in types} == {np.dtype(np.float32)}
   assert any(
-      dtype == jnp.bfloat16
-      for _, dtype in operations(jaxpr, ('conv_general_dilated',))
+    dtype == jnp.bfloat16
+    for _, dtype in operations(jaxpr, ('conv_general_dilated',))
   )
   found = apply(config, params, *args)
   assert found.dtype == jnp.float32
@@ -242,11 +246,12 @@ def operations(jaxpr, names):
 def test_remat_keeps_what_enters_each_layer():
   params, args = random_params(TINY), inputs()
   count = lambda config: sum(
-      1 for _ in operations(
-          jax.make_jaxpr(apply, static_argnums=0)(config, params, *args),
-          ('remat2', 'checkpoint', 'remat'),
-      )
-  )  # pyformat: disable
+    1
+    for _ in operations(
+      jax.make_jaxpr(apply, static_argnums=0)(config, params, *args),
+      ('remat2', 'checkpoint', 'remat'),
+    )
+  )
   # Residual blocks: 2 down, 2 in the middle, 4 up; transformers: 1, 1, 2.
   assert count(TINY) == 0
   assert count(dataclasses.replace(TINY, remat='layer')) == 12
@@ -259,16 +264,16 @@ def test_the_defaults_are_stable_diffusion_1():
 
 
 @pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(prediction='sample'), "'sample'; legal are epsilon, v_pred"),
-        (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
-        (dict(remat='all'), "'all'; legal are none, layer"),
-        (dict(num_heads=(2,)), 'one value for each of the 2 levels'),
-        (dict(num_heads=(3, 2)), '4 is not a multiple of its 3 heads'),
-        (dict(norm_num_groups=3), '4 is not a multiple of norm_num_groups 3'),
-        (dict(attention_frames=0), 'attention_frames 0 must be 1 or more'),
-    ],
+  'fields, message',
+  [
+    (dict(prediction='sample'), "'sample'; legal are epsilon, v_pred"),
+    (dict(dtype='float16'), "'float16'; legal are float32, bfloat16"),
+    (dict(remat='all'), "'all'; legal are none, layer"),
+    (dict(num_heads=(2,)), 'one value for each of the 2 levels'),
+    (dict(num_heads=(3, 2)), '4 is not a multiple of its 3 heads'),
+    (dict(norm_num_groups=3), '4 is not a multiple of norm_num_groups 3'),
+    (dict(attention_frames=0), 'attention_frames 0 must be 1 or more'),
+  ],
 )
 def test_sizes_that_cannot_work(fields, message):
   with pytest.raises(ValueError, match=message) as e:
@@ -277,13 +282,13 @@ def test_sizes_that_cannot_work(fields, message):
 
 
 @pytest.mark.parametrize(
-    'latents, text, message',
-    [
-        ((1, 3, 5, 4, 4), (1, 5, 6), '5 x 4; both must be multiples of 2'),
-        ((1, 3, 4, 4, 3), (1, 5, 6), r'must be \[B, F, h, w, 4\]'),
-        ((2, 3, 4, 4, 4), (1, 5, 6), r'must be \[2, L, 6\]'),
-        ((1, 3, 4, 4, 4), (1, 5, 7), r'must be \[1, L, 6\]'),
-    ],
+  'latents, text, message',
+  [
+    ((1, 3, 5, 4, 4), (1, 5, 6), '5 x 4; both must be multiples of 2'),
+    ((1, 3, 4, 4, 3), (1, 5, 6), r'must be \[B, F, h, w, 4\]'),
+    ((2, 3, 4, 4, 4), (1, 5, 6), r'must be \[2, L, 6\]'),
+    ((1, 3, 4, 4, 4), (1, 5, 7), r'must be \[1, L, 6\]'),
+  ],
 )
 def test_inputs_that_do_not_fit(latents, text, message):
   with pytest.raises(ValueError, match=message):
@@ -294,22 +299,29 @@ def test_inputs_that_do_not_fit(latents, text, message):
 @pytest.mark.parametrize('everywhere', [False, True])
 def test_every_mesh_gives_what_one_device_gives(everywhere):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.models.unet_meshes',
-       *(['--all'] if everywhere else [])],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=dict(
-          os.environ,
-          XLA_FLAGS='--xla_force_host_platform_device_count=8'
-          # Most of the time is compiling.
-          ' --xla_backend_optimization_level=0'
-          ' --xla_llvm_disable_expensive_passes=true',
-      ),
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'tests.models.unet_meshes',
+      *(['--all'] if everywhere else []),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=dict(
+      os.environ,
+      XLA_FLAGS='--xla_force_host_platform_device_count=8'
+      # Most of the time is compiling.
+      ' --xla_backend_optimization_level=0'
+      ' --xla_llvm_disable_expensive_passes=true',
+    ),
+  )
   assert out.returncode == 0, out.stderr
   report = json.loads(out.stdout)
   assert len(report) == 5
   assert sum('conv_in/kernel' in found for found in report.values()) == (
-      5 if everywhere else 1
+    5 if everywhere else 1
   )
   for case, errors in report.items():
     assert max(errors.values()) < 1e-5, (case, errors)

@@ -23,9 +23,14 @@ from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 TINY = CausalVAEConfig(
-    latent_channels=4, block_out_channels=(8, 8, 16), layers_per_block=1,
-    norm_num_groups=4, patch_size=2, linear_shortcut=True,
-    scaling_factor=(0.5, 1.0, 2.0, 4.0), shift=(0.1, -0.2, 0.3, 1.0),
+  latent_channels=4,
+  block_out_channels=(8, 8, 16),
+  layers_per_block=1,
+  norm_num_groups=4,
+  patch_size=2,
+  linear_shortcut=True,
+  scaling_factor=(0.5, 1.0, 2.0, 4.0),
+  shift=(0.1, -0.2, 0.3, 1.0),
 )
 
 
@@ -63,11 +68,11 @@ def test_one_pass_is_another_model(golden):
   folder = golden('diffusers_vae')
   config, params = load_vae(folder)
   whole = dataclasses.replace(
-      config, scaling_factor=1.0, encode_window=1000, decode_window=1000
+    config, scaling_factor=1.0, encode_window=1000, decode_window=1000
   )
   with np.load(folder / 'io.npz') as file:
     x, want = (
-        file[k].transpose(0, 2, 3, 4, 1) for k in ('x_17', 'mean_onepass_17')
+      file[k].transpose(0, 2, 3, 4, 1) for k in ('x_17', 'mean_onepass_17')
     )
   mean, _ = run(CausalVAE(whole), params, x, method='encode')
   assert np.abs(mean - want).max() <= 2e-5 * np.abs(want).max()
@@ -94,7 +99,7 @@ def test_program_does_not_grow_with_length(tiny):
   def size(frames):
     latents = jnp.zeros((1, frames, 2, 2, 4))
     decode = jax.jit(
-        lambda z: CausalVAE(TINY).apply({'params': tiny}, z, method='decode')
+      lambda z: CausalVAE(TINY).apply({'params': tiny}, z, method='decode')
     )
     return len(decode.lower(latents).as_text().splitlines())
 
@@ -108,9 +113,7 @@ def test_units_are_applied_once(tiny):
   raw, raw_logvar = run(CausalVAE(plain), tiny, x, method='encode')
   scale, shift = np.array(TINY.scaling_factor), np.array(TINY.shift)
   np.testing.assert_allclose(mean, (raw - shift) * scale, atol=1e-5)
-  np.testing.assert_allclose(
-      logvar, raw_logvar + 2 * np.log(scale), atol=1e-5
-  )
+  np.testing.assert_allclose(logvar, raw_logvar + 2 * np.log(scale), atol=1e-5)
   a = run(CausalVAE(TINY), tiny, mean, method='decode')
   b = run(CausalVAE(plain), tiny, raw, method='decode')
   np.testing.assert_allclose(a, b, atol=1e-4)
@@ -120,17 +123,24 @@ def test_causal_conv_equals_xla():
   x = jax.random.normal(jax.random.key(1), (2, 6, 5, 7, 3))
   kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 3, 4))
   want = jax.lax.conv_general_dilated(
-      x, kernel, (1, 1, 1), [(0, 0), (1, 1), (1, 1)],
-      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    x,
+    kernel,
+    (1, 1, 1),
+    [(0, 0), (1, 1), (1, 1)],
+    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
   )
   np.testing.assert_allclose(
-      causal_conv.causal_conv3d(x, kernel), want, atol=1e-4
+    causal_conv.causal_conv3d(x, kernel), want, atol=1e-4
   )
   # Frame by frame, with something before and something after.
   found, cache = causal_conv.conv_frame_by_frame(
-      x[:, 2:] / 2, kernel, x[:, :2], lambda z, maps: 2 * z, want,
-      lambda y, maps: y - maps,
-  )  # pyformat: disable
+    x[:, 2:] / 2,
+    kernel,
+    x[:, :2],
+    lambda z, maps: 2 * z,
+    want,
+    lambda y, maps: y - maps,
+  )
   np.testing.assert_allclose(found, np.zeros_like(want), atol=1e-4)
   np.testing.assert_allclose(cache, x[:, -2:], atol=1e-6)
 
@@ -140,9 +150,10 @@ def test_conv_of_doubled_equals_doubling_before():
   kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 4))
   doubled = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
   np.testing.assert_allclose(
-      causal_conv.conv_of_doubled(x, kernel),
-      causal_conv.conv2d(doubled, kernel), atol=1e-5,
-  )  # pyformat: disable
+    causal_conv.conv_of_doubled(x, kernel),
+    causal_conv.conv2d(doubled, kernel),
+    atol=1e-5,
+  )
 
 
 def test_training_writes_out_what_inference_loops_over():
@@ -153,14 +164,15 @@ def test_training_writes_out_what_inference_loops_over():
   def gradient(**how):
     vae = CausalVAE(config, **how)
     loss = lambda p: jnp.square(
-        vae.apply({'params': p}, x, method='encode')[0]
+      vae.apply({'params': p}, x, method='encode')[0]
     ).mean()
     return vae_tiny.quickly(jax.grad(loss), params)
 
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-      gradient(), gradient(unroll=True),
-  )  # pyformat: disable
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    gradient(),
+    gradient(unroll=True),
+  )
 
 
 @pytest.mark.parametrize('frames', [8, 9])
@@ -173,12 +185,12 @@ def test_blocks_of_pixels_have_an_inverse(frames):
 
 
 @pytest.mark.parametrize(
-    'shape, message',
-    [
-        ((1, 8, 16, 16, 3), '8 frames .* e.g. 5'),
-        ((1, 9, 20, 16, 3), '20x16 .* multiples of 8'),
-        ((9, 16, 16, 3), 'not .batch, frames'),
-    ],
+  'shape, message',
+  [
+    ((1, 8, 16, 16, 3), '8 frames .* e.g. 5'),
+    ((1, 9, 20, 16, 3), '20x16 .* multiples of 8'),
+    ((9, 16, 16, 3), 'not .batch, frames'),
+  ],
 )
 def test_sizes_that_cannot_be_encoded(tiny, shape, message):
   with pytest.raises(ValueError, match=message):
@@ -202,7 +214,7 @@ def test_save_and_load_are_exact(tiny, tmp_path):
   save_vae(TINY, tiny, tmp_path / 'half', dtype=np.float16)
   _, half = load_vae(tmp_path / 'half')
   jax.tree.map(
-      lambda a, b: np.testing.assert_array_equal(np.float16(a), b), tiny, half
+    lambda a, b: np.testing.assert_array_equal(np.float16(a), b), tiny, half
   )
 
 

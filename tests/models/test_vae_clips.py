@@ -10,13 +10,13 @@ def numbered(count, held_out, base):
   frames = np.arange(base, base + count, dtype=np.float32)
   shape = (count, 2, 2, 3)
   return vae_clips.Clip(
-      'c', np.broadcast_to(frames[:, None, None, None], shape), held_out
+    'c', np.broadcast_to(frames[:, None, None, None], shape), held_out
   )
 
 
 CLIPS = (
-    numbered(60, ((20, 30), (50, 60)), 0),
-    numbered(84, ((68, 84),), 100),
+  numbered(60, ((20, 30), (50, 60)), 0),
+  numbered(84, ((68, 84),), 100),
 )
 
 

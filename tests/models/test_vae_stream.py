@@ -108,7 +108,7 @@ def test_pixels_in_and_out(stream):
   assert out.dtype == np.uint8 and out.shape == pixels.shape
   frames = decode(stream, mean)
   np.testing.assert_array_equal(
-      out, np.clip(np.rint((frames + 1) * 127.5), 0, 255)
+    out, np.clip(np.rint((frames + 1) * 127.5), 0, 255)
   )
 
 
@@ -134,11 +134,12 @@ def memory(config, frames, height, width):
   """Bytes of temporaries to decode so many latents in one program."""
   vae = CausalVAE(config)
   params = jax.eval_shape(
-      vae.init, jax.random.key(0),
-      jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32),
-  )  # pyformat: disable
+    vae.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32),
+  )
   latents = jax.ShapeDtypeStruct(
-      (1, frames, height, width, config.latent_channels), jnp.float32
+    (1, frames, height, width, config.latent_channels), jnp.float32
   )
   decode = jax.jit(lambda p, z: vae.apply(p, z, method='decode'))
   compiled = decode.lower(params, latents).compile()
@@ -171,13 +172,17 @@ def test_bfloat16_runs_through(params):
 @pytest.mark.parametrize('what', ['decode', 'encode tiled'])
 def test_results_do_not_depend_on_the_number_of_devices(what):
   out = subprocess.run(
-      [sys.executable, '-m', 'tests.models.vae_devices', *what.split()],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=dict(
-          os.environ, XLA_FLAGS='--xla_force_host_platform_device_count=8',
-          JAX_DISABLE_MOST_OPTIMIZATIONS='1',
-      ),
-  )  # pyformat: disable
+    [sys.executable, '-m', 'tests.models.vae_devices', *what.split()],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=dict(
+      os.environ,
+      XLA_FLAGS='--xla_force_host_platform_device_count=8',
+      JAX_DISABLE_MOST_OPTIMIZATIONS='1',
+    ),
+  )
   assert out.returncode == 0, out.stderr
   report = json.loads(out.stdout)
   assert list(report) == what.split()
@@ -186,7 +191,7 @@ def test_results_do_not_depend_on_the_number_of_devices(what):
 
 def test_parts_of_frames():
   mesh = lambda count, h, w: tuple(
-      stream_lib._spatial_mesh(tuple(range(count)), h, w).devices.shape
+    stream_lib._spatial_mesh(tuple(range(count)), h, w).devices.shape
   )
   assert mesh(8, 60, 90) == (4, 2)
   assert mesh(4, 60, 90) == (2, 2)
@@ -213,7 +218,7 @@ def test_bad_sizes(stream, params):
   with pytest.raises(ValueError, match='overlap_width 1 .* for example 0.2'):
     tiling_lib.Tiling(overlap_width=1)
   tiled = stream_lib.VAEStream(
-      vae_tiny.CONFIG, params, tiling=tiling_lib.Tiling(19, 16)
+    vae_tiny.CONFIG, params, tiling=tiling_lib.Tiling(19, 16)
   )
   with pytest.raises(ValueError, match='19x16 .* multiples of 2'):
     next(tiled.encode(vae_tiny.clip(9, 32, 32)))

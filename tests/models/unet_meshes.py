@@ -22,17 +22,21 @@ from ttt_jax.models.unet3d import unet
 from ttt_jax.train import optimizer
 
 CONFIG = unet.UNet3DConfig(
-    block_out_channels=(4,), layers_per_block=1, norm_num_groups=2,
-    cross_attention=(True,), num_heads=(2,), text_dim=6,
-)  # pyformat: disable
+  block_out_channels=(4,),
+  layers_per_block=1,
+  norm_num_groups=2,
+  cross_attention=(True,),
+  num_heads=(2,),
+  text_dim=6,
+)
 # Meshes, clips and frames: with frames behind the end, with devices that have
 # nothing else, split evenly, with clips that do not divide, and pictures.
 CASES = (
-    (dict(data=2, sp=4), 2, 5),
-    (dict(data=1, sp=8), 1, 9),
-    (dict(data=4, sp=2), 4, 6),
-    (dict(data=4, sp=2), 3, 5),
-    (dict(data=2, sp=4), 2, 1),
+  (dict(data=2, sp=4), 2, 5),
+  (dict(data=1, sp=8), 1, 9),
+  (dict(data=4, sp=2), 4, 6),
+  (dict(data=4, sp=2), 3, 5),
+  (dict(data=2, sp=4), 2, 1),
 )
 
 
@@ -63,7 +67,7 @@ def run_network(params, clips, frames, mesh):
 
   grads, out = gradients(params, latents)
   return jax.device_get(
-      dict(output=out, latents=grads[1]) | optimizer.flat(grads[0])
+    dict(output=out, latents=grads[1]) | optimizer.flat(grads[0])
   )
 
 
@@ -82,7 +86,7 @@ def run_frames(clips, frames, mesh):
     two = here.first_and_previous(jnp.tanh(tokens)).reshape(b, f, -1, p, m)
     # Frames meet in an order that matters.
     time = here.by_pixels(
-        lambda y: jnp.cumsum(y, axis=1) * weight, tokens
+      lambda y: jnp.cumsum(y, axis=1) * weight, tokens
     ).reshape(x.shape)
     mean = here.mean(x[:, :, None])[:, None, None]
     return jnp.square(two[:, :, 0] + 2 * two[:, :, -1] + time + mean) + target
@@ -95,9 +99,10 @@ def run_frames(clips, frames, mesh):
       out = mixed(weight, x, target)
     else:
       out = layout.by_frames(
-          lambda w, x: mixed(w, x[..., :4], x[..., 4:]), weight,
-          jnp.concatenate([x, target], axis=-1),
-      )  # pyformat: disable
+        lambda w, x: mixed(w, x[..., :4], x[..., 4:]),
+        weight,
+        jnp.concatenate([x, target], axis=-1),
+      )
     return jnp.sum(jnp.sin(out[:, :frames])), out[:, :frames]
 
   grads, out = gradients(jnp.float32([0.1, 0.2, 0.3, 0.4]), x)
@@ -111,7 +116,7 @@ def errors(run, clips, frames, shape):
   top = max(np.abs(x).max() for x in want.values())
   scale = lambda x: max(np.abs(x).max(), 1e-2 * top)
   return {
-      k: float(np.abs(got[k] - want[k]).max() / scale(want[k])) for k in want
+    k: float(np.abs(got[k] - want[k]).max() / scale(want[k])) for k in want
   }
 
 

@@ -19,7 +19,7 @@ from ttt_jax.models.vae import tiling as tiling_lib
 
 def run(params, devices, tiling=None):
   return stream_lib.VAEStream(
-      vae_tiny.CONFIG, params, tiling=tiling, devices=jax.devices()[:devices]
+    vae_tiny.CONFIG, params, tiling=tiling, devices=jax.devices()[:devices]
   )
 
 
@@ -29,9 +29,9 @@ def main(*names):
   frames, latents = vae_tiny.clip(9, 32, 48), vae_tiny.latents(5, 16, 24)
   tiles = tiling_lib.Tiling(32, 32, 0.25, 0.25)
   calls = {
-      'encode': lambda n: [m for m, _ in run(params, n).encode(frames)],
-      'decode': lambda n: list(run(params, n).decode(latents)),
-      'tiled': lambda n: list(run(params, n, tiles).decode(latents[:, :3])),
+    'encode': lambda n: [m for m, _ in run(params, n).encode(frames)],
+    'decode': lambda n: list(run(params, n).decode(latents)),
+    'tiled': lambda n: list(run(params, n, tiles).decode(latents[:, :3])),
   }
   report = {}
   for name in names:

@@ -13,21 +13,25 @@ from ttt_jax.convert.vae import parameter_shapes
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
 CONFIG = CausalVAEConfig(
-    latent_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-    norm_num_groups=4, temporal_compression_ratio=2,
-    scaling_factor=(0.5, 1.0, 2.0, 4.0),
-    shift=(0.1, -0.2, 0.3, 1.0),
-)  # pyformat: disable
+  latent_channels=4,
+  block_out_channels=(8, 16),
+  layers_per_block=1,
+  norm_num_groups=4,
+  temporal_compression_ratio=2,
+  scaling_factor=(0.5, 1.0, 2.0, 4.0),
+  shift=(0.1, -0.2, 0.3, 1.0),
+)
 
 
 def parameters(config, spread=0.2):
   """Cheaper than compiling the initialisation."""
   rng = np.random.default_rng(0)
   flat = {
-      path: jnp.asarray(spread * rng.normal(size=shape) + path.endswith('scale'),
-                        jnp.float32)
-      for path, shape in parameter_shapes(config).items()
-  }  # pyformat: disable
+    path: jnp.asarray(
+      spread * rng.normal(size=shape) + path.endswith('scale'), jnp.float32
+    )
+    for path, shape in parameter_shapes(config).items()
+  }
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
@@ -46,7 +50,7 @@ def latents(frames, height, width, seed=0):
 def run(vae, params, *args, method=None):
   """`vae.apply`, compiled as a whole."""
   return quickly(
-      lambda p, *a: vae.apply({'params': p}, *a, method=method), params, *args
+    lambda p, *a: vae.apply({'params': p}, *a, method=method), params, *args
   )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 torch = pytest.importorskip(
-    'torch', reason='PyTorch is not here; `make parity` brings it'
+  'torch', reason='PyTorch is not here; `make parity` brings it'
 )
 
 

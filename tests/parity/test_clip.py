@@ -12,25 +12,36 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 TEXTS = (
-    'a red ball', 'The CAT\'s 12 balls; they\'re "blue", we\'ll see!!', '',
-    '  two   spaces\nand a\ttab ',
-    'caf\u00e9 cafe\u0301 na\u00efve \u4e2d\u6587',
-    '\U0001f600 <|endoftext|> ! a<|startoftext|>', "rock'n'roll 3.14 a_b #1",
-    'IT\u2019S \u00c9COLE \u0130stanbul \u00df', '\u00bd \u2163 x\u00b2',
-)  # pyformat: disable
+  'a red ball',
+  "The CAT's 12 balls; they're \"blue\", we'll see!!",
+  '',
+  '  two   spaces\nand a\ttab ',
+  'caf\u00e9 cafe\u0301 na\u00efve \u4e2d\u6587',
+  '\U0001f600 <|endoftext|> ! a<|startoftext|>',
+  "rock'n'roll 3.14 a_b #1",
+  'IT\u2019S \u00c9COLE \u0130stanbul \u00df',
+  '\u00bd \u2163 x\u00b2',
+)
 
 
 def their_model(seed):
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   torch.manual_seed(seed)
-  model = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-      vocab_size=60, hidden_size=pick(16, 32), num_hidden_layers=pick(1, 3),
-      intermediate_size=pick(24, 40), num_attention_heads=pick(2, 4),
+  model = transformers.CLIPTextModel(
+    transformers.CLIPTextConfig(
+      vocab_size=60,
+      hidden_size=pick(16, 32),
+      num_hidden_layers=pick(1, 3),
+      intermediate_size=pick(24, 40),
+      num_attention_heads=pick(2, 4),
       max_position_embeddings=pick(12, 77),
       hidden_act=('quick_gelu', 'gelu')[seed % 2],
-      bos_token_id=58, eos_token_id=59, pad_token_id=0,
-  )).eval()  # pyformat: disable
+      bos_token_id=58,
+      eos_token_id=59,
+      pad_token_id=0,
+    )
+  ).eval()
   for weight in model.parameters():
     weight.add_(0.2 * torch.randn_like(weight))
   return model
@@ -60,7 +71,7 @@ def test_both_ways(seed, tmp_path):
 def test_ids(pad, fixtures, tmp_path):
   folder = fixtures / 'tiny_sd/tokenizer'
   theirs = transformers.CLIPTokenizer(
-      str(folder / 'vocab.json'), str(folder / 'merges.txt'), pad_token=pad
+    str(folder / 'vocab.json'), str(folder / 'merges.txt'), pad_token=pad
   )
   for name in ('vocab.json', 'merges.txt'):
     (tmp_path / name).write_bytes((folder / name).read_bytes())

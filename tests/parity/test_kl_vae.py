@@ -18,12 +18,14 @@ def their_model(seed):
   levels = pick(2, 3)
   torch.manual_seed(seed)
   model = diffusers.AutoencoderKL(
-      block_out_channels=[pick(8, 16) for _ in range(levels)],
-      down_block_types=['DownEncoderBlock2D'] * levels,
-      up_block_types=['UpDecoderBlock2D'] * levels,
-      layers_per_block=pick(1, 2), norm_num_groups=pick(2, 4),
-      latent_channels=pick(3, 4), scaling_factor=pick(0.18215, 0.5),
-  ).eval()  # pyformat: disable
+    block_out_channels=[pick(8, 16) for _ in range(levels)],
+    down_block_types=['DownEncoderBlock2D'] * levels,
+    up_block_types=['UpDecoderBlock2D'] * levels,
+    layers_per_block=pick(1, 2),
+    norm_num_groups=pick(2, 4),
+    latent_channels=pick(3, 4),
+    scaling_factor=pick(0.18215, 0.5),
+  ).eval()
   for weight in model.parameters():
     weight.add_(0.1 * torch.randn_like(weight))
   return model
@@ -37,8 +39,8 @@ def error(found, want):
 def compare(config, params, model, seed):
   vae, model = kl.KLVAE(config), model.double()
   encode, decode = (
-      jax.jit(lambda p, x, m=m: vae.apply({'params': p}, x, method=m))
-      for m in ('encode', 'decode')
+    jax.jit(lambda p, x, m=m: vae.apply({'params': p}, x, method=m))
+    for m in ('encode', 'decode')
   )
   rng = np.random.default_rng(seed)
   side = config.spatial_compression
@@ -47,8 +49,8 @@ def compare(config, params, model, seed):
   mean, logvar = encode(params, jnp.float32(frames.transpose(0, 2, 3, 1)[None]))
   scale = config.scaling_factor
   found = [
-      error(mean / scale, posterior.mean),
-      error(logvar - 2 * np.log(scale), posterior.logvar),
+    error(mean / scale, posterior.mean),
+    error(logvar - 2 * np.log(scale), posterior.logvar),
   ]
   z = rng.normal(size=(3, config.latent_channels, 4, 2))
   decoded = decode(params, jnp.float32(scale * z.transpose(0, 2, 3, 1)[None]))

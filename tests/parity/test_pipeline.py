@@ -27,25 +27,33 @@ def test_a_folder_gives_the_same_frames_in_both_programs(folder):
   pipe = pipeline.VideoPipeline.load(folder)
   assert pipe.scheduler == 'cogvideox_dpm'
   latents = pipe.sample_latents(
-      storyboard.Storyboard.parse([{'text': TEXT, 'negative': NEGATIVE}]),
-      steps=STEPS, guidance=GUIDANCE, seed=SEED, scheduler='cogvideox_ddim',
-      guidance_schedule='constant',
-  )  # pyformat: disable
+    storyboard.Storyboard.parse([{'text': TEXT, 'negative': NEGATIVE}]),
+    steps=STEPS,
+    guidance=GUIDANCE,
+    seed=SEED,
+    scheduler='cogvideox_ddim',
+    guidance_schedule='constant',
+  )
   frames = pipe.decode(latents)
 
   theirs = diffusers.CogVideoXPipeline.from_pretrained(folder)
   theirs.set_progress_bar_config(disable=True)
   theirs.scheduler = diffusers.CogVideoXDDIMScheduler.from_config(
-      theirs.scheduler.config
+    theirs.scheduler.config
   )
   noise = jax.random.normal(
-      jax.random.fold_in(jax.random.key(SEED), 0), latents.shape
+    jax.random.fold_in(jax.random.key(SEED), 0), latents.shape
   )
   call = dict(
-      prompt=TEXT, negative_prompt=NEGATIVE, height=32, width=48,
-      num_frames=49, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-      use_dynamic_cfg=False,
-      latents=torch.tensor(np.moveaxis(np.asarray(noise), -1, 2)),
+    prompt=TEXT,
+    negative_prompt=NEGATIVE,
+    height=32,
+    width=48,
+    num_frames=49,
+    num_inference_steps=STEPS,
+    guidance_scale=GUIDANCE,
+    use_dynamic_cfg=False,
+    latents=torch.tensor(np.moveaxis(np.asarray(noise), -1, 2)),
   )
   expected = theirs(output_type='latent', **call).frames.numpy()
   expected = np.moveaxis(expected, 2, -1)

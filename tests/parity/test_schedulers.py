@@ -12,13 +12,17 @@ diffusers = pytest.importorskip('diffusers')
 
 SHAPE = (2, 3, 2, 3, 4)
 CONFIG = dict(
-    beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear',
-    prediction_type='v_prediction', clip_sample=False,
-    rescale_betas_zero_snr=True, timestep_spacing='trailing',
-)  # pyformat: disable
+  beta_start=0.00085,
+  beta_end=0.012,
+  beta_schedule='scaled_linear',
+  prediction_type='v_prediction',
+  clip_sample=False,
+  rescale_betas_zero_snr=True,
+  timestep_spacing='trailing',
+)
 CLASSES = {
-    'cogvideox_ddim': diffusers.CogVideoXDDIMScheduler,
-    'cogvideox_dpm': diffusers.CogVideoXDPMScheduler,
+  'cogvideox_ddim': diffusers.CogVideoXDDIMScheduler,
+  'cogvideox_dpm': diffusers.CogVideoXDPMScheduler,
 }
 
 
@@ -34,8 +38,9 @@ def theirs(name, steps, shift, network, x, noise):
     else:
       with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            diffusers.schedulers.scheduling_dpm_cogvideox, 'randn_tensor',
-            lambda *_, **__: torch.tensor(noise[i]),
+          diffusers.schedulers.scheduling_dpm_cogvideox,
+          'randn_tensor',
+          lambda *_, **__: torch.tensor(noise[i]),
         )
         x, old = scheduler.step(v, old, t, before, x, return_dict=False)
       before = t
@@ -52,8 +57,12 @@ def test_every_state_of_a_run(name, steps, shift):
   start = rng.normal(size=SHAPE)
   noise = rng.normal(size=(steps, *SHAPE))
   times, expected = theirs(
-      name, steps, shift, lambda x, t: a * x + b * t / 1000,
-      torch.tensor(start), noise,
+    name,
+    steps,
+    shift,
+    lambda x, t: a * x + b * t / 1000,
+    torch.tensor(start),
+    noise,
   )
   chosen = schedulers.scheduler(name)
   grid = chosen.grid(steps, shift)
@@ -61,8 +70,12 @@ def test_every_state_of_a_run(name, steps, shift):
   network = lambda x, t, scale: a * x + b * t[:, None, None, None, None] / 1000
   with jax.enable_x64(True):
     found = chosen.sample(
-        network, jnp.asarray(start), grid, np.ones(steps),
-        step_noise=jnp.asarray(noise), trajectory=True,
+      network,
+      jnp.asarray(start),
+      grid,
+      np.ones(steps),
+      step_noise=jnp.asarray(noise),
+      trajectory=True,
     ).states
   scale = np.abs(expected).max()
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * scale)

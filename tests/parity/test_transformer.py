@@ -27,16 +27,23 @@ def draw(seed):
   rows, columns = int(rng.integers(2, 5)), int(rng.integers(2, 6))
   channels = pick(4, 16)
   config = dict(
-      num_attention_heads=pick(1, 2, 3), attention_head_dim=pick(16, 32, 64),
-      num_layers=pick(1, 2, 3), time_embed_dim=pick(8, 24),
-      text_embed_dim=pick(10, 32), in_channels=channels,
-      out_channels=channels, patch_size=patch, max_text_seq_length=pick(3, 7),
-      sample_frames=4 * segment + 1, sample_height=rows * patch,
-      sample_width=columns * patch, norm_eps=pick(1e-5, 1e-3),
-      spatial_interpolation_scale=pick(1.875, 1.0),
-      temporal_interpolation_scale=pick(1.0, 2.0),
-      use_rotary_positional_embeddings=seed % 2 == 0,
-  )  # pyformat: disable
+    num_attention_heads=pick(1, 2, 3),
+    attention_head_dim=pick(16, 32, 64),
+    num_layers=pick(1, 2, 3),
+    time_embed_dim=pick(8, 24),
+    text_embed_dim=pick(10, 32),
+    in_channels=channels,
+    out_channels=channels,
+    patch_size=patch,
+    max_text_seq_length=pick(3, 7),
+    sample_frames=4 * segment + 1,
+    sample_height=rows * patch,
+    sample_width=columns * patch,
+    norm_eps=pick(1e-5, 1e-3),
+    spatial_interpolation_scale=pick(1.875, 1.0),
+    temporal_interpolation_scale=pick(1.0, 2.0),
+    use_rotary_positional_embeddings=seed % 2 == 0,
+  )
   # As in pre-training, wider and flatter.
   sizes = [(rows, columns), (rows, columns + 3), (rows + 2, columns)]
   return config, sizes
@@ -55,12 +62,12 @@ def their_turns(config, rows, columns, frames):
   """The rotary positions that the pipeline would give the model."""
   p = config.patch_size
   return embeddings.get_3d_rotary_pos_embed(
-      config.attention_head_dim,
-      pipeline_cogvideox.get_resize_crop_region_for_grid(
-          (rows, columns), config.sample_width // p, config.sample_height // p
-      ),
-      (rows, columns),
-      frames,
+    config.attention_head_dim,
+    pipeline_cogvideox.get_resize_crop_region_for_grid(
+      (rows, columns), config.sample_width // p, config.sample_height // p
+    ),
+    (rows, columns),
+    frames,
   )
 
 
@@ -72,26 +79,33 @@ def compare(config, params, model, sizes, seed):
   rng = np.random.default_rng(seed)
   frames = config.segment_latent_frames + 1
   for rows, columns in sizes:
-    latents = rng.normal(size=(
-        2, frames, theirs.in_channels, rows * theirs.patch_size,
+    latents = rng.normal(
+      size=(
+        2,
+        frames,
+        theirs.in_channels,
+        rows * theirs.patch_size,
         columns * theirs.patch_size,
-    )).astype(np.float32)  # pyformat: disable
+      )
+    ).astype(np.float32)
     text = rng.normal(
-        size=(2, theirs.max_text_seq_length, theirs.text_embed_dim)
+      size=(2, theirs.max_text_seq_length, theirs.text_embed_dim)
     ).astype(np.float32)
     time = rng.integers(0, 1000, 2)
     turns = None
     if theirs.use_rotary_positional_embeddings:
       turns = their_turns(theirs, rows, columns, frames)
     wanted = model(
-        torch.tensor(latents).double(), torch.tensor(text).double(),
-        torch.tensor(time), image_rotary_emb=turns,
-    ).sample.numpy()  # pyformat: disable
+      torch.tensor(latents).double(),
+      torch.tensor(text).double(),
+      torch.tensor(time),
+      image_rotary_emb=turns,
+    ).sample.numpy()
     ours = network(
-        {'params': params},
-        np.moveaxis(latents, 2, -1),
-        text[:, None],
-        np.float32(time),
+      {'params': params},
+      np.moveaxis(latents, 2, -1),
+      text[:, None],
+      np.float32(time),
     )
     error = np.abs(np.moveaxis(np.asarray(ours), -1, 2) - wanted).max()
     assert error < 2e-5 * np.abs(wanted).max(), (rows, columns)
@@ -104,11 +118,11 @@ def test_their_folder_in_our_hands(seed, tmp_path):
   model = model.to(torch.bfloat16 if seed % 3 == 0 else torch.float32)
   # The smallest models, too, come in several files.
   model.save_pretrained(
-      tmp_path, max_shard_size='40KB' if seed % 4 < 2 else '10GB'
+    tmp_path, max_shard_size='40KB' if seed % 4 < 2 else '10GB'
   )
   ours, params = convert.load_dit(tmp_path)
   assert {x.dtype for x in jax.tree.leaves(params)} == {
-      jnp.dtype(jnp.bfloat16 if seed % 3 == 0 else jnp.float32)
+    jnp.dtype(jnp.bfloat16 if seed % 3 == 0 else jnp.float32)
   }
   # In float32 again: bfloat16 has rounded their table of positions, too.
   model = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path)
@@ -136,15 +150,17 @@ def test_our_folder_in_their_hands(seed, tmp_path):
   ours = dataclasses.replace(ours, mixer='ttt_mlp' if seed % 2 else 'none')
   rng = np.random.default_rng(seed)
   params = jax.tree.map(
-      lambda x: rng.normal(scale=0.1, size=x.shape).astype(np.float32),
-      dit.abstract_params(ours),
+    lambda x: rng.normal(scale=0.1, size=x.shape).astype(np.float32),
+    dit.abstract_params(ours),
   )
   convert.save_dit(
-      ours, params, tmp_path / 'ours',
-      shard_bytes=40_000 if seed % 4 < 2 else 10**10,
-  )  # pyformat: disable
+    ours,
+    params,
+    tmp_path / 'ours',
+    shard_bytes=40_000 if seed % 4 < 2 else 10**10,
+  )
   model, told = diffusers.CogVideoXTransformer3DModel.from_pretrained(
-      tmp_path / 'ours', output_loading_info=True
+    tmp_path / 'ours', output_loading_info=True
   )
   assert not any(told.values()), told
   plain = dataclasses.replace(ours, mixer='none')
@@ -157,7 +173,7 @@ def test_what_we_loaded_is_what_they_load(tmp_path):
   model.save_pretrained(tmp_path / 'theirs')
   convert.save_dit(*convert.load_dit(tmp_path / 'theirs'), tmp_path / 'ours')
   again = diffusers.CogVideoXTransformer3DModel.from_pretrained(
-      tmp_path / 'ours', torch_dtype=torch.bfloat16
+    tmp_path / 'ours', torch_dtype=torch.bfloat16
   )
   for name, value in model.state_dict().items():
     found = again.state_dict()[name]

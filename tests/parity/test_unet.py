@@ -26,15 +26,20 @@ def draw(seed):
   crossing = [bool(rng.integers(2)) for _ in range(levels - 1)] + [False]
   heads = [pick(1, 2, 4) for _ in range(levels)]
   return dict(
-      sample_size=8, in_channels=pick(4, 9), out_channels=4,
-      block_out_channels=[pick(8, 16) for _ in range(levels)],
-      layers_per_block=pick(1, 2), norm_num_groups=pick(2, 4),
-      norm_eps=pick(1e-5, 1e-3), cross_attention_dim=pick(6, 10),
-      down_block_types=[DOWN[c] for c in crossing],
-      up_block_types=[UP[c] for c in reversed(crossing)],
-      attention_head_dim=heads if seed % 2 else heads[0],
-      use_linear_projection=bool(seed % 2), upcast_attention=bool(seed % 2),
-  )  # pyformat: disable
+    sample_size=8,
+    in_channels=pick(4, 9),
+    out_channels=4,
+    block_out_channels=[pick(8, 16) for _ in range(levels)],
+    layers_per_block=pick(1, 2),
+    norm_num_groups=pick(2, 4),
+    norm_eps=pick(1e-5, 1e-3),
+    cross_attention_dim=pick(6, 10),
+    down_block_types=[DOWN[c] for c in crossing],
+    up_block_types=[UP[c] for c in reversed(crossing)],
+    attention_head_dim=heads if seed % 2 else heads[0],
+    use_linear_projection=bool(seed % 2),
+    upcast_attention=bool(seed % 2),
+  )
 
 
 def their_model(config, seed):
@@ -55,14 +60,21 @@ def compare(config, params, model, seed):
     picture = rng.normal(size=(2, height, width, config.in_channels))
     text = rng.normal(size=(2, 5, config.text_dim))
     timesteps = rng.integers(0, 1000, size=2)
-    want = model(
-        torch.tensor(picture.transpose(0, 3, 1, 2)), torch.tensor(timesteps),
+    want = (
+      model(
+        torch.tensor(picture.transpose(0, 3, 1, 2)),
+        torch.tensor(timesteps),
         torch.tensor(text),
-    ).sample.numpy().transpose(0, 2, 3, 1)  # pyformat: disable
+      )
+      .sample.numpy()
+      .transpose(0, 2, 3, 1)
+    )
     clip = np.repeat(picture[:, None], frames, axis=1)
     found = network(
-        {'params': params}, jnp.float32(clip), jnp.float32(text),
-        jnp.asarray(timesteps),
+      {'params': params},
+      jnp.float32(clip),
+      jnp.float32(text),
+      jnp.asarray(timesteps),
     )
     error = np.abs(found - want[:, None]).max() / np.abs(want).max()
     print(f'seed {seed}: {error:.1e}')
@@ -85,8 +97,8 @@ def test_our_weights(seed, tmp_path):
   # Ours says what theirs said, but for heads that are equal at all levels:
   # one number says it, too.
   theirs, ours = (
-      json.loads((tmp_path / name / 'config.json').read_text())
-      for name in ('theirs', 'ours')
+    json.loads((tmp_path / name / 'config.json').read_text())
+    for name in ('theirs', 'ours')
   )
   for found in (theirs, ours):
     heads = found['attention_head_dim']

@@ -16,19 +16,29 @@ diffusers = pytest.importorskip('diffusers')
 # Of max: two sums in float32 in another order.
 TOLERANCE = 2e-5
 CASES = {
-    'as_cogvideox': dict(
-        block_out_channels=(8, 16, 16, 32), layers_per_block=2,
-        norm_num_groups=8, latent_channels=6, scaling_factor=0.7,
-    ),
-    'cogvideox_2b_scale': dict(
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1,
-        norm_num_groups=4, latent_channels=4, scaling_factor=1.15258426,
-    ),
-    'time_by_2': dict(
-        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        latent_channels=3, temporal_compression_ratio=2, scaling_factor=1.3,
-    ),
-}  # pyformat: disable
+  'as_cogvideox': dict(
+    block_out_channels=(8, 16, 16, 32),
+    layers_per_block=2,
+    norm_num_groups=8,
+    latent_channels=6,
+    scaling_factor=0.7,
+  ),
+  'cogvideox_2b_scale': dict(
+    block_out_channels=(8, 8, 16, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    latent_channels=4,
+    scaling_factor=1.15258426,
+  ),
+  'time_by_2': dict(
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    latent_channels=3,
+    temporal_compression_ratio=2,
+    scaling_factor=1.3,
+  ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +55,10 @@ def make(name, seed, folder):
   config = CASES[name]
   count = len(config['block_out_channels'])
   vae = diffusers.AutoencoderKLCogVideoX(
-      down_block_types=('CogVideoXDownBlock3D',) * count,
-      up_block_types=('CogVideoXUpBlock3D',) * count, **config,
-  ).eval()  # pyformat: disable
+    down_block_types=('CogVideoXDownBlock3D',) * count,
+    up_block_types=('CogVideoXUpBlock3D',) * count,
+    **config,
+  ).eval()
   for key, parameter in vae.named_parameters():
     # Norms that do something.
     if 'norm' in key and 'conv' not in key:
@@ -74,9 +85,8 @@ def compare(vae, stream, shape, seed):
   b, f, h, w = shape
   time, side = config.temporal_compression_ratio, config.spatial_compression
   latents = rng.normal(
-      size=(b, (f - 1) // time + 1, h // side, w // side,
-            config.latent_channels)
-  ).astype(np.float32)  # pyformat: disable
+    size=(b, (f - 1) // time + 1, h // side, w // side, config.latent_channels)
+  ).astype(np.float32)
   want = vae.decode(to_torch(latents) / scale).sample
   close(np.concatenate(list(stream.decode(latents)), 1), want)
 
@@ -99,11 +109,13 @@ def test_windows(seed, name, tmp_path):
 def test_tiles(size, tmp_path):
   vae = make('as_cogvideox', 2, tmp_path)
   vae.enable_tiling(
-      tile_sample_min_height=32, tile_sample_min_width=40,
-      tile_overlap_factor_height=0.25, tile_overlap_factor_width=0.2,
-  )  # pyformat: disable
+    tile_sample_min_height=32,
+    tile_sample_min_width=40,
+    tile_overlap_factor_height=0.25,
+    tile_overlap_factor_width=0.2,
+  )
   stream = stream_lib.VAEStream(
-      *convert.load_vae(tmp_path), tiling=tiling_lib.Tiling(32, 40, 0.25, 0.2)
+    *convert.load_vae(tmp_path), tiling=tiling_lib.Tiling(32, 40, 0.25, 0.2)
   )
   compare(vae, stream, (1, 9, *size), 3)
 
@@ -112,9 +124,11 @@ def test_our_default_tiles_are_theirs():
   vae = diffusers.AutoencoderKLCogVideoX(block_out_channels=(32,) * 4)
   ours = tiling_lib.Tiling()
   assert ours == tiling_lib.Tiling(
-      vae.tile_sample_min_height, vae.tile_sample_min_width,
-      vae.tile_overlap_factor_height, vae.tile_overlap_factor_width,
-  )  # pyformat: disable
+    vae.tile_sample_min_height,
+    vae.tile_sample_min_width,
+    vae.tile_overlap_factor_height,
+    vae.tile_overlap_factor_width,
+  )
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -125,7 +139,7 @@ def test_our_folder_read_by_diffusers(name, tmp_path):
   assert len(list((tmp_path / 'ours').glob('*.safetensors'))) > 1
   again = diffusers.AutoencoderKLCogVideoX.from_pretrained(tmp_path / 'ours')
   for (key, a), b in zip(
-      vae.state_dict().items(), again.state_dict().values(), strict=True
+    vae.state_dict().items(), again.state_dict().values(), strict=True
   ):
     assert torch.equal(a, b), key
   read = lambda who: json.loads((tmp_path / who / 'config.json').read_text())

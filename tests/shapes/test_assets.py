@@ -19,9 +19,7 @@ from ttt_jax.shapes import judge
 from ttt_jax.shapes import tokenizer
 
 MODEL = 'package:ttt_jax/assets/shapes_sd'
-PROMPTS = (
-    'a red circle over a blue field', 'a yellow star over green stripes'
-)  # pyformat: disable
+PROMPTS = ('a red circle over a blue field', 'a yellow star over green stripes')
 STEPS, GUIDANCE = 10, 4.0
 
 
@@ -52,10 +50,10 @@ def test_it_draws_what_it_is_told():
   def sample(params, noise):
     module = unet.UNet3D(config)
     network = inversion.as_velocity(
-        guidance.guided(
-            functools.partial(module.apply, {'params': params}), text, negative
-        ),
-        config.prediction,
+      guidance.guided(
+        functools.partial(module.apply, {'params': params}), text, negative
+      ),
+      config.prediction,
     )
     scales = guidance.constant(GUIDANCE, STEPS)
     return samplers.ddim(network, noise, grid, scales)

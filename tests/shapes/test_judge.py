@@ -44,12 +44,15 @@ def test_a_texture_may_begin_with_either_tone():
   assert judge.see(frame).texture == 'checks'
 
 
-@pytest.mark.parametrize('prompt,aspect', [
+@pytest.mark.parametrize(
+  'prompt,aspect',
+  [
     ('a red square over a green field', 'shape'),
     ('a blue circle over a green field', 'colour'),
     ('a red circle over a white field', 'background'),
     ('a red circle over green checks', 'texture'),
-])  # pyformat: disable
+  ],
+)
 def test_each_wrong_aspect_is_found(prompt, aspect):
   found = judge.judge(clip(PROMPT), prompt, PATH)
   assert not found.followed and found.share == 0
@@ -96,10 +99,13 @@ def test_few_frames_with_an_object_are_no_path():
   assert found.correlation == 0 and found.aspects['shape'] == 0.5
 
 
-@pytest.mark.parametrize('frame', [
+@pytest.mark.parametrize(
+  'frame',
+  [
     np.random.default_rng(0).integers(0, 256, (64, 64, 3)),
     np.full((64, 64, 3), 128),
-])  # pyformat: disable
+  ],
+)
 def test_what_is_not_of_the_world_is_nothing(frame):
   found = judge.see(frame.astype(np.uint8))
   assert found.shape is None and found.background is None

@@ -8,21 +8,30 @@ import pytest
 from ttt_jax.convert import stable_diffusion
 
 SMALL = (
-    'steps=2', 'batch_size=2', 'pictures=8', 'words.steps=2',
-    'autoencoder.steps=2', 'autoencoder.warmup=1', 'autoencoder.pictures=16',
-)  # pyformat: disable
+  'steps=2',
+  'batch_size=2',
+  'pictures=8',
+  'words.steps=2',
+  'autoencoder.steps=2',
+  'autoencoder.warmup=1',
+  'autoencoder.pictures=16',
+)
 
 
 @pytest.mark.slow
 def test_makes_a_whole_model(tmp_path, request):
   subprocess.run(
-      [
-          sys.executable, '-m', 'ttt_jax.shapes',
-          '--config=configs/shapes.py', f'--workdir={tmp_path}',
-          *(f'--config.{value}' for value in SMALL),
-      ],
-      check=True, cwd=request.config.rootpath,
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'ttt_jax.shapes',
+      '--config=configs/shapes.py',
+      f'--workdir={tmp_path}',
+      *(f'--config.{value}' for value in SMALL),
+    ],
+    check=True,
+    cwd=request.config.rootpath,
+  )
   model = tmp_path / 'sd'
   assert stable_diffusion.load_schedule(model).prediction == 'epsilon'
   for part in ('unet', 'vae', 'text_encoder'):

@@ -82,11 +82,18 @@ def test_captions_are_all_different_and_read_back():
   assert captions.caption(LOOK) == 'a red circle over a green field'
 
 
-@pytest.mark.parametrize('text', [
-    '', 'a red circle', 'a red circle over green field',
-    'a red circle over a green stripes', 'A red circle over a green field',
-    'a pink circle over a green field', 'two red circles over a green field',
-])  # pyformat: disable
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    'a red circle',
+    'a red circle over green field',
+    'a red circle over a green stripes',
+    'A red circle over a green field',
+    'a pink circle over a green field',
+    'two red circles over a green field',
+  ],
+)
 def test_other_texts_are_no_captions(text):
   with pytest.raises(ValueError, match='is no caption of the world'):
     captions.parse(text)

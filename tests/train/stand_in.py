@@ -67,7 +67,7 @@ class StandIn:
       self.source = epath.Path(workdir) / config.previous_stage
     self._pause, self._poison = pause, poison
     self.abstract_params = jax.eval_shape(
-        self.init, jax.eval_shape(lambda: jax.random.key(0))
+      self.init, jax.eval_shape(lambda: jax.random.key(0))
     )
 
   def init(self, key):
@@ -75,14 +75,14 @@ class StandIn:
     keys = jax.random.split(key, 3)
     normal = lambda k, *shape: 0.3 * jax.random.normal(k, shape)
     return dict(
-        embed=dict(kernel=normal(keys[0], FEATURES, width)),
-        layers=dict(
-            mlp=dict(
-                kernel=normal(keys[1], 2, width, width),
-                bias=jnp.zeros((2, width)),
-            )
-        ),
-        readout=dict(kernel=normal(keys[2], width, FEATURES)),
+      embed=dict(kernel=normal(keys[0], FEATURES, width)),
+      layers=dict(
+        mlp=dict(
+          kernel=normal(keys[1], 2, width, width),
+          bias=jnp.zeros((2, width)),
+        )
+      ),
+      readout=dict(kernel=normal(keys[2], width, FEATURES)),
     )
 
   def _network(self, params, x):

@@ -32,10 +32,10 @@ from ttt_jax.train import source
 
 # Found, not imported: it reads the environment when it is.
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not importlib.util.find_spec('gcsfs'), reason='pip install gcsfs'
-    ),
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not importlib.util.find_spec('gcsfs'), reason='pip install gcsfs'
+  ),
 ]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = 'gs://bucket/run'
@@ -52,13 +52,20 @@ def disk(tmp_path_factory):
 
 def _start(*flags):
   return subprocess.Popen(
-      [
-          sys.executable, '-m', 'tests.train.stand_in',
-          '--config=tests/train/tiny_config.py', f'--workdir={RUN}', *flags,
-      ],
-      cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      env=dict(os.environ, JAX_PLATFORMS='cpu'),
-  )  # pyformat: disable
+    [
+      sys.executable,
+      '-m',
+      'tests.train.stand_in',
+      '--config=tests/train/tiny_config.py',
+      f'--workdir={RUN}',
+      *flags,
+    ],
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
 
 
 def _train(*flags):
@@ -92,9 +99,9 @@ def _same(folder, disk):
   """Whether two runs ended with the same bits."""
   for ema in (False, True):
     jax.tree.map(
-        np.testing.assert_array_equal,
-        checkpoint.load_params(folder, ema)[0],
-        checkpoint.load_params(disk, ema)[0],
+      np.testing.assert_array_equal,
+      checkpoint.load_params(folder, ema)[0],
+      checkpoint.load_params(disk, ema)[0],
     )
 
 
@@ -144,7 +151,7 @@ def test_killed_at_any_moment_ends_bit_identical(bucket, disk):
 def test_killed_before_the_last_word_of_a_save_it_is_none(bucket, disk):
   """A bucket renames nothing: what makes a save whole is written last."""
   _train()
-  done, = [n for n in bucket.names() if n.endswith('/12/commit_success.txt')]
+  (done,) = [n for n in bucket.names() if n.endswith('/12/commit_success.txt')]
   del bucket.objects[done]
   assert saved.steps(STAGE) == [9]
   assert 'after step 9' in _train()
@@ -152,7 +159,7 @@ def test_killed_before_the_last_word_of_a_save_it_is_none(bucket, disk):
 
 
 def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(
-    bucket, disk
+  bucket, disk
 ):
   _train()
   for name in _arrays(bucket, 12):
@@ -187,15 +194,16 @@ def test_a_stage_starts_from_one_in_the_bucket(bucket, disk):
   assert found.folder == STAGE and found.identity() == {'vae_identity': 'none'}
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   jax.tree.map(
-      np.testing.assert_array_equal, found.load(lambda _: place),
-      checkpoint.load_params(disk)[0],
-  )  # pyformat: disable
+    np.testing.assert_array_equal,
+    found.load(lambda _: place),
+    checkpoint.load_params(disk)[0],
+  )
   config = tiny_config.get_config('two')
   config.steps = 1
   state = loop.train(stand_in.StandIn(config, RUN))
   np.testing.assert_array_equal(  # Frozen there.
-      state.params['embed']['kernel'],
-      checkpoint.load_params(disk)[0]['embed']['kernel'],
+    state.params['embed']['kernel'],
+    checkpoint.load_params(disk)[0]['embed']['kernel'],
   )
 
 
@@ -213,8 +221,7 @@ def test_two_processes(bucket):
   assert codes == [0, 0], outputs
   for name in _arrays(bucket, 12):
     bucket.truncate(name, 100)
-  outputs, codes = several._finish(
-      several._start(RUN, 2, '--config.steps=15'))
+  outputs, codes = several._finish(several._start(RUN, 2, '--config.steps=15'))
   assert codes == [0, 0], outputs
   assert 'after step 9' in outputs[0]
   assert saved.steps(STAGE) == [15, 12]

@@ -55,7 +55,7 @@ def _flip(folder):
 
 
 def _other_numbers(folder):
-  path, = (folder / 'meta').glob('metadata')
+  (path,) = (folder / 'meta').glob('metadata')
   meta = json.loads(path.read_text())
   meta['fingerprint']['ema'] ^= 1
   path.write_text(json.dumps(meta))
@@ -71,10 +71,10 @@ def _empty_meta(folder):
 
 
 @pytest.mark.parametrize(
-    'damage', [_truncate, _flip, _other_numbers, _lose, _empty_meta]
+  'damage', [_truncate, _flip, _other_numbers, _lose, _empty_meta]
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    finished, copied, damage, capsys
+  finished, copied, damage, capsys
 ):
   damage(copied / 'one/checkpoints/12')
   experiment = stand_in.StandIn(tiny_config.get_config(), copied)
@@ -82,7 +82,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     state = loop.train(experiment)
   assert 'after step 9' in capsys.readouterr().out
   jax.tree.map(
-      np.testing.assert_array_equal, jax.device_get(state), finished[1]
+    np.testing.assert_array_equal, jax.device_get(state), finished[1]
   )
   assert (copied / 'one/damaged-12').exists()
   assert (copied / 'one/checkpoints/12').exists()  # saved anew
@@ -95,9 +95,10 @@ def test_a_step_may_be_damaged_a_second_time(finished, copied):
       loop.train(stand_in.StandIn(tiny_config.get_config(), copied))
   assert len(list((copied / 'one').glob('damaged-12*'))) == 2
   jax.tree.map(
-      np.testing.assert_array_equal, checkpoint.load_params(copied)[0],
-      checkpoint.load_params(finished[0])[0],
-  )  # pyformat: disable
+    np.testing.assert_array_equal,
+    checkpoint.load_params(copied)[0],
+    checkpoint.load_params(finished[0])[0],
+  )
 
 
 def test_sampling_too_falls_back(finished, copied):
@@ -114,8 +115,8 @@ def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(copied):
     _truncate(folder)
   experiment = stand_in.StandIn(tiny_config.get_config(), copied)
   with (
-      pytest.warns(UserWarning),
-      pytest.raises(ValueError, match=r'none of the checkpoints \[12, 9\]'),
+    pytest.warns(UserWarning),
+    pytest.raises(ValueError, match=r'none of the checkpoints \[12, 9\]'),
   ):
     loop.train(experiment)
 
@@ -123,9 +124,7 @@ def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(copied):
 def test_load_params_merges_the_average(finished):
   workdir, state = finished
   params, config = checkpoint.load_params(workdir / 'one')
-  jax.tree.map(
-      np.testing.assert_array_equal, params, state_lib.averaged(state)
-  )
+  jax.tree.map(np.testing.assert_array_equal, params, state_lib.averaged(state))
   assert config.optimizer.clip == 1.0
   plain, _ = checkpoint.load_params(workdir / 'one', ema=False)
   jax.tree.map(np.testing.assert_array_equal, plain, state.params)
@@ -136,9 +135,10 @@ def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
   monkeypatch.chdir(copied.parent)
   params, _ = checkpoint.load_params('w')
   jax.tree.map(
-      np.testing.assert_array_equal, params,
-      checkpoint.load_params(finished[0])[0],
-  )  # pyformat: disable
+    np.testing.assert_array_equal,
+    params,
+    checkpoint.load_params(finished[0])[0],
+  )
   config = tiny_config.get_config()
   config.steps += 2
   state = loop.train(stand_in.StandIn(config, 'w'))
@@ -148,14 +148,14 @@ def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
 
 def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
   """As versions before several processes wrote it."""
-  path, = (copied / 'one/checkpoints/12/meta').glob('metadata')
+  (path,) = (copied / 'one/checkpoints/12/meta').glob('metadata')
   meta = json.loads(path.read_text())
   whole = int(saved.fingerprint(checkpoint._items(finished[1])))
   path.write_text(json.dumps(meta | dict(fingerprint=whole)))
   state = loop.train(stand_in.StandIn(tiny_config.get_config(), copied))
   assert not (copied / 'one/damaged-12').exists()
   jax.tree.map(
-      np.testing.assert_array_equal, jax.device_get(state), finished[1]
+    np.testing.assert_array_equal, jax.device_get(state), finished[1]
   )
   path.write_text(json.dumps(meta | dict(fingerprint=whole ^ 1)))
   with pytest.warns(UserWarning, match='not those that were saved'):
@@ -198,7 +198,7 @@ def test_config_differences_are_named_but_for_free_fields():
 def test_inherit_lists_new_parameters_and_refuses_misfits():
   zeros, ones = np.zeros(2), np.ones(2)
   params, new = state_lib.inherit(
-      dict(a=zeros, ttt=dict(w=zeros)), dict(a=ones)
+    dict(a=zeros, ttt=dict(w=zeros)), dict(a=ones)
   )
   assert new == ['ttt/w'] and params['a'] is ones
   with pytest.raises(ValueError, match='this model lacks: b'):
@@ -224,14 +224,17 @@ def test_full_disk(tmp_path):
   except (OSError, subprocess.CalledProcessError):
     pytest.skip('this machine lets us mount no small file system')
   train = (
-      f'{sys.executable} -m tests.train.stand_in --workdir={tmp_path}'
-      ' --config=tests/train/tiny_config.py --config.model.width=384'
+    f'{sys.executable} -m tests.train.stand_in --workdir={tmp_path}'
+    ' --config=tests/train/tiny_config.py --config.model.width=384'
   )
   out = subprocess.run(
-      [*namespace, f'{mount}; {train}; echo exit $?; ls {tmp_path}/one/check*'],
-      capture_output=True, text=True, check=False, cwd=ROOT,
-      env=dict(os.environ, JAX_PLATFORMS='cpu'),
-  )  # pyformat: disable
+    [*namespace, f'{mount}; {train}; echo exit $?; ls {tmp_path}/one/check*'],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
   lines = out.stdout.splitlines()
   assert lines[-2:] == ['exit 2', '3'], out
   error = [x for x in out.stderr.splitlines() if x.startswith('error: ')]

@@ -29,7 +29,7 @@ def time(monkeypatch):
 
 def _device(kind, process=0, **stats):
   return types.SimpleNamespace(
-      device_kind=kind, process_index=process, memory_stats=lambda: stats
+    device_kind=kind, process_index=process, memory_stats=lambda: stats
   )
 
 
@@ -39,7 +39,7 @@ def test_a_row_has_what_a_step_takes_and_does(time):
   other = _device('TPU v5p', process=1)
   other.memory_stats = None
   clock = clock_lib.Clock(
-      clock_lib.Work(tokens=500, flops=459e12), 4, [device, other]
+    clock_lib.Work(tokens=500, flops=459e12), 4, [device, other]
   )
   time.pass_by(50)
   clock.step()  # It is compiled,
@@ -52,7 +52,8 @@ def test_a_row_has_what_a_step_takes_and_does(time):
     clock.step()
     with clock.pause():  # A checkpoint is written.
       time.pass_by(100)
-  assert clock.row() == pytest.approx({
+  assert clock.row() == pytest.approx(
+    {
       'time/first_step': 60,
       'time/step': 10,
       'time/data_share': 0.05,
@@ -61,7 +62,8 @@ def test_a_row_has_what_a_step_takes_and_does(time):
       'speed/mfu': 4 / 10 / 2,
       'memory/in_use_gib': 1,
       'memory/peak_gib': 3,
-  })
+    }
+  )
   time.pass_by(10)
   clock.step()
   row = clock.row()
@@ -77,14 +79,15 @@ def test_a_device_of_unknown_kind_has_no_mfu(time):
     time.pass_by(2)
     clock.step()
   assert set(clock.row()) == {
-      'time/first_step', 'time/step', 'time/data_share',
-      'speed/tokens_per_second_per_chip', 'speed/tflops_per_chip',
-  }  # pyformat: disable
+    'time/first_step',
+    'time/step',
+    'time/data_share',
+    'speed/tokens_per_second_per_chip',
+    'speed/tflops_per_chip',
+  }
 
 
-def test_restarts_lose_what_was_not_saved_and_the_time_between(
-    time, tmp_path
-):
+def test_restarts_lose_what_was_not_saved_and_the_time_between(time, tmp_path):
   goodput = goodput_lib.Goodput(tmp_path, 0, None)
   for step in range(1, 8):
     time.pass_by(10)
@@ -98,10 +101,11 @@ def test_restarts_lose_what_was_not_saved_and_the_time_between(
   time.pass_by(20)
   goodput.finished(6)
   assert goodput.row() == {
-      'goodput/share': pytest.approx(1 - 120 / 170),
-      'goodput/lost_seconds': 120, 'goodput/redone_steps': 2,
-      'goodput/starts': 2,
-  }  # pyformat: disable
+    'goodput/share': pytest.approx(1 - 120 / 170),
+    'goodput/lost_seconds': 120,
+    'goodput/redone_steps': 2,
+    'goodput/starts': 2,
+  }
   # A stage that is done and gets more steps a day later lost nothing.
   goodput.close(done=True)
   time.pass_by(86_400)

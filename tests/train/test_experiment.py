@@ -38,9 +38,13 @@ def _config(stage='3s'):
   config.data.height = config.data.width = 32
   config.text.length = TEXT
   config.model.update(
-      model_dim=32, num_heads=2, num_layers=2, time_embed_dim=16,
-      text_dim=WIDTH, mini_batch=4,
-  )  # pyformat: disable
+    model_dim=32,
+    num_heads=2,
+    num_layers=2,
+    time_embed_dim=16,
+    text_dim=WIDTH,
+    mini_batch=4,
+  )
   config.batch_size, config.steps = 2, 3
   config.log_every = 1
   config.diagnose_every = config.checkpoint_every = 3
@@ -50,35 +54,45 @@ def _config(stage='3s'):
 def _write(folder, config, **changes):
   g = geometry.Geometry.from_config(config)
   fields = dict(
-      vae_identity='vae:1', text_identity='text:1', scale=1.0, fps=g.fps,
-      height=g.height, width=g.width, frames=g.frames, segments=g.segments,
-      text_length=g.text_length, mini_batch=g.mini_batch,
-  )  # pyformat: disable
+    vae_identity='vae:1',
+    text_identity='text:1',
+    scale=1.0,
+    fps=g.fps,
+    height=g.height,
+    width=g.width,
+    frames=g.frames,
+    segments=g.segments,
+    text_length=g.text_length,
+    mini_batch=g.mini_batch,
+  )
   manifest = manifest_lib.Manifest(**fields | changes)
   rng = np.random.default_rng(0)
   shape = (g.latent_frames, g.latent_height, g.latent_width, 16)
   writer = writer_lib.LatentWriter(folder, manifest, CLIPS)
   for row in range(CLIPS):
     writer.write(
-        row, f'clip{row}', 'x', mean=rng.normal(size=shape),
-        logvar=np.full(shape, -4.0),
-        text=rng.normal(size=(g.segments, TEXT, WIDTH)),
-    )  # pyformat: disable
+      row,
+      f'clip{row}',
+      'x',
+      mean=rng.normal(size=shape),
+      logvar=np.full(shape, -4.0),
+      text=rng.normal(size=(g.segments, TEXT, WIDTH)),
+    )
   writer.write_null_text(np.zeros((TEXT, WIDTH)))
-  writer.finish([
-      dict(name=f'clip{row}', row=row, storyboard={}) for row in range(CLIPS)
-  ])
+  writer.finish(
+    [dict(name=f'clip{row}', row=row, storyboard={}) for row in range(CLIPS)]
+  )
 
 
 def _save_stage(workdir, config, identity):
   """A finished stage, without the training."""
   rng = np.random.default_rng(1)
   params = jax.tree.map(
-      lambda x: jnp.asarray(rng.normal(scale=0.1, size=x.shape), jnp.float32),
-      dit.abstract_params(dit.DiTConfig(**config.model)),
+    lambda x: jnp.asarray(rng.normal(scale=0.1, size=x.shape), jnp.float32),
+    dit.abstract_params(dit.DiTConfig(**config.model)),
   )
   state = state_lib.TrainState(
-      step=jnp.int32(5), params=params, opt_state=dict(x=jnp.ones(1)), ema={}
+    step=jnp.int32(5), params=params, opt_state=dict(x=jnp.ones(1)), ema={}
   )
   with checkpoint.Checkpoints(workdir / config.stage, config) as checkpoints:
     checkpoints.save(state, dict(identity=identity))
@@ -105,9 +119,11 @@ def test_the_real_model_goes_on_from_a_stage_without_ttt(tmp_path, capsys):
   assert np.isfinite(row['loss'])
   layer = {k.removesuffix('/01') for k in row if k.endswith('/01')}
   assert {
-      'forward_text_gate', 'reverse_video_gate', 'forward_inner_loss_before',
-      'reverse_inner_loss_after',
-  } <= layer  # pyformat: disable
+    'forward_text_gate',
+    'reverse_video_gate',
+    'forward_inner_loss_before',
+    'reverse_inner_loss_after',
+  } <= layer
 
 
 def test_text_is_dropped_at_the_rate_of_the_config(tmp_path):
@@ -118,7 +134,6 @@ def test_text_is_dropped_at_the_rate_of_the_config(tmp_path):
   dropped = []
 
   class Network:
-
     def apply(self, variables, latents, text, timesteps):
       del variables, timesteps
       dropped.append(np.asarray((text == 0).all(axis=(1, 2, 3))))
@@ -133,11 +148,11 @@ def test_text_is_dropped_at_the_rate_of_the_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(mini_batch=8), 'mini_batch is 8 in the data set but 4'),
-        (dict(height=64, fps=8), 'fps is 8 .*height is 64'),
-    ],
+  'change, message',
+  [
+    (dict(mini_batch=8), 'mini_batch is 8 in the data set but 4'),
+    (dict(height=64, fps=8), 'fps is 8 .*height is 64'),
+  ],
 )
 def test_a_manifest_that_does_not_fit(tmp_path, change, message):
   config = _config()
@@ -170,14 +185,14 @@ def test_missing_earlier_stage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name, value, message',
-    [
-        ('steps', 0, 'config.steps is 0; .* 1 or more'),
-        ('batch_size', 2.5, 'config.batch_size is 2.5'),
-        ('text_dropout', 1.5, 'text_dropout is 1.5; it must be in'),
-        ('stage', 'a/b', 'names a folder'),
-        ('scheduler', 'euler', "unknown scheduler 'euler': .*cogvideox_dpm"),
-    ],
+  'name, value, message',
+  [
+    ('steps', 0, 'config.steps is 0; .* 1 or more'),
+    ('batch_size', 2.5, 'config.batch_size is 2.5'),
+    ('text_dropout', 1.5, 'text_dropout is 1.5; it must be in'),
+    ('stage', 'a/b', 'names a folder'),
+    ('scheduler', 'euler', "unknown scheduler 'euler': .*cogvideox_dpm"),
+  ],
 )
 def test_values_that_cannot_work(name, value, message):
   config = _config()
@@ -189,9 +204,12 @@ def test_values_that_cannot_work(name, value, message):
 
 def _command(*flags):
   return subprocess.run(
-      [sys.executable, '-m', 'ttt_jax.train', *flags],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-  )  # pyformat: disable
+    [sys.executable, '-m', 'ttt_jax.train', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
 
 
 def test_dry_run_of_the_longest_stage_and_an_error():
@@ -199,7 +217,7 @@ def test_dry_run_of_the_longest_stage_and_an_error():
   assert out.returncode == 0, out.stderr
   assert '351,630 tokens' in out.stdout and 'frozen' in out.stdout
   out = _command(
-      '--config=configs/quickstart.py', '--dry_run', '--config.mesh.sp=3'
+    '--config=configs/quickstart.py', '--dry_run', '--config.mesh.sp=3'
   )
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith('error: config.mesh.sp 3 ')

@@ -34,14 +34,21 @@ def _config(stage='one', **changes):
 
 def _start(workdir, *flags, env=()):
   command = [
-      sys.executable, '-m', 'tests.train.stand_in',
-      '--config=tests/train/tiny_config.py', f'--workdir={workdir}', *flags,
-  ]  # pyformat: disable
+    sys.executable,
+    '-m',
+    'tests.train.stand_in',
+    '--config=tests/train/tiny_config.py',
+    f'--workdir={workdir}',
+    *flags,
+  ]
   return subprocess.Popen(
-      command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      env=dict(os.environ, JAX_PLATFORMS='cpu', **dict(env)),
-  )  # pyformat: disable
+    command,
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu', **dict(env)),
+  )
 
 
 def _same(a, b):
@@ -60,11 +67,21 @@ def test_loss_falls_and_files_are_there(straight):
   workdir, _ = straight
   rows = metrics.read(workdir / 'one')
   assert [row['step'] for row in rows] == [2, 4, 6, 8, 10, 12]
-  assert {'loss', 'grad_norm', 'grad_norm/matrices', 'lr/matrices',
-          'param_norm'} <= set(rows[0])
+  assert {
+    'loss',
+    'grad_norm',
+    'grad_norm/matrices',
+    'lr/matrices',
+    'param_norm',
+  } <= set(rows[0])
   assert 'gate/00' in rows[1] and 'inner_loss_before' in rows[1]
-  assert {'time/step', 'time/data_share', 'speed/tflops_per_chip',
-          'speed/tokens_per_second_per_chip', 'goodput/share'} <= set(rows[1])
+  assert {
+    'time/step',
+    'time/data_share',
+    'speed/tflops_per_chip',
+    'speed/tokens_per_second_per_chip',
+    'goodput/share',
+  } <= set(rows[1])
   assert (workdir / 'one/losses.png').stat().st_size > 5000
   assert list((workdir / 'one').glob('events.*'))
 
@@ -78,8 +95,8 @@ def test_frozen_parameters_do_not_move_and_have_no_state(straight):
   assert (first['readout']['kernel'] != state.params['readout']['kernel']).all()
   assert 'embed' not in state.ema
   paths = [
-      jax.tree_util.keystr(p)
-      for p, _ in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
+    jax.tree_util.keystr(p)
+    for p, _ in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
   ]
   assert any('readout' in p for p in paths)
   assert not any('embed' in p for p in paths)
@@ -92,11 +109,11 @@ def test_frozen_parameters_cost_no_gradient():
 
   def products(groups):
     made = optimizer.make_optimizer(
-        dict(groups=groups), experiment.abstract_params, 12
+      dict(groups=groups), experiment.abstract_params, 12
     )
     step = step_lib.make_step(experiment.loss_fn, made, seed=0, ema_decay=0.9)
     state = jax.eval_shape(
-        lambda p: state_lib.create(p, made), experiment.abstract_params
+      lambda p: state_lib.create(p, made), experiment.abstract_params
     )
     return str(jax.make_jaxpr(step)(state, batch)).count('dot_general')
 
@@ -118,14 +135,14 @@ def test_killed_at_any_moment_ends_bit_identical(straight, tmp_path):
   assert 'error' not in out, out
   for ema in (False, True):
     _same(
-        checkpoint.load_params(tmp_path, ema=ema)[0],
-        checkpoint.load_params(straight[0], ema=ema)[0],
+      checkpoint.load_params(tmp_path, ema=ema)[0],
+      checkpoint.load_params(straight[0], ema=ema)[0],
     )
   rows, want = metrics.read(tmp_path / 'one'), metrics.read(straight[0] / 'one')
   # What depends on when it ran.
   measured = ('time', 'speed', 'memory', 'goodput')
   strip = lambda row: {
-      k: v for k, v in row.items() if not k.startswith(measured)
+    k: v for k, v in row.items() if not k.startswith(measured)
   }
   assert [r['step'] for r in rows] == [r['step'] for r in want]
   assert strip(rows[-1]) == strip(want[-1])
@@ -153,7 +170,7 @@ def test_nan_stops_with_step_and_clips_and_keeps_the_last_good(tmp_path):
   saved = [p.name for p in (tmp_path / 'one/checkpoints').iterdir()]
   assert saved == ['3']
   assert np.isfinite(
-      checkpoint.load_params(tmp_path)[0]['readout']['kernel']
+    checkpoint.load_params(tmp_path)[0]['readout']['kernel']
   ).all()
 
 
@@ -168,7 +185,7 @@ def test_workdir_of_another_config(straight):
 
 
 def test_a_stage_starts_from_the_averaged_weights_of_another(
-    straight, tmp_path
+  straight, tmp_path
 ):
   config = _config('two', steps=1, previous_stage='one', ema_decay=0.0)
   experiment = stand_in.StandIn(config, tmp_path)
@@ -200,12 +217,12 @@ def test_microbatches_give_the_mean_gradient():
   whole = step_lib.accumulate(loss_fn, params, batch, key, 1)
   parts = step_lib.accumulate(loss_fn, params, batch, key, 2)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-      (whole[0][0], whole[1]),
-      (parts[0][0], parts[1]),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    (whole[0][0], whole[1]),
+    (parts[0][0], parts[1]),
   )
   np.testing.assert_allclose(
-      np.sort(parts[0][1][0]), np.sort(whole[0][1][0]), rtol=1e-6
+    np.sort(parts[0][1][0]), np.sort(whole[0][1][0]), rtol=1e-6
   )
 
 
@@ -216,15 +233,18 @@ def test_eight_devices_go_on_where_one_stopped(tmp_path):
   half = loop.train(stand_in.StandIn(config, tmp_path / 'both'), stop)
   assert int(half.step) == 7
   out, _ = _start(
-      tmp_path / 'both', '--config.model.width=128', '--config.batch_size=8',
-      '--config.mesh.data=8', '--report_shardings',
-      env=dict(XLA_FLAGS='--xla_force_host_platform_device_count=8').items(),
-  ).communicate()  # pyformat: disable
+    tmp_path / 'both',
+    '--config.model.width=128',
+    '--config.batch_size=8',
+    '--config.mesh.data=8',
+    '--report_shardings',
+    env=dict(XLA_FLAGS='--xla_force_host_platform_device_count=8').items(),
+  ).communicate()
   assert 'after step 7' in out, out
   assert "layers/mlp/kernel P(None, 'data'" in out, out
   got = checkpoint.load_params(tmp_path / 'both', ema=False)[0]
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-      got,
-      jax.device_get(want.params),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    got,
+    jax.device_get(want.params),
   )

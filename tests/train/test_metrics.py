@@ -37,7 +37,7 @@ def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
   assert [r['loss'] for r in rows] == [2.0, 4.0, 60.0]
   # TensorBoard drops what it read before of steps from the purge mark on.
   purges = [
-      e.step for e in _events(tmp_path) if e.HasField('session_log') and e.step
+    e.step for e in _events(tmp_path) if e.HasField('session_log') and e.step
   ]
   assert purges == [1, 5]
   last = [e for e in _events(tmp_path) if e.HasField('summary')][-1]
@@ -56,13 +56,18 @@ def test_window_means_and_buckets():
   window = metrics.Window()
   for loss, bucket in ((1.0, 0), (2.0, 0), (6.0, 9)):
     one_hot = np.eye(metrics.BUCKETS)[bucket]
-    window.add({
-        'loss': np.float32(loss), metrics.SUM: loss * one_hot,
+    window.add(
+      {
+        'loss': np.float32(loss),
+        metrics.SUM: loss * one_hot,
         metrics.COUNT: one_hot,
-    })  # pyformat: disable
+      }
+    )
   assert window.drain() == {
-      'loss': 3.0, 'loss_t/000-099': 1.5, 'loss_t/900-999': 6.0,
-  }  # pyformat: disable
+    'loss': 3.0,
+    'loss_t/000-099': 1.5,
+    'loss_t/900-999': 6.0,
+  }
   assert window.drain() == {}
 
 

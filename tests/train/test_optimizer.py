@@ -11,14 +11,14 @@ from ttt_jax.train import optimizer
 def _params():
   key = jax.random.key(0)
   return dict(
-      layers=dict(
-          attn=dict(
-              kernel=jax.random.normal(key, (3, 8, 4)), bias=jnp.ones((3, 4))
-          ),
-          ttt=dict(w1=jnp.ones((3, 2, 4, 8)), b1=jnp.ones((3, 2, 8))),
-          norm=dict(scale=jnp.ones((3, 8))),
+    layers=dict(
+      attn=dict(
+        kernel=jax.random.normal(key, (3, 8, 4)), bias=jnp.ones((3, 4))
       ),
-      patch=dict(kernel=jnp.ones((8, 4)), bias=jnp.ones((4,))),
+      ttt=dict(w1=jnp.ones((3, 2, 4, 8)), b1=jnp.ones((3, 2, 8))),
+      norm=dict(scale=jnp.ones((3, 8))),
+    ),
+    patch=dict(kernel=jnp.ones((8, 4)), bias=jnp.ones((4,))),
   )
 
 
@@ -28,22 +28,22 @@ def _config(*groups, **kwargs):
 
 def test_first_match_wins_and_none_freezes():
   groups = optimizer.assign(
-      [
-          ('layers/ttt/.*', dict(lr=1.0, name='ttt')),
-          ('layers/.*/kernel', dict(lr=2.0, name='kernels')),
-          ('layers/ttt/w1', None),
-          ('.*', None),
-      ],
-      _params(),
+    [
+      ('layers/ttt/.*', dict(lr=1.0, name='ttt')),
+      ('layers/.*/kernel', dict(lr=2.0, name='kernels')),
+      ('layers/ttt/w1', None),
+      ('.*', None),
+    ],
+    _params(),
   )
   assert groups == {
-      'layers/attn/bias': None,
-      'layers/attn/kernel': 'kernels',
-      'layers/norm/scale': None,
-      'layers/ttt/b1': 'ttt',
-      'layers/ttt/w1': 'ttt',
-      'patch/bias': None,
-      'patch/kernel': None,
+    'layers/attn/bias': None,
+    'layers/attn/kernel': 'kernels',
+    'layers/norm/scale': None,
+    'layers/ttt/b1': 'ttt',
+    'layers/ttt/w1': 'ttt',
+    'patch/bias': None,
+    'patch/kernel': None,
   }
 
 
@@ -54,25 +54,25 @@ def test_a_regex_matches_whole_paths_only():
 
 def test_muon_takes_matrices_and_leaves_vectors_to_the_next_group():
   groups = optimizer.assign(
-      [
-          ('.*', dict(lr=1.0, optimizer='muon', name='muon')),
-          ('.*', dict(lr=1.0, name='adam')),
-      ],
-      _params(),
+    [
+      ('.*', dict(lr=1.0, optimizer='muon', name='muon')),
+      ('.*', dict(lr=1.0, name='adam')),
+    ],
+    _params(),
   )
   muon = {k for k, v in groups.items() if v == 'muon'}
   assert muon == {'layers/attn/kernel', 'layers/ttt/w1', 'patch/kernel'}
 
 
 @pytest.mark.parametrize(
-    'group, message',
-    [
-        (('layers/.*', dict(lr=1.0)), '2 parameters.*patch/kernel'),
-        (('.*', None), 'freezes every parameter'),
-        (('.*', dict(lr=1.0, rate=1.0)), "unknown options .'rate'"),
-        (('.*', dict(lr=1.0, optimizer='sgd')), 'use adamw or muon'),
-        (('.*', dict(lr=-1.0)), 'must be positive'),
-    ],
+  'group, message',
+  [
+    (('layers/.*', dict(lr=1.0)), '2 parameters.*patch/kernel'),
+    (('.*', None), 'freezes every parameter'),
+    (('.*', dict(lr=1.0, rate=1.0)), "unknown options .'rate'"),
+    (('.*', dict(lr=1.0, optimizer='sgd')), 'use adamw or muon'),
+    (('.*', dict(lr=-1.0)), 'must be positive'),
+  ],
 )
 def test_errors_name_what_is_wrong(group, message):
   with pytest.raises(ValueError, match=message):
@@ -94,7 +94,7 @@ def test_schedules():
 def test_adamw_is_the_textbook_one_and_spares_biases_from_decay():
   params = _params()
   config = _config(
-      ('.*', dict(lr=0.1, weight_decay=0.5)), betas=(0.9, 0.95), eps=1e-8
+    ('.*', dict(lr=0.1, weight_decay=0.5)), betas=(0.9, 0.95), eps=1e-8
   )
   made = optimizer.make_optimizer(config, params, steps=10)
   grads = jax.tree.map(jnp.sin, params)
@@ -106,15 +106,13 @@ def test_adamw_is_the_textbook_one_and_spares_biases_from_decay():
     np.testing.assert_allclose(updates['patch'][name], want, rtol=1e-5)
   for path in ('layers/norm/scale', 'layers/ttt/b1', 'layers/attn/bias'):
     np.testing.assert_allclose(
-        optimizer.flat(updates)[path], optimizer.flat(adam)[path], rtol=1e-5
+      optimizer.flat(updates)[path], optimizer.flat(adam)[path], rtol=1e-5
     )
 
 
 def test_muon_orthogonalizes_each_layer_by_itself():
   params = _params()
-  config = _config(
-      ('.*', dict(lr=1.0, optimizer='muon')), ('.*', dict(lr=1.0))
-  )
+  config = _config(('.*', dict(lr=1.0, optimizer='muon')), ('.*', dict(lr=1.0)))
   made = optimizer.make_optimizer(config, params, steps=10)
   grads = jax.tree.map(jnp.sin, params)
   # A layer with a gradient 100 times as large moves as far as the others.

@@ -32,11 +32,18 @@ CONFIG = dict(batch_size=8, log_every=1, model=dict(width=128))
 def _start(workdir, count, *flags, mesh=None):
   """Starts processes of the stand-in; each mesh axis `data` is a process."""
   command = [
-      sys.executable, '-m', 'tests.train.stand_in', f'--workdir={workdir}',
-      '--config=tests/train/tiny_config.py', '--config.batch_size=8',
-      '--config.model.width=128', f'--config.mesh.data={mesh or count}',
-      '--config.log_every=1', '--heartbeat_timeout=10', *flags,
-  ]  # pyformat: disable
+    sys.executable,
+    '-m',
+    'tests.train.stand_in',
+    f'--workdir={workdir}',
+    '--config=tests/train/tiny_config.py',
+    '--config.batch_size=8',
+    '--config.model.width=128',
+    f'--config.mesh.data={mesh or count}',
+    '--config.log_every=1',
+    '--heartbeat_timeout=10',
+    *flags,
+  ]
   return local_processes.start(command, count)
 
 
@@ -45,8 +52,8 @@ def _finish(processes, seconds=240):
   end = time.monotonic() + seconds
   try:
     outputs = [
-        p.communicate(timeout=max(1, end - time.monotonic()))[0]
-        for p in processes
+      p.communicate(timeout=max(1, end - time.monotonic()))[0]
+      for p in processes
     ]
   finally:
     for p in processes:
@@ -63,8 +70,8 @@ def _wait_for(condition, seconds=120):
 
 def _rows(workdir):
   return [
-      {k: v for k, v in row.items() if k in ('step', 'loss', 'grad_norm')}
-      for row in metrics.read(workdir / 'one')
+    {k: v for k, v in row.items() if k in ('step', 'loss', 'grad_norm')}
+    for row in metrics.read(workdir / 'one')
   ]
 
 
@@ -125,22 +132,18 @@ def test_one_is_killed_the_other_ends_and_both_go_on(dies, two, tmp_path):
 
 
 @pytest.mark.parametrize('told', [0, 1])
-def test_sigterm_to_any_one_makes_both_save_the_same_step(
-    told, two, tmp_path
-):
+def test_sigterm_to_any_one_makes_both_save_the_same_step(told, two, tmp_path):
   processes = _start(
-      tmp_path, 2, '--pause=0.3', '--config.checkpoint_every=100'
+    tmp_path, 2, '--pause=0.3', '--config.checkpoint_every=100'
   )
   _wait_for(lambda: metrics.read(tmp_path / 'one'))
   processes[told].send_signal(signal.SIGTERM)
   outputs, codes = _finish(processes)
   assert codes == [0, 0], outputs
-  step, = re.findall(r'SIGTERM: saved step (\d+) of 12', outputs[0])
+  (step,) = re.findall(r'SIGTERM: saved step (\d+) of 12', outputs[0])
   saved = [p.name for p in (tmp_path / 'one/checkpoints').iterdir()]
   assert saved == [step]
-  outputs, codes = _finish(
-      _start(tmp_path, 2, '--config.checkpoint_every=100')
-  )
+  outputs, codes = _finish(_start(tmp_path, 2, '--config.checkpoint_every=100'))
   assert codes == [0, 0], outputs
   assert f'after step {step}' in outputs[0]
   _assert_close(tmp_path, two, exact=True)
@@ -179,9 +182,10 @@ def test_the_script_ends_all_if_one_dies_and_passes_signals_on(tmp_path):
   run = dict(cwd=ROOT, text=True, stdout=subprocess.PIPE)
   started = time.monotonic()
   done = subprocess.run(
-      [*script, '--grace=2', '--', sys.executable, '-c', die],
-      check=False, **run,
-  )  # pyformat: disable
+    [*script, '--grace=2', '--', sys.executable, '-c', die],
+    check=False,
+    **run,
+  )
   assert done.returncode == 7 and time.monotonic() - started < 40
   assert 'process 1 ended with 7' in done.stdout and '[0] up' in done.stdout
   process = subprocess.Popen([*script, '--', sys.executable, '-c', wait], **run)

@@ -29,8 +29,8 @@ def case(tmp_path):
   model = dit.DiTConfig(**fields)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
-      lambda x: rng.normal(scale=0.1, size=x.shape).astype(jnp.bfloat16),
-      dit.abstract_params(model),
+    lambda x: rng.normal(scale=0.1, size=x.shape).astype(jnp.bfloat16),
+    dit.abstract_params(model),
   )
   return config, model, params
 
@@ -59,7 +59,7 @@ def test_parameters_from_pre_trained_weights(kind, part, case, tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_from_them_with_fresh_ttt_layers(
-    case, tmp_path, capsys
+  case, tmp_path, capsys
 ):
   config, model, params = case
   write('diffusers', tmp_path / 'model', model, params)
@@ -75,20 +75,22 @@ def test_training_goes_on_from_them_with_fresh_ttt_layers(
 
 
 @pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(num_layers=3), 'num_layers = 3 there, 2 in config.model; set'),
-        (dict(norm_eps=1e-6, positions='sincos'),
-         "norm_eps = 1e-06 .*; positions = 'sincos' there, 'rope' in"),
-        (dict(base_rows=30, base_columns=45), 'base_rows = 30 there, 0 in'),
-        (dict(mixer='ttt_mlp', mini_batch=16), 'mini_batch = 16 there, 4 in'),
-    ],
-)  # pyformat: disable
+  'change, message',
+  [
+    (dict(num_layers=3), 'num_layers = 3 there, 2 in config.model; set'),
+    (
+      dict(norm_eps=1e-6, positions='sincos'),
+      "norm_eps = 1e-06 .*; positions = 'sincos' there, 'rope' in",
+    ),
+    (dict(base_rows=30, base_columns=45), 'base_rows = 30 there, 0 in'),
+    (dict(mixer='ttt_mlp', mini_batch=16), 'mini_batch = 16 there, 4 in'),
+  ],
+)
 def test_weights_of_another_network(change, message, case):
   config, model, _ = case
   ours = dit.DiTConfig(**config.model)
   source = source_lib.Source(
-      'there', lambda s: None, dataclasses.replace(model, **change)
+    'there', lambda s: None, dataclasses.replace(model, **change)
   )
   with pytest.raises(ValueError, match=message):
     source_lib.check(source, ours, backbones.geometry(config))
@@ -99,7 +101,8 @@ def test_a_base_of_the_size_of_the_video_is_no_difference(case):
   assert model.base == (2, 2)
   source = source_lib.Source('there', lambda s: None, model)
   source_lib.check(
-      source, dit.DiTConfig(**config.model), backbones.geometry(config))
+    source, dit.DiTConfig(**config.model), backbones.geometry(config)
+  )
 
 
 def test_damage_is_told_before_training(case, tmp_path):

@@ -15,15 +15,15 @@ def get_config(stage: str = 'one') -> ml_collections.ConfigDict:
   config.data = dict(folder='{workdir}/data', seconds=3)
   config.model = dict(width=16)
   config.optimizer = dict(
-      groups=[
-          (r'layers/.*', dict(optimizer='muon', lr=0.02, name='matrices')),
-          (
-              r'layers/.*|readout/.*',
-              dict(lr=1e-2, schedule='cosine', warmup=2, weight_decay=1e-3),
-          ),
-          (r'.*', None),
-      ],
-      clip=1.0,
+    groups=[
+      (r'layers/.*', dict(optimizer='muon', lr=0.02, name='matrices')),
+      (
+        r'layers/.*|readout/.*',
+        dict(lr=1e-2, schedule='cosine', warmup=2, weight_decay=1e-3),
+      ),
+      (r'.*', None),
+    ],
+    clip=1.0,
   )
   config.ema_decay = 0.9
   config.text_dropout = 0.1

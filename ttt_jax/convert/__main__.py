@@ -39,25 +39,30 @@ from rich import table as rich_table
 
 from ttt_jax import cli
 
-_SOURCE = flags.DEFINE_string('source', None, 'Folder that is converted.',
-                              required=True)  # pyformat: disable
+_SOURCE = flags.DEFINE_string(
+  'source', None, 'Folder that is converted.', required=True
+)
 _OUT = flags.DEFINE_string('out', None, 'Folder that is made.', required=True)
 _DTYPE = flags.DEFINE_enum(
-    'dtype', None, ['float32', 'bfloat16', 'float16'],
-    'Type of the new weights; that of the old ones if not given.',
-)  # pyformat: disable
+  'dtype',
+  None,
+  ['float32', 'bfloat16', 'float16'],
+  'Type of the new weights; that of the old ones if not given.',
+)
 _MIXER = flags.DEFINE_enum(
-    'mixer', None, ['none', 'ttt_mlp', 'ttt_linear'],
-    'Adds fresh TTT layers to a transformer, or leaves them away (none). Not'
-    ' needed for training, which adds its own.',
-)  # pyformat: disable
+  'mixer',
+  None,
+  ['none', 'ttt_mlp', 'ttt_linear'],
+  'Adds fresh TTT layers to a transformer, or leaves them away (none). Not'
+  ' needed for training, which adds its own.',
+)
 _MINI_BATCH = flags.DEFINE_integer(
-    'mini_batch', None, 'Tokens that share a step of fresh TTT layers; 64.'
+  'mini_batch', None, 'Tokens that share a step of fresh TTT layers; 64.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of fresh TTT layers.')
 _EMA = flags.DEFINE_bool('ema', True, 'The averaged weights of a training run.')
 _SHARD_GB = flags.DEFINE_float(
-    'shard_gb', 10.0, 'Largest safetensors file in GB; more are split.'
+  'shard_gb', 10.0, 'Largest safetensors file in GB; more are split.'
 )
 
 
@@ -94,13 +99,14 @@ def _check_options(parts, kinds, tree) -> None:
   """Raises ValueError for flags that nothing in `parts` could obey."""
   given = [f'--{f.name}' for f in (_MIXER, _MINI_BATCH) if f.value is not None]
   if given and not any(
-      not tree.is_tree(part) and not kinds.is_run(part)
-      and kinds.of_folder(part).name == 'transformer'
-      for part in parts.values()
-  ):  # pyformat: disable
+    not tree.is_tree(part)
+    and not kinds.is_run(part)
+    and kinds.of_folder(part).name == 'transformer'
+    for part in parts.values()
+  ):
     raise ValueError(
-        f'{given[0]} is only for transformers as save_pretrained writes them;'
-        ' leave it away'
+      f'{given[0]} is only for transformers as save_pretrained writes them;'
+      ' leave it away'
     )
 
 
@@ -119,9 +125,12 @@ def _convert(source: pathlib.Path, out: pathlib.Path, kinds, tree) -> None:
     return
   _report(f'{kind.name}, for Hugging Face', params)
   kind.save(
-      config=config, params=params, folder=out, dtype=_DTYPE.value,
-      shard_bytes=int(_SHARD_GB.value * 10**9),
-  )  # pyformat: disable
+    config=config,
+    params=params,
+    folder=out,
+    dtype=_DTYPE.value,
+    shard_bytes=int(_SHARD_GB.value * 10**9),
+  )
 
 
 def _import(kind, source, out, kinds, tree) -> None:
@@ -131,18 +140,22 @@ def _import(kind, source, out, kinds, tree) -> None:
   options = {}
   if kind.name == 'transformer':
     options = dict(
-        mixer=_MIXER.value, mini_batch=_MINI_BATCH.value, seed=_SEED.value
+      mixer=_MIXER.value, mini_batch=_MINI_BATCH.value, seed=_SEED.value
     )
   config, params = kind.load(
-      source, dtype=None, sharding=kinds.UNREAD, **options
+    source, dtype=None, sharding=kinds.UNREAD, **options
   )
   _report(f'{kind.name}, from {source.name}', params)
   leaves = jax.tree.leaves(params)
   with progress.Bar(f'writing {kind.name}', len(leaves)) as bar:
     tree.write(
-        out, kind.name, dataclasses.asdict(config), params,
-        dtype=_DTYPE.value, on_leaf=lambda _: bar.advance(),
-    )  # pyformat: disable
+      out,
+      kind.name,
+      dataclasses.asdict(config),
+      params,
+      dtype=_DTYPE.value,
+      on_leaf=lambda _: bar.advance(),
+    )
 
 
 def _report(title: str, params: Any) -> None:

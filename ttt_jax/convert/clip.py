@@ -27,24 +27,24 @@ _UNUSED = 'embeddings.position_ids'
 _CLASS = 'CLIPTextModel'
 # Name in config.json -> field of ours; those of any tower, and of the text's.
 TOWER_FIELDS = {
-    'hidden_size': 'width',
-    'num_hidden_layers': 'num_layers',
-    'num_attention_heads': 'num_heads',
-    'intermediate_size': 'mlp_dim',
+  'hidden_size': 'width',
+  'num_hidden_layers': 'num_layers',
+  'num_attention_heads': 'num_heads',
+  'intermediate_size': 'mlp_dim',
 }
 TEXT_FIELDS = TOWER_FIELDS | {
-    'vocab_size': 'vocab_size',
-    'max_position_embeddings': 'max_length',
+  'vocab_size': 'vocab_size',
+  'max_position_embeddings': 'max_length',
 }
 _PARTS = (
-    ('layer_norm1', 'attention_norm'),
-    ('layer_norm2', 'mlp_norm'),
-    ('self_attn.q_proj', 'query'),
-    ('self_attn.k_proj', 'key'),
-    ('self_attn.v_proj', 'value'),
-    ('self_attn.out_proj', 'out'),
-    ('mlp.fc1', 'up'),
-    ('mlp.fc2', 'down'),
+  ('layer_norm1', 'attention_norm'),
+  ('layer_norm2', 'mlp_norm'),
+  ('self_attn.q_proj', 'query'),
+  ('self_attn.k_proj', 'key'),
+  ('self_attn.v_proj', 'value'),
+  ('self_attn.out_proj', 'out'),
+  ('mlp.fc1', 'up'),
+  ('mlp.fc2', 'down'),
 )
 
 
@@ -53,21 +53,25 @@ def block_rules(source: str = '', target: str = '') -> list[Rule]:
   out = []
   for theirs, ours in _PARTS:
     rules = table.norm if ours.endswith('norm') else table.dense
-    out += rules(f'{source}encoder.layers.{{i}}.{theirs}',
-                 f'{target}layers/{ours}')  # pyformat: disable
+    out += rules(
+      f'{source}encoder.layers.{{i}}.{theirs}', f'{target}layers/{ours}'
+    )
   return out
 
 
 def text_rules(source: str = '', target: str = '') -> list[Rule]:
   """The table of the text tower, whose names begin so there and here."""
   return [
-      Rule(f'{source}embeddings.token_embedding.weight',
-           f'{target}tokens/embedding'),
-      Rule(f'{source}embeddings.position_embedding.weight',
-           f'{target}positions/embedding'),
-      *table.norm(f'{source}final_layer_norm', f'{target}final_norm'),
-      *block_rules(source, target),
-  ]  # pyformat: disable
+    Rule(
+      f'{source}embeddings.token_embedding.weight', f'{target}tokens/embedding'
+    ),
+    Rule(
+      f'{source}embeddings.position_embedding.weight',
+      f'{target}positions/embedding',
+    ),
+    *table.norm(f'{source}final_layer_norm', f'{target}final_norm'),
+    *block_rules(source, target),
+  ]
 
 
 RULES = text_rules()
@@ -75,7 +79,7 @@ _WRITTEN = text_rules(_PREFIX)
 
 
 def config_from_json(
-    found: Mapping[str, Any], what: str, dtype: str = 'float32'
+  found: Mapping[str, Any], what: str, dtype: str = 'float32'
 ) -> clip.CLIPTextConfig:
   """The config that a `config.json` holds, computing in `dtype`.
 
@@ -87,18 +91,18 @@ def config_from_json(
   kind = found.get('model_type')
   if names != [_CLASS] or kind != 'clip_text_model':
     raise ValueError(
-        f'{what} describes {", ".join(map(str, names))} of model_type {kind!r}:'
-        f' only {_CLASS} of clip_text_model can be loaded; {sd.SUPPORTED}'
+      f'{what} describes {", ".join(map(str, names))} of model_type {kind!r}:'
+      f' only {_CLASS} of clip_text_model can be loaded; {sd.SUPPORTED}'
     )
   return tower_from_json(clip.CLIPTextConfig, TEXT_FIELDS, found, what, dtype)
 
 
 def tower_from_json(
-    config: type[Config],
-    fields: Mapping[str, str],
-    found: Mapping[str, Any],
-    what: str,
-    dtype: str = 'float32',
+  config: type[Config],
+  fields: Mapping[str, str],
+  found: Mapping[str, Any],
+  what: str,
+  dtype: str = 'float32',
 ) -> Config:
   """The config of a tower.
 
@@ -115,10 +119,10 @@ def tower_from_json(
   sd.check_sizes(found, fields, what)
   try:
     return config(
-        **{ours: found[theirs] for theirs, ours in fields.items()},
-        activation=found.get('hidden_act', 'quick_gelu'),
-        norm_eps=found.get('layer_norm_eps', 1e-5),
-        dtype=dtype,
+      **{ours: found[theirs] for theirs, ours in fields.items()},
+      activation=found.get('hidden_act', 'quick_gelu'),
+      norm_eps=found.get('layer_norm_eps', 1e-5),
+      dtype=dtype,
     )
   except ValueError as e:
     raise ValueError(f'{what}: {e}') from e
@@ -127,21 +131,20 @@ def tower_from_json(
 def config_to_json(config: clip.CLIPTextConfig) -> dict[str, Any]:
   """The content of `config.json`."""
   return {
-      'architectures': [_CLASS],
-      'model_type': 'clip_text_model',
-      **{theirs: getattr(config, ours)
-         for theirs, ours in TEXT_FIELDS.items()},
-      'hidden_act': config.activation,
-      'layer_norm_eps': config.norm_eps,
-  }  # pyformat: disable
+    'architectures': [_CLASS],
+    'model_type': 'clip_text_model',
+    **{theirs: getattr(config, ours) for theirs, ours in TEXT_FIELDS.items()},
+    'hidden_act': config.activation,
+    'layer_norm_eps': config.norm_eps,
+  }
 
 
 def load_clip(
-    folder: str | os.PathLike[str],
-    *,
-    compute_dtype: str = 'float32',
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  compute_dtype: str = 'float32',
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[clip.CLIPTextConfig, dict[str, Any]]:
   """Loads the text encoder of Stable Diffusion 1 or 2.
 
@@ -167,19 +170,23 @@ def load_clip(
   named = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
   named.pop(_UNUSED, None)
   params = table.from_source(
-      RULES, named, parameter_shapes(config), tensors.name, dtype=dtype,
-      sharding=sharding,
-  )  # pyformat: disable
+    RULES,
+    named,
+    parameter_shapes(config),
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
+  )
   return config, params
 
 
 def save_clip(
-    config: clip.CLIPTextConfig,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: clip.CLIPTextConfig,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes a text encoder in transformers' layout.
 
@@ -194,13 +201,18 @@ def save_clip(
     FileExistsError: the folder holds a model already.
   """
   writing.write_folder(
-      folder, WEIGHTS, _WRITTEN, params, dtype=dtype, shard_bytes=shard_bytes,
-      config=config_to_json(config),
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    _WRITTEN,
+    params,
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=config_to_json(config),
+  )
 
 
 def parameter_shapes(
-    config: clip.CLIPTextConfig,
+  config: clip.CLIPTextConfig,
 ) -> dict[str, tuple[int, ...]]:
   """'/'-joined path -> shape of the model's parameters."""
   flat = traverse_util.flatten_dict(clip.abstract_params(config), sep='/')

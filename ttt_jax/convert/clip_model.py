@@ -19,41 +19,54 @@ from ttt_jax.models.text import clip as text_clip
 
 _CLASS = 'CLIPModel'
 _VISION_FIELDS = convert_clip.TOWER_FIELDS | {
-    'image_size': 'image_size',
-    'patch_size': 'patch_size',
+  'image_size': 'image_size',
+  'patch_size': 'patch_size',
 }
 # What a file means that leaves one of them out.
 _TEXT_DEFAULTS = dict(
-    vocab_size=49408, hidden_size=512, intermediate_size=2048,
-    num_hidden_layers=12, num_attention_heads=8, max_position_embeddings=77,
-)  # pyformat: disable
+  vocab_size=49408,
+  hidden_size=512,
+  intermediate_size=2048,
+  num_hidden_layers=12,
+  num_attention_heads=8,
+  max_position_embeddings=77,
+)
 _VISION_DEFAULTS = dict(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-    num_attention_heads=12, image_size=224, patch_size=32,
-)  # pyformat: disable
+  hidden_size=768,
+  intermediate_size=3072,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  image_size=224,
+  patch_size=32,
+)
 # No weights of a tower: the scale of training's logits, and the numbers from 0
 # on in old files.
 _UNUSED = (
-    'logit_scale',
-    'text_model.embeddings.position_ids',
-    'vision_model.embeddings.position_ids',
+  'logit_scale',
+  'text_model.embeddings.position_ids',
+  'vision_model.embeddings.position_ids',
 )
 _VISION = 'vision_model.'
 
 RULES = [
-    *convert_clip.text_rules('text_model.', 'text/'),
-    Rule(f'{_VISION}embeddings.class_embedding', 'vision/class_token'),
-    Rule(f'{_VISION}embeddings.patch_embedding.weight',
-         'vision/patches/kernel', (2, 3, 1, 0)),
-    Rule(f'{_VISION}embeddings.position_embedding.weight',
-         'vision/positions/embedding'),
-    # Spelled so.
-    *table.norm(f'{_VISION}pre_layrnorm', 'vision/first_norm'),
-    *table.norm(f'{_VISION}post_layernorm', 'vision/final_norm'),
-    *convert_clip.block_rules(_VISION, 'vision/'),
-    Rule('text_projection.weight', 'text_projection/kernel', (1, 0)),
-    Rule('visual_projection.weight', 'vision_projection/kernel', (1, 0)),
-]  # pyformat: disable
+  *convert_clip.text_rules('text_model.', 'text/'),
+  Rule(f'{_VISION}embeddings.class_embedding', 'vision/class_token'),
+  Rule(
+    f'{_VISION}embeddings.patch_embedding.weight',
+    'vision/patches/kernel',
+    (2, 3, 1, 0),
+  ),
+  Rule(
+    f'{_VISION}embeddings.position_embedding.weight',
+    'vision/positions/embedding',
+  ),
+  # Spelled so.
+  *table.norm(f'{_VISION}pre_layrnorm', 'vision/first_norm'),
+  *table.norm(f'{_VISION}post_layernorm', 'vision/final_norm'),
+  *convert_clip.block_rules(_VISION, 'vision/'),
+  Rule('text_projection.weight', 'text_projection/kernel', (1, 0)),
+  Rule('visual_projection.weight', 'vision_projection/kernel', (1, 0)),
+]
 
 
 def config_from_json(found: Mapping[str, Any], what: str) -> clip.CLIPConfig:
@@ -65,9 +78,9 @@ def config_from_json(found: Mapping[str, Any], what: str) -> clip.CLIPConfig:
   """
   if found.get('model_type') != 'clip':
     raise ValueError(
-        f'{what} has model_type {found.get("model_type")!r}; both towers of'
-        f" CLIP are needed, a {_CLASS} of model_type 'clip' such as"
-        ' openai/clip-vit-large-patch14'
+      f'{what} has model_type {found.get("model_type")!r}; both towers of'
+      f" CLIP are needed, a {_CLASS} of model_type 'clip' such as"
+      ' openai/clip-vit-large-patch14'
     )
   text = _TEXT_DEFAULTS | (found.get('text_config') or {})
   vision = _VISION_DEFAULTS | (found.get('vision_config') or {})
@@ -75,23 +88,27 @@ def config_from_json(found: Mapping[str, Any], what: str) -> clip.CLIPConfig:
   size = {'projection_dim': found.get('projection_dim', 512)}
   sd.check_sizes(size, size, what)
   return clip.CLIPConfig(
-      convert_clip.tower_from_json(
-          text_clip.CLIPTextConfig, convert_clip.TEXT_FIELDS, text,
-          f'text_config of {what}',
-      ),
-      convert_clip.tower_from_json(
-          clip.CLIPVisionConfig, _VISION_FIELDS, vision,
-          f'vision_config of {what}',
-      ),
-      **size,
-  )  # pyformat: disable
+    convert_clip.tower_from_json(
+      text_clip.CLIPTextConfig,
+      convert_clip.TEXT_FIELDS,
+      text,
+      f'text_config of {what}',
+    ),
+    convert_clip.tower_from_json(
+      clip.CLIPVisionConfig,
+      _VISION_FIELDS,
+      vision,
+      f'vision_config of {what}',
+    ),
+    **size,
+  )
 
 
 def load_clip_model(
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[clip.CLIPConfig, dict[str, Any]]:
   """Loads both towers of CLIP.
 
@@ -114,12 +131,12 @@ def load_clip_model(
   config = config_from_json(sd.read_config(path), str(path))
   tensors = files.open_folder(folder, convert_clip.WEIGHTS)
   params = table.from_source(
-      RULES,
-      {key: value for key, value in tensors.items() if key not in _UNUSED},
-      parameter_shapes(config),
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    RULES,
+    {key: value for key, value in tensors.items() if key not in _UNUSED},
+    parameter_shapes(config),
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   return config, params
 

@@ -43,30 +43,34 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
   """The table for the pre-trained part of a model of these sizes."""
   m, p = config.model_dim, config.patch_size
   out = [
-      *table.dense('time_embedding.linear_1', 'time_1'),
-      *table.dense('time_embedding.linear_2', 'time_2'),
-      # A convolution by patches: channels first there, last here.
-      Rule('patch_embed.proj.weight', 'patch/kernel', (2, 3, 1, 0),
-           view=(m, config.in_channels, p, p)),
-      Rule('patch_embed.proj.bias', 'patch/bias'),
-      *table.dense('patch_embed.text_proj', 'text'),
-      *table.norm('norm_final', 'norm'),
-      *table.norm('norm_out.norm', 'final_norm'),
-      *table.dense('norm_out.linear', 'final_modulation'),
-      *reference.output('proj_out', p, config.out_channels, m),
-      *table.dense(f'{_BLOCK}.ff.net.0.proj', 'layers/mlp/up'),
-      *table.dense(f'{_BLOCK}.ff.net.2', 'layers/mlp/down'),
-  ]  # pyformat: disable
+    *table.dense('time_embedding.linear_1', 'time_1'),
+    *table.dense('time_embedding.linear_2', 'time_2'),
+    # A convolution by patches: channels first there, last here.
+    Rule(
+      'patch_embed.proj.weight',
+      'patch/kernel',
+      (2, 3, 1, 0),
+      view=(m, config.in_channels, p, p),
+    ),
+    Rule('patch_embed.proj.bias', 'patch/bias'),
+    *table.dense('patch_embed.text_proj', 'text'),
+    *table.norm('norm_final', 'norm'),
+    *table.norm('norm_out.norm', 'final_norm'),
+    *table.dense('norm_out.linear', 'final_modulation'),
+    *reference.output('proj_out', p, config.out_channels, m),
+    *table.dense(f'{_BLOCK}.ff.net.0.proj', 'layers/mlp/up'),
+    *table.dense(f'{_BLOCK}.ff.net.2', 'layers/mlp/down'),
+  ]
   for ours, theirs in (('seq', 'norm1'), ('mlp', 'norm2')):
     out += table.norm(f'{_BLOCK}.{theirs}.norm', f'layers/{ours}_norm')
     out += table.dense(
-        f'{_BLOCK}.{theirs}.linear', f'layers/{ours}_modulation/dense'
+      f'{_BLOCK}.{theirs}.linear', f'layers/{ours}_modulation/dense'
     )
   for ours, theirs in zip('qkvo', ('to_q', 'to_k', 'to_v', 'to_out.0')):
     out += table.dense(f'{_BLOCK}.attn1.{theirs}', f'layers/seq/attn/{ours}')
   for name in 'qk':
     out += table.norm(
-        f'{_BLOCK}.attn1.norm_{name}', f'layers/seq/attn/{name}_norm'
+      f'{_BLOCK}.attn1.norm_{name}', f'layers/seq/attn/{name}_norm'
     )
   return out
 
@@ -77,10 +81,10 @@ def ttt_rules(config: dit.DiTConfig) -> list[Rule]:
 
 
 def load_config(
-    folder: str | os.PathLike[str],
-    *,
-    mixer: str | None = None,
-    mini_batch: int | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  mixer: str | None = None,
+  mini_batch: int | None = None,
 ) -> dit.DiTConfig:
   """The config of `load_dit`, which see, without a look at the weights."""
   folder = files.find_folder(folder, 'transformer')
@@ -94,28 +98,28 @@ def load_config(
     return config
   if saved is None:
     saved = dict(
-        mixer=mixer,
-        mini_batch=mini_batch or config.mini_batch,
-        ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
-        gate_init=config.gate_init,
+      mixer=mixer,
+      mini_batch=mini_batch or config.mini_batch,
+      ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
+      gate_init=config.gate_init,
     )
   for name, value in (('mixer', mixer), ('mini_batch', mini_batch)):
     if value is not None and value != saved[name]:
       raise ValueError(
-          f'{name} is {value!r}, but the weights in {folder} were trained with'
-          f' {saved[name]!r}; give that, or none'
+        f'{name} is {value!r}, but the weights in {folder} were trained with'
+        f' {saved[name]!r}; give that, or none'
       )
   return dataclasses.replace(config, **saved)
 
 
 def load_dit(
-    folder: str | os.PathLike[str],
-    *,
-    mixer: str | None = None,
-    mini_batch: int | None = None,
-    seed: int = 0,
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  mixer: str | None = None,
+  mini_batch: int | None = None,
+  seed: int = 0,
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[dit.DiTConfig, dict[str, Any]]:
   """Loads a transformer from a folder in diffusers' layout.
 
@@ -145,28 +149,32 @@ def load_dit(
   folder = files.find_folder(folder, 'transformer')
   config = load_config(folder, mixer=mixer, mini_batch=mini_batch)
   shapes = {
-      path: leaf.shape
-      for path, leaf in traverse_util.flatten_dict(
-          dit.abstract_params(config), sep='/'
-      ).items()
+    path: leaf.shape
+    for path, leaf in traverse_util.flatten_dict(
+      dit.abstract_params(config), sep='/'
+    ).items()
   }
   is_new = lambda path: path.startswith(_NEW)
   tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      rules(config),
-      tensors,
-      {path: shape for path, shape in shapes.items() if not is_new(path)},
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    rules(config),
+    tensors,
+    {path: shape for path, shape in shapes.items() if not is_new(path)},
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   new = {path: shape for path, shape in shapes.items() if is_new(path)}
   if new and (folder / f'{TTT}.json').is_file():
     tensors = files.open_file(folder / f'{TTT}.safetensors')
     more = table.from_source(
-        ttt_rules(config), tensors, new, tensors.name, dtype=dtype,
-        sharding=sharding,
-    )  # pyformat: disable
+      ttt_rules(config),
+      tensors,
+      new,
+      tensors.name,
+      dtype=dtype,
+      sharding=sharding,
+    )
     more = traverse_util.flatten_dict(more, sep='/')
   elif sharding is placing.UNREAD:
     more = fresh.later(config, new, seed)
@@ -182,7 +190,7 @@ def _saved_ttt(folder: pathlib.Path) -> dict[str, Any] | None:
   if not path.is_file():
     if (folder / f'{TTT}.safetensors').is_file():
       raise FileNotFoundError(
-          f'{folder} has {TTT}.safetensors but no {TTT}.json; copy it, too'
+        f'{folder} has {TTT}.safetensors but no {TTT}.json; copy it, too'
       )
     return None
   found = json_file.read(path)
@@ -192,12 +200,12 @@ def _saved_ttt(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def save_dit(
-    config: dit.DiTConfig,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: dit.DiTConfig,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes a transformer in diffusers' layout, TTT layers beside.
 
@@ -221,14 +229,23 @@ def save_dit(
   nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
   if new:
     writing.write_folder(
-        folder, TTT, ttt_rules(config), nested(new), dtype=dtype,
-        shard_bytes=math.inf,
-    )  # pyformat: disable
+      folder,
+      TTT,
+      ttt_rules(config),
+      nested(new),
+      dtype=dtype,
+      shard_bytes=math.inf,
+    )
     writing.write_json(
-        folder / f'{TTT}.json',
-        {name: getattr(config, name) for name in _TTT_FIELDS},
+      folder / f'{TTT}.json',
+      {name: getattr(config, name) for name in _TTT_FIELDS},
     )
   writing.write_folder(
-      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
-      shard_bytes=shard_bytes, config=content,
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    rules(config),
+    nested(flat),
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=content,
+  )

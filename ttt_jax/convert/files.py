@@ -21,10 +21,10 @@ import safetensors
 
 # Types that weights can have, by their names in the files.
 DTYPES = {
-    'F64': np.dtype(np.float64),
-    'F32': np.dtype(np.float32),
-    'F16': np.dtype(np.float16),
-    'BF16': np.dtype(jnp.bfloat16),
+  'F64': np.dtype(np.float64),
+  'F32': np.dtype(np.float32),
+  'F16': np.dtype(np.float16),
+  'BF16': np.dtype(jnp.bfloat16),
 }
 
 
@@ -50,8 +50,8 @@ class Tensor:
     """The tensor, in `dtype` or its own; always a copy."""
     if isinstance(self.dtype, str):
       raise ValueError(
-          f'{self.key} in {self.file} has type {self.dtype}; weights must be'
-          f' one of {", ".join(DTYPES)}'
+        f'{self.key} in {self.file} has type {self.dtype}; weights must be'
+        f' one of {", ".join(DTYPES)}'
       )
     value = self.handle.get_tensor(self.key)
     return value if dtype is None else value.astype(dtype, copy=False)
@@ -94,8 +94,8 @@ def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
     if (place / 'config.json').is_file():
       return place
   raise FileNotFoundError(
-      f'no config.json in {folder} or {folder / part}: it must be a folder as'
-      ' save_pretrained writes it'
+    f'no config.json in {folder} or {folder / part}: it must be a folder as'
+    ' save_pretrained writes it'
   )
 
 
@@ -109,13 +109,13 @@ def open_file(path: str | os.PathLike[str]) -> Tensors:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(
-        f'no weights at {path}: a safetensors file belongs there'
+      f'no weights at {path}: a safetensors file belongs there'
     )
   try:
     handle = safetensors.safe_open(path, 'numpy', backend='pread')
   except (safetensors.SafetensorError, ValueError, OSError) as e:
     raise ValueError(
-        f'{path} is not a whole safetensors file ({e}): copy it again'
+      f'{path} is not a whole safetensors file ({e}): copy it again'
     ) from e
   found = {}
   for key in handle.keys():
@@ -144,31 +144,31 @@ def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
     return open_file(folder / f'{name}.safetensors')
   places = _read_index(index)
   missing = sorted(
-      {file for file in places.values() if not (folder / file).is_file()}
+    {file for file in places.values() if not (folder / file).is_file()}
   )
   if missing:
     raise FileNotFoundError(
-        f'{index} names files that are not there: {", ".join(missing)}; copy'
-        ' them, too'
+      f'{index} names files that are not there: {", ".join(missing)}; copy'
+      ' them, too'
     )
   shards = {
-      file: open_file(folder / file) for file in sorted(set(places.values()))
+    file: open_file(folder / file) for file in sorted(set(places.values()))
   }
   problems = [
-      f'{key} is not in {file}'
-      for key, file in places.items()
-      if key not in shards[file]
+    f'{key} is not in {file}'
+    for key, file in places.items()
+    if key not in shards[file]
   ]
   problems += [
-      f'{key} in {file} is not in the index'
-      for file, shard in shards.items()
-      for key in shard
-      if places.get(key) != file
+    f'{key} in {file} is not in the index'
+    for file, shard in shards.items()
+    for key in shard
+    if places.get(key) != file
   ]
   if problems:
     raise ValueError(
-        f'{index} does not fit its files, {len(problems)} problem(s): '
-        + '; '.join(problems)
+      f'{index} does not fit its files, {len(problems)} problem(s): '
+      + '; '.join(problems)
     )
   found = {key: shards[file][key] for key, file in places.items()}
   largest = max(shard.largest for shard in shards.values())
@@ -180,14 +180,15 @@ def _check_there(folder: pathlib.Path, name: str) -> None:
   if (folder / f'{name}.safetensors').is_file():
     return
   pickles = sorted(
-      path.name for kind in ('bin', 'pt', 'pth') for path in
-      folder.glob(f'*.{kind}')
-  )  # pyformat: disable
+    path.name
+    for kind in ('bin', 'pt', 'pth')
+    for path in folder.glob(f'*.{kind}')
+  )
   if pickles:
     raise FileNotFoundError(
-        f'no {name}.safetensors in {folder}, only {", ".join(pickles)}: such'
-        ' files can run code and are not opened; save the model again with'
-        ' save_pretrained(..., safe_serialization=True)'
+      f'no {name}.safetensors in {folder}, only {", ".join(pickles)}: such'
+      ' files can run code and are not opened; save the model again with'
+      ' save_pretrained(..., safe_serialization=True)'
     )
 
 
@@ -197,16 +198,20 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
     places = json.loads(path.read_text())['weight_map']
   except (ValueError, KeyError, TypeError) as e:
     raise ValueError(
-        f'{path} is no index of safetensors files ({type(e).__name__}: {e}):'
-        ' it needs an object "weight_map"'
+      f'{path} is no index of safetensors files ({type(e).__name__}: {e}):'
+      ' it needs an object "weight_map"'
     ) from e
-  odd = [
-      file for file in places.values()
+  odd = (
+    [
+      file
+      for file in places.values()
       if not isinstance(file, str) or pathlib.PurePath(file).name != file
-  ] if isinstance(places, dict) and places else [places]  # pyformat: disable
+    ]
+    if isinstance(places, dict) and places
+    else [places]
+  )
   if odd:
     raise ValueError(
-        f'{path}: {odd[0]!r} in "weight_map" does not name a file of its'
-        ' folder'
+      f'{path}: {odd[0]!r} in "weight_map" does not name a file of its folder'
     )
   return places

@@ -21,11 +21,11 @@ _GROUP_BYTES = 256 * 2**20
 
 
 def draw(
-    config: dit.DiTConfig,
-    shapes: Mapping[str, tuple[int, ...]],
-    seed: int,
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  config: dit.DiTConfig,
+  shapes: Mapping[str, tuple[int, ...]],
+  seed: int,
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> dict[str, Any]:
   """Path -> initial value of some parameters, those of `dit.init_params`.
 
@@ -44,8 +44,7 @@ def draw(
     return {path: flat[path].astype(dtype) for path in shapes}
 
   like = {
-      path: jax.ShapeDtypeStruct(shape, dtype)
-      for path, shape in shapes.items()
+    path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()
   }
   where = sharding and {path: sharding(leaf) for path, leaf in like.items()}
   flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
@@ -80,7 +79,7 @@ class Fresh:
 
 
 def later(
-    config: dit.DiTConfig, shapes: Mapping[str, tuple[int, ...]], seed: int
+  config: dit.DiTConfig, shapes: Mapping[str, tuple[int, ...]], seed: int
 ) -> dict[str, Fresh]:
   """As `draw`, but each is drawn when it is asked for."""
   groups, size = [{}], 0
@@ -91,9 +90,9 @@ def later(
       size = math.prod(shape) * DTYPE.itemsize
     groups[-1][path] = shape
   return {
-      path: Fresh(config, tuple(group.items()), path, shape, seed)
-      for group in groups
-      for path, shape in group.items()
+    path: Fresh(config, tuple(group.items()), path, shape, seed)
+    for group in groups
+    for path, shape in group.items()
   }
 
 

@@ -58,23 +58,58 @@ def _load_unet(folder, **options):
 
 
 KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind('transformer', 'transformer', dit.DiTConfig,
-             ('CogVideoXTransformer3DModel',),
-             convert_dit.load_dit, convert_dit.save_dit),
-        Kind('vae', 'vae', causal3d.CausalVAEConfig, ('AutoencoderKLCogVideoX',),
-             convert_vae.load_vae, convert_vae.save_vae),
-        Kind('text_encoder', 'text_encoder', t5.T5Config, ('T5EncoderModel',),
-             convert_t5.load_t5, convert_t5.save_t5),
-        Kind('unet', 'unet', unet.UNet3DConfig, (unet_config.CLASS,),
-             _load_unet, convert_unet.save_unet),
-        Kind('kl_vae', 'vae', kl.KLVAEConfig, ('AutoencoderKL',),
-             convert_kl_vae.load_kl_vae, convert_kl_vae.save_kl_vae),
-        Kind('clip', 'text_encoder', clip.CLIPTextConfig, ('CLIPTextModel',),
-             convert_clip.load_clip, convert_clip.save_clip),
-    )
-}  # pyformat: disable
+  kind.name: kind
+  for kind in (
+    Kind(
+      'transformer',
+      'transformer',
+      dit.DiTConfig,
+      ('CogVideoXTransformer3DModel',),
+      convert_dit.load_dit,
+      convert_dit.save_dit,
+    ),
+    Kind(
+      'vae',
+      'vae',
+      causal3d.CausalVAEConfig,
+      ('AutoencoderKLCogVideoX',),
+      convert_vae.load_vae,
+      convert_vae.save_vae,
+    ),
+    Kind(
+      'text_encoder',
+      'text_encoder',
+      t5.T5Config,
+      ('T5EncoderModel',),
+      convert_t5.load_t5,
+      convert_t5.save_t5,
+    ),
+    Kind(
+      'unet',
+      'unet',
+      unet.UNet3DConfig,
+      (unet_config.CLASS,),
+      _load_unet,
+      convert_unet.save_unet,
+    ),
+    Kind(
+      'kl_vae',
+      'vae',
+      kl.KLVAEConfig,
+      ('AutoencoderKL',),
+      convert_kl_vae.load_kl_vae,
+      convert_kl_vae.save_kl_vae,
+    ),
+    Kind(
+      'clip',
+      'text_encoder',
+      clip.CLIPTextConfig,
+      ('CLIPTextModel',),
+      convert_clip.load_clip,
+      convert_clip.save_clip,
+    ),
+  )
+}
 
 
 def of_folder(folder: pathlib.Path) -> Kind:
@@ -87,9 +122,9 @@ def of_folder(folder: pathlib.Path) -> Kind:
   path = folder / 'config.json'
   if not path.is_file():
     raise FileNotFoundError(
-        f'no config.json in {folder}: it must be a folder as save_pretrained'
-        ' writes it, one that python -m ttt_jax.convert wrote, or the folder'
-        ' of a training run'
+      f'no config.json in {folder}: it must be a folder as save_pretrained'
+      ' writes it, one that python -m ttt_jax.convert wrote, or the folder'
+      ' of a training run'
     )
   found = json_file.read(path)
   found = found if isinstance(found, dict) else {}
@@ -99,8 +134,7 @@ def of_folder(folder: pathlib.Path) -> Kind:
       return kind
   known = ', '.join(name for kind in KINDS.values() for name in kind.classes)
   raise ValueError(
-      f'{path} describes {names[0] or names[1:] or "no model"}; known are'
-      f' {known}'
+    f'{path} describes {names[0] or names[1:] or "no model"}; known are {known}'
   )
 
 
@@ -112,19 +146,18 @@ def config_of(found: tree.Tree) -> Any:
   """
   if found.model not in KINDS:
     raise ValueError(
-        f'{found.model!r} is no model that is known; known are'
-        f' {", ".join(KINDS)}'
+      f'{found.model!r} is no model that is known; known are {", ".join(KINDS)}'
     )
   fields = {
-      name: tuple(value) if isinstance(value, list) else value
-      for name, value in found.config.items()
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in found.config.items()
   }
   try:
     return KINDS[found.model].config(**fields)
   except TypeError as e:
     raise ValueError(
-        f'the config of this {found.model} is of another version ({e}); convert'
-        ' the model again'
+      f'the config of this {found.model} is of another version ({e}); convert'
+      ' the model again'
     ) from e
 
 
@@ -140,7 +173,7 @@ def is_run(folder: pathlib.Path) -> bool:
 
 
 def load_run(
-    folder: pathlib.Path, ema: bool
+  folder: pathlib.Path, ema: bool
 ) -> tuple[dit.DiTConfig | unet.UNet3DConfig, dict[str, Any]]:
   """Config and parameters of the newest checkpoint of a training run."""
   params, config = checkpoint.load_params(folder, ema)
@@ -149,9 +182,9 @@ def load_run(
     # Counting rows from 0 is what the frames of the run's size get.
     g = backbones.geometry(config)
     model = dataclasses.replace(
-        model,
-        base_rows=g.latent_height // model.patch_size,
-        base_columns=g.latent_width // model.patch_size,
+      model,
+      base_rows=g.latent_height // model.patch_size,
+      base_columns=g.latent_width // model.patch_size,
     )
   return model, params
 
@@ -170,9 +203,9 @@ def parts_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   stable_diffusion.check_generation(folder)
   if not (folder / 'config.json').is_file():
     parts = {
-        name: folder / name
-        for name in dict.fromkeys(kind.part for kind in KINDS.values())
-        if (folder / name / 'config.json').is_file()
+      name: folder / name
+      for name in dict.fromkeys(kind.part for kind in KINDS.values())
+      if (folder / name / 'config.json').is_file()
     }
     if parts:
       return parts

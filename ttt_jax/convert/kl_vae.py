@@ -23,28 +23,31 @@ WEIGHTS = 'diffusion_pytorch_model'
 
 _CLASS = 'AutoencoderKL'
 _FIELDS = (
-    'in_channels', 'out_channels', 'latent_channels', 'layers_per_block',
-    'norm_num_groups',
-)  # pyformat: disable
+  'in_channels',
+  'out_channels',
+  'latent_channels',
+  'layers_per_block',
+  'norm_num_groups',
+)
 # What the files of Stable Diffusion 1, which are older than these, mean.
 _OLD = {'norm_num_groups': 32, 'scaling_factor': 0.18215}
 # What only one value of is supported: anything else changes the function.
 _FIXED = {
-    'act_fn': 'silu',
-    'latents_mean': None,
-    'latents_std': None,
-    'mid_block_add_attention': True,
-    'shift_factor': None,
-    'use_post_quant_conv': True,
-    'use_quant_conv': True,
+  'act_fn': 'silu',
+  'latents_mean': None,
+  'latents_std': None,
+  'mid_block_add_attention': True,
+  'shift_factor': None,
+  'use_post_quant_conv': True,
+  'use_quant_conv': True,
 }
 # Of the attention: ours, theirs, and theirs in files of Stable Diffusion 1.
 _NAMES = (
-    ('norm', 'group_norm', 'group_norm'),
-    ('to_q', 'to_q', 'query'),
-    ('to_k', 'to_k', 'key'),
-    ('to_v', 'to_v', 'value'),
-    ('to_out', 'to_out.0', 'proj_attn'),
+  ('norm', 'group_norm', 'group_norm'),
+  ('to_q', 'to_q', 'query'),
+  ('to_k', 'to_k', 'key'),
+  ('to_v', 'to_v', 'value'),
+  ('to_out', 'to_out.0', 'proj_attn'),
 )
 
 
@@ -64,22 +67,28 @@ def rules(config: kl.KLVAEConfig) -> list[Rule]:
   mid = '{side}.mid_block.', '{side}/mid_block_'
   blocks = '{side}.{blocks}.{i}.', '{side}/{blocks}_{i}_'
   out = [
-      *sd.conv('{side}.conv_in', '{side}/conv_in'),
-      *sd.conv('{side}.conv_out', '{side}/conv_out'),
-      *table.norm('{side}.conv_norm_out', '{side}/norm_out'),
-      *sd.resnet(f'{mid[0]}resnets.{{j}}', f'{mid[1]}resnets_{{j}}'),
-      *_attention(f'{mid[0]}attentions.{{j}}', f'{mid[1]}attentions_{{j}}'),
-      *sd.resnet(f'{blocks[0]}resnets.{{j}}', f'{blocks[1]}resnets_{{j}}'),
-      *sd.conv(f'{blocks[0]}{{samplers}}.0.conv',
-               f'{blocks[1]}{{samplers}}_0/conv'),
-  ]  # pyformat: disable
+    *sd.conv('{side}.conv_in', '{side}/conv_in'),
+    *sd.conv('{side}.conv_out', '{side}/conv_out'),
+    *table.norm('{side}.conv_norm_out', '{side}/norm_out'),
+    *sd.resnet(f'{mid[0]}resnets.{{j}}', f'{mid[1]}resnets_{{j}}'),
+    *_attention(f'{mid[0]}attentions.{{j}}', f'{mid[1]}attentions_{{j}}'),
+    *sd.resnet(f'{blocks[0]}resnets.{{j}}', f'{blocks[1]}resnets_{{j}}'),
+    *sd.conv(
+      f'{blocks[0]}{{samplers}}.0.conv', f'{blocks[1]}{{samplers}}_0/conv'
+    ),
+  ]
   # Convolutions of one pixel.
   for name, size in (('quant', 2 * c), ('post_quant', c)):
     out += [
-        Rule(f'{name}_conv.weight', f'{name}/kernel', (1, 0),
-             view=(size, size), shape=(size, size, 1, 1)),
-        Rule(f'{name}_conv.bias', f'{name}/bias'),
-    ]  # pyformat: disable
+      Rule(
+        f'{name}_conv.weight',
+        f'{name}/kernel',
+        (1, 0),
+        view=(size, size),
+        shape=(size, size, 1, 1),
+      ),
+      Rule(f'{name}_conv.bias', f'{name}/bias'),
+    ]
   return out
 
 
@@ -100,15 +109,15 @@ def config_from_json(found: Mapping[str, Any], what: str) -> kl.KLVAEConfig:
   scale = found['scaling_factor']
   if not isinstance(scale, (int, float)) or scale <= 0:
     raise ValueError(
-        f'{what}: scaling_factor is {scale!r}; it must be a number above 0, for'
-        ' example 0.18215'
+      f'{what}: scaling_factor is {scale!r}; it must be a number above 0, for'
+      ' example 0.18215'
     )
   try:
     return kl.KLVAEConfig(
-        **{name: found[name] for name in _FIELDS},
-        block_out_channels=tuple(channels),
-        scaling_factor=scale,
-        sample_size=found.get('sample_size'),
+      **{name: found[name] for name in _FIELDS},
+      block_out_channels=tuple(channels),
+      scaling_factor=scale,
+      sample_size=found.get('sample_size'),
     )
   except ValueError as e:
     raise ValueError(f'{what}: {e}') from e
@@ -117,28 +126,28 @@ def config_from_json(found: Mapping[str, Any], what: str) -> kl.KLVAEConfig:
 def config_to_json(config: kl.KLVAEConfig) -> dict[str, Any]:
   """The content of `config.json`."""
   return {
-      '_class_name': _CLASS,
-      **_FIXED,
-      **_block_types(len(config.block_out_channels)),
-      **{name: getattr(config, name) for name in _FIELDS},
-      'block_out_channels': list(config.block_out_channels),
-      'scaling_factor': config.scaling_factor,
-      'sample_size': config.sample_size,
+    '_class_name': _CLASS,
+    **_FIXED,
+    **_block_types(len(config.block_out_channels)),
+    **{name: getattr(config, name) for name in _FIELDS},
+    'block_out_channels': list(config.block_out_channels),
+    'scaling_factor': config.scaling_factor,
+    'sample_size': config.sample_size,
   }
 
 
 def _block_types(levels: int) -> dict[str, list[str]]:
   return {
-      'down_block_types': ['DownEncoderBlock2D'] * levels,
-      'up_block_types': ['UpDecoderBlock2D'] * levels,
+    'down_block_types': ['DownEncoderBlock2D'] * levels,
+    'up_block_types': ['UpDecoderBlock2D'] * levels,
   }
 
 
 def load_kl_vae(
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = np.float32,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = np.float32,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[kl.KLVAEConfig, dict[str, Any]]:
   """Loads the autoencoder of Stable Diffusion 1 or 2.
 
@@ -161,23 +170,23 @@ def load_kl_vae(
   config = config_from_json(sd.read_config(path), str(path))
   tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      rules(config),
-      tensors,
-      parameter_shapes(config),
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    rules(config),
+    tensors,
+    parameter_shapes(config),
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   return config, params
 
 
 def save_kl_vae(
-    config: kl.KLVAEConfig,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: kl.KLVAEConfig,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes an autoencoder in diffusers' layout.
 
@@ -192,9 +201,14 @@ def save_kl_vae(
     FileExistsError: the folder holds a model already.
   """
   writing.write_folder(
-      folder, WEIGHTS, rules(config), params, dtype=dtype,
-      shard_bytes=shard_bytes, config=config_to_json(config),
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    rules(config),
+    params,
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=config_to_json(config),
+  )
 
 
 def parameter_shapes(config: kl.KLVAEConfig) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ def UNREAD(like: jax.ShapeDtypeStruct) -> Any:  # pylint: disable=invalid-name
 
 
 def place(
-    parameter: table.Parameter, dtype: Any, sharding: Sharding | None
+  parameter: table.Parameter, dtype: Any, sharding: Sharding | None
 ) -> np.ndarray | jax.Array:
   """The parameter on the host, or where `sharding` wants it.
 
@@ -53,7 +53,7 @@ def place(
 def _put(value: np.ndarray, where: Any) -> jax.Array:
   # Each device takes its part; on several hosts no host asks another.
   return jax.make_array_from_callback(
-      value.shape, where, lambda index: value[index]
+    value.shape, where, lambda index: value[index]
   )
 
 
@@ -62,7 +62,7 @@ def _of_layer(where: Any) -> Any:
   if not isinstance(where, jax.sharding.NamedSharding):
     return where
   return jax.sharding.NamedSharding(
-      where.mesh, jax.sharding.PartitionSpec(*where.spec[1:])
+    where.mesh, jax.sharding.PartitionSpec(*where.spec[1:])
   )
 
 
@@ -70,7 +70,7 @@ def _of_layer(where: Any) -> Any:
 def _writer(where: Any) -> Callable[..., jax.Array]:
   """(whole, layer, i) -> whole with that layer, in place."""
   return jax.jit(
-      lambda whole, layer, i: whole.at[i].set(layer),
-      donate_argnums=0,
-      out_shardings=where,
+    lambda whole, layer, i: whole.at[i].set(layer),
+    donate_argnums=0,
+    out_shardings=where,
   )

@@ -20,21 +20,21 @@ _SEQ = f'{_BLOCK}.seq_modeling_block'
 
 # Name in their config -> field of ours.
 _FIELDS = {
-    'model_dim': 'model_dim',
-    'num_heads': 'num_heads',
-    'num_layers': 'num_layers',
-    'time_embed_dim': 'time_embed_dim',
-    'text_dim': 'text_dim',
-    'in_channels': 'in_channels',
-    'out_channels': 'out_channels',
-    'patch_size': 'patch_size',
-    'attn_length': 'segment_latent_frames',
-    'ssm_layer': 'mixer',
-    'mini_batch_size': 'mini_batch',
-    'ttt_base_lr': 'ttt_base_lr',
-    'gating_alpha_init': 'gate_init',
-    'layer_norm_eps': 'norm_eps',
-    'rope_theta': 'rope_theta',
+  'model_dim': 'model_dim',
+  'num_heads': 'num_heads',
+  'num_layers': 'num_layers',
+  'time_embed_dim': 'time_embed_dim',
+  'text_dim': 'text_dim',
+  'in_channels': 'in_channels',
+  'out_channels': 'out_channels',
+  'patch_size': 'patch_size',
+  'attn_length': 'segment_latent_frames',
+  'ssm_layer': 'mixer',
+  'mini_batch_size': 'mini_batch',
+  'ttt_base_lr': 'ttt_base_lr',
+  'gating_alpha_init': 'gate_init',
+  'layer_norm_eps': 'norm_eps',
+  'rope_theta': 'rope_theta',
 }
 
 
@@ -42,25 +42,29 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
   """The table for a model of these sizes."""
   m, p, c = config.model_dim, config.patch_size, config.out_channels
   out = [
-      *table.dense('dit.time_embed.0', 'time_1'),
-      *table.dense('dit.time_embed.2', 'time_2'),
-      # A convolution by patches: channels first there, last here.
-      Rule('dit.patch_embedding.vid_proj.weight', 'patch/kernel', (2, 3, 1, 0),
-           view=(m, config.in_channels, p, p)),
-      Rule('dit.patch_embedding.vid_proj.bias', 'patch/bias'),
-      *table.dense('dit.patch_embedding.text_proj', 'text'),
-      *table.norm('dit.transformer_norm', 'norm'),
-      *table.norm('dit.final_layer.norm', 'final_norm'),
-      *table.dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
-      *output('dit.final_layer.linear', p, c, m),
-      *table.dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
-      *table.dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
-  ]  # pyformat: disable
+    *table.dense('dit.time_embed.0', 'time_1'),
+    *table.dense('dit.time_embed.2', 'time_2'),
+    # A convolution by patches: channels first there, last here.
+    Rule(
+      'dit.patch_embedding.vid_proj.weight',
+      'patch/kernel',
+      (2, 3, 1, 0),
+      view=(m, config.in_channels, p, p),
+    ),
+    Rule('dit.patch_embedding.vid_proj.bias', 'patch/bias'),
+    *table.dense('dit.patch_embedding.text_proj', 'text'),
+    *table.norm('dit.transformer_norm', 'norm'),
+    *table.norm('dit.final_layer.norm', 'final_norm'),
+    *table.dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
+    *output('dit.final_layer.linear', p, c, m),
+    *table.dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
+    *table.dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
+  ]
   for ours in ('seq', 'mlp'):
     theirs = f'{_BLOCK}.pre_{ours}'
     out += table.norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
     out += table.dense(
-        f'{theirs}_adaLN_modulation.1', f'layers/{ours}_modulation/dense'
+      f'{theirs}_adaLN_modulation.1', f'layers/{ours}_modulation/dense'
     )
   for name in 'qkvo':
     out += table.dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
@@ -73,11 +77,21 @@ def output(source: str, patch: int, channels: int, dim: int) -> list[Rule]:
   """The last layer: channels come before the patch there, last here."""
   features = channels * patch**2
   return [
-      Rule(f'{source}.weight', 'final/kernel', (3, 1, 2, 0),
-           view=(channels, patch, patch, dim), shape=(features, dim)),
-      Rule(f'{source}.bias', 'final/bias', (1, 2, 0),
-           view=(channels, patch, patch), shape=(features,)),
-  ]  # pyformat: disable
+    Rule(
+      f'{source}.weight',
+      'final/kernel',
+      (3, 1, 2, 0),
+      view=(channels, patch, patch, dim),
+      shape=(features, dim),
+    ),
+    Rule(
+      f'{source}.bias',
+      'final/bias',
+      (1, 2, 0),
+      view=(channels, patch, patch),
+      shape=(features,),
+    ),
+  ]
 
 
 def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
@@ -92,27 +106,36 @@ def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
   for ours, theirs in (('forward', 'forward'), ('reverse', 'backward')):
     for kind in ('text', 'video'):
       out.append(
-          Rule(f'{source}.{theirs}_ssm_gating_{kind}.gating_alpha',
-               f'layers/seq/gates/{ours}_{kind}')
-      )  # pyformat: disable
+        Rule(
+          f'{source}.{theirs}_ssm_gating_{kind}.gating_alpha',
+          f'layers/seq/gates/{ours}_{kind}',
+        )
+      )
   return out + [
-      *table.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
-      Rule(f'{ttt}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
-      Rule(f'{ttt}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
-      Rule(f'{ttt}.learnable_ttt_lr_weight', 'layers/seq/ttt/lr/kernel',
-           (2, 0, 1), view=(heads, 1, m)),
-      Rule(f'{ttt}.learnable_ttt_lr_bias', 'layers/seq/ttt/lr/bias', (0, 1),
-           view=(heads, 1)),
-      Rule(f'{ttt}.W1', 'layers/seq/ttt/w1'),
-      Rule(f'{ttt}.b1', 'layers/seq/ttt/b1', (0, 1, 2),
-           view=(heads, 1, hidden)),
-      Rule(f'{ttt}.W2', 'layers/seq/ttt/w2'),
-      Rule(f'{ttt}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
-  ]  # pyformat: disable
+    *table.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
+    Rule(f'{ttt}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
+    Rule(f'{ttt}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
+    Rule(
+      f'{ttt}.learnable_ttt_lr_weight',
+      'layers/seq/ttt/lr/kernel',
+      (2, 0, 1),
+      view=(heads, 1, m),
+    ),
+    Rule(
+      f'{ttt}.learnable_ttt_lr_bias',
+      'layers/seq/ttt/lr/bias',
+      (0, 1),
+      view=(heads, 1),
+    ),
+    Rule(f'{ttt}.W1', 'layers/seq/ttt/w1'),
+    Rule(f'{ttt}.b1', 'layers/seq/ttt/b1', (0, 1, 2), view=(heads, 1, hidden)),
+    Rule(f'{ttt}.W2', 'layers/seq/ttt/w2'),
+    Rule(f'{ttt}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
+  ]
 
 
 def load_reference(
-    weights: str | os.PathLike[str], config: str | os.PathLike[str]
+  weights: str | os.PathLike[str], config: str | os.PathLike[str]
 ) -> tuple[dit.DiTConfig, dict[str, Any]]:
   """A transformer with the key names of the paper's code.
 
@@ -133,23 +156,23 @@ def load_reference(
   """
   with open(config) as file:
     theirs = json.load(file)
-  fields = {ours: theirs[name] for name, ours in _FIELDS.items()
-            if name in theirs}  # pyformat: disable
+  fields = {
+    ours: theirs[name] for name, ours in _FIELDS.items() if name in theirs
+  }
   # They use one epsilon for every norm.
   fields['qk_norm_eps'] = fields['norm_eps']
   ours = dit.DiTConfig(**fields)
   shapes = {
-      path: leaf.shape
-      for path, leaf in traverse_util.flatten_dict(
-          dit.abstract_params(ours), sep='/'
-      ).items()
+    path: leaf.shape
+    for path, leaf in traverse_util.flatten_dict(
+      dit.abstract_params(ours), sep='/'
+    ).items()
   }
   params = table.from_source(
-      rules(ours),
-      files.open_file(weights),
-      shapes,
-      pathlib.Path(weights).name,
-      dtype=np.float32,
+    rules(ours),
+    files.open_file(weights),
+    shapes,
+    pathlib.Path(weights).name,
+    dtype=np.float32,
   )
   return ours, params
-

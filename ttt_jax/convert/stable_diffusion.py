@@ -19,30 +19,30 @@ SUPPORTED = 'Stable Diffusion 1.x and 2.x are supported'
 _INDEX = 'model_index.json'
 _SCHEDULER = 'scheduler_config.json'
 _OTHERS = {
-    'StableDiffusionXL': 'Stable Diffusion XL',
-    'StableDiffusion3': 'Stable Diffusion 3',
+  'StableDiffusionXL': 'Stable Diffusion XL',
+  'StableDiffusion3': 'Stable Diffusion 3',
 }
 # What our schedule is; files that leave one of them out mean another value.
 _SCHEDULE = {
-    'num_train_timesteps': 1000,
-    'beta_start': 0.00085,
-    'beta_end': 0.012,
-    'beta_schedule': 'scaled_linear',
+  'num_train_timesteps': 1000,
+  'beta_start': 0.00085,
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
 }
 # What only one value of is supported, which is also what a file without it
 # means.
 _SCHEDULE_OPTIONS = {
-    'trained_betas': None,
-    'rescale_betas_zero_snr': False,
-    'timestep_spacing': 'leading',
+  'trained_betas': None,
+  'rescale_betas_zero_snr': False,
+  'timestep_spacing': 'leading',
 }
 
 
 def conv(source: str, target: str) -> list[Rule]:
   """The rules of a 2-D convolution: features first there, last here."""
   return [
-      Rule(f'{source}.weight', f'{target}/kernel', (2, 3, 1, 0)),
-      Rule(f'{source}.bias', f'{target}/bias'),
+    Rule(f'{source}.weight', f'{target}/kernel', (2, 3, 1, 0)),
+    Rule(f'{source}.bias', f'{target}/bias'),
   ]
 
 
@@ -72,9 +72,9 @@ def find_part(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
     if (place / 'config.json').is_file():
       return place
   raise FileNotFoundError(
-      f'{folder} has no {part}: neither config.json nor {part}/config.json is'
-      ' there; a Stable Diffusion folder has unet, vae, text_encoder,'
-      ' tokenizer and scheduler'
+    f'{folder} has no {part}: neither config.json nor {part}/config.json is'
+    ' there; a Stable Diffusion folder has unet, vae, text_encoder,'
+    ' tokenizer and scheduler'
   )
 
 
@@ -105,27 +105,27 @@ def check_class(found: Mapping[str, Any], name: str, what: str) -> None:
   """Raises ValueError unless a config is of the class `name`."""
   if found.get('_class_name', name) != name:
     raise ValueError(
-        f'{what} describes a {found["_class_name"]}: only {name} can be loaded;'
-        f' {SUPPORTED}'
+      f'{what} describes a {found["_class_name"]}: only {name} can be loaded;'
+      f' {SUPPORTED}'
     )
 
 
 def check_fixed(
-    found: Mapping[str, Any], fixed: Mapping[str, Any], what: str
+  found: Mapping[str, Any], fixed: Mapping[str, Any], what: str
 ) -> None:
   """Raises ValueError for an option of which we have one value alone."""
   for key, value in fixed.items():
     if found.get(key, value) != value:
       raise ValueError(
-          f'{what} has {key} = {found[key]!r}: only {value!r} is supported'
+        f'{what} has {key} = {found[key]!r}: only {value!r} is supported'
       )
 
 
 def check_sizes(
-    found: Mapping[str, Any],
-    names: Iterable[str],
-    what: str,
-    lists: Iterable[str] = (),
+  found: Mapping[str, Any],
+  names: Iterable[str],
+  what: str,
+  lists: Iterable[str] = (),
 ) -> None:
   """Raises ValueError for a size that is none.
 
@@ -139,15 +139,15 @@ def check_sizes(
   for name in names:
     if not is_size(found.get(name)):
       raise ValueError(
-          f'{what}: {name} is {found.get(name)!r}; it must be a whole number'
-          ' above 0'
+        f'{what}: {name} is {found.get(name)!r}; it must be a whole number'
+        ' above 0'
       )
   for name in lists:
     value = found.get(name)
     if not isinstance(value, list) or not value or not all(map(is_size, value)):
       raise ValueError(
-          f'{what}: {name} is {value!r}; it must be a list of whole numbers'
-          ' above 0'
+        f'{what}: {name} is {value!r}; it must be a list of whole numbers'
+        ' above 0'
       )
 
 
@@ -168,7 +168,7 @@ class Schedule:
   def grid(self, steps: int) -> leading.SamplingGrid:
     """The grid of DDIM and its inversion."""
     return leading.leading_grid(
-        steps, offset=self.offset, ends_clean=self.ends_clean
+      steps, offset=self.offset, ends_clean=self.ends_clean
     )
 
 
@@ -190,30 +190,30 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
       break
   else:
     raise FileNotFoundError(
-        f'{folder} has no scheduler: neither {_SCHEDULER} nor'
-        f' scheduler/{_SCHEDULER} is there'
+      f'{folder} has no scheduler: neither {_SCHEDULER} nor'
+      f' scheduler/{_SCHEDULER} is there'
     )
   found = read_config(place)
   wrong = [
-      f'{name} = {found.get(name)!r} instead of {value!r}'
-      for name, value in _SCHEDULE.items()
-      if found.get(name) != value
+    f'{name} = {found.get(name)!r} instead of {value!r}'
+    for name, value in _SCHEDULE.items()
+    if found.get(name) != value
   ]
   if wrong:
     raise ValueError(
-        f'{place} is no schedule of Stable Diffusion: {", ".join(wrong)}'
+      f'{place} is no schedule of Stable Diffusion: {", ".join(wrong)}'
     )
   check_fixed(found, _SCHEDULE_OPTIONS, str(place))
   prediction = found.get('prediction_type', 'epsilon')
   if prediction not in inversion.PREDICTIONS:
     raise ValueError(
-        f'{place} has prediction_type = {prediction!r}; supported are'
-        f' {", ".join(inversion.PREDICTIONS)}'
+      f'{place} has prediction_type = {prediction!r}; supported are'
+      f' {", ".join(inversion.PREDICTIONS)}'
     )
   offset = found.get('steps_offset', 0)
   if offset not in (0, 1):
     raise ValueError(
-        f'{place} has steps_offset = {offset!r}; supported are 0, 1'
+      f'{place} has steps_offset = {offset!r}; supported are 0, 1'
     )
   # DDIM takes a file without the field for one that says True.
   return Schedule(prediction, offset, found.get('set_alpha_to_one', True))

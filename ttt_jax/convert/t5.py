@@ -23,15 +23,15 @@ _ATTENTION = f'{_BLOCK}.layer.0'
 _MLP = f'{_BLOCK}.layer.1'
 # Name in config.json -> field of ours.
 _FIELDS = {
-    'vocab_size': 'vocab_size',
-    'd_model': 'width',
-    'num_layers': 'num_layers',
-    'num_heads': 'num_heads',
-    'd_kv': 'head_dim',
-    'd_ff': 'mlp_dim',
-    'relative_attention_num_buckets': 'num_buckets',
-    'relative_attention_max_distance': 'max_distance',
-    'layer_norm_epsilon': 'norm_eps',
+  'vocab_size': 'vocab_size',
+  'd_model': 'width',
+  'num_layers': 'num_layers',
+  'num_heads': 'num_heads',
+  'd_kv': 'head_dim',
+  'd_ff': 'mlp_dim',
+  'relative_attention_num_buckets': 'num_buckets',
+  'relative_attention_max_distance': 'max_distance',
+  'layer_norm_epsilon': 'norm_eps',
 }
 # Configs that are older than these fields mean the default.
 _OPTIONAL = ('relative_attention_max_distance',)
@@ -46,32 +46,46 @@ def rules(config: t5.T5Config) -> list[Rule]:
   """The table for a model of these sizes."""
   m, h, d = config.width, config.num_heads, config.head_dim
   out = [
-      Rule('shared.weight', 'tokens/embedding'),
-      # The first layer's table serves all layers.
-      Rule('encoder.block.0.layer.0.SelfAttention.relative_attention_bias'
-           '.weight', 'relative_bias/embedding'),
-      Rule(f'{_ATTENTION}.layer_norm.weight', 'layers/attention_norm/scale'),
-      Rule(f'{_ATTENTION}.SelfAttention.o.weight', 'layers/out/kernel',
-           (1, 2, 0), view=(m, h, d), shape=(m, h * d)),
-      Rule(f'{_MLP}.layer_norm.weight', 'layers/mlp_norm/scale'),
-      Rule('encoder.final_layer_norm.weight', 'final_norm/scale'),
-  ]  # pyformat: disable
+    Rule('shared.weight', 'tokens/embedding'),
+    # The first layer's table serves all layers.
+    Rule(
+      'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
+      'relative_bias/embedding',
+    ),
+    Rule(f'{_ATTENTION}.layer_norm.weight', 'layers/attention_norm/scale'),
+    Rule(
+      f'{_ATTENTION}.SelfAttention.o.weight',
+      'layers/out/kernel',
+      (1, 2, 0),
+      view=(m, h, d),
+      shape=(m, h * d),
+    ),
+    Rule(f'{_MLP}.layer_norm.weight', 'layers/mlp_norm/scale'),
+    Rule('encoder.final_layer_norm.weight', 'final_norm/scale'),
+  ]
   for ours, theirs in (('query', 'q'), ('key', 'k'), ('value', 'v')):
     out.append(
-        Rule(f'{_ATTENTION}.SelfAttention.{theirs}.weight',
-             f'layers/{ours}/kernel', (2, 0, 1), view=(h, d, m),
-             shape=(h * d, m))
-    )  # pyformat: disable
+      Rule(
+        f'{_ATTENTION}.SelfAttention.{theirs}.weight',
+        f'layers/{ours}/kernel',
+        (2, 0, 1),
+        view=(h, d, m),
+        shape=(h * d, m),
+      )
+    )
   for ours, theirs in (('gate', 'wi_0'), ('up', 'wi_1'), ('down', 'wo')):
     out.append(
-        Rule(f'{_MLP}.DenseReluDense.{theirs}.weight',
-             f'layers/{ours}/kernel', (1, 0))
-    )  # pyformat: disable
+      Rule(
+        f'{_MLP}.DenseReluDense.{theirs}.weight',
+        f'layers/{ours}/kernel',
+        (1, 0),
+      )
+    )
   return out
 
 
 def config_from_json(
-    found: Mapping[str, Any], what: str, dtype: str = 'float32'
+  found: Mapping[str, Any], what: str, dtype: str = 'float32'
 ) -> t5.T5Config:
   """The config that a `config.json` holds, computing in `dtype`.
 
@@ -81,8 +95,8 @@ def config_from_json(
   for key, value in _FIXED.items():
     if found.get(key) != value:
       raise ValueError(
-          f'{what} has {key} = {found.get(key)!r}: only {value!r}, the T5 v1.1'
-          ' of CogVideoX, is supported'
+        f'{what} has {key} = {found.get(key)!r}: only {value!r}, the T5 v1.1'
+        ' of CogVideoX, is supported'
       )
   missing = [n for n in _FIELDS if n not in found and n not in _OPTIONAL]
   if missing:
@@ -94,23 +108,23 @@ def config_from_json(
 def config_to_json(config: t5.T5Config) -> dict[str, Any]:
   """The content of `config.json`."""
   return {
-      'architectures': ['T5EncoderModel'],
-      **_FIXED,
-      'is_encoder_decoder': False,
-      'use_cache': False,
-      'dropout_rate': 0.0,
-      'pad_token_id': 0,
-      'eos_token_id': 1,
-      **{theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()},
+    'architectures': ['T5EncoderModel'],
+    **_FIXED,
+    'is_encoder_decoder': False,
+    'use_cache': False,
+    'dropout_rate': 0.0,
+    'pad_token_id': 0,
+    'eos_token_id': 1,
+    **{theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()},
   }
 
 
 def load_t5(
-    folder: str | os.PathLike[str],
-    *,
-    compute_dtype: str = 'float32',
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  compute_dtype: str = 'float32',
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[t5.T5Config, dict[str, Any]]:
   """Loads the encoder of a T5 v1.1 from a folder in transformers' layout.
 
@@ -136,23 +150,23 @@ def load_t5(
   config = config_from_json(json_file.read(path), str(path), compute_dtype)
   tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      rules(config),
-      {k: v for k, v in tensors.items() if not k.startswith(_UNUSED)},
-      parameter_shapes(config),
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    rules(config),
+    {k: v for k, v in tensors.items() if not k.startswith(_UNUSED)},
+    parameter_shapes(config),
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   return config, params
 
 
 def save_t5(
-    config: t5.T5Config,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: t5.T5Config,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes an encoder in transformers' layout.
 
@@ -167,9 +181,14 @@ def save_t5(
     FileExistsError: the folder holds a model already.
   """
   writing.write_folder(
-      folder, WEIGHTS, rules(config), params, dtype=dtype,
-      shard_bytes=shard_bytes, config=config_to_json(config),
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    rules(config),
+    params,
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=config_to_json(config),
+  )
 
 
 def parameter_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:

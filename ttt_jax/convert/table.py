@@ -74,16 +74,16 @@ class Rule:
 def dense(source: str, target: str) -> list[Rule]:
   """The rules of PyTorch's nn.Linear, whose weight is our transpose."""
   return [
-      Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
-      Rule(f'{source}.bias', f'{target}/bias'),
+    Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
+    Rule(f'{source}.bias', f'{target}/bias'),
   ]
 
 
 def norm(source: str, target: str) -> list[Rule]:
   """The rules of a LayerNorm."""
   return [
-      Rule(f'{source}.weight', f'{target}/scale'),
-      Rule(f'{source}.bias', f'{target}/bias'),
+    Rule(f'{source}.weight', f'{target}/scale'),
+    Rule(f'{source}.bias', f'{target}/bias'),
   ]
 
 
@@ -91,8 +91,8 @@ def _match(pattern: str, name: str) -> dict[str, str] | None:
   """Values of the placeholders if `name` fits `pattern`."""
   parts = _PLACEHOLDER.split(pattern)
   regex = ''.join(
-      f'(?P<{part}>[^./]+)' if i % 2 else re.escape(part)
-      for i, part in enumerate(parts)
+    f'(?P<{part}>[^./]+)' if i % 2 else re.escape(part)
+    for i, part in enumerate(parts)
   )
   found = re.fullmatch(regex, name)
   return found.groupdict() if found else None
@@ -131,13 +131,13 @@ class Parameter:
 
 
 def from_source(
-    rules: Sequence[Rule],
-    tensors: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    what: str,
-    *,
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  rules: Sequence[Rule],
+  tensors: Mapping[str, Any],
+  shapes: Mapping[str, tuple[int, ...]],
+  what: str,
+  *,
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> dict:
   """Returns the nested parameters that a file's tensors make.
 
@@ -160,17 +160,17 @@ def from_source(
   flat = _plan(rules, tensors, shapes, what)
   if sharding is not placing.UNREAD:
     flat = {
-        path: placing.place(parameter, dtype, sharding)
-        for path, parameter in flat.items()
+      path: placing.place(parameter, dtype, sharding)
+      for path, parameter in flat.items()
     }
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _plan(
-    rules: Sequence[Rule],
-    tensors: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    what: str,
+  rules: Sequence[Rule],
+  tensors: Mapping[str, Any],
+  shapes: Mapping[str, tuple[int, ...]],
+  what: str,
 ) -> dict[str, Parameter]:
   """Path -> parameter, all checked and none read; see `from_source`."""
   found, problems = {}, []
@@ -185,8 +185,8 @@ def _plan(
         break
       if not jnp.issubdtype(_dtype(tensor), jnp.floating):
         problems.append(
-            f'{key} has type {tensor.dtype}, weights must have one of float32,'
-            ' bfloat16, float16, float64'
+          f'{key} has type {tensor.dtype}, weights must have one of float32,'
+          ' bfloat16, float16, float64'
         )
       layer = int(values[rule.layer]) if rule.layer else None
       found.setdefault(path, {})[layer] = rule, tensor
@@ -200,17 +200,17 @@ def _plan(
       problems += _problems(path, found[path], tuple(shape))
   if problems:
     raise ValueError(
-        f'{what} does not fit its config, {len(problems)} problem(s): '
-        + '; '.join(problems)
+      f'{what} does not fit its config, {len(problems)} problem(s): '
+      + '; '.join(problems)
     )
   return {
-      path: Parameter(
-          tuple(shape),
-          _dtype(found[path][min(found[path])][1]),
-          tuple(found[path][i] for i in sorted(found[path])),
-          None not in found[path],
-      )
-      for path, shape in shapes.items()
+    path: Parameter(
+      tuple(shape),
+      _dtype(found[path][min(found[path])][1]),
+      tuple(found[path][i] for i in sorted(found[path])),
+      None not in found[path],
+    )
+    for path, shape in shapes.items()
   }
 
 
@@ -220,19 +220,22 @@ def _dtype(tensor: Any) -> np.dtype:
 
 
 def _problems(
-    path: str,
-    layers: Mapping[int | None, tuple[Rule, Any]],
-    shape: tuple[int, ...],
+  path: str,
+  layers: Mapping[int | None, tuple[Rule, Any]],
+  shape: tuple[int, ...],
 ) -> list[str]:
   """What keeps the tensors of `layers` from making a parameter."""
   numbers = list(layers)
   if None not in layers and sorted(numbers) != list(range(len(numbers))):
     return [f'layers {sorted(numbers)} of {path} have gaps']
   inner = shape if None in layers else shape[1:]
-  read = lambda rule, tensor: rule.read(
+  read = lambda rule, tensor: (
+    rule.read(
       # Has a shape, but no memory.
-      np.broadcast_to(np.float32(0), tensor.shape), inner
-  ).shape
+      np.broadcast_to(np.float32(0), tensor.shape),
+      inner,
+    ).shape
+  )
   found = {read(rule, tensor) for rule, tensor in layers.values()}
   if len(found) > 1:
     return [f'layers of {path} differ in shape']
@@ -265,8 +268,7 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
         named = [(values, value)]
       else:
         named = [
-            (values | {rule.layer: str(i)}, part)
-            for i, part in enumerate(value)
+          (values | {rule.layer: str(i)}, part) for i, part in enumerate(value)
         ]
       written = [(names, rule.write(part)) for names, part in named]
       if any(part is None for _, part in written):
@@ -278,6 +280,6 @@ def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
       unknown.append(path)
   if unknown:
     raise ValueError(
-        'no rule writes these parameters: ' + '; '.join(sorted(unknown))
+      'no rule writes these parameters: ' + '; '.join(sorted(unknown))
     )
   return tensors

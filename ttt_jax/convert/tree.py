@@ -79,7 +79,7 @@ class Tree:
   leaves: dict[str, Leaf]
 
   def params(
-      self, dtype: Any = None, sharding: placing.Sharding | None = None
+    self, dtype: Any = None, sharding: placing.Sharding | None = None
   ) -> dict[str, Any]:
     """The nested parameters.
 
@@ -117,14 +117,14 @@ def read(folder: str | os.PathLike[str]) -> Tree:
   folder = pathlib.Path(folder).resolve()
   if not is_tree(folder):
     raise FileNotFoundError(
-        f'{folder} holds no converted model; make one with python -m'
-        ' ttt_jax.convert'
+      f'{folder} holds no converted model; make one with python -m'
+      ' ttt_jax.convert'
     )
   found = json_file.read(folder / 'config.json')
   if not isinstance(found, dict) or found.get('format') != _FORMAT:
     raise ValueError(
-        f'{folder / "config.json"} is not of format {_FORMAT}; convert the'
-        ' model again'
+      f'{folder / "config.json"} is not of format {_FORMAT}; convert the'
+      ' model again'
     )
   place = folder / _PARAMS
   try:
@@ -132,23 +132,23 @@ def read(folder: str | os.PathLike[str]) -> Tree:
   except Exception as e:  # pylint: disable=broad-except
     reason = (str(e).strip() or type(e).__name__).splitlines()[0]
     raise ValueError(
-        f'{place} cannot be read ({reason[:200]}); convert the model again'
+      f'{place} cannot be read ({reason[:200]}); convert the model again'
     ) from e
   leaves = {
-      path: Leaf(place, path, tuple(leaf.shape), np.dtype(leaf.dtype))
-      for path, leaf in traverse_util.flatten_dict(metadata, sep='/').items()
+    path: Leaf(place, path, tuple(leaf.shape), np.dtype(leaf.dtype))
+    for path, leaf in traverse_util.flatten_dict(metadata, sep='/').items()
   }
   return Tree(found['model'], found['config'], leaves)
 
 
 def write(
-    folder: str | os.PathLike[str],
-    model: str,
-    config: Mapping[str, Any],
-    params: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    on_leaf: Callable[[str], None] | None = None,
+  folder: str | os.PathLike[str],
+  model: str,
+  config: Mapping[str, Any],
+  params: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  on_leaf: Callable[[str], None] | None = None,
 ) -> None:
   """Writes a folder of ours; the folder appears when all of it is there.
 
@@ -173,17 +173,26 @@ def write(
   try:
     with _context():
       for group in _groups(flat):
-        ocp.partial.save(half / _PARAMS, traverse_util.unflatten_dict({
-            path: _on_device(flat[path], flat[path].dtype if dtype is None
-                             else dtype)
-            for path in group
-        }, sep='/'))  # pyformat: disable
+        ocp.partial.save(
+          half / _PARAMS,
+          traverse_util.unflatten_dict(
+            {
+              path: _on_device(
+                flat[path], flat[path].dtype if dtype is None else dtype
+              )
+              for path in group
+            },
+            sep='/',
+          ),
+        )
         if on_leaf is not None:
           for path in group:
             on_leaf(path)
       ocp.partial.finalize(half / _PARAMS)
-    writing.write_json(half / 'config.json', dict(
-        format=_FORMAT, model=model, config=dict(config)))
+    writing.write_json(
+      half / 'config.json',
+      dict(format=_FORMAT, model=model, config=dict(config)),
+    )
     half.rename(folder)
   finally:
     shutil.rmtree(half, ignore_errors=True)
@@ -193,7 +202,7 @@ def check_free(folder: pathlib.Path) -> None:
   """Raises FileExistsError if there is something in the way."""
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise FileExistsError(
-        f'{folder} exists and is not replaced; name another folder'
+      f'{folder} exists and is not replaced; name another folder'
     )
 
 

@@ -32,8 +32,8 @@ TEMPORAL = 'temporal_extra'
 _NEW = ('/norm_temp/', '/attn_temp/')
 # Places with blocks: theirs, ours.
 _PLACES = (
-    ('{side}_blocks.{i}.', '{side}_blocks_{i}_'),
-    ('mid_block.', 'mid_block_'),
+  ('{side}_blocks.{i}.', '{side}_blocks_{i}_'),
+  ('mid_block.', 'mid_block_'),
 )
 _BLOCK = 'attentions.{j}.transformer_blocks.0'
 
@@ -41,14 +41,16 @@ _BLOCK = 'attentions.{j}.transformer_blocks.0'
 def rules(config: unet.UNet3DConfig) -> list[Rule]:
   """The table of the 2-D model."""
   out = [
-      *sd.conv('conv_in', 'conv_in'),
-      *sd.conv('conv_out', 'conv_out'),
-      *table.norm('conv_norm_out', 'norm_out'),
-      *table.dense('time_embedding.linear_1', 'time_1'),
-      *table.dense('time_embedding.linear_2', 'time_2'),
-      *sd.conv('{side}_blocks.{i}.{samplers}.0.conv',
-               '{side}_blocks_{i}_{samplers}_0/conv'),
-  ]  # pyformat: disable
+    *sd.conv('conv_in', 'conv_in'),
+    *sd.conv('conv_out', 'conv_out'),
+    *table.norm('conv_norm_out', 'norm_out'),
+    *table.dense('time_embedding.linear_1', 'time_1'),
+    *table.dense('time_embedding.linear_2', 'time_2'),
+    *sd.conv(
+      '{side}_blocks.{i}.{samplers}.0.conv',
+      '{side}_blocks_{i}_{samplers}_0/conv',
+    ),
+  ]
   project = table.dense if config.use_linear_projection else sd.conv
   for theirs, ours in _PLACES:
     resnet = f'{theirs}resnets.{{j}}', f'{ours}resnets_{{j}}'
@@ -80,8 +82,8 @@ def temporal_rules() -> list[Rule]:
 
 def _attention(source: str, target: str) -> list[Rule]:
   return [
-      Rule(f'{source}.{name}.weight', f'{target}/{name}/kernel', (1, 0))
-      for name in ('to_q', 'to_k', 'to_v')
+    Rule(f'{source}.{name}.weight', f'{target}/{name}/kernel', (1, 0))
+    for name in ('to_q', 'to_k', 'to_v')
   ] + table.dense(f'{source}.to_out.0', f'{target}/to_out')
 
 
@@ -91,14 +93,14 @@ def has_temporal(folder: str | os.PathLike[str]) -> bool:
 
 
 def load_unet(
-    folder: str | os.PathLike[str],
-    *,
-    temporal: bool = True,
-    fresh: bool = False,
-    reference_bias: bool = False,
-    seed: int = 0,
-    dtype: Any = None,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  temporal: bool = True,
+  fresh: bool = False,
+  reference_bias: bool = False,
+  seed: int = 0,
+  dtype: Any = None,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[unet.UNet3DConfig, dict[str, Any]]:
   """Loads the U-Net of Stable Diffusion 1 or 2, tuned or not.
 
@@ -131,33 +133,40 @@ def load_unet(
   path = folder / 'config.json'
   found = sd.read_config(path)
   config = unet_config.config_from_json(
-      found, str(path), prediction=_prediction(folder, found),
-      temporal=temporal, reference_bias=reference_bias,
-  )  # pyformat: disable
+    found,
+    str(path),
+    prediction=_prediction(folder, found),
+    temporal=temporal,
+    reference_bias=reference_bias,
+  )
   shapes = {
-      name: leaf.shape
-      for name, leaf in traverse_util.flatten_dict(
-          unet.abstract_params(config), sep='/'
-      ).items()
+    name: leaf.shape
+    for name, leaf in traverse_util.flatten_dict(
+      unet.abstract_params(config), sep='/'
+    ).items()
   }
   is_new = lambda name: any(part in name for part in _NEW)
   new = {name: shape for name, shape in shapes.items() if is_new(name)}
   tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      rules(config),
-      tensors,
-      {name: shape for name, shape in shapes.items() if name not in new},
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    rules(config),
+    tensors,
+    {name: shape for name, shape in shapes.items() if name not in new},
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   flat = traverse_util.flatten_dict(params, sep='/')
   if new and not fresh and has_temporal(folder):
     tensors = files.open_file(folder / f'{TEMPORAL}.safetensors')
     more = table.from_source(
-        temporal_rules(), tensors, new, tensors.name, dtype=dtype,
-        sharding=sharding,
-    )  # pyformat: disable
+      temporal_rules(),
+      tensors,
+      new,
+      tensors.name,
+      dtype=dtype,
+      sharding=sharding,
+    )
     flat |= traverse_util.flatten_dict(more, sep='/')
   elif new:
     flat |= _draw(config, new, seed, dtype, sharding)
@@ -165,12 +174,12 @@ def load_unet(
 
 
 def save_unet(
-    config: unet.UNet3DConfig,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: unet.UNet3DConfig,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes a U-Net in diffusers' layout, temporal attention beside.
 
@@ -190,19 +199,29 @@ def save_unet(
   writing.check_free(folder, TEMPORAL)
   flat = traverse_util.flatten_dict(params, sep='/')
   new = {
-      name: flat.pop(name) for name in list(flat)
-      if any(part in name for part in _NEW)
-  }  # pyformat: disable
+    name: flat.pop(name)
+    for name in list(flat)
+    if any(part in name for part in _NEW)
+  }
   nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
   if new:
     writing.write_folder(
-        folder, TEMPORAL, temporal_rules(), nested(new), dtype=dtype,
-        shard_bytes=math.inf,
-    )  # pyformat: disable
+      folder,
+      TEMPORAL,
+      temporal_rules(),
+      nested(new),
+      dtype=dtype,
+      shard_bytes=math.inf,
+    )
   writing.write_folder(
-      folder, WEIGHTS, rules(config), nested(flat), dtype=dtype,
-      shard_bytes=shard_bytes, config=content,
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    rules(config),
+    nested(flat),
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=content,
+  )
 
 
 def _prediction(folder: pathlib.Path, found: Mapping[str, Any]) -> str:
@@ -223,8 +242,8 @@ def _draw(config, shapes, seed, dtype, sharding):
     return {name: flat[name].astype(dtype) for name in shapes}
 
   where = sharding and {
-      name: sharding(jax.ShapeDtypeStruct(shape, dtype))
-      for name, shape in shapes.items()
+    name: sharding(jax.ShapeDtypeStruct(shape, dtype))
+    for name, shape in shapes.items()
   }
   flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
   return flat if sharding else jax.device_get(flat)

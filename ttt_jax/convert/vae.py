@@ -31,34 +31,35 @@ _CONV2D = (2, 3, 1, 0)
 _RENAMED = {'shift': 'shift_factor'}
 # What only one value of is supported: anything else changes the function.
 _FIXED = {
-    'act_fn': 'silu',
-    'use_quant_conv': False,
-    'use_post_quant_conv': False,
-    'latents_mean': None,
-    'latents_std': None,
+  'act_fn': 'silu',
+  'use_quant_conv': False,
+  'use_post_quant_conv': False,
+  'latents_mean': None,
+  'latents_std': None,
 }
 
 
 def _conv(source: str, target: str, axes=_CONV3D) -> list[Rule]:
   return [
-      Rule(f'{source}.weight', f'{target}/kernel', axes),
-      Rule(f'{source}.bias', f'{target}/bias'),
+    Rule(f'{source}.weight', f'{target}/kernel', axes),
+    Rule(f'{source}.bias', f'{target}/bias'),
   ]
 
 
 def _norm(source: str, target: str) -> list[Rule]:
   """A norm of the encoder, then a spatial norm of the decoder."""
   return [
-      Rule(f'encoder.{source}.weight', f'encoder/{target}/scale'),
-      Rule(f'encoder.{source}.bias', f'encoder/{target}/bias'),
-      Rule(f'decoder.{source}.norm_layer.weight',
-           f'decoder/{target}/norm_layer/scale'),
-      Rule(f'decoder.{source}.norm_layer.bias',
-           f'decoder/{target}/norm_layer/bias'),
-      *_conv(f'decoder.{source}.conv_y.conv',
-             f'decoder/{target}/conv_y'),
-      *_conv(f'decoder.{source}.conv_b.conv',
-             f'decoder/{target}/conv_b'),
+    Rule(f'encoder.{source}.weight', f'encoder/{target}/scale'),
+    Rule(f'encoder.{source}.bias', f'encoder/{target}/bias'),
+    Rule(
+      f'decoder.{source}.norm_layer.weight',
+      f'decoder/{target}/norm_layer/scale',
+    ),
+    Rule(
+      f'decoder.{source}.norm_layer.bias', f'decoder/{target}/norm_layer/bias'
+    ),
+    *_conv(f'decoder.{source}.conv_y.conv', f'decoder/{target}/conv_y'),
+    *_conv(f'decoder.{source}.conv_b.conv', f'decoder/{target}/conv_b'),
   ]
 
 
@@ -68,23 +69,26 @@ def _block(source: str, target: str) -> list[Rule]:
   rules = []
   for i in (1, 2):
     rules += _norm(f'{inner}.norm{i}', f'{ours}/norm{i}')
-    rules += _conv(f'{{side}}.{inner}.conv{i}.conv',
-                   f'{{side}}/{ours}/conv{i}')
-  rules += _conv(f'{{side}}.{inner}.conv_shortcut',
-                 f'{{side}}/{ours}/conv_shortcut')
+    rules += _conv(f'{{side}}.{inner}.conv{i}.conv', f'{{side}}/{ours}/conv{i}')
+  rules += _conv(
+    f'{{side}}.{inner}.conv_shortcut', f'{{side}}/{ours}/conv_shortcut'
+  )
   return rules
 
 
 RULES = (
-    *_conv('{side}.conv_in.conv', '{side}/conv_in'),
-    *_conv('{side}.conv_out.conv', '{side}/conv_out'),
-    *_block('down_blocks.{i}', 'down_blocks_{i}'),
-    *_block('up_blocks.{i}', 'up_blocks_{i}'),
-    *_block('mid_block', 'mid_block'),
-    *_conv('{side}.{blocks}.{i}.{samplers}.0.conv',
-           '{side}/{blocks}_{i}/{samplers}_0/conv', _CONV2D),
-    *_norm('norm_out', 'norm_out'),
-    *_conv('{side}.linear_shortcut', '{side}/linear_shortcut', (1, 0)),
+  *_conv('{side}.conv_in.conv', '{side}/conv_in'),
+  *_conv('{side}.conv_out.conv', '{side}/conv_out'),
+  *_block('down_blocks.{i}', 'down_blocks_{i}'),
+  *_block('up_blocks.{i}', 'up_blocks_{i}'),
+  *_block('mid_block', 'mid_block'),
+  *_conv(
+    '{side}.{blocks}.{i}.{samplers}.0.conv',
+    '{side}/{blocks}_{i}/{samplers}_0/conv',
+    _CONV2D,
+  ),
+  *_norm('norm_out', 'norm_out'),
+  *_conv('{side}.linear_shortcut', '{side}/linear_shortcut', (1, 0)),
 )
 
 
@@ -96,13 +100,12 @@ def config_from_json(found: dict, what: str) -> CausalVAEConfig:
   """
   if found.get('_class_name', _CLASS) != _CLASS:
     raise ValueError(
-        f'{what} describes a {found["_class_name"]}: only {_CLASS} can be'
-        ' loaded'
+      f'{what} describes a {found["_class_name"]}: only {_CLASS} can be loaded'
     )
   for key, value in _FIXED.items():
     if found.get(key, value) != value:
       raise ValueError(
-          f'{what} has {key} = {found[key]!r}: only {value!r} is supported'
+        f'{what} has {key} = {found[key]!r}: only {value!r} is supported'
       )
   values = {}
   for field in dataclasses.fields(CausalVAEConfig):
@@ -123,10 +126,10 @@ def config_to_json(config: CausalVAEConfig) -> dict:
 
 
 def load_vae(
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = np.float32,
-    sharding: placing.Sharding | None = None,
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = np.float32,
+  sharding: placing.Sharding | None = None,
 ) -> tuple[CausalVAEConfig, dict[str, Any]]:
   """Loads an autoencoder from a folder in diffusers' layout.
 
@@ -152,12 +155,12 @@ def load_vae(
   config = config_from_json(found, str(path))
   tensors = files.open_folder(folder, WEIGHTS)
   params = table.from_source(
-      RULES,
-      tensors,
-      parameter_shapes(config),
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
+    RULES,
+    tensors,
+    parameter_shapes(config),
+    tensors.name,
+    dtype=dtype,
+    sharding=sharding,
   )
   if sharding is None:
     params = jax.tree.map(jnp.asarray, params)
@@ -165,12 +168,12 @@ def load_vae(
 
 
 def save_vae(
-    config: CausalVAEConfig,
-    params: Mapping[str, Any],
-    folder: str | os.PathLike[str],
-    *,
-    dtype: Any = None,
-    shard_bytes: int = writing.SHARD_BYTES,
+  config: CausalVAEConfig,
+  params: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  *,
+  dtype: Any = None,
+  shard_bytes: int = writing.SHARD_BYTES,
 ) -> None:
   """Writes an autoencoder in diffusers' layout.
 
@@ -185,16 +188,21 @@ def save_vae(
     FileExistsError: the folder holds a model already.
   """
   writing.write_folder(
-      folder, WEIGHTS, RULES, params, dtype=dtype, shard_bytes=shard_bytes,
-      config=config_to_json(config),
-  )  # pyformat: disable
+    folder,
+    WEIGHTS,
+    RULES,
+    params,
+    dtype=dtype,
+    shard_bytes=shard_bytes,
+    config=config_to_json(config),
+  )
 
 
 def parameter_shapes(config: CausalVAEConfig) -> dict[str, tuple[int, ...]]:
   """Returns '/'-joined path -> shape of the model's parameters."""
   side = config.spatial_compression
   frames = jax.ShapeDtypeStruct(
-      (1, 1, side, side, config.in_channels), jnp.float32
+    (1, 1, side, side, config.in_channels), jnp.float32
   )
   tree = jax.eval_shape(CausalVAE(config).init, jax.random.key(0), frames)
   flat = traverse_util.flatten_dict(tree['params'], sep='/')

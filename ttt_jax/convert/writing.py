@@ -28,14 +28,14 @@ _NAMES = {dtype: name for name, dtype in files.DTYPES.items()}
 
 
 def write_folder(
-    folder: str | os.PathLike[str],
-    name: str,
-    rules: Sequence[table.Rule],
-    params: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    shard_bytes: float = SHARD_BYTES,
-    config: Mapping[str, Any] | None = None,
+  folder: str | os.PathLike[str],
+  name: str,
+  rules: Sequence[table.Rule],
+  params: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  shard_bytes: float = SHARD_BYTES,
+  config: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes parameters as `files.open_folder` reads them.
 
@@ -62,26 +62,26 @@ def write_folder(
   check_free(folder, name)
   flat = traverse_util.flatten_dict(params, sep='/')
   kinds = {
-      path: np.dtype(leaf.dtype if dtype is None else dtype)
-      for path, leaf in flat.items()
+    path: np.dtype(leaf.dtype if dtype is None else dtype)
+    for path, leaf in flat.items()
   }
   for path, kind in kinds.items():
     if kind not in _NAMES:
       raise ValueError(
-          f'{path} has type {kind}; files of weights hold one of'
-          f' {", ".join(map(str, _NAMES))}'
+        f'{path} has type {kind}; files of weights hold one of'
+        f' {", ".join(map(str, _NAMES))}'
       )
   # Of the right shapes, without memory.
   empty = {
-      path: np.broadcast_to(np.zeros((), kinds[path]), leaf.shape)
-      for path, leaf in flat.items()
+    path: np.broadcast_to(np.zeros((), kinds[path]), leaf.shape)
+    for path, leaf in flat.items()
   }
   shards = _split(table.to_source(rules, _nested(empty)), shard_bytes)
   names = [f'{name}.safetensors']
   if len(shards) > 1:
     names = [
-        f'{name}-{i + 1:05}-of-{len(shards):05}.safetensors'
-        for i in range(len(shards))
+      f'{name}-{i + 1:05}-of-{len(shards):05}.safetensors'
+      for i in range(len(shards))
     ]
   with contextlib.ExitStack() as stack:
     places = {}
@@ -94,10 +94,13 @@ def write_folder(
         places[key].write(key, part)
   if len(shards) > 1:
     total = sum(part.nbytes for shard in shards for part in shard.values())
-    write_json(folder / f'{name}.safetensors.index.json', dict(
+    write_json(
+      folder / f'{name}.safetensors.index.json',
+      dict(
         metadata=dict(total_size=total),
         weight_map={key: places[key].name for key in sorted(places)},
-    ))  # pyformat: disable
+      ),
+    )
   if config is not None:
     write_json(folder / 'config.json', config)
 
@@ -106,7 +109,7 @@ def check_free(folder: pathlib.Path, name: str) -> None:
   """Raises FileExistsError if the folder holds weights of that name."""
   for path in sorted(folder.glob(f'{name}*.safetensors*')):
     raise FileExistsError(
-        f'{path} exists and is not replaced; name another folder'
+      f'{path} exists and is not replaced; name another folder'
     )
 
 
@@ -122,12 +125,12 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(
-    tensors: Mapping[str, np.ndarray], limit: float
+  tensors: Mapping[str, np.ndarray], limit: float
 ) -> list[dict[str, np.ndarray]]:
   """Tensors by file: layer after layer, each file filled up to `limit`."""
   natural = lambda key: [
-      (int(piece), '') if piece.isdecimal() else (-1, piece)
-      for piece in re.split(r'(\d+)', key)
+    (int(piece), '') if piece.isdecimal() else (-1, piece)
+    for piece in re.split(r'(\d+)', key)
   ]
   shards, size = [{}], 0
   for key in sorted(tensors, key=natural):
@@ -142,9 +145,7 @@ def _split(
 class _File:
   """A safetensors file to be; it gets its name when all of it is there."""
 
-  def __init__(
-      self, path: pathlib.Path, tensors: Mapping[str, np.ndarray]
-  ):
+  def __init__(self, path: pathlib.Path, tensors: Mapping[str, np.ndarray]):
     self.name = path.name
     self._path, self._half = path, path.with_name(path.name + '.tmp')
     self._tensors, self._offsets = tensors, {}
@@ -155,9 +156,9 @@ class _File:
     for key in order:
       part = tensors[key]
       header[key] = dict(
-          dtype=_NAMES[part.dtype],
-          shape=list(part.shape),
-          data_offsets=[end, end + part.nbytes],
+        dtype=_NAMES[part.dtype],
+        shape=list(part.shape),
+        data_offsets=[end, end + part.nbytes],
       )
       self._offsets[key] = end
       end += part.nbytes

@@ -23,9 +23,9 @@ from ttt_jax import paths
 
 ARRAYS = ('mean', 'logvar', 'text')
 _CODECS = (
-    {'name': 'bytes', 'configuration': {'endian': 'little'}},
-    {'name': 'zstd', 'configuration': {'level': 1}},
-    {'name': 'crc32c'},
+  {'name': 'bytes', 'configuration': {'endian': 'little'}},
+  {'name': 'zstd', 'configuration': {'level': 1}},
+  {'name': 'crc32c'},
 )
 
 
@@ -43,30 +43,30 @@ def spec(path: epath.Path) -> dict[str, Any]:
   if paths.in_bucket(path):
     return {'driver': 'zarr3', 'kvstore': os.fspath(path)}
   return {
-      'driver': 'zarr3',
-      'kvstore': {'driver': 'file', 'path': os.path.abspath(path)},
+    'driver': 'zarr3',
+    'kvstore': {'driver': 'file', 'path': os.path.abspath(path)},
   }
 
 
 def create(
-    path: epath.Path, shape: Sequence[int], chunk: Sequence[int]
+  path: epath.Path, shape: Sequence[int], chunk: Sequence[int]
 ) -> ts.TensorStore:
   """Creates an array, or opens it if it is there."""
   metadata = {
-      'shape': list(shape),
-      'data_type': 'float32',
-      'fill_value': 'NaN',
-      'chunk_grid': {
-          'name': 'regular',
-          'configuration': {'chunk_shape': list(chunk)},
-      },
-      'codecs': list(_CODECS),
+    'shape': list(shape),
+    'data_type': 'float32',
+    'fill_value': 'NaN',
+    'chunk_grid': {
+      'name': 'regular',
+      'configuration': {'chunk_shape': list(chunk)},
+    },
+    'codecs': list(_CODECS),
   }
   if (path / 'zarr.json').exists():
     return ts.open(spec(path), open=True).result()
   # `open`, too: another process may create it at this moment.
   return ts.open(
-      {**spec(path), 'metadata': metadata}, open=True, create=True
+    {**spec(path), 'metadata': metadata}, open=True, create=True
   ).result()
 
 

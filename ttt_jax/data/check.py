@@ -37,7 +37,7 @@ class Report:
 
 
 def check(
-    folder: str | os.PathLike[str], run: Run = Run(), progress: bool = False
+  folder: str | os.PathLike[str], run: Run = Run(), progress: bool = False
 ) -> Report:
   """Reads a data set once, clip by clip.
 
@@ -52,7 +52,7 @@ def check(
   """
   folder = epath.Path(folder)
   final, unfinished = (
-      folder / name for name in (manifest_lib.FINAL, manifest_lib.UNFINISHED)
+    folder / name for name in (manifest_lib.FINAL, manifest_lib.UNFINISHED)
   )
   if final.exists() or not unfinished.exists():
     manifest = manifest_lib.read_manifest(folder)
@@ -89,7 +89,7 @@ def check(
 
 
 def _open(
-    folder: epath.Path, found: list[str]
+  folder: epath.Path, found: list[str]
 ) -> Iterator[tuple[str, ts.TensorStore]]:
   """The arrays that can be opened."""
   # Nothing is read twice; a cache would only hide what is on the disk.
@@ -97,7 +97,7 @@ def _open(
   for name in (*arrays.ARRAYS, 'null_text'):
     try:
       store = ts.open(
-          arrays.spec(folder / name), open=True, read=True, context=context
+        arrays.spec(folder / name), open=True, read=True, context=context
       ).result()
     except (ValueError, OSError) as e:
       found.append(f'{name}: cannot be opened: {manifest_lib.first_line(e)}')
@@ -105,24 +105,24 @@ def _open(
     rank = {'null_text': 2, 'text': 4}.get(name, 5)
     if store.dtype.name != 'float32' or store.rank != rank:
       found.append(
-          f'{name}: holds {store.dtype.name} {list(store.shape)}; it must be'
-          f' float32 with {rank} axes'
+        f'{name}: holds {store.dtype.name} {list(store.shape)}; it must be'
+        f' float32 with {rank} axes'
       )
     else:
       yield name, store
 
 
 def _unfinished(
-    folder: epath.Path, stores: Mapping[str, ts.TensorStore], run: Run
+  folder: epath.Path, stores: Mapping[str, ts.TensorStore], run: Run
 ) -> str:
   rows = len(run.clips) if run.clips is not None else None
   if rows is None and 'mean' in stores:
     rows = stores['mean'].shape[0]
   whole = len(_marked(folder))
   return (
-      f'manifest.json: is missing, the data set is unfinished: {whole} of'
-      f' {"?" if rows is None else rows} clips are whole; run precompute again,'
-      ' it goes on where it stopped'
+    f'manifest.json: is missing, the data set is unfinished: {whole} of'
+    f' {"?" if rows is None else rows} clips are whole; run precompute again,'
+    ' it goes on where it stopped'
   )
 
 
@@ -137,9 +137,9 @@ def _marked(folder: epath.Path) -> tuple[dict[str, Any], ...]:
 
 
 def _sizes(
-    manifest: manifest_lib.Manifest,
-    stores: Mapping[str, ts.TensorStore],
-    run: Run,
+  manifest: manifest_lib.Manifest,
+  stores: Mapping[str, ts.TensorStore],
+  run: Run,
 ) -> Iterator[str]:
   """Fields and shapes that contradict the run or each other."""
   if run.geometry:
@@ -160,33 +160,33 @@ def _sizes(
     for name in ('mean', 'logvar'):
       if name in clip and clip[name][:3] != sizes:
         yield (
-            f'{name}: clips of {list(clip[name][:3])} frames, rows and'
-            f' columns; the configuration makes {list(sizes)}'
+          f'{name}: clips of {list(clip[name][:3])} frames, rows and'
+          f' columns; the configuration makes {list(sizes)}'
         )
   if {'mean', 'logvar'} <= set(clip) and clip['mean'] != clip['logvar']:
     yield (
-        f'logvar: clips of shape {list(clip["logvar"])}, but mean has'
-        f' {list(clip["mean"])}'
+      f'logvar: clips of shape {list(clip["logvar"])}, but mean has'
+      f' {list(clip["mean"])}'
     )
   text = (manifest.segments, manifest.text_length)
   if 'text' in clip and clip['text'][:2] != text:
     yield (
-        f'text: clips of {list(clip["text"][:2])} segments and tokens; the'
-        f' manifest says {list(text)}'
+      f'text: clips of {list(clip["text"][:2])} segments and tokens; the'
+      f' manifest says {list(text)}'
     )
   if 'null_text' in stores and 'text' in clip:
     if stores['null_text'].shape != clip['text'][1:]:
       yield (
-          f'null_text: shape {list(stores["null_text"].shape)}; a text has'
-          f' {list(clip["text"][1:])}'
+        f'null_text: shape {list(stores["null_text"].shape)}; a text has'
+        f' {list(clip["text"][1:])}'
       )
 
 
 def _counts(
-    folder: epath.Path,
-    manifest: manifest_lib.Manifest,
-    stores: Mapping[str, ts.TensorStore],
-    run: Run,
+  folder: epath.Path,
+  manifest: manifest_lib.Manifest,
+  stores: Mapping[str, ts.TensorStore],
+  run: Run,
 ) -> Iterator[str]:
   """Clips that are missing, listed twice or not expected."""
   entries = [*manifest.clips, *manifest.corrupt]
@@ -199,8 +199,8 @@ def _counts(
   for name in arrays.ARRAYS:
     if name in stores and stores[name].shape[0] < rows:
       yield (
-          f'{name}: has {stores[name].shape[0]} rows; the manifest lists clips'
-          f' up to row {rows - 1}'
+        f'{name}: has {stores[name].shape[0]} rows; the manifest lists clips'
+        f' up to row {rows - 1}'
       )
   for clip in manifest.clips:
     mark = check_clip.mark(folder, clip['row'])
@@ -209,8 +209,8 @@ def _counts(
       yield f'{path}: is missing; clip {clip["name"]!r} may not be whole'
     elif mark.get('name') != clip['name']:
       yield (
-          f'{path}: is of clip {mark.get("name")!r}, the manifest has'
-          f' {clip["name"]!r} in this row'
+        f'{path}: is of clip {mark.get("name")!r}, the manifest has'
+        f' {clip["name"]!r} in this row'
       )
   if run.clips is not None and (folder / manifest_lib.FINAL).exists():
     there = {entry['name'] for entry in entries}

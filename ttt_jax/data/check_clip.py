@@ -62,14 +62,14 @@ def read(view: ts.TensorStore) -> tuple[np.ndarray | None, list[str]]:
     return None, ['was never written, or is lost']
   if len(bad):
     return None, [
-        f'{len(bad)} of {value.size} values are not finite, the first at'
-        f' {bad[0].tolist()}'
+      f'{len(bad)} of {value.size} values are not finite, the first at'
+      f' {bad[0].tolist()}'
     ]
   return value, []
 
 
 def values(
-    stores: Mapping[str, ts.TensorStore], row: int
+  stores: Mapping[str, ts.TensorStore], row: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The arrays of a row that can be used, and what is wrong with the others."""
   found, wrong = {}, []
@@ -84,10 +84,10 @@ def values(
 
 
 def texts(
-    clip: Mapping[str, Any],
-    text: np.ndarray | None,
-    manifest: manifest_lib.Manifest,
-    run: Run,
+  clip: Mapping[str, Any],
+  text: np.ndarray | None,
+  manifest: manifest_lib.Manifest,
+  run: Run,
 ) -> list[str]:
   """Captions against their tokens and their embeddings."""
   if 'storyboard' not in clip:
@@ -98,9 +98,7 @@ def texts(
     return [f'its storyboard cannot be read: {e}']
   wrong = []
   if len(prompts) != manifest.segments:
-    wrong.append(
-        f'has {len(prompts)} texts for {manifest.segments} segments'
-    )
+    wrong.append(f'has {len(prompts)} texts for {manifest.segments} segments')
   if run.tokenize:
     for i, prompt in enumerate(prompts, 1):
       lines = _tokens(prompt, manifest.text_length, run)
@@ -114,13 +112,11 @@ def texts(
     equal = np.array_equal(text[i], text[i - 1])
     if keys[i] == keys[i - 1] and not equal:
       wrong.append(
-          f'texts {i} and {i + 1} are equal, but their embeddings are'
-          ' different'
+        f'texts {i} and {i + 1} are equal, but their embeddings are different'
       )
     elif run.tokenize and keys[i] != keys[i - 1] and equal:
       wrong.append(
-          f'texts {i} and {i + 1} are different, but their embeddings are'
-          ' equal'
+        f'texts {i} and {i + 1} are different, but their embeddings are equal'
       )
   return wrong
 
@@ -130,19 +126,17 @@ def _tokens(prompt: str, text_length: int, run: Run) -> Iterator[str]:
   if len(ids) > text_length:
     yield f'has {len(ids)} tokens; {text_length} fit'
   for token, row in zip(
-      (segment_lib.START_SCENE, segment_lib.END_SCENE),
-      run.scene_token_ids,
+    (segment_lib.START_SCENE, segment_lib.END_SCENE),
+    run.scene_token_ids,
   ):
     if ids.count(row) != prompt.count(token):
       yield (
-          f'has {prompt.count(token)} {token}, but its tokens have row {row}'
-          f' {ids.count(row)} times'
+        f'has {prompt.count(token)} {token}, but its tokens have row {row}'
+        f' {ids.count(row)} times'
       )
 
 
-def source(
-    folder: epath.Path, clip: Mapping[str, Any], run: Run
-) -> list[str]:
+def source(folder: epath.Path, clip: Mapping[str, Any], run: Run) -> list[str]:
   """Whether the clip was made of the frames and texts that its entry names."""
   if run.geometry is None or run.videos_dir is None:
     return []
@@ -157,6 +151,6 @@ def source(
   print_now = shots.fingerprint(parts, board.prompts(), run.soften)
   if found.get('fingerprint') != print_now:
     return [
-        'was made of other frames or texts than its entry and the videos say'
+      'was made of other frames or texts than its entry and the videos say'
     ]
   return []

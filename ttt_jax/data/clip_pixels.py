@@ -17,10 +17,10 @@ CONFIG = 'preprocessor_config.json'
 # What only one value of is supported, which is also what a file without it
 # means.
 _FIXED = {
-    'do_resize': True,
-    'do_center_crop': True,
-    'do_rescale': True,
-    'do_normalize': True,
+  'do_resize': True,
+  'do_center_crop': True,
+  'do_rescale': True,
+  'do_normalize': True,
 }
 
 
@@ -53,32 +53,32 @@ class ClipPixels:
     path = pathlib.Path(folder, CONFIG)
     if not path.is_file():
       raise FileNotFoundError(
-          f'{folder} has no {CONFIG}, which says how CLIP reads pictures; it'
-          ' belongs to the model, copy it, too'
+        f'{folder} has no {CONFIG}, which says how CLIP reads pictures; it'
+        ' belongs to the model, copy it, too'
       )
     found = json_file.read(path)
     found = found if isinstance(found, dict) else {}
     for key, value in _FIXED.items():
       if found.get(key, value) is not value:
         raise ValueError(
-            f'{path} has {key} = {found[key]!r}: only {value!r} is supported'
+          f'{path} has {key} = {found[key]!r}: only {value!r} is supported'
         )
     shortest = _whole(found.get('size', 224), ['shortest_edge'])
     size = _whole(found.get('crop_size', 224), ['height', 'width'])
     resample = found.get('resample', Image.Resampling.BICUBIC)
     mean, deviation = found.get('image_mean'), found.get('image_std')
     if (
-        shortest is None
-        or size is None
-        or size > shortest
-        or resample not in list(Image.Resampling)
-        or not all(_is_color(x) for x in (mean, deviation))
-        or min(deviation) <= 0
+      shortest is None
+      or size is None
+      or size > shortest
+      or resample not in list(Image.Resampling)
+      or not all(_is_color(x) for x in (mean, deviation))
+      or min(deviation) <= 0
     ):
       raise ValueError(
-          f'{path} is not understood: size needs a shortest_edge, crop_size'
-          ' equal height and width, at most that, resample a filter of PIL,'
-          ' image_mean and image_std three numbers each'
+        f'{path} is not understood: size needs a shortest_edge, crop_size'
+        ' equal height and width, at most that, resample a filter of PIL,'
+        ' image_mean and image_std three numbers each'
       )
     return cls(shortest, size, resample, tuple(mean), tuple(deviation))
 
@@ -88,12 +88,14 @@ class ClipPixels:
     short = min(height, width)
     height, width = (n * self.shortest // short for n in (height, width))
     top, left = (height - self.size) // 2, (width - self.size) // 2
-    pixels = np.stack([
+    pixels = np.stack(
+      [
         np.asarray(
-            Image.fromarray(frame).resize((width, height), self.resample)
+          Image.fromarray(frame).resize((width, height), self.resample)
         )[top : top + self.size, left : left + self.size]
         for frame in frames
-    ])
+      ]
+    )
     mean, deviation = (np.float32(x) for x in (self.mean, self.deviation))
     return (pixels.astype(np.float32) / 255 - mean) / deviation
 
@@ -108,7 +110,7 @@ def _whole(value: Any, keys: list[str]) -> int | None:
 
 def _is_color(value: Any) -> bool:
   return (
-      isinstance(value, list)
-      and len(value) == 3
-      and all(isinstance(x, (int, float)) for x in value)
+    isinstance(value, list)
+    and len(value) == 3
+    and all(isinstance(x, (int, float)) for x in value)
   )

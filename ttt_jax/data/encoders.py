@@ -48,13 +48,13 @@ class CausalVideoEncoder:
   """
 
   def __init__(
-      self,
-      config: causal3d.CausalVAEConfig,
-      params: Any,
-      *,
-      tiling: tiling_lib.Tiling | None = None,
-      dtype: str = 'float32',
-      devices: Sequence[jax.Device] | None = None,
+    self,
+    config: causal3d.CausalVAEConfig,
+    params: Any,
+    *,
+    tiling: tiling_lib.Tiling | None = None,
+    dtype: str = 'float32',
+    devices: Sequence[jax.Device] | None = None,
   ):
     """Args: see `VAEStream`."""
     kind = 'causal3d'
@@ -65,12 +65,12 @@ class CausalVideoEncoder:
     self.identity = manifest.content_identity(kind, config, params)
     self.scale = config.scaling_factor
     self.stream = vae_stream.VAEStream(
-        config, params, tiling=tiling, dtype=dtype, devices=devices
+      config, params, tiling=tiling, dtype=dtype, devices=devices
     )
 
   @classmethod
   def load(
-      cls, folder: str | os.PathLike[str], **options: Any
+    cls, folder: str | os.PathLike[str], **options: Any
   ) -> CausalVideoEncoder:
     """From a folder in the diffusers layout, with options of `__init__`."""
     return cls(*convert.load_vae(folder), **options)
@@ -106,11 +106,11 @@ def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(
-    known: Mapping[str, Any],
-    where: str,
-    *,
-    vae: VideoEncoder,
-    text: text_encoder.TextEncoder,
+  known: Mapping[str, Any],
+  where: str,
+  *,
+  vae: VideoEncoder,
+  text: text_encoder.TextEncoder,
 ) -> None:
   """Raises ValueError unless these encoders made what is known.
 
@@ -124,8 +124,8 @@ def check_identity(
     theirs = known[f'{name}_identity']
     if theirs != encoder.identity:
       raise ValueError(
-          f'{where} was made with the {name} encoder {theirs}, but'
-          f' config.{name}.folder holds {encoder.identity}; restore that folder'
+        f'{where} was made with the {name} encoder {theirs}, but'
+        f' config.{name}.folder holds {encoder.identity}; restore that folder'
       )
 
 
@@ -137,17 +137,17 @@ class TextCache:
   """
 
   def __init__(
-      self,
-      encoder: text_encoder.TextEncoder,
-      cache_bytes: int = 256 << 20,
-      folder: str | os.PathLike[str] | None = None,
+    self,
+    encoder: text_encoder.TextEncoder,
+    cache_bytes: int = 256 << 20,
+    folder: str | os.PathLike[str] | None = None,
   ):
     """Args: the encoder, bytes to keep in memory, folder of files or None."""
     self._encoder = encoder
     self._bytes = cache_bytes
     self._folder = None if folder is None else pathlib.Path(folder)
     self._known: collections.OrderedDict[str, np.ndarray] = (
-        collections.OrderedDict()
+      collections.OrderedDict()
     )
 
   def encode(self, prompts: Sequence[str]) -> np.ndarray:

@@ -49,17 +49,17 @@ class Cut:
       out.append(f'{self.unused} segments are in no clip')
     if self.too_short:
       out.append(
-          f'{len(self.too_short)} scenes are too short for a segment:'
-          f' {_some(self.too_short)}'
+        f'{len(self.too_short)} scenes are too short for a segment:'
+        f' {_some(self.too_short)}'
       )
     return out
 
 
 def read_clips(
-    path: str | os.PathLike[str],
-    videos_dir: str,
-    geometry: geometry_lib.Geometry,
-    stride: int = 0,
+  path: str | os.PathLike[str],
+  videos_dir: str,
+  geometry: geometry_lib.Geometry,
+  stride: int = 0,
 ) -> Cut:
   """Reads a file of storyboards or annotations and cuts it into clips.
 
@@ -82,7 +82,7 @@ def read_clips(
   try:
     if annotations.is_annotation(value):
       boards = _storyboards(
-          annotations.parse(value), videos_dir, geometry, too_short
+        annotations.parse(value), videos_dir, geometry, too_short
       )
     else:
       boards = storyboard_lib.parse_storyboards(value, path.stem)
@@ -93,15 +93,16 @@ def read_clips(
   if not clips:
     longest = max(boards, key=lambda b: len(b.segments), default=None)
     found = (
-        f'the longest, {longest.name!r}, has {len(longest.segments)} segments'
-        if longest else f'all {len(too_short)} scenes are too short'
+      f'the longest, {longest.name!r}, has {len(longest.segments)} segments'
+      if longest
+      else f'all {len(too_short)} scenes are too short'
     )
     seconds = shots.segment_seconds(geometry)
     raise ValueError(
-        f'{path} makes no clip of {geometry.segments} segments'
-        f' ({geometry.segments * seconds:g} s): {found}; set'
-        ' config.data.seconds to a length that is there, for example'
-        f' {seconds * (len(longest.segments) if longest else 1):g}'
+      f'{path} makes no clip of {geometry.segments} segments'
+      f' ({geometry.segments * seconds:g} s): {found}; set'
+      ' config.data.seconds to a length that is there, for example'
+      f' {seconds * (len(longest.segments) if longest else 1):g}'
     )
   total = sum(len(b.segments) for b in boards)
   length = geometry.segments
@@ -113,9 +114,9 @@ def read_clips(
 
 
 def cut(
-    board: storyboard_lib.Storyboard,
-    geometry: geometry_lib.Geometry,
-    stride: int = 0,
+  board: storyboard_lib.Storyboard,
+  geometry: geometry_lib.Geometry,
+  stride: int = 0,
 ) -> list[storyboard_lib.Storyboard]:
   """The clips of a storyboard: all of `geometry.segments`, at boundaries.
 
@@ -129,21 +130,19 @@ def cut(
     return [board]
   seconds = shots.segment_seconds(geometry)
   return [
-      storyboard_lib.Storyboard(
-          f'{board.name}@{first * seconds:g}s',
-          board.segments[first : first + length],
-      )
-      for first in range(
-          0, len(board.segments) - length + 1, stride or length
-      )
+    storyboard_lib.Storyboard(
+      f'{board.name}@{first * seconds:g}s',
+      board.segments[first : first + length],
+    )
+    for first in range(0, len(board.segments) - length + 1, stride or length)
   ]
 
 
 def _storyboards(
-    episodes: Sequence[annotations.Episode],
-    videos_dir: str,
-    geometry: geometry_lib.Geometry,
-    too_short: list[str],
+  episodes: Sequence[annotations.Episode],
+  videos_dir: str,
+  geometry: geometry_lib.Geometry,
+  too_short: list[str],
 ) -> list[storyboard_lib.Storyboard]:
   """Crops all scenes; names those that are too short in `too_short`."""
   seconds_of = functools.cache(lambda name: _seconds(name, videos_dir))
@@ -164,12 +163,10 @@ def _storyboards(
         too_short.append(f'{stretch.video} from {stretch.start:g} s')
       segments += cropped
     if segments:
-      boards.append(
-          storyboard_lib.Storyboard(episode.name, tuple(segments))
-      )
+      boards.append(storyboard_lib.Storyboard(episode.name, tuple(segments)))
   if wrong:
     raise ValueError(
-        f'{len(wrong)} scenes do not fit their texts: {_some(wrong, "; ")}'
+      f'{len(wrong)} scenes do not fit their texts: {_some(wrong, "; ")}'
     )
   return boards
 
@@ -184,9 +181,9 @@ def _seconds(name: str, videos_dir: str) -> float | None:
 
 
 def _crop(
-    stretch: annotations.Stretch,
-    end: float | None,
-    geometry: geometry_lib.Geometry,
+  stretch: annotations.Stretch,
+  end: float | None,
+  geometry: geometry_lib.Geometry,
 ) -> list[segment_lib.Segment]:
   """The segments of a stretch, [] if it is too short for one.
 
@@ -207,9 +204,9 @@ def _crop(
       return []
     if frames >= (count + 1) * unit or (is_short and stretch.end is not None):
       raise ValueError(
-          f'{stretch.video} from {stretch.start:g} to {end:g} s makes'
-          f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
-          f' {count} texts'
+        f'{stretch.video} from {stretch.start:g} to {end:g} s makes'
+        f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
+        f' {count} texts'
       )
     if not is_short:
       # A clip that begins with this stretch shows one frame more.
@@ -218,12 +215,15 @@ def _crop(
       stop = begin + min(frames - offset, count * unit + 1) / geometry.fps
   seconds = unit / geometry.fps
   return [
-      segment_lib.Segment(
-          text, scene=scene, video=stretch.video, start=begin + i * seconds,
-          end=stop,
-      )
-      for i, (text, scene) in enumerate(zip(stretch.texts, stretch.scenes))
-  ]  # pyformat: disable
+    segment_lib.Segment(
+      text,
+      scene=scene,
+      video=stretch.video,
+      start=begin + i * seconds,
+      end=stop,
+    )
+    for i, (text, scene) in enumerate(zip(stretch.texts, stretch.scenes))
+  ]
 
 
 def _some(items: Sequence[str], separator: str = ', ') -> str:

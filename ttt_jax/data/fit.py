@@ -9,13 +9,13 @@ _TURNS = (None, Image.ROTATE_90, Image.ROTATE_180, Image.ROTATE_270)
 
 
 def fit(
-    pixels: np.ndarray,
-    height: int,
-    width: int,
-    *,
-    pixel_aspect: float = 1.0,
-    quarter_turns: int = 0,
-    soften: bool = False,
+  pixels: np.ndarray,
+  height: int,
+  width: int,
+  *,
+  pixel_aspect: float = 1.0,
+  quarter_turns: int = 0,
+  soften: bool = False,
 ) -> np.ndarray:
   """Turns, resizes until the size is covered, and cuts out the centre.
 
@@ -41,9 +41,9 @@ def fit(
   box_height = min(image.height, box_width / shape)
   left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
   image = image.resize(
-      (width, height),
-      Image.LANCZOS,
-      box=(left, top, left + box_width, top + box_height),
+    (width, height),
+    Image.LANCZOS,
+    box=(left, top, left + box_width, top + box_height),
   )
   out = np.asarray(image)
   return _blur(out) if soften else out

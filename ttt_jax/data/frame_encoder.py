@@ -27,7 +27,7 @@ class FrameVideoEncoder:
   """
 
   def __init__(
-      self, config: kl.KLVAEConfig, params: Any, *, dtype: str = 'float32'
+    self, config: kl.KLVAEConfig, params: Any, *, dtype: str = 'float32'
   ):
     """Args: of the autoencoder; `dtype` of its activations."""
     kind = 'kl' if dtype == 'float32' else f'kl-{dtype}'
@@ -57,7 +57,7 @@ class FrameVideoEncoder:
 
 
 def load_video_encoder(
-    folder: str | os.PathLike[str], **options: Any
+  folder: str | os.PathLike[str], **options: Any
 ) -> FrameVideoEncoder | encoders.CausalVideoEncoder:
   """The encoder of a folder in diffusers' layout, by what config.json says.
 

@@ -17,11 +17,11 @@ from ttt_jax.data.manifest import Manifest
 from ttt_jax.data.writer import LatentWriter
 
 __all__ = [
-    'check_manifest',
-    'CorruptClipError',
-    'LatentDataset',
-    'LatentWriter',
-    'Manifest',
+  'check_manifest',
+  'CorruptClipError',
+  'LatentDataset',
+  'LatentWriter',
+  'Manifest',
 ]
 
 
@@ -34,7 +34,7 @@ class LatentDataset:
   """
 
   def __init__(
-      self, folder: str | os.PathLike[str], cache_bytes: int = 256 << 20
+    self, folder: str | os.PathLike[str], cache_bytes: int = 256 << 20
   ):
     """Opens a data set; reads no clip yet.
 
@@ -49,18 +49,18 @@ class LatentDataset:
     def array(name):
       try:
         return ts.open(
-            arrays.spec(self.folder / name),
-            open=True,
-            read=True,
-            context=context,
-            recheck_cached_data='open',
-            recheck_cached_metadata='open',
+          arrays.spec(self.folder / name),
+          open=True,
+          read=True,
+          context=context,
+          recheck_cached_data='open',
+          recheck_cached_metadata='open',
         ).result()
       except ValueError as e:
         raise ValueError(
-            f'array {name!r} of the data set in {self.folder} cannot be'
-            f' opened: {manifest_lib.first_line(e)}; delete the folder and run'
-            ' precompute again'
+          f'array {name!r} of the data set in {self.folder} cannot be'
+          f' opened: {manifest_lib.first_line(e)}; delete the folder and run'
+          ' precompute again'
         ) from e
 
     self._arrays = {name: array(name) for name in arrays.ARRAYS}
@@ -72,18 +72,17 @@ class LatentDataset:
     mean, logvar, text = (self._arrays[name].shape for name in arrays.ARRAYS)
     rows = 1 + max((c['row'] for c in m.clips), default=-1)
     facts = (
-        ('clips', min(mean[0], logvar[0], text[0]) >= rows),
-        ('mean and logvar', len(mean) == 5 and mean == logvar),
-        ('segments and text_length',
-         text[1:3] == (m.segments, m.text_length)),
-        ('null_text', self._null_text.shape == text[2:]),
+      ('clips', min(mean[0], logvar[0], text[0]) >= rows),
+      ('mean and logvar', len(mean) == 5 and mean == logvar),
+      ('segments and text_length', text[1:3] == (m.segments, m.text_length)),
+      ('null_text', self._null_text.shape == text[2:]),
     )
     wrong = [name for name, right in facts if not right]
     if wrong:
       raise ValueError(
-          f'the arrays in {self.folder} do not fit its manifest'
-          f' ({", ".join(wrong)}): mean {list(mean)}, logvar {list(logvar)},'
-          f' text {list(text)}; delete the folder and run precompute again'
+        f'the arrays in {self.folder} do not fit its manifest'
+        f' ({", ".join(wrong)}): mean {list(mean)}, logvar {list(logvar)},'
+        f' text {list(text)}; delete the folder and run precompute again'
       )
 
   def __len__(self) -> int:
@@ -124,7 +123,7 @@ class LatentDataset:
     return {**self._read(clip['name'], rows), 'clip': np.int32(index)}
 
   def _read(
-      self, clip: str, views: Mapping[str, ts.TensorStore]
+    self, clip: str, views: Mapping[str, ts.TensorStore]
   ) -> dict[str, np.ndarray]:
     pending = {name: view.read() for name, view in views.items()}
     values = {}
@@ -133,10 +132,10 @@ class LatentDataset:
         values[name] = future.result()
       except (ValueError, OSError) as e:
         raise CorruptClipError(
-            clip, f'{name} cannot be read: {manifest_lib.first_line(e)}'
+          clip, f'{name} cannot be read: {manifest_lib.first_line(e)}'
         ) from e
       if not np.isfinite(values[name]).all():
         raise CorruptClipError(
-            clip, f'{name} holds values that are lost or not finite'
+          clip, f'{name} holds values that are lost or not finite'
         )
     return values

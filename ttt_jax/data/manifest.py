@@ -91,30 +91,37 @@ def check_manifest(manifest: Manifest, **expected: Any) -> None:
   if unknown:
     raise TypeError(f'a manifest has no field {", ".join(unknown)}')
   wrong = differences(
-      found, {k: v for k, v in expected.items() if v is not None}
+    found, {k: v for k, v in expected.items() if v is not None}
   )
   if wrong:
     raise ValueError(
-        f'the data set does not fit this run: {wrong}; run precompute with'
-        ' this configuration into another folder, or set the configuration to'
-        " the data set's values"
+      f'the data set does not fit this run: {wrong}; run precompute with'
+      ' this configuration into another folder, or set the configuration to'
+      " the data set's values"
     )
 
 
 def geometry_fields(geometry: geometry_lib.Geometry) -> dict[str, int]:
   """The fields of `Manifest` that a geometry decides."""
-  names = ('fps', 'height', 'width', 'frames', 'segments', 'text_length',
-           'mini_batch')  # pyformat: disable
+  names = (
+    'fps',
+    'height',
+    'width',
+    'frames',
+    'segments',
+    'text_length',
+    'mini_batch',
+  )
   return {name: getattr(geometry, name) for name in names}
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
   """Names each expected value that differs; empty where all agree."""
   return ', '.join(
-      f'{name} is {found.get(name)!r} in the data set but'
-      f' {_plain(value)!r} in this run'
-      for name, value in expected.items()
-      if found.get(name) != _plain(value)
+    f'{name} is {found.get(name)!r} in the data set but'
+    f' {_plain(value)!r} in this run'
+    for name, value in expected.items()
+    if found.get(name) != _plain(value)
   )
 
 
@@ -163,12 +170,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
   if not (folder / FINAL).exists():
     if (folder / UNFINISHED).exists():
       raise ValueError(
-          f'the data set in {folder} is unfinished (it has no {FINAL}); run'
-          ' precompute again, it goes on where it stopped'
+        f'the data set in {folder} is unfinished (it has no {FINAL}); run'
+        ' precompute again, it goes on where it stopped'
       )
     raise FileNotFoundError(
-        f'no data set in {folder} (it has no {FINAL}); make one with python'
-        ' -m ttt_jax.precompute'
+      f'no data set in {folder} (it has no {FINAL}); make one with python'
+      ' -m ttt_jax.precompute'
     )
   return load(folder / FINAL)
 
@@ -180,19 +187,24 @@ def load(path: epath.Path) -> Manifest:
     version = fields.get('schema_version')
     if version != SCHEMA_VERSION:
       raise ValueError(
-          f'{path} has schema version {version!r}; this program reads'
-          f' {SCHEMA_VERSION}; run precompute again into another folder'
+        f'{path} has schema version {version!r}; this program reads'
+        f' {SCHEMA_VERSION}; run precompute again into another folder'
       )
     fields['clips'] = tuple(fields['clips'])
     fields['corrupt'] = tuple(fields['corrupt'])
     for clip in (*fields['clips'], *fields['corrupt']):
       clip['name'], clip['row']  # pylint: disable=pointless-statement
     return Manifest(**fields)
-  except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError,
-          AttributeError) as e:
+  except (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+  ) as e:
     raise ValueError(
-        f'{path} is no manifest of a data set ({first_line(e)}); delete the'
-        ' folder and run precompute again'
+      f'{path} is no manifest of a data set ({first_line(e)}); delete the'
+      ' folder and run precompute again'
     ) from e
 
 
@@ -231,9 +243,9 @@ def write_error(path: epath.Path, error: Exception) -> ValueError:
   reason = getattr(error, 'strerror', None)
   reason = reason or first_line(error).rsplit(': ', 1)[-1]
   return ValueError(
-      f'could not write {path}: {reason}; free some space (or'
-      ' choose another folder) and run precompute again, it goes on where it'
-      ' stopped'
+    f'could not write {path}: {reason}; free some space (or'
+    ' choose another folder) and run precompute again, it goes on where it'
+    ' stopped'
   )
 
 

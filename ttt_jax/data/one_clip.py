@@ -21,7 +21,7 @@ from ttt_jax.models.text import encoder as text_lib
 
 
 def folder_of(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
 ) -> epath.Path:
   """Where the data set of a config lies."""
   return epath.Path(config.data.folder.replace('{workdir}', str(workdir)))
@@ -30,16 +30,17 @@ def folder_of(
 def video_encoder(config: ml_collections.ConfigDict):
   """The autoencoder of a config, as `encoders.VideoEncoder` that decodes."""
   return frame_encoder.load_video_encoder(
-      paths.resolve(config.vae.folder), **encoders.vae_options(config.vae)
+    paths.resolve(config.vae.folder), **encoders.vae_options(config.vae)
   )
 
 
 def text_encoder(config: ml_collections.ConfigDict) -> text_lib.TextEncoder:
   """The text encoder of a config."""
   return text_lib.load_text_encoder(
-      paths.resolve(config.text.folder), config.text.length,
-      **encoders.text_options(config.text),
-  )  # pyformat: disable
+    paths.resolve(config.text.folder),
+    config.text.length,
+    **encoders.text_options(config.text),
+  )
 
 
 def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
@@ -65,17 +66,21 @@ def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
     if found.frames and found.frames <= last:
       fit = max(1, (found.frames - 1 - data.start) // (geometry.frames - 1))
       raise ValueError(
-          f'{path} has {found.frames} frames; {geometry.frames} of them at'
-          f' stride {data.stride} from frame {data.start} on need'
-          f' {last + 1}: set for example --config.data.stride={fit} or fewer'
-          ' --config.data.frames'
+        f'{path} has {found.frames} frames; {geometry.frames} of them at'
+        f' stride {data.stride} from frame {data.start} on need'
+        f' {last + 1}: set for example --config.data.stride={fit} or fewer'
+        ' --config.data.frames'
       )
     fps, start = found.fps / data.stride, data.start / found.fps
   return video.read_video(
-      path, fps=fps, start=start, height=geometry.height,
-      width=geometry.width, frames=geometry.frames,
-      soften=data.get('soften', False),
-  )  # pyformat: disable
+    path,
+    fps=fps,
+    start=start,
+    height=geometry.height,
+    width=geometry.width,
+    frames=geometry.frames,
+    soften=data.get('soften', False),
+  )
 
 
 def _by_frames(config: ml_collections.ConfigDict) -> bool:
@@ -86,24 +91,24 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a config without a video or a text."""
   if not config.video:
     raise ValueError(
-        'config.video is empty; name the video, for example'
-        ' --config.video=clip.mp4'
+      'config.video is empty; name the video, for example'
+      ' --config.video=clip.mp4'
     )
   if not config.prompt.strip():
     raise ValueError(
-        'config.prompt is empty; say what the video shows, for example'
-        ' --config.prompt="a man is skiing"'
+      'config.prompt is empty; say what the video shows, for example'
+      ' --config.prompt="a man is skiing"'
     )
   data = config.data
   if _by_frames(config) and (data.stride < 1 or data.start < 0):
     raise ValueError(
-        f'config.data has stride {data.stride} and start {data.start}; they'
-        ' must be at least 1 and 0'
+      f'config.data has stride {data.stride} and start {data.start}; they'
+      ' must be at least 1 and 0'
     )
 
 
 def prepare(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
 ) -> None:
   """Encodes the clip of a config, unless its data set is there.
 
@@ -124,52 +129,61 @@ def prepare(
   frames = read_frames(config)
   encoder = video_encoder(config)
   writer = latents.LatentWriter(
-      folder,
-      manifest_lib.Manifest(
-          vae_identity=encoder.identity,
-          text_identity=texts.identity,
-          scale=encoder.scale,
-          scene_token_ids=texts.scene_token_ids,
-          **manifest_lib.geometry_fields(geometry),
-      ),
-      rows=1,
+    folder,
+    manifest_lib.Manifest(
+      vae_identity=encoder.identity,
+      text_identity=texts.identity,
+      scale=encoder.scale,
+      scene_token_ids=texts.scene_token_ids,
+      **manifest_lib.geometry_fields(geometry),
+    ),
+    rows=1,
   )
   if writer.finished:
     if not writer.is_done(0, fingerprint):
       raise ValueError(
-          f'{folder} holds another clip or text; choose another --workdir for'
-          f' {config.video}'
+        f'{folder} holds another clip or text; choose another --workdir for'
+        f' {config.video}'
       )
     return
   mean, logvar = _encode(encoder, frames, geometry)
   writer.write_null_text(embeddings[-1])
   writer.write(
-      0, 'clip', fingerprint, mean=mean, logvar=logvar,
-      text=np.repeat(embeddings[:1], geometry.segments, axis=0),
-  )  # pyformat: disable
+    0,
+    'clip',
+    fingerprint,
+    mean=mean,
+    logvar=logvar,
+    text=np.repeat(embeddings[:1], geometry.segments, axis=0),
+  )
   segment = dict(text=config.prompt)
-  writer.finish([
+  writer.finish(
+    [
       dict(
-          name='clip', row=0,
-          storyboard=dict(name='clip', segments=[segment] * geometry.segments),
+        name='clip',
+        row=0,
+        storyboard=dict(name='clip', segments=[segment] * geometry.segments),
       )
-  ])  # pyformat: disable
+    ]
+  )
 
 
 def _encode(
-    encoder: encoders.VideoEncoder,
-    frames: np.ndarray,
-    geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
+  encoder: encoders.VideoEncoder,
+  frames: np.ndarray,
+  geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
 ) -> tuple[np.ndarray, np.ndarray]:
   mean, logvar = encoder.encode(frames)
   expected = (
-      geometry.latent_frames, geometry.latent_height, geometry.latent_width
-  )  # pyformat: disable
+    geometry.latent_frames,
+    geometry.latent_height,
+    geometry.latent_width,
+  )
   if mean.shape[:-1] != expected:
     raise ValueError(
-        f'the autoencoder makes latents of {list(mean.shape[:-1])} frames,'
-        f' rows and columns; the config says {list(expected)}: set'
-        ' config.data.spatial_compression to that of the autoencoder'
+      f'the autoencoder makes latents of {list(mean.shape[:-1])} frames,'
+      f' rows and columns; the config says {list(expected)}: set'
+      ' config.data.spatial_compression to that of the autoencoder'
     )
   return mean, logvar
 
@@ -181,9 +195,17 @@ def _fingerprint(config: ml_collections.ConfigDict) -> str:
     digest.update(hashlib.file_digest(file, 'sha256').digest())
   data = config.data
   what = [
-      data.get(name)
-      for name in ('frames', 'seconds', 'fps', 'stride', 'start', 'height',
-                   'width', 'soften')
-  ]  # pyformat: disable
+    data.get(name)
+    for name in (
+      'frames',
+      'seconds',
+      'fps',
+      'stride',
+      'start',
+      'height',
+      'width',
+      'soften',
+    )
+  ]
   digest.update(f'{what} {config.prompt}'.encode())
   return digest.hexdigest()

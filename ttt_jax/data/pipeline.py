@@ -36,9 +36,7 @@ class BatchIterator(grain.DatasetIterator):
     skipped: clips that could not be read, name -> times met by this iterator.
   """
 
-  def __init__(
-      self, parent: grain.DatasetIterator, identity: dict[str, int]
-  ):
+  def __init__(self, parent: grain.DatasetIterator, identity: dict[str, int]):
     super().__init__(parent)
     self._identity = identity
     self.skipped: collections.Counter[str] = collections.Counter()
@@ -62,25 +60,25 @@ class BatchIterator(grain.DatasetIterator):
       ValueError: it belongs to another order.
     """
     wrong = [
-        f'{name} was {state.get(name)!r} and is {value!r}'
-        for name, value in self._identity.items()
-        if state.get(name) != value
+      f'{name} was {state.get(name)!r} and is {value!r}'
+      for name, value in self._identity.items()
+      if state.get(name) != value
     ]
     if wrong:
       raise ValueError(
-          f'the saved data position does not fit: {", ".join(wrong)}; go on'
-          ' with the saved values or start in a new folder'
+        f'the saved data position does not fit: {", ".join(wrong)}; go on'
+        ' with the saved values or start in a new folder'
       )
     self._parent.set_state({'next_index': int(state['step'])})
 
 
 def batches(
-    dataset: latents.LatentDataset,
-    batch_size: int,
-    seed: int,
-    *,
-    start_step: int = 0,
-    rows: Sequence[int] | None = None,
+  dataset: latents.LatentDataset,
+  batch_size: int,
+  seed: int,
+  *,
+  start_step: int = 0,
+  rows: Sequence[int] | None = None,
 ) -> BatchIterator:
   """Endless iterator over this host's slices of the global batches.
 
@@ -102,23 +100,23 @@ def batches(
   if len(dataset) < 1:
     raise ValueError('the data set holds no clips; it needs at least 1')
   for name, value, least in (
-      ('batch_size', batch_size, 1),
-      ('seed', seed, 0),
-      ('start_step', start_step, 0),
+    ('batch_size', batch_size, 1),
+    ('seed', seed, 0),
+    ('start_step', start_step, 0),
   ):
     if value < least:
       raise ValueError(f'{name} is {value}; it must be at least {least}')
   rows = range(batch_size) if rows is None else rows
   if wrong := [row for row in rows if not 0 <= row < batch_size]:
     raise ValueError(
-        f'rows has {wrong[0]}; rows of a batch of {batch_size} are 0 ..'
-        f' {batch_size - 1}'
+      f'rows has {wrong[0]}; rows of a batch of {batch_size} are 0 ..'
+      f' {batch_size - 1}'
     )
 
   # Grain's own shuffle walks a cipher until it meets an index below the
   # length: 5 ms an index for three clips. This keeps the last epochs' orders.
   order = functools.lru_cache(maxsize=4)(
-      functools.partial(_epoch_order, len(dataset), seed)
+    functools.partial(_epoch_order, len(dataset), seed)
   )
 
   def read(step: int) -> tuple[dict[str, Any], list]:
@@ -134,11 +132,9 @@ def batches(
 
   steps = grain.MapDataset.range(_ENDLESS).map(read)
   parent = iter(
-      steps.to_iter_dataset(
-          grain.ReadOptions(
-              num_threads=_THREADS, prefetch_buffer_size=_PREFETCH
-          )
-      )
+    steps.to_iter_dataset(
+      grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCH)
+    )
   )
   identity = {'seed': seed, 'batch_size': batch_size, 'clips': len(dataset)}
   iterator = BatchIterator(parent, identity)
@@ -153,7 +149,7 @@ def _epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _read(
-    dataset: latents.LatentDataset, index: int, entropy: tuple[int, int]
+  dataset: latents.LatentDataset, index: int, entropy: tuple[int, int]
 ) -> tuple[dict[str, np.ndarray], list[latents.CorruptClipError]]:
   """Clip `index`, or a stand-in drawn from `entropy`; and what was skipped."""
   try:
@@ -168,6 +164,6 @@ def _read(
     except latents.CorruptClipError as e:
       broken.append(e)
   raise ValueError(
-      f'no clip of the data set in {dataset.folder} can be read ({broken[0]});'
-      ' run precompute with --check'
+    f'no clip of the data set in {dataset.folder} can be read ({broken[0]});'
+    ' run precompute with --check'
   )

@@ -47,18 +47,18 @@ class _Clip:
 
 
 def precompute(
-    storyboards: Sequence[storyboard_lib.Storyboard],
-    *,
-    videos_dir: str,
-    vae: encoders.VideoEncoder,
-    text_encoder: encoder_lib.TextEncoder,
-    geometry: geometry_lib.Geometry,
-    out: str | os.PathLike[str],
-    soften: bool = True,
-    text_cache: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    process_index: int = 0,
-    process_count: int = 1,
+  storyboards: Sequence[storyboard_lib.Storyboard],
+  *,
+  videos_dir: str,
+  vae: encoders.VideoEncoder,
+  text_encoder: encoder_lib.TextEncoder,
+  geometry: geometry_lib.Geometry,
+  out: str | os.PathLike[str],
+  soften: bool = True,
+  text_cache: str | os.PathLike[str] | None = None,
+  progress: bool = True,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> manifest_lib.Manifest | None:
   """Encodes every storyboard into one clip of a data set.
 
@@ -91,16 +91,16 @@ def precompute(
   """
   if not 0 <= process_index < process_count:
     raise ValueError(
-        f'process_index is {process_index}; of {process_count} processes it'
-        f' must be in 0 .. {process_count - 1}'
+      f'process_index is {process_index}; of {process_count} processes it'
+      f' must be in 0 .. {process_count - 1}'
     )
   clips = _plan(storyboards, videos_dir, text_encoder, geometry, soften)
   identity = manifest_lib.Manifest(
-      vae_identity=vae.identity,
-      text_identity=text_encoder.identity,
-      scale=vae.scale,
-      scene_token_ids=text_encoder.scene_token_ids,
-      **manifest_lib.geometry_fields(geometry),
+    vae_identity=vae.identity,
+    text_identity=text_encoder.identity,
+    scale=vae.scale,
+    scene_token_ids=text_encoder.scene_token_ids,
+    **manifest_lib.geometry_fields(geometry),
   )
   writer = latents.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
@@ -118,12 +118,12 @@ def precompute(
       try:
         mean, logvar = _latents(vae, frames.result(), geometry)
         writer.write(
-            clip.row,
-            clip.name,
-            clip.fingerprint,
-            mean=mean,
-            logvar=logvar,
-            text=texts.encode(clip.prompts),
+          clip.row,
+          clip.name,
+          clip.fingerprint,
+          mean=mean,
+          logvar=logvar,
+          text=texts.encode(clip.prompts),
         )
       except (shots.UnreadableVideoError, latents.CorruptClipError) as e:
         reason = manifest_lib.first_line(e)
@@ -135,7 +135,7 @@ def precompute(
 
 
 def _read_ahead(
-    clips: Sequence[_Clip], geometry: geometry_lib.Geometry, soften: bool
+  clips: Sequence[_Clip], geometry: geometry_lib.Geometry, soften: bool
 ) -> Iterator[tuple[_Clip, futures.Future]]:
   """Each clip with its frames, while those of the next one are being read."""
   with futures.ThreadPoolExecutor(1) as reader:
@@ -150,32 +150,32 @@ def _read_ahead(
 
 
 def _finish(
-    writer: latents.LatentWriter, clips: Sequence[_Clip]
+  writer: latents.LatentWriter, clips: Sequence[_Clip]
 ) -> manifest_lib.Manifest | None:
   """Writes the manifest if every row is settled, by whichever process."""
   states = [writer.settled(c.row, c.fingerprint) for c in clips]
   if None in states:
     return None
   corrupt = [
-      {'name': c.name, 'row': c.row, 'reason': state}
-      for c, state in zip(clips, states)
-      if state
+    {'name': c.name, 'row': c.row, 'reason': state}
+    for c, state in zip(clips, states)
+    if state
   ]
   if len(corrupt) == len(clips):
     raise ValueError(
-        f'none of the {len(clips)} clips could be encoded; the first,'
-        f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
+      f'none of the {len(clips)} clips could be encoded; the first,'
+      f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
     )
   table = [_entry(c) for c, state in zip(clips, states) if not state]
   return writer.finish(table, corrupt)
 
 
 def _plan(
-    storyboards: Sequence[storyboard_lib.Storyboard],
-    videos_dir: str,
-    text_encoder: encoder_lib.TextEncoder,
-    geometry: geometry_lib.Geometry,
-    soften: bool,
+  storyboards: Sequence[storyboard_lib.Storyboard],
+  videos_dir: str,
+  text_encoder: encoder_lib.TextEncoder,
+  geometry: geometry_lib.Geometry,
+  soften: bool,
 ) -> list[_Clip]:
   if not storyboards:
     raise ValueError('there are no storyboards; precompute needs at least 1')
@@ -184,8 +184,8 @@ def _plan(
   for row, storyboard in enumerate(storyboards):
     if storyboard.name in names:
       raise ValueError(
-          f'two storyboards have the name {storyboard.name!r}; give each clip'
-          ' a name of its own'
+        f'two storyboards have the name {storyboard.name!r}; give each clip'
+        ' a name of its own'
       )
     names.add(storyboard.name)
     spans = shots.spans(storyboard, videos_dir, geometry)
@@ -193,26 +193,28 @@ def _plan(
     fingerprint = shots.fingerprint(spans, prompts, soften)
     clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
   storyboard_lib.lint_all(
-      storyboards, geometry.text_length, text_encoder.count_tokens
+    storyboards, geometry.text_length, text_encoder.count_tokens
   )
   return clips
 
 
 def _latents(
-    vae: encoders.VideoEncoder,
-    frames: np.ndarray,
-    geometry: geometry_lib.Geometry,
+  vae: encoders.VideoEncoder,
+  frames: np.ndarray,
+  geometry: geometry_lib.Geometry,
 ) -> tuple[np.ndarray, np.ndarray]:
   mean, logvar = vae.encode(frames)
   expected = (
-      geometry.latent_frames, geometry.latent_height, geometry.latent_width
+    geometry.latent_frames,
+    geometry.latent_height,
+    geometry.latent_width,
   )
   if mean.shape[:-1] != expected:
     raise ValueError(
-        f'the VAE makes latents of {list(mean.shape[:-1])} frames, rows and'
-        f' columns; the geometry asks for {list(expected)}: take a VAE that'
-        f' compresses {geometry.temporal_compression}x in time and'
-        f' {geometry.spatial_compression}x in space'
+      f'the VAE makes latents of {list(mean.shape[:-1])} frames, rows and'
+      f' columns; the geometry asks for {list(expected)}: take a VAE that'
+      f' compresses {geometry.temporal_compression}x in time and'
+      f' {geometry.spatial_compression}x in space'
     )
   return mean, logvar
 
@@ -220,11 +222,11 @@ def _latents(
 def _entry(clip: _Clip) -> dict[str, Any]:
   """A clip in the manifest, with a storyboard that `Storyboard.parse` reads."""
   segments = [
-      {k: v for k, v in dataclasses.asdict(s).items() if v not in (None, '')}
-      for s in clip.storyboard.segments
+    {k: v for k, v in dataclasses.asdict(s).items() if v not in (None, '')}
+    for s in clip.storyboard.segments
   ]
   return {
-      'name': clip.name,
-      'row': clip.row,
-      'storyboard': {'name': clip.name, 'segments': segments},
+    'name': clip.name,
+    'row': clip.row,
+    'storyboard': {'name': clip.name, 'segments': segments},
   }

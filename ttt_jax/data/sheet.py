@@ -28,10 +28,10 @@ def _columns(count: int) -> int:
 
 
 def contact_sheet(
-    frames: np.ndarray,
-    path: str | os.PathLike[str],
-    columns: int | None = None,
-    labels: Sequence[str] | None = None,
+  frames: np.ndarray,
+  path: str | os.PathLike[str],
+  columns: int | None = None,
+  labels: Sequence[str] | None = None,
 ) -> None:
   """Writes frames side by side as a PNG, whole or not at all.
 
@@ -58,9 +58,9 @@ def contact_sheet(
   gap, line = 4, 18 if labels else 0
   rows = math.ceil(count / columns)
   sheet = Image.new(
-      'RGB',
-      (gap + columns * (width + gap), gap + rows * (height + line + gap)),
-      'white',
+    'RGB',
+    (gap + columns * (width + gap), gap + rows * (height + line + gap)),
+    'white',
   )
   draw = ImageDraw.Draw(sheet)
   for i, frame in enumerate(frames):
@@ -77,7 +77,7 @@ def contact_sheet(
 
 
 def write_gif(
-    path: str | os.PathLike[str], frames: np.ndarray, fps: float
+  path: str | os.PathLike[str], frames: np.ndarray, fps: float
 ) -> None:
   """Writes a GIF that repeats, whole or not at all.
 
@@ -92,9 +92,14 @@ def write_gif(
   """
   first, *rest = [Image.fromarray(frame) for frame in frames]
   _save(
-      path, first.save, 'GIF', save_all=True, append_images=rest,
-      duration=round(1000 / fps), loop=0,
-  )  # pyformat: disable
+    path,
+    first.save,
+    'GIF',
+    save_all=True,
+    append_images=rest,
+    duration=round(1000 / fps),
+    loop=0,
+  )
 
 
 def side_by_side(source: np.ndarray, edits: np.ndarray) -> np.ndarray:

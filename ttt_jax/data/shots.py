@@ -55,9 +55,9 @@ class Span:
 
 
 def spans(
-    storyboard: storyboard_lib.Storyboard,
-    videos_dir: str,
-    geometry: geometry_lib.Geometry,
+  storyboard: storyboard_lib.Storyboard,
+  videos_dir: str,
+  geometry: geometry_lib.Geometry,
 ) -> tuple[Span, ...]:
   """One span a segment; together `geometry.frames` frames.
 
@@ -74,10 +74,10 @@ def spans(
   count = len(storyboard.segments)
   if count != geometry.segments:
     raise ValueError(
-        f'storyboard {storyboard.name!r} has {count} segments; the data set'
-        f' holds clips of {geometry.segments}: write {geometry.segments}'
-        ' segments or set config.data.seconds to'
-        f' {count * segment_seconds(geometry):g}'
+      f'storyboard {storyboard.name!r} has {count} segments; the data set'
+      f' holds clips of {geometry.segments}: write {geometry.segments}'
+      ' segments or set config.data.seconds to'
+      f' {count * segment_seconds(geometry):g}'
     )
   frame, unit = 1 / geometry.fps, segment_frames(geometry)
   out = []
@@ -85,8 +85,8 @@ def spans(
   for i, segment in enumerate(storyboard.segments):
     if not segment.video:
       raise ValueError(
-          f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
-          ' precompute needs one for every segment, for example "bikes.mp4"'
+        f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
+        ' precompute needs one for every segment, for example "bikes.mp4"'
       )
     begin = start = float(segment.start or 0.0)
     if before and (segment.video, segment.end) == (before.video, before.end):
@@ -104,10 +104,10 @@ def spans(
       held = max(0, frames - there)
       if there < 1 or held > unit // 3 + 1:
         raise ValueError(
-            f'segment {i + 1} of storyboard {storyboard.name!r} shows'
-            f' {unit * frame:g} s of {segment.video} from {start:g} s on, but'
-            f' the shot ends at {segment.end:g} s; at least'
-            f' {(unit - unit // 3) * frame:g} s are needed'
+          f'segment {i + 1} of storyboard {storyboard.name!r} shows'
+          f' {unit * frame:g} s of {segment.video} from {start:g} s on, but'
+          f' the shot ends at {segment.end:g} s; at least'
+          f' {(unit - unit // 3) * frame:g} s are needed'
         )
     path = resolve(segment.video, videos_dir)
     out.append(Span(segment.video, path, begin, frames, held))
@@ -132,22 +132,21 @@ def resolve(name: str, videos_dir: str) -> pathlib.Path:
 
 
 def fingerprint(
-    parts: Sequence[Span], prompts: Sequence[str], soften: bool
+  parts: Sequence[Span], prompts: Sequence[str], soften: bool
 ) -> str:
   """Changes with the frames a clip is made of, its files' sizes, its texts.
 
   Where the videos' folder lies is no part of it: machines may differ in that.
   """
   sources = [
-      (p.name, p.path.stat().st_size, p.start, p.frames, p.held)
-      for p in parts
+    (p.name, p.path.stat().st_size, p.start, p.frames, p.held) for p in parts
   ]
   text = json.dumps([sources, list(prompts), soften])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_frames(
-    parts: Sequence[Span], geometry: geometry_lib.Geometry, soften: bool
+  parts: Sequence[Span], geometry: geometry_lib.Geometry, soften: bool
 ) -> np.ndarray:
   """Reads and joins spans: uint8 [F', H, W, 3]; `soften`: see `read_video`.
 
@@ -161,13 +160,13 @@ def read_frames(
     read = part.frames - part.held
     try:
       out[at : at + read] = video.read_video(
-          part.path,
-          fps=geometry.fps,
-          height=geometry.height,
-          width=geometry.width,
-          start=part.start,
-          frames=read,
-          soften=soften,
+        part.path,
+        fps=geometry.fps,
+        height=geometry.height,
+        width=geometry.width,
+        start=part.start,
+        frames=read,
+        soften=soften,
       )
     except (ValueError, OSError) as e:
       raise UnreadableVideoError(str(e)) from e

@@ -17,12 +17,12 @@ from ttt_jax.data import fit
 from ttt_jax.data.sheet import contact_sheet, segment_frames
 
 __all__ = [
-    'VideoInfo',
-    'contact_sheet',
-    'probe',
-    'read_video',
-    'segment_frames',
-    'write_video',
+  'VideoInfo',
+  'contact_sheet',
+  'probe',
+  'read_video',
+  'segment_frames',
+  'write_video',
 ]
 
 # 8 pixels a latent cell, 2 cells a patch.
@@ -57,23 +57,23 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     else:
       seconds = (container.duration or 0) / av.time_base
     return VideoInfo(
-        stream.width,
-        stream.height,
-        fps,
-        seconds,
-        stream.frames or round(seconds * fps),
+      stream.width,
+      stream.height,
+      fps,
+      seconds,
+      stream.frames or round(seconds * fps),
     )
 
 
 def read_video(
-    path: str | os.PathLike[str],
-    *,
-    fps: float = 16,
-    height: int,
-    width: int,
-    start: float = 0.0,
-    frames: int | None = None,
-    soften: bool = True,
+  path: str | os.PathLike[str],
+  *,
+  fps: float = 16,
+  height: int,
+  width: int,
+  start: float = 0.0,
+  frames: int | None = None,
+  soften: bool = True,
 ) -> np.ndarray:
   """Reads a stretch of a video.
 
@@ -109,8 +109,8 @@ def read_video(
     if value < _SIZE_STEP or value % _SIZE_STEP:
       legal = max(_SIZE_STEP, round(value / _SIZE_STEP) * _SIZE_STEP)
       raise ValueError(
-          f'{name} is {value}; it must be a multiple of {_SIZE_STEP}, for'
-          f' example {legal}'
+        f'{name} is {value}; it must be a multiple of {_SIZE_STEP}, for'
+        f' example {legal}'
       )
   if not 0 < fps < math.inf:
     raise ValueError(f'fps is {fps}; it must be above 0, for example 16')
@@ -127,9 +127,9 @@ def read_video(
     rate = stream.average_rate
     if rate and 2 * rate * period < 1:
       raise ValueError(
-          f'{path} has {float(rate):g} frames a second; at least'
-          f' {float(1 / period) / 2:g} are needed for {fps:g}, else each frame'
-          ' shows more than twice'
+        f'{path} has {float(rate):g} frames a second; at least'
+        f' {float(1 / period) / 2:g} are needed for {fps:g}, else each frame'
+        ' shows more than twice'
       )
     before, at, end = None, None, None
     for time, duration, frame in _decode(path, container, stream, begin):
@@ -147,13 +147,13 @@ def read_video(
     there = max(0, math.floor((end - begin) / period))
     if there == 0:
       raise ValueError(
-          f'start is {start:g} s, beyond the end of {path}; it lasts'
-          f' {float(end):.2f} s'
+        f'start is {start:g} s, beyond the end of {path}; it lasts'
+        f' {float(end):.2f} s'
       )
     if frames is not None and there < frames:
       raise ValueError(
-          f'{path} has {there} frames at {fps:g} fps from {start:g} s on;'
-          f' {frames} are needed'
+        f'{path} has {there} frames at {fps:g} fps from {start:g} s on;'
+        f' {frames} are needed'
       )
     while len(out) < there:
       out.append(_shape(before, stream, height, width, soften))
@@ -161,7 +161,7 @@ def read_video(
 
 
 def write_video(
-    path: str | os.PathLike[str], frames: np.ndarray, fps: float = 16
+  path: str | os.PathLike[str], frames: np.ndarray, fps: float = 16
 ) -> None:
   """Writes an H.264 MP4 (yuv420p, CRF 18) whole or not at all.
 
@@ -178,16 +178,16 @@ def write_video(
   frames = np.asarray(frames)
   if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
     raise ValueError(
-        f'frames are {frames.dtype} {list(frames.shape)}; they must be uint8'
-        ' [n, H, W, 3]'
+      f'frames are {frames.dtype} {list(frames.shape)}; they must be uint8'
+      ' [n, H, W, 3]'
     )
   if not len(frames):
     raise ValueError('there are 0 frames; a video needs 1 or more')
   height, width = frames.shape[1:3]
   if height % 2 or width % 2:
     raise ValueError(
-        f'frames are {height}x{width} pixels; H.264 with yuv420p needs even'
-        f' sizes, for example {height + height % 2}x{width + width % 2}'
+      f'frames are {height}x{width} pixels; H.264 with yuv420p needs even'
+      f' sizes, for example {height + height % 2}x{width + width % 2}'
     )
   if path.suffix != '.mp4':
     raise ValueError(f'{path} must end in .mp4')
@@ -215,7 +215,7 @@ def _open(path) -> Iterator[tuple]:
     container = av.open(os.fspath(path))
   except (av.FFmpegError, OSError) as e:
     raise ValueError(
-        f'{path} is no video that can be read: {_reason(e)}'
+      f'{path} is no video that can be read: {_reason(e)}'
     ) from e
   with container:
     if not container.streams.video:
@@ -256,18 +256,18 @@ def _decode(path, container, stream, begin) -> Iterator[tuple]:
 def _shape(frame, stream, height, width, soften) -> np.ndarray:
   """uint8 [height, width, 3] of a decoded frame."""
   return fit.fit(
-      frame.to_ndarray(format='rgb24'),
-      height,
-      width,
-      pixel_aspect=float(stream.sample_aspect_ratio or 1),
-      quarter_turns=round(frame.rotation / 90) % 4,
-      soften=soften,
+    frame.to_ndarray(format='rgb24'),
+    height,
+    width,
+    pixel_aspect=float(stream.sample_aspect_ratio or 1),
+    quarter_turns=round(frame.rotation / 90) % 4,
+    soften=soften,
   )
 
 
 def _encode(path: pathlib.Path, frames: np.ndarray, fps: float) -> None:
   with av.open(
-      str(path), 'w', format='mp4', options={'movflags': 'faststart'}
+    str(path), 'w', format='mp4', options={'movflags': 'faststart'}
   ) as container:
     rate = fractions.Fraction(fps).limit_denominator(1001)
     stream = container.add_stream('libx264', rate, options={'crf': '18'})

@@ -29,10 +29,10 @@ class LatentWriter:
   """
 
   def __init__(
-      self,
-      folder: str | os.PathLike[str],
-      manifest: manifest_lib.Manifest,
-      rows: int,
+    self,
+    folder: str | os.PathLike[str],
+    manifest: manifest_lib.Manifest,
+    rows: int,
   ):
     """Opens or continues a data set.
 
@@ -72,16 +72,16 @@ class LatentWriter:
     found = self._found()
     if found is None:
       raise ValueError(
-          f'{self.folder} lost its manifest while this run wrote to it; delete'
-          ' the folder and run precompute again'
+        f'{self.folder} lost its manifest while this run wrote to it; delete'
+        ' the folder and run precompute again'
       )
     wrong = manifest_lib.differences(
-        found.identity(), self._identity.identity()
+      found.identity(), self._identity.identity()
     )
     if wrong:
       raise ValueError(
-          f'{self.folder} holds a data set of another kind: {wrong}; choose'
-          ' another folder or delete this one'
+        f'{self.folder} holds a data set of another kind: {wrong}; choose'
+        ' another folder or delete this one'
       )
 
   def _start(self) -> None:
@@ -98,8 +98,8 @@ class LatentWriter:
       return
     if strange:
       raise FileExistsError(
-          f'{self.folder} is not empty and holds no data set; choose an'
-          ' empty or a new folder'
+        f'{self.folder} is not empty and holds no data set; choose an'
+        ' empty or a new folder'
       )
     manifest_lib.save(self._identity, self._unfinished)
 
@@ -142,7 +142,7 @@ class LatentWriter:
     return found.get('left_out', '')
 
   def leave_out(
-      self, row: int, name: str, fingerprint: str, reason: str
+    self, row: int, name: str, fingerprint: str, reason: str
   ) -> None:
     """Records that a clip cannot be made; `is_done` stays False."""
     if self.settled(row, fingerprint) == reason:
@@ -161,9 +161,7 @@ class LatentWriter:
       return self._arrays[name]
     path = self.folder / name
     try:
-      array = arrays.create(
-          path, (self._rows, *clip_shape), (1, *clip_shape)
-      )
+      array = arrays.create(path, (self._rows, *clip_shape), (1, *clip_shape))
       if array.shape[0] != self._rows:
         free = [None] * (array.rank - 1)
         array = array.resize(exclusive_max=[self._rows, *free]).result()
@@ -171,15 +169,15 @@ class LatentWriter:
       raise manifest_lib.write_error(path, e) from e
     if array.shape[1:] != tuple(clip_shape):
       raise ValueError(
-          f'{path} holds clips of shape {list(array.shape[1:])}, this run'
-          f' makes {list(clip_shape)}; choose another folder or delete this'
-          ' one'
+        f'{path} holds clips of shape {list(array.shape[1:])}, this run'
+        f' makes {list(clip_shape)}; choose another folder or delete this'
+        ' one'
       )
     self._arrays[name] = array
     return array
 
   def write(
-      self, row: int, name: str, fingerprint: str, **values: np.ndarray
+    self, row: int, name: str, fingerprint: str, **values: np.ndarray
   ) -> None:
     """Writes one clip, then marks it as whole.
 
@@ -199,13 +197,11 @@ class LatentWriter:
     marker = arrays.marker(self.folder, row)
     self._reopen()
     marker.unlink(missing_ok=True)
-    stores = {
-        key: self._array(key, values[key].shape) for key in arrays.ARRAYS
-    }
+    stores = {key: self._array(key, values[key].shape) for key in arrays.ARRAYS}
     try:
       pending = [
-          store[row].write(np.asarray(values[key], np.float32))
-          for key, store in stores.items()
+        store[row].write(np.asarray(values[key], np.float32))
+        for key, store in stores.items()
       ]
       for write in pending:
         write.result()
@@ -223,9 +219,9 @@ class LatentWriter:
       raise manifest_lib.write_error(path, e) from e
 
   def finish(
-      self,
-      clips: Sequence[Mapping[str, Any]],
-      corrupt: Sequence[Mapping[str, Any]] = (),
+    self,
+    clips: Sequence[Mapping[str, Any]],
+    corrupt: Sequence[Mapping[str, Any]] = (),
   ) -> manifest_lib.Manifest:
     """Makes the data set whole; see `Manifest` for the two lists.
 
@@ -235,7 +231,7 @@ class LatentWriter:
     """
     self._check_identity()
     manifest = dataclasses.replace(
-        self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
+      self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
     )
     for clip in clips:
       if not arrays.marker(self.folder, clip['row']).exists():

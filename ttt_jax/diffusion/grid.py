@@ -51,7 +51,7 @@ def check_steps(steps: int) -> None:
   """Raises ValueError unless 1 <= steps <= 1000."""
   if not 1 <= steps <= schedule.TIMESTEPS:
     raise ValueError(
-        f'{steps} sampling steps: must be 1 to {schedule.TIMESTEPS}, e.g. 50'
+      f'{steps} sampling steps: must be 1 to {schedule.TIMESTEPS}, e.g. 50'
     )
 
 
@@ -70,17 +70,18 @@ def _diffusers(steps: int, shift: float) -> SamplingGrid:
   timestep, and the last state may be one short of clean: so do ours.
   """
   spacing = schedule.TIMESTEPS / steps
-  timesteps = np.round(
-      schedule.TIMESTEPS - spacing * np.arange(steps)
-  ).astype(np.int64) - 1
+  timesteps = (
+    np.round(schedule.TIMESTEPS - spacing * np.arange(steps)).astype(np.int64)
+    - 1
+  )
   table = schedule.zero_terminal(schedule.raw_schedule(shift=shift))
   ends = timesteps - schedule.TIMESTEPS // steps
   return SamplingGrid(
-      'diffusers',
-      timesteps.astype(np.float32),
-      table[timesteps],
-      np.where(ends < 0, 1.0, table[ends]),
-      table[timesteps],
+    'diffusers',
+    timesteps.astype(np.float32),
+    table[timesteps],
+    np.where(ends < 0, 1.0, table[ends]),
+    table[timesteps],
   )
 
 
@@ -93,9 +94,9 @@ def _reference(steps: int, shift: float) -> SamplingGrid:
   """
   if steps < 2:
     raise ValueError(
-        f"{steps} sampling steps: the 'reference' grid rescales on its own end"
-        f" points and needs 2 to {schedule.TIMESTEPS}; the 'diffusers' grid"
-        ' takes 1'
+      f"{steps} sampling steps: the 'reference' grid rescales on its own end"
+      f" points and needs 2 to {schedule.TIMESTEPS}; the 'diffusers' grid"
+      ' takes 1'
     )
   timesteps = reference_timesteps(steps)
   subset = schedule.raw_schedule(shift=shift)[timesteps]
@@ -103,17 +104,17 @@ def _reference(steps: int, shift: float) -> SamplingGrid:
   table = schedule.zero_terminal(schedule.raw_schedule())
   nearest = np.abs(alpha[:, None] - table).argmin(axis=1)
   return SamplingGrid(
-      'reference',
-      timesteps.astype(np.float32),
-      alpha,
-      np.append(alpha[1:], 1.0),
-      table[nearest],
+    'reference',
+    timesteps.astype(np.float32),
+    alpha,
+    np.append(alpha[1:], 1.0),
+    table[nearest],
   )
 
 
 GRIDS: dict[str, Callable[[int, float], SamplingGrid]] = {
-    'diffusers': _diffusers,
-    'reference': _reference,
+  'diffusers': _diffusers,
+  'reference': _reference,
 }
 
 
@@ -123,7 +124,7 @@ def _build(name: str, steps: int, shift: float) -> SamplingGrid:
 
 
 def sampling_grid(
-    name: str = 'diffusers', steps: int = 50, shift: float = 1.0
+  name: str = 'diffusers', steps: int = 50, shift: float = 1.0
 ) -> SamplingGrid:
   """Returns the grid `name` of `steps` levels; equal arguments, same object.
 
@@ -132,7 +133,7 @@ def sampling_grid(
   """
   if name not in GRIDS:
     raise ValueError(
-        f'unknown sampling grid {name!r}: must be one of {sorted(GRIDS)}'
+      f'unknown sampling grid {name!r}: must be one of {sorted(GRIDS)}'
     )
   check_steps(steps)
   return _build(name, int(steps), float(shift))

@@ -30,8 +30,8 @@ def _check(scale: float, steps: int, timesteps: np.ndarray | None) -> None:
     raise ValueError(f'guidance scale {scale} must be finite, e.g. 6.0')
   if timesteps is not None and np.shape(timesteps) != (steps,):
     raise ValueError(
-        f'timesteps of shape {np.shape(timesteps)} for {steps} sampling steps:'
-        f' must be ({steps},)'
+      f'timesteps of shape {np.shape(timesteps)} for {steps} sampling steps:'
+      f' must be ({steps},)'
     )
 
 
@@ -41,7 +41,7 @@ def _dynamic(scale: float, progress: np.ndarray) -> np.ndarray:
 
 
 def constant(
-    scale: float, steps: int, timesteps: np.ndarray | None = None
+  scale: float, steps: int, timesteps: np.ndarray | None = None
 ) -> np.ndarray:
   """Returns the same strength for every step, float64 [steps]."""
   _check(scale, steps, timesteps)
@@ -49,7 +49,7 @@ def constant(
 
 
 def cosine(
-    scale: float, steps: int, timesteps: np.ndarray | None = None
+  scale: float, steps: int, timesteps: np.ndarray | None = None
 ) -> np.ndarray:
   """Returns the documented ramp of CogVideoX, float64 [steps].
 
@@ -61,7 +61,7 @@ def cosine(
 
 
 def reference(
-    scale: float, steps: int, timesteps: np.ndarray | None = None
+  scale: float, steps: int, timesteps: np.ndarray | None = None
 ) -> np.ndarray:
   """Returns what the paper's sampler really applied, float64 [steps].
 
@@ -81,9 +81,9 @@ def reference(
 
 
 SCHEDULES: dict[str, Schedule] = {
-    'constant': constant,
-    'cosine': cosine,
-    'reference': reference,
+  'constant': constant,
+  'cosine': cosine,
+  'reference': reference,
 }
 
 
@@ -91,8 +91,7 @@ def schedule(name: str) -> Schedule:
   """Returns the schedule called `name`; ValueError lists the legal names."""
   if name not in SCHEDULES:
     raise ValueError(
-        f'unknown guidance schedule {name!r}: must be one of'
-        f' {sorted(SCHEDULES)}'
+      f'unknown guidance schedule {name!r}: must be one of {sorted(SCHEDULES)}'
     )
   return SCHEDULES[name]
 
@@ -103,9 +102,9 @@ def is_off(scales: np.ndarray) -> bool:
 
 
 def guided(
-    apply: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    text: jax.Array,
-    negative: jax.Array | None,
+  apply: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+  text: jax.Array,
+  negative: jax.Array | None,
 ) -> Network:
   """Returns a network for the samplers: negative + scale (text - negative).
 
@@ -123,15 +122,15 @@ def guided(
     return lambda x, t, scale: apply(x, text, t)
   if negative.shape != text.shape:
     raise ValueError(
-        f'negative text of shape {negative.shape} beside text of shape'
-        f' {text.shape}: the two must be equal'
+      f'negative text of shape {negative.shape} beside text of shape'
+      f' {text.shape}: the two must be equal'
     )
   both = jnp.concatenate([negative, text])
 
   def network(x, t, scale):
-    v = apply(
-        jnp.concatenate([x, x]), both, jnp.concatenate([t, t])
-    ).astype(x.dtype)
+    v = apply(jnp.concatenate([x, x]), both, jnp.concatenate([t, t])).astype(
+      x.dtype
+    )
     negative_v, text_v = jnp.split(v, 2)
     return negative_v + scale * (text_v - negative_v)
 

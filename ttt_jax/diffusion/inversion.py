@@ -28,19 +28,19 @@ def check_prediction(prediction: str) -> None:
   """Raises ValueError for a prediction that is none of `PREDICTIONS`."""
   if prediction not in PREDICTIONS:
     raise ValueError(
-        f'prediction {prediction!r}; legal are {", ".join(PREDICTIONS)}'
+      f'prediction {prediction!r}; legal are {", ".join(PREDICTIONS)}'
     )
 
 
 def invert(
-    network: guidance.Network,
-    latents: jax.Array,
-    grid: SamplingGrid,
-    scales: np.ndarray | jax.Array,
-    *,
-    prediction: str = 'v_prediction',
-    trajectory: bool = False,
-    on_step: OnStep | None = None,
+  network: guidance.Network,
+  latents: jax.Array,
+  grid: SamplingGrid,
+  scales: np.ndarray | jax.Array,
+  *,
+  prediction: str = 'v_prediction',
+  trajectory: bool = False,
+  on_step: OnStep | None = None,
 ) -> jax.Array:
   """Walks `grid` from its clean end to its noisy one.
 
@@ -67,8 +67,8 @@ def invert(
   check_prediction(prediction)
   if np.shape(scales) != (grid.steps,):
     raise ValueError(
-        f'guidance scales of shape {np.shape(scales)} for {grid.steps} steps of'
-        f' inversion: must be ({grid.steps},)'
+      f'guidance scales of shape {np.shape(scales)} for {grid.steps} steps of'
+      f' inversion: must be ({grid.steps},)'
     )
   x = latents.astype(jnp.promote_types(latents.dtype, jnp.float32))
   a, a_next = grid.next_alpha[::-1], grid.alpha[::-1]
@@ -92,19 +92,17 @@ def invert(
     return x, x if trajectory else None
 
   inputs = (
-      jnp.arange(grid.steps),
-      jnp.asarray(grid.timesteps[::-1], jnp.float32),
-      cast(scales)[::-1],
-      cast(state),
-      cast(output),
+    jnp.arange(grid.steps),
+    jnp.asarray(grid.timesteps[::-1], jnp.float32),
+    cast(scales)[::-1],
+    cast(state),
+    cast(output),
   )
   last, states = jax.lax.scan(step, x, inputs)
   return jnp.concatenate([x[None], states]) if trajectory else last
 
 
-def as_velocity(
-    network: guidance.Network, prediction: str
-) -> guidance.Network:
+def as_velocity(network: guidance.Network, prediction: str) -> guidance.Network:
   """A network of either prediction as the samplers want it, which is v.
 
   Only for states whose noise is that of the timestep in Stable Diffusion's
@@ -121,7 +119,7 @@ def as_velocity(
   def velocity(x, t, scale):
     shape = (-1,) + (1,) * (x.ndim - 1)
     level = lambda values: jnp.asarray(values, x.dtype)[
-        t.astype(jnp.int32)
+      t.astype(jnp.int32)
     ].reshape(shape)
     noise = network(x, t, scale).astype(x.dtype)
     # v = a E - s D, with D = (x - s E) / a

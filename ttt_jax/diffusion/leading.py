@@ -13,7 +13,7 @@ SamplingGrid = grid_lib.SamplingGrid
 
 
 def leading_grid(
-    steps: int = 50, *, offset: int = 1, ends_clean: bool = False
+  steps: int = 50, *, offset: int = 1, ends_clean: bool = False
 ) -> SamplingGrid:
   """Returns "leading" timesteps on the table of 1000, not rescaled.
 
@@ -33,8 +33,8 @@ def leading_grid(
   grid_lib.check_steps(steps)
   if (steps - 1) * (schedule.TIMESTEPS // steps) + offset >= schedule.TIMESTEPS:
     raise ValueError(
-        f'{steps} steps from timestep {offset} on go beyond'
-        f' {schedule.TIMESTEPS - 1}: use fewer, e.g. 50'
+      f'{steps} steps from timestep {offset} on go beyond'
+      f' {schedule.TIMESTEPS - 1}: use fewer, e.g. 50'
     )
   return _build(int(steps), int(offset), bool(ends_clean))
 
@@ -46,9 +46,9 @@ def _build(steps, offset, ends_clean):
   timesteps = np.arange(steps)[::-1] * stride + offset
   ends = timesteps - stride
   return SamplingGrid(
-      'leading',
-      timesteps.astype(np.float32),
-      table[timesteps],
-      np.where(ends < 0, 1.0 if ends_clean else table[0], table[ends]),
-      table[timesteps],
+    'leading',
+    timesteps.astype(np.float32),
+    table[timesteps],
+    np.where(ends < 0, 1.0 if ends_clean else table[0], table[ends]),
+    table[timesteps],
   )

@@ -52,10 +52,10 @@ def velocity(x0: jax.Array, noise: jax.Array, alpha: jax.Array) -> jax.Array:
 
 
 def sample_timesteps(
-    key: jax.Array,
-    batch: int,
-    num: int = schedule_lib.TIMESTEPS,
-    stratified: bool = False,
+  key: jax.Array,
+  batch: int,
+  num: int = schedule_lib.TIMESTEPS,
+  stratified: bool = False,
 ) -> jax.Array:
   """Draws timesteps, each uniform over 0..num-1, int32 [batch].
 
@@ -76,17 +76,17 @@ def sample_timesteps(
 
 
 def sample_posterior(
-    key: jax.Array, mean: jax.Array, logvar: jax.Array
+  key: jax.Array, mean: jax.Array, logvar: jax.Array
 ) -> jax.Array:
   """Draws latents, float32, from the VAE's Gaussian: mean, log-variance."""
   noise = jax.random.normal(key, mean.shape, jnp.float32)
   return mean.astype(jnp.float32) + noise * jnp.exp(
-      0.5 * logvar.astype(jnp.float32)
+    0.5 * logvar.astype(jnp.float32)
   )
 
 
 def drop_text(
-    key: jax.Array, text: jax.Array, null_text: jax.Array, rate: float
+  key: jax.Array, text: jax.Array, null_text: jax.Array, rate: float
 ) -> jax.Array:
   """Replaces the whole text of a sample by the null text, with chance `rate`.
 
@@ -105,8 +105,8 @@ def drop_text(
     raise ValueError(f'text dropout rate {rate} must be 0 to 1, e.g. 0.1')
   if null_text.shape != text.shape[-2:]:
     raise ValueError(
-        f'null text of shape {null_text.shape} for texts of shape'
-        f' {text.shape}: must be {text.shape[-2:]}'
+      f'null text of shape {null_text.shape} for texts of shape'
+      f' {text.shape}: must be {text.shape[-2:]}'
     )
   # A [B, 1, 1, 1] mask would make its broadcast part of the gradient, which
   # all-reduces a full activation on a mesh.
@@ -116,15 +116,15 @@ def drop_text(
 
 
 def diffusion_loss(
-    network: Callable[[jax.Array, jax.Array], jax.Array],
-    latents: jax.Array,
-    key: jax.Array | None = None,
-    schedule: np.ndarray | jax.Array | None = None,
-    *,
-    timesteps: jax.Array | None = None,
-    noise: jax.Array | None = None,
-    stratified: bool = False,
-    prediction: str = 'v_prediction',
+  network: Callable[[jax.Array, jax.Array], jax.Array],
+  latents: jax.Array,
+  key: jax.Array | None = None,
+  schedule: np.ndarray | jax.Array | None = None,
+  *,
+  timesteps: jax.Array | None = None,
+  noise: jax.Array | None = None,
+  stratified: bool = False,
+  prediction: str = 'v_prediction',
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the mean error over the batch and what it is made of.
 
@@ -150,8 +150,7 @@ def diffusion_loss(
   inversion.check_prediction(prediction)
   if key is None and (timesteps is None or noise is None):
     raise ValueError(
-        'diffusion_loss without a key: give key=, or both timesteps= and'
-        ' noise='
+      'diffusion_loss without a key: give key=, or both timesteps= and noise='
     )
   if schedule is None:
     schedule = schedule_lib.zero_snr_schedule()
@@ -160,33 +159,35 @@ def diffusion_loss(
   x0 = latents.astype(dtype)
   if timesteps is None:
     timesteps = sample_timesteps(
-        jax.random.fold_in(key, _Purpose.TIMESTEPS),
-        len(x0), len(schedule), stratified,
+      jax.random.fold_in(key, _Purpose.TIMESTEPS),
+      len(x0),
+      len(schedule),
+      stratified,
     )
   if noise is None:
     noise = jax.random.normal(
-        jax.random.fold_in(key, _Purpose.NOISE), x0.shape, dtype
+      jax.random.fold_in(key, _Purpose.NOISE), x0.shape, dtype
     )
   timesteps = jnp.asarray(timesteps).astype(jnp.int32)
   noise = jnp.asarray(noise, dtype)
   alpha = schedule[timesteps]
   predicted = network(
-      add_noise(x0, noise, alpha), timesteps.astype(jnp.float32)
+    add_noise(x0, noise, alpha), timesteps.astype(jnp.float32)
   )
   target = velocity(x0, noise, alpha) if prediction != 'epsilon' else noise
   error = predicted.astype(dtype) - target
   per_sample = jnp.mean(jnp.square(error), axis=tuple(range(1, x0.ndim)))
   return jnp.mean(per_sample), {
-      'per_sample_loss': per_sample,
-      'timesteps': timesteps,
+    'per_sample_loss': per_sample,
+    'timesteps': timesteps,
   }
 
 
 def bucket_losses(
-    losses: jax.Array,
-    timesteps: jax.Array,
-    buckets: int = 10,
-    num: int = schedule_lib.TIMESTEPS,
+  losses: jax.Array,
+  timesteps: jax.Array,
+  buckets: int = 10,
+  num: int = schedule_lib.TIMESTEPS,
 ) -> tuple[jax.Array, jax.Array]:
   """Adds up losses [B] by range of their timesteps [B] in 0..num-1.
 
@@ -197,6 +198,6 @@ def bucket_losses(
   bucket = timesteps.astype(jnp.int32) * buckets // num
   sums = jax.ops.segment_sum(losses.astype(jnp.float32), bucket, buckets)
   counts = jax.ops.segment_sum(
-      jnp.ones(losses.shape, jnp.float32), bucket, buckets
+    jnp.ones(losses.shape, jnp.float32), bucket, buckets
   )
   return sums, counts

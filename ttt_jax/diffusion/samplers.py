@@ -59,10 +59,10 @@ def _dpmpp_2m_sde_coefficients(grid: SamplingGrid) -> _Coefficients:
   before = a[second - 1] * s[second] / (a[second] * s[second - 1])
   order[second] = np.log(decay[second]) / (2 * np.log(before))
   return _Coefficients(
-      state=s_next / s * decay,
-      denoised=denoised * (1 + order),
-      previous=-denoised * order,
-      noise=s_next * np.sqrt(1 - decay**2),
+    state=s_next / s * decay,
+    denoised=denoised * (1 + order),
+    previous=-denoised * order,
+    noise=s_next * np.sqrt(1 - decay**2),
   )
 
 
@@ -73,41 +73,40 @@ def _ddim_coefficients(grid: SamplingGrid, eta: float) -> _Coefficients:
   noise = eta * s_next / s * np.sqrt(1 - (a / a_next) ** 2)
   state = np.sqrt(s_next**2 - noise**2) / s
   return _Coefficients(
-      state=state,
-      denoised=a_next - a * state,
-      previous=np.zeros(grid.steps),
-      noise=noise,
+    state=state,
+    denoised=a_next - a * state,
+    previous=np.zeros(grid.steps),
+    noise=noise,
   )
 
 
 def _run(
-    network: guidance.Network,
-    x: jax.Array,
-    grid: SamplingGrid,
-    scales: np.ndarray | jax.Array,
-    coefficients: _Coefficients,
-    key: jax.Array | None,
-    step_noise: jax.Array | None,
-    trajectory: bool,
-    on_step: OnStep | None,
+  network: guidance.Network,
+  x: jax.Array,
+  grid: SamplingGrid,
+  scales: np.ndarray | jax.Array,
+  coefficients: _Coefficients,
+  key: jax.Array | None,
+  step_noise: jax.Array | None,
+  trajectory: bool,
+  on_step: OnStep | None,
 ) -> jax.Array | Trajectory:
   """Scans the update over the grid; arguments as in `dpmpp_2m_sde`."""
   if np.shape(scales) != (grid.steps,):
     raise ValueError(
-        f'guidance scales of shape {np.shape(scales)} for {grid.steps} sampling'
-        f' steps: must be ({grid.steps},)'
+      f'guidance scales of shape {np.shape(scales)} for {grid.steps} sampling'
+      f' steps: must be ({grid.steps},)'
     )
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   noisy = bool(np.any(coefficients.noise))
   if noisy and key is None and step_noise is None:
     raise ValueError(
-        'this sampler adds noise at each step: give key=, e.g.'
-        ' jax.random.key(0)'
+      'this sampler adds noise at each step: give key=, e.g. jax.random.key(0)'
     )
   if step_noise is not None and step_noise.shape != (grid.steps, *x.shape):
     raise ValueError(
-        f'step noise of shape {step_noise.shape}: must be'
-        f' {(grid.steps, *x.shape)}'
+      f'step noise of shape {step_noise.shape}: must be'
+      f' {(grid.steps, *x.shape)}'
     )
 
   def step(carry, inputs):
@@ -122,37 +121,35 @@ def _run(
       new += c.noise * z
     if on_step is not None:
       # One element of the result makes the call wait for the step.
-      jax.debug.callback(
-          lambda i, _: on_step(int(i)), i, new[(0,) * new.ndim]
-      )
+      jax.debug.callback(lambda i, _: on_step(int(i)), i, new[(0,) * new.ndim])
     kept = Trajectory(new, denoised) if trajectory else None
     return (new, denoised), kept
 
   alpha = grid.denoiser_alpha
   cast = lambda table: jnp.asarray(table, x.dtype)
   inputs = (
-      jnp.arange(grid.steps),
-      jnp.asarray(grid.timesteps, jnp.float32),
-      cast(scales),
-      cast(alpha),
-      cast(np.sqrt(1 - alpha**2)),
-      jax.tree.map(cast, coefficients),
-      None if step_noise is None else cast(step_noise),
+    jnp.arange(grid.steps),
+    jnp.asarray(grid.timesteps, jnp.float32),
+    cast(scales),
+    cast(alpha),
+    cast(np.sqrt(1 - alpha**2)),
+    jax.tree.map(cast, coefficients),
+    None if step_noise is None else cast(step_noise),
   )
   (x, _), kept = jax.lax.scan(step, (x, jnp.zeros_like(x)), inputs)
   return kept if trajectory else x
 
 
 def dpmpp_2m_sde(
-    network: guidance.Network,
-    noise: jax.Array,
-    grid: SamplingGrid,
-    scales: np.ndarray | jax.Array,
-    key: jax.Array | None = None,
-    *,
-    step_noise: jax.Array | None = None,
-    trajectory: bool = False,
-    on_step: OnStep | None = None,
+  network: guidance.Network,
+  noise: jax.Array,
+  grid: SamplingGrid,
+  scales: np.ndarray | jax.Array,
+  key: jax.Array | None = None,
+  *,
+  step_noise: jax.Array | None = None,
+  trajectory: bool = False,
+  on_step: OnStep | None = None,
 ) -> jax.Array | Trajectory:
   """Samples with DPM-Solver++ (2M SDE) as CogVideoX and the paper do.
 
@@ -178,22 +175,29 @@ def dpmpp_2m_sde(
     ValueError: shapes do not fit the grid, or there is no source of noise.
   """
   return _run(
-      network, noise, grid, scales, _dpmpp_2m_sde_coefficients(grid),
-      key, step_noise, trajectory, on_step,
+    network,
+    noise,
+    grid,
+    scales,
+    _dpmpp_2m_sde_coefficients(grid),
+    key,
+    step_noise,
+    trajectory,
+    on_step,
   )
 
 
 def ddim(
-    network: guidance.Network,
-    noise: jax.Array,
-    grid: SamplingGrid,
-    scales: np.ndarray | jax.Array,
-    key: jax.Array | None = None,
-    *,
-    eta: float = 0.0,
-    step_noise: jax.Array | None = None,
-    trajectory: bool = False,
-    on_step: OnStep | None = None,
+  network: guidance.Network,
+  noise: jax.Array,
+  grid: SamplingGrid,
+  scales: np.ndarray | jax.Array,
+  key: jax.Array | None = None,
+  *,
+  eta: float = 0.0,
+  step_noise: jax.Array | None = None,
+  trajectory: bool = False,
+  on_step: OnStep | None = None,
 ) -> jax.Array | Trajectory:
   """Samples with DDIM; arguments as `dpmpp_2m_sde`.
 
@@ -205,6 +209,13 @@ def ddim(
   if not 0 <= eta <= 1:
     raise ValueError(f'eta {eta} of DDIM must be 0 to 1, e.g. 0.0')
   return _run(
-      network, noise, grid, scales, _ddim_coefficients(grid, eta),
-      key, step_noise, trajectory, on_step,
+    network,
+    noise,
+    grid,
+    scales,
+    _ddim_coefficients(grid, eta),
+    key,
+    step_noise,
+    trajectory,
+    on_step,
   )

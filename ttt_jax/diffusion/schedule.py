@@ -28,12 +28,12 @@ def raw_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   """
   if num < 2:
     raise ValueError(
-        f'a noise schedule of {num} timesteps: needs at least 2, e.g. 1000'
+      f'a noise schedule of {num} timesteps: needs at least 2, e.g. 1000'
     )
   if not (math.isfinite(shift) and shift > 0):
     raise ValueError(
-        f'shift {shift} of the noise schedule must be finite and positive,'
-        ' e.g. 1.0'
+      f'shift {shift} of the noise schedule must be finite and positive,'
+      ' e.g. 1.0'
     )
   betas = np.linspace(_BETA_START**0.5, _BETA_END**0.5, num) ** 2
   alpha_bar = np.cumprod(1.0 - betas)
@@ -50,9 +50,7 @@ def zero_terminal(alpha: np.ndarray) -> np.ndarray:
   return (alpha - last) * (first / (first - last))
 
 
-def zero_snr_schedule(
-    num: int = TIMESTEPS, shift: float = 1.0
-) -> np.ndarray:
+def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   """Returns sqrt(alpha_bar) by timestep, float32 [num]; the last is exactly 0.
 
   Raises:

@@ -1,8 +1,8 @@
 """Schedulers by name: which steps a sampler takes, and along which levels.
 
-    cogvideox_dpm    diffusers' CogVideoXDPMScheduler, what 5B ships with
-    cogvideox_ddim   diffusers' CogVideoXDDIMScheduler, what 2B ships with
-    reference        the sampler of the paper's code, on its own levels
+cogvideox_dpm    diffusers' CogVideoXDPMScheduler, what 5B ships with
+cogvideox_ddim   diffusers' CogVideoXDDIMScheduler, what 2B ships with
+reference        the sampler of the paper's code, on its own levels
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Scheduler:
 
 
 SCHEDULERS = {
-    'cogvideox_dpm': Scheduler(samplers.dpmpp_2m_sde, 'diffusers'),
-    'cogvideox_ddim': Scheduler(samplers.ddim, 'diffusers'),
-    'reference': Scheduler(samplers.dpmpp_2m_sde, 'reference'),
+  'cogvideox_dpm': Scheduler(samplers.dpmpp_2m_sde, 'diffusers'),
+  'cogvideox_ddim': Scheduler(samplers.ddim, 'diffusers'),
+  'reference': Scheduler(samplers.dpmpp_2m_sde, 'reference'),
 }
 
 
@@ -44,6 +44,6 @@ def scheduler(name: str) -> Scheduler:
   """Returns the scheduler `name`; ValueError lists the legal names."""
   if name not in SCHEDULERS:
     raise ValueError(
-        f'unknown scheduler {name!r}: must be one of {", ".join(SCHEDULERS)}'
+      f'unknown scheduler {name!r}: must be one of {", ".join(SCHEDULERS)}'
     )
   return SCHEDULERS[name]

@@ -23,7 +23,7 @@ from ttt_jax.models import softmax
 
 
 def windows(
-    x: jax.Array, order: token_order.TokenOrder, size: int
+  x: jax.Array, order: token_order.TokenOrder, size: int
 ) -> jax.Array:
   """Cuts a sequence in storage order into overlapping windows.
 
@@ -45,7 +45,7 @@ def windows(
 
 
 def merge_windows(
-    y: jax.Array, order: token_order.TokenOrder, length: int
+  y: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
   """The inverse of `windows`; shared frames become the mean of the two.
 
@@ -58,7 +58,7 @@ def merge_windows(
   y = y.swapaxes(0, 1)
   shared, body = y[:, :, :p], y[:, :, p : order.window]
   last = jnp.concatenate(
-      [(body[:, :-1, -p:] + shared[:, 1:]) / 2, body[:, -1:, -p:]], axis=1
+    [(body[:, :-1, -p:] + shared[:, 1:]) / 2, body[:, -1:, -p:]], axis=1
   )
   body = jnp.concatenate([body[:, :, :-p], last], axis=2)
   body = body.reshape(y.shape[0], -1, *y.shape[3:])
@@ -85,10 +85,10 @@ class SegmentAttention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      order: token_order.TokenOrder,
-      turns: heads_lib.Turns,
+    self,
+    x: jax.Array,
+    order: token_order.TokenOrder,
+    turns: heads_lib.Turns,
   ) -> jax.Array:
     """Attends within windows.
 
@@ -120,24 +120,22 @@ class SegmentAttention(nn.Module):
       # number of segments and, on a CPU, the work inside its cache. Where
       # there are no score matrices (splash), the result and its norms stay.
       @functools.partial(
-          jax.checkpoint,
-          prevent_cse=False,
-          policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
+        jax.checkpoint,
+        prevent_cse=False,
+        policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
       )
       def attend(z, norms):
         q, k, v = exchange.split(z, [width] * 3)
         q, k = (
-            heads.rotate(
-                heads.layer_norm(heads.view(y), norm, self.qk_norm_eps), turns
-            ).astype(y.dtype)
-            for y, norm in zip((q, k), norms)
+          heads.rotate(
+            heads.layer_norm(heads.view(y), norm, self.qk_norm_eps), turns
+          ).astype(y.dtype)
+          for y, norm in zip((q, k), norms)
         )
         q, k = heads.tokens(q), heads.tokens(k)
         return softmax.attend(q, k, v, d, order.window, implementation)
 
-      out = jax.lax.map(
-          lambda z: attend(z, norms), windows(z, order, size)
-      )
+      out = jax.lax.map(lambda z: attend(z, norms), windows(z, order, size))
       # Averaging before the output projection equals averaging behind it.
       return merge_windows(out, order, z.shape[1]), ()
 

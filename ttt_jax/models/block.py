@@ -42,17 +42,17 @@ class Context(NamedTuple):
 
 
 def make_context(
-    config: dit_config.DiTConfig,
-    order: token_order.TokenOrder,
-    time: jax.Array,
-    layout: sharding.Layout = sharding.Layout(),
+  config: dit_config.DiTConfig,
+  order: token_order.TokenOrder,
+  time: jax.Array,
+  layout: sharding.Layout = sharding.Layout(),
 ) -> Context:
   """The context of blocks for sequences of `order`, time [B, E]."""
   turns = functools.partial(
-      rope.turns,
-      head_dim=config.model_dim // config.num_heads,
-      theta=config.rope_theta,
-      dtype=jnp.dtype(config.dtype),
+    rope.turns,
+    head_dim=config.model_dim // config.num_heads,
+    theta=config.rope_theta,
+    dtype=jnp.dtype(config.dtype),
   )
   length = layout.padded(order.length, config.mini_batch)
   windows = positions.of_windows(order, config.positions, config.base)
@@ -69,33 +69,31 @@ class SequenceBlock(nn.Module):
   layout: sharding.Layout = sharding.Layout()
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, context: Context, *, diagnose: bool = False
-  ):
+  def __call__(self, x: jax.Array, context: Context, *, diagnose: bool = False):
     config = self.config
     dtype = jnp.dtype(config.dtype)
     x = attention.SegmentAttention(
-        config.num_heads,
-        config.qk_norm_eps,
-        dtype,
-        self.layout,
-        config.attention,
-        name='attn',
+      config.num_heads,
+      config.qk_norm_eps,
+      dtype,
+      self.layout,
+      config.attention,
+      name='attn',
     )(x, self.order, context.window_turns)
     if config.mixer == 'none':
       return x, {}
     layer = ttt.TTTLayer(
-        config.mixer,
-        config.num_heads,
-        config.mini_batch,
-        config.ttt_base_lr,
-        dtype,
-        config.implementation,
-        self.layout,
-        name='ttt',
+      config.mixer,
+      config.num_heads,
+      config.mini_batch,
+      config.ttt_base_lr,
+      dtype,
+      config.implementation,
+      self.layout,
+      name='ttt',
     )
     return mixers.BidirectionalTTT(layer, config.gate_init, name='gates')(
-        x, self.order, context.turns, diagnose=diagnose
+      x, self.order, context.turns, diagnose=diagnose
     )
 
 
@@ -116,7 +114,7 @@ class Block(nn.Module):
 
     def modulated(name):
       shift, scale, gate = layers.ExpertModulation(
-          config.model_dim, dtype, self.layout, name=f'{name}_modulation'
+        config.model_dim, dtype, self.layout, name=f'{name}_modulation'
       )(context.time, is_text)
       y = layers.LayerNorm(epsilon=config.norm_eps, name=f'{name}_norm')(x)
       return (y * (1 + scale) + shift).astype(dtype), gate
@@ -124,7 +122,7 @@ class Block(nn.Module):
     x = checkpoint_name(self.layout.by_tokens(x), INPUT)
     y, gate = modulated('seq')
     y, aux = SequenceBlock(config, self.order, self.layout, name='seq')(
-        y, context, diagnose=self.diagnose
+      y, context, diagnose=self.diagnose
     )
     x = self.layout.by_tokens(x + (gate * y).astype(dtype))
     y, gate = modulated('mlp')

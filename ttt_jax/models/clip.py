@@ -35,8 +35,8 @@ class CLIPVisionConfig(text_clip.TowerConfig):
     super().__post_init__()
     if self.image_size % self.patch_size:
       raise ValueError(
-          f'the pictures of CLIP are {self.image_size} pixels wide; its patches'
-          f' of {self.patch_size} do not divide that'
+        f'the pictures of CLIP are {self.image_size} pixels wide; its patches'
+        f' of {self.patch_size} do not divide that'
       )
 
   @property
@@ -82,12 +82,17 @@ class CLIPVisionEncoder(nn.Module):
     size = (c.image_size, c.image_size, 3)
     if pixels.shape[1:] != size:
       raise ValueError(
-          f'pictures are {pixels.shape[1:]}; this CLIP reads {size}'
+        f'pictures are {pixels.shape[1:]}; this CLIP reads {size}'
       )
     x = nn.Conv(
-        c.width, [c.patch_size] * 2, strides=c.patch_size, padding='VALID',
-        use_bias=False, dtype=jnp.dtype(c.dtype), name='patches',
-    )(pixels)  # pyformat: disable
+      c.width,
+      [c.patch_size] * 2,
+      strides=c.patch_size,
+      padding='VALID',
+      use_bias=False,
+      dtype=jnp.dtype(c.dtype),
+      name='patches',
+    )(pixels)
     x = x.reshape(len(x), c.patches, c.width).astype(jnp.float32)
     token = self.param('class_token', nn.initializers.normal(), (c.width,))
     token = jnp.broadcast_to(token, (len(x), 1, c.width))
@@ -113,7 +118,7 @@ class CLIP(nn.Module):
     self.text_projection = nn.Dense(c.projection_dim, use_bias=False)
 
   def __call__(
-      self, pixels: jax.Array, ids: jax.Array, ends: jax.Array
+    self, pixels: jax.Array, ids: jax.Array, ends: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Both; creates all parameters when initialising."""
     return self.images(pixels), self.texts(ids, ends)
@@ -153,8 +158,9 @@ def abstract_params(config: CLIPConfig) -> Any:
   size = config.vision.image_size
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.eval_shape(
-      CLIP(config).init, key,
-      jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-      jax.ShapeDtypeStruct((1, 2), jnp.int32),
-      jax.ShapeDtypeStruct((1,), jnp.int32),
-  )['params']  # pyformat: disable
+    CLIP(config).init,
+    key,
+    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, 2), jnp.int32),
+    jax.ShapeDtypeStruct((1,), jnp.int32),
+  )['params']

@@ -21,13 +21,13 @@ DiTConfig = dit_config.DiTConfig
 
 # What the backward pass finds, by `DiTConfig.remat`.
 _REMAT_POLICIES = {
-    'layer': None,
-    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[block_lib.INPUT],
-        offload_src='device',
-        offload_dst='pinned_host',
-    ),
+  'layer': None,
+  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[block_lib.INPUT],
+    offload_src='device',
+    offload_dst='pinned_host',
+  ),
 }
 
 
@@ -38,7 +38,7 @@ class DiffusionTransformer(nn.Module):
   layout: sharding.Layout = sharding.Layout()
 
   def __call__(
-      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
     """The network's output.
 
@@ -56,7 +56,7 @@ class DiffusionTransformer(nn.Module):
     return self._forward(latents, text, timesteps, diagnose=False)[0]
 
   def diagnostics(
-      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> dict[str, jax.Array]:
     """Gate sizes and inner losses per layer, each [num_layers]."""
     return self._forward(latents, text, timesteps, diagnose=True)[1]
@@ -80,48 +80,52 @@ class DiffusionTransformer(nn.Module):
     # will need it: no activation has to move.
     patches = embeddings.patchify(latents, config.patch_size).astype(dtype)
     patches = place(
-        embeddings.store_video(self.layout.by_batch(patches), order, length)
+      embeddings.store_video(self.layout.by_batch(patches), order, length)
     )
     text = dense(config.model_dim, 'text')(text.astype(dtype))
     text = self.layout.by_batch(text)
     is_text = order.is_text_padded(length)
     x = jnp.where(
-        jnp.broadcast_to(is_text[None, :, None], (*patches.shape[:2], 1)),
-        place(embeddings.store_text(text, order, length)),
-        dense(config.model_dim, 'patch')(patches),
+      jnp.broadcast_to(is_text[None, :, None], (*patches.shape[:2], 1)),
+      place(embeddings.store_text(text, order, length)),
+      dense(config.model_dim, 'patch')(patches),
     )
     if config.positions == 'sincos':
       table = positions.table(
-          order, length, config.model_dim, config.spatial_scale,
-          config.temporal_scale, dtype,
-      )  # pyformat: disable
+        order,
+        length,
+        config.model_dim,
+        config.spatial_scale,
+        config.temporal_scale,
+        dtype,
+      )
       x = x + place(table[None])
     block = block_lib.Block
     if config.remat != 'none':
       block = nn.remat(
-          block, prevent_cse=False, policy=_REMAT_POLICIES[config.remat]
+        block, prevent_cse=False, policy=_REMAT_POLICIES[config.remat]
       )
     x, aux = nn.scan(
-        block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=nn.broadcast,
-        length=config.num_layers,
-    )(config, order, self.layout, diagnose, name='layers')(
-        place(x), block_lib.make_context(config, order, time, self.layout)
-    )
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,
+      length=config.num_layers,
+    )(
+      config, order, self.layout, diagnose, name='layers'
+    )(place(x), block_lib.make_context(config, order, time, self.layout))
 
     x = layers.LayerNorm(epsilon=config.norm_eps, name='norm')(x)
     x = layers.LayerNorm(epsilon=config.norm_eps, name='final_norm')(x)
     modulation = layers.ZeroDense(
-        2 * config.model_dim, dtype=dtype, name='final_modulation'
+      2 * config.model_dim, dtype=dtype, name='final_modulation'
     )(nn.silu(time))
     shift, scale = jnp.split(
-        self.layout.by_batch(modulation)[:, None], 2, axis=-1
+      self.layout.by_batch(modulation)[:, None], 2, axis=-1
     )
     x = (x * (1 + scale) + shift).astype(dtype)
     x = layers.ZeroDense(
-        config.patch_size**2 * config.out_channels, dtype=dtype, name='final'
+      config.patch_size**2 * config.out_channels, dtype=dtype, name='final'
     )(x)
     # Few features again: from here on every device has the whole video.
     x = embeddings.video_tokens(self.layout.by_batch(x), order)
@@ -133,10 +137,10 @@ def init_params(config: DiTConfig, key: jax.Array) -> Any:
   """Fresh parameters, nested dict; they do not depend on a video's size."""
   frames, size = config.segment_latent_frames + 1, config.patch_size
   return DiffusionTransformer(config).init(
-      key,
-      jnp.zeros((1, frames, size, size, config.in_channels)),
-      jnp.zeros((1, 1, 1, config.text_dim)),
-      jnp.zeros(1),
+    key,
+    jnp.zeros((1, frames, size, size, config.in_channels)),
+    jnp.zeros((1, 1, 1, config.text_dim)),
+    jnp.zeros(1),
   )['params']
 
 

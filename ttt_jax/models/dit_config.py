@@ -82,28 +82,28 @@ class DiTConfig:
   def __post_init__(self):
     if self.model_dim % (16 * self.num_heads):
       raise ValueError(
-          f'model_dim {self.model_dim} over num_heads {self.num_heads} must'
-          ' give heads of a multiple of 16, for example'
-          f' {max(16, self.model_dim // self.num_heads // 16 * 16)} each'
+        f'model_dim {self.model_dim} over num_heads {self.num_heads} must'
+        ' give heads of a multiple of 16, for example'
+        f' {max(16, self.model_dim // self.num_heads // 16 * 16)} each'
       )
     for name, legal in (
-        ('mixer', mixers.MIXERS),
-        ('remat', REMAT_POLICIES),
-        ('positions', positions_lib.KINDS),
-        ('dtype', ('float32', 'bfloat16', 'float64')),
+      ('mixer', mixers.MIXERS),
+      ('remat', REMAT_POLICIES),
+      ('positions', positions_lib.KINDS),
+      ('dtype', ('float32', 'bfloat16', 'float64')),
     ):
       if getattr(self, name) not in legal:
         raise ValueError(
-            f'model.{name} is {getattr(self, name)!r}; legal are'
-            f' {", ".join(legal)}'
+          f'model.{name} is {getattr(self, name)!r}; legal are'
+          f' {", ".join(legal)}'
         )
 
     if min(self.base_rows, self.base_columns) < 0 or (
-        bool(self.base_rows) != bool(self.base_columns)
+      bool(self.base_rows) != bool(self.base_columns)
     ):
       raise ValueError(
-          f'model.base_rows is {self.base_rows} and model.base_columns'
-          f' {self.base_columns}; set both, for example 30 and 45, or neither'
+        f'model.base_rows is {self.base_rows} and model.base_columns'
+        f' {self.base_columns}; set both, for example 30 and 45, or neither'
       )
 
   @property
@@ -112,9 +112,9 @@ class DiTConfig:
     return (self.base_rows, self.base_columns) if self.base_rows else None
 
   def order(
-      self,
-      latents: tuple[int, ...],
-      text: tuple[int, ...],
+    self,
+    latents: tuple[int, ...],
+    text: tuple[int, ...],
   ) -> token_order.TokenOrder:
     """The token order for latents [B, F, h, w, c] and text [B, S, L, Dt].
 
@@ -127,30 +127,30 @@ class DiTConfig:
     """
     if len(latents) != 5 or latents[-1] != self.in_channels:
       raise ValueError(
-          f'latents have shape {latents}; they must be [B, F, h, w,'
-          f' {self.in_channels}]'
+        f'latents have shape {latents}; they must be [B, F, h, w,'
+        f' {self.in_channels}]'
       )
     if len(text) != 4 or text[-1] != self.text_dim:
       raise ValueError(
-          f'text has shape {text}; it must be [B, S, L, {self.text_dim}]'
+        f'text has shape {text}; it must be [B, S, L, {self.text_dim}]'
       )
     segments = text[1]
     frames = segments * self.segment_latent_frames + 1
     if latents[1] != frames:
       raise ValueError(
-          f'{latents[1]} latent frames do not fit {segments} segments of text;'
-          f' they must be {frames}'
+        f'{latents[1]} latent frames do not fit {segments} segments of text;'
+        f' they must be {frames}'
       )
     h, w = latents[2:4]
     if h % self.patch_size or w % self.patch_size:
       raise ValueError(
-          f'latents are {h} x {w}; both must be multiples of the patch size'
-          f' {self.patch_size}'
+        f'latents are {h} x {w}; both must be multiples of the patch size'
+        f' {self.patch_size}'
       )
     return token_order.TokenOrder(
-        segments,
-        self.segment_latent_frames,
-        h // self.patch_size,
-        w // self.patch_size,
-        text[2],
+      segments,
+      self.segment_latent_frames,
+      h // self.patch_size,
+      w // self.patch_size,
+      text[2],
     )

@@ -34,7 +34,7 @@ def patchify(latents: jax.Array, patch_size: int) -> jax.Array:
 
 
 def unpatchify(
-    tokens: jax.Array, rows: int, columns: int, patch_size: int
+  tokens: jax.Array, rows: int, columns: int, patch_size: int
 ) -> jax.Array:
   """[B, F, rows * columns, patch * patch * c] -> [B, F, h, w, c]."""
   b, f, _, features = tokens.shape
@@ -45,7 +45,7 @@ def unpatchify(
 
 
 def store_video(
-    video: jax.Array, order: token_order.TokenOrder, length: int
+  video: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
   """[B, F, P, X] -> [B, length, X] in storage order, zeros elsewhere."""
   b, _, p, x = video.shape
@@ -56,7 +56,7 @@ def store_video(
 
 
 def store_text(
-    text: jax.Array, order: token_order.TokenOrder, length: int
+  text: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
   """[B, S, L, M] -> [B, length, M] in storage order, text anywhere else.
 

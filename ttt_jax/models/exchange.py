@@ -21,7 +21,7 @@ _LANES = 128
 
 
 def project(
-    x: jax.Array, weights: Sequence[Weights], layout: sharding.Layout
+  x: jax.Array, weights: Sequence[Weights], layout: sharding.Layout
 ) -> jax.Array:
   """Several projections to heads as one product.
 
@@ -36,7 +36,7 @@ def project(
   """
   m, sp = x.shape[-1], layout.sp
   kernel = jnp.concatenate(
-      [kernel.reshape(m, sp, -1) for kernel, _ in weights], axis=-1
+    [kernel.reshape(m, sp, -1) for kernel, _ in weights], axis=-1
   )
   bias = jnp.concatenate([bias.reshape(sp, -1) for _, bias in weights], axis=-1)
   if layout.platform == 'tpu':
@@ -63,9 +63,7 @@ def collect(y: jax.Array, weights: Weights) -> jax.Array:
 
 def layer_norm(y: jax.Array, weights: Weights, epsilon: float) -> jax.Array:
   """LayerNorm over all heads of [sp, B, T, X], float32 or better."""
-  scale, bias = (
-      w.reshape(y.shape[0], 1, 1, y.shape[-1]) for w in weights
-  )
+  scale, bias = (w.reshape(y.shape[0], 1, 1, y.shape[-1]) for w in weights)
   y = y.astype(jnp.promote_types(y.dtype, scale.dtype))
   y -= y.mean(axis=(0, 3), keepdims=True)
   variance = jnp.square(y).mean(axis=(0, 3), keepdims=True)

@@ -21,18 +21,18 @@ from ttt_jax.models.unet3d import config as unet_config
 # Dense bf16 operations a second of a JAX device, by a part of its kind's name;
 # from the vendors' public specifications. The first match counts.
 _PEAK = (
-    ('TPU v6', 918e12),
-    ('TPU v5 lite', 197e12),
-    ('TPU v5e', 197e12),
-    ('TPU v5', 459e12),
-    ('TPU v4', 275e12),
-    ('B200', 2250e12),
-    ('H200', 989e12),
-    ('H100 PCIe', 756e12),
-    ('H100', 989e12),
-    ('A100', 312e12),
-    ('L40S', 362e12),
-    ('L4', 121e12),
+  ('TPU v6', 918e12),
+  ('TPU v5 lite', 197e12),
+  ('TPU v5e', 197e12),
+  ('TPU v5', 459e12),
+  ('TPU v4', 275e12),
+  ('B200', 2250e12),
+  ('H200', 989e12),
+  ('H100 PCIe', 756e12),
+  ('H100', 989e12),
+  ('A100', 312e12),
+  ('L40S', 362e12),
+  ('L4', 121e12),
 )
 
 
@@ -57,9 +57,7 @@ def peak(device: Any) -> float | None:
   return next((flops for name, flops in _PEAK if name in kind), None)
 
 
-def tokens(
-    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
-) -> int:
+def tokens(config: Any, latents: tuple[int, ...], text: tuple[int, ...]) -> int:
   """Tokens of a clip's sequence; of a U-Net latent pixels at its finest level.
 
   Arguments as of `forward_flops`.
@@ -70,7 +68,7 @@ def tokens(
 
 
 def forward_flops(
-    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
+  config: Any, latents: tuple[int, ...], text: tuple[int, ...]
 ) -> dict[str, float]:
   """Operations of one clip's forward pass, part of the network -> number.
 
@@ -83,10 +81,10 @@ def forward_flops(
 
 
 def training_flops(
-    config: Any,
-    latents: tuple[int, ...],
-    text: tuple[int, ...],
-    trainable: Set[str] | None = None,
+  config: Any,
+  latents: tuple[int, ...],
+  text: tuple[int, ...],
+  trainable: Set[str] | None = None,
 ) -> dict[str, float]:
   """Operations of one clip's forward and backward pass, part -> number.
 
@@ -116,7 +114,7 @@ def _total(parts):
 
 
 def products(
-    config: Any, latents: tuple[int, ...], text: tuple[int, ...]
+  config: Any, latents: tuple[int, ...], text: tuple[int, ...]
 ) -> list[Product]:
   """The products of a clip's forward pass; arguments as `forward_flops`."""
   if isinstance(config, unet_config.UNet3DConfig):
@@ -137,15 +135,15 @@ def _transformer(c: dit_config.DiTConfig, latents, text):
   patch = c.patch_size**2
   dense = functools.partial(_dense, 'embeddings')
   found = [
-      dense('time_1', 1, m, e),
-      dense('time_2', 1, e, e),
-      dense('text', texts, c.text_dim, m),
-      dense('patch', pixels, patch * c.in_channels, m),
-      dense('final_modulation', 1, e, 2 * m),
-      dense('final', pixels, m, patch * c.out_channels),
+    dense('time_1', 1, m, e),
+    dense('time_2', 1, e, e),
+    dense('text', texts, c.text_dim, m),
+    dense('patch', pixels, patch * c.in_channels, m),
+    dense('final_modulation', 1, e, 2 * m),
+    dense('final', pixels, m, patch * c.out_channels),
   ]
   dense = lambda part, path, *sizes: found.append(
-      _dense(part, f'layers/{path}', n * sizes[0], *sizes[1:])
+    _dense(part, f'layers/{path}', n * sizes[0], *sizes[1:])
   )
   dense('embeddings', 'seq_modulation/dense', 1, e, 6 * m)
   dense('embeddings', 'mlp_modulation/dense', 1, e, 6 * m)

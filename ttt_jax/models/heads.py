@@ -118,7 +118,7 @@ class Heads:
     return y * cos + _times(y, swap, plain).astype(sin.dtype) * sin
 
   def layer_norm(
-      self, y: jax.Array, weights: tuple[jax.Array, jax.Array], epsilon: float
+    self, y: jax.Array, weights: tuple[jax.Array, jax.Array], epsilon: float
   ) -> jax.Array:
     """LayerNorm over the features of each head of a view.
 
@@ -149,15 +149,15 @@ def _rows(tokens: int) -> int:
 
 
 def _times(
-    y: jax.Array,
-    matrix: np.ndarray,
-    plain: Callable[[jax.Array], jax.Array],
+  y: jax.Array,
+  matrix: np.ndarray,
+  plain: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
   """y [..., W] times a [W, W] of 0 and +-1; `plain` computes the same."""
 
   def product(y):
     return jnp.matmul(
-        y, jnp.asarray(matrix, y.dtype), precision=jax.lax.Precision.HIGHEST
+      y, jnp.asarray(matrix, y.dtype), precision=jax.lax.Precision.HIGHEST
     )
 
   return jax.lax.platform_dependent(y, tpu=product, default=plain)

@@ -17,7 +17,7 @@ _SUBLANES = 8
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def affine(
-    equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
+  equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array
 ) -> jax.Array:
   """einsum(equation, x, kernel) plus bias, in x's dtype.
 
@@ -52,12 +52,14 @@ def _affine_backward(equation, residuals, d_y):
   x, kernel, bias = residuals
   x_axes, kernel_axes, axes = _axes(equation)
   d_x = jnp.einsum(
-      f'{axes},{kernel_axes}->{x_axes}', d_y, kernel.astype(d_y.dtype)
+    f'{axes},{kernel_axes}->{x_axes}', d_y, kernel.astype(d_y.dtype)
   )
   d_kernel = jnp.einsum(
-      f'{x_axes},{axes}->{kernel_axes}', x, d_y,
-      preferred_element_type=kernel.dtype,
-  )  # pyformat: disable
+    f'{x_axes},{axes}->{kernel_axes}',
+    x,
+    d_y,
+    preferred_element_type=kernel.dtype,
+  )
   summed = [i for i, a in enumerate(axes) if a not in kernel_axes]
   d_bias = _sum(d_y, summed, bias.dtype).reshape(bias.shape)
   return d_x, d_kernel, d_bias
@@ -66,9 +68,9 @@ def _affine_backward(equation, residuals, d_y):
 def _sum(x, axes, dtype):
   """The sum over some axes, in `dtype`."""
   return jax.lax.platform_dependent(
-      x,
-      tpu=functools.partial(_sum_by_product, axes=axes, dtype=dtype),
-      default=lambda x: jnp.sum(x, axis=axes, dtype=dtype),
+    x,
+    tpu=functools.partial(_sum_by_product, axes=axes, dtype=dtype),
+    default=lambda x: jnp.sum(x, axis=axes, dtype=dtype),
   )
 
 
@@ -78,9 +80,12 @@ def _sum_by_product(x, axes, dtype):
   # Hidden from XLA, which would make a sum of it, as it would of a single row.
   ones = jax.lax.optimization_barrier(ones)
   rows = jnp.tensordot(
-      ones, x, (list(range(1, ones.ndim)), axes),
-      precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype,
-  )  # pyformat: disable
+    ones,
+    x,
+    (list(range(1, ones.ndim)), axes),
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=dtype,
+  )
   return rows[0]
 
 
@@ -104,8 +109,8 @@ class DenseWeights(nn.Module):
   def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
     """The weights of a layer with I = `inputs`."""
     return (
-        self.param('kernel', self.kernel_init, (inputs, self.features)),
-        self.param('bias', nn.initializers.zeros, (self.features,)),
+      self.param('kernel', self.kernel_init, (inputs, self.features)),
+      self.param('bias', nn.initializers.zeros, (self.features,)),
     )
 
 
@@ -135,8 +140,8 @@ class NormWeights(nn.Module):
   def __call__(self) -> tuple[jax.Array, jax.Array]:
     shape = (self.features,)
     return (
-        self.param('scale', nn.initializers.ones, shape),
-        self.param('bias', nn.initializers.zeros, shape),
+      self.param('scale', nn.initializers.ones, shape),
+      self.param('bias', nn.initializers.zeros, shape),
     )
 
 
@@ -165,11 +170,11 @@ class ExpertModulation(nn.Module):
 
   @nn.compact
   def __call__(
-      self, time: jax.Array, is_text: jax.Array
+    self, time: jax.Array, is_text: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns shift, scale, gate, each [B, T, M]; `is_text` is [T]."""
     out = ZeroDense(6 * self.model_dim, dtype=self.dtype, name='dense')(
-        nn.silu(time)
+      nn.silu(time)
     )
     # At least float32: their gradients are sums over all tokens.
     out = self.layout.by_batch(out)
@@ -179,10 +184,10 @@ class ExpertModulation(nn.Module):
     # The mask gets the batch's shape before `where`: broadcast over the
     # batch, its gradient would all-reduce a whole activation.
     mask = jnp.broadcast_to(
-        is_text[None, :, None], (time.shape[0], is_text.size, self.model_dim)
+      is_text[None, :, None], (time.shape[0], is_text.size, self.model_dim)
     )
     shift, scale, gate = (
-        jnp.where(mask, triples[:, 1, i], triples[:, 0, i]) for i in range(3)
+      jnp.where(mask, triples[:, 1, i], triples[:, 0, i]) for i in range(3)
     )
     return shift, scale, gate
 

@@ -35,12 +35,12 @@ class BidirectionalTTT(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      order: token_order.TokenOrder,
-      turns: heads.Turns,
-      *,
-      diagnose: bool = False,
+    self,
+    x: jax.Array,
+    order: token_order.TokenOrder,
+    turns: heads.Turns,
+    *,
+    diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Reads in both directions.
 
@@ -59,32 +59,32 @@ class BidirectionalTTT(nn.Module):
     aux = {}
     for direction in ('forward', 'reverse'):
       text, video = (
-          jnp.tanh(
-              self.param(
-                  f'{direction}_{kind}',
-                  nn.initializers.constant(self.gate_init),
-                  (m,),
-              )
+        jnp.tanh(
+          self.param(
+            f'{direction}_{kind}',
+            nn.initializers.constant(self.gate_init),
+            (m,),
           )
-          for kind in ('text', 'video')
+        )
+        for kind in ('text', 'video')
       )
       y, losses = self.layer(
-          x,
-          turns,
-          order.reading(direction == 'reverse', t),
-          order.length,
-          diagnose=diagnose,
+        x,
+        turns,
+        order.reading(direction == 'reverse', t),
+        order.length,
+        diagnose=diagnose,
       )
       # For each clip its own gates: they are then added up by clip, too.
       text_gate, video_gate = (
-          jnp.broadcast_to(gate, (b, 1, m)) for gate in (text, video)
+        jnp.broadcast_to(gate, (b, 1, m)) for gate in (text, video)
       )
       gate = jnp.where(is_text, text_gate, video_gate)
       x = x + (gate * y).astype(x.dtype)
       if diagnose:
         aux |= {f'{direction}_{name}': a for name, a in losses.items()}
         aux |= {
-            f'{direction}_text_gate': jnp.abs(text).mean(),
-            f'{direction}_video_gate': jnp.abs(video).mean(),
+          f'{direction}_text_gate': jnp.abs(text).mean(),
+          f'{direction}_video_gate': jnp.abs(video).mean(),
         }
     return x, aux

@@ -19,9 +19,9 @@ KINDS = ('rope', 'sincos')
 
 
 def of_windows(
-    order: token_order.TokenOrder,
-    kind: str,
-    base: tuple[int, int] | None = None,
+  order: token_order.TokenOrder,
+  kind: str,
+  base: tuple[int, int] | None = None,
 ) -> np.ndarray:
   """[window, 3] rotary positions in a window, -1 for what is not turned.
 
@@ -41,12 +41,12 @@ def of_windows(
   time, row, column = np.where(is_text, 0, positions).T
   (top, bottom), (left, right) = _fit(order, base)
   fitted = np.stack(
-      [
-          time,
-          _axis(top, bottom, order.rows)[row],
-          _axis(left, right, order.columns)[column],
-      ],
-      axis=-1,
+    [
+      time,
+      _axis(top, bottom, order.rows)[row],
+      _axis(left, right, order.columns)[column],
+    ],
+    axis=-1,
   )
   return np.where(is_text, -1, fitted)
 
@@ -68,12 +68,12 @@ def _axis(start, stop, number):
 
 
 def table(
-    order: token_order.TokenOrder,
-    length: int,
-    dim: int,
-    spatial_scale: float,
-    temporal_scale: float,
-    dtype: jnp.dtype,
+  order: token_order.TokenOrder,
+  length: int,
+  dim: int,
+  spatial_scale: float,
+  temporal_scale: float,
+  dtype: jnp.dtype,
 ) -> jax.Array:
   """Sines and cosines to be added to tokens, zeros for text: [length, dim].
 
@@ -100,9 +100,9 @@ def table(
   found = jnp.asarray(np.maximum(places, 0), wide)
   parts = []
   for axis, width, scale in (
-      (0, dim // 4, temporal_scale),
-      (2, dim // 8 * 3, spatial_scale),
-      (1, dim // 8 * 3, spatial_scale),
+    (0, dim // 4, temporal_scale),
+    (2, dim // 8 * 3, spatial_scale),
+    (1, dim // 8 * 3, spatial_scale),
   ):
     half = width // 2
     frequencies = 10_000.0 ** (-np.arange(half) / half) / scale

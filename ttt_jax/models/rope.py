@@ -8,10 +8,10 @@ import numpy as np
 
 
 def turns(
-    positions: np.ndarray,
-    head_dim: int,
-    theta: float = 10_000.0,
-    dtype: jnp.dtype = jnp.float32,
+  positions: np.ndarray,
+  head_dim: int,
+  theta: float = 10_000.0,
+  dtype: jnp.dtype = jnp.float32,
 ) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines of rotary position embedding, for `Heads.rotate`.
 
@@ -32,8 +32,8 @@ def turns(
   """
   if head_dim % 16:
     raise ValueError(
-        f'head size is {head_dim}; 3-D rotary positions need a multiple of'
-        ' 16, for example 64'
+      f'head size is {head_dim}; 3-D rotary positions need a multiple of'
+      ' 16, for example 64'
     )
   # Angles are made on the device: as constants they would be most of the
   # program (90 MB for 63 seconds).
@@ -41,11 +41,9 @@ def turns(
   positions = jnp.asarray(np.maximum(positions, 0), dtype)
   angles = []
   for axis, width in enumerate(
-      (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
   ):
     frequencies = theta ** (-(np.arange(width) // 2 * 2) / width)
-    angles.append(
-        positions[:, axis, None] * jnp.asarray(frequencies, dtype)
-    )
+    angles.append(positions[:, axis, None] * jnp.asarray(frequencies, dtype))
   angles = jnp.concatenate(angles, axis=-1)
   return jnp.cos(angles), jnp.sin(angles)

@@ -38,8 +38,8 @@ def choose(implementation: str | None, platform: str) -> str:
     return 'splash' if platform == 'tpu' else 'xla'
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
-        f'attention implementation {implementation!r}; legal are'
-        f' {", ".join(IMPLEMENTATIONS)}'
+      f'attention implementation {implementation!r}; legal are'
+      f' {", ".join(IMPLEMENTATIONS)}'
     )
   return implementation
 
@@ -53,12 +53,12 @@ def padded(length: int, implementation: str) -> int:
 
 
 def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    head_dim: int,
-    length: int,
-    implementation: str,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  head_dim: int,
+  length: int,
+  implementation: str,
 ) -> jax.Array:
   """Multi-head attention of all tokens to the first `length`.
 
@@ -93,12 +93,12 @@ def _block(tokens, most):
 
 
 def splash(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    head_dim: int,
-    length: int,
-    interpret: bool = False,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  head_dim: int,
+  length: int,
+  interpret: bool = False,
 ) -> jax.Array:
   """Splash attention of all queries to the first `length` keys.
 
@@ -125,26 +125,24 @@ def splash(
   (_, w, m), s = q.shape, k.shape[1]
   heads = heads_lib.Heads(m // head_dim, head_dim)
   # The lanes of each head of a group.
-  own = [
-      jnp.arange(heads.width) // head_dim == i for i in range(heads.group)
-  ]
+  own = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
   keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
   kernel = library.make_splash_mqa_single_device(
-      library.MultiHeadMask([library.FullMask((w, s))] * heads.group),
-      block_sizes=library.BlockSizes(
-          block_q=_block(w, _QUERIES),
-          block_kv=keys,
-          block_kv_compute=math.gcd(keys, _KEYS_AT_ONCE),
-          block_q_dkv=_block(w, _QUERIES_BACKWARD),
-          block_kv_dkv=keys_backward,
-          block_kv_dkv_compute=math.gcd(keys_backward, _KEYS_AT_ONCE),
-          # One kernel for all gradients: five products a pair of blocks
-          # instead of seven. Each block of keys leaves its part of the
-          # queries' gradient, rounded to their dtype.
-          use_fused_bwd_kernel=True,
-      ),
-      residual_checkpoint_name=RESULT,
-      interpret=interpret,
+    library.MultiHeadMask([library.FullMask((w, s))] * heads.group),
+    block_sizes=library.BlockSizes(
+      block_q=_block(w, _QUERIES),
+      block_kv=keys,
+      block_kv_compute=math.gcd(keys, _KEYS_AT_ONCE),
+      block_q_dkv=_block(w, _QUERIES_BACKWARD),
+      block_kv_dkv=keys_backward,
+      block_kv_dkv_compute=math.gcd(keys_backward, _KEYS_AT_ONCE),
+      # One kernel for all gradients: five products a pair of blocks
+      # instead of seven. Each block of keys leaves its part of the
+      # queries' gradient, rounded to their dtype.
+      use_fused_bwd_kernel=True,
+    ),
+    residual_checkpoint_name=RESULT,
+    interpret=interpret,
   )
   segments = None
   if s > length:

@@ -46,24 +46,24 @@ class InnerModel:
 
 
 INNER_MODELS = {
-    'ttt_mlp': InnerModel(
-        weights=(
-            ('w1', lambda d: (d, 4 * d), False),
-            ('b1', lambda d: (4 * d,), True),
-            ('w2', lambda d: (4 * d, d), False),
-            ('b2', lambda d: (d,), True),
-        ),
-        op=ttt_mlp,
-        losses=ttt_mlp_inner_losses,
+  'ttt_mlp': InnerModel(
+    weights=(
+      ('w1', lambda d: (d, 4 * d), False),
+      ('b1', lambda d: (4 * d,), True),
+      ('w2', lambda d: (4 * d, d), False),
+      ('b2', lambda d: (d,), True),
     ),
-    'ttt_linear': InnerModel(
-        weights=(
-            ('w1', lambda d: (d, d), False),
-            ('b1', lambda d: (d,), True),
-        ),
-        op=ttt_linear,
-        losses=ttt_linear_inner_losses,
+    op=ttt_mlp,
+    losses=ttt_mlp_inner_losses,
+  ),
+  'ttt_linear': InnerModel(
+    weights=(
+      ('w1', lambda d: (d, d), False),
+      ('b1', lambda d: (d,), True),
     ),
+    op=ttt_linear,
+    losses=ttt_linear_inner_losses,
+  ),
 }
 
 
@@ -90,13 +90,13 @@ class TTTLayer(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      turns: heads_lib.Turns,
-      reading: Permutation | None = None,
-      length: int | None = None,
-      *,
-      diagnose: bool = False,
+    self,
+    x: jax.Array,
+    turns: heads_lib.Turns,
+    reading: Permutation | None = None,
+    length: int | None = None,
+    *,
+    diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Reads `x`.
 
@@ -116,21 +116,21 @@ class TTTLayer(nn.Module):
     d = m // self.num_heads
     inner = INNER_MODELS[self.inner]
     length = t if length is None else length
-    dense = lambda name, size=m: layers.DenseWeights(
-        size, _NORMAL, name=name
-    )(m)
+    dense = lambda name, size=m: layers.DenseWeights(size, _NORMAL, name=name)(
+      m
+    )
     projections = [dense(name) for name in 'qkv']
     shape = (self.num_heads, d)
     scale = self.param('ln_scale', nn.initializers.ones, shape)
     bias = self.param('ln_bias', nn.initializers.zeros, shape)
     projections.append(dense('lr', self.num_heads))
     weights = [
-        self.param(
-            name,
-            nn.initializers.zeros if is_bias else _NORMAL,
-            (self.num_heads, *shape(d)),
-        )
-        for name, shape, is_bias in inner.weights
+      self.param(
+        name,
+        nn.initializers.zeros if is_bias else _NORMAL,
+        (self.num_heads, *shape(d)),
+      )
+      for name, shape, is_bias in inner.weights
     ]
 
     # Only for TPUs are there kernels for what is around the inner loop.
@@ -142,19 +142,19 @@ class TTTLayer(nn.Module):
       if reading is not None:
         z = permute_rows(z, reading, implementation=beside)
       *tokens, eta = ttt_inputs(
-          z,
-          *turns,
-          *weights[-2:],
-          rate=self.base_lr / d / self.mini_batch,
-          length=length,
-          implementation=beside,
+        z,
+        *turns,
+        *weights[-2:],
+        rate=self.base_lr / d / self.mini_batch,
+        length=length,
+        implementation=beside,
       )
       out, _ = inner.op(
-          *tokens,
-          eta,
-          *weights,
-          mini_batch=self.mini_batch,
-          implementation=self.implementation,
+        *tokens,
+        eta,
+        *weights,
+        mini_batch=self.mini_batch,
+        implementation=self.implementation,
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       if reading is not None:
@@ -162,9 +162,7 @@ class TTTLayer(nn.Module):
       losses = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
-        losses = inner.losses(
-            k, v, eta, *weights, mini_batch=self.mini_batch
-        )
+        losses = inner.losses(k, v, eta, *weights, mini_batch=self.mini_batch)
       return out, losses
 
     z = exchange.project(x.astype(self.dtype), projections, self.layout)
@@ -173,5 +171,5 @@ class TTTLayer(nn.Module):
     out = exchange.layer_norm(out, norm, 1e-6).astype(self.dtype)
     names = 'inner_loss_before', 'inner_loss_after'
     return exchange.collect(out, dense('o')), {
-        name: x.mean() for name, x in zip(names, losses)
+      name: x.mean() for name, x in zip(names, losses)
     }

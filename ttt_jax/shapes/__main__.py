@@ -29,26 +29,26 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
 
 _INDEX = {
-    '_class_name': 'StableDiffusionPipeline',
-    'feature_extractor': [None, None],
-    'requires_safety_checker': False,
-    'safety_checker': [None, None],
-    'scheduler': ['diffusers', 'DDIMScheduler'],
-    'text_encoder': ['transformers', 'CLIPTextModel'],
-    'tokenizer': ['transformers', 'CLIPTokenizer'],
-    'unet': ['diffusers', 'UNet2DConditionModel'],
-    'vae': ['diffusers', 'AutoencoderKL'],
+  '_class_name': 'StableDiffusionPipeline',
+  'feature_extractor': [None, None],
+  'requires_safety_checker': False,
+  'safety_checker': [None, None],
+  'scheduler': ['diffusers', 'DDIMScheduler'],
+  'text_encoder': ['transformers', 'CLIPTextModel'],
+  'tokenizer': ['transformers', 'CLIPTokenizer'],
+  'unet': ['diffusers', 'UNet2DConditionModel'],
+  'vae': ['diffusers', 'AutoencoderKL'],
 }
 _SCHEDULER = {
-    '_class_name': 'DDIMScheduler',
-    'beta_end': 0.012,
-    'beta_schedule': 'scaled_linear',
-    'beta_start': 0.00085,
-    'clip_sample': False,
-    'num_train_timesteps': 1000,
-    'prediction_type': 'epsilon',
-    'set_alpha_to_one': False,
-    'steps_offset': 1,
+  '_class_name': 'DDIMScheduler',
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
+  'beta_start': 0.00085,
+  'clip_sample': False,
+  'num_train_timesteps': 1000,
+  'prediction_type': 'epsilon',
+  'set_alpha_to_one': False,
+  'steps_offset': 1,
 }
 
 
@@ -67,7 +67,7 @@ def make(config, workdir: pathlib.Path) -> pathlib.Path:
   if not (model / 'unet' / 'config.json').is_file():
     params, _ = checkpoint.load_params(workdir / config.stage, True)
     convert.save_unet(
-        backbones.of(config).config, params, model / 'unet', dtype=np.float16
+      backbones.of(config).config, params, model / 'unet', dtype=np.float16
     )
   (model / 'scheduler').mkdir(exist_ok=True)
   writing.write_json(model / 'scheduler/scheduler_config.json', _SCHEDULER)

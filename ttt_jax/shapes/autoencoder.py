@@ -56,13 +56,13 @@ def unit_latents(params: Mapping, latents: np.ndarray) -> dict[str, Any]:
   both = np.concatenate([1 / scale, np.ones_like(scale)])
   more = np.concatenate([-shift / scale, -2 * np.log(scale)])
   out['quant'] = {
-      'kernel': params['quant']['kernel'] * both,
-      'bias': params['quant']['bias'] * both + more,
+    'kernel': params['quant']['kernel'] * both,
+    'bias': params['quant']['bias'] * both + more,
   }
   kernel = params['post_quant']['kernel']
   out['post_quant'] = {
-      'kernel': kernel * scale[:, None],
-      'bias': params['post_quant']['bias'] + shift @ kernel,
+    'kernel': kernel * scale[:, None],
+    'bias': params['post_quant']['bias'] + shift @ kernel,
   }
   return out
 
@@ -76,9 +76,13 @@ def train(config, folder: pathlib.Path) -> float:
       `adam_lr`, `warmup`, `seed`.
     folder: of the autoencoder, new.
   """
-  vae = kl.KLVAE(kl.KLVAEConfig(
-      **config.vae, scaling_factor=1.0, sample_size=world.SIZE,
-  ))  # pyformat: disable
+  vae = kl.KLVAE(
+    kl.KLVAEConfig(
+      **config.vae,
+      scaling_factor=1.0,
+      sample_size=world.SIZE,
+    )
+  )
   key = jax.random.key(config.seed)
   params = jax.jit(kl.init_params, static_argnums=0)(vae.config, key)
   channels = vae.config.latent_channels
@@ -93,15 +97,13 @@ def train(config, folder: pathlib.Path) -> float:
   for step in range(1, config.steps + 1):
     batch = seen[rng.integers(len(seen), size=config.batch_size)]
     params, state, square = step_fn(
-        params, state, batch, jax.random.fold_in(key, step)
+      params, state, batch, jax.random.fold_in(key, step)
     )
     if step % config.log_every == 0:  # in [-1, 1]: a range of 2
       seen_db = vae_training.psnr([float(square) / 4])
       print(f'autoencoder, step {step}: {seen_db:.1f} dB', flush=True)
   params = jax.device_get(params)
-  encode = jax.jit(
-      lambda p, x: vae.apply({'params': p}, x, method='encode')[0]
-  )
+  encode = jax.jit(lambda p, x: vae.apply({'params': p}, x, method='encode')[0])
   usual = pictures(_MEASURED, config.seed + 2)
   latents = [encode(params, part) for part in np.split(usual, 16)]
   params = unit_latents(params, np.concatenate(latents))

@@ -1,8 +1,8 @@
 """Captions of the world, in one grammar, and back.
 
-    a red circle over a green field
-    a blue star over yellow stripes
-    a white cross over purple checks
+a red circle over a green field
+a blue star over yellow stripes
+a white cross over purple checks
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ttt_jax.shapes import world
 
 _any = '|'.join
 _CAPTION = re.compile(
-    rf'a (?P<colour>{_any(world.COLOURS)}) (?P<shape>{_any(world.SHAPES)})'
-    rf' over (?P<article>a )?(?P<background>{_any(world.COLOURS)})'
-    rf' (?P<texture>{_any(world.TEXTURES)})'
+  rf'a (?P<colour>{_any(world.COLOURS)}) (?P<shape>{_any(world.SHAPES)})'
+  rf' over (?P<article>a )?(?P<background>{_any(world.COLOURS)})'
+  rf' (?P<texture>{_any(world.TEXTURES)})'
 )
 
 
@@ -23,8 +23,8 @@ def caption(look: world.Look) -> str:
   """The caption of a look."""
   article = 'a ' if look.texture == 'field' else ''
   return (
-      f'a {look.colour} {look.shape} over {article}{look.background}'
-      f' {look.texture}'
+    f'a {look.colour} {look.shape} over {article}{look.background}'
+    f' {look.texture}'
   )
 
 
@@ -37,12 +37,12 @@ def parse(text: str) -> world.Look:
   found = _CAPTION.fullmatch(text)
   fields = found.groupdict() if found else {'article': None, 'texture': ''}
   if (fields.pop('article') is None) == (fields['texture'] == 'field') or (
-      not found
+    not found
   ):
     raise ValueError(
-        f'{text!r} is no caption of the world of shapes; write for example'
-        " 'a red circle over a green field' or 'a blue star over yellow"
-        " stripes'"
+      f'{text!r} is no caption of the world of shapes; write for example'
+      " 'a red circle over a green field' or 'a blue star over yellow"
+      " stripes'"
     )
   return world.Look(**fields)
 

@@ -21,7 +21,7 @@ METHODS = (FULL, 'without tuning', 'without inversion')
 
 
 def evaluate(
-    pipe: editing.EditPipeline, workdir: pathlib.Path, **options: Any
+  pipe: editing.EditPipeline, workdir: pathlib.Path, **options: Any
 ) -> tuple[dict[str, list[judge.Verdict]], dict[str, np.ndarray]]:
   """Edits by each method, and judges.
 
@@ -41,12 +41,12 @@ def evaluate(
   prompts = tuple(pipe.config.edits)
   if not prompts:
     raise ValueError(
-        f'the run in {workdir} names no config.edits; tune with'
-        " --config.edits=\"('a blue star over a red field',)\""
+      f'the run in {workdir} names no config.edits; tune with'
+      ' --config.edits="(\'a blue star over a red field\',)"'
     )
-  path = judge.path([
-      judge.see(frame) for frame in one_clip.read_frames(pipe.config)
-  ])  # pyformat: disable
+  path = judge.path(
+    [judge.see(frame) for frame in one_clip.read_frames(pipe.config)]
+  )
   if path is None:
     raise ValueError(f'no object can be seen in {pipe.config.video}')
   frames, verdicts = {'source': pipe.source}, {}
@@ -59,7 +59,7 @@ def evaluate(
     found = used(prompts, inversion=inversion, **options)
     frames[method] = found
     verdicts[method] = [
-        judge.judge(clip, prompt, path) for clip, prompt in zip(found, prompts)
+      judge.judge(clip, prompt, path) for clip, prompt in zip(found, prompts)
     ]
   return verdicts, frames
 
@@ -71,15 +71,13 @@ def is_hard(prompt: str, source: str) -> bool:
   text asks for another one, objects get lost.
   """
   edit, before = captions.parse(prompt), captions.parse(source)
-  return (
-      edit.colour != before.colour and edit.background != before.background
-  )
+  return edit.colour != before.colour and edit.background != before.background
 
 
 def report(
-    prompts: Sequence[str],
-    source: str,
-    verdicts: Mapping[str, Sequence[judge.Verdict]],
+  prompts: Sequence[str],
+  source: str,
+  verdicts: Mapping[str, Sequence[judge.Verdict]],
 ) -> dict[str, Any]:
   """Verdicts and their means, as JSON has them.
 
@@ -98,9 +96,9 @@ def report(
   methods = {}
   for method, found in verdicts.items():
     mean = {
-        kind: summary([found[i] for i in rows])
-        for kind, rows in kinds.items()
-        if rows
+      kind: summary([found[i] for i in rows])
+      for kind, rows in kinds.items()
+      if rows
     }
     each = [dataclasses.asdict(v) for v in found]
     methods[method] = dict(mean=mean, edits=each)
@@ -111,8 +109,7 @@ def summary(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
   """Means over the edits; 'followed' is their share."""
   names = ('followed', 'share', 'correlation', 'consistency', 'flicker')
   out = {
-      name: float(np.mean([getattr(v, name) for v in verdicts]))
-      for name in names
+    name: float(np.mean([getattr(v, name) for v in verdicts])) for name in names
   }
   for name in judge.ASPECTS:
     out[name] = float(np.mean([v.aspects[name] for v in verdicts]))
@@ -129,7 +126,7 @@ def show(found: Mapping[str, Any]) -> None:
   for i, prompt in enumerate(found['prompts']):
     each = [m['edits'][i] for m in methods.values()]
     table.add_row(
-        prompt, *(f'{e["share"]:.0%} {e["correlation"]:.2f}' for e in each)
+      prompt, *(f'{e["share"]:.0%} {e["correlation"]:.2f}' for e in each)
     )
   for kind, names in next(iter(methods.values()))['mean'].items():
     table.add_section()

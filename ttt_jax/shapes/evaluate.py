@@ -20,20 +20,24 @@ from ttt_jax import editing
 from ttt_jax.shapes import comparison
 
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the tuning.', required=True
+  'workdir', None, 'Folder of the tuning.', required=True
 )
 _OUT = flags.DEFINE_string('out', None, 'JSON to write.', required=True)
 _STEPS = flags.DEFINE_integer('steps', 50, 'DDIM steps, 1 to 1000.')
 _GUIDANCE = flags.DEFINE_float('guidance', 12.5, 'Strength of the text.')
 _BATCH = flags.DEFINE_integer('batch', None, 'Texts at once; default: all.')
 
+
 def main(_) -> None:
   out, workdir = pathlib.Path(_OUT.value), pathlib.Path(_WORKDIR.value)
   pipe = editing.EditPipeline.load(workdir)
   verdicts, frames = comparison.evaluate(
-      pipe, workdir, steps=_STEPS.value, guidance=_GUIDANCE.value,
-      batch=_BATCH.value,
-  )  # pyformat: disable
+    pipe,
+    workdir,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    batch=_BATCH.value,
+  )
   found = comparison.report(pipe.config.edits, pipe.config.prompt, verdicts)
   comparison.show(found)
   out.parent.mkdir(parents=True, exist_ok=True)

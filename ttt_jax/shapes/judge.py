@@ -87,9 +87,7 @@ def see(frame: np.ndarray) -> Sight:
   if count:
     areas = np.bincount(pieces.ravel())[1:]
     piece = pieces == 1 + np.argmax(areas)
-  if not count or not (
-      _LEAST_OBJECT < piece.mean() < _MOST_OBJECT
-  ):
+  if not count or not (_LEAST_OBJECT < piece.mean() < _MOST_OBJECT):
     return Sight(None, None, background, texture, None, 0.0)
   # Holes and the antialiased edge belong to it.
   piece = ndimage.binary_fill_holes(piece)
@@ -105,7 +103,7 @@ def _background(frame, size):
   """Colour and texture, and the pixels that are of something else."""
   best, found = _LEAST_BACKGROUND, (None, None, None)
   for colour, texture, flipped in itertools.product(
-      world.COLOURS, world.TEXTURES, (False, True)
+    world.COLOURS, world.TEXTURES, (False, True)
   ):
     # A caption does not say which of the two tones comes first.
     ground = world.background(colour, texture, flipped, size)
@@ -159,22 +157,20 @@ def correlation(found: np.ndarray | None, source: np.ndarray) -> float:
     return 0.0
   if found.shape != source.shape:
     raise ValueError(
-        f'a path of {len(found)} frames cannot be compared with one of'
-        f' {len(source)}'
+      f'a path of {len(found)} frames cannot be compared with one of'
+      f' {len(source)}'
     )
   seen = np.isfinite(found[:, 0]) & np.isfinite(source[:, 0])
   a, b = (p[seen] - p[seen].mean(0) for p in (found, source))
   if np.square(b).sum() < 1:
     raise ValueError(
-        'the object of the source stands still: there is no motion to compare'
+      'the object of the source stands still: there is no motion to compare'
     )
   scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
   return float((a * b).sum() / scale) if np.square(a).sum() >= 1 else 0.0
 
 
-def judge(
-    frames: np.ndarray, prompt: str, source_path: np.ndarray
-) -> Verdict:
+def judge(frames: np.ndarray, prompt: str, source_path: np.ndarray) -> Verdict:
   """Whether a clip shows what was asked for, moving as the source does.
 
   Args:
@@ -188,19 +184,19 @@ def judge(
   look = captions.parse(prompt)
   sights = [see(frame) for frame in frames]
   right = {
-      name: np.array([getattr(s, name) == getattr(look, name) for s in sights])
-      for name in ASPECTS
+    name: np.array([getattr(s, name) == getattr(look, name) for s in sights])
+    for name in ASPECTS
   }
   share = float(np.all(list(right.values()), axis=0).mean())
   shown = [tuple(getattr(s, name) for name in ASPECTS) for s in sights]
   same = [a == b and None not in a for a, b in zip(shown, shown[1:])]
   return Verdict(
-      aspects={name: float(r.mean()) for name, r in right.items()},
-      share=share,
-      followed=share > 0.5,
-      correlation=correlation(path(sights), source_path),
-      consistency=float(np.mean(same)),
-      flicker=_flicker(frames, sights),
+    aspects={name: float(r.mean()) for name, r in right.items()},
+    share=share,
+    followed=share > 0.5,
+    correlation=correlation(path(sights), source_path),
+    consistency=float(np.mean(same)),
+    flicker=_flicker(frames, sights),
   )
 
 

@@ -20,7 +20,7 @@ _TOGETHER = 64  # pictures that are encoded at once
 
 
 def write_pictures(
-    config, model: pathlib.Path, folder: pathlib.Path
+  config, model: pathlib.Path, folder: pathlib.Path
 ) -> manifest.Manifest:
   """Draws, encodes and writes `config.pictures` random scenes.
 
@@ -35,20 +35,18 @@ def write_pictures(
     ValueError: a data set of another kind is there, or a full disk.
   """
   video = frame_encoder.load_video_encoder(model / 'vae')
-  words = text_lib.load_text_encoder(
-      model / 'text_encoder', config.text.length
-  )
+  words = text_lib.load_text_encoder(model / 'text_encoder', config.text.length)
   texts = encoders.TextCache(words)
   writer = latents.LatentWriter(
-      folder,
-      manifest.Manifest(
-          vae_identity=video.identity,
-          text_identity=words.identity,
-          scale=video.scale,
-          scene_token_ids=words.scene_token_ids,
-          **manifest.geometry_fields(backbones.geometry(config)),
-      ),
-      rows=config.pictures,
+    folder,
+    manifest.Manifest(
+      vae_identity=video.identity,
+      text_identity=words.identity,
+      scale=video.scale,
+      scene_token_ids=words.scene_token_ids,
+      **manifest.geometry_fields(backbones.geometry(config)),
+    ),
+    rows=config.pictures,
   )
   rng = np.random.default_rng(config.seed)
   scenes = [world.random_scene(rng) for _ in range(config.pictures)]
@@ -67,7 +65,7 @@ def write_pictures(
       # Of a clip of one frame and one segment.
       mean_, logvar_, text = (value[None] for value in values)
       writer.write(
-          i, f'{i:05d}', repr(scenes[i]), mean=mean_, logvar=logvar_, text=text
+        i, f'{i:05d}', repr(scenes[i]), mean=mean_, logvar=logvar_, text=text
       )
   return writer.finish([_entry(i, s) for i, s in enumerate(scenes)])
 

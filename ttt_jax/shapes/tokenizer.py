@@ -44,11 +44,14 @@ def write_tokenizer(folder: pathlib.Path) -> int:
   lines = ['#version: 0.2', *(' '.join(pair) for pair in merges)]
   (folder / clip_tokenizer.MERGES).write_text('\n'.join(lines) + '\n')
   start, end = clip_tokenizer.START, clip_tokenizer.END
-  special = dict(
-      bos_token=start, eos_token=end, pad_token=end, unk_token=end
-  )
+  special = dict(bos_token=start, eos_token=end, pad_token=end, unk_token=end)
   write('special_tokens_map.json', special)
-  write('tokenizer_config.json', dict(
-      special, tokenizer_class='CLIPTokenizer', model_max_length=LENGTH,
-  ))  # pyformat: disable
+  write(
+    'tokenizer_config.json',
+    dict(
+      special,
+      tokenizer_class='CLIPTokenizer',
+      model_max_length=LENGTH,
+    ),
+  )
   return len(tokens)

@@ -22,10 +22,10 @@ from ttt_jax.shapes import tokenizer
 from ttt_jax.shapes import world
 
 _ASPECTS = {
-    'shape': world.SHAPES,
-    'colour': tuple(world.COLOURS),
-    'background': tuple(world.COLOURS),
-    'texture': world.TEXTURES,
+  'shape': world.SHAPES,
+  'colour': tuple(world.COLOURS),
+  'background': tuple(world.COLOURS),
+  'texture': world.TEXTURES,
 }
 
 
@@ -45,8 +45,8 @@ def answers() -> tuple[list[str], np.ndarray]:
   """All captions, and what they say: int32 [N, 4], in order of `_ASPECTS`."""
   looks = world.looks()
   found = [
-      [choices.index(getattr(look, name)) for name, choices in _ASPECTS.items()]
-      for look in looks
+    [choices.index(getattr(look, name)) for name, choices in _ASPECTS.items()]
+    for look in looks
   ]
   return [captions.caption(look) for look in looks], np.array(found, np.int32)
 
@@ -64,9 +64,13 @@ def train(config, folder: pathlib.Path) -> float:
   """
   size = tokenizer.write_tokenizer(folder / 'tokenizer')
   tokenize = clip_tokenizer.find_tokenizer(folder / 'tokenizer')
-  model = Reader(clip.CLIPTextConfig(
-      **config.text, vocab_size=size, max_length=tokenizer.LENGTH,
-  ))  # pyformat: disable
+  model = Reader(
+    clip.CLIPTextConfig(
+      **config.text,
+      vocab_size=size,
+      max_length=tokenizer.LENGTH,
+    )
+  )
   texts, labels = answers()
   ids = tokenize(texts)[:, : tokenizer.LENGTH]
   ended = np.cumsum(ids == tokenize.end_id, axis=1) > 0
@@ -75,7 +79,7 @@ def train(config, folder: pathlib.Path) -> float:
   held_out, seen = np.split(order, [round(config.held_out * len(ids))])
   params = model.init(jax.random.key(config.seed), ids[:1])['params']
   tx = optax.adamw(
-      optax.cosine_decay_schedule(config.lr, config.steps), weight_decay=1e-4
+    optax.cosine_decay_schedule(config.lr, config.steps), weight_decay=1e-4
   )
 
   def loss_fn(params, ids, ended, labels):
@@ -98,12 +102,17 @@ def train(config, folder: pathlib.Path) -> float:
     rows = rng.choice(seen, config.batch_size)
     params, state = step(params, state, ids[rows], ended[rows], labels[rows])
   convert.save_clip(
-      model.config, jax.device_get(params['encoder']),
-      folder / 'text_encoder', dtype=np.float16,
-  )  # pyformat: disable
+    model.config,
+    jax.device_get(params['encoder']),
+    folder / 'text_encoder',
+    dtype=np.float16,
+  )
   logits = model.apply({'params': params}, ids[held_out])
-  right = np.all([
+  right = np.all(
+    [
       np.argmax(found, -1) == labels[held_out, i, None]
       for i, found in enumerate(logits)
-  ], axis=0)  # pyformat: disable
+    ],
+    axis=0,
+  )
   return float(right[ended[held_out]].mean())

@@ -17,12 +17,12 @@ import numpy as np
 SIZE = 64  # pixels a side
 
 COLOURS = {
-    'red': (220, 40, 40),
-    'green': (40, 170, 60),
-    'blue': (45, 80, 220),
-    'yellow': (240, 215, 50),
-    'purple': (150, 50, 190),
-    'white': (240, 240, 240),
+  'red': (220, 40, 40),
+  'green': (40, 170, 60),
+  'blue': (45, 80, 220),
+  'yellow': (240, 215, 50),
+  'purple': (150, 50, 190),
+  'white': (240, 240, 240),
 }
 TEXTURES = ('field', 'stripes', 'checks')
 RADII = (9.0, 11.0)  # pixels
@@ -40,10 +40,22 @@ def _regular(radii: Sequence[float], count: int) -> np.ndarray:
 
 def _cross() -> np.ndarray:
   a, b = 1.0, 0.36
-  return np.array([
-      (-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b),
-      (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b),
-  ])  # pyformat: disable
+  return np.array(
+    [
+      (-b, -a),
+      (b, -a),
+      (b, -b),
+      (a, -b),
+      (a, b),
+      (b, b),
+      (b, a),
+      (-b, a),
+      (-b, b),
+      (-a, b),
+      (-a, -b),
+      (-b, -b),
+    ]
+  )
 
 
 def _unit(corners: np.ndarray) -> np.ndarray:
@@ -58,11 +70,11 @@ def _unit(corners: np.ndarray) -> np.ndarray:
 
 # Corners of each shape of radius 1; None is the circle.
 _CORNERS = {
-    'circle': None,
-    'square': _unit(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)),
-    'triangle': _unit(_regular([1], 3)),
-    'star': _unit(_regular([1, 0.42], 10)),
-    'cross': _unit(_cross()),
+  'circle': None,
+  'square': _unit(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)),
+  'triangle': _unit(_regular([1], 3)),
+  'star': _unit(_regular([1, 0.42], 10)),
+  'cross': _unit(_cross()),
 }
 SHAPES = tuple(_CORNERS)
 # How far the widest shape of radius 1 reaches.
@@ -87,17 +99,19 @@ class Look:
 
   def __post_init__(self):
     for name, legal in (
-        ('shape', SHAPES), ('colour', COLOURS), ('background', COLOURS),
-        ('texture', TEXTURES),
-    ):  # pyformat: disable
+      ('shape', SHAPES),
+      ('colour', COLOURS),
+      ('background', COLOURS),
+      ('texture', TEXTURES),
+    ):
       if getattr(self, name) not in legal:
         raise ValueError(
-            f'{name} is {getattr(self, name)!r}; legal are {", ".join(legal)}'
+          f'{name} is {getattr(self, name)!r}; legal are {", ".join(legal)}'
         )
     if self.colour == self.background:
       raise ValueError(
-          f'a {self.colour} {self.shape} over {self.background} cannot be seen:'
-          ' the two colours must differ'
+        f'a {self.colour} {self.shape} over {self.background} cannot be seen:'
+        ' the two colours must differ'
       )
 
 
@@ -121,25 +135,28 @@ class Scene:
 def looks() -> list[Look]:
   """Every look that there is."""
   return [
-      Look(shape, colour, background, texture)
-      for shape, colour, background, texture in itertools.product(
-          SHAPES, COLOURS, COLOURS, TEXTURES
-      )
-      if colour != background
+    Look(shape, colour, background, texture)
+    for shape, colour, background, texture in itertools.product(
+      SHAPES, COLOURS, COLOURS, TEXTURES
+    )
+    if colour != background
   ]
 
 
 def coverage(
-    shape: str, x: float, y: float, radius: float, size: int = SIZE
+  shape: str, x: float, y: float, radius: float, size: int = SIZE
 ) -> np.ndarray:
   """The share of each pixel that a shape covers, float64 [size, size].
 
   The edge is a ramp as wide as a pixel along the distance to the outline.
   """
   centres = np.arange(size) + 0.5
-  at = np.stack(np.broadcast_arrays(
+  at = np.stack(
+    np.broadcast_arrays(
       (centres[None] - x) / radius, (centres[:, None] - y) / radius
-  ), axis=-1)  # pyformat: disable
+    ),
+    axis=-1,
+  )
   corners = _CORNERS[shape]
   if corners is None:
     distance = np.hypot(at[..., 0], at[..., 1]) - 1
@@ -166,7 +183,7 @@ def _distance(at: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def background(
-    colour: str, texture: str, flipped: bool = False, size: int = SIZE
+  colour: str, texture: str, flipped: bool = False, size: int = SIZE
 ) -> np.ndarray:
   """A picture without an object.
 
@@ -182,9 +199,9 @@ def background(
   tile = (np.arange(size) // _TILE + flipped) % 2
   rows, columns = tile[:, None], tile[None]
   dark = {
-      'field': np.zeros((size, size), int),
-      'stripes': np.broadcast_to(rows, (size, size)),
-      'checks': rows ^ columns ^ flipped,
+    'field': np.zeros((size, size), int),
+    'stripes': np.broadcast_to(rows, (size, size)),
+    'checks': rows ^ columns ^ flipped,
   }[texture]
   out = np.where(dark[..., None], _DARK, 1.0) * np.array(COLOURS[colour])
   out.setflags(write=False)
@@ -197,9 +214,7 @@ def render(scene: Scene, *more: Scene, size: int = SIZE) -> np.ndarray:
   Returns:
     uint8 [size, size, 3]; edges are antialiased.
   """
-  out = background(
-      scene.look.background, scene.look.texture, size=size
-  )
+  out = background(scene.look.background, scene.look.texture, size=size)
   for each in (scene, *more):
     share = coverage(each.look.shape, each.x, each.y, each.radius, size)
     out = out + share[..., None] * (np.array(COLOURS[each.look.colour]) - out)
@@ -217,10 +232,10 @@ def random_scene(rng: np.random.Generator, look: Look | None = None) -> Scene:
 
 
 def bounce(
-    frames: int,
-    start: tuple[float, float],
-    velocity: tuple[float, float],
-    radius: float,
+  frames: int,
+  start: tuple[float, float],
+  velocity: tuple[float, float],
+  radius: float,
 ) -> np.ndarray:
   """The path of an object that bounces off the edges, float64 [frames, 2].
 
@@ -236,9 +251,9 @@ def bounce(
   low, high = radius * REACH, SIZE - radius * REACH
   if low >= high or not all(low <= s <= high for s in start):
     raise ValueError(
-        f'an object of radius {radius} that starts at {start} is not within'
-        f' {SIZE} x {SIZE} pixels; start at ({SIZE / 2}, {SIZE / 2}) with'
-        f' radius {RADII[0]}'
+      f'an object of radius {radius} that starts at {start} is not within'
+      f' {SIZE} x {SIZE} pixels; start at ({SIZE / 2}, {SIZE / 2}) with'
+      f' radius {RADII[0]}'
     )
   way = np.array(start) - low + np.arange(frames)[:, None] * np.array(velocity)
   # A mirror at each edge: there and back is one period.

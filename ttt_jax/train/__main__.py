@@ -33,7 +33,7 @@ from ttt_jax.train import samples
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
 _PROFILE_STEPS = flags.DEFINE_string(
-    'profile_steps', '', "Steps to trace, FIRST:LAST, into STAGE/profile."
+  'profile_steps', '', 'Steps to trace, FIRST:LAST, into STAGE/profile.'
 )
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
 
@@ -74,21 +74,26 @@ def main(argv: Sequence[str]) -> int:
     one_clip.prepare(config, _WORKDIR.value)
   experiment = experiment_lib.Experiment(config, _WORKDIR.value)
   console = rich_console.Console()
-  console.print(optimizer.group_table(
-      config.optimizer, experiment.abstract_params))
+  console.print(
+    optimizer.group_table(config.optimizer, experiment.abstract_params)
+  )
   sample = None
   if config.sample_every:
     sample = samples.hook(experiment, _WORKDIR.value)
   state = loop.train(experiment, sample, _PROFILE_STEPS.value)
   folder = experiment.folder
-  print(f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
-        f' {folder / metrics.PLOT} and TensorBoard events in {folder}')
+  print(
+    f'wrote {folder}/checkpoints, {folder / metrics.LOG},'
+    f' {folder / metrics.PLOT} and TensorBoard events in {folder}'
+  )
   if int(state.step) == config.steps:
     command, arguments = 'sample', '--storyboard=FILE.json --out=FILE.mp4'
     if 'video' in config:
       command, arguments = 'edit', '--prompt="..."'
-    print(f'next: python -m ttt_jax.{command} --workdir={_WORKDIR.value}'
-          f' {arguments}')
+    print(
+      f'next: python -m ttt_jax.{command} --workdir={_WORKDIR.value}'
+      f' {arguments}'
+    )
   return 0
 
 

@@ -52,16 +52,17 @@ class Checkpoints:
     logging.getLogger('absl').addFilter(disk.not_orbax)
     root = self.folder / FOLDER
     self._manager = ocp.CheckpointManager(
-        # A bucket is not below the current folder.
-        root if paths.in_bucket(root) else root.resolve(),
-        item_handlers={k: ocp.StandardCheckpointHandler() for k in saved.ARRAYS}
-        | dict(meta=ocp.JsonCheckpointHandler()),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep_last,
-            keep_period=config.keep_every or None,
-            cleanup_tmp_directories=True, enable_async_checkpointing=True,
-        ),
-    )  # pyformat: disable
+      # A bucket is not below the current folder.
+      root if paths.in_bucket(root) else root.resolve(),
+      item_handlers={k: ocp.StandardCheckpointHandler() for k in saved.ARRAYS}
+      | dict(meta=ocp.JsonCheckpointHandler()),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=config.keep_last,
+        keep_period=config.keep_every or None,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+    )
 
   def check(self) -> None:
     """Raises ValueError if the folder holds a run of another config."""
@@ -88,19 +89,24 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     meta = dict(
-        format=saved.FORMAT, step=step, items=list(items), data=dict(data),
-        config=self._config, fingerprint=saved.fingerprints(items),
-        time=time.time(),
-    )  # pyformat: disable
+      format=saved.FORMAT,
+      step=step,
+      items=list(items),
+      data=dict(data),
+      config=self._config,
+      fingerprint=saved.fingerprints(items),
+      time=time.time(),
+    )
     arrays = {k: ocp.args.StandardSave(v) for k, v in items.items()}
     with self._disk_errors():
       self._manager.wait_until_finished()
       disk.check_space(self.folder, items)
-      self._manager.save(step, args=ocp.args.Composite(
-          meta=ocp.args.JsonSave(meta), **arrays))
+      self._manager.save(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **arrays)
+      )
 
   def restore(
-      self, abstract: state_lib.TrainState
+    self, abstract: state_lib.TrainState
   ) -> tuple[state_lib.TrainState, dict[str, Any], float] | None:
     """The newest whole state, its `data` and when it was saved, or None.
 
@@ -115,8 +121,8 @@ class Checkpoints:
     found = saved.newest(self.folder, lambda *_: like, self._put_aside)
     if found is None and steps:
       raise ValueError(
-          f'none of the checkpoints {steps} in {self.folder} can be read;'
-          ' choose another --workdir to begin anew'
+        f'none of the checkpoints {steps} in {self.folder} can be read;'
+        ' choose another --workdir to begin anew'
       )
     if found is None:
       return None
@@ -124,10 +130,11 @@ class Checkpoints:
     paths, tree = jax.tree_util.tree_flatten_with_path(abstract.opt_state)
     opt = [items['opt_state'][jax.tree_util.keystr(p)] for p, _ in paths]
     state = state_lib.TrainState(
-        step=jax.device_put(np.int32(meta['step']), abstract.step.sharding),
-        params=items['params'], ema=items.get('ema', {}),
-        opt_state=jax.tree.unflatten(tree, opt),
-    )  # pyformat: disable
+      step=jax.device_put(np.int32(meta['step']), abstract.step.sharding),
+      params=items['params'],
+      ema=items.get('ema', {}),
+      opt_state=jax.tree.unflatten(tree, opt),
+    )
     return state, meta['data'], meta['time']
 
   def __enter__(self) -> Checkpoints:
@@ -152,8 +159,8 @@ class Checkpoints:
     if aside.exists():  # Of an earlier time, or half moved in a bucket.
       aside = self.folder / f'damaged-{step}-{time.time():.0f}'
     warnings.warn(
-        f'checkpoint {step} in {self.folder} cannot be read and is put aside'
-        f' as {aside.name}: {reason}'
+      f'checkpoint {step} in {self.folder} cannot be read and is put aside'
+      f' as {aside.name}: {reason}'
     )
     if jax.process_index() == 0 and path.exists():
       path.rename(aside)
@@ -173,9 +180,9 @@ class Checkpoints:
       whole = saved.steps(self.folder)
       detail = f' ({e.strerror})' if isinstance(e, OSError) else ''
       raise ValueError(
-          f'the disk is full while saving a checkpoint in {self.folder}'
-          f'{detail}; the last whole one is {max(whole, default="none")}; free'
-          ' space and start again'
+        f'the disk is full while saving a checkpoint in {self.folder}'
+        f'{detail}; the last whole one is {max(whole, default="none")}; free'
+        ' space and start again'
       ) from e
 
 
@@ -191,10 +198,10 @@ def load_data(folder: saved.Path) -> dict[str, Any]:
 
 
 def load_params(
-    folder: saved.Path,
-    ema: bool = True,
-    *,
-    sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
+  folder: saved.Path,
+  ema: bool = True,
+  *,
+  sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
 ) -> tuple[dict[str, Any], ml_collections.ConfigDict]:
   """Parameters of the newest checkpoint that can be read, and its config.
 
@@ -219,8 +226,8 @@ def load_params(
   def trees(step, meta):
     names = ['params'] + ['ema'] * (ema and 'ema' in meta['items'])
     return {
-        name: jax.tree.map(like, saved.shapes(stage, step, name))
-        for name in names
+      name: jax.tree.map(like, saved.shapes(stage, step, name))
+      for name in names
     }
 
   def damaged(step, reason):

@@ -80,10 +80,10 @@ class Clock:
       chips = len(self._devices)
       clips = self._batch_size / (seconds * chips)
       found |= {
-          'time/step': seconds,
-          'time/data_share': self._data / busy,
-          'speed/tokens_per_second_per_chip': clips * self._work.tokens,
-          'speed/tflops_per_chip': clips * self._work.flops / 1e12,
+        'time/step': seconds,
+        'time/data_share': self._data / busy,
+        'speed/tokens_per_second_per_chip': clips * self._work.tokens,
+        'speed/tflops_per_chip': clips * self._work.flops / 1e12,
       }
       peak = flops_lib.peak(self._devices[0])
       if peak is not None:
@@ -94,15 +94,13 @@ class Clock:
   def _memory(self) -> dict[str, float]:
     """Of this process's fullest device; nothing where none is told."""
     here = jax.process_index()
-    stats = [
-        d.memory_stats() for d in self._devices if d.process_index == here
-    ]
+    stats = [d.memory_stats() for d in self._devices if d.process_index == here]
     stats = [s for s in stats if s]
     names = dict(in_use='bytes_in_use', peak='peak_bytes_in_use')
     return {
-        f'memory/{name}_gib': max(s[key] for s in stats) / 2**30
-        for name, key in names.items()
-        if stats and key in stats[0]
+      f'memory/{name}_gib': max(s[key] for s in stats) / 2**30
+      for name, key in names.items()
+      if stats and key in stats[0]
     }
 
 

@@ -23,11 +23,15 @@ def is_full(error: BaseException | None) -> bool:
   """Whether an error, or one it came from, says that no space is left."""
   while error is not None:
     if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC, errno.EDQUOT):
+      errno.ENOSPC,
+      errno.EDQUOT,
+    ):
       return True
     # TensorStore tells it in words.
-    if any(words in str(error) for words in (
-        'No space left on device', 'Disk quota exceeded')):
+    if any(
+      words in str(error)
+      for words in ('No space left on device', 'Disk quota exceeded')
+    ):
       return True
     error = error.__cause__ or error.__context__
   return False
@@ -66,8 +70,8 @@ def check_space(folder: os.PathLike[str], tree: Any) -> None:
   free = shutil.disk_usage(folder).free
   if free < needed:
     raise OSError(
-        errno.ENOSPC,
-        f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free',
+      errno.ENOSPC,
+      f'{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free',
     )
 
 

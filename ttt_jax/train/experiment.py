@@ -25,10 +25,17 @@ from ttt_jax.train import source as source_lib
 
 # Whole numbers of the config and their least values.
 _LEAST = dict(
-    seed=0, steps=1, batch_size=1, microbatches=1, log_every=1,
-    diagnose_every=0, checkpoint_every=1, keep_last=1, keep_every=0,
-    sample_every=0,
-)  # pyformat: disable
+  seed=0,
+  steps=1,
+  batch_size=1,
+  microbatches=1,
+  log_every=1,
+  diagnose_every=0,
+  checkpoint_every=1,
+  keep_last=1,
+  keep_every=0,
+  sample_every=0,
+)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -37,31 +44,32 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     value = config[name]
     if not isinstance(value, int) or value < least:
       raise ValueError(
-          f'config.{name} is {value!r}; it must be a whole number of {least}'
-          ' or more'
+        f'config.{name} is {value!r}; it must be a whole number of {least}'
+        ' or more'
       )
   for name in ('ema_decay', 'text_dropout'):
     if not 0 <= config[name] < 1:
       raise ValueError(
-          f'config.{name} is {config[name]}; it must be in [0, 1), for example'
-          ' 0.1'
+        f'config.{name} is {config[name]}; it must be in [0, 1), for example'
+        ' 0.1'
       )
   if not config.stage or '/' in config.stage:
     raise ValueError(
-        f'config.stage is {config.stage!r}; it names a folder, for example 3s'
+      f'config.stage is {config.stage!r}; it names a folder, for example 3s'
     )
   schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
   network = backbones.of(config).network
   if config.diagnose_every and not hasattr(network, 'diagnostics'):
     raise ValueError(
-        f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
-        ' TTT layers to diagnose, set it to 0'
+      f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
+      ' TTT layers to diagnose, set it to 0'
     )
   sharding_lib.check_mesh(
-      config.mesh, batch_size=config.batch_size,
-      microbatches=config.microbatches,
-      num_heads=backbones.of(config).num_heads,
-  )  # pyformat: disable
+    config.mesh,
+    batch_size=config.batch_size,
+    microbatches=config.microbatches,
+    num_heads=backbones.of(config).num_heads,
+  )
 
 
 class Experiment:
@@ -75,8 +83,9 @@ class Experiment:
     abstract_params: nested dict of `jax.ShapeDtypeStruct`.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict,
-               workdir: str | os.PathLike[str]):
+  def __init__(
+    self, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+  ):
     """Checks the config, the data set and the earlier stage.
 
     Raises:
@@ -105,19 +114,20 @@ class Experiment:
     return objective_lib.Objective(self.config, self._null_text, mesh)
 
   def batches(
-      self, mesh: jax.sharding.Mesh | None = None
+    self, mesh: jax.sharding.Mesh | None = None
   ) -> pipeline.BatchIterator:
     """Endless batches from the first on; on a mesh this process's rows."""
     size = self.config.batch_size
     rows = mesh and sharding_lib.local_rows(mesh, size)
-    return pipeline.batches(
-        self._dataset, size, self.config.seed, rows=rows
-    )
+    return pipeline.batches(self._dataset, size, self.config.seed, rows=rows)
 
   def work(self, trainable: Set[str]) -> clock.Work:
     """What a clip costs if these parameters are trained."""
-    sizes = (self._backbone.config, self._dataset.latent_shape,
-             self._dataset.text_shape)  # pyformat: disable
+    sizes = (
+      self._backbone.config,
+      self._dataset.latent_shape,
+      self._dataset.text_shape,
+    )
     total = sum(flops.training_flops(*sizes, trainable).values())
     return clock.Work(flops.tokens(*sizes), total)
 
@@ -131,8 +141,8 @@ class Experiment:
       ours = self.identity()[name]
       if saved[name] != ours:
         raise ValueError(
-            f'the weights in {where} were trained with {name} {saved[name]!r},'
-            f' but the data set has {ours!r}; precompute with the same encoders'
+          f'the weights in {where} were trained with {name} {saved[name]!r},'
+          f' but the data set has {ours!r}; precompute with the same encoders'
         )
 
   def load_source(self, sharding: Callable[..., Any]) -> Any:
@@ -143,39 +153,51 @@ class Experiment:
     return self._source.load(sharding)
 
 
-def _open_data(config: ml_collections.ConfigDict,
-               workdir: epath.Path) -> latents_lib.LatentDataset:
+def _open_data(
+  config: ml_collections.ConfigDict, workdir: epath.Path
+) -> latents_lib.LatentDataset:
   folder = epath.Path(
-      config.data.folder.replace('{workdir}', os.fspath(workdir)))
+    config.data.folder.replace('{workdir}', os.fspath(workdir))
+  )
   if not folder.exists():
     raise FileNotFoundError(
-        f'no data set in {folder}; make it with python -m ttt_jax.precompute'
-        f' and the same --config and --workdir={workdir}'
+      f'no data set in {folder}; make it with python -m ttt_jax.precompute'
+      f' and the same --config and --workdir={workdir}'
     )
   dataset = latents_lib.LatentDataset(folder)
   g, backbone = backbones.geometry(config), backbones.of(config)
   manifest_lib.check_manifest(
-      dataset.manifest, fps=g.fps, height=g.height, width=g.width,
-      frames=g.frames, segments=g.segments, text_length=g.text_length,
-      mini_batch=g.mini_batch,
-  )  # pyformat: disable
-  latents = (g.latent_frames, g.latent_height, g.latent_width,
-             backbone.in_channels)  # pyformat: disable
+    dataset.manifest,
+    fps=g.fps,
+    height=g.height,
+    width=g.width,
+    frames=g.frames,
+    segments=g.segments,
+    text_length=g.text_length,
+    mini_batch=g.mini_batch,
+  )
+  latents = (
+    g.latent_frames,
+    g.latent_height,
+    g.latent_width,
+    backbone.in_channels,
+  )
   text = (g.segments, g.text_length, backbone.text_dim)
   for name, found, wanted in (
-      ('latents', dataset.latent_shape, latents),
-      ('texts', dataset.text_shape, text),
+    ('latents', dataset.latent_shape, latents),
+    ('texts', dataset.text_shape, text),
   ):
     if tuple(found) != wanted:
       raise ValueError(
-          f'{name} in {folder} have shape {tuple(found)}, config.model needs'
-          f' {wanted}'
+        f'{name} in {folder} have shape {tuple(found)}, config.model needs'
+        f' {wanted}'
       )
   return dataset
 
 
-def _source(config: ml_collections.ConfigDict,
-            workdir: epath.Path) -> source_lib.Source | None:
+def _source(
+  config: ml_collections.ConfigDict, workdir: epath.Path
+) -> source_lib.Source | None:
   """The weights that a fresh stage starts from, if any."""
   named = config.get('init_from', '')
   if not named and not config.previous_stage:
@@ -185,5 +207,6 @@ def _source(config: ml_collections.ConfigDict,
     folder = paths.resolve(named)
   source = source_lib.find(folder, config.stage)
   source_lib.check(
-      source, backbones.of(config).config, backbones.geometry(config))
+    source, backbones.of(config).config, backbones.geometry(config)
+  )
   return source

@@ -25,11 +25,11 @@ class Goodput:
   """
 
   def __init__(
-      self,
-      folder: str | os.PathLike[str],
-      step: int,
-      saved: float | None,
-      active: bool = True,
+    self,
+    folder: str | os.PathLike[str],
+    step: int,
+    saved: float | None,
+    active: bool = True,
   ):
     """Reads the file of earlier starts.
 
@@ -44,9 +44,15 @@ class Goodput:
     self._active, self._written = active, 0.0
     self._step, self._saved, self._waiting = step, saved, True
     self._file: dict[str, Any] = dict(
-        began=time.time(), starts=0, redone_steps=0, redone_seconds=0.0,
-        down_seconds=0.0, step=step, time=None, done=False,
-    )  # pyformat: disable
+      began=time.time(),
+      starts=0,
+      redone_steps=0,
+      redone_seconds=0.0,
+      down_seconds=0.0,
+      step=step,
+      time=None,
+      done=False,
+    )
     if step:
       try:
         self._file |= json.loads(self._path.read_text())
@@ -75,10 +81,10 @@ class Goodput:
     whole = max(file['time'] - file['began'], 1e-9)
     lost = file['redone_seconds'] + file['down_seconds']
     return {
-        'goodput/share': max(0.0, 1 - lost / whole),
-        'goodput/lost_seconds': lost,
-        'goodput/redone_steps': file['redone_steps'],
-        'goodput/starts': file['starts'],
+      'goodput/share': max(0.0, 1 - lost / whole),
+      'goodput/lost_seconds': lost,
+      'goodput/redone_steps': file['redone_steps'],
+      'goodput/starts': file['starts'],
     }
 
   def close(self, done: bool) -> None:

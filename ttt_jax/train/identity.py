@@ -12,13 +12,34 @@ import ml_collections
 # Fields that may change between two runs of one stage: they alter neither the
 # network nor a finished step. What the folders hold is checked by itself.
 FREE_FIELDS = (
-    'steps', 'log_every', 'diagnose_every', 'checkpoint_every', 'keep_last',
-    'keep_every', 'profile', 'sample_every', 'mesh', 'microbatches',
-    'previous_stage', 'init_from', 'scheduler', 'video', 'edits', 'sample',
-    'data.folder', 'data.storyboards', 'data.videos', 'data.stride',
-    'vae.folder', 'text.folder', 'text.cache', 'model.remat',
-    'model.implementation', 'model.attention', 'model.attention_frames',
-)  # pyformat: disable
+  'steps',
+  'log_every',
+  'diagnose_every',
+  'checkpoint_every',
+  'keep_last',
+  'keep_every',
+  'profile',
+  'sample_every',
+  'mesh',
+  'microbatches',
+  'previous_stage',
+  'init_from',
+  'scheduler',
+  'video',
+  'edits',
+  'sample',
+  'data.folder',
+  'data.storyboards',
+  'data.videos',
+  'data.stride',
+  'vae.folder',
+  'text.folder',
+  'text.cache',
+  'model.remat',
+  'model.implementation',
+  'model.attention',
+  'model.attention_frames',
+)
 
 
 def plain(config: Any) -> Any:
@@ -31,26 +52,27 @@ def plain(config: Any) -> Any:
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   if isinstance(config, Mapping) and config:
     return {
-        k: v
-        for name, value in config.items()
-        for k, v in _fields(value, f'{prefix}{name}.').items()
+      k: v
+      for name, value in config.items()
+      for k, v in _fields(value, f'{prefix}{name}.').items()
     }
   return {prefix[:-1]: config}
 
 
-def check_config(saved: Mapping[str, Any], config: Mapping[str, Any],
-                 folder: pathlib.Path) -> None:
+def check_config(
+  saved: Mapping[str, Any], config: Mapping[str, Any], folder: pathlib.Path
+) -> None:
   """Raises ValueError if `folder` holds a run of another config."""
   old, new = _fields(saved), _fields(plain(config))
   free = lambda k: any(k == f or k.startswith(f + '.') for f in FREE_FIELDS)
   differ = [
-      f'{k} = {old.get(k)!r} there, {new.get(k)!r} here'
-      for k in dict.fromkeys([*new, *old])
-      if not free(k) and old.get(k) != new.get(k)
+    f'{k} = {old.get(k)!r} there, {new.get(k)!r} here'
+    for k in dict.fromkeys([*new, *old])
+    if not free(k) and old.get(k) != new.get(k)
   ]
   if differ:
     more = f' and {len(differ) - 3} more' if len(differ) > 3 else ''
     raise ValueError(
-        f'{folder} belongs to another config: {"; ".join(differ[:3])}{more};'
-        ' choose another --workdir or the saved values'
+      f'{folder} belongs to another config: {"; ".join(differ[:3])}{more};'
+      ' choose another --workdir or the saved values'
     )

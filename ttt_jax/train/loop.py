@@ -29,16 +29,20 @@ if TYPE_CHECKING:  # The loop works with any network and data.
 SampleHook = Callable[[Any, int, pathlib.Path], None]
 
 
-def begin(experiment: experiment_lib.Experiment,
-          optimizer: optimizer_lib.Optimizer,
-          checkpoints: checkpoint.Checkpoints, mesh: jax.sharding.Mesh):
+def begin(
+  experiment: experiment_lib.Experiment,
+  optimizer: optimizer_lib.Optimizer,
+  checkpoints: checkpoint.Checkpoints,
+  mesh: jax.sharding.Mesh,
+):
   """The state to go on from: saved > of an earlier stage > from scratch."""
   ema = experiment.config.ema_decay > 0
   create = functools.partial(state_lib.create, optimizer=optimizer, ema=ema)
   abstract = jax.eval_shape(create, experiment.abstract_params)
   shardings = sharding.tree_shardings(mesh, abstract)
   abstract = jax.tree.map(
-      lambda x, s: x.update(sharding=s), abstract, shardings)
+    lambda x, s: x.update(sharding=s), abstract, shardings
+  )
   restored = checkpoints.restore(abstract)
   if restored is not None:
     state, data, saved = restored
@@ -48,10 +52,13 @@ def begin(experiment: experiment_lib.Experiment,
   params = jax.jit(experiment.init, out_shardings=shardings.params)(key)
   if experiment.source is not None:
     loaded = experiment.load_source(
-        functools.partial(sharding.param_sharding, mesh))
+      functools.partial(sharding.param_sharding, mesh)
+    )
     params, new = state_lib.inherit(params, loaded)
-    print(f'starts from the weights in {experiment.source};'
-          f' new parameters: {_summary(new)}')
+    print(
+      f'starts from the weights in {experiment.source};'
+      f' new parameters: {_summary(new)}'
+    )
   state = jax.jit(create, out_shardings=shardings)(params)
   return state, shardings, None, None
 
@@ -65,9 +72,9 @@ def _summary(paths: list[str]) -> str:
 
 
 def train(
-    experiment: experiment_lib.Experiment,
-    sample: SampleHook | None = None,
-    profile: str = '',
+  experiment: experiment_lib.Experiment,
+  sample: SampleHook | None = None,
+  profile: str = '',
 ) -> state_lib.TrainState:
   """Runs a stage to its end, or until SIGTERM or Ctrl-C, and saves it.
 
@@ -88,8 +95,8 @@ def train(
   except OSError as e:
     if disk.is_full(e):
       raise ValueError(
-          f'the disk is full: cannot write to {experiment.folder}; free space'
-          ' and start again, the saved checkpoints are whole'
+        f'the disk is full: cannot write to {experiment.folder}; free space'
+        ' and start again, the saved checkpoints are whole'
       ) from e
     raise
 
@@ -97,29 +104,38 @@ def train(
 def _train(experiment, sample, profile):
   config, folder = experiment.config, experiment.folder
   profile = profile_lib.Profile(
-      profile or config.get('profile', ''), folder, config.steps)
+    profile or config.get('profile', ''), folder, config.steps
+  )
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check()
   sharding.check_mesh(
-      config.mesh, batch_size=config.batch_size,
-      microbatches=config.microbatches, devices=jax.device_count(),
-  )  # pyformat: disable
+    config.mesh,
+    batch_size=config.batch_size,
+    microbatches=config.microbatches,
+    devices=jax.device_count(),
+  )
   mesh = sharding.make_mesh(config.mesh)
   optimizer = optimizer_lib.make_optimizer(
-      config.optimizer, experiment.abstract_params, config.steps)
+    config.optimizer, experiment.abstract_params, config.steps
+  )
   state, shardings, data, saved = begin(
-      experiment, optimizer, checkpoints, mesh)
+    experiment, optimizer, checkpoints, mesh
+  )
   objective = experiment.objective(mesh)
   train_step = jax.jit(
-      step_lib.make_step(
-          objective.loss_fn, optimizer, seed=config.seed,
-          ema_decay=config.ema_decay, microbatches=config.microbatches,
-      ),
-      donate_argnums=0,
-      out_shardings=(shardings, sharding.replicated(mesh)),
-  )  # pyformat: disable
+    step_lib.make_step(
+      objective.loss_fn,
+      optimizer,
+      seed=config.seed,
+      ema_decay=config.ema_decay,
+      microbatches=config.microbatches,
+    ),
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
   diagnose = jax.jit(
-      objective.diagnose, out_shardings=sharding.replicated(mesh))
+    objective.diagnose, out_shardings=sharding.replicated(mesh)
+  )
   start, first_host = int(state.step), jax.process_index() == 0
   batches = experiment.batches(mesh)
   if data is not None:
@@ -127,15 +143,16 @@ def _train(experiment, sample, profile):
     batches.set_state(data['batches'])
   due = lambda step, every: every and step % every == 0
   clock = clock_lib.Clock(
-      experiment.work(optimizer.trainable), config.batch_size,
-      list(mesh.devices.flat),
-  )  # pyformat: disable
+    experiment.work(optimizer.trainable),
+    config.batch_size,
+    list(mesh.devices.flat),
+  )
   goodput = goodput_lib.Goodput(folder, start, saved, first_host)
   with (
-      watch.Stop() as stop,
-      checkpoints,
-      metrics_lib.Writer(folder, start, first_host) as writer,
-      progress.Bar(f'training {config.stage}', config.steps, start) as bar,
+    watch.Stop() as stop,
+    checkpoints,
+    metrics_lib.Writer(folder, start, first_host) as writer,
+    progress.Bar(f'training {config.stage}', config.steps, start) as bar,
   ):
     names = [clip['name'] for clip in experiment.clips]
     monitor = watch.Monitor(writer, clock, goodput, names, config)
@@ -160,8 +177,10 @@ def _train(experiment, sample, profile):
         # Only a state whose step was finite is worth keeping.
         monitor.flush()
         with clock.pause():
-          checkpoints.save(state, dict(
-              batches=batches.get_state(), identity=experiment.identity()))
+          checkpoints.save(
+            state,
+            dict(batches=batches.get_state(), identity=experiment.identity()),
+          )
           writer.plot()
       if sample is not None and due(step, config.sample_every):
         with clock.pause():
@@ -170,8 +189,10 @@ def _train(experiment, sample, profile):
         break
   goodput.close(int(state.step) == config.steps)
   if stop.signal is not None and int(state.step) < config.steps:
-    print(f'{stop.signal.name}: saved step {int(state.step)} of {config.steps}'
-          f' in {folder}; start the same command again to go on')
+    print(
+      f'{stop.signal.name}: saved step {int(state.step)} of {config.steps}'
+      f' in {folder}; start the same command again to go on'
+    )
   if batches.skipped:
     print(f'clips that could not be read: {dict(batches.skipped)}')
   return state

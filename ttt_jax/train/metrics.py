@@ -52,15 +52,14 @@ class Window:
     if not steps:
       return {}
     scalars = {
-        k: float(np.mean([m[k] for m in steps]))
-        for k in steps[-1]
-        if k not in (SUM, COUNT)
+      k: float(np.mean([m[k] for m in steps]))
+      for k in steps[-1]
+      if k not in (SUM, COUNT)
     }
     sums = np.sum([m[SUM] for m in steps], axis=0)
     counts = np.sum([m[COUNT] for m in steps], axis=0)
     buckets = {
-        bucket_name(i): float(sums[i] / counts[i])
-        for i in np.flatnonzero(counts)
+      bucket_name(i): float(sums[i] / counts[i]) for i in np.flatnonzero(counts)
     }
     return scalars | buckets
 
@@ -73,7 +72,7 @@ class Writer:
   """
 
   def __init__(
-      self, folder: str | os.PathLike[str], step: int, active: bool = True
+    self, folder: str | os.PathLike[str], step: int, active: bool = True
   ):
     """Continues the curves of `folder` after `step`."""
     self._bucket, self._active = epath.Path(folder), active
@@ -90,8 +89,10 @@ class Writer:
     os.replace(draft, self._folder / LOG)
     self._log = open(self._folder / LOG, 'a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
-        str(self._folder), purge_step=step + 1, flush_secs=10,
-        filename_suffix=f'.{step}',
+      str(self._folder),
+      purge_step=step + 1,
+      flush_secs=10,
+      filename_suffix=f'.{step}',
     )
     self._copied = time.monotonic()
 
@@ -190,8 +191,7 @@ def plot(folder: pathlib.Path) -> None:
     points = curve(rows, bucket_name(i))
     if len(points):
       label = bucket_name(i).removeprefix('loss_t/')
-      right.plot(
-          points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
+      right.plot(points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
   right.set(title='loss by timestep (smoothed)', xlabel='step')
   if right.lines:
     right.legend(fontsize='x-small', ncols=2)

@@ -19,10 +19,10 @@ class Objective:
   """Loss and diagnostics of a config's network."""
 
   def __init__(
-      self,
-      config: ml_collections.ConfigDict,
-      null_text: np.ndarray,
-      mesh: jax.sharding.Mesh,
+    self,
+    config: ml_collections.ConfigDict,
+    null_text: np.ndarray,
+    mesh: jax.sharding.Mesh,
   ):
     """Takes a checked config.
 
@@ -40,16 +40,22 @@ class Objective:
     """See `step.LossFn`: latents drawn from the VAE's posterior."""
     latents_key, text_key, noise_key = jax.random.split(key, 3)
     latents = objective.sample_posterior(
-        latents_key, batch['mean'], batch['logvar'])
+      latents_key, batch['mean'], batch['logvar']
+    )
     text = objective.drop_text(
-        text_key, batch['text'], jnp.asarray(self._null_text),
-        self._text_dropout,
-    )  # pyformat: disable
+      text_key,
+      batch['text'],
+      jnp.asarray(self._null_text),
+      self._text_dropout,
+    )
     network = lambda x, t: self._module.apply({'params': params}, x, text, t)
     loss, aux = objective.diffusion_loss(
-        network, latents, noise_key, self._backbone.schedule,
-        prediction=self._backbone.prediction,
-    )  # pyformat: disable
+      network,
+      latents,
+      noise_key,
+      self._backbone.schedule,
+      prediction=self._backbone.prediction,
+    )
     return loss, (aux['per_sample_loss'], aux['timesteps'])
 
   def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
@@ -57,10 +63,14 @@ class Objective:
     noise_key, time_key = jax.random.split(key)
     latents = batch['mean']
     timesteps = objective.sample_timesteps(
-        time_key, len(latents), stratified=True)
+      time_key, len(latents), stratified=True
+    )
     noise = jax.random.normal(noise_key, latents.shape)
     alpha = jnp.asarray(self._backbone.schedule)[timesteps]
     return self._module.apply(
-        {'params': params}, objective.add_noise(latents, noise, alpha),
-        batch['text'], timesteps, method='diagnostics',
-    )  # pyformat: disable
+      {'params': params},
+      objective.add_noise(latents, noise, alpha),
+      batch['text'],
+      timesteps,
+      method='diagnostics',
+    )

@@ -30,9 +30,14 @@ _NO_DECAY = re.compile(r'bias|norm|(^|/)(scale|ln_scale|b|b1|b2)(/|$)')
 _STACKED = 'layers/'
 
 _DEFAULTS = dict(
-    optimizer='adamw', lr=None, schedule='constant', warmup=0, end_lr=0.0,
-    weight_decay=0.0, name=None,
-)  # pyformat: disable
+  optimizer='adamw',
+  lr=None,
+  schedule='constant',
+  warmup=0,
+  end_lr=0.0,
+  weight_decay=0.0,
+  name=None,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +81,7 @@ def is_matrix(path: str, ndim: int) -> bool:
 
 
 def schedule(
-    kind: str, lr: float, *, steps: int, warmup: int = 0, end_lr: float = 0.0
+  kind: str, lr: float, *, steps: int, warmup: int = 0, end_lr: float = 0.0
 ) -> Callable[[jax.typing.ArrayLike], jax.Array]:
   """Learning rate of a step: linear warm-up, then `kind` down to `end_lr`.
 
@@ -84,7 +89,7 @@ def schedule(
   """
   if kind not in ('constant', 'linear', 'cosine'):
     raise ValueError(
-        f'schedule {kind!r} is not known; use constant, linear or cosine'
+      f'schedule {kind!r} is not known; use constant, linear or cosine'
     )
 
   def rate(step: jax.typing.ArrayLike) -> jax.Array:
@@ -111,19 +116,19 @@ def _parse(groups: Sequence[Any]) -> list[tuple[re.Pattern[str], dict | None]]:
     options = dict(options)
     if unknown := sorted(set(options) - set(_DEFAULTS)):
       raise ValueError(
-          f'parameter group {pattern!r} has unknown options {unknown}; legal'
-          f' are {sorted(_DEFAULTS)}'
+        f'parameter group {pattern!r} has unknown options {unknown}; legal'
+        f' are {sorted(_DEFAULTS)}'
       )
     options = _DEFAULTS | options
     if options['optimizer'] not in ('adamw', 'muon'):
       raise ValueError(
-          f'parameter group {pattern!r}: optimizer {options["optimizer"]!r} is'
-          ' not known; use adamw or muon'
+        f'parameter group {pattern!r}: optimizer {options["optimizer"]!r} is'
+        ' not known; use adamw or muon'
       )
     if options['lr'] is None or not options['lr'] > 0:
       raise ValueError(
-          f'parameter group {pattern!r}: lr is {options["lr"]}, it must be'
-          ' positive; None in place of the options freezes a group'
+        f'parameter group {pattern!r}: lr is {options["lr"]}, it must be'
+        ' positive; None in place of the options freezes a group'
       )
     name = options['name'] or re.sub(r'\W+', '_', pattern).strip('_') or 'rest'
     while name in names:
@@ -156,18 +161,19 @@ def assign(groups: Sequence[Any], params: Params) -> dict[str, str | None]:
       break
   if missing := [p for p in flat(params) if p not in found]:
     raise ValueError(
-        f'{len(missing)} parameters are in no group of config.optimizer.groups:'
-        f" {', '.join(missing)}; add a last group such as ('.*', None)"
+      f'{len(missing)} parameters are in no group of config.optimizer.groups:'
+      f" {', '.join(missing)}; add a last group such as ('.*', None)"
     )
   if not any(found.values()):
     raise ValueError(
-        'config.optimizer.groups freezes every parameter; give one group an lr'
+      'config.optimizer.groups freezes every parameter; give one group an lr'
     )
   return found
 
 
-def make_optimizer(config: Mapping[str, Any], params: Params,
-                   steps: int) -> Optimizer:
+def make_optimizer(
+  config: Mapping[str, Any], params: Params, steps: int
+) -> Optimizer:
   """The optimizer of a stage.
 
   Args:
@@ -184,21 +190,29 @@ def make_optimizer(config: Mapping[str, Any], params: Params,
     if options is None or options['name'] not in groups.values():
       continue
     rate = schedule(
-        options['schedule'], options['lr'], steps=steps,
-        warmup=options['warmup'], end_lr=options['end_lr'],
-    )  # pyformat: disable
+      options['schedule'],
+      options['lr'],
+      steps=steps,
+      warmup=options['warmup'],
+      end_lr=options['end_lr'],
+    )
     schedules[options['name']] = rate
     if options['optimizer'] == 'muon':
       # Matrices only: nothing here is exempt from decay.
       transforms[options['name']] = optax.contrib.muon(
-          rate, weight_decay=options['weight_decay'],
-          muon_weight_dimension_numbers=_last_two_axes,
-      )  # pyformat: disable
+        rate,
+        weight_decay=options['weight_decay'],
+        muon_weight_dimension_numbers=_last_two_axes,
+      )
     else:
       transforms[options['name']] = optax.adamw(
-          rate, b1=b1, b2=b2, eps=eps, weight_decay=options['weight_decay'],
-          mask=_decayed,
-      )  # pyformat: disable
+        rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=options['weight_decay'],
+        mask=_decayed,
+      )
   labels = nested({k: v for k, v in groups.items() if v is not None})
   tx = optax.partition(transforms, labels)
   if config.get('clip', 0.0):
@@ -231,7 +245,7 @@ def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
   rows = [o for _, o in _parse(config['groups']) if o is not None]
   for o in rows:
     mine = [k for k, v in groups.items() if v == o['name']]
-    rate = f"{o['optimizer']} {o['lr']:g} {o['schedule']}"
+    rate = f'{o["optimizer"]} {o["lr"]:g} {o["schedule"]}'
     count = f'{sum(sizes[k] for k in mine):,}'
     trains = 'yes' if mine else '-'
     table.add_row(o['name'], str(len(mine)), count, trains, rate)
@@ -240,6 +254,7 @@ def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
   table.add_row('frozen', str(len(frozen)), count, 'no', '-')
   trained = sum(sizes[k] for k, v in groups.items() if v is not None)
   table.add_section()
-  table.add_row('all', str(len(sizes)), f'{sum(sizes.values()):,}',
-                f'{trained:,}', '')
+  table.add_row(
+    'all', str(len(sizes)), f'{sum(sizes.values()):,}', f'{trained:,}', ''
+  )
   return table

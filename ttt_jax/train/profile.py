@@ -20,9 +20,7 @@ class Profile:
   TensorBoard and Perfetto show what it leaves in `folder`/profile.
   """
 
-  def __init__(
-      self, window: str, folder: str | os.PathLike[str], steps: int
-  ):
+  def __init__(self, window: str, folder: str | os.PathLike[str], steps: int):
     """Takes the window.
 
     Args:
@@ -41,8 +39,8 @@ class Profile:
     legal = first.isdecimal() and last.isdecimal()
     if not legal or not 0 < int(first) <= int(last):
       raise ValueError(
-          f'the window of steps to profile is {window!r}; it must be'
-          ' FIRST:LAST, for example 100:105'
+        f'the window of steps to profile is {window!r}; it must be'
+        ' FIRST:LAST, for example 100:105'
       )
     self._first, self._last = int(first), min(int(last), steps)
 

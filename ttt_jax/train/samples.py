@@ -23,7 +23,7 @@ _STEPS = 25  # of the sampler
 
 
 def hook(
-    experiment: experiment_lib.Experiment, workdir: str | os.PathLike[str]
+  experiment: experiment_lib.Experiment, workdir: str | os.PathLike[str]
 ) -> loop.SampleHook | None:
   """What `loop.train` calls to make samples; loads the encoders.
 

@@ -61,8 +61,8 @@ def read_meta(stage: Path, step: int) -> dict[str, Any]:
   meta = json.loads(path.read_text())
   if meta.get('format') != FORMAT:
     raise ValueError(
-        f'checkpoint format {meta.get("format")!r} is not known; legal is'
-        f' {FORMAT}'
+      f'checkpoint format {meta.get("format")!r} is not known; legal is'
+      f' {FORMAT}'
     )
   return meta
 
@@ -74,7 +74,7 @@ def shapes(stage: Path, step: int, item: str) -> Any:
 
 
 def read_arrays(
-    stage: Path, step: int, like: Mapping[str, Any]
+  stage: Path, step: int, like: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Items as `like` says, pytrees of `jax.ShapeDtypeStruct` with shardings."""
   folder = _absolute(stage) / FOLDER / str(step)
@@ -82,8 +82,8 @@ def read_arrays(
   # for one that could not.
   handler = ocp.StandardCheckpointHandler()
   return {
-      name: handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
-      for name, tree in like.items()
+    name: handler.restore(folder / name, args=ocp.args.StandardRestore(tree))
+    for name, tree in like.items()
   }
 
 
@@ -94,9 +94,9 @@ def _absolute(stage: Path) -> epath.Path:
 
 
 def newest(
-    stage: Path,
-    like: Callable[[int, dict[str, Any]], Mapping[str, Any]],
-    damaged: Callable[[int, str], None],
+  stage: Path,
+  like: Callable[[int, dict[str, Any]], Mapping[str, Any]],
+  damaged: Callable[[int, str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
   """Items and `meta` of the newest checkpoint that is whole.
 
@@ -161,8 +161,8 @@ def stage_folder(folder: Path) -> epath.Path:
   saved = [(_time(stage), stage) for stage in stages if steps(stage)]
   if not saved:
     raise FileNotFoundError(
-        f'{folder} holds no checkpoints; make some with python -m'
-        f' ttt_jax.train --config=FILE --workdir={folder}'
+      f'{folder} holds no checkpoints; make some with python -m'
+      f' ttt_jax.train --config=FILE --workdir={folder}'
     )
   return max(saved, key=lambda found: found[0])[1]
 

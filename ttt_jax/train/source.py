@@ -24,17 +24,34 @@ from ttt_jax.train import checkpoint
 
 # Fields of the network that make other numbers of the same weights.
 _FIELDS = (
-    'model_dim', 'num_heads', 'num_layers', 'time_embed_dim', 'text_dim',
-    'in_channels', 'out_channels', 'patch_size', 'norm_eps', 'qk_norm_eps',
-    'rope_theta', 'positions',
-)  # pyformat: disable
+  'model_dim',
+  'num_heads',
+  'num_layers',
+  'time_embed_dim',
+  'text_dim',
+  'in_channels',
+  'out_channels',
+  'patch_size',
+  'norm_eps',
+  'qk_norm_eps',
+  'rope_theta',
+  'positions',
+)
 _SINCOS_FIELDS = ('spatial_scale', 'temporal_scale')
 _TTT_FIELDS = ('mixer', 'mini_batch', 'ttt_base_lr')
 _UNET_FIELDS = (
-    'in_channels', 'out_channels', 'block_out_channels', 'layers_per_block',
-    'cross_attention', 'num_heads', 'text_dim', 'norm_num_groups', 'norm_eps',
-    'use_linear_projection', 'prediction',
-)  # pyformat: disable
+  'in_channels',
+  'out_channels',
+  'block_out_channels',
+  'layers_per_block',
+  'cross_attention',
+  'num_heads',
+  'text_dim',
+  'norm_num_groups',
+  'norm_eps',
+  'use_linear_projection',
+  'prediction',
+)
 _NAMES = {dit.DiTConfig: 'transformer', unet.UNet3DConfig: 'U-Net'}
 
 
@@ -80,14 +97,14 @@ def find(folder: epath.Path, stage: str) -> Source:
     folder = checkpoint.stage_folder(folder)
   except FileNotFoundError as e:
     raise FileNotFoundError(
-        f'stage {stage} starts from weights in {folder}, but there are none;'
-        ' train that stage first, name the folder of a transformer, or set'
-        ' --config.previous_stage= to start from random weights'
+      f'stage {stage} starts from weights in {folder}, but there are none;'
+      ' train that stage first, name the folder of a transformer, or set'
+      ' --config.previous_stage= to start from random weights'
     ) from e
   return Source(
-      folder,
-      lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
-      identity=lambda: checkpoint.load_data(folder)['identity'],
+    folder,
+    lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
+    identity=lambda: checkpoint.load_data(folder)['identity'],
   )
 
 
@@ -95,13 +112,13 @@ def _of_tree(folder):
   found = tree.read(folder)
   if found.model not in ('transformer', 'unet'):
     raise ValueError(
-        f'{folder} holds a {found.model}; training starts from a transformer or'
-        ' a unet'
+      f'{folder} holds a {found.model}; training starts from a transformer or'
+      ' a unet'
     )
   return Source(
-      folder,
-      lambda sharding: found.params(jnp.float32, sharding),
-      kinds.config_of(found),
+    folder,
+    lambda sharding: found.params(jnp.float32, sharding),
+    kinds.config_of(found),
   )
 
 
@@ -111,24 +128,25 @@ def _of_model(folder):
   if isinstance(found, dict) and found.get('_class_name') == unet_config.CLASS:
     # New temporal attention is drawn with all that is new.
     config, params = convert_unet.load_unet(
-        folder, temporal=convert_unet.has_temporal(folder),
-        sharding=placing.UNREAD,
-    )  # pyformat: disable
+      folder,
+      temporal=convert_unet.has_temporal(folder),
+      sharding=placing.UNREAD,
+    )
   else:
     config, params = convert_dit.load_dit(folder, sharding=placing.UNREAD)
   return Source(
-      folder,
-      lambda sharding: jax.tree.map(
-          lambda leaf: placing.place(leaf, jnp.float32, sharding), params
-      ),
-      config,
+    folder,
+    lambda sharding: jax.tree.map(
+      lambda leaf: placing.place(leaf, jnp.float32, sharding), params
+    ),
+    config,
   )
 
 
 def check(
-    source: Source,
-    config: dit.DiTConfig | unet.UNet3DConfig,
-    geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
+  source: Source,
+  config: dit.DiTConfig | unet.UNet3DConfig,
+  geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
 ) -> None:
   """Raises ValueError if a network would not do with the weights as theirs.
 
@@ -142,23 +160,23 @@ def check(
     return
   if type(theirs) is not type(config):
     raise ValueError(
-        f'the weights in {source.folder} are of a {_NAMES[type(theirs)]}, but'
-        f' this config trains a {_NAMES[type(config)]}; name the folder of one'
-        ' in --config.init_from'
+      f'the weights in {source.folder} are of a {_NAMES[type(theirs)]}, but'
+      f' this config trains a {_NAMES[type(config)]}; name the folder of one'
+      ' in --config.init_from'
     )
   names = list(_UNET_FIELDS)
   if isinstance(config, dit.DiTConfig):
     names = _transformer_fields(theirs, config, geometry.grid)
   differ = [
-      f'{name} = {getattr(theirs, name)!r} there,'
-      f' {getattr(config, name)!r} in config.model'
-      for name in names
-      if getattr(theirs, name) != getattr(config, name)
+    f'{name} = {getattr(theirs, name)!r} there,'
+    f' {getattr(config, name)!r} in config.model'
+    for name in names
+    if getattr(theirs, name) != getattr(config, name)
   ]
   if differ:
     raise ValueError(
-        f'the weights in {source.folder} are of another network:'
-        f' {"; ".join(differ)}; set config.model to their values'
+      f'the weights in {source.folder} are of another network:'
+      f' {"; ".join(differ)}; set config.model to their values'
     )
 
 
@@ -172,7 +190,7 @@ def _transformer_fields(theirs, ours, grid):
   # A base of the frames' own size changes nothing.
   base = lambda config: None if config.base == grid else config.base
   if ours.positions == theirs.positions == 'rope' and (
-      base(ours) != base(theirs)
+    base(ours) != base(theirs)
   ):
     names += ['base_rows', 'base_columns']
   return names

@@ -36,31 +36,31 @@ def split(params: Params, trainable: Set[str]) -> tuple[Params, Params]:
   """Returns (trained, frozen) nested dicts; `merge` joins them again."""
   leaves = optimizer_lib.flat(params)
   return (
-      optimizer_lib.nested({k: v for k, v in leaves.items() if k in trainable}),
-      optimizer_lib.nested(
-          {k: v for k, v in leaves.items() if k not in trainable}
-      ),
+    optimizer_lib.nested({k: v for k, v in leaves.items() if k in trainable}),
+    optimizer_lib.nested(
+      {k: v for k, v in leaves.items() if k not in trainable}
+    ),
   )
 
 
 def merge(first: Params, second: Params) -> Params:
   """Joins nested dicts; where both have a parameter, `second` counts."""
   return optimizer_lib.nested(
-      optimizer_lib.flat(first) | optimizer_lib.flat(second)
+    optimizer_lib.flat(first) | optimizer_lib.flat(second)
   )
 
 
 def create(
-    params: Params, optimizer: optimizer_lib.Optimizer, ema: bool = True
+  params: Params, optimizer: optimizer_lib.Optimizer, ema: bool = True
 ) -> TrainState:
   """The state before the first step; `ema` keeps a running mean."""
   trained, _ = split(params, optimizer.trainable)
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=optimizer.tx.init(trained),
-      # A copy: the step donates its state, and a buffer donates only once.
-      ema=jax.tree.map(jnp.copy, trained) if ema else {},
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.tx.init(trained),
+    # A copy: the step donates its state, and a buffer donates only once.
+    ema=jax.tree.map(jnp.copy, trained) if ema else {},
   )
 
 
@@ -85,13 +85,13 @@ def inherit(params: Params, loaded: Params) -> tuple[Params, list[str]]:
   ours, theirs = optimizer_lib.flat(params), optimizer_lib.flat(loaded)
   if extra := sorted(set(theirs) - set(ours)):
     raise ValueError(
-        f'the earlier stage has {len(extra)} parameters that this model lacks:'
-        f' {", ".join(extra[:3])}; use the model config of that stage'
+      f'the earlier stage has {len(extra)} parameters that this model lacks:'
+      f' {", ".join(extra[:3])}; use the model config of that stage'
     )
   for path, leaf in theirs.items():
     if leaf.shape != ours[path].shape:
       raise ValueError(
-          f'parameter {path} is {leaf.shape} in the earlier stage and'
-          f' {ours[path].shape} here; use the model config of that stage'
+        f'parameter {path} is {leaf.shape} in the earlier stage and'
+        f' {ours[path].shape} here; use the model config of that stage'
       )
   return merge(params, loaded), sorted(set(ours) - set(theirs))

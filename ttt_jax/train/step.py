@@ -34,8 +34,9 @@ def step_key(seed: int, step: jax.typing.ArrayLike, purpose: Purpose):
   return jax.random.fold_in(key, purpose)
 
 
-def accumulate(loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array,
-               parts: int):
+def accumulate(
+  loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array, parts: int
+):
   """Loss, per-clip values and gradients (f32), `parts` microbatches in turn.
 
   Each microbatch takes every `parts`-th clip, so that a batch that is split
@@ -45,7 +46,7 @@ def accumulate(loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array,
   if parts == 1:
     return grad_fn(trained, batch, key)
   batches = jax.tree.map(
-      lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
 
   def part(total, inputs):
@@ -56,7 +57,7 @@ def accumulate(loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array,
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
   (loss, grads), aux = jax.lax.scan(
-      part, (jnp.zeros(()), zeros), (jnp.arange(parts), batches)
+    part, (jnp.zeros(()), zeros), (jnp.arange(parts), batches)
   )
   loss, grads = jax.tree.map(lambda x: x / parts, (loss, grads))
   return (loss, jax.tree.map(jnp.ravel, aux)), grads
@@ -74,12 +75,12 @@ def norms(grads: Any, groups: Mapping[str, str | None]) -> dict[str, jax.Array]:
 
 
 def make_step(
-    loss_fn: LossFn,
-    optimizer: optimizer_lib.Optimizer,
-    *,
-    seed: int,
-    ema_decay: float,
-    microbatches: int = 1,
+  loss_fn: LossFn,
+  optimizer: optimizer_lib.Optimizer,
+  *,
+  seed: int,
+  ema_decay: float,
+  microbatches: int = 1,
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
   """Returns (state, batch) -> (state, metrics), to be jitted by the caller.
 
@@ -97,27 +98,27 @@ def make_step(
 
     key = step_key(seed, state.step, Purpose.LOSS)
     (loss, (losses, timesteps)), grads = accumulate(
-        loss_of, trained, batch, key, microbatches
+      loss_of, trained, batch, key, microbatches
     )
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, trained)
     trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
     ema = state.ema and jax.tree.map(
-        lambda m, p: decay * m + (1 - decay) * p, state.ema, trained
+      lambda m, p: decay * m + (1 - decay) * p, state.ema, trained
     )
     metrics = dict(loss=loss, param_norm=optax.tree.norm(trained))
     metrics |= norms(grads, optimizer.groups)
     metrics[metrics_lib.SUM], metrics[metrics_lib.COUNT] = (
-        objective.bucket_losses(losses, timesteps, metrics_lib.BUCKETS)
+      objective.bucket_losses(losses, timesteps, metrics_lib.BUCKETS)
     )
     for name, rate in optimizer.schedules.items():
       metrics[f'lr/{name}'] = rate(state.step)
     state = state_lib.TrainState(
-        step=state.step + 1,
-        params=state_lib.merge(frozen, trained),
-        opt_state=opt_state,
-        ema=ema,
+      step=state.step + 1,
+      params=state_lib.merge(frozen, trained),
+      opt_state=opt_state,
+      ema=ema,
     )
     return state, metrics
 

@@ -57,12 +57,12 @@ class Monitor:
   """Reads metrics one step late, so that the device never waits for us."""
 
   def __init__(
-      self,
-      writer: metrics_lib.Writer,
-      clock: clock_lib.Clock,
-      goodput: goodput_lib.Goodput,
-      names: Sequence[str],
-      config: Any,
+    self,
+    writer: metrics_lib.Writer,
+    clock: clock_lib.Clock,
+    goodput: goodput_lib.Goodput,
+    names: Sequence[str],
+    config: Any,
   ):
     """`names`: of clips; `config` says `log_every` and the last of `steps`."""
     self._writer, self._clock, self._goodput = writer, clock, goodput
@@ -96,9 +96,9 @@ class Monitor:
     if bad:
       names = ', '.join(sorted({self._names[i] for i in clips}))
       raise ValueError(
-          f'{bad[0]} is {metrics[bad[0]]} in step {step}, batch of clips'
-          f' {names}; nothing of it was saved. A smaller'
-          ' config.optimizer learning rate or clip, or without these clips'
+        f'{bad[0]} is {metrics[bad[0]]} in step {step}, batch of clips'
+        f' {names}; nothing of it was saved. A smaller'
+        ' config.optimizer learning rate or clip, or without these clips'
       )
     self._window.add(metrics)
     self._goodput.finished(step)

@@ -12,13 +12,13 @@ from ttt_jax import segment
 
 # Rows of BERT's vocabulary that no text reaches, kept for tokens like these.
 _SCENE_TOKENS = {
-    segment.START_SCENE: '[unused1]',
-    segment.END_SCENE: '[unused2]',
+  segment.START_SCENE: '[unused1]',
+  segment.END_SCENE: '[unused2]',
 }
 
 
 def load_tokenizer(
-    path: pathlib.Path,
+  path: pathlib.Path,
 ) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
   """'[CLS] text [SEP]' with scene tokens: text -> ids, and the two rows."""
   if not path.is_file():

@@ -18,9 +18,9 @@ from ttt_jax.models import layers
 
 DTYPES = ('float32', 'bfloat16')
 ACTIVATIONS = {
-    # The one that OpenAI's CLIP was trained with.
-    'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
-    'gelu': functools.partial(nn.gelu, approximate=False),
+  # The one that OpenAI's CLIP was trained with.
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+  'gelu': functools.partial(nn.gelu, approximate=False),
 }
 
 
@@ -51,13 +51,13 @@ class TowerConfig:
     for name, legal in (('dtype', DTYPES), ('activation', ACTIVATIONS)):
       if getattr(self, name) not in legal:
         raise ValueError(
-            f'the {name} of CLIP is {getattr(self, name)!r}; legal are'
-            f' {", ".join(legal)}'
+          f'the {name} of CLIP is {getattr(self, name)!r}; legal are'
+          f' {", ".join(legal)}'
         )
     if self.width % self.num_heads:
       raise ValueError(
-          f'the {self.num_heads} heads of CLIP do not divide its width'
-          f' {self.width}'
+        f'the {self.num_heads} heads of CLIP do not divide its width'
+        f' {self.width}'
       )
 
 
@@ -95,8 +95,8 @@ class Block(nn.Module):
 
     y = norm('attention_norm')(x)
     q, k, v = (
-        dense(m, name=name)(y).reshape(n, length, c.num_heads, -1)
-        for name in ('query', 'key', 'value')
+      dense(m, name=name)(y).reshape(n, length, c.num_heads, -1)
+      for name in ('query', 'key', 'value')
     )
     y = jax.nn.dot_product_attention(q, k, v, is_causal=self.is_causal)
     y = dense(m, name='out')(y.reshape(n, length, m))
@@ -110,10 +110,10 @@ class Block(nn.Module):
 def stack(config: TowerConfig) -> Any:
   """The class of all blocks of a tower, one after the other."""
   return nn.scan(
-      Block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      length=config.num_layers,
+    Block,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    length=config.num_layers,
   )
 
 
@@ -138,8 +138,8 @@ class CLIPTextEncoder(nn.Module):
     c = self.config
     if ids.shape[1] > c.max_length:
       raise ValueError(
-          f'{ids.shape[1]} tokens are more than CLIP has positions; at most'
-          f' {c.max_length} fit'
+        f'{ids.shape[1]} tokens are more than CLIP has positions; at most'
+        f' {c.max_length} fit'
       )
     x = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
     positions = nn.Embed(c.max_length, c.width, name='positions')

@@ -62,8 +62,8 @@ class CLIPTokenizer:
       ids = self.tokens(text)
       if len(ids) > self.length:
         raise ValueError(
-            f'the prompt {shorten(text)!r} has {len(ids)} tokens with start and'
-            f' end; CLIP reads at most {self.length}: shorten it'
+          f'the prompt {shorten(text)!r} has {len(ids)} tokens with start and'
+          f' end; CLIP reads at most {self.length}: shorten it'
         )
       row[: len(ids)] = ids
     return out
@@ -72,7 +72,7 @@ class CLIPTokenizer:
 def shorten(text: str, limit: int = 60) -> str:
   """A text for a message of one line."""
   text = ' '.join(text.split())
-  return text if len(text) <= limit else f'{text[:limit - 3]}...'
+  return text if len(text) <= limit else f'{text[: limit - 3]}...'
 
 
 def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
@@ -88,36 +88,44 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
   """
   folder = pathlib.Path(folder)
   places = (
-      folder, folder / 'tokenizer', folder.absolute().parent / 'tokenizer'
-  )  # pyformat: disable
+    folder,
+    folder / 'tokenizer',
+    folder.absolute().parent / 'tokenizer',
+  )
   for place in places:
     found = [name for name in (VOCABULARY, MERGES) if (place / name).is_file()]
     if found:
       break
   else:
     raise FileNotFoundError(
-        f'no tokenizer in {places[0]}, {places[1]} or {places[2]}: CLIP needs'
-        f' {VOCABULARY} and {MERGES}'
+      f'no tokenizer in {places[0]}, {places[1]} or {places[2]}: CLIP needs'
+      f' {VOCABULARY} and {MERGES}'
     )
   for name in (VOCABULARY, MERGES):
     if name not in found:
       raise FileNotFoundError(f'{place} has no {name}: CLIP needs it')
   vocabulary = _vocabulary(place / VOCABULARY)
   pieces = tokenizers.Tokenizer(
-      models.BPE(
-          vocabulary, _merges(place / MERGES, vocabulary), unk_token=END,
-          end_of_word_suffix='</w>',
-      )  # pyformat: disable
+    models.BPE(
+      vocabulary,
+      _merges(place / MERGES, vocabulary),
+      unk_token=END,
+      end_of_word_suffix='</w>',
+    )
   )
-  pieces.normalizer = normalizers.Sequence([
+  pieces.normalizer = normalizers.Sequence(
+    [
       normalizers.NFC(),
       normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
       normalizers.Lowercase(),
-  ])
-  pieces.pre_tokenizer = pre_tokenizers.Sequence([
+    ]
+  )
+  pieces.pre_tokenizer = pre_tokenizers.Sequence(
+    [
       pre_tokenizers.Split(tokenizers.Regex(_WORDS), 'removed', invert=True),
       pre_tokenizers.ByteLevel(add_prefix_space=False),
-  ])
+    ]
+  )
   pieces.decoder = decoders.ByteLevel()
   pad = _padding(place)
   if pad not in vocabulary:
@@ -125,14 +133,14 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
   # The padding in a text is that token, too: to SD 2 all '!' are padding.
   pieces.add_special_tokens([START, END, pad])
   return CLIPTokenizer(
-      place, pieces, vocabulary[START], vocabulary[END], vocabulary[pad]
+    place, pieces, vocabulary[START], vocabulary[END], vocabulary[pad]
   )
 
 
 def _vocabulary(path: pathlib.Path) -> dict[str, int]:
   found = json_file.read(path)
   if not isinstance(found, dict) or not all(
-      isinstance(row, int) for row in found.values()
+    isinstance(row, int) for row in found.values()
   ):
     raise ValueError(f'{path} is no vocabulary: it must map tokens to numbers')
   for token in (START, END):
@@ -142,7 +150,7 @@ def _vocabulary(path: pathlib.Path) -> dict[str, int]:
 
 
 def _merges(
-    path: pathlib.Path, vocabulary: dict[str, int]
+  path: pathlib.Path, vocabulary: dict[str, int]
 ) -> list[tuple[str, str]]:
   try:
     lines = path.read_text('utf-8').splitlines()
@@ -156,8 +164,8 @@ def _merges(
       continue
     if len(pair) != 2 or not {*pair, ''.join(pair)} <= vocabulary.keys():
       raise ValueError(
-          f'{path}, line {i + 1}: {line!r} is no pair of tokens that are'
-          f' joined in {VOCABULARY}'
+        f'{path}, line {i + 1}: {line!r} is no pair of tokens that are'
+        f' joined in {VOCABULARY}'
       )
     merges.append(pair)
   return merges

@@ -32,11 +32,11 @@ _CLIP = 'clip_text_model'
 
 
 def load_text_encoder(
-    folder: str | os.PathLike[str],
-    text_length: int,
-    *,
-    dtype: str = 'float32',
-    mesh: jax.sharding.Mesh | None = None,
+  folder: str | os.PathLike[str],
+  text_length: int,
+  *,
+  dtype: str = 'float32',
+  mesh: jax.sharding.Mesh | None = None,
 ) -> TextEncoder:
   """Loads the encoder that a folder in the layout of transformers holds.
 
@@ -65,7 +65,7 @@ def load_text_encoder(
 
 
 def load_tokenizer(
-    folder: str | os.PathLike[str],
+  folder: str | os.PathLike[str],
 ) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
   """The tokenizer of `load_text_encoder`'s encoder, without its weights.
 
@@ -95,8 +95,8 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path} is no JSON object')
   if config.get('model_type') not in ('bert', _CLIP, 't5'):
     raise ValueError(
-        f"{path} has model_type {config.get('model_type')!r}; supported are"
-        f" 'bert', {_CLIP!r} and 't5'"
+      f'{path} has model_type {config.get("model_type")!r}; supported are'
+      f" 'bert', {_CLIP!r} and 't5'"
     )
   return config
 
@@ -105,71 +105,74 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   config, params = convert_minilm.load_minilm(folder)
   if not 3 <= text_length <= config.max_length:
     raise ValueError(
-        f'the text length is {text_length}; {folder} has positions for 3 to'
-        f' {config.max_length}'
+      f'the text length is {text_length}; {folder} has positions for 3 to'
+      f' {config.max_length}'
     )
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
   path = folder / 'tokenizer.json'
   tokenize, scene_token_ids = bert_tokenizer.load_tokenizer(path)
   return TextEncoder(
-      tokenize,
-      lambda ids, mask: apply(params, ids, mask),
-      identity=_identity('bert', _digest(folder / convert_minilm.WEIGHTS),
-                         _digest(path)),
-      width=config.width,
-      text_length=text_length,
-      scene_token_ids=scene_token_ids,
-  )  # pyformat: disable
+    tokenize,
+    lambda ids, mask: apply(params, ids, mask),
+    identity=_identity(
+      'bert', _digest(folder / convert_minilm.WEIGHTS), _digest(path)
+    ),
+    width=config.width,
+    text_length=text_length,
+    scene_token_ids=scene_token_ids,
+  )
 
 
 def _load_clip(
-    folder: pathlib.Path, text_length: int, dtype: str
+  folder: pathlib.Path, text_length: int, dtype: str
 ) -> TextEncoder:
   config, params = convert_clip.load_clip(
-      folder, compute_dtype=dtype, dtype=np.float32
+    folder, compute_dtype=dtype, dtype=np.float32
   )
   if not 3 <= text_length <= config.max_length:
     raise ValueError(
-        f'the text length is {text_length}; {folder} has positions for 3 to'
-        f' {config.max_length}'
+      f'the text length is {text_length}; {folder} has positions for 3 to'
+      f' {config.max_length}'
     )
   tokenizer = clip_tokenizer.find_tokenizer(folder)
   module = clip.CLIPTextEncoder(config)
   apply = jax.jit(lambda p, ids: module.apply({'params': p}, ids))
   weights = files.open_folder(folder, convert_clip.WEIGHTS)
   return TextEncoder(
-      tokenizer.tokens,
-      lambda ids, mask: apply(params, ids),
-      identity=_identity(
-          'clip' if dtype == 'float32' else f'clip-{dtype}',
-          _digest_tensors(weights),
-          *(_digest(tokenizer.path / name) for name in (
-              clip_tokenizer.VOCABULARY, clip_tokenizer.MERGES)),
+    tokenizer.tokens,
+    lambda ids, mask: apply(params, ids),
+    identity=_identity(
+      'clip' if dtype == 'float32' else f'clip-{dtype}',
+      _digest_tensors(weights),
+      *(
+        _digest(tokenizer.path / name)
+        for name in (clip_tokenizer.VOCABULARY, clip_tokenizer.MERGES)
       ),
-      width=config.width,
-      text_length=text_length,
-      # No row stands for the beginning or the end of a scene.
-      scene_token_ids=(),
-      pad_id=tokenizer.pad_id,
-      # Stable Diffusion was trained to read the padding.
-      keep_padding=True,
-  )  # pyformat: disable
+    ),
+    width=config.width,
+    text_length=text_length,
+    # No row stands for the beginning or the end of a scene.
+    scene_token_ids=(),
+    pad_id=tokenizer.pad_id,
+    # Stable Diffusion was trained to read the padding.
+    keep_padding=True,
+  )
 
 
 def _load_t5(
-    folder: pathlib.Path,
-    text_length: int,
-    dtype: str,
-    mesh: jax.sharding.Mesh | None,
+  folder: pathlib.Path,
+  text_length: int,
+  dtype: str,
+  mesh: jax.sharding.Mesh | None,
 ) -> TextEncoder:
   if text_length < 1:
     raise ValueError(
-        f'the text length is {text_length}; it must be 1 or more, CogVideoX'
-        ' has 226'
+      f'the text length is {text_length}; it must be 1 or more, CogVideoX'
+      ' has 226'
     )
   sizes = convert_t5.config_from_json(
-      _config(folder), str(folder / 'config.json'), dtype
+    _config(folder), str(folder / 'config.json'), dtype
   )
   # Before the weights, which may take minutes.
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
@@ -184,26 +187,25 @@ def _load_t5(
     ids_place = sharding.batch_sharding(mesh)
     out_place = sharding.replicated(mesh)
   config, params = convert_t5.load_t5(
-      folder, compute_dtype=dtype, dtype=dtype, sharding=place
+    folder, compute_dtype=dtype, dtype=dtype, sharding=place
   )
   module = t5.T5Encoder(config, sharding.Layout(mesh))
   apply = jax.jit(
-      lambda p, ids: module.apply({'params': p}, ids), out_shardings=out_place
+    lambda p, ids: module.apply({'params': p}, ids), out_shardings=out_place
   )
   kind = 't5' if dtype == 'float32' else f't5-{dtype}'
   weights = files.open_folder(folder, convert_t5.WEIGHTS)
   return TextEncoder(
-      tokenizer,
-      lambda ids, mask: apply(params, jax.device_put(ids, ids_place)),
-      identity=_identity(kind, _digest_tensors(weights),
-                         _digest(tokenizer.path)),
-      width=config.width,
-      text_length=text_length,
-      scene_token_ids=tokenizer.scene_token_ids,
-      pad_id=tokenizer.pad_id,
-      keep_padding=True,
-      batch=batch,
-  )  # pyformat: disable
+    tokenizer,
+    lambda ids, mask: apply(params, jax.device_put(ids, ids_place)),
+    identity=_identity(kind, _digest_tensors(weights), _digest(tokenizer.path)),
+    width=config.width,
+    text_length=text_length,
+    scene_token_ids=tokenizer.scene_token_ids,
+    pad_id=tokenizer.pad_id,
+    keep_padding=True,
+    batch=batch,
+  )
 
 
 def _identity(kind: str, *digests: bytes) -> str:

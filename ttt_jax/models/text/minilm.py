@@ -48,17 +48,15 @@ class Block(nn.Module):
   config: MiniLMConfig
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, mask: jax.Array
-  ) -> tuple[jax.Array, None]:
+  def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
     """x [N, L, M], mask bool [N, L] -> x, and nothing for `nn.scan`."""
     c = self.config
     heads = lambda name: nn.DenseGeneral(
-        (c.num_heads, c.width // c.num_heads), name=name
+      (c.num_heads, c.width // c.num_heads), name=name
     )(x)
     q, k, v = heads('query'), heads('key'), heads('value')
     attended = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None, None, :]
+      q, k, v, mask=mask[:, None, None, :]
     )
     attended = nn.DenseGeneral(c.width, axis=(-2, -1), name='out')(attended)
     x = _norm(c, 'attention_norm')(x + attended)
@@ -87,17 +85,17 @@ class MiniLMEncoder(nn.Module):
     c = self.config
     tokens = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
     positions = nn.Embed(c.max_length, c.width, name='positions')(
-        jnp.arange(ids.shape[1])
+      jnp.arange(ids.shape[1])
     )
     kinds = nn.Embed(c.type_vocab_size, c.width, name='types')(
-        jnp.zeros_like(ids)
+      jnp.zeros_like(ids)
     )
     x = _norm(c, 'norm')(tokens + positions + kinds)
     layers = nn.scan(
-        Block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=nn.broadcast,
-        length=c.num_layers,
+      Block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,
+      length=c.num_layers,
     )
     return layers(c, name='layers')(x, mask.astype(bool))[0]

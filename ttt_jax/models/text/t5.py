@@ -57,22 +57,22 @@ class T5Config:
   def __post_init__(self):
     if self.dtype not in DTYPES:
       raise ValueError(
-          f'the dtype of T5 is {self.dtype!r}; legal are {", ".join(DTYPES)}'
+        f'the dtype of T5 is {self.dtype!r}; legal are {", ".join(DTYPES)}'
       )
     if self.num_buckets % 4 or self.num_buckets < 4:
       raise ValueError(
-          f'relative_attention_num_buckets {self.num_buckets} is no multiple'
-          ' of 4 (e.g. 32)'
+        f'relative_attention_num_buckets {self.num_buckets} is no multiple'
+        ' of 4 (e.g. 32)'
       )
     if self.max_distance <= self.num_buckets // 4:
       raise ValueError(
-          f'relative_attention_max_distance {self.max_distance} is not above a'
-          f' quarter of the {self.num_buckets} buckets (e.g. 128)'
+        f'relative_attention_max_distance {self.max_distance} is not above a'
+        f' quarter of the {self.num_buckets} buckets (e.g. 128)'
       )
 
 
 def position_buckets(
-    length: int, num_buckets: int, max_distance: int
+  length: int, num_buckets: int, max_distance: int
 ) -> np.ndarray:
   """The bucket of every key's position relative to every query's.
 
@@ -103,9 +103,7 @@ class Block(nn.Module):
   layout: sharding.Layout = sharding.Layout()
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, bias: jax.Array
-  ) -> tuple[jax.Array, None]:
+  def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
     """x f32 [N, L, M], bias f32 [1, H, L, L] -> x; nothing for `nn.scan`."""
     c = self.config
     dtype = jnp.dtype(c.dtype)
@@ -145,16 +143,14 @@ class T5Encoder(nn.Module):
     x = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
     x = self.layout.by_batch(x.astype(jnp.float32))
     table = nn.Embed(c.num_buckets, c.num_heads, name='relative_bias')
-    bias = table(
-        position_buckets(ids.shape[1], c.num_buckets, c.max_distance)
-    )
+    bias = table(position_buckets(ids.shape[1], c.num_buckets, c.max_distance))
     bias = bias.astype(jnp.float32).transpose(2, 0, 1)[None]
     layers = nn.scan(
-        Block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=nn.broadcast,
-        length=c.num_layers,
+      Block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,
+      length=c.num_layers,
     )
     x, _ = layers(c, self.layout, name='layers')(x, bias)
     return nn.RMSNorm(c.norm_eps, dtype=jnp.float32, name='final_norm')(x)

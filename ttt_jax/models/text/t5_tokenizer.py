@@ -77,18 +77,18 @@ def find_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
       break
   else:
     raise FileNotFoundError(
-        f'no {MODEL} and no {FAST} in {folder} or {beside}: T5 needs its'
-        ' tokenizer'
+      f'no {MODEL} and no {FAST} in {folder} or {beside}: T5 needs its'
+      ' tokenizer'
     )
   read = _from_pieces if path.name == MODEL else _from_fast
   tokenizer = read(path)
   last = max(tokenizer.rows.values())
   if last >= rows:
     raise ValueError(
-        f'the tokenizer {tokenizer.path} leaves no row for the scene tokens:'
-        f' they would be {sorted(tokenizer.rows.values())}, and the embedding'
-        f' table of the text encoder has {rows} rows; it needs {last + 1} or'
-        ' more'
+      f'the tokenizer {tokenizer.path} leaves no row for the scene tokens:'
+      f' they would be {sorted(tokenizer.rows.values())}, and the embedding'
+      f' table of the text encoder has {rows} rows; it needs {last + 1} or'
+      ' more'
     )
   return tokenizer
 
@@ -98,7 +98,7 @@ def _from_pieces(path: pathlib.Path) -> T5Tokenizer:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
   except (RuntimeError, OSError) as e:
     raise ValueError(
-        f'{path} is no whole sentencepiece model: copy it again'
+      f'{path} is no whole sentencepiece model: copy it again'
     ) from e
   for name, found in (('</s>', model.eos_id()), ('<pad>', model.pad_id())):
     if found < 0:
@@ -106,9 +106,12 @@ def _from_pieces(path: pathlib.Path) -> T5Tokenizer:
   added, extra = _added_tokens(path.with_name('tokenizer_config.json'))
   behind = max([model.get_piece_size() + extra - 1, *added.values()]) + 1
   return T5Tokenizer(
-      path, model.encode, model.eos_id(), model.pad_id(),
-      _scene_rows(added, behind),
-  )  # pyformat: disable
+    path,
+    model.encode,
+    model.eos_id(),
+    model.pad_id(),
+    _scene_rows(added, behind),
+  )
 
 
 def _from_fast(path: pathlib.Path) -> T5Tokenizer:
@@ -123,11 +126,11 @@ def _from_fast(path: pathlib.Path) -> T5Tokenizer:
     if name not in vocabulary:
       raise ValueError(f'{path} has no token {name}: it is no T5 tokenizer')
   return T5Tokenizer(
-      path,
-      lambda text: model.encode(text, add_special_tokens=False).ids,
-      vocabulary['</s>'],
-      vocabulary['<pad>'],
-      _scene_rows(vocabulary, max(vocabulary.values()) + 1),
+    path,
+    lambda text: model.encode(text, add_special_tokens=False).ids,
+    vocabulary['</s>'],
+    vocabulary['<pad>'],
+    _scene_rows(vocabulary, max(vocabulary.values()) + 1),
   )
 
 
@@ -139,8 +142,8 @@ def _added_tokens(path: pathlib.Path) -> tuple[dict[str, int], int]:
     found = json.loads(path.read_text())
     added = found.get('added_tokens_decoder', {})
     return (
-        {token['content']: int(row) for row, token in added.items()},
-        int(found.get('extra_ids', _EXTRA_IDS)),
+      {token['content']: int(row) for row, token in added.items()},
+      int(found.get('extra_ids', _EXTRA_IDS)),
     )
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise ValueError(f'{path} is no config of a tokenizer ({e})') from e

@@ -23,17 +23,17 @@ class TextEncoder:
   """
 
   def __init__(
-      self,
-      tokenize: Callable[[str], list[int]],
-      states: Callable[[np.ndarray, np.ndarray], jax.Array],
-      *,
-      identity: str,
-      width: int,
-      text_length: int,
-      scene_token_ids: tuple[int, int],
-      pad_id: int = 0,
-      keep_padding: bool = False,
-      batch: int = BATCH,
+    self,
+    tokenize: Callable[[str], list[int]],
+    states: Callable[[np.ndarray, np.ndarray], jax.Array],
+    *,
+    identity: str,
+    width: int,
+    text_length: int,
+    scene_token_ids: tuple[int, int],
+    pad_id: int = 0,
+    keep_padding: bool = False,
+    batch: int = BATCH,
   ):
     """Wraps the two.
 
@@ -85,8 +85,8 @@ class TextEncoder:
       tokens = self._tokenize(text)
       if len(tokens) > self.text_length:
         raise ValueError(
-            f'the text {_shorten(text)!r} has {len(tokens)} tokens; at most'
-            f' {self.text_length} fit, shorten it'
+          f'the text {_shorten(text)!r} has {len(tokens)} tokens; at most'
+          f' {self.text_length} fit, shorten it'
         )
       ids[i, : len(tokens)] = tokens
       mask[i, : len(tokens)] = 1

@@ -31,11 +31,11 @@ _fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    at_once: int | None = None,
-    implementation: str = 'xla',
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  at_once: int | None = None,
+  implementation: str = 'xla',
 ) -> jax.Array:
   """Softmax attention.
 
@@ -51,12 +51,13 @@ def attend(
     [N, T, H, D]; logits and softmax in float32.
   """
   if implementation == 'splash' and k.shape[1] >= _SPLASH_KEYS:
+
     def filled(x):
       rows = softmax.padded(x.shape[1], 'splash') - x.shape[1]
       return jnp.pad(x.reshape(*x.shape[:2], -1), ((0, 0), (0, rows), (0, 0)))
 
     out = softmax.splash(
-        filled(q), filled(k), filled(v), q.shape[-1], k.shape[1]
+      filled(q), filled(k), filled(v), q.shape[-1], k.shape[1]
     )
     return out[:, : q.shape[1]].reshape(q.shape)
   if at_once is None or at_once >= len(q):
@@ -87,10 +88,10 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      context: jax.Array | None = None,
-      gather: Callable[[jax.Array], jax.Array] = lambda keys: keys,
+    self,
+    x: jax.Array,
+    context: jax.Array | None = None,
+    gather: Callable[[jax.Array], jax.Array] = lambda keys: keys,
   ) -> jax.Array:
     """Attends.
 
@@ -105,19 +106,20 @@ class Attention(nn.Module):
     context = x if context is None else context
     width = x.shape[-1]
     dense = functools.partial(
-        nn.Dense, width, use_bias=False, dtype=self.dtype, kernel_init=_fan_in
+      nn.Dense, width, use_bias=False, dtype=self.dtype, kernel_init=_fan_in
     )
-    split = lambda y: y.reshape(
-        *y.shape[:-1], self.heads, width // self.heads
-    )
+    split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)
     q = split(dense(name='to_q')(x))
     k = split(gather(dense(name='to_k')(context)))
     v = split(gather(dense(name='to_v')(context)))
     y = attend(q, k, v, self.at_once, self.implementation).reshape(x.shape)
     return nn.Dense(
-        width, dtype=self.dtype, kernel_init=self.out_init,
-        bias_init=self.out_bias_init, name='to_out',
-    )(y)  # pyformat: disable
+      width,
+      dtype=self.dtype,
+      kernel_init=self.out_init,
+      bias_init=self.out_bias_init,
+      name='to_out',
+    )(y)
 
 
 class SparseCausalAttention(Attention):
@@ -166,7 +168,7 @@ class TransformerBlock(nn.Module):
     attention = functools.partial(Attention, self.heads, dtype)
 
     x = x + SparseCausalAttention(
-        self.heads, dtype, c.attention_frames, c.attention, name='attn1'
+      self.heads, dtype, c.attention_frames, c.attention, name='attn1'
     )(norm('norm1')(x), self.frames)
     # All frames of a clip read the same text: one long row of queries.
     y = norm('norm2')(x).reshape(-1, self.frames.local * p, m)
@@ -175,11 +177,11 @@ class TransformerBlock(nn.Module):
     if not c.temporal:
       return x
     temporal = attention(
-        out_init=nn.initializers.zeros,
-        out_bias_init=(
-            _reference_bias if c.reference_bias else nn.initializers.zeros
-        ),
-        name='attn_temp',
+      out_init=nn.initializers.zeros,
+      out_bias_init=(
+        _reference_bias if c.reference_bias else nn.initializers.zeros
+      ),
+      name='attn_temp',
     )
     y = norm('norm_temp')(x).astype(dtype)
     return x + self.frames.by_pixels(temporal, y)

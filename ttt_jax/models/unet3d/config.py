@@ -72,39 +72,39 @@ class UNet3DConfig:
 
   def __post_init__(self):
     for name, legal in (
-        ('prediction', PREDICTIONS),
-        ('dtype', DTYPES),
-        ('remat', REMAT_POLICIES),
-        ('attention', (None, *softmax.IMPLEMENTATIONS)),
+      ('prediction', PREDICTIONS),
+      ('dtype', DTYPES),
+      ('remat', REMAT_POLICIES),
+      ('attention', (None, *softmax.IMPLEMENTATIONS)),
     ):
       if getattr(self, name) not in legal:
         raise ValueError(
-            f'{name} of the U-Net is {getattr(self, name)!r}; legal are'
-            f' {", ".join(map(str, legal))}'
+          f'{name} of the U-Net is {getattr(self, name)!r}; legal are'
+          f' {", ".join(map(str, legal))}'
         )
     levels = len(self.block_out_channels)
     for name in ('cross_attention', 'num_heads'):
       if len(getattr(self, name)) != levels:
         raise ValueError(
-            f'{name} {getattr(self, name)} does not have one value for each of'
-            f' the {levels} levels of block_out_channels'
-            f' {self.block_out_channels}'
+          f'{name} {getattr(self, name)} does not have one value for each of'
+          f' the {levels} levels of block_out_channels'
+          f' {self.block_out_channels}'
         )
     for channels, heads in zip(self.block_out_channels, self.num_heads):
       if channels % self.norm_num_groups:
         raise ValueError(
-            f'block_out_channels {channels} is not a multiple of'
-            f' norm_num_groups {self.norm_num_groups}'
+          f'block_out_channels {channels} is not a multiple of'
+          f' norm_num_groups {self.norm_num_groups}'
         )
       if heads < 1 or channels % heads:
         raise ValueError(
-            f'block_out_channels {channels} is not a multiple of its'
-            f' {heads} heads (e.g. 8)'
+          f'block_out_channels {channels} is not a multiple of its'
+          f' {heads} heads (e.g. 8)'
         )
     if self.attention_frames is not None and self.attention_frames < 1:
       raise ValueError(
-          f'attention_frames {self.attention_frames} must be 1 or more, or'
-          ' None for all frames'
+        f'attention_frames {self.attention_frames} must be 1 or more, or'
+        ' None for all frames'
       )
 
   @property
@@ -112,9 +112,9 @@ class UNet3DConfig:
     return len(self.block_out_channels)
 
   def check_inputs(
-      self,
-      latents: tuple[int, ...],
-      text: tuple[int, ...],
+    self,
+    latents: tuple[int, ...],
+    text: tuple[int, ...],
   ) -> None:
     """Raises ValueError for shapes that this model cannot take.
 
@@ -124,17 +124,16 @@ class UNet3DConfig:
     """
     if len(latents) != 5 or latents[-1] != self.in_channels:
       raise ValueError(
-          f'latents have shape {latents}; they must be [B, F, h, w,'
-          f' {self.in_channels}]'
+        f'latents have shape {latents}; they must be [B, F, h, w,'
+        f' {self.in_channels}]'
       )
     if len(text) < 3 or text[0] != latents[0] or text[-1] != self.text_dim:
       raise ValueError(
-          f'text has shape {text}; it must be [{latents[0]}, L,'
-          f' {self.text_dim}]'
+        f'text has shape {text}; it must be [{latents[0]}, L, {self.text_dim}]'
       )
     multiple = 2 ** (self.levels - 1)
     if latents[2] % multiple or latents[3] % multiple:
       raise ValueError(
-          f'latents are {latents[2]} x {latents[3]}; both must be multiples of'
-          f' {multiple}'
+        f'latents are {latents[2]} x {latents[3]}; both must be multiples of'
+        f' {multiple}'
       )

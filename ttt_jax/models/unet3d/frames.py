@@ -73,7 +73,7 @@ class Frames:
       is_first = jax.lax.axis_index(_AXIS) == 0
       first = jax.lax.psum(jnp.where(is_first, first, 0), _AXIS)
       before = jax.lax.ppermute(
-          x[:, -1:], _AXIS, [(i, i + 1) for i in range(self.parts - 1)]
+        x[:, -1:], _AXIS, [(i, i + 1) for i in range(self.parts - 1)]
       )
       before = jnp.where(is_first, first, before)
     previous = jnp.concatenate([before, x[:, :-1]], axis=1)
@@ -81,7 +81,7 @@ class Frames:
     return jnp.concatenate([first, previous], axis=2).reshape(n, 2 * p, m)
 
   def by_pixels(
-      self, function: Callable[[jax.Array], jax.Array], x: jax.Array
+    self, function: Callable[[jax.Array], jax.Array], x: jax.Array
   ) -> jax.Array:
     """Calls `function` where all frames of some pixels are at hand.
 

@@ -79,13 +79,9 @@ class ResnetBlock(nn.Module):
   frames: Frames | None = None
 
   @nn.compact
-  def __call__(
-      self, x: jax.Array, time: jax.Array | None = None
-  ) -> jax.Array:
+  def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
     """x [N, ..., h, w, C], time [N, E] after its SiLU -> x."""
-    norm = lambda name: GroupNorm(
-        self.groups, self.eps, self.frames, name=name
-    )
+    norm = lambda name: GroupNorm(self.groups, self.eps, self.frames, name=name)
     y = nn.silu(norm('norm1')(x))
     y = conv(self.features, 3, self.dtype, 'conv1')(y)
     if time is not None:
@@ -113,9 +109,13 @@ class Downsample(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     return nn.Conv(
-        x.shape[-1], (3, 3), strides=2, padding=[self.padding] * 2,
-        dtype=self.dtype, name='conv',
-    )(x)  # pyformat: disable
+      x.shape[-1],
+      (3, 3),
+      strides=2,
+      padding=[self.padding] * 2,
+      dtype=self.dtype,
+      name='conv',
+    )(x)
 
 
 class Upsample(nn.Module):

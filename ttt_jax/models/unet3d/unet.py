@@ -36,7 +36,7 @@ class Network(nn.Module):
 
   @nn.compact
   def __call__(
-      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
     """[B, f, h, w, c], [B, L, Dt], [B] -> float32 [B, f, h, w, c]."""
     c = self.config
@@ -50,13 +50,17 @@ class Network(nn.Module):
 
     def block(x, features, name, i):
       return resnet_class(
-          features, c.norm_num_groups, c.norm_eps, dtype, self.frames,
-          name=f'{name}_resnets_{i}',
-      )(x, time)  # pyformat: disable
+        features,
+        c.norm_num_groups,
+        c.norm_eps,
+        dtype,
+        self.frames,
+        name=f'{name}_resnets_{i}',
+      )(x, time)
 
     def transformer(x, level, name, i):
       return transformer_class(
-          c, c.num_heads[level], self.frames, name=f'{name}_attentions_{i}'
+        c, c.num_heads[level], self.frames, name=f'{name}_attentions_{i}'
       )(x, text)
 
     last = c.levels - 1
@@ -88,7 +92,7 @@ class Network(nn.Module):
         x = resnet.Upsample(dtype, name=f'{name}_upsamplers_0')(x)
 
     x = resnet.GroupNorm(
-        c.norm_num_groups, c.norm_eps, self.frames, name='norm_out'
+      c.norm_num_groups, c.norm_eps, self.frames, name='norm_out'
     )(x)
     x = resnet.conv(c.out_channels, 3, dtype, 'conv_out')(nn.silu(x))
     return x.astype(jnp.float32)
@@ -97,7 +101,7 @@ class Network(nn.Module):
     """[B] -> the time embedding after its last SiLU, [B, 4 C]."""
     width = self.config.block_out_channels[0]
     dense = functools.partial(
-        layers.Dense, 4 * width, dtype=jnp.dtype(self.config.dtype)
+      layers.Dense, 4 * width, dtype=jnp.dtype(self.config.dtype)
     )
     time = embeddings.timestep_embedding(timesteps, width)
     time = nn.silu(dense(name='time_1')(time))
@@ -117,7 +121,7 @@ class UNet3D(nn.Module):
 
   @nn.compact
   def __call__(
-      self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
     """The network's output, `config.prediction`.
 
@@ -135,7 +139,7 @@ class UNet3D(nn.Module):
     c = self.config
     c.check_inputs(latents.shape, text.shape)
     c = dataclasses.replace(
-        c, attention=softmax.choose(c.attention, self.layout.platform)
+      c, attention=softmax.choose(c.attention, self.layout.platform)
     )
     text = text.reshape(len(text), -1, c.text_dim)
     frames = frames_lib.Frames(latents.shape[1], self.layout.sp)
@@ -146,19 +150,22 @@ class UNet3D(nn.Module):
     network = Network(c, frames, parent=None)
     behind = ((0, 0), (0, frames.padding), (0, 0), (0, 0), (0, 0))
     return self.layout.by_frames(
-        lambda params, *inputs: network.apply({'params': params}, *inputs),
-        self.variables['params'], jnp.pad(latents, behind), text, timesteps,
-    )[:, : frames.total]  # pyformat: disable
+      lambda params, *inputs: network.apply({'params': params}, *inputs),
+      self.variables['params'],
+      jnp.pad(latents, behind),
+      text,
+      timesteps,
+    )[:, : frames.total]
 
 
 def init_params(config: UNet3DConfig, key: jax.Array) -> Any:
   """Fresh parameters, nested dict; they do not depend on a video's size."""
   side = 2 ** (config.levels - 1)
   return UNet3D(config).init(
-      key,
-      jnp.zeros((1, 1, side, side, config.in_channels)),
-      jnp.zeros((1, 1, config.text_dim)),
-      jnp.zeros(1),
+    key,
+    jnp.zeros((1, 1, side, side, config.in_channels)),
+    jnp.zeros((1, 1, config.text_dim)),
+    jnp.zeros(1),
   )['params']
 
 

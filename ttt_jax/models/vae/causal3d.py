@@ -63,23 +63,23 @@ class CausalVAEConfig:
     ratio = self.temporal_compression_ratio
     if ratio < 1 or ratio & (ratio - 1):
       raise ValueError(
-          f'temporal_compression_ratio {ratio} is not a power of two (e.g. 4)'
+        f'temporal_compression_ratio {ratio} is not a power of two (e.g. 4)'
       )
     if self.time_levels >= len(self.block_out_channels):
       raise ValueError(
-          f'block_out_channels {self.block_out_channels} has too few levels'
-          f' to compress time by {ratio}: use at least {self.time_levels + 1}'
+        f'block_out_channels {self.block_out_channels} has too few levels'
+        f' to compress time by {ratio}: use at least {self.time_levels + 1}'
       )
     for channels in self.block_out_channels:
       if channels % self.norm_num_groups:
         raise ValueError(
-            f'block_out_channels {channels} is not a multiple of'
-            f' norm_num_groups {self.norm_num_groups}'
+          f'block_out_channels {channels} is not a multiple of'
+          f' norm_num_groups {self.norm_num_groups}'
         )
     if self.encode_window % ratio:
       raise ValueError(
-          f'encode_window {self.encode_window} is not a multiple of'
-          f' temporal_compression_ratio {ratio} (e.g. {2 * ratio})'
+        f'encode_window {self.encode_window} is not a multiple of'
+        f' temporal_compression_ratio {ratio} (e.g. {2 * ratio})'
       )
     if self.decode_window % 2:
       raise ValueError(f'decode_window {self.decode_window} is odd: use 2')
@@ -87,8 +87,8 @@ class CausalVAEConfig:
       value = getattr(self, name)
       if isinstance(value, tuple) and len(value) != self.latent_channels:
         raise ValueError(
-            f'{name} has {len(value)} values for {self.latent_channels}'
-            ' latent channels: give one number, or one a channel'
+          f'{name} has {len(value)} values for {self.latent_channels}'
+          ' latent channels: give one number, or one a channel'
         )
 
   @property
@@ -103,29 +103,29 @@ class CausalVAEConfig:
     """Raises ValueError unless frames of this shape can be encoded."""
     if len(shape) != 5 or shape[-1] != self.in_channels:
       raise ValueError(
-          f'frames of shape {shape} are not'
-          f' [batch, frames, height, width, {self.in_channels}]'
+        f'frames of shape {shape} are not'
+        f' [batch, frames, height, width, {self.in_channels}]'
       )
     time, space = self.temporal_compression_ratio, self.spatial_compression
     count, height, width = shape[1:4]
     if count % time != 1 % time:
       near = (count - 1) // time * time + 1
       raise ValueError(
-          f'{count} frames cannot be encoded: the number must be a multiple'
-          f' of {time} plus 1, e.g. {near}'
+        f'{count} frames cannot be encoded: the number must be a multiple'
+        f' of {time} plus 1, e.g. {near}'
       )
     if height % space or width % space:
       raise ValueError(
-          f'frames of {height}x{width} cannot be encoded: height and width'
-          f' must be multiples of {space}'
+        f'frames of {height}x{width} cannot be encoded: height and width'
+        f' must be multiples of {space}'
       )
 
   def check_latents(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless latents of this shape can be decoded."""
     if len(shape) != 5 or shape[-1] != self.latent_channels:
       raise ValueError(
-          f'latents of shape {shape} are not'
-          f' [batch, frames, height, width, {self.latent_channels}]'
+        f'latents of shape {shape} are not'
+        f' [batch, frames, height, width, {self.latent_channels}]'
       )
 
 
@@ -175,7 +175,7 @@ class CausalVAE(nn.Module):
     c.check_frames(frames.shape)
     time = c.temporal_compression_ratio
     moments = self._windows(
-        'encode_window', frames, c.encode_window, c.encode_window // time
+      'encode_window', frames, c.encode_window, c.encode_window // time
     )
     return self.to_units(moments)
 
@@ -188,9 +188,11 @@ class CausalVAE(nn.Module):
     c = self.config
     c.check_latents(latents.shape)
     return self._windows(
-        'decode_window', latents, c.decode_window,
-        c.decode_window * c.temporal_compression_ratio,
-    )  # pyformat: disable
+      'decode_window',
+      latents,
+      c.decode_window,
+      c.decode_window * c.temporal_compression_ratio,
+    )
 
   def encode_window(self, frames, cache=None):
     """One window of `encode`, for streams: (moments, cache)."""
@@ -219,7 +221,7 @@ class CausalVAE(nn.Module):
     return scale, jnp.asarray(shift, dtype)
 
   def _windows(
-      self, method: str, x: jax.Array, window: int, per_window: int
+    self, method: str, x: jax.Array, window: int, per_window: int
   ) -> jax.Array:
     """Runs a method over x [B, F, ...] in windows along axis 1.
 
@@ -252,9 +254,11 @@ class CausalVAE(nn.Module):
       return (i + 1, cache, out), None
 
     scan = nn.scan(
-        step, variable_broadcast='params', split_rngs={'params': False},
-        length=count,
-    )  # pyformat: disable
+      step,
+      variable_broadcast='params',
+      split_rngs={'params': False},
+      length=count,
+    )
     pad = [(0, 0)] * y.ndim
     pad[1] = (0, count * per_window)
     carry = jnp.int32(0), cache, jnp.pad(y, pad)

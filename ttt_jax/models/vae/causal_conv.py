@@ -24,12 +24,13 @@ _LARGE = 1024
 Prepare = Callable[[jax.Array, Any], jax.Array]
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1,
-           padding=((1, 1), (1, 1))) -> jax.Array:
+def conv2d(
+  x: jax.Array, kernel: jax.Array, stride: int = 1, padding=((1, 1), (1, 1))
+) -> jax.Array:
   """2-D convolution of every frame: [B,F,h,w,i] * [kh,kw,i,o]."""
   frames = x.reshape((-1,) + x.shape[2:])
   y = lax.conv_general_dilated(
-      frames, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+    frames, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
   )
   return y.reshape(x.shape[:2] + y.shape[1:])
 
@@ -52,14 +53,17 @@ def causal_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   frames = x.shape[1] - taps + 1
   pad = ((height // 2,) * 2, (width // 2,) * 2)
   return sum(
-      conv2d(x[:, i : i + frames], kernel[i], padding=pad)
-      for i in range(taps)
+    conv2d(x[:, i : i + frames], kernel[i], padding=pad) for i in range(taps)
   )
 
 
 def conv_frame_by_frame(
-    x: jax.Array, kernel: jax.Array, cache: jax.Array, prepare: Prepare,
-    maps: Any, finish: Prepare,
+  x: jax.Array,
+  kernel: jax.Array,
+  cache: jax.Array,
+  prepare: Prepare,
+  maps: Any,
+  finish: Prepare,
 ) -> tuple[jax.Array, jax.Array]:
   """As `causal_conv3d`, holding little more than input and output.
 
@@ -87,15 +91,16 @@ def conv_frame_by_frame(
     return seen[1:], finish(y, maps)
 
   seen = [cache[:, i : i + 1] for i in range(taps - 1)]
-  y, seen = over_frames(
-      step, seen, x, maps, (*x.shape[:4], features)
-  )
+  y, seen = over_frames(step, seen, x, maps, (*x.shape[:4], features))
   return y, jnp.concatenate(seen, axis=1)
 
 
 def over_frames(
-    step: Callable[..., tuple[Any, jax.Array]], carry: Any, x: jax.Array,
-    maps: Any, shape: tuple[int, ...],
+  step: Callable[..., tuple[Any, jax.Array]],
+  carry: Any,
+  x: jax.Array,
+  maps: Any,
+  shape: tuple[int, ...],
 ) -> tuple[jax.Array, Any]:
   """A loop over frames that writes where it has read, if the shapes allow.
 
@@ -151,8 +156,12 @@ class CausalConv3d(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x, cache=None, prepare: Prepare = lambda x, maps: x, maps=(),
-      add=None,
+    self,
+    x,
+    cache=None,
+    prepare: Prepare = lambda x, maps: x,
+    maps=(),
+    add=None,
   ):
     """Convolves.
 
@@ -168,8 +177,9 @@ class CausalConv3d(nn.Module):
     """
     k = self.kernel_size
     kernel = self.param(
-        'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)),
-        (k, k, k, x.shape[-1], self.features),
+      'kernel',
+      nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3)),
+      (k, k, k, x.shape[-1], self.features),
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
@@ -183,8 +193,12 @@ class CausalConv3d(nn.Module):
       cache = jnp.repeat(prepare(*first), k - 1, axis=1)
     if self.loop and k > 1 and x.shape[2] * x.shape[3] >= _LARGE:
       return conv_frame_by_frame(
-          x, kernel, cache, lambda z, both: prepare(z, both[0]), (maps, add),
-          lambda y, both: finish(y, both[1]),
+        x,
+        kernel,
+        cache,
+        lambda z, both: prepare(z, both[0]),
+        (maps, add),
+        lambda y, both: finish(y, both[1]),
       )
     x = jnp.concatenate([cache, prepare(x, maps)], axis=1)
     y = finish(causal_conv3d(x, kernel), add)
@@ -202,17 +216,18 @@ class Conv2d(nn.Module):
   def __call__(self, x, padding=((1, 1), (1, 1)), doubled=False):
     """With `doubled`, of x at twice its height and width (nearest)."""
     kernel = self.param(
-        'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
-        (3, 3, x.shape[-1], self.features),
+      'kernel',
+      nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
+      (3, 3, x.shape[-1], self.features),
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
     if doubled and self.loop and x.shape[2] * x.shape[3] >= _LARGE:
       b, f, h, w, _ = x.shape
       step = lambda _, x, __: ((), conv_of_doubled(x, kernel) + bias)
-      return over_frames(
-          step, (), x, (), (b, f, 2 * h, 2 * w, self.features)
-      )[0]
+      return over_frames(step, (), x, (), (b, f, 2 * h, 2 * w, self.features))[
+        0
+      ]
     if doubled:
       return conv_of_doubled(x, kernel) + bias
     return conv2d(x, kernel, self.stride, padding) + bias
@@ -244,8 +259,8 @@ def conv_of_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
   k = k.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, x.shape[-1], -1)
   y = conv2d(x, k).reshape(b, f, h + 1, w + 1, 2, 2, -1)
   rows = [
-      jnp.stack([y[:, :, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=4)
-      for p in (0, 1)
+    jnp.stack([y[:, :, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=4)
+    for p in (0, 1)
   ]
   return jnp.stack(rows, axis=3).reshape(b, f, 2 * h, 2 * w, -1)
 

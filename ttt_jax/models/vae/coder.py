@@ -57,14 +57,12 @@ def blocks_of_pixels(frames: jax.Array, time: int, space: int) -> jax.Array:
 
 
 def pixels_of_blocks(
-    x: jax.Array, time: int, space: int, lone_first: bool
+  x: jax.Array, time: int, space: int, lone_first: bool
 ) -> jax.Array:
   """The inverse; a lone first block becomes the mean of its frames."""
   b, f, h, w, c = x.shape
   x = x.reshape(b, f, h, w, time, c // time).transpose(0, 1, 4, 2, 3, 5)
-  x = channels_to_pixels(
-      x.reshape(b, f * time, h, w, c // time), space
-  )
+  x = channels_to_pixels(x.reshape(b, f * time, h, w, c // time), space)
   if not lone_first:
     return x
   first = x[:, :time].mean(axis=1, keepdims=True)
@@ -97,7 +95,7 @@ class Stage(nn.Module):
     for i in range(self.layers):
       name = f'resnets_{i}'
       block = ResnetBlock(
-          self.features, self.groups, self.eps, self.loop, name=name
+        self.features, self.groups, self.eps, self.loop, name=name
       )
       x, after[name] = block(x, cache.get(name), latents)
     if self.resize == 'down':
@@ -121,30 +119,41 @@ class Encoder(nn.Module):
     last = len(c.block_out_channels) - 1
     x = pixels_to_channels(frames, c.patch_size)
     conv_in = CausalConv3d(
-        c.block_out_channels[0], loop=self.loop, name='conv_in'
+      c.block_out_channels[0], loop=self.loop, name='conv_in'
     )
     x, after['conv_in'] = conv_in(x, cache.get('conv_in'))
     for i, features in enumerate(c.block_out_channels):
       name = f'down_blocks_{i}'
       stage = Stage(
-          features, c.layers_per_block, c.norm_num_groups, c.norm_eps,
-          resize='down' if i < last else None, time=i < c.time_levels,
-          loop=self.loop, name=name,
+        features,
+        c.layers_per_block,
+        c.norm_num_groups,
+        c.norm_eps,
+        resize='down' if i < last else None,
+        time=i < c.time_levels,
+        loop=self.loop,
+        name=name,
       )
       x, after[name] = stage(x, cache.get(name))
-    mid = Stage(c.block_out_channels[-1], 2, c.norm_num_groups, c.norm_eps,
-                loop=self.loop, name='mid_block')
+    mid = Stage(
+      c.block_out_channels[-1],
+      2,
+      c.norm_num_groups,
+      c.norm_eps,
+      loop=self.loop,
+      name='mid_block',
+    )
     x, after['mid_block'] = mid(x, cache.get('mid_block'))
     norm = GroupNorm(c.norm_num_groups, c.norm_eps, name='norm_out')
     conv_out = CausalConv3d(
-        2 * c.latent_channels, loop=self.loop, name='conv_out'
+      2 * c.latent_channels, loop=self.loop, name='conv_out'
     )
     x, after['conv_out'] = conv_out(
-        x, cache.get('conv_out'), *activation(norm, x, None)
+      x, cache.get('conv_out'), *activation(norm, x, None)
     )
     if c.linear_shortcut:
       blocks = blocks_of_pixels(
-          frames, c.temporal_compression_ratio, c.spatial_compression
+        frames, c.temporal_compression_ratio, c.spatial_compression
       )
       linear = nn.Dense(c.latent_channels, name='linear_shortcut')(blocks)
       x = jnp.concatenate([linear, jnp.zeros_like(linear)], axis=-1) + x
@@ -166,31 +175,42 @@ class Decoder(nn.Module):
     last = len(widths) - 1
     conv_in = CausalConv3d(widths[0], loop=self.loop, name='conv_in')
     x, after['conv_in'] = conv_in(latents, cache.get('conv_in'))
-    mid = Stage(widths[0], 2, c.norm_num_groups, c.norm_eps, loop=self.loop,
-                name='mid_block')
+    mid = Stage(
+      widths[0],
+      2,
+      c.norm_num_groups,
+      c.norm_eps,
+      loop=self.loop,
+      name='mid_block',
+    )
     x, after['mid_block'] = mid(x, cache.get('mid_block'), latents)
     for i, features in enumerate(widths):
       name = f'up_blocks_{i}'
       stage = Stage(
-          features, c.layers_per_block + 1, c.norm_num_groups, c.norm_eps,
-          resize='up' if i < last else None, time=i < c.time_levels,
-          loop=self.loop, name=name,
+        features,
+        c.layers_per_block + 1,
+        c.norm_num_groups,
+        c.norm_eps,
+        resize='up' if i < last else None,
+        time=i < c.time_levels,
+        loop=self.loop,
+        name=name,
       )
       x, after[name] = stage(x, cache.get(name), latents)
     norm = SpatialNorm(c.norm_num_groups, c.norm_eps, name='norm_out')
     conv_out = CausalConv3d(
-        c.out_channels * c.patch_size**2, loop=self.loop, name='conv_out'
+      c.out_channels * c.patch_size**2, loop=self.loop, name='conv_out'
     )
     x, after['conv_out'] = conv_out(
-        x, cache.get('conv_out'), *activation(norm, x, latents)
+      x, cache.get('conv_out'), *activation(norm, x, latents)
     )
     frames = channels_to_pixels(x, c.patch_size)
     if c.linear_shortcut:
       time, space = c.temporal_compression_ratio, c.spatial_compression
       linear = nn.Dense(
-          time * space**2 * c.out_channels, name='linear_shortcut'
+        time * space**2 * c.out_channels, name='linear_shortcut'
       )(latents)
       frames = frames + pixels_of_blocks(
-          linear, time, space, lone_first=latents.shape[1] % 2 == 1
+        linear, time, space, lone_first=latents.shape[1] % 2 == 1
       )
     return frames, after

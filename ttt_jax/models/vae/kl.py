@@ -54,8 +54,8 @@ class KLVAEConfig:
     for channels in self.block_out_channels:
       if channels % self.norm_num_groups:
         raise ValueError(
-            f'block_out_channels {channels} is not a multiple of'
-            f' norm_num_groups {self.norm_num_groups}'
+          f'block_out_channels {channels} is not a multiple of'
+          f' norm_num_groups {self.norm_num_groups}'
         )
 
   @property
@@ -66,22 +66,22 @@ class KLVAEConfig:
     """Raises ValueError unless frames of this shape can be encoded."""
     if len(shape) != 5 or shape[-1] != self.in_channels:
       raise ValueError(
-          f'frames of shape {shape} are not'
-          f' [batch, frames, height, width, {self.in_channels}]'
+        f'frames of shape {shape} are not'
+        f' [batch, frames, height, width, {self.in_channels}]'
       )
     space = self.spatial_compression
     if shape[2] % space or shape[3] % space:
       raise ValueError(
-          f'frames of {shape[2]}x{shape[3]} cannot be encoded: height and'
-          f' width must be multiples of {space}'
+        f'frames of {shape[2]}x{shape[3]} cannot be encoded: height and'
+        f' width must be multiples of {space}'
       )
 
   def check_latents(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless latents of this shape can be decoded."""
     if len(shape) != 5 or shape[-1] != self.latent_channels:
       raise ValueError(
-          f'latents of shape {shape} are not'
-          f' [batch, frames, height, width, {self.latent_channels}]'
+        f'latents of shape {shape} are not'
+        f' [batch, frames, height, width, {self.latent_channels}]'
       )
 
 
@@ -98,9 +98,7 @@ class PixelAttention(nn.Module):
     dense = lambda name: layers.Dense(c, dtype=self.dtype, name=name)
     y = resnet.GroupNorm(self.groups, _EPS, name='norm')(x)
     y = y.reshape(b, h * w, c)
-    q, k, v = (
-        dense(name)(y)[:, :, None] for name in ('to_q', 'to_k', 'to_v')
-    )
+    q, k, v = (dense(name)(y)[:, :, None] for name in ('to_q', 'to_k', 'to_v'))
     y = jax.nn.dot_product_attention(q, k, v)[:, :, 0]
     return x + dense('to_out')(y).reshape(x.shape)
 
@@ -119,7 +117,7 @@ class _Coder(nn.Module):
     features = self.config.block_out_channels[-1]
     x = self._block(x, features, 'mid_block_resnets_0')
     x = PixelAttention(
-        self.config.norm_num_groups, self.dtype, name='mid_block_attentions_0'
+      self.config.norm_num_groups, self.dtype, name='mid_block_attentions_0'
     )(x)
     return self._block(x, features, 'mid_block_resnets_1')
 
@@ -144,7 +142,7 @@ class Encoder(_Coder):
       if level < len(c.block_out_channels) - 1:
         # Padded at the right and the bottom alone.
         x = resnet.Downsample(
-            self.dtype, (0, 1), name=f'{name}_downsamplers_0'
+          self.dtype, (0, 1), name=f'{name}_downsamplers_0'
         )(x)
     return self._out(self._mid(x), 2 * c.latent_channels)
 
@@ -206,7 +204,7 @@ class KLVAE(nn.Module):
     c = self.config
     c.check_frames(frames.shape)
     moments = self._by_frames(
-        lambda module, x: module.quant(module.encoder(x)), frames
+      lambda module, x: module.quant(module.encoder(x)), frames
     )
     mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     logvar = jnp.clip(logvar, *causal3d.LOGVAR_RANGE)
@@ -221,22 +219,24 @@ class KLVAE(nn.Module):
     c = self.config
     c.check_latents(latents.shape)
     frames = self._by_frames(
-        lambda module, x: module.decoder(module.post_quant(x)),
-        latents / c.scaling_factor,
+      lambda module, x: module.decoder(module.post_quant(x)),
+      latents / c.scaling_factor,
     )
     return frames.astype(jnp.float32)
 
   def _by_frames(
-      self, function: Callable[[KLVAE, jax.Array], jax.Array], x: jax.Array
+    self, function: Callable[[KLVAE, jax.Array], jax.Array], x: jax.Array
   ) -> jax.Array:
     """A function of [B, ...] of each frame of x [B, F, ...]."""
     if x.shape[1] == 1:
       return function(self, x[:, 0])[:, None]
     scan = nn.scan(
-        lambda module, carry, frame: (carry, function(module, frame)),
-        variable_broadcast='params', split_rngs={'params': False},
-        in_axes=1, out_axes=1,
-    )  # pyformat: disable
+      lambda module, carry, frame: (carry, function(module, frame)),
+      variable_broadcast='params',
+      split_rngs={'params': False},
+      in_axes=1,
+      out_axes=1,
+    )
     return scan(self, None, x)[1]
 
 

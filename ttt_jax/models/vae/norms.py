@@ -41,7 +41,7 @@ class GroupNorm(nn.Module):
       mean = values.astype(_at_least_float32(x)).mean(axis=(1, 2, 3))
       mean = mean.reshape(values.shape[0], self.groups, -1).mean(-1)
       return jnp.repeat(mean, channels // self.groups, -1)[
-          :, None, None, None, :
+        :, None, None, None, :
       ]
 
     mean = group_mean(x)
@@ -61,10 +61,9 @@ class SpatialNorm(nn.Module):
     # The maps are point by point, so they may run before they are stretched
     # over height and width.
     maps = tuple(
-        lengthen(CausalConv3d(x.shape[-1], 1, name=name)(latents)[0],
-                 x.shape[1])
-        for name in ('conv_y', 'conv_b')
-    )  # pyformat: disable
+      lengthen(CausalConv3d(x.shape[-1], 1, name=name)(latents)[0], x.shape[1])
+      for name in ('conv_y', 'conv_b')
+    )
     normalise, _ = GroupNorm(self.groups, self.eps, name='norm_layer')(x)
 
     def apply(part, maps):
@@ -106,12 +105,12 @@ class ResnetBlock(nn.Module):
 
     after = {}
     y, after['conv1'] = conv('conv1')(
-        x, cache.get('conv1'), *activation(norm('norm1'), x, latents)
+      x, cache.get('conv1'), *activation(norm('norm1'), x, latents)
     )
     if x.shape[-1] != self.features:
       x, _ = CausalConv3d(self.features, 1, name='conv_shortcut')(x)
     y, after['conv2'] = conv('conv2')(
-        y, cache.get('conv2'), *activation(norm('norm2'), y, latents), add=x
+      y, cache.get('conv2'), *activation(norm('norm2'), y, latents), add=x
     )
     return y, after
 

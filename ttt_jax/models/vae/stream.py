@@ -34,13 +34,13 @@ class VAEStream:
   """
 
   def __init__(
-      self,
-      config: causal3d.CausalVAEConfig,
-      params: Any,
-      *,
-      tiling: tiling_lib.Tiling | None = None,
-      dtype: jnp.dtype | None = None,
-      devices: Sequence[jax.Device] | None = None,
+    self,
+    config: causal3d.CausalVAEConfig,
+    params: Any,
+    *,
+    tiling: tiling_lib.Tiling | None = None,
+    dtype: jnp.dtype | None = None,
+    devices: Sequence[jax.Device] | None = None,
   ):
     """Prepares; nothing is compiled yet.
 
@@ -61,7 +61,7 @@ class VAEStream:
     self._placed = {}
 
   def encode(
-      self, frames: np.ndarray
+    self, frames: np.ndarray
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Windows of the latents, in model units.
 
@@ -78,8 +78,9 @@ class VAEStream:
     plan = None
     if self._tiling is not None:
       plan = self._tiling.encoding(self.config, *frames.shape[2:4])
-    windows = self._run('encode_window', frames, self.config.encode_window,
-                        plan)  # pyformat: disable
+    windows = self._run(
+      'encode_window', frames, self.config.encode_window, plan
+    )
     for moments in _ahead(windows):
       yield jax.device_get(self._to_units(moments))
 
@@ -105,16 +106,14 @@ class VAEStream:
     plan = None
     if self._tiling is not None:
       plan = self._tiling.decoding(self.config, *latents.shape[2:4])
-    return self._run(
-        'decode_window', latents, self.config.decode_window, plan
-    )
+    return self._run('decode_window', latents, self.config.decode_window, plan)
 
   def _run(
-      self,
-      method: str,
-      x: np.ndarray,
-      window: int,
-      plan: tiling_lib.Plan | None,
+    self,
+    method: str,
+    x: np.ndarray,
+    window: int,
+    plan: tiling_lib.Plan | None,
   ) -> Iterator[jax.Array]:
     """Results of `method`, window after window."""
     caches = {}
@@ -142,7 +141,7 @@ class VAEStream:
     if method == 'encode_window':
       ratio = self.config.spatial_compression
     mesh = _spatial_mesh(
-        self.devices, part.shape[2] // ratio, part.shape[3] // ratio
+      self.devices, part.shape[2] // ratio, part.shape[3] // ratio
     )
     if mesh not in self._placed:
       copies = jax_sharding.NamedSharding(mesh, P())
@@ -187,23 +186,23 @@ def _to_pixels(frames: jax.Array) -> jax.Array:
 
 @functools.lru_cache
 def _spatial_mesh(
-    devices: tuple[jax.Device, ...], height: int, width: int
+  devices: tuple[jax.Device, ...], height: int, width: int
 ) -> jax_sharding.Mesh:
   """As many of the devices as latents of this size can be split over."""
   # XLA convolves parts of a single row and column wrongly: two or more.
-  fits = lambda size, parts: size % parts == 0 and (
-      parts == 1 or size // parts > 1
+  fits = lambda size, parts: (
+    size % parts == 0 and (parts == 1 or size // parts > 1)
   )
   shapes = [
-      (rows, columns)
-      for rows in range(1, len(devices) + 1)
-      for columns in range(1, len(devices) // rows + 1)
-      if fits(height, rows) and fits(width, columns)
+    (rows, columns)
+    for rows in range(1, len(devices) + 1)
+    for columns in range(1, len(devices) // rows + 1)
+    if fits(height, rows) and fits(width, columns)
   ]
   # Of equal numbers the one whose parts touch each other least.
   shape = max(
-      shapes,
-      key=lambda s: (math.prod(s), -s[0] * width - s[1] * height),
+    shapes,
+    key=lambda s: (math.prod(s), -s[0] * width - s[1] * height),
   )
   grid = np.array(devices[: math.prod(shape)]).reshape(shape)
   return jax_sharding.Mesh(grid, _AXES)

@@ -37,19 +37,19 @@ class Tiling:
     for name in ('overlap_height', 'overlap_width'):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
-            f'{name} {getattr(self, name)} of the tiles is not in [0, 1): use'
-            ' for example 0.2'
+          f'{name} {getattr(self, name)} of the tiles is not in [0, 1): use'
+          ' for example 0.2'
         )
 
   def encoding(
-      self, config: causal3d.CausalVAEConfig, height: int, width: int
+    self, config: causal3d.CausalVAEConfig, height: int, width: int
   ) -> Plan | None:
     """Tiles of frames of this size; None where one tile holds them."""
     latent = self._latent(config)
     return self._plan((self.height, self.width), latent, height, width)
 
   def decoding(
-      self, config: causal3d.CausalVAEConfig, height: int, width: int
+    self, config: causal3d.CausalVAEConfig, height: int, width: int
   ) -> Plan | None:
     """Tiles of latents of this size; None where one tile holds them."""
     latent = self._latent(config)
@@ -59,8 +59,8 @@ class Tiling:
     side = config.spatial_compression
     if self.height % side or self.width % side:
       raise ValueError(
-          f'tiles of {self.height}x{self.width} do not fit the autoencoder:'
-          f' both must be multiples of {side}'
+        f'tiles of {self.height}x{self.width} do not fit the autoencoder:'
+        f' both must be multiples of {side}'
       )
     return self.height // side, self.width // side
 
@@ -69,8 +69,8 @@ class Tiling:
       return None
     overlaps = self.overlap_height, self.overlap_width
     rows, columns = (
-        tuple(range(0, whole, max(1, int(side * (1 - overlap)))))
-        for whole, side, overlap in zip((height, width), source, overlaps)
+      tuple(range(0, whole, max(1, int(side * (1 - overlap)))))
+      for whole, side, overlap in zip((height, width), source, overlaps)
     )
     faded = [int(side * overlap) for side, overlap in zip(result, overlaps)]
     kept = [side - fade for side, fade in zip(result, faded)]
