@@ -72,7 +72,7 @@ def check(
   clips = manifest.clips
   count, total, squares = 0, 0.0, 0.0
   for clip in progress_lib.track(clips, 'check clips') if progress else clips:
-    values, lines = check_clip.values(stores, clip['row'])
+    values, lines = check_clip.check_values(stores, clip['row'])
     lines += check_clip.texts(clip, values.get('text'), manifest, run)
     lines += check_clip.source(folder, clip, run)
     where = f'clip {clip["name"]!r} (row {clip["row"]})'
@@ -130,9 +130,9 @@ def _marked(folder: epath.Path) -> tuple[dict[str, Any], ...]:
   """Clips by their marks, for a data set without its table of contents."""
   clips = []
   for path in sorted((folder / 'clips').glob('*.json')):
-    mark = check_clip.mark(folder, int(path.stem))
-    if mark and 'left_out' not in mark:
-      clips.append({'name': mark.get('name', ''), 'row': int(path.stem)})
+    marker = check_clip.read_marker(folder, int(path.stem))
+    if marker and 'left_out' not in mark:
+      clips.append({'name': marker.get('name', ''), 'row': int(path.stem)})
   return tuple(clips)
 
 
@@ -203,13 +203,13 @@ def _counts(
         f' up to row {rows - 1}'
       )
   for clip in manifest.clips:
-    mark = check_clip.mark(folder, clip['row'])
+    marker = check_clip.read_marker(folder, clip['row'])
     path = arrays.marker(folder, clip['row']).relative_to(folder)
-    if mark is None:
+    if marker is None:
       yield f'{path}: is missing; clip {clip["name"]!r} may not be whole'
-    elif mark.get('name') != clip['name']:
+    elif marker.get('name') != clip['name']:
       yield (
-        f'{path}: is of clip {mark.get("name")!r}, the manifest has'
+        f'{path}: is of clip {marker.get("name")!r}, the manifest has'
         f' {clip["name"]!r} in this row'
       )
   if run.clips is not None and (folder / manifest_lib.FINAL).exists():

@@ -41,7 +41,7 @@ class Run:
   soften: bool = True
 
 
-def mark(folder: epath.Path, row: int) -> dict[str, Any] | None:
+def read_marker(folder: epath.Path, row: int) -> dict[str, Any] | None:
   """What the mark of a row says; None if there is none."""
   try:
     found = json.loads(arrays.marker(folder, row).read_text())
@@ -68,7 +68,7 @@ def read(view: ts.TensorStore) -> tuple[np.ndarray | None, list[str]]:
   return value, []
 
 
-def values(
+def check_values(
   stores: Mapping[str, ts.TensorStore], row: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The arrays of a row that can be used, and what is wrong with the others."""
@@ -140,7 +140,7 @@ def source(folder: epath.Path, clip: Mapping[str, Any], run: Run) -> list[str]:
   """Whether the clip was made of the frames and texts that its entry names."""
   if run.geometry is None or run.videos_dir is None:
     return []
-  found = mark(folder, clip['row'])
+  found = read_marker(folder, clip['row'])
   if found is None or 'storyboard' not in clip:
     return []  # Said already.
   try:
