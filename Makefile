@@ -25,13 +25,13 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
   kernel-budget plan-check plan-table clean
 
 demo: $(READY)
-	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR)
+	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
 
 demo-memory: $(READY)
-	$(RUN) -m ttt_jax.demo --workdir=$(WORKDIR) --memory
+	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR) --memory
 
 demo-edit: $(READY)
-	$(RUN) -m ttt_jax.demo_edit --workdir=$(WORKDIR)/edit
+	$(RUN) -m examples.shapes.demo --workdir=$(WORKDIR)/edit
 
 test: $(READY)
 	$(RUN) -m pytest -q $(PYTEST_FLAGS) -m "not slow" tests
@@ -42,7 +42,7 @@ test-slow: $(READY)
 bench: $(READY)
 	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)
 
-$(READY): requirements.txt requirements-assets.txt setup.py
+$(READY): requirements.txt requirements-assets.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found;" \
 	  "install one or call make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -66,21 +66,21 @@ $(PARITY)/ready: requirements.txt requirements-parity.txt
 
 # Compiles the kernels for TPUs and an H100, of which none is needed.
 kernel-check: $(TPU)/ready $(GPU)/ready
-	$(TPU)/bin/python -m pallas_kernels.compile_tpu --check --calls=paper_63s
-	$(GPU)/bin/python -m pallas_kernels.compile_gpu
+	$(TPU)/bin/python -m pallas_kernels.tools.compile_tpu --check --calls=paper_63s
+	$(GPU)/bin/python -m pallas_kernels.tools.compile_gpu
 
 kernel-budget: $(TPU)/ready
-	$(TPU)/bin/python -m pallas_kernels.compile_tpu --write
+	$(TPU)/bin/python -m pallas_kernels.tools.compile_tpu --write
 
 # Compiles whole steps for slices of TPUs: the few that matter most, and the
 # table in docs/plan.md. What is compiled stays in .plan.
 plan-check: $(TPU)/ready
-	$(TPU)/bin/python -m launch.table --check
-	$(TPU)/bin/python -m launch.attention --check
+	$(TPU)/bin/python -m launch.planner.table --check
+	$(TPU)/bin/python -m launch.planner.attention --check
 
 plan-table: $(TPU)/ready
-	$(TPU)/bin/python -m launch.table --out=docs/plan.md
-	$(TPU)/bin/python -m launch.costs
+	$(TPU)/bin/python -m launch.planner.table --out=docs/plan.md
+	$(TPU)/bin/python -m launch.planner.costs
 
 $(TPU)/ready: requirements.txt
 	$(PYTHON) -m venv $(TPU)

@@ -24,10 +24,10 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
-from ttt_jax import cli
 from ttt_jax import convert
 from ttt_jax.models.text import t5
 from ttt_jax.models.vae import stream as stream_lib
+from ttt_jax.runtime import cli
 
 _FRAMES = flags.DEFINE_integer('frames', 9, 'Frames of the video, 4 n + 1.')
 _SIZE = flags.DEFINE_string('size', '64x96', 'Its height and width.')

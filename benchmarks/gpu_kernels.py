@@ -260,7 +260,7 @@ def main() -> int:
   if jax.default_backend() != 'gpu':
     print(
       f'no GPU: jax runs on {jax.default_backend()!r} here. --shapes shows'
-      ' what would be timed; pallas_kernels.compile_gpu compiles without one',
+      ' what would be timed; pallas_kernels.tools.compile_gpu compiles without one',
       file=sys.stderr,
     )
     return NO_GPU

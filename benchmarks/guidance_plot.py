@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from absl import app
 import matplotlib
 
-from ttt_jax.diffusion import grid, guidance
+from ttt_jax.diffusion import grid
+from ttt_jax.diffusion import guidance
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # pylint: disable=wrong-import-position

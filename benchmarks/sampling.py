@@ -21,10 +21,10 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
-from ttt_jax import cli
 from ttt_jax import pipeline
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.models import dit
+from ttt_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of a trained model.')
 _JSON = flags.DEFINE_string('json', '', 'File for the numbers.')

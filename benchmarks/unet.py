@@ -33,12 +33,12 @@ import torch
 from torch.nn import functional as F
 
 from ttt_jax import convert
+from ttt_jax.checkpoints import train_state
+from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import inversion
-from ttt_jax.diffusion import leading
 from ttt_jax.diffusion import samplers
 from ttt_jax.models.unet3d import unet
-from ttt_jax.train import optimizer
 
 _FRAMES = flags.DEFINE_integer('frames', 8, 'Frames of the clip.')
 _SIDE = flags.DEFINE_integer('side', 32, 'Rows and columns of its latents.')
@@ -101,7 +101,7 @@ class ClipNorm(torch.nn.Module):
 
 def inflate(model, params, frames):
   """Makes diffusers' U-Net Tune-A-Video's, with our temporal weights."""
-  flat = optimizer.flat(params)
+  flat = train_state.flatten(params)
   for name, module in list(model.named_modules()):
     parent, _, child = name.rpartition('.')
     if re.search(r'resnets\.\d+\.norm[12]$|conv_norm_out$', name):
@@ -141,16 +141,16 @@ def make(channels):
     theirs.save_pretrained(folder)
     config, params = convert.load_unet(folder)
   rng = np.random.default_rng(0)
-  flat = optimizer.flat(params)
+  flat = train_state.flatten(params)
   for path, value in flat.items():
     if 'attn_temp/to_out' in path:
       flat[path] = np.float32(rng.normal(0, 0.02, value.shape))
-  return theirs, config, optimizer.nested(flat)
+  return theirs, config, train_state.unflatten(flat)
 
 
 def our_step(config, params, latents, text, noise):
   """The state of tuning and a jitted step of it."""
-  flat = optimizer.flat(params)
+  flat = train_state.flatten(params)
   trained = {k: v for k, v in flat.items() if _TRAINS.fullmatch(k)}
   frozen = {k: v for k, v in flat.items() if k not in trained}
   tx = optax.adamw(_LR)
@@ -159,7 +159,7 @@ def our_step(config, params, latents, text, noise):
   def step(trained, state, frozen):
     def loss(trained):
       found = unet.UNet3D(config).apply(
-        {'params': optimizer.nested(trained | frozen)},
+        {'params': train_state.unflatten(trained | frozen)},
         latents,
         text,
         jnp.full(1, 500.0),
@@ -181,7 +181,7 @@ def main(_) -> None:
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   latents, noise = draw(2, 1, frames, side, side, 4)
   text, negative = draw(2, 1, _LENGTH, _TEXT)
-  grid = leading.leading_grid(steps)
+  grid = grid_lib.leading_grid(steps)
   tensor = lambda x: torch.tensor(np.moveaxis(x, -1, 2)[0])  # [F, c, h, w]
   array = lambda x: np.moveaxis(x.numpy(), 1, -1)[None]
   their_text = torch.tensor(np.concatenate([negative, text]))
@@ -196,10 +196,10 @@ def main(_) -> None:
     return array(theirs(tensor(latents), their_text[1:], 1.0))
 
   still = dataclasses.replace(config, temporal=False)
-  still_params = optimizer.nested(
+  still_params = train_state.unflatten(
     {
       path: value
-      for path, value in optimizer.flat(params).items()
+      for path, value in train_state.flatten(params).items()
       if '_temp/' not in path
     }
   )

@@ -18,9 +18,9 @@ import dataclasses
 import ml_collections
 
 from configs import ttt_video
-from ttt_jax import json_file
-from ttt_jax.convert import dit_config
-from ttt_jax.convert import scheduler
+from ttt_jax.convert import dit
+from ttt_jax.convert import stable_diffusion
+from ttt_jax.runtime import json_file
 
 _CELL = 8  # pixels a latent cell, per side
 
@@ -41,7 +41,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   path = f'{folder}/transformer/config.json'
   try:
     content = json_file.read(path)
-    config.scheduler, config.schedule_shift = scheduler.load_scheduler(
+    config.scheduler, config.schedule_shift = stable_diffusion.load_scheduler(
       f'{folder}/scheduler'
     )
   except FileNotFoundError as e:
@@ -49,7 +49,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     raise ValueError(
       f'{e}; {folder} must be the folder of a whole CogVideoX'
     ) from e
-  found = dataclasses.asdict(dit_config.config_from_json(content, path))
+  found = dataclasses.asdict(dit.config_from_json(content, path))
   # What the folder knows nothing of stays as the stage has it.
   for name in (*config.model, 'gate_init'):
     found.pop(name, None)

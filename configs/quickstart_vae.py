@@ -1,6 +1,6 @@
 """The small video autoencoder that the quickstart ships.
 
-    python -m ttt_jax.train_vae --config=configs/quickstart_vae.py --workdir=DIR
+    python -m examples.vae.train --config=configs/quickstart_vae.py --workdir=DIR
 
 64x96 pixels -> 8x12x16 latents, time 4 to 1. 19 minutes of processor time.
 """

@@ -1,6 +1,6 @@
 """A small Stable Diffusion of a world of shapes, made from nothing.
 
-    python -m ttt_jax.shapes --config=configs/shapes.py --workdir=DIR
+    python -m examples.shapes --config=configs/shapes.py --workdir=DIR
 
 draws the pictures, trains an autoencoder and a text encoder, encodes a data
 set, trains the U-Net as `python -m ttt_jax.train` with this config does, and

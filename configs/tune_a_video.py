@@ -18,10 +18,10 @@ import pathlib
 
 import ml_collections
 
-from ttt_jax import paths
 from ttt_jax.convert import kl_vae
 from ttt_jax.convert import stable_diffusion
-from ttt_jax.convert import unet_config
+from ttt_jax.convert import unet as unet_lib
+from ttt_jax.runtime import paths
 
 _FOLDER = 'stable-diffusion-v1-4'
 # Not the folder's business, but this run's.
@@ -117,7 +117,7 @@ def _read_folder(config, folder):
     schedule = stable_diffusion.load_schedule(place)
     part = lambda name: stable_diffusion.find_part(place, name) / 'config.json'
     unet, vae, text = map(part, ('unet', 'vae', 'text_encoder'))
-    found = unet_config.config_from_json(
+    found = unet_lib.config_from_json(
       stable_diffusion.read_config(unet),
       str(unet),
       prediction=schedule.prediction,

@@ -20,7 +20,7 @@ import ml_collections
 
 from configs import cogvideox
 from configs import ttt_video
-from ttt_jax.train import checkpoint
+from ttt_jax.checkpoints import checkpoint
 
 
 def get_config(folder: str = '') -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from ttt_jax.train import saved
+from ttt_jax.checkpoints import checkpoint_format
 
 # The first stage starts from it; the others from the stage before, over which
 # it would win.
@@ -109,7 +109,9 @@ def _before(path: str, argument: str, config: Any) -> str:
 
 def step_of(stage: Stage, workdir: str) -> int:
   """The newest whole step of a stage; 0 where nothing is saved."""
-  return max(saved.steps(epath.Path(workdir) / stage.name), default=0)
+  return max(
+    checkpoint_format.steps(epath.Path(workdir) / stage.name), default=0
+  )
 
 
 def has_data(stage: Stage) -> bool:

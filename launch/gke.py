@@ -26,7 +26,7 @@ from absl import flags
 
 from launch import cloud
 from launch import commands
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 ACTIONS = (
   'cluster',

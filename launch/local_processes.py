@@ -20,7 +20,7 @@ import time
 
 from absl import flags
 
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 _COUNT = flags.DEFINE_integer('count', 2, 'Processes.')
 _GRACE = flags.DEFINE_integer(

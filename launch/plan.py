@@ -26,19 +26,19 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from launch import advice
-from launch import budget as budget_lib
-from launch import compiled as compiled_lib
-from launch import program as program_lib
-from launch import report
-from launch import sweep
 from launch import topology as topology_lib
 from launch import xla_flags
-from pallas_kernels import compile_gpu
-from pallas_kernels import compile_tpu
+from launch.planner import advice
+from launch.planner import budget as budget_lib
+from launch.planner import compiled as compiled_lib
+from launch.planner import program as program_lib
+from launch.planner import report
+from launch.planner import sweep
+from pallas_kernels.tools import compile_gpu
+from pallas_kernels.tools import compile_tpu
 from ttt_jax import backbones
-from ttt_jax import cli
 from ttt_jax import sharding
+from ttt_jax.runtime import cli
 from ttt_jax.train import experiment
 
 MODES = ('train', 'sample')

@@ -20,7 +20,7 @@ import re
 from absl import flags
 
 from launch import commands
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 _TIME_FORM = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d')
 _JOB = 'launch/slurm.sbatch'

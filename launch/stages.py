@@ -32,7 +32,7 @@ from ml_collections import config_flags
 from launch import chain
 from launch import commands
 from launch import xla_flags
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 _PROCESSES = (
   'coordinator',

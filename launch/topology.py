@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any
 
-from pallas_kernels import compile_gpu
+from pallas_kernels.tools import compile_gpu
 
 _GIB = 2**30
 # Read when libtpu loads: ask no metadata server, share with others, and do not

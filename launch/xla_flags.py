@@ -23,7 +23,7 @@ from absl import flags
 import jax
 
 from launch import topology
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 TPU, GPU = 'LIBTPU_INIT_ARGS', 'XLA_FLAGS'
 

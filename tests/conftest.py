@@ -4,7 +4,8 @@ import os
 import pathlib
 
 import pytest
-from tests import fake_bucket
+
+from tests.helpers import fake_bucket
 
 _GOLDEN = pathlib.Path(
   os.environ.get(

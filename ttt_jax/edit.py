@@ -15,9 +15,9 @@ import time
 
 from absl import flags
 
-from ttt_jax import bucket
-from ttt_jax import cli
-from ttt_jax import paths
+from ttt_jax.runtime import bucket
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import paths
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the tuning.', required=True
@@ -48,11 +48,11 @@ _EMA = flags.DEFINE_bool('ema', True, 'Use the averaged weights.')
 
 
 def main(_) -> None:
-  from ttt_jax import editing
-  from ttt_jax import progress
   from ttt_jax import sharding
-  from ttt_jax.data import sheet
-  from ttt_jax.data import video
+  from ttt_jax.pipeline import edit
+  from ttt_jax.runtime import progress
+  from ttt_jax.video import contact_sheet
+  from ttt_jax.video import video_file
 
   out = paths.on_disk(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
   # What inversion finds is kept beside the run.
@@ -60,7 +60,7 @@ def main(_) -> None:
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
-  pipe = editing.EditPipeline.load(_WORKDIR.value, _EMA.value, mesh)
+  pipe = edit.EditPipeline.load(_WORKDIR.value, _EMA.value, mesh)
   prompts = _PROMPT.value
   rounds = -(-len(prompts) // (_BATCH.value or len(prompts)))
   if _INVERSION.value and not pipe.is_inverted(_STEPS.value):
@@ -83,10 +83,10 @@ def main(_) -> None:
     f'{i:02d}_{_slug(prompt)}': frames
     for i, (prompt, frames) in enumerate(zip(prompts, edits), 1)
   }
-  results['side_by_side'] = sheet.side_by_side(pipe.source, edits)
+  results['side_by_side'] = contact_sheet.side_by_side(pipe.source, edits)
   for name, frames in results.items():
-    video.write_video(out / f'{name}.mp4', frames, fps=pipe.fps)
-    sheet.write_gif(out / f'{name}.gif', frames, pipe.fps)
+    video_file.write_video(out / f'{name}.mp4', frames, fps=pipe.fps)
+    contact_sheet.write_gif(out / f'{name}.gif', frames, pipe.fps)
     print(f'wrote {out / name}.mp4 and .gif ({len(frames)} frames)')
 
 

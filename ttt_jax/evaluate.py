@@ -17,9 +17,9 @@ import os
 from absl import flags
 import numpy as np
 
-from ttt_jax import bucket
-from ttt_jax import cli
-from ttt_jax import paths
+from ttt_jax.runtime import bucket
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import paths
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the training run.', required=True
@@ -50,16 +50,16 @@ _FIRST = flags.DEFINE_integer(
 def main(_) -> None:
   if _SEEDS.value < 1:
     raise ValueError(f'--seeds is {_SEEDS.value}; it must be 1 or more')
-  from ttt_jax import shot_recall
   from ttt_jax import storyboard as storyboard_lib
+  from ttt_jax.evaluation import shot_recall
 
   storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
   shots = shot_recall.shots_of(storyboards)
 
   from ttt_jax import pipeline
-  from ttt_jax import progress
-  from ttt_jax.data import sheet
-  from ttt_jax.train import checkpoint
+  from ttt_jax.checkpoints import checkpoint
+  from ttt_jax.runtime import progress
+  from ttt_jax.video import contact_sheet
 
   workdir = _WORKDIR.value
   out = paths.on_disk(_OUT.value or f'{workdir}/evaluation.json', '--out')
@@ -81,8 +81,8 @@ def main(_) -> None:
     )
     recalls.append((seed, shot_recall.judge(story, frames, references)))
     if seed == 0:
-      sheet.contact_sheet(
-        sheet.segment_frames(frames, len(story.segments)),
+      contact_sheet.contact_sheet(
+        contact_sheet.segment_frames(frames, len(story.segments)),
         out.with_name(f'{out.stem}_{story.name}.png'),
       )
   first = _FIRST.value

@@ -19,7 +19,7 @@ from absl import flags
 from rich import console as rich_console
 from rich import table as rich_table
 
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 _CLIP = flags.DEFINE_string(
   'clip',
@@ -54,8 +54,8 @@ def main(_) -> None:
       raise FileNotFoundError(f'there is no video {path}')
   if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
     raise FileNotFoundError(f'there is no folder for --json={_JSON.value}')
-  from ttt_jax import clip_score
-  from ttt_jax.convert import writing
+  from ttt_jax.convert import safetensors_writer
+  from ttt_jax.evaluation import clip_score
 
   score = clip_score.CLIPScore.load(_CLIP.value)
   # A prompt that is too long shows before any video is read.
@@ -79,7 +79,7 @@ def main(_) -> None:
   }
   _print(edits, mean)
   if _JSON.value:
-    writing.write_json(
+    safetensors_writer.write_json(
       pathlib.Path(_JSON.value),
       dict(clip=_CLIP.value, edits=edits, mean=mean),
     )
@@ -87,13 +87,13 @@ def main(_) -> None:
 
 def _read(path: str):
   """All frames of a video, uint8 [F, H, W, 3], sides rounded to 16."""
-  from ttt_jax.data import video
+  from ttt_jax.video import video_file
 
-  info = video.probe(path)
+  info = video_file.probe(path)
   height, width = (
     max(16, 16 * round(n / 16)) for n in (info.height, info.width)
   )
-  return video.read_video(
+  return video_file.read_video(
     path, fps=info.fps, height=height, width=width, soften=False
   )
 

@@ -4,7 +4,7 @@
         --workdir=DIR [--config.data.videos=FOLDER ...] [--check]
 
 `config.data.storyboards` names storyboards, or annotations of long videos
-(`ttt_jax/annotations.py`); both are cut into clips of `config.data.seconds`.
+(`ttt_jax/data/annotations.py`); both are cut into clips of `config.data.seconds`.
 Stopped at any moment and started again, it goes on where it stopped. With
 `--check` it reads the data set and prints everything that is wrong with it.
 
@@ -26,19 +26,19 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
-from ttt_jax import bucket
-from ttt_jax import cli
-from ttt_jax import distributed
 from ttt_jax import geometry as geometry_lib
-from ttt_jax import paths
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import check as check_lib
-from ttt_jax.data import encoders
 from ttt_jax.data import episodes
-from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import precompute as precompute_lib
 from ttt_jax.data import shots
-from ttt_jax.models.text import encoder as text_lib
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.encoders import load_text as text_lib
+from ttt_jax.encoders import video_encoder
+from ttt_jax.runtime import bucket
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import distributed
+from ttt_jax.runtime import paths
 
 _FIELDS = (
   'data.storyboards',
@@ -91,15 +91,15 @@ def run(
   manifest = precompute_lib.precompute(
     cut.clips,
     videos_dir=data.videos,
-    vae=encoders.CausalVideoEncoder.load(
+    vae=video_encoder.CausalVideoEncoder.load(
       paths.resolve(config.vae.folder),
       devices=jax.local_devices(),
-      **encoders.vae_options(config.vae),
+      **video_encoder.vae_options(config.vae),
     ),
     text_encoder=text_lib.load_text_encoder(
       text_folder,
       config.text.length,
-      **encoders.text_options(config.text),
+      **video_encoder.text_options(config.text),
     ),
     geometry=geometry,
     out=folder,

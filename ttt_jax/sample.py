@@ -15,8 +15,8 @@ import time
 from absl import flags
 import jax
 
-from ttt_jax import bucket
-from ttt_jax import cli
+from ttt_jax.runtime import bucket
+from ttt_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -47,10 +47,10 @@ _EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
 
 def main(_) -> None:
   # Files first: a wrong name should not wait for a model to load.
-  from ttt_jax import distributed
   from ttt_jax import storyboard as storyboard_lib
-  from ttt_jax.data import sheet
-  from ttt_jax.data import video
+  from ttt_jax.runtime import distributed
+  from ttt_jax.video import contact_sheet
+  from ttt_jax.video import video_file
 
   out = pathlib.Path(_OUT.value)
   if out.suffix != '.mp4':
@@ -61,8 +61,8 @@ def main(_) -> None:
   bucket.check(_WORKDIR.value)
 
   from ttt_jax import pipeline
-  from ttt_jax import progress
   from ttt_jax import sharding
+  from ttt_jax.runtime import progress
 
   distributed.start()
   mesh = None
@@ -86,9 +86,9 @@ def main(_) -> None:
   if jax.process_index():
     return  # Every process has the frames; the first one writes them.
   picture = out.with_suffix('.png')
-  video.write_video(out, frames, fps=pipe.fps)
-  sheet.contact_sheet(
-    sheet.segment_frames(frames, len(storyboard.segments)), picture
+  video_file.write_video(out, frames, fps=pipe.fps)
+  contact_sheet.contact_sheet(
+    contact_sheet.segment_frames(frames, len(storyboard.segments)), picture
   )
   print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
   print(f'wrote {picture} (one frame a segment)')

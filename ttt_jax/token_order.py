@@ -24,8 +24,6 @@ import functools
 
 import numpy as np
 
-from pallas_kernels import Permutation
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenOrder:
@@ -121,15 +119,6 @@ class TokenOrder:
       self.text_index[::-1], self.video_index.ravel()[::-1]
     )
 
-  def reading(self, reverse: bool, length: int) -> Permutation:
-    """The order of reading for a sequence that is filled up.
-
-    Args:
-      reverse: `self.reverse` instead of `self.forward`.
-      length: tokens with those behind the sequence, which stay there.
-    """
-    return _reading(self, reverse, length)
-
   @functools.cached_property
   def ttt_positions(self) -> np.ndarray:
     """[T, 3] (time, row, column) of the i-th token read, -1 for text.
@@ -174,11 +163,3 @@ def inverse(permutation: np.ndarray) -> np.ndarray:
   out = np.empty_like(permutation)
   out[permutation] = np.arange(permutation.size, dtype=permutation.dtype)
   return out
-
-
-@functools.lru_cache(maxsize=16)
-def _reading(order: TokenOrder, reverse: bool, length: int) -> Permutation:
-  index = order.reverse if reverse else order.forward
-  return Permutation.from_index(
-    np.concatenate([index, np.arange(order.length, length)])
-  )

@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss_backward import layer_norm_backward
-from pallas_kernels.inner_loss_backward import loss_gradient
-from pallas_kernels.inner_loss_backward import loss_gradient_backward
-from pallas_kernels.portable_loop import Norm
-from pallas_kernels.portable_loop import Tokens
-from pallas_kernels.products import row_product
-from pallas_kernels.products import times
-from pallas_kernels.products import times_transposed
-from pallas_kernels.products import transposed_times
 from pallas_kernels.ttt_mlp.gelu import gelu
 from pallas_kernels.ttt_mlp.gelu import gelu_slope
 from pallas_kernels.ttt_mlp.gelu import gelu_slope_curvature
+from pallas_kernels.xla.inner_loss_backward import layer_norm_backward
+from pallas_kernels.xla.inner_loss_backward import loss_gradient
+from pallas_kernels.xla.inner_loss_backward import loss_gradient_backward
+from pallas_kernels.xla.portable_loop import Norm
+from pallas_kernels.xla.portable_loop import Tokens
+from pallas_kernels.xla.products import row_product
+from pallas_kernels.xla.products import times
+from pallas_kernels.xla.products import times_transposed
+from pallas_kernels.xla.products import transposed_times
 
 
 class State(NamedTuple):

@@ -6,14 +6,14 @@ import jax
 
 from pallas_kernels.arguments import batched_state
 from pallas_kernels.arguments import state_dtype
-from pallas_kernels.portable_loop import Norm
-from pallas_kernels.portable_loop import portable_loop
-from pallas_kernels.portable_loop import Step
-from pallas_kernels.portable_loop import Tokens
 from pallas_kernels.ttt_mlp.step import backward
 from pallas_kernels.ttt_mlp.step import learn
 from pallas_kernels.ttt_mlp.step import read
 from pallas_kernels.ttt_mlp.step import State
+from pallas_kernels.xla.portable_loop import Norm
+from pallas_kernels.xla.portable_loop import portable_loop
+from pallas_kernels.xla.portable_loop import Step
+from pallas_kernels.xla.portable_loop import Tokens
 
 
 def ttt_mlp(

@@ -13,8 +13,8 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from ttt_jax import convert
-from ttt_jax.convert import kinds
-from ttt_jax.convert import tree
+from ttt_jax.convert import native
+from ttt_jax.convert import registry
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -41,11 +41,11 @@ def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
   out = command(source=source, out=ours, mixer='ttt_mlp', mini_batch=8, seed=5)
   assert out.returncode == 0, out.stderr
   assert 'layers/seq/ttt' in out.stdout and '52,388' in out.stdout
-  found = tree.read(ours)
+  found = native.read(ours)
   config, params = convert.load_dit(
     source, mixer='ttt_mlp', mini_batch=8, seed=5
   )
-  assert kinds.config_of(found) == config
+  assert registry.config_of(found) == config
   jax.tree.map(np.testing.assert_array_equal, found.params(), params)
   out = command(source=ours, out=back)
   assert out.returncode == 0, out.stderr
@@ -87,7 +87,7 @@ def test_nothing_is_replaced(fixtures, tmp_path):
 
 def write(out, source):
   config, params = convert.load_dit(source)
-  tree.write(out, 'transformer', vars(config), params)
+  native.write(out, 'transformer', vars(config), params)
   return params
 
 
@@ -95,7 +95,7 @@ def test_a_tree_onto_devices_in_another_type(fixtures, tmp_path):
   params = write(tmp_path / 'a', fixtures / 'tiny_rope')
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
   where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  found = tree.read(tmp_path / 'a').params(jnp.float32, lambda like: where)
+  found = native.read(tmp_path / 'a').params(jnp.float32, lambda like: where)
   for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(params)):
     assert ours.dtype == jnp.float32 and ours.sharding == where
     np.testing.assert_array_equal(ours, theirs.astype(np.float32))
@@ -109,7 +109,7 @@ def test_a_failure_leaves_nothing(fixtures, tmp_path):
       raise ValueError('gone')
 
   with pytest.raises(ValueError, match='gone'):
-    tree.write(tmp_path / 'a', 'transformer', {}, dict(a=Broken()))
+    native.write(tmp_path / 'a', 'transformer', {}, dict(a=Broken()))
   assert not list(tmp_path.iterdir())
 
 
@@ -126,29 +126,29 @@ def test_trees_of_another_version(change, message, fixtures, tmp_path):
   path = tmp_path / 'a/config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | change))
   with pytest.raises(ValueError, match=message):
-    kinds.config_of(tree.read(tmp_path / 'a'))
+    registry.config_of(native.read(tmp_path / 'a'))
 
 
 def test_a_damaged_tree(fixtures, tmp_path):
   write(tmp_path / 'a', fixtures / 'tiny_sincos')
   (tmp_path / 'a/params/state/_METADATA').unlink()
   with pytest.raises(ValueError, match='cannot be read .*convert the model'):
-    tree.read(tmp_path / 'a')
+    native.read(tmp_path / 'a')
   with pytest.raises(FileNotFoundError, match='holds no converted model'):
-    tree.read(tmp_path)
+    native.read(tmp_path)
 
 
 def test_models_that_are_not_known(tmp_path):
   (tmp_path / 'config.json').write_text('{"architectures": ["BertModel"]}')
   with pytest.raises(ValueError, match='BertModel.*known are CogVideoXTrans'):
-    kinds.of_folder(tmp_path)
+    registry.of_folder(tmp_path)
 
 
 def test_the_parts_of_a_whole_model(tmp_path):
   for name in ('vae', 'transformer', 'scheduler', 'unet'):
     (tmp_path / name).mkdir()
     (tmp_path / name / 'config.json').write_text('{}')
-  parts = kinds.parts_of(tmp_path)
+  parts = registry.parts_of(tmp_path)
   assert parts == {n: tmp_path / n for n in ('transformer', 'vae', 'unet')}
 
 
@@ -158,9 +158,9 @@ def test_the_parts_of_stable_diffusion_there_and_back(fixtures, tmp_path):
   assert out.returncode == 0, out.stderr
   names = {'unet': 'unet', 'vae': 'kl_vae', 'text_encoder': 'clip'}
   for part, kind in names.items():
-    found = tree.read(ours / part)
+    found = native.read(ours / part)
     assert found.model == kind
-    assert kinds.of_config(kinds.config_of(found)).name == kind
+    assert registry.of_config(registry.config_of(found)).name == kind
   out = command(source=ours, out=back)
   assert out.returncode == 0, out.stderr
   for part in names:
@@ -196,17 +196,17 @@ def test_a_tuned_model_becomes_a_folder_for_diffusers(
     )
   )
   monkeypatch.setattr(
-    kinds.checkpoint, 'load_params', lambda folder, ema: (params, run)
+    registry.checkpoint, 'load_params', lambda folder, ema: (params, run)
   )
-  config, loaded = kinds.load_run(tmp_path, ema=True)
+  config, loaded = registry.load_run(tmp_path, ema=True)
   assert config == model
-  kinds.of_config(config).save(
+  registry.of_config(config).save(
     config=config,
     params=loaded,
     folder=tmp_path / 'out',
     dtype=None,
     shard_bytes=10**9,
   )
-  again, back = kinds.KINDS['unet'].load(tmp_path / 'out', dtype=None)
+  again, back = registry.KINDS['unet'].load(tmp_path / 'out', dtype=None)
   assert again == model
   jax.tree.map(np.testing.assert_array_equal, back, params)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ttt_jax import convert
-from ttt_jax.convert import files
+from ttt_jax.convert import safetensors_reader
 from ttt_jax.models import dit
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def flat(params):
 
 
 def read(folder, name='diffusion_pytorch_model'):
-  found = files.open_folder(folder, name)
+  found = safetensors_reader.open_folder(folder, name)
   return {key: np.asarray(tensor) for key, tensor in found.items()}
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ttt_jax.convert import scheduler
+from ttt_jax.convert import stable_diffusion
 
 RELEASED = {
   '_class_name': 'CogVideoXDPMScheduler',
@@ -27,8 +27,10 @@ RELEASED = {
 
 
 def load(tmp_path, **changes):
-  (tmp_path / scheduler.NAME).write_text(json.dumps({**RELEASED, **changes}))
-  return scheduler.load_scheduler(tmp_path)
+  (tmp_path / stable_diffusion.NAME).write_text(
+    json.dumps({**RELEASED, **changes})
+  )
+  return stable_diffusion.load_scheduler(tmp_path)
 
 
 def test_the_two_released_ones(tmp_path):
@@ -62,7 +64,7 @@ def test_what_is_refused(tmp_path, changes, message):
 
 def test_no_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='scheduler_config.json'):
-    scheduler.load_scheduler(tmp_path)
-  (tmp_path / scheduler.NAME).write_text('[]')
+    stable_diffusion.load_scheduler(tmp_path)
+  (tmp_path / stable_diffusion.NAME).write_text('[]')
   with pytest.raises(ValueError, match='class None'):
-    scheduler.load_scheduler(tmp_path)
+    stable_diffusion.load_scheduler(tmp_path)

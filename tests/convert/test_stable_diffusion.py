@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 from configs import tune_a_video
 from ttt_jax import convert
 from ttt_jax import sharding
-from ttt_jax.convert import kinds
+from ttt_jax.convert import registry
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.models.unet3d import unet
 
@@ -238,7 +238,7 @@ def test_other_generations(copy, name, title):
   for load in (
     *(load for load, _, _ in PARTS.values()),
     stable_diffusion.load_schedule,
-    kinds.parts_of,
+    registry.parts_of,
     # Training reads the folder in its config.
     lambda folder: tune_a_video.get_config(str(folder)),
   ):

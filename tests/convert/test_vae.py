@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from tests.models import vae_tiny
+from tests.helpers import tiny_vae
 from ttt_jax import sharding
 from ttt_jax.convert import load_vae
 from ttt_jax.convert import save_vae
 
-CONFIG = vae_tiny.CONFIG
+CONFIG = tiny_vae.CONFIG
 
 
 @pytest.fixture(scope='module', name='params')
 def _params():
-  return vae_tiny.parameters(CONFIG)
+  return tiny_vae.parameters(CONFIG)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, np.float16, np.float32])

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from tests.data.stand_in import encode
-from tests.data.stand_in import FakeText
-from tests.data.stand_in import FakeVAE
-from tests.data.stand_in import GEOMETRY
-from tests.data.stand_in import stories
+from tests.helpers.fake_encoders import encode
+from tests.helpers.fake_encoders import FakeText
+from tests.helpers.fake_encoders import FakeVAE
+from tests.helpers.fake_encoders import GEOMETRY
+from tests.helpers.fake_encoders import stories
 from ttt_jax import storyboard as storyboard_lib
-from ttt_jax.data import arrays
 from ttt_jax.data import check
+from ttt_jax.data.store import arrays
 
 
 def boards():

@@ -7,13 +7,13 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.stand_in import encode
-from tests.data.stand_in import GEOMETRY
-from ttt_jax import segment
+from tests.helpers.fake_encoders import encode
+from tests.helpers.fake_encoders import GEOMETRY
+from ttt_jax import storyboard
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import episodes
 from ttt_jax.data import shots
-from ttt_jax.data import video
+from ttt_jax.video import video_file
 
 # A segment has 8 frames, half a second; a clip two segments.
 
@@ -123,7 +123,7 @@ def test_after_a_cut_a_shot_goes_on_without_a_gap(videos, tmp_path):
   board = storyboard_lib.Storyboard(
     'x',
     tuple(
-      segment.Segment('t', video=name, start=start)
+      storyboard.Segment('t', video=name, start=start)
       for name, start in (('b.mp4', 0.0), ('a.mp4', 0.5), ('a.mp4', 1.0))
     ),
   )
@@ -186,7 +186,7 @@ def test_real_files_in_the_papers_forms(tmp_path):
   rng = np.random.default_rng(0)
   for i, count in enumerate((17, 16, 21, 9, 5)):
     pixels = rng.integers(0, 255, (count, 16, 32, 3)).astype(np.uint8)
-    video.write_video(tmp_path / 'ep' / f'{i}.mp4', pixels)
+    video_file.write_video(tmp_path / 'ep' / f'{i}.mp4', pixels)
   whole = (tmp_path / 'ep' / '0.mp4').read_bytes()
   (tmp_path / 'ep' / '5.mp4').write_bytes(whole[: len(whole) // 2])
   texts = {'text_0': 'a', 'text_1': 'b'}
@@ -216,7 +216,7 @@ def test_real_files_in_the_papers_forms(tmp_path):
 def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
   """Not cropped, but read as far as its texts ask."""
   pixels = np.full((20, 16, 32, 3), 99, np.uint8)
-  video.write_video(tmp_path / 'a.mp4', pixels)
+  video_file.write_video(tmp_path / 'a.mp4', pixels)
   with (
     av.open(str(tmp_path / 'a.mp4')) as source,
     av.open(str(tmp_path / 'raw.h264'), 'w') as out,
@@ -226,7 +226,7 @@ def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
       if packet.dts is not None:
         packet.stream = stream
         out.mux(packet)
-  assert video.probe(tmp_path / 'raw.h264').seconds == 0
+  assert video_file.probe(tmp_path / 'raw.h264').seconds == 0
   value = [{'mp4': 'raw.h264', 'text_0': 'a', 'text_1': 'b'}]
   (clip,) = read(tmp_path, tmp_path, value).clips
   assert clip.segments[0].end is None

@@ -12,19 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.data.stand_in import encode
-from tests.data.stand_in import FakeText
-from tests.data.stand_in import FakeVAE
-from tests.data.stand_in import GEOMETRY
-from tests.data.stand_in import stories
-from tests.data.stand_in import story
+from tests.helpers.fake_encoders import encode
+from tests.helpers.fake_encoders import FakeText
+from tests.helpers.fake_encoders import FakeVAE
+from tests.helpers.fake_encoders import GEOMETRY
+from tests.helpers.fake_encoders import stories
+from tests.helpers.fake_encoders import story
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import check
-from ttt_jax.data import encoders
-from ttt_jax.data import latents
-from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import precompute as precompute_lib
 from ttt_jax.data import shots
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.encoders import text_cache
+from ttt_jax.encoders import video_encoder
 
 
 def shown(videos, *segments):
@@ -57,7 +58,7 @@ def test_encodes_every_storyboard(videos, tmp_path):
   assert [c['name'] for c in manifest.clips] == ['a', 'b', 'c']
   assert manifest.vae_identity == 'fake:1' and manifest.frames == 17
   assert manifest.segments == 2 and manifest.mini_batch == 8
-  dataset = latents.LatentDataset(tmp_path / 'out')
+  dataset = dataset_reader.LatentDataset(tmp_path / 'out')
   assert dataset.manifest == manifest_lib.read_manifest(tmp_path / 'out')
   assert check.check(tmp_path / 'out').problems == []
   clip = dataset[1]
@@ -79,12 +80,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(videos, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     encode(videos, tmp_path / 'out', vae=FakeVAE(stop_at=3))
   with pytest.raises(ValueError, match='unfinished'):
-    latents.LatentDataset(tmp_path / 'out')
+    dataset_reader.LatentDataset(tmp_path / 'out')
   rest = FakeVAE()
   encode(videos, tmp_path / 'out', vae=rest)
   assert rest.calls == 1
-  one = latents.LatentDataset(tmp_path / 'whole')
-  two = latents.LatentDataset(tmp_path / 'out')
+  one = dataset_reader.LatentDataset(tmp_path / 'whole')
+  two = dataset_reader.LatentDataset(tmp_path / 'out')
   assert one.manifest == two.manifest
   for i in range(3):
     for key, value in one[i].items():
@@ -98,20 +99,20 @@ def test_killed_while_writing(videos, tmp_path):
       sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.getcwd()!r}]
       import test_precompute as t
       import numpy as np
-      from ttt_jax.data import latents, manifest, writer
-      plain = manifest.write_json
+      from ttt_jax.runtime import files
+      plain = files.write_json
       def write_json(value, path):
         if path.name == '000001.json':
           os.kill(os.getpid(), signal.SIGKILL)
         plain(value, path)
-      manifest.write_json = write_json
+      files.write_json = write_json
       t.shots.read_frames = lambda *_: np.ones((17, 16, 32, 3), np.uint8)
       t.encode({str(videos)!r}, {str(tmp_path / 'out')!r})
   """)
   done = subprocess.run([sys.executable, '-c', script], check=False)
   assert done.returncode == -signal.SIGKILL
   with pytest.raises(ValueError, match='unfinished'):
-    latents.LatentDataset(tmp_path / 'out')
+    dataset_reader.LatentDataset(tmp_path / 'out')
   rest = FakeVAE()
   encode(videos, tmp_path / 'out', vae=rest)
   assert rest.calls == 2
@@ -130,7 +131,7 @@ def test_a_second_run_does_nothing_and_a_change_one_clip(videos, tmp_path):
   more = changed + [story('d', ('t', 'a.mp4', 1), ('t', 'a.mp4', 1))]
   encode(videos, tmp_path / 'out', more, vae=again)
   assert again.calls == 2
-  assert len(latents.LatentDataset(tmp_path / 'out')) == 4
+  assert len(dataset_reader.LatentDataset(tmp_path / 'out')) == 4
 
 
 def test_a_damaged_video_is_left_out_named_and_tried_again(videos, tmp_path):
@@ -140,7 +141,7 @@ def test_a_damaged_video_is_left_out_named_and_tried_again(videos, tmp_path):
   (left_out,) = manifest.corrupt
   assert left_out['name'] == 'b' and 'no video' in left_out['reason']
   assert '\n' not in left_out['reason']
-  assert len(latents.LatentDataset(tmp_path / 'out')) == 2
+  assert len(dataset_reader.LatentDataset(tmp_path / 'out')) == 2
   (videos / 'b.mp4').write_text('100')
   vae = FakeVAE()
   manifest = encode(videos, tmp_path / 'out', vae=vae)
@@ -198,7 +199,7 @@ def test_all_damaged_is_an_error(videos, tmp_path):
     encode(videos, tmp_path / 'out')
   assert '\n' not in str(e.value)
   with pytest.raises(ValueError, match='unfinished'):
-    latents.LatentDataset(tmp_path / 'out')
+    dataset_reader.LatentDataset(tmp_path / 'out')
 
 
 def test_another_vae_is_refused_and_keeps_the_data(videos, tmp_path):
@@ -207,7 +208,7 @@ def test_another_vae_is_refused_and_keeps_the_data(videos, tmp_path):
   other.identity = 'fake:2'
   with pytest.raises(ValueError, match='fake:1.*fake:2'):
     encode(videos, tmp_path / 'out', vae=other)
-  assert len(latents.LatentDataset(tmp_path / 'out')) == 3
+  assert len(dataset_reader.LatentDataset(tmp_path / 'out')) == 3
 
 
 LONG = 'one two three four five six seven'
@@ -252,7 +253,7 @@ def test_bad_storyboards_fail_before_anything_is_written(
 
 def test_texts_are_encoded_once():
   text = FakeText()
-  cache = encoders.TextCache(text)
+  cache = text_cache.TextCache(text)
   out = cache.encode(['a b', 'c', 'a b', 'd e f'])
   assert out.shape == (4, 5, 4)
   np.testing.assert_array_equal(
@@ -264,7 +265,7 @@ def test_texts_are_encoded_once():
 
 def test_the_text_cache_is_bounded():
   text = FakeText()
-  cache = encoders.TextCache(text, cache_bytes=2 * 5 * 4 * 4)
+  cache = text_cache.TextCache(text, cache_bytes=2 * 5 * 4 * 4)
   for prompt in ('a', 'b', 'c', 'a'):
     cache.encode([prompt])
   assert text.batches == [['a'], ['b'], ['c'], ['a']]
@@ -278,7 +279,7 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
   traces = []
 
   class Module(nn.Module):
-    config: encoders.causal3d.CausalVAEConfig
+    config: video_encoder.causal3d.CausalVAEConfig
     dtype: str
 
     def encode_window(self, frames, cache):
@@ -290,9 +291,9 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
     def to_units(self, moments):
       return jnp.split(moments, 2, axis=-1)
 
-  monkeypatch.setattr(encoders.causal3d, 'CausalVAE', Module)
-  config = encoders.causal3d.CausalVAEConfig(scaling_factor=0.5)
-  vae = encoders.CausalVideoEncoder(config, {'gain': np.float32(3)})
+  monkeypatch.setattr(video_encoder.causal3d, 'CausalVAE', Module)
+  config = video_encoder.causal3d.CausalVAEConfig(scaling_factor=0.5)
+  vae = video_encoder.CausalVideoEncoder(config, {'gain': np.float32(3)})
   for frames in (33, 17, 33):
     for value, expected in ((0, -1), (255, 1)):
       pixels = np.full((frames, 16, 32, 3), value, np.uint8)
@@ -302,9 +303,9 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
       np.testing.assert_allclose(mean, 3 * expected, rtol=1e-6)
   # The first window and all others, whatever the length.
   assert traces == [(1, 9, 16, 32, 3), (1, 8, 16, 32, 3)]
-  other = encoders.CausalVideoEncoder(config, {'gain': np.float32(4)})
-  tiled = encoders.CausalVideoEncoder(
-    config, {'gain': np.float32(3)}, tiling=encoders.tiling_lib.Tiling()
+  other = video_encoder.CausalVideoEncoder(config, {'gain': np.float32(4)})
+  tiled = video_encoder.CausalVideoEncoder(
+    config, {'gain': np.float32(3)}, tiling=video_encoder.tiling_lib.Tiling()
   )
   assert vae.identity.startswith('causal3d:') and vae.scale == 0.5
   assert len({vae.identity, other.identity, tiled.identity}) == 3

@@ -6,13 +6,12 @@ import sys
 
 import pytest
 
-from tests.data.stand_in import FakeText
-from tests.data.stand_in import FakeVAE
-from tests.data.stand_in import GEOMETRY
+from tests.helpers.fake_encoders import FakeText
+from tests.helpers.fake_encoders import FakeVAE
+from tests.helpers.fake_encoders import GEOMETRY
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import precompute as entry
-from ttt_jax.data import encoders
-
+from ttt_jax.encoders import video_encoder
 
 CONFIG = """
 import ml_collections
@@ -44,7 +43,7 @@ def _config(videos, tmp_path, monkeypatch):
   scope = {}
   exec(path.read_text(), scope)  # pylint: disable=exec-used
   monkeypatch.setattr(
-    encoders.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
+    video_encoder.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
   )
   monkeypatch.setattr(
     entry.text_lib,

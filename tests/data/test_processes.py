@@ -12,15 +12,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tests.data.stand_in import encode
-from tests.data.stand_in import FakeText
-from tests.data.stand_in import FakeVAE
-from tests.data.stand_in import GEOMETRY
-from tests.data.stand_in import stories
-from tests.data.stand_in import story
-from ttt_jax.data import latents
+from tests.helpers.fake_encoders import encode
+from tests.helpers.fake_encoders import FakeText
+from tests.helpers.fake_encoders import FakeVAE
+from tests.helpers.fake_encoders import GEOMETRY
+from tests.helpers.fake_encoders import stories
+from tests.helpers.fake_encoders import story
 from ttt_jax.data import precompute
-from ttt_jax.data import writer as writer_lib
+from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.data.store import writer as writer_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLIPS = 9
@@ -37,10 +37,11 @@ def boards(count=CLIPS):
 SCRIPT = textwrap.dedent("""
     import os, signal, sys
     import numpy as np
-    from tests.data import stand_in, test_processes as t
+    from tests.data import test_processes as t
+    from tests.helpers import fake_encoders
     from ttt_jax.data import shots
     videos, out, log, index, count, die_at = sys.argv[1:]
-    class VAE(stand_in.FakeVAE):
+    class VAE(fake_encoders.FakeVAE):
       def encode(self, frames):
         with open(log, 'a') as f:
           f.write(f'{index} {frames[0, 0, 0, 0]}\\n')
@@ -53,7 +54,7 @@ SCRIPT = textwrap.dedent("""
     shots.video.read_video = read_video
     done = t.precompute.precompute(
         t.boards(), videos_dir=videos, vae=VAE(),
-        text_encoder=stand_in.FakeText(), geometry=t.GEOMETRY, out=out,
+        text_encoder=fake_encoders.FakeText(), geometry=t.GEOMETRY, out=out,
         progress=False, process_index=int(index), process_count=int(count))
     print('finished' if done else 'others')
 """)
@@ -87,7 +88,7 @@ def _runs(videos, tmp_path):
 
 
 def same(one, two):
-  one, two = map(latents.LatentDataset, (one, two))
+  one, two = map(dataset_reader.LatentDataset, (one, two))
   assert one.manifest == two.manifest and len(one) == len(two)
   for i in range(len(one)):
     for key, value in one[i].items():
@@ -112,7 +113,7 @@ def test_one_dies_and_is_started_again(runs, videos, tmp_path):
   assert [p.returncode for p in started] == [0, -signal.SIGKILL]
   assert said == ['others', '']
   with pytest.raises(ValueError, match='unfinished'):
-    latents.LatentDataset(runs.out)
+    dataset_reader.LatentDataset(runs.out)
   again = runs.start(1, 2)
   assert again.communicate()[0].strip() == 'finished'
   assert runs.encoded() == {i: 1 + (i == 3) for i in range(CLIPS)}
@@ -172,7 +173,7 @@ def test_a_finished_set_stays_finished_where_nothing_changes(
 def test_two_that_begin_at_once(tmp_path, monkeypatch):
   """The second meets the folder of the first between its two looks."""
   out = tmp_path / 'out'
-  manifest = latents.Manifest(
+  manifest = dataset_reader.Manifest(
     vae_identity='v',
     text_identity='t',
     scale=1.0,
@@ -202,7 +203,7 @@ def test_jax_tells_the_processes_and_then_lets_them_go():
   script = textwrap.dedent("""
       import time
       from absl import flags
-      from ttt_jax import distributed
+      from ttt_jax.runtime import distributed
       flags.FLAGS(['x'])
       index, count = distributed.numbers()
       import jax

@@ -7,8 +7,8 @@ import pytest
 
 from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import inversion
-from ttt_jax.diffusion import leading
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import schedule
 
 SHAPE = (2, 3, 2, 2, 4)
 
@@ -29,7 +29,7 @@ def _io(golden):
 
 
 def test_grid_of_the_reference(io):
-  grid = leading.leading_grid(50)
+  grid = grid_lib.leading_grid(50)
   np.testing.assert_array_equal(grid.timesteps, io['inv_timesteps'])
   times = io['inv_timesteps']
   levels = np.sqrt(io['inv_alphas_cumprod'])
@@ -38,13 +38,13 @@ def test_grid_of_the_reference(io):
     grid.next_alpha[-1], np.sqrt(io['inv_final_alpha_cumprod']), rtol=1e-6
   )
   np.testing.assert_array_equal(grid.next_alpha[:-1], grid.alpha[1:])
-  assert leading.leading_grid(50) is grid
-  assert leading.leading_grid(50, ends_clean=True).next_alpha[-1] == 1
-  assert leading.leading_grid(50, offset=0).timesteps[-1] == 0
+  assert grid_lib.leading_grid(50) is grid
+  assert grid_lib.leading_grid(50, ends_clean=True).next_alpha[-1] == 1
+  assert grid_lib.leading_grid(50, offset=0).timesteps[-1] == 0
 
 
 def test_trajectories_of_the_reference(io):
-  grid = leading.leading_grid(50)
+  grid = grid_lib.leading_grid(50)
   last = lambda x: np.moveaxis(x, -4, -1)
   run = network(io['inv_net_a'], io['inv_net_b'])
   ones = np.ones(grid.steps)
@@ -68,8 +68,8 @@ def test_trajectories_of_the_reference(io):
 
 
 GRIDS = {
-  'leading': leading.leading_grid(20),
-  'clean': leading.leading_grid(20, ends_clean=True),
+  'leading': grid_lib.leading_grid(20),
+  'clean': grid_lib.leading_grid(20, ends_clean=True),
   'cogvideox': grid_lib.sampling_grid('diffusers', 20),
 }
 
@@ -113,7 +113,7 @@ def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
     np.testing.assert_allclose(back, start, atol=1e-10)
 
 
-@pytest.mark.parametrize('prediction', inversion.PREDICTIONS)
+@pytest.mark.parametrize('prediction', schedule.PREDICTIONS)
 def test_the_way_back_is_nearer_with_more_steps(prediction):
   start = jax.random.normal(jax.random.key(0), SHAPE)
 
@@ -122,7 +122,7 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
     return 0.3 * jnp.sin(2 * x) + 0.1 * t[:, None, None, None, None] / 1000
 
   def distance(steps):
-    grid = leading.leading_grid(steps)
+    grid = grid_lib.leading_grid(steps)
     ones = np.ones(steps)
     noise = inversion.invert(run, start, grid, ones, prediction=prediction)
     assert np.abs(noise - start).max() > 0.1
@@ -137,7 +137,7 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
 
 
 def test_both_predictions_are_one_network():
-  grid = leading.leading_grid(10)
+  grid = grid_lib.leading_grid(10)
   noise = lambda x, t, scale: 0.3 * x + scale
   a, s = grid.next_alpha, np.sqrt(1 - grid.next_alpha**2)
 
@@ -155,7 +155,7 @@ def test_both_predictions_are_one_network():
 
 def test_progress():
   seen = []
-  grid = leading.leading_grid(5)
+  grid = grid_lib.leading_grid(5)
   inversion.invert(
     network(0.1, 0.1), jnp.ones(SHAPE), grid, np.ones(5), on_step=seen.append
   ).block_until_ready()
@@ -164,7 +164,7 @@ def test_progress():
 
 
 def test_errors():
-  run, x, grid = network(1, 1), jnp.ones(SHAPE), leading.leading_grid(5)
+  run, x, grid = network(1, 1), jnp.ones(SHAPE), grid_lib.leading_grid(5)
   with pytest.raises(ValueError, match=r'shape \(4,\) for 5 steps'):
     inversion.invert(run, x, grid, np.ones(4))
   for call in (
@@ -174,6 +174,6 @@ def test_errors():
     with pytest.raises(ValueError, match="'sample'; legal are epsilon, v_"):
       call()
   with pytest.raises(ValueError, match='must be 1 to 1000'):
-    leading.leading_grid(0)
+    grid_lib.leading_grid(0)
   with pytest.raises(ValueError, match='1000 steps from timestep 1 on go bey'):
-    leading.leading_grid(1000)
+    grid_lib.leading_grid(1000)

@@ -7,7 +7,8 @@ import pytest
 
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion.grid import sampling_grid
-from ttt_jax.diffusion.samplers import ddim, dpmpp_2m_sde
+from ttt_jax.diffusion.samplers import ddim
+from ttt_jax.diffusion.samplers import dpmpp_2m_sde
 
 SHAPE = (2, 3, 2, 2, 4)
 

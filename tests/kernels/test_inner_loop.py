@@ -9,7 +9,7 @@ from pallas_kernels.inner_loop import inner_losses
 from pallas_kernels.inner_loss import normalize
 from pallas_kernels.inner_loss import token_loss
 from pallas_kernels.inner_loss import token_loss_gradient
-from pallas_kernels.mini_batches import group_size
+from pallas_kernels.xla.mini_batches import group_size
 
 
 def test_any_pure_function_can_be_the_inner_model():

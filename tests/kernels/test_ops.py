@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import mini_batches
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
 from pallas_kernels.tpu import plan
+from pallas_kernels.xla import mini_batches
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error

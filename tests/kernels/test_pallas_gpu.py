@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import compile_gpu
 from pallas_kernels.gpu import gelu
 from pallas_kernels.gpu import plan
 from pallas_kernels.specs import Spec
+from pallas_kernels.tools import compile_gpu
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error
 

@@ -10,13 +10,14 @@ from pallas_kernels import permute_rows
 from pallas_kernels.permute_rows import specs
 from tests.kernels.ops import interpreted
 from ttt_jax import token_order
+from ttt_jax.models.dit import mixers
 
 IMPLEMENTATIONS = ('xla', 'pallas_tpu')
 
 
 def reading(segments, frames, rows, columns, text, *, reverse, fill=0):
   order = token_order.TokenOrder(segments, frames, rows, columns, text)
-  return order.reading(reverse, order.length + fill)
+  return mixers.scan_permutation(order, reverse, order.length + fill)
 
 
 # Runs that meet in a block, and runs of many blocks; whole tiles and not.
@@ -86,7 +87,7 @@ def test_a_model_reads_as_the_spec_says(segments, fill):
   text, frame, frames = 5, 6, 3
   order = token_order.TokenOrder(segments, frames, 2, 3, text)
   spec = specs.backwards(segments, text, frames * frame, frame, fill)
-  assert order.reading(True, order.length + fill) == spec
+  assert mixers.scan_permutation(order, True, order.length + fill) == spec
 
 
 @pytest.mark.parametrize('index', [[0, 2], [0, 0], [[0]], [-1, 0]])

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pallas_kernels import compile_tpu
-from pallas_kernels import tpu_calls
-from pallas_kernels import schedule
+from pallas_kernels.tools import compile_tpu
+from pallas_kernels.tools import schedule
+from pallas_kernels.tools import tpu_calls
 
 _EXIT = '%p{n} = scmp.ge.s32.totalorder %s{n}, {trips} /* loop exit test */'
 

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import mini_batches
-from pallas_kernels import rows
 from pallas_kernels.inner_loss import layer_norm
 from pallas_kernels.inner_loss import token_loss_gradient
-from pallas_kernels.inner_loss_backward import layer_norm_backward
-from pallas_kernels.inner_loss_backward import loss_gradient
-from pallas_kernels.inner_loss_backward import loss_gradient_backward
-from pallas_kernels.mini_batches import cut_sequence
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
+from pallas_kernels.xla import mini_batches
+from pallas_kernels.xla import rows
+from pallas_kernels.xla.inner_loss_backward import layer_norm_backward
+from pallas_kernels.xla.inner_loss_backward import loss_gradient
+from pallas_kernels.xla.inner_loss_backward import loss_gradient_backward
+from pallas_kernels.xla.mini_batches import cut_sequence
 from tests.kernels.ops import OPS
 from tests.kernels.ops import relative_error
 from tests.kernels.ops import SMALL

@@ -13,11 +13,11 @@ import yaml
 
 from launch import cloud
 from launch import commands
-from launch import costs
 from launch import gke
 from launch import slurm
 from launch import tpu_vm
 from launch import xla_flags
+from launch.planner import costs
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'

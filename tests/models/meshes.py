@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import sharding
+from ttt_jax.checkpoints import train_state
 from ttt_jax.diffusion import grid
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import objective
 from ttt_jax.diffusion import samplers
 from ttt_jax.models import dit
-from ttt_jax.train import optimizer
 
 BATCH = 8
 # Frames of 2 x 3 tokens and texts of 7: one segment is 37 tokens, two are 68,
@@ -112,7 +112,7 @@ def run(config, params, batch, mesh):
 
   loss, grads = losses(params, batch)
   out = dict(loss=loss, sample=sample(spread, batch))
-  out |= optimizer.flat(grads) | diagnose(params, batch)
+  out |= train_state.flatten(grads) | diagnose(params, batch)
   return jax.device_get(out)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import sharding
-from ttt_jax.models.text import encoder as encoder_lib
+from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.models.text import t5
 
 TEXTS = ['a cat', 'The dog runs.', '', 'It goes on.<end_scene>', 'the mat']

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ttt_jax.convert import load_clip
+from ttt_jax.encoders import clip_tokenizer
 from ttt_jax.models.text import clip
-from ttt_jax.models.text import clip_tokenizer
 
 
 @pytest.fixture(name='tiny')

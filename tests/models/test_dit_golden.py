@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from tests.models import reference_order
+from tests.helpers import reference_order
 from ttt_jax import convert
 from ttt_jax import token_order
 from ttt_jax.convert import reference
-from ttt_jax.convert import table
+from ttt_jax.convert import rules
 from ttt_jax.diffusion import objective
 from ttt_jax.diffusion import schedule
-from ttt_jax.models import block
 from ttt_jax.models import dit
 from ttt_jax.models import embeddings
+from ttt_jax.models.dit import block
 
 
 @pytest.fixture(scope='module', params=['dit_mlp', 'dit_linear'])
@@ -142,7 +142,7 @@ def test_loss_and_every_gradient_norm(case, scenes):
   golden = per_token if scenes == 'multi' else arrays
   np.testing.assert_allclose(losses, golden[f'{scenes}_loss'], rtol=1e-5)
   # Turned back into the reference's names and shapes, one array a layer.
-  ours = table.to_source(reference.rules(config), grads)
+  ours = rules.to_source(reference.rules(config), grads)
   names = golden[f'{scenes}_grad_param_names']
   norms = golden[f'{scenes}_grad_param_norms']
   assert set(ours) == set(names)
@@ -164,7 +164,7 @@ def test_names_round_trip(case, golden):
   config, params, _, _ = case
   kind = config.mixer.removeprefix('ttt_')
   tensors = safetensors_numpy.load_file(golden(f'dit_{kind}.safetensors'))
-  back = table.to_source(reference.rules(config), params)
+  back = rules.to_source(reference.rules(config), params)
   assert set(back) == set(tensors)
   for name, tensor in tensors.items():
     np.testing.assert_array_equal(back[name], tensor)

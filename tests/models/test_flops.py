@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.models import dit
 from ttt_jax.models import flops
 from ttt_jax.models.unet3d import unet
-from ttt_jax.train import optimizer
 
 # Cost analysis counts the body of a loop once: one layer, one segment and one
 # mini-batch make loops of one turn.
@@ -67,7 +67,7 @@ def test_every_matrix_is_in_one_product(name):
   config, latents = CASES[name]
   found = flops.products(config, latents, (1, 20, config.text_dim))
   weights = sorted(p.weight for p in found if p.weight)
-  params = optimizer.flat(_network(config)[1])
+  params = train_state.flatten(_network(config)[1])
   assert weights == sorted(k for k in params if k.endswith('/kernel'))
 
 

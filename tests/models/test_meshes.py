@@ -13,7 +13,7 @@ import pytest
 
 from ttt_jax import sharding
 from ttt_jax.models import heads as heads_lib
-from ttt_jax.models import rope
+from ttt_jax.models.dit import rope
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

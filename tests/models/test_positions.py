@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ttt_jax import token_order
-from ttt_jax.models import dit_config
-from ttt_jax.models import positions
+from ttt_jax.models.dit import config as dit_config
+from ttt_jax.models.dit import positions
 
 
 def order(segments=1, rows=2, columns=3):

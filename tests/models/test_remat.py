@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ttt_jax.models import dit
-from ttt_jax.models import dit_config
+from ttt_jax.models.dit import config as dit_config
 
 CONFIG = dit.DiTConfig(
   model_dim=32,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ttt_jax.convert import t5 as convert_t5
-from ttt_jax.models.text import encoder as encoder_lib
+from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.models.text import t5
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

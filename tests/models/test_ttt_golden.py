@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from tests.models import reference_order
+from tests.helpers import reference_order
 from ttt_jax import token_order
-from ttt_jax.convert import table
-from ttt_jax.models import rope
-from ttt_jax.models import ttt
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.models.dit import rope
+from ttt_jax.models.dit import ttt
 
 # tokens of a frame (rows, columns), text tokens, scenes, mini-batch
 CASES = {
@@ -25,23 +25,25 @@ CASES = {
 
 def rules(heads, m, d, hidden):
   dense = lambda name: [
-    table.Rule(f'ttt.w{name}.weight', f'{name}/kernel', (1, 0)),
-    table.Rule(f'ttt.w{name}.bias', f'{name}/bias'),
+    rules_lib.Rule(f'ttt.w{name}.weight', f'{name}/kernel', (1, 0)),
+    rules_lib.Rule(f'ttt.w{name}.bias', f'{name}/bias'),
   ]
   return [
     *(rule for name in 'qkvo' for rule in dense(name)),
-    table.Rule('ttt.post_norm.weight', 'post_norm/scale'),
-    table.Rule('ttt.post_norm.bias', 'post_norm/bias'),
-    table.Rule('ttt.ttt_norm_weight', 'ln_scale'),
-    table.Rule('ttt.ttt_norm_bias', 'ln_bias'),
-    table.Rule(
+    rules_lib.Rule('ttt.post_norm.weight', 'post_norm/scale'),
+    rules_lib.Rule('ttt.post_norm.bias', 'post_norm/bias'),
+    rules_lib.Rule('ttt.ttt_norm_weight', 'ln_scale'),
+    rules_lib.Rule('ttt.ttt_norm_bias', 'ln_bias'),
+    rules_lib.Rule(
       'ttt.learnable_ttt_lr_weight', 'lr/kernel', (2, 0, 1), view=(heads, 1, m)
     ),
-    table.Rule('ttt.learnable_ttt_lr_bias', 'lr/bias', (0, 1), view=(heads, 1)),
-    table.Rule('ttt.W1', 'w1'),
-    table.Rule('ttt.b1', 'b1', (0, 1, 2), view=(heads, 1, hidden)),
-    table.Rule('ttt.W2', 'w2'),
-    table.Rule('ttt.b2', 'b2', (0, 1, 2), view=(heads, 1, d)),
+    rules_lib.Rule(
+      'ttt.learnable_ttt_lr_bias', 'lr/bias', (0, 1), view=(heads, 1)
+    ),
+    rules_lib.Rule('ttt.W1', 'w1'),
+    rules_lib.Rule('ttt.b1', 'b1', (0, 1, 2), view=(heads, 1, hidden)),
+    rules_lib.Rule('ttt.W2', 'w2'),
+    rules_lib.Rule('ttt.b2', 'b2', (0, 1, 2), view=(heads, 1, d)),
   ]
 
 
@@ -68,7 +70,7 @@ class Case:
     shapes = jax.eval_shape(self.init, jax.random.key(0))
     shapes = traverse_util.flatten_dict(shapes, sep='/')
     self.rules = rules(2, 64, 32, 128 if kind == 'mlp' else 32)
-    self.params = table.from_source(
+    self.params = rules_lib.from_source(
       self.rules,
       safetensors_numpy.load_file(golden(f'ttt_layer_{kind}.safetensors')),
       {path: leaf.shape for path, leaf in shapes.items()},
@@ -106,7 +108,7 @@ def test_gradients(golden, kind, scenes):
     jax.grad(lambda p, x: jnp.sum(case.apply(p, x) * cotangent), argnums=(0, 1))
   )(case.params, case.x)
   source = case.per_token if scenes == 'multi' else case.arrays
-  ours = table.to_source(case.rules, grads)
+  ours = rules_lib.to_source(case.rules, grads)
   ours['x'] = np.asarray(grad_x)[:, case.back]
   names = [
     m[1]

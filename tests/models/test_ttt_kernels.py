@@ -8,8 +8,9 @@ import pytest
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import relative_error
 from ttt_jax import token_order
-from ttt_jax.models import rope
-from ttt_jax.models import ttt
+from ttt_jax.models.dit import mixers
+from ttt_jax.models.dit import rope
+from ttt_jax.models.dit import ttt
 
 
 @pytest.mark.slow  # The kernels alone are compared in tests/kernels.
@@ -24,7 +25,7 @@ def test_the_layer_is_the_same_on_every_implementation(inner):
   shape = 1, order.length + fill, 3 * 32
   x, d_y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
   d_y = d_y.at[:, order.length :].set(0)
-  reading = order.reading(True, order.length + fill)
+  reading = mixers.scan_permutation(order, True, order.length + fill)
 
   def layer(implementation):
     return ttt.TTTLayer(inner, 3, 16, 1.0, jnp.float32, implementation)

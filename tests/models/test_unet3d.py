@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from ttt_jax.convert import load_unet
+from ttt_jax.models import frames as frames_lib
 from ttt_jax.models.unet3d import attention
-from ttt_jax.models.unet3d import frames as frames_lib
 from ttt_jax.models.unet3d import unet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

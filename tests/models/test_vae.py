@@ -11,8 +11,8 @@ from PIL import Image
 import pytest
 from safetensors.numpy import load_file
 
-from tests.models import vae_tiny
-from tests.models.vae_tiny import run
+from tests.helpers import tiny_vae
+from tests.helpers.tiny_vae import run
 import ttt_jax
 from ttt_jax.convert import load_vae
 from ttt_jax.convert import save_vae
@@ -36,7 +36,7 @@ TINY = CausalVAEConfig(
 
 @pytest.fixture(scope='module', name='tiny')
 def _tiny():
-  return vae_tiny.parameters(TINY, 0.1)
+  return tiny_vae.parameters(TINY, 0.1)
 
 
 def clip(frames, seed=0):
@@ -157,16 +157,16 @@ def test_conv_of_doubled_equals_doubling_before():
 
 
 def test_training_writes_out_what_inference_loops_over():
-  config = vae_tiny.CONFIG
-  params = vae_tiny.parameters(config)
-  x = vae_tiny.clip(5, 32, 32)
+  config = tiny_vae.CONFIG
+  params = tiny_vae.parameters(config)
+  x = tiny_vae.clip(5, 32, 32)
 
   def gradient(**how):
     vae = CausalVAE(config, **how)
     loss = lambda p: jnp.square(
       vae.apply({'params': p}, x, method='encode')[0]
     ).mean()
-    return vae_tiny.quickly(jax.grad(loss), params)
+    return tiny_vae.quickly(jax.grad(loss), params)
 
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),

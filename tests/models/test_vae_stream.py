@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models import vae_tiny
+from tests.helpers import tiny_vae
 from ttt_jax.convert import load_vae
 from ttt_jax.models.vae import stream as stream_lib
 from ttt_jax.models.vae import tiling as tiling_lib
@@ -34,12 +34,12 @@ def _quick():
 
 @pytest.fixture(scope='module', name='params')
 def _params():
-  return vae_tiny.parameters(vae_tiny.CONFIG)
+  return tiny_vae.parameters(tiny_vae.CONFIG)
 
 
 @pytest.fixture(scope='module', name='stream')
 def _stream(params):
-  return stream_lib.VAEStream(vae_tiny.CONFIG, params)
+  return stream_lib.VAEStream(tiny_vae.CONFIG, params)
 
 
 @pytest.fixture(scope='module', name='reference')
@@ -87,13 +87,13 @@ def test_tiles_equal_diffusers(reference):
 
 
 def test_windows_equal_the_whole(stream, params):
-  vae = CausalVAE(vae_tiny.CONFIG)
-  x = vae_tiny.clip(25, 32, 32)
+  vae = CausalVAE(tiny_vae.CONFIG)
+  x = tiny_vae.clip(25, 32, 32)
   mean, logvar = encode(stream, x)
-  want = vae_tiny.run(vae, params, x, method='encode')
+  want = tiny_vae.run(vae, params, x, method='encode')
   assert error(mean, want[0]) < 1e-5 and error(logvar, want[1]) < 1e-5
   frames = decode(stream, mean)
-  want = vae_tiny.run(vae, params, mean, method='decode')
+  want = tiny_vae.run(vae, params, mean, method='decode')
   assert error(frames, want) < 1e-5
   assert [f.shape[1] for f in stream.decode(mean)] == [5] + [4] * 5
 
@@ -113,16 +113,16 @@ def test_pixels_in_and_out(stream):
 
 
 def test_two_programs_serve_every_length(stream):
-  list(stream.decode(vae_tiny.latents(5, 2, 2)))
+  list(stream.decode(tiny_vae.latents(5, 2, 2)))
   with jax.no_tracing():
-    frames = [f.shape[1] for f in stream.decode(vae_tiny.latents(253, 2, 2))]
+    frames = [f.shape[1] for f in stream.decode(tiny_vae.latents(253, 2, 2))]
   assert frames == [5] + [4] * 125
 
 
 def test_what_is_on_the_device_does_not_grow(stream):
   def most(frames):
     found = []
-    for _ in stream.decode(vae_tiny.latents(frames, 2, 2)):
+    for _ in stream.decode(tiny_vae.latents(frames, 2, 2)):
       found.append(sum(x.nbytes for x in jax.live_arrays()))
     return max(found)
 
@@ -148,7 +148,7 @@ def memory(config, frames, height, width):
 
 def test_memory_of_one_program_does_not_grow():
   # Tiny buffers are packed a little differently for a handful of windows.
-  long, short = (memory(vae_tiny.CONFIG, f, 8, 8) for f in (501, 53))
+  long, short = (memory(tiny_vae.CONFIG, f, 8, 8) for f in (501, 53))
   assert long <= short
 
 
@@ -160,10 +160,10 @@ def test_memory_at_480x720_does_not_grow():
 
 
 def test_bfloat16_runs_through(params):
-  stream = stream_lib.VAEStream(vae_tiny.CONFIG, params, dtype='bfloat16')
-  exact = stream_lib.VAEStream(vae_tiny.CONFIG, params)
-  mean, _ = encode(stream, vae_tiny.clip(17, 32, 32))
-  want, _ = encode(exact, vae_tiny.clip(17, 32, 32))
+  stream = stream_lib.VAEStream(tiny_vae.CONFIG, params, dtype='bfloat16')
+  exact = stream_lib.VAEStream(tiny_vae.CONFIG, params)
+  mean, _ = encode(stream, tiny_vae.clip(17, 32, 32))
+  want, _ = encode(exact, tiny_vae.clip(17, 32, 32))
   assert mean.dtype == np.float32
   assert 1e-5 < error(mean, want) < 0.05
 
@@ -212,13 +212,13 @@ def test_tiles_of_cogvideox():
 
 def test_bad_sizes(stream, params):
   with pytest.raises(ValueError, match='8 frames cannot be encoded'):
-    next(stream.encode(vae_tiny.clip(8, 16, 16)))
+    next(stream.encode(tiny_vae.clip(8, 16, 16)))
   with pytest.raises(ValueError, match='not .batch, frames, height, width, 4'):
-    next(stream.decode(vae_tiny.clip(8, 16, 16)))
+    next(stream.decode(tiny_vae.clip(8, 16, 16)))
   with pytest.raises(ValueError, match='overlap_width 1 .* for example 0.2'):
     tiling_lib.Tiling(overlap_width=1)
   tiled = stream_lib.VAEStream(
-    vae_tiny.CONFIG, params, tiling=tiling_lib.Tiling(19, 16)
+    tiny_vae.CONFIG, params, tiling=tiling_lib.Tiling(19, 16)
   )
   with pytest.raises(ValueError, match='19x16 .* multiples of 2'):
-    next(tiled.encode(vae_tiny.clip(9, 32, 32)))
+    next(tiled.encode(tiny_vae.clip(9, 32, 32)))

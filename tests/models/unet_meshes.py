@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import sharding
-from ttt_jax.models.unet3d import frames as frames_lib
+from ttt_jax.checkpoints import train_state
+from ttt_jax.models import frames as frames_lib
 from ttt_jax.models.unet3d import unet
-from ttt_jax.train import optimizer
 
 CONFIG = unet.UNet3DConfig(
   block_out_channels=(4,),
@@ -67,7 +67,7 @@ def run_network(params, clips, frames, mesh):
 
   grads, out = gradients(params, latents)
   return jax.device_get(
-    dict(output=out, latents=grads[1]) | optimizer.flat(grads[0])
+    dict(output=out, latents=grads[1]) | train_state.flatten(grads[0])
   )
 
 

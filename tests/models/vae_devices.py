@@ -12,21 +12,21 @@ import sys
 import jax
 import numpy as np
 
-from tests.models import vae_tiny
+from tests.helpers import tiny_vae
 from ttt_jax.models.vae import stream as stream_lib
 from ttt_jax.models.vae import tiling as tiling_lib
 
 
 def run(params, devices, tiling=None):
   return stream_lib.VAEStream(
-    vae_tiny.CONFIG, params, tiling=tiling, devices=jax.devices()[:devices]
+    tiny_vae.CONFIG, params, tiling=tiling, devices=jax.devices()[:devices]
   )
 
 
 def main(*names):
-  params = vae_tiny.parameters(vae_tiny.CONFIG)
+  params = tiny_vae.parameters(tiny_vae.CONFIG)
   # Frames of 1024 pixels and more are convolved one by one, others are not.
-  frames, latents = vae_tiny.clip(9, 32, 48), vae_tiny.latents(5, 16, 24)
+  frames, latents = tiny_vae.clip(9, 32, 48), tiny_vae.latents(5, 16, 24)
   tiles = tiling_lib.Tiling(32, 32, 0.25, 0.25)
   calls = {
     'encode': lambda n: [m for m, _ in run(params, n).encode(frames)],

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ttt_jax import convert
+from ttt_jax.encoders import clip_tokenizer
 from ttt_jax.models.text import clip
-from ttt_jax.models.text import clip_tokenizer
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ttt_jax import clip_score
 from ttt_jax import convert
-from ttt_jax.data import clip_pixels
+from ttt_jax.encoders import clip_pixels
+from ttt_jax.evaluation import clip_score
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

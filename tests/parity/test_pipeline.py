@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny_cogvideox
+from tests.helpers import tiny_cogvideox
 from ttt_jax import pipeline
 from ttt_jax import storyboard
 

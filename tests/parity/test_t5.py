@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from ttt_jax import convert
-from ttt_jax.models.text import encoder as encoder_lib
+from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.models.text import t5
 
 torch = pytest.importorskip('torch')

@@ -19,16 +19,16 @@ from etils import epath
 import jax
 import numpy as np
 import pytest
-from tests.train import stand_in
-from tests.train import test_several_processes as several
-from tests.train import tiny_config
 
-from ttt_jax.train import checkpoint
-from ttt_jax.train import goodput
+from tests.helpers import fake_training
+from tests.helpers import tiny_config
+from tests.train import test_several_processes as several
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import checkpoint_format
+from ttt_jax.train import init_from
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
-from ttt_jax.train import saved
-from ttt_jax.train import source
+from ttt_jax.train import timing
 
 # Found, not imported: it reads the environment when it is.
 pytestmark = [
@@ -46,7 +46,7 @@ STAGE = epath.Path(RUN) / 'one'
 def disk(tmp_path_factory):
   """The same training on a disk."""
   workdir = tmp_path_factory.mktemp('disk')
-  loop.train(stand_in.StandIn(tiny_config.get_config(), workdir))
+  loop.train(fake_training.StandIn(tiny_config.get_config(), workdir))
   return workdir
 
 
@@ -55,8 +55,8 @@ def _start(*flags):
     [
       sys.executable,
       '-m',
-      'tests.train.stand_in',
-      '--config=tests/train/tiny_config.py',
+      'tests.helpers.fake_training',
+      '--config=tests/helpers/tiny_config.py',
       f'--workdir={RUN}',
       *flags,
     ],
@@ -113,7 +113,7 @@ def _arrays(bucket, step):
 
 def test_a_run(bucket, disk, tmp_path):
   _train('--config.keep_last=1', '--config.keep_every=6')
-  assert saved.steps(STAGE) == [12, 6]
+  assert checkpoint_format.steps(STAGE) == [12, 6]
   _same(RUN, disk)
   rows, want = metrics.read(STAGE), metrics.read(disk / 'one')
   assert [row['loss'] for row in rows] == [row['loss'] for row in want]
@@ -127,7 +127,7 @@ def test_a_run(bucket, disk, tmp_path):
   _same(tmp_path / 'run', disk)
   config = tiny_config.get_config()
   config.steps += 2
-  state = loop.train(stand_in.StandIn(config, tmp_path / 'run'))
+  state = loop.train(fake_training.StandIn(config, tmp_path / 'run'))
   assert int(state.step) == config.steps
 
 
@@ -141,7 +141,7 @@ def test_killed_at_any_moment_ends_bit_identical(bucket, disk):
       _wait_for(lambda: bucket.requests['upload'] >= writes, process)
       process.send_signal(signal.SIGKILL)
       process.wait()
-    print('whole:', saved.steps(STAGE))
+    print('whole:', checkpoint_format.steps(STAGE))
   _train()
   _same(RUN, disk)
   assert [row['step'] for row in metrics.read(STAGE)][-1] == 12
@@ -153,7 +153,7 @@ def test_killed_before_the_last_word_of_a_save_it_is_none(bucket, disk):
   _train()
   (done,) = [n for n in bucket.names() if n.endswith('/12/commit_success.txt')]
   del bucket.objects[done]
-  assert saved.steps(STAGE) == [9]
+  assert checkpoint_format.steps(STAGE) == [9]
   assert 'after step 9' in _train()
   _same(RUN, disk)
 
@@ -183,14 +183,14 @@ def test_sigterm_saves_first_and_goes_on_bit_identical(bucket, disk):
     out, _ = process.communicate(timeout=60)
   assert process.returncode == 0, out
   step = int(re.search(rf'SIGTERM: saved step (\d+) of 12 in {STAGE};', out)[1])
-  assert saved.steps(STAGE) == [step]
+  assert checkpoint_format.steps(STAGE) == [step]
   assert f'after step {step}' in _train()
   _same(RUN, disk)
 
 
 def test_a_stage_starts_from_one_in_the_bucket(bucket, disk):
   _train()
-  found = source.find(epath.Path(RUN), 'two')
+  found = init_from.find(epath.Path(RUN), 'two')
   assert found.folder == STAGE and found.identity() == {'vae_identity': 'none'}
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   jax.tree.map(
@@ -200,7 +200,7 @@ def test_a_stage_starts_from_one_in_the_bucket(bucket, disk):
   )
   config = tiny_config.get_config('two')
   config.steps = 1
-  state = loop.train(stand_in.StandIn(config, RUN))
+  state = loop.train(fake_training.StandIn(config, RUN))
   np.testing.assert_array_equal(  # Frozen there.
     state.params['embed']['kernel'],
     checkpoint.load_params(disk)[0]['embed']['kernel'],
@@ -224,7 +224,7 @@ def test_two_processes(bucket):
   outputs, codes = several._finish(several._start(RUN, 2, '--config.steps=15'))
   assert codes == [0, 0], outputs
   assert 'after step 9' in outputs[0]
-  assert saved.steps(STAGE) == [15, 12]
+  assert checkpoint_format.steps(STAGE) == [15, 12]
 
 
 def test_what_is_beside_the_checkpoints_goes_on(bucket):
@@ -232,7 +232,7 @@ def test_what_is_beside_the_checkpoints_goes_on(bucket):
     with metrics.Writer(STAGE, start) as writer:
       for step in range(start + 1, start + 7):
         writer.write(step, dict(loss=float(step)))
-    cost = goodput.Goodput(STAGE, start, 1.0)
+    cost = timing.Goodput(STAGE, start, 1.0)
     cost.finished(start + 6)
     cost.close(done=False)
   assert [r['step'] for r in metrics.read(STAGE)] == list(range(1, 11))

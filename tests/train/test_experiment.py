@@ -12,14 +12,14 @@ import pytest
 
 from ttt_jax import geometry
 from ttt_jax import sharding
-from ttt_jax.data import manifest as manifest_lib
-from ttt_jax.data import writer as writer_lib
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import train_state as state_lib
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store import writer as writer_lib
 from ttt_jax.models import dit
-from ttt_jax.train import checkpoint
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
-from ttt_jax.train import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLIPS, TEXT, WIDTH = 3, 5, 12

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.train import stand_in
-from tests.train import tiny_config
 
-from ttt_jax.train import checkpoint
+from tests.helpers import fake_training
+from tests.helpers import tiny_config
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
-from ttt_jax.train import state as state_lib
 from ttt_jax.train import step as step_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -36,8 +36,8 @@ def _start(workdir, *flags, env=()):
   command = [
     sys.executable,
     '-m',
-    'tests.train.stand_in',
-    '--config=tests/train/tiny_config.py',
+    'tests.helpers.fake_training',
+    '--config=tests/helpers/tiny_config.py',
     f'--workdir={workdir}',
     *flags,
   ]
@@ -59,7 +59,7 @@ def _same(a, b):
 def straight(tmp_path_factory):
   """A run without interruption: its folder and last state."""
   workdir = tmp_path_factory.mktemp('straight')
-  state = loop.train(stand_in.StandIn(_config(), workdir))
+  state = loop.train(fake_training.StandIn(_config(), workdir))
   return workdir, jax.device_get(state)
 
 
@@ -88,7 +88,7 @@ def test_loss_falls_and_files_are_there(straight):
 
 def test_frozen_parameters_do_not_move_and_have_no_state(straight):
   _, state = straight
-  experiment = stand_in.StandIn(_config(), '/nowhere')
+  experiment = fake_training.StandIn(_config(), '/nowhere')
   key = step_lib.step_key(3, 0, step_lib.Purpose.INIT)
   first = jax.jit(experiment.init)(key)
   _same(first['embed'], state.params['embed'])
@@ -103,7 +103,7 @@ def test_frozen_parameters_do_not_move_and_have_no_state(straight):
 
 
 def test_frozen_parameters_cost_no_gradient():
-  experiment = stand_in.StandIn(_config(), '/nowhere')
+  experiment = fake_training.StandIn(_config(), '/nowhere')
   adam = ('.*', dict(lr=1.0))
   batch = dict(mean=jax.ShapeDtypeStruct((4, 16), jnp.float32))
 
@@ -113,7 +113,8 @@ def test_frozen_parameters_cost_no_gradient():
     )
     step = step_lib.make_step(experiment.loss_fn, made, seed=0, ema_decay=0.9)
     state = jax.eval_shape(
-      lambda p: state_lib.create(p, made), experiment.abstract_params
+      lambda p: state_lib.create(p, made.tx, made.trainable),
+      experiment.abstract_params,
     )
     return str(jax.make_jaxpr(step)(state, batch)).count('dot_general')
 
@@ -159,14 +160,14 @@ def test_sigterm_saves_first_and_goes_on_bit_identical(straight, tmp_path):
   out, _ = process.communicate(timeout=60)
   assert process.returncode == 0, out
   assert 'SIGTERM: saved step' in out
-  state = loop.train(stand_in.StandIn(_config(), tmp_path))
+  state = loop.train(fake_training.StandIn(_config(), tmp_path))
   _same(jax.device_get(state), straight[1])
 
 
 def test_nan_stops_with_step_and_clips_and_keeps_the_last_good(tmp_path):
   config = _config()
   with pytest.raises(ValueError, match=r'loss is nan in step 6.*clip-\d'):
-    loop.train(stand_in.StandIn(config, tmp_path, poison=6))
+    loop.train(fake_training.StandIn(config, tmp_path, poison=6))
   saved = [p.name for p in (tmp_path / 'one/checkpoints').iterdir()]
   assert saved == ['3']
   assert np.isfinite(
@@ -177,7 +178,7 @@ def test_nan_stops_with_step_and_clips_and_keeps_the_last_good(tmp_path):
 def test_workdir_of_another_config(straight):
   config = _config(seed=4, batch_size=2, log_every=1)
   with pytest.raises(ValueError) as e:
-    loop.train(stand_in.StandIn(config, straight[0]))
+    loop.train(fake_training.StandIn(config, straight[0]))
   message = str(e.value)
   assert 'seed = 3 there, 4 here' in message
   assert 'batch_size = 4 there, 2 here' in message
@@ -188,7 +189,7 @@ def test_a_stage_starts_from_the_averaged_weights_of_another(
   straight, tmp_path
 ):
   config = _config('two', steps=1, previous_stage='one', ema_decay=0.0)
-  experiment = stand_in.StandIn(config, tmp_path)
+  experiment = fake_training.StandIn(config, tmp_path)
   experiment.source = straight[0] / 'one'
   seen = []
   first = experiment.loss_fn
@@ -203,7 +204,7 @@ def test_a_stage_starts_from_the_averaged_weights_of_another(
 
 
 def test_microbatches_give_the_mean_gradient():
-  experiment = stand_in.StandIn(_config(), '/nowhere')
+  experiment = fake_training.StandIn(_config(), '/nowhere')
 
   def loss_fn(params, batch, key):
     del key
@@ -228,9 +229,9 @@ def test_microbatches_give_the_mean_gradient():
 
 def test_eight_devices_go_on_where_one_stopped(tmp_path):
   config = _config(batch_size=8, model=dict(width=128), sample_every=6)
-  want = loop.train(stand_in.StandIn(config, tmp_path / 'one_device'))
+  want = loop.train(fake_training.StandIn(config, tmp_path / 'one_device'))
   stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-  half = loop.train(stand_in.StandIn(config, tmp_path / 'both'), stop)
+  half = loop.train(fake_training.StandIn(config, tmp_path / 'both'), stop)
   assert int(half.step) == 7
   out, _ = _start(
     tmp_path / 'both',

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from ttt_jax.train import disk
+from ttt_jax.runtime import disk
 from ttt_jax.train import metrics
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.train import optimizer
 
 
@@ -106,7 +107,9 @@ def test_adamw_is_the_textbook_one_and_spares_biases_from_decay():
     np.testing.assert_allclose(updates['patch'][name], want, rtol=1e-5)
   for path in ('layers/norm/scale', 'layers/ttt/b1', 'layers/attn/bias'):
     np.testing.assert_allclose(
-      optimizer.flat(updates)[path], optimizer.flat(adam)[path], rtol=1e-5
+      train_state.flatten(updates)[path],
+      train_state.flatten(adam)[path],
+      rtol=1e-5,
     )
 
 

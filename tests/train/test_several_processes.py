@@ -14,14 +14,14 @@ import time
 
 import numpy as np
 import pytest
-from tests.train import stand_in
-from tests.train import tiny_config
 
 from launch import local_processes
-from ttt_jax.train import checkpoint
+from tests.helpers import fake_training
+from tests.helpers import tiny_config
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import train_state
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
-from ttt_jax.train import optimizer
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -34,9 +34,9 @@ def _start(workdir, count, *flags, mesh=None):
   command = [
     sys.executable,
     '-m',
-    'tests.train.stand_in',
+    'tests.helpers.fake_training',
     f'--workdir={workdir}',
-    '--config=tests/train/tiny_config.py',
+    '--config=tests/helpers/tiny_config.py',
     '--config.batch_size=8',
     '--config.model.width=128',
     f'--config.mesh.data={mesh or count}',
@@ -76,7 +76,7 @@ def _rows(workdir):
 
 
 def _params(workdir):
-  return optimizer.flat(checkpoint.load_params(workdir, ema=False)[0])
+  return train_state.flatten(checkpoint.load_params(workdir, ema=False)[0])
 
 
 def _assert_close(workdir, want, exact=False):
@@ -97,7 +97,7 @@ def alone(tmp_path_factory):
   config = tiny_config.get_config()
   with config.unlocked():
     config.update(CONFIG)
-  loop.train(stand_in.StandIn(config, workdir))
+  loop.train(fake_training.StandIn(config, workdir))
   return workdir
 
 

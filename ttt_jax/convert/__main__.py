@@ -37,7 +37,7 @@ import jax
 from rich import console as rich_console
 from rich import table as rich_table
 
-from ttt_jax import cli
+from ttt_jax.runtime import cli
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'Folder that is converted.', required=True
@@ -69,8 +69,8 @@ _SHARD_GB = flags.DEFINE_float(
 def main(_) -> None:
   # Nothing here needs an accelerator.
   jax.config.update('jax_platforms', 'cpu')
-  from ttt_jax.convert import kinds
-  from ttt_jax.convert import tree
+  from ttt_jax.convert import native
+  from ttt_jax.convert import registry
 
   source, out = (pathlib.Path(f.value).resolve() for f in (_SOURCE, _OUT))
   if not source.is_dir():
@@ -79,29 +79,29 @@ def main(_) -> None:
     raise ValueError(f'--out {out} is inside of --source; name another folder')
   if _SHARD_GB.value <= 0:
     raise ValueError(f'--shard_gb is {_SHARD_GB.value}; it must be above 0')
-  tree.check_free(out)
+  native.check_free(out)
   start = time.perf_counter()
-  parts = kinds.parts_of(source)
-  _check_options(parts, kinds, tree)
+  parts = registry.parts_of(source)
+  _check_options(parts, registry, native)
   half = out.with_name(out.name + '.tmp')
   shutil.rmtree(half, ignore_errors=True)
   half.mkdir(parents=True)
   try:
     for name, part in parts.items():
-      _convert(part, half / name, kinds, tree)
+      _convert(part, half / name, registry, native)
     half.rename(out)
   finally:
     shutil.rmtree(half, ignore_errors=True)
   print(f'wrote {out} in {time.perf_counter() - start:.1f} s')
 
 
-def _check_options(parts, kinds, tree) -> None:
+def _check_options(parts, registry, native) -> None:
   """Raises ValueError for flags that nothing in `parts` could obey."""
   given = [f'--{f.name}' for f in (_MIXER, _MINI_BATCH) if f.value is not None]
   if given and not any(
-    not tree.is_tree(part)
-    and not kinds.is_run(part)
-    and kinds.of_folder(part).name == 'transformer'
+    not native.is_tree(part)
+    and not registry.is_run(part)
+    and registry.of_folder(part).name == 'transformer'
     for part in parts.values()
   ):
     raise ValueError(
@@ -110,18 +110,18 @@ def _check_options(parts, kinds, tree) -> None:
     )
 
 
-def _convert(source: pathlib.Path, out: pathlib.Path, kinds, tree) -> None:
+def _convert(source: pathlib.Path, out: pathlib.Path, registry, native) -> None:
   """Converts one model."""
-  if kinds.is_run(source):
-    config, params = kinds.load_run(source, _EMA.value)
-    kind = kinds.of_config(config)
-  elif tree.is_tree(source):
-    found = tree.read(source)
-    kind = kinds.KINDS[found.model]
-    config = kinds.config_of(found)
-    params = found.params(sharding=kinds.UNREAD)
+  if registry.is_run(source):
+    config, params = registry.load_run(source, _EMA.value)
+    kind = registry.of_config(config)
+  elif native.is_tree(source):
+    found = native.read(source)
+    kind = registry.KINDS[found.model]
+    config = registry.config_of(found)
+    params = found.params(sharding=registry.UNREAD)
   else:
-    _import(kinds.of_folder(source), source, out, kinds, tree)
+    _import(registry.of_folder(source), source, out, registry, native)
     return
   _report(f'{kind.name}, for Hugging Face', params)
   kind.save(
@@ -133,9 +133,9 @@ def _convert(source: pathlib.Path, out: pathlib.Path, kinds, tree) -> None:
   )
 
 
-def _import(kind, source, out, kinds, tree) -> None:
+def _import(kind, source, out, registry, native) -> None:
   """Makes a folder of ours."""
-  from ttt_jax import progress
+  from ttt_jax.runtime import progress
 
   options = {}
   if kind.name == 'transformer':
@@ -143,12 +143,12 @@ def _import(kind, source, out, kinds, tree) -> None:
       mixer=_MIXER.value, mini_batch=_MINI_BATCH.value, seed=_SEED.value
     )
   config, params = kind.load(
-    source, dtype=None, sharding=kinds.UNREAD, **options
+    source, dtype=None, sharding=registry.UNREAD, **options
   )
   _report(f'{kind.name}, from {source.name}', params)
   leaves = jax.tree.leaves(params)
   with progress.Bar(f'writing {kind.name}', len(leaves)) as bar:
-    tree.write(
+    native.write(
       out,
       kind.name,
       dataclasses.asdict(config),

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from flax import traverse_util
 
-from ttt_jax.convert import files
-from ttt_jax.convert import placing
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert import safetensors_writer
 from ttt_jax.convert import stable_diffusion as sd
-from ttt_jax.convert import table
-from ttt_jax.convert import writing
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models.text import clip
 
 WEIGHTS = 'model'
@@ -52,7 +52,7 @@ def block_rules(source: str = '', target: str = '') -> list[Rule]:
   """The rules of a tower's blocks, whose names begin so there and here."""
   out = []
   for theirs, ours in _PARTS:
-    rules = table.norm if ours.endswith('norm') else table.dense
+    rules = rules_lib.norm if ours.endswith('norm') else rules_lib.dense
     out += rules(
       f'{source}encoder.layers.{{i}}.{theirs}', f'{target}layers/{ours}'
     )
@@ -69,7 +69,7 @@ def text_rules(source: str = '', target: str = '') -> list[Rule]:
       f'{source}embeddings.position_embedding.weight',
       f'{target}positions/embedding',
     ),
-    *table.norm(f'{source}final_layer_norm', f'{target}final_norm'),
+    *rules_lib.norm(f'{source}final_layer_norm', f'{target}final_norm'),
     *block_rules(source, target),
   ]
 
@@ -144,7 +144,7 @@ def load_clip(
   *,
   compute_dtype: str = 'float32',
   dtype: Any = None,
-  sharding: placing.Sharding | None = None,
+  sharding: lazy_params.Sharding | None = None,
 ) -> tuple[clip.CLIPTextConfig, dict[str, Any]]:
   """Loads the text encoder of Stable Diffusion 1 or 2.
 
@@ -166,10 +166,10 @@ def load_clip(
   folder = sd.find_part(folder, 'text_encoder')
   path = folder / 'config.json'
   config = config_from_json(sd.read_config(path), str(path), compute_dtype)
-  tensors = files.open_folder(folder, WEIGHTS)
+  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
   named = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
   named.pop(_UNUSED, None)
-  params = table.from_source(
+  params = rules_lib.from_source(
     RULES,
     named,
     parameter_shapes(config),
@@ -186,7 +186,7 @@ def save_clip(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = None,
-  shard_bytes: int = writing.SHARD_BYTES,
+  shard_bytes: int = safetensors_writer.SHARD_BYTES,
 ) -> None:
   """Writes a text encoder in transformers' layout.
 
@@ -200,7 +200,7 @@ def save_clip(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  writing.write_folder(
+  safetensors_writer.write_folder(
     folder,
     WEIGHTS,
     _WRITTEN,

@@ -9,11 +9,11 @@ from typing import Any
 from flax import traverse_util
 
 from ttt_jax.convert import clip as convert_clip
-from ttt_jax.convert import files
-from ttt_jax.convert import placing
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules
+from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert import stable_diffusion as sd
-from ttt_jax.convert import table
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models import clip
 from ttt_jax.models.text import clip as text_clip
 
@@ -61,8 +61,8 @@ RULES = [
     'vision/positions/embedding',
   ),
   # Spelled so.
-  *table.norm(f'{_VISION}pre_layrnorm', 'vision/first_norm'),
-  *table.norm(f'{_VISION}post_layernorm', 'vision/final_norm'),
+  *rules.norm(f'{_VISION}pre_layrnorm', 'vision/first_norm'),
+  *rules.norm(f'{_VISION}post_layernorm', 'vision/final_norm'),
   *convert_clip.block_rules(_VISION, 'vision/'),
   Rule('text_projection.weight', 'text_projection/kernel', (1, 0)),
   Rule('visual_projection.weight', 'vision_projection/kernel', (1, 0)),
@@ -108,7 +108,7 @@ def load_clip_model(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = None,
-  sharding: placing.Sharding | None = None,
+  sharding: lazy_params.Sharding | None = None,
 ) -> tuple[clip.CLIPConfig, dict[str, Any]]:
   """Loads both towers of CLIP.
 
@@ -126,11 +126,11 @@ def load_clip_model(
     ValueError: another model, a file is cut short, or config and weights do
       not fit each other.
   """
-  folder = files.find_folder(folder, 'clip')
+  folder = safetensors_reader.find_folder(folder, 'clip')
   path = folder / 'config.json'
   config = config_from_json(sd.read_config(path), str(path))
-  tensors = files.open_folder(folder, convert_clip.WEIGHTS)
-  params = table.from_source(
+  tensors = safetensors_reader.open_folder(folder, convert_clip.WEIGHTS)
+  params = rules.from_source(
     RULES,
     {key: value for key, value in tensors.items() if key not in _UNUSED},
     parameter_shapes(config),

@@ -11,12 +11,12 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from ttt_jax.convert import files
-from ttt_jax.convert import placing
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert import safetensors_writer
 from ttt_jax.convert import stable_diffusion as sd
-from ttt_jax.convert import table
-from ttt_jax.convert import writing
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models.vae import kl
 
 WEIGHTS = 'diffusion_pytorch_model'
@@ -55,7 +55,7 @@ def _attention(source: str, target: str) -> list[Rule]:
   """Present names before old ones, so that they are the ones written."""
   out = []
   for ours, *both in _NAMES:
-    rules = table.norm if ours == 'norm' else table.dense
+    rules = rules_lib.norm if ours == 'norm' else rules_lib.dense
     for theirs in dict.fromkeys(both):
       out += rules(f'{source}.{theirs}', f'{target}/{ours}')
   return out
@@ -69,7 +69,7 @@ def rules(config: kl.KLVAEConfig) -> list[Rule]:
   out = [
     *sd.conv('{side}.conv_in', '{side}/conv_in'),
     *sd.conv('{side}.conv_out', '{side}/conv_out'),
-    *table.norm('{side}.conv_norm_out', '{side}/norm_out'),
+    *rules_lib.norm('{side}.conv_norm_out', '{side}/norm_out'),
     *sd.resnet(f'{mid[0]}resnets.{{j}}', f'{mid[1]}resnets_{{j}}'),
     *_attention(f'{mid[0]}attentions.{{j}}', f'{mid[1]}attentions_{{j}}'),
     *sd.resnet(f'{blocks[0]}resnets.{{j}}', f'{blocks[1]}resnets_{{j}}'),
@@ -147,7 +147,7 @@ def load_kl_vae(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = np.float32,
-  sharding: placing.Sharding | None = None,
+  sharding: lazy_params.Sharding | None = None,
 ) -> tuple[kl.KLVAEConfig, dict[str, Any]]:
   """Loads the autoencoder of Stable Diffusion 1 or 2.
 
@@ -168,8 +168,8 @@ def load_kl_vae(
   folder = sd.find_part(folder, 'vae')
   path = folder / 'config.json'
   config = config_from_json(sd.read_config(path), str(path))
-  tensors = files.open_folder(folder, WEIGHTS)
-  params = table.from_source(
+  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
+  params = rules_lib.from_source(
     rules(config),
     tensors,
     parameter_shapes(config),
@@ -186,7 +186,7 @@ def save_kl_vae(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = None,
-  shard_bytes: int = writing.SHARD_BYTES,
+  shard_bytes: int = safetensors_writer.SHARD_BYTES,
 ) -> None:
   """Writes an autoencoder in diffusers' layout.
 
@@ -200,7 +200,7 @@ def save_kl_vae(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  writing.write_folder(
+  safetensors_writer.write_folder(
     folder,
     WEIGHTS,
     rules(config),

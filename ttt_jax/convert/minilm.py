@@ -11,9 +11,9 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
-from ttt_jax.convert import files
-from ttt_jax.convert import table
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models.text import minilm
 
 WEIGHTS = 'model.safetensors'
@@ -45,7 +45,7 @@ def rules(config: minilm.MiniLMConfig) -> list[Rule]:
     Rule('embeddings.word_embeddings.weight', 'tokens/embedding'),
     Rule('embeddings.position_embeddings.weight', 'positions/embedding'),
     Rule('embeddings.token_type_embeddings.weight', 'types/embedding'),
-    *table.norm('embeddings.LayerNorm', 'norm'),
+    *rules_lib.norm('embeddings.LayerNorm', 'norm'),
     Rule(
       f'{_LAYER}.attention.output.dense.weight',
       'layers/out/kernel',
@@ -54,12 +54,12 @@ def rules(config: minilm.MiniLMConfig) -> list[Rule]:
       shape=(m, m),
     ),
     Rule(f'{_LAYER}.attention.output.dense.bias', 'layers/out/bias'),
-    *table.norm(
+    *rules_lib.norm(
       f'{_LAYER}.attention.output.LayerNorm', 'layers/attention_norm'
     ),
-    *table.dense(f'{_LAYER}.intermediate.dense', 'layers/up'),
-    *table.dense(f'{_LAYER}.output.dense', 'layers/down'),
-    *table.norm(f'{_LAYER}.output.LayerNorm', 'layers/mlp_norm'),
+    *rules_lib.dense(f'{_LAYER}.intermediate.dense', 'layers/up'),
+    *rules_lib.dense(f'{_LAYER}.output.dense', 'layers/down'),
+    *rules_lib.norm(f'{_LAYER}.output.LayerNorm', 'layers/mlp_norm'),
   ]
   for name in ('query', 'key', 'value'):
     source = f'{_LAYER}.attention.self.{name}'
@@ -117,10 +117,10 @@ def load_minilm(
   tensors = {
     # Models with a head of their own keep the encoder under 'bert.'.
     key.removeprefix('bert.'): tensor
-    for key, tensor in files.open_file(folder / WEIGHTS).items()
+    for key, tensor in safetensors_reader.open_file(folder / WEIGHTS).items()
   }
   tensors = {k: v for k, v in tensors.items() if not k.startswith(_UNUSED)}
-  params = table.from_source(
+  params = rules_lib.from_source(
     rules(config),
     tensors,
     parameter_shapes(config),

@@ -10,9 +10,9 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
-from ttt_jax.convert import files
-from ttt_jax.convert import table
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models import dit
 
 _BLOCK = 'dit.layers.{i}'
@@ -42,8 +42,8 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
   """The table for a model of these sizes."""
   m, p, c = config.model_dim, config.patch_size, config.out_channels
   out = [
-    *table.dense('dit.time_embed.0', 'time_1'),
-    *table.dense('dit.time_embed.2', 'time_2'),
+    *rules_lib.dense('dit.time_embed.0', 'time_1'),
+    *rules_lib.dense('dit.time_embed.2', 'time_2'),
     # A convolution by patches: channels first there, last here.
     Rule(
       'dit.patch_embedding.vid_proj.weight',
@@ -52,24 +52,24 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
       view=(m, config.in_channels, p, p),
     ),
     Rule('dit.patch_embedding.vid_proj.bias', 'patch/bias'),
-    *table.dense('dit.patch_embedding.text_proj', 'text'),
-    *table.norm('dit.transformer_norm', 'norm'),
-    *table.norm('dit.final_layer.norm', 'final_norm'),
-    *table.dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
+    *rules_lib.dense('dit.patch_embedding.text_proj', 'text'),
+    *rules_lib.norm('dit.transformer_norm', 'norm'),
+    *rules_lib.norm('dit.final_layer.norm', 'final_norm'),
+    *rules_lib.dense('dit.final_layer.adaLN_modulation.1', 'final_modulation'),
     *output('dit.final_layer.linear', p, c, m),
-    *table.dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
-    *table.dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
+    *rules_lib.dense(f'{_BLOCK}.mlp.layer1', 'layers/mlp/up'),
+    *rules_lib.dense(f'{_BLOCK}.mlp.layer2', 'layers/mlp/down'),
   ]
   for ours in ('seq', 'mlp'):
     theirs = f'{_BLOCK}.pre_{ours}'
-    out += table.norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
-    out += table.dense(
+    out += rules_lib.norm(f'{theirs}_layernorm', f'layers/{ours}_norm')
+    out += rules_lib.dense(
       f'{theirs}_adaLN_modulation.1', f'layers/{ours}_modulation/dense'
     )
   for name in 'qkvo':
-    out += table.dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
+    out += rules_lib.dense(f'{_SEQ}.{name}', f'layers/seq/attn/{name}')
   for name in 'qk':
-    out += table.norm(f'{_SEQ}.{name}_norm', f'layers/seq/attn/{name}_norm')
+    out += rules_lib.norm(f'{_SEQ}.{name}_norm', f'layers/seq/attn/{name}_norm')
   return out + mixer_rules(config, _SEQ)
 
 
@@ -102,7 +102,7 @@ def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
   ttt = f'{source}.ssm.ttt'
   out = []
   for name in 'qkvo':
-    out += table.dense(f'{ttt}.w{name}', f'layers/seq/ttt/{name}')
+    out += rules_lib.dense(f'{ttt}.w{name}', f'layers/seq/ttt/{name}')
   for ours, theirs in (('forward', 'forward'), ('reverse', 'backward')):
     for kind in ('text', 'video'):
       out.append(
@@ -112,7 +112,7 @@ def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
         )
       )
   return out + [
-    *table.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
+    *rules_lib.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
     Rule(f'{ttt}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
     Rule(f'{ttt}.ttt_norm_bias', 'layers/seq/ttt/ln_bias'),
     Rule(
@@ -168,9 +168,9 @@ def load_reference(
       dit.abstract_params(ours), sep='/'
     ).items()
   }
-  params = table.from_source(
+  params = rules_lib.from_source(
     rules(ours),
-    files.open_file(weights),
+    safetensors_reader.open_file(weights),
     shapes,
     pathlib.Path(weights).name,
     dtype=np.float32,

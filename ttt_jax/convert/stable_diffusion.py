@@ -8,11 +8,11 @@ import os
 import pathlib
 from typing import Any
 
-from ttt_jax import json_file
-from ttt_jax.convert import table
-from ttt_jax.convert.table import Rule
-from ttt_jax.diffusion import inversion
-from ttt_jax.diffusion import leading
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert.rules import Rule
+from ttt_jax.diffusion import grid as grid_lib
+from ttt_jax.diffusion import schedule as schedule_lib
+from ttt_jax.runtime import json_file
 
 SUPPORTED = 'Stable Diffusion 1.x and 2.x are supported'
 
@@ -50,7 +50,7 @@ def resnet(source: str, target: str) -> list[Rule]:
   """The rules of a `ResnetBlock`."""
   rules = conv(f'{source}.conv_shortcut', f'{target}/conv_shortcut')
   for i in (1, 2):
-    rules += table.norm(f'{source}.norm{i}', f'{target}/norm{i}')
+    rules += rules_lib.norm(f'{source}.norm{i}', f'{target}/norm{i}')
     rules += conv(f'{source}.conv{i}', f'{target}/conv{i}')
   return rules
 
@@ -158,16 +158,16 @@ class Schedule:
   Attributes:
     prediction: of the U-Net, 'epsilon' or 'v_prediction'.
     offset: of the timesteps.
-    ends_clean: see `leading.leading_grid`.
+    ends_clean: see `grid_lib.leading_grid`.
   """
 
   prediction: str
   offset: int
   ends_clean: bool
 
-  def grid(self, steps: int) -> leading.SamplingGrid:
+  def grid(self, steps: int) -> grid_lib.SamplingGrid:
     """The grid of DDIM and its inversion."""
-    return leading.leading_grid(
+    return grid_lib.leading_grid(
       steps, offset=self.offset, ends_clean=self.ends_clean
     )
 
@@ -205,10 +205,10 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
     )
   check_fixed(found, _SCHEDULE_OPTIONS, str(place))
   prediction = found.get('prediction_type', 'epsilon')
-  if prediction not in inversion.PREDICTIONS:
+  if prediction not in schedule_lib.PREDICTIONS:
     raise ValueError(
       f'{place} has prediction_type = {prediction!r}; supported are'
-      f' {", ".join(inversion.PREDICTIONS)}'
+      f' {", ".join(schedule_lib.PREDICTIONS)}'
     )
   offset = found.get('steps_offset', 0)
   if offset not in (0, 1):
@@ -217,3 +217,54 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
     )
   # DDIM takes a file without the field for one that says True.
   return Schedule(prediction, offset, found.get('set_alpha_to_one', True))
+
+
+NAME = 'scheduler_config.json'
+
+_CLASSES = {
+  'CogVideoXDPMScheduler': 'cogvideox_dpm',
+  'CogVideoXDDIMScheduler': 'cogvideox_ddim',
+}
+# What our schedule is. Steps are always trailing, whatever the file says of
+# their spacing: CogVideoX asks for it when it samples.
+_FIXED = {
+  'num_train_timesteps': 1000,
+  'beta_start': 0.00085,
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
+  'prediction_type': 'v_prediction',
+  'rescale_betas_zero_snr': True,
+  'set_alpha_to_one': True,
+  'clip_sample': False,
+}
+
+
+def load_scheduler(folder: str | os.PathLike[str]) -> tuple[str, float]:
+  """What a scheduler's folder says.
+
+  Args:
+    folder: with scheduler_config.json.
+
+  Returns:
+    The scheduler's name, see `diffusion.schedulers`, and the shift of the
+    noise schedule (1 for 5B, 3 for 2B).
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: another class, or a schedule that is not CogVideoX's.
+  """
+  path = pathlib.Path(folder) / NAME
+  found = json_file.read(path)
+  kind = found.get('_class_name') if isinstance(found, dict) else None
+  if kind not in _CLASSES:
+    raise ValueError(
+      f'{path} is of class {kind!r}; supported are {", ".join(_CLASSES)}'
+    )
+  wrong = [
+    f'{name} = {found[name]!r} instead of {value!r}'
+    for name, value in _FIXED.items()
+    if found.get(name, value) != value
+  ]
+  if wrong:
+    raise ValueError(f'{path} is no schedule of CogVideoX: {", ".join(wrong)}')
+  return _CLASSES[kind], float(found.get('snr_shift_scale', 3.0))

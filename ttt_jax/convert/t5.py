@@ -8,13 +8,13 @@ from typing import Any
 
 from flax import traverse_util
 
-from ttt_jax import json_file
-from ttt_jax.convert import files
-from ttt_jax.convert import placing
-from ttt_jax.convert import table
-from ttt_jax.convert import writing
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert import safetensors_writer
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models.text import t5
+from ttt_jax.runtime import json_file
 
 WEIGHTS = 'model'
 
@@ -124,7 +124,7 @@ def load_t5(
   *,
   compute_dtype: str = 'float32',
   dtype: Any = None,
-  sharding: placing.Sharding | None = None,
+  sharding: lazy_params.Sharding | None = None,
 ) -> tuple[t5.T5Config, dict[str, Any]]:
   """Loads the encoder of a T5 v1.1 from a folder in transformers' layout.
 
@@ -145,11 +145,11 @@ def load_t5(
     ValueError: the model is not supported, a file is cut short, or config
       and weights do not fit each other.
   """
-  folder = files.find_folder(folder, 'text_encoder')
+  folder = safetensors_reader.find_folder(folder, 'text_encoder')
   path = folder / 'config.json'
   config = config_from_json(json_file.read(path), str(path), compute_dtype)
-  tensors = files.open_folder(folder, WEIGHTS)
-  params = table.from_source(
+  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
+  params = rules_lib.from_source(
     rules(config),
     {k: v for k, v in tensors.items() if not k.startswith(_UNUSED)},
     parameter_shapes(config),
@@ -166,7 +166,7 @@ def save_t5(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = None,
-  shard_bytes: int = writing.SHARD_BYTES,
+  shard_bytes: int = safetensors_writer.SHARD_BYTES,
 ) -> None:
   """Writes an encoder in transformers' layout.
 
@@ -180,7 +180,7 @@ def save_t5(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  writing.write_folder(
+  safetensors_writer.write_folder(
     folder,
     WEIGHTS,
     rules(config),

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt_jax import json_file
-from ttt_jax.convert import files
-from ttt_jax.convert import placing
-from ttt_jax.convert import table
-from ttt_jax.convert import writing
-from ttt_jax.convert.table import Rule
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert import safetensors_writer
+from ttt_jax.convert.rules import Rule
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
+from ttt_jax.runtime import json_file
 
 WEIGHTS = 'diffusion_pytorch_model'
 
@@ -129,7 +129,7 @@ def load_vae(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = np.float32,
-  sharding: placing.Sharding | None = None,
+  sharding: lazy_params.Sharding | None = None,
 ) -> tuple[CausalVAEConfig, dict[str, Any]]:
   """Loads an autoencoder from a folder in diffusers' layout.
 
@@ -147,14 +147,14 @@ def load_vae(
     ValueError: the config is not supported, the weights are cut short, or
       the two do not fit each other.
   """
-  folder = files.find_folder(folder, 'vae')
+  folder = safetensors_reader.find_folder(folder, 'vae')
   path = folder / 'config.json'
   found = json_file.read(path)
   if not isinstance(found, dict):
     raise ValueError(f'{path} holds no JSON object')
   config = config_from_json(found, str(path))
-  tensors = files.open_folder(folder, WEIGHTS)
-  params = table.from_source(
+  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
+  params = rules_lib.from_source(
     RULES,
     tensors,
     parameter_shapes(config),
@@ -173,7 +173,7 @@ def save_vae(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = None,
-  shard_bytes: int = writing.SHARD_BYTES,
+  shard_bytes: int = safetensors_writer.SHARD_BYTES,
 ) -> None:
   """Writes an autoencoder in diffusers' layout.
 
@@ -187,7 +187,7 @@ def save_vae(
   Raises:
     FileExistsError: the folder holds a model already.
   """
-  writing.write_folder(
+  safetensors_writer.write_folder(
     folder,
     WEIGHTS,
     RULES,

@@ -14,14 +14,14 @@ import dataclasses
 import functools
 import os
 
-from ttt_jax import annotations
 from ttt_jax import geometry as geometry_lib
-from ttt_jax import json_file
-from ttt_jax import paths
-from ttt_jax import segment as segment_lib
+from ttt_jax import storyboard as segment_lib
 from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.data import annotations
 from ttt_jax.data import shots
-from ttt_jax.data import video
+from ttt_jax.runtime import json_file
+from ttt_jax.runtime import paths
+from ttt_jax.video import video_file
 
 _SHOWN = 3  # of a list of problems, in a message
 
@@ -175,7 +175,7 @@ def _seconds(name: str, videos_dir: str) -> float | None:
   """How long a video is; None if it cannot be read or does not say."""
   path = shots.resolve(name, videos_dir)
   try:
-    return video.probe(path).seconds or None
+    return video_file.probe(path).seconds or None
   except ValueError:
     return None
 

@@ -22,13 +22,15 @@ from absl import logging
 import numpy as np
 
 from ttt_jax import geometry as geometry_lib
-from ttt_jax import progress as progress_lib
 from ttt_jax import storyboard as storyboard_lib
-from ttt_jax.data import encoders
-from ttt_jax.data import latents
-from ttt_jax.data import manifest as manifest_lib
 from ttt_jax.data import shots
-from ttt_jax.models.text import encoder as encoder_lib
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.encoders import load_text as encoder_lib
+from ttt_jax.encoders import text_cache as text_cache_lib
+from ttt_jax.encoders import video_encoder
+from ttt_jax.runtime import files
+from ttt_jax.runtime import progress as progress_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ def precompute(
   storyboards: Sequence[storyboard_lib.Storyboard],
   *,
   videos_dir: str,
-  vae: encoders.VideoEncoder,
+  vae: video_encoder.VideoEncoder,
   text_encoder: encoder_lib.TextEncoder,
   geometry: geometry_lib.Geometry,
   out: str | os.PathLike[str],
@@ -102,10 +104,10 @@ def precompute(
     scene_token_ids=text_encoder.scene_token_ids,
     **manifest_lib.geometry_fields(geometry),
   )
-  writer = latents.LatentWriter(out, identity, rows=len(clips))
+  writer = dataset_reader.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
   todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
-  texts = encoders.TextCache(text_encoder, folder=text_cache)
+  texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
   if process_index == 0 and not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
 
@@ -125,8 +127,8 @@ def precompute(
           logvar=logvar,
           text=texts.encode(clip.prompts),
         )
-      except (shots.UnreadableVideoError, latents.CorruptClipError) as e:
-        reason = manifest_lib.first_line(e)
+      except (shots.UnreadableVideoError, dataset_reader.CorruptClipError) as e:
+        reason = files.first_line(e)
         logging.warning('clip %r left out: %s', clip.name, reason)
         writer.leave_out(clip.row, clip.name, clip.fingerprint, reason)
       if shown:
@@ -150,7 +152,7 @@ def _read_ahead(
 
 
 def _finish(
-  writer: latents.LatentWriter, clips: Sequence[_Clip]
+  writer: dataset_reader.LatentWriter, clips: Sequence[_Clip]
 ) -> manifest_lib.Manifest | None:
   """Writes the manifest if every row is settled, by whichever process."""
   states = [writer.settled(c.row, c.fingerprint) for c in clips]
@@ -199,7 +201,7 @@ def _plan(
 
 
 def _latents(
-  vae: encoders.VideoEncoder,
+  vae: video_encoder.VideoEncoder,
   frames: np.ndarray,
   geometry: geometry_lib.Geometry,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -26,9 +26,9 @@ import pathlib
 import numpy as np
 
 from ttt_jax import geometry as geometry_lib
-from ttt_jax import paths
 from ttt_jax import storyboard as storyboard_lib
-from ttt_jax.data import video
+from ttt_jax.runtime import paths
+from ttt_jax.video import video_file
 
 
 class UnreadableVideoError(ValueError):
@@ -159,7 +159,7 @@ def read_frames(
   for part in parts:
     read = part.frames - part.held
     try:
-      out[at : at + read] = video.read_video(
+      out[at : at + read] = video_file.read_video(
         part.path,
         fps=geometry.fps,
         height=geometry.height,

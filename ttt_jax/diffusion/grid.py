@@ -1,8 +1,9 @@
 """Which noise levels a sampler visits: host tables in float64.
 
-Two grids differ in ways that change numbers: `diffusers` (the default) takes
+Three grids differ in ways that change numbers: `diffusers` (the default) takes
 its levels from one table of 1000, as the released CogVideoX schedulers do;
-`reference` repeats what the paper's sampler does, see `_reference`.
+`reference` repeats what the paper's sampler does, see `_reference`; `leading`
+is Stable Diffusion's and Tune-A-Video's, see `leading_grid`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class SamplingGrid:
   the same arguments, so that a grid can be a static argument of `jax.jit`.
 
   Attributes:
-    name: 'diffusers' or 'reference'.
+    name: 'diffusers', 'reference' or 'leading'.
     timesteps: what the network is told, float32 [n].
     alpha: sqrt(alpha_bar) of the state that each step begins with, float64
       [n]; the first is 0 (noise).
@@ -137,3 +138,45 @@ def sampling_grid(
     )
   check_steps(steps)
   return _build(name, int(steps), float(shift))
+
+
+def leading_grid(
+  steps: int = 50, *, offset: int = 1, ends_clean: bool = False
+) -> SamplingGrid:
+  """Returns "leading" timesteps on the table of 1000, not rescaled.
+
+  Multiples of 1000 // steps, plus the offset: diffusers' DDIM as Stable
+  Diffusion configures it. The levels are those of CogVideoX before its
+  rescale, and the first state is not pure noise.
+
+  Args:
+    steps: n. Equal arguments give the same object.
+    offset: added to every timestep, steps_offset in diffusers.
+    ends_clean: the last state has no noise, set_alpha_to_one in diffusers;
+      else the noise of timestep 0.
+
+  Raises:
+    ValueError: steps that do not leave the last timestep below 1000.
+  """
+  check_steps(steps)
+  if (steps - 1) * (schedule.TIMESTEPS // steps) + offset >= schedule.TIMESTEPS:
+    raise ValueError(
+      f'{steps} steps from timestep {offset} on go beyond'
+      f' {schedule.TIMESTEPS - 1}: use fewer, e.g. 50'
+    )
+  return _build_leading(int(steps), int(offset), bool(ends_clean))
+
+
+@functools.cache
+def _build_leading(steps, offset, ends_clean):
+  table = schedule.raw_schedule()
+  stride = schedule.TIMESTEPS // steps
+  timesteps = np.arange(steps)[::-1] * stride + offset
+  ends = timesteps - stride
+  return SamplingGrid(
+    'leading',
+    timesteps.astype(np.float32),
+    table[timesteps],
+    np.where(ends < 0, 1.0 if ends_clean else table[0], table[ends]),
+    table[timesteps],
+  )

@@ -20,16 +20,7 @@ from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import schedule
 from ttt_jax.diffusion.grid import SamplingGrid
 
-PREDICTIONS = ('epsilon', 'v_prediction')
 OnStep = Callable[[int], None]
-
-
-def check_prediction(prediction: str) -> None:
-  """Raises ValueError for a prediction that is none of `PREDICTIONS`."""
-  if prediction not in PREDICTIONS:
-    raise ValueError(
-      f'prediction {prediction!r}; legal are {", ".join(PREDICTIONS)}'
-    )
 
 
 def invert(
@@ -52,7 +43,7 @@ def invert(
     grid: as for sampling, noisiest first, n steps; walked backwards.
     scales: guidance strength by step of sampling [n]; the inversion of a
       conditional model takes ones.
-    prediction: what the network returns, one of `PREDICTIONS`.
+    prediction: what the network returns, one of `schedule.PREDICTIONS`.
     trajectory: return every state.
     on_step: host function called with i when step i is done; under jit its
       identity is part of the compiled program.
@@ -64,7 +55,7 @@ def invert(
   Raises:
     ValueError: an unknown prediction, or scales that do not fit the grid.
   """
-  check_prediction(prediction)
+  schedule.check_prediction(prediction)
   if np.shape(scales) != (grid.steps,):
     raise ValueError(
       f'guidance scales of shape {np.shape(scales)} for {grid.steps} steps of'
@@ -111,7 +102,7 @@ def as_velocity(network: guidance.Network, prediction: str) -> guidance.Network:
   Raises:
     ValueError: an unknown prediction.
   """
-  check_prediction(prediction)
+  schedule.check_prediction(prediction)
   if prediction == 'v_prediction':
     return network
   table = schedule.raw_schedule()

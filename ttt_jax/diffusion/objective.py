@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import schedule as schedule_lib
 
 
@@ -138,7 +137,7 @@ def diffusion_loss(
     timesteps: [B] integers, e.g. of a fixed validation set.
     noise: [B, ...] standard normal.
     stratified: as in `sample_timesteps`.
-    prediction: what the network returns, of `inversion.PREDICTIONS`.
+    prediction: what the network returns, of `schedule.PREDICTIONS`.
 
   Returns:
     The loss []; and {'per_sample_loss': [B], 'timesteps': int32 [B]}.
@@ -147,7 +146,7 @@ def diffusion_loss(
     ValueError: there is no key, and timesteps or noise are not given; or an
       unknown prediction.
   """
-  inversion.check_prediction(prediction)
+  schedule.check_prediction(prediction)
   if key is None and (timesteps is None or noise is None):
     raise ValueError(
       'diffusion_loss without a key: give key=, or both timesteps= and noise='

@@ -11,6 +11,8 @@ import math
 import numpy as np
 
 TIMESTEPS = 1000
+# What a network returns.
+PREDICTIONS = ('epsilon', 'v_prediction')
 
 _BETA_START = 0.00085
 _BETA_END = 0.012
@@ -57,3 +59,11 @@ def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
     ValueError: as `raw_schedule`.
   """
   return zero_terminal(raw_schedule(num, shift)).astype(np.float32)
+
+
+def check_prediction(prediction: str) -> None:
+  """Raises ValueError for a prediction that is none of `PREDICTIONS`."""
+  if prediction not in PREDICTIONS:
+    raise ValueError(
+      f'prediction {prediction!r}; legal are {", ".join(PREDICTIONS)}'
+    )

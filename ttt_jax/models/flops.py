@@ -15,7 +15,7 @@ import functools
 import math
 from typing import Any
 
-from ttt_jax.models import dit_config
+from ttt_jax.models.dit import config as dit_config
 from ttt_jax.models.unet3d import config as unet_config
 
 # Dense bf16 operations a second of a JAX device, by a part of its kind's name;

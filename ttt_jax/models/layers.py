@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from ttt_jax import sharding
 
-
 # Rows of a tile, the least that a matrix unit takes.
 _SUBLANES = 8
 

@@ -22,7 +22,7 @@ _GRANULE = 512
 # Granules of splash's blocks at most. Larger blocks pay less often for what
 # surrounds their products; still larger ones find no room in the vector memory
 # of a v5e or v5p. At the 18 432 tokens of a padded window of 480x720 these take
-# half the cycles of single granules (forward, v5p; see `launch.attention`).
+# half the cycles of single granules (forward, v5p; see `launch.planner.attention`).
 _QUERIES, _KEYS = 1, 12
 _QUERIES_BACKWARD, _KEYS_BACKWARD = 2, 4
 # Keys that a block takes at once.

@@ -19,16 +19,16 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from ttt_jax import backbones
-from ttt_jax import bucket
-from ttt_jax import cli
-from ttt_jax import compilation
-from ttt_jax import distributed
-from ttt_jax.data import one_clip
+from ttt_jax.data import single_video
+from ttt_jax.pipeline import training_samples
+from ttt_jax.runtime import bucket
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import compilation
+from ttt_jax.runtime import distributed
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
-from ttt_jax.train import samples
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
   compilation.keep(_WORKDIR.value)
   if 'video' in config:
     experiment_lib.check_config(config)
-    one_clip.prepare(config, _WORKDIR.value)
+    single_video.prepare(config, _WORKDIR.value)
   experiment = experiment_lib.Experiment(config, _WORKDIR.value)
   console = rich_console.Console()
   console.print(
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
   )
   sample = None
   if config.sample_every:
-    sample = samples.hook(experiment, _WORKDIR.value)
+    sample = training_samples.hook(experiment, _WORKDIR.value)
   state = loop.train(experiment, sample, _PROFILE_STEPS.value)
   folder = experiment.folder
   print(

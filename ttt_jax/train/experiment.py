@@ -11,17 +11,17 @@ import jax
 import ml_collections
 
 from ttt_jax import backbones
-from ttt_jax import paths
 from ttt_jax import sharding as sharding_lib
-from ttt_jax.data import latents as latents_lib
-from ttt_jax.data import manifest as manifest_lib
-from ttt_jax.data import pipeline
+from ttt_jax.data import batches as batches_lib
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store import reader as latents_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import flops
-from ttt_jax.train import clock
+from ttt_jax.runtime import paths
+from ttt_jax.train import init_from as source_lib
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
-from ttt_jax.train import source as source_lib
+from ttt_jax.train import timing
 
 # Whole numbers of the config and their least values.
 _LEAST = dict(
@@ -115,13 +115,13 @@ class Experiment:
 
   def batches(
     self, mesh: jax.sharding.Mesh | None = None
-  ) -> pipeline.BatchIterator:
+  ) -> batches_lib.BatchIterator:
     """Endless batches from the first on; on a mesh this process's rows."""
     size = self.config.batch_size
     rows = mesh and sharding_lib.local_rows(mesh, size)
-    return pipeline.batches(self._dataset, size, self.config.seed, rows=rows)
+    return batches_lib.batches(self._dataset, size, self.config.seed, rows=rows)
 
-  def work(self, trainable: Set[str]) -> clock.Work:
+  def work(self, trainable: Set[str]) -> timing.Work:
     """What a clip costs if these parameters are trained."""
     sizes = (
       self._backbone.config,
@@ -129,7 +129,7 @@ class Experiment:
       self._dataset.text_shape,
     )
     total = sum(flops.training_flops(*sizes, trainable).values())
-    return clock.Work(flops.tokens(*sizes), total)
+    return timing.Work(flops.tokens(*sizes), total)
 
   def identity(self) -> dict[str, Any]:
     """What latents and texts mean: saved with the weights, JSON."""

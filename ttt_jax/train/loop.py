@@ -9,18 +9,17 @@ from typing import Any, TYPE_CHECKING
 
 import jax
 
-from ttt_jax import progress
 from ttt_jax import sharding
-from ttt_jax.train import checkpoint
-from ttt_jax.train import clock as clock_lib
-from ttt_jax.train import disk
-from ttt_jax.train import goodput as goodput_lib
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import train_state as state_lib
+from ttt_jax.runtime import disk
+from ttt_jax.runtime import progress
 from ttt_jax.train import metrics as metrics_lib
 from ttt_jax.train import optimizer as optimizer_lib
+from ttt_jax.train import preemption
 from ttt_jax.train import profile as profile_lib
-from ttt_jax.train import state as state_lib
 from ttt_jax.train import step as step_lib
-from ttt_jax.train import watch
+from ttt_jax.train import timing as clock_lib
 
 if TYPE_CHECKING:  # The loop works with any network and data.
   from ttt_jax.train import experiment as experiment_lib
@@ -37,7 +36,12 @@ def begin(
 ):
   """The state to go on from: saved > of an earlier stage > from scratch."""
   ema = experiment.config.ema_decay > 0
-  create = functools.partial(state_lib.create, optimizer=optimizer, ema=ema)
+  create = functools.partial(
+    state_lib.create,
+    tx=optimizer.tx,
+    trainable=optimizer.trainable,
+    ema=ema,
+  )
   abstract = jax.eval_shape(create, experiment.abstract_params)
   shardings = sharding.tree_shardings(mesh, abstract)
   abstract = jax.tree.map(
@@ -147,15 +151,15 @@ def _train(experiment, sample, profile):
     config.batch_size,
     list(mesh.devices.flat),
   )
-  goodput = goodput_lib.Goodput(folder, start, saved, first_host)
+  goodput = clock_lib.Goodput(folder, start, saved, first_host)
   with (
-    watch.Stop() as stop,
+    preemption.Stop() as stop,
     checkpoints,
     metrics_lib.Writer(folder, start, first_host) as writer,
     progress.Bar(f'training {config.stage}', config.steps, start) as bar,
   ):
     names = [clip['name'] for clip in experiment.clips]
-    monitor = watch.Monitor(writer, clock, goodput, names, config)
+    monitor = metrics_lib.Monitor(writer, clock, goodput, names, config)
     for step in range(start + 1, config.steps + 1):
       with clock.data():
         batch = next(batches)

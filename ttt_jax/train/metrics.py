@@ -6,7 +6,7 @@ step is in a curve twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -15,11 +15,13 @@ import time
 from typing import Any
 
 from etils import epath
+import jax
 import numpy as np
 import tensorboardX
 
-from ttt_jax import paths
-from ttt_jax.train import disk
+from ttt_jax.runtime import disk
+from ttt_jax.runtime import paths
+from ttt_jax.train import timing
 
 LOG = 'metrics.jsonl'
 PLOT = 'losses.png'
@@ -173,9 +175,9 @@ def _smooth(values: np.ndarray, decay: float = 0.9) -> np.ndarray:
 def plot(folder: pathlib.Path) -> None:
   """Draws `folder`/losses.png: the loss, and the loss by timestep."""
   # Figure and canvas without pyplot: no global state, no display.
-  from matplotlib.backends import backend_agg
-  from matplotlib import figure
   import matplotlib
+  from matplotlib import figure
+  from matplotlib.backends import backend_agg
 
   rows = read(folder)
   fig = figure.Figure(figsize=(10, 4), layout='constrained')
@@ -203,3 +205,61 @@ def plot(folder: pathlib.Path) -> None:
   draft = folder / (PLOT + '.tmp')
   fig.savefig(draft, format='png', dpi=110)
   os.replace(draft, folder / PLOT)
+
+
+class Monitor:
+  """Reads metrics one step late, so that the device never waits for us."""
+
+  def __init__(
+    self,
+    writer: Writer,
+    clock: timing.Clock,
+    goodput: timing.Goodput,
+    names: Sequence[str],
+    config: Any,
+  ):
+    """`names`: of clips; `config` says `log_every` and the last of `steps`."""
+    self._writer, self._clock, self._goodput = writer, clock, goodput
+    self._names = names
+    self._log_every, self._steps = config.log_every, config.steps
+    self._speed = ''
+    self._window, self._pending = Window(), None
+    self._extra: dict[str, float] = {}
+    self.note = ''
+
+  def extra(self, values: dict[str, float]) -> None:
+    """Adds values to the next row: that of the step pushed last, or later."""
+    self._extra |= values
+
+  def push(self, step: int, metrics: Any, clips: np.ndarray) -> None:
+    """Takes the metrics of `step` and looks at those of the step before."""
+    pending, self._pending = self._pending, (step, metrics, clips)
+    self._look(pending)
+
+  def flush(self) -> None:
+    """Looks at everything pushed so far."""
+    pending, self._pending = self._pending, None
+    self._look(pending)
+
+  def _look(self, pending: tuple[int, Any, np.ndarray] | None) -> None:
+    if pending is None:
+      return
+    step, metrics, clips = pending
+    metrics = jax.device_get(metrics)
+    bad = [k for k in ('loss', 'grad_norm') if not np.isfinite(metrics[k])]
+    if bad:
+      names = ', '.join(sorted({self._names[i] for i in clips}))
+      raise ValueError(
+        f'{bad[0]} is {metrics[bad[0]]} in step {step}, batch of clips'
+        f' {names}; nothing of it was saved. A smaller'
+        ' config.optimizer learning rate or clip, or without these clips'
+      )
+    self._window.add(metrics)
+    self._goodput.finished(step)
+    if step % self._log_every == 0 or step == self._steps:
+      speed = self._clock.row()
+      self._speed = timing.note(speed) or self._speed
+      row = self._window.drain() | self._extra | speed | self._goodput.row()
+      self._writer.write(step, row)
+      self._extra = {}
+    self.note = f'loss {metrics["loss"]:.4f} {self._speed}'.rstrip()

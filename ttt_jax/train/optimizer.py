@@ -14,11 +14,12 @@ import math
 import re
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
 from rich import table as rich_table
+
+from ttt_jax.checkpoints import train_state
 
 Params = Mapping[str, Any]
 
@@ -58,16 +59,6 @@ class Optimizer:
   def trainable(self) -> frozenset[str]:
     """Paths of the parameters that train."""
     return frozenset(k for k, v in self.groups.items() if v is not None)
-
-
-def flat(tree: Params) -> dict[str, Any]:
-  """A nested dict as {'/'-joined path: leaf}."""
-  return traverse_util.flatten_dict(tree, sep='/')
-
-
-def nested(paths: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flat`."""
-  return traverse_util.unflatten_dict(paths, sep='/')
 
 
 def is_matrix(path: str, ndim: int) -> bool:
@@ -150,7 +141,7 @@ def assign(groups: Sequence[Any], params: Params) -> dict[str, str | None]:
   """
   parsed = _parse(groups)
   found: dict[str, str | None] = {}
-  for path, leaf in flat(params).items():
+  for path, leaf in train_state.flatten(params).items():
     for pattern, options in parsed:
       if not pattern.fullmatch(path):
         continue
@@ -159,7 +150,7 @@ def assign(groups: Sequence[Any], params: Params) -> dict[str, str | None]:
         continue
       found[path] = options and options['name']
       break
-  if missing := [p for p in flat(params) if p not in found]:
+  if missing := [p for p in train_state.flatten(params) if p not in found]:
     raise ValueError(
       f'{len(missing)} parameters are in no group of config.optimizer.groups:'
       f" {', '.join(missing)}; add a last group such as ('.*', None)"
@@ -213,7 +204,9 @@ def make_optimizer(
         weight_decay=options['weight_decay'],
         mask=_decayed,
       )
-  labels = nested({k: v for k, v in groups.items() if v is not None})
+  labels = train_state.unflatten(
+    {k: v for k, v in groups.items() if v is not None}
+  )
   tx = optax.partition(transforms, labels)
   if config.get('clip', 0.0):
     tx = optax.chain(optax.clip_by_global_norm(config['clip']), tx)
@@ -238,7 +231,9 @@ def _decayed(params: Params) -> Params:
 def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
   """Parameter group -> arrays, parameters, trainable, learning rate."""
   groups = assign(config['groups'], params)
-  sizes = {k: math.prod(v.shape) for k, v in flat(params).items()}
+  sizes = {
+    k: math.prod(v.shape) for k, v in train_state.flatten(params).items()
+  }
   table = rich_table.Table(title='parameter groups')
   for column in ('group', 'arrays', 'parameters', 'trains', 'learning rate'):
     table.add_column(column, justify='left' if column == 'group' else 'right')

@@ -8,8 +8,8 @@ import tempfile
 from etils import epath
 import jax
 
-from ttt_jax import paths
-from ttt_jax.train import disk
+from ttt_jax.runtime import disk
+from ttt_jax.runtime import paths
 
 FOLDER = 'profile'
 

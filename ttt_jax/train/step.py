@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.diffusion import objective
 from ttt_jax.train import metrics as metrics_lib
 from ttt_jax.train import optimizer as optimizer_lib
-from ttt_jax.train import state as state_lib
 
 Batch = Mapping[str, jax.Array]
 # (params, batch, key) -> mean loss, (loss of each clip [B], timesteps [B]).
@@ -66,7 +66,7 @@ def accumulate(
 def norms(grads: Any, groups: Mapping[str, str | None]) -> dict[str, jax.Array]:
   """Euclidean norm of all gradients and of each group's."""
   squares: dict[str, jax.Array] = {}
-  for path, g in optimizer_lib.flat(grads).items():
+  for path, g in state_lib.flatten(grads).items():
     name = f'grad_norm/{groups[path]}'
     square = jnp.sum(jnp.square(g.astype(jnp.float32)))
     squares[name] = squares.get(name, 0.0) + square

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttt_jax.models import frames as frames_lib
 from ttt_jax.models import layers
+from ttt_jax.models import resnet
 from ttt_jax.models import softmax
-from ttt_jax.models.unet3d import frames as frames_lib
-from ttt_jax.models.unet3d import resnet
 from ttt_jax.models.unet3d.config import UNet3DConfig
 
 Initializer = nn.initializers.Initializer

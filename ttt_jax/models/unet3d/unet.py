@@ -18,12 +18,12 @@ import jax.numpy as jnp
 
 from ttt_jax import sharding
 from ttt_jax.models import embeddings
+from ttt_jax.models import frames as frames_lib
 from ttt_jax.models import layers
+from ttt_jax.models import resnet
 from ttt_jax.models import softmax
 from ttt_jax.models.unet3d import attention
 from ttt_jax.models.unet3d import config as config_lib
-from ttt_jax.models.unet3d import frames as frames_lib
-from ttt_jax.models.unet3d import resnet
 
 UNet3DConfig = config_lib.UNet3DConfig
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax.models import layers
-from ttt_jax.models.unet3d import resnet
+from ttt_jax.models import resnet
 from ttt_jax.models.vae import causal3d
 
 _EPS = 1e-6

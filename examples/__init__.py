@@ -1,0 +1,1 @@
+"""Demonstrations; not part of the installed library."""

@@ -1,0 +1,1 @@
+"""One minute of video from three short clips."""

@@ -1,0 +1,1 @@
+"""Trains the small video autoencoder that the demonstrations use."""

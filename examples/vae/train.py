@@ -1,0 +1,207 @@
+"""Trains a small video autoencoder on a few clips.
+
+    python -m examples.vae.train --config=configs/quickstart_vae.py --workdir=DIR
+
+Writes DIR/vae in diffusers' layout (float16 weights) and DIR/report.json with
+the PSNR on frames that were held out of training. The network learns what a
+principal component analysis of 4x8x8 blocks of pixels, its starting point,
+leaves over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+import time
+
+from absl import flags
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+
+from examples.vae import clips as clips_lib
+from examples.vae import training
+from examples.vae.clips import Clip
+from ttt_jax import convert
+from ttt_jax.models.vae import coder
+from ttt_jax.models.vae.causal3d import CausalVAE
+from ttt_jax.models.vae.causal3d import CausalVAEConfig
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import paths
+from ttt_jax.runtime import progress
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
+
+# exp(-6 / 2) = 0.05 latent standard deviations of noise to start with.
+_FIRST_LOGVAR = -6.0
+
+
+def principal_maps(
+  clips: Sequence[Clip], config: CausalVAEConfig
+) -> dict[str, np.ndarray]:
+  """Linear maps block of pixels <-> whitened principal components."""
+  blocks = []
+  time_ratio = config.temporal_compression_ratio
+  for clip in clips:
+    for begin, end in clip.ranges():
+      for offset in range(min(time_ratio, end - begin)):
+        part = clip.frames[begin + offset : end]
+        keep = (len(part) - 1) // time_ratio * time_ratio + 1
+        out = coder.blocks_of_pixels(
+          jnp.asarray(part[None, :keep]),
+          time_ratio,
+          config.spatial_compression,
+        )
+        blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
+  blocks = np.concatenate(blocks)
+  mean = blocks.mean(0)
+  centred = blocks - mean
+  values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
+  order = np.argsort(values)[::-1][: config.latent_channels]
+  std = np.sqrt(values[order])
+  down = vectors[:, order] / std
+  return {
+    'encoder/linear_shortcut/kernel': down,
+    'encoder/linear_shortcut/bias': -mean @ down,
+    'decoder/linear_shortcut/kernel': (vectors[:, order] * std).T,
+    'decoder/linear_shortcut/bias': mean,
+  }
+
+
+def first_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+  """Parameters to start from: the network adds nothing to the linear maps."""
+  side = vae.config.spatial_compression
+  frames = jnp.zeros((1, 1, side, side, 3))
+  params = jax.jit(vae.init)(key, frames)['params']
+  flat = traverse_util.flatten_dict(params, sep='/')
+  for path, value in flat.items():
+    if path.endswith('conv_y/bias'):  # a spatial norm starts as a plain one
+      flat[path] = jnp.ones_like(value)
+    elif 'conv_y/' in path or 'conv_b/' in path or 'conv_out/' in path:
+      flat[path] = jnp.zeros_like(value)
+  channels = vae.config.latent_channels
+  bias = flat['encoder/conv_out/bias']
+  flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
+  for path, value in principal_maps(clips, vae.config).items():
+    flat[path] = jnp.asarray(value, jnp.float32)
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
+  """PSNR in dB of held-out frames in whole windows of `frames`.
+
+  Args:
+    rebuild: (params, frames) -> frames, jitted.
+    params: of the autoencoder.
+    clips: to measure.
+    frames: of a window.
+
+  Returns:
+    A value a clip, and their 'mean'.
+  """
+  report = {}
+  for clip in clips:
+    squares = []
+    for start, inside in clips_lib.held_out_windows(clip, frames):
+      window = clip.frames[start : start + frames]
+      out = np.asarray(rebuild(params, window[None]))[0]
+      out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
+      error = out[inside] - (window[inside] + 1) / 2
+      squares += list((error**2).mean((1, 2, 3)))
+    report[clip.name] = training.psnr(squares)
+  report['mean'] = float(np.mean(list(report.values())))
+  return report
+
+
+def fit_units(vae, params, clips: Sequence[Clip], frames: int):
+  """Shift and scale a channel, so that training latents are 0 +- 1."""
+  encode = jax.jit(lambda p, x: vae.apply({'params': p}, x, method='encode'))
+  latents = []
+  for clip in clips:
+    for begin, end in clip.ranges():
+      length = min(frames, (end - begin - 1) // 4 * 4 + 1)
+      for start in {begin, end - length}:
+        window = clip.frames[start : start + length][None]
+        mean, _ = encode(params, window)
+        latents.append(np.asarray(mean).reshape(-1, mean.shape[-1]))
+  latents = np.concatenate(latents)
+  return dataclasses.replace(
+    vae.config,
+    shift=tuple(map(float, latents.mean(0))),
+    scaling_factor=tuple(map(float, 1 / latents.std(0))),
+  )
+
+
+def train(config, workdir: str) -> dict:
+  """Trains, writes DIR/vae and DIR/report.json, returns the report."""
+  clips = clips_lib.read_clips(config)
+  fields = config.vae.to_dict()
+  vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
+  unrolled = CausalVAE(vae.config, unroll=True)
+  params = first_params(vae, clips, jax.random.key(config.seed))
+  tx = training.make_optimizer(config)
+  state = jax.jit(tx.init)(params)
+  rebuild = training.make_rebuild(vae)
+  step_fn = training.make_step(unrolled, tx, config.kl)
+  rng = np.random.default_rng(config.seed)
+  begun = time.time()
+  squares = []
+  with progress.Bar('train the autoencoder', config.steps) as bar:
+    for step in range(config.steps):
+      batch = clips_lib.windows(
+        clips, config.batch_size, config.frames, config.cuts, rng
+      )
+      key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+      params, state, square = step_fn(params, state, batch, key)
+      squares.append(square)
+      bar.advance()
+      if (step + 1) % config.log_every == 0:
+        found = evaluate(rebuild, params, clips, config.eval_frames)
+        # [-1, 1] is a range of 2.
+        seen = training.psnr([float(s) / 4 for s in squares])
+        squares.clear()
+        print(
+          f'step {step + 1}: train {seen:.2f} dB, held out'
+          f' {found["mean"]:.2f} dB, {time.time() - begun:.0f} s',
+          flush=True,
+        )
+  fitted = fit_units(vae, params, clips, config.eval_frames)
+  folder = pathlib.Path(workdir) / 'vae'
+  convert.save_vae(fitted, params, folder, dtype=np.float16)
+  shipped, params = convert.load_vae(folder)
+  report = {
+    'held_out_psnr_db': evaluate(
+      training.make_rebuild(CausalVAE(shipped)),
+      params,
+      clips,
+      config.eval_frames,
+    ),
+    'seconds': time.time() - begun,
+    'steps': config.steps,
+  }
+  (folder.parent / 'report.json').write_text(json.dumps(report, indent=2))
+  return report
+
+
+def main(argv: Sequence[str]) -> int:
+  """Entry point."""
+  del argv
+  if _CONFIG.value is None or _WORKDIR.value is None:
+    raise ValueError(
+      'give both --config=configs/quickstart_vae.py and --workdir=DIR'
+    )
+  workdir = paths.on_disk(_WORKDIR.value, '--workdir')
+  report = train(_CONFIG.value, workdir)
+  for name, value in report['held_out_psnr_db'].items():
+    print(f'held-out PSNR {name}: {value:.2f} dB')
+  print(f'wrote {workdir / "vae"}')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,1 @@
+"""Compiles a step for a topology and reads its memory and time."""

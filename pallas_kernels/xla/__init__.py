@@ -1,0 +1,1 @@
+"""The inner loop in portable XLA, shared by all ops."""

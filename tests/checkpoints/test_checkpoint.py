@@ -1,0 +1,242 @@
+"""What is saved comes back, and what is damaged is not taken for whole."""
+
+import errno
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import fake_training
+from tests.helpers import tiny_config
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import checkpoint_format
+from ttt_jax.checkpoints import compatibility
+from ttt_jax.checkpoints import train_state as state_lib
+from ttt_jax.runtime import disk
+from ttt_jax.train import loop
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('finished')
+  state = loop.train(fake_training.StandIn(tiny_config.get_config(), workdir))
+  return workdir, jax.device_get(state)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  shutil.copytree(finished[0], tmp_path / 'w')
+  return tmp_path / 'w'
+
+
+def _data(folder):
+  """Files of numbers (and of the tree above them)."""
+  return [p for p in (folder / 'params').rglob('d/*') if p.is_file()]
+
+
+def _truncate(folder):
+  for path in _data(folder):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _flip(folder):
+  for path in _data(folder):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _other_numbers(folder):
+  (path,) = (folder / 'meta').glob('metadata')
+  meta = json.loads(path.read_text())
+  meta['fingerprint']['ema'] ^= 1
+  path.write_text(json.dumps(meta))
+
+
+def _lose(folder):
+  shutil.rmtree(folder / 'ema')
+
+
+def _empty_meta(folder):
+  for path in (folder / 'meta').iterdir():
+    path.write_text('')
+
+
+@pytest.mark.parametrize(
+  'damage', [_truncate, _flip, _other_numbers, _lose, _empty_meta]
+)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+  finished, copied, damage, capsys
+):
+  damage(copied / 'one/checkpoints/12')
+  experiment = fake_training.StandIn(tiny_config.get_config(), copied)
+  with pytest.warns(UserWarning, match='checkpoint 12 .* put aside'):
+    state = loop.train(experiment)
+  assert 'after step 9' in capsys.readouterr().out
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.device_get(state), finished[1]
+  )
+  assert (copied / 'one/damaged-12').exists()
+  assert (copied / 'one/checkpoints/12').exists()  # saved anew
+
+
+def test_a_step_may_be_damaged_a_second_time(finished, copied):
+  for _ in range(2):
+    _truncate(copied / 'one/checkpoints/12')
+    with pytest.warns(UserWarning, match='checkpoint 12 .* put aside'):
+      loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
+  assert len(list((copied / 'one').glob('damaged-12*'))) == 2
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    checkpoint.load_params(copied)[0],
+    checkpoint.load_params(finished[0])[0],
+  )
+
+
+def test_sampling_too_falls_back(finished, copied):
+  _truncate(copied / 'one/checkpoints/12')
+  with pytest.warns(UserWarning, match='checkpoint 12 .* cannot be read'):
+    params, config = checkpoint.load_params(copied, ema=False)
+  assert config.stage == 'one'
+  moved = params['readout']['kernel'] - finished[1].params['readout']['kernel']
+  assert 0 < np.abs(moved).max() < 0.1
+
+
+def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(copied):
+  for folder in (copied / 'one/checkpoints').iterdir():
+    _truncate(folder)
+  experiment = fake_training.StandIn(tiny_config.get_config(), copied)
+  with (
+    pytest.warns(UserWarning),
+    pytest.raises(ValueError, match=r'none of the checkpoints \[12, 9\]'),
+  ):
+    loop.train(experiment)
+
+
+def test_load_params_merges_the_average(finished):
+  workdir, state = finished
+  params, config = checkpoint.load_params(workdir / 'one')
+  jax.tree.map(np.testing.assert_array_equal, params, state_lib.averaged(state))
+  assert config.optimizer.clip == 1.0
+  plain, _ = checkpoint.load_params(workdir / 'one', ema=False)
+  jax.tree.map(np.testing.assert_array_equal, plain, state.params)
+  assert (plain['readout']['kernel'] != params['readout']['kernel']).any()
+
+
+def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
+  monkeypatch.chdir(copied.parent)
+  params, _ = checkpoint.load_params('w')
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    params,
+    checkpoint.load_params(finished[0])[0],
+  )
+  config = tiny_config.get_config()
+  config.steps += 2
+  state = loop.train(fake_training.StandIn(config, 'w'))
+  assert int(state.step) == config.steps
+  assert not list(copied.rglob('damaged-*'))
+
+
+def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
+  """As versions before several processes wrote it."""
+  (path,) = (copied / 'one/checkpoints/12/meta').glob('metadata')
+  meta = json.loads(path.read_text())
+  whole = int(checkpoint_format.fingerprint(checkpoint._items(finished[1])))
+  path.write_text(json.dumps(meta | dict(fingerprint=whole)))
+  state = loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
+  assert not (copied / 'one/damaged-12').exists()
+  jax.tree.map(
+    np.testing.assert_array_equal, jax.device_get(state), finished[1]
+  )
+  path.write_text(json.dumps(meta | dict(fingerprint=whole ^ 1)))
+  with pytest.warns(UserWarning, match='not those that were saved'):
+    loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
+
+
+def test_no_checkpoint_names_the_command(tmp_path):
+  with pytest.raises(FileNotFoundError, match='python -m ttt_jax.train'):
+    checkpoint.load_params(tmp_path)
+
+
+def test_an_unfinished_save_is_no_checkpoint(copied):
+  folder = copied / 'one/checkpoints'
+  (folder / '12').rename(folder / '12.orbax-checkpoint-tmp')
+  assert checkpoint.load_data(copied)['batches'] == dict(step=9)
+
+
+def test_keep_every(tmp_path):
+  config = tiny_config.get_config()
+  config.keep_last, config.keep_every = 1, 6
+  loop.train(fake_training.StandIn(config, tmp_path))
+  kept = {p.name for p in (tmp_path / 'one/checkpoints').iterdir()}
+  assert kept == {'6', '12'}
+
+
+def test_config_differences_are_named_but_for_free_fields():
+  saved = compatibility.plain(tiny_config.get_config())
+  config = tiny_config.get_config()
+  config.steps, config.mesh.data, config.data.folder = 99, 2, 'elsewhere'
+  config.model.remat = 'offload'
+  compatibility.check_config(saved, config, pathlib.Path('w'))
+  config.model.width = 3
+  with pytest.raises(ValueError, match='model.width = 16 there, 3 here'):
+    compatibility.check_config(saved, config, pathlib.Path('w'))
+  del saved['data']['seconds']
+  with pytest.raises(ValueError, match='data.seconds = None there, 3 here'):
+    compatibility.check_config(saved, config, pathlib.Path('w'))
+
+
+def test_inherit_lists_new_parameters_and_refuses_misfits():
+  zeros, ones = np.zeros(2), np.ones(2)
+  params, new = state_lib.inherit(
+    dict(a=zeros, ttt=dict(w=zeros)), dict(a=ones)
+  )
+  assert new == ['ttt/w'] and params['a'] is ones
+  with pytest.raises(ValueError, match='this model lacks: b'):
+    state_lib.inherit(dict(a=zeros), dict(a=ones, b=ones))
+  with pytest.raises(ValueError, match=r'a is \(3,\) in .* \(2,\) here'):
+    state_lib.inherit(dict(a=zeros), dict(a=np.ones(3)))
+
+
+def test_a_full_disk_is_known_by_number_and_by_words():
+  assert disk.is_full(OSError(errno.ENOSPC, 'no'))
+  error = ValueError('save failed')
+  error.__cause__ = ValueError('x: No space left on device [os_error_code=28]')
+  assert disk.is_full(error)
+  assert not disk.is_full(OSError(errno.EIO, 'no'))
+
+
+def test_full_disk(tmp_path):
+  """Trains on a file system that has room for one checkpoint only."""
+  mount = f'mount -t tmpfs -o size=4m tmpfs {tmp_path}'
+  namespace = ['unshare', '--mount', 'sh', '-c']
+  try:
+    subprocess.run([*namespace, mount], check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip('this machine lets us mount no small file system')
+  train = (
+    f'{sys.executable} -m tests.helpers.fake_training --workdir={tmp_path}'
+    ' --config=tests/helpers/tiny_config.py --config.model.width=384'
+  )
+  out = subprocess.run(
+    [*namespace, f'{mount}; {train}; echo exit $?; ls {tmp_path}/one/check*'],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
+  lines = out.stdout.splitlines()
+  assert lines[-2:] == ['exit 2', '3'], out
+  error = [x for x in out.stderr.splitlines() if x.startswith('error: ')]
+  assert len(error) == 1 and 'Traceback' not in out.stderr
+  assert 'disk is full' in error[0] and 'whole one is 3' in error[0]

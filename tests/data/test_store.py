@@ -1,0 +1,319 @@
+"""Data sets of latents: whole or refused, and damage is found."""
+
+import contextlib
+import dataclasses
+import pathlib
+import resource
+import shutil
+
+from etils import epath
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from ttt_jax.data import check
+from ttt_jax.data.store import arrays
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.encoders import identity
+
+IDENTITY = manifest_lib.Manifest(
+  vae_identity='causal3d:aaaa',
+  text_identity='bert:bbbb',
+  scale=0.7,
+  fps=16,
+  height=16,
+  width=32,
+  frames=9,
+  segments=2,
+  text_length=3,
+  mini_batch=8,
+  scene_token_ids=(1, 2),
+)
+
+
+def values(seed: int) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(seed)
+  shapes = {'mean': (3, 2, 4, 5), 'logvar': (3, 2, 4, 5), 'text': (2, 3, 6)}
+  return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+
+
+def build(folder: pathlib.Path, clips: int = 3, finish: bool = True):
+  writer = dataset_reader.LatentWriter(folder, IDENTITY, rows=clips)
+  writer.write_null_text(np.full((3, 6), 0.5, np.float32))
+  for row in range(clips):
+    writer.write(row, f'clip{row}', f'print{row}', **values(row))
+  if finish:
+    writer.finish(table(range(clips)))
+  return writer
+
+
+def table(rows):
+  board = {'segments': ['one', 'two']}
+  return [{'name': f'clip{r}', 'row': r, 'storyboard': board} for r in rows]
+
+
+def chunk(folder: pathlib.Path, name: str, row: int) -> pathlib.Path:
+  (path,) = [
+    p for p in (folder / name / 'c' / str(row)).rglob('*') if p.is_file()
+  ]
+  return path
+
+
+def test_reads_back_what_was_written(tmp_path):
+  build(tmp_path)
+  dataset = dataset_reader.LatentDataset(tmp_path)
+  assert len(dataset) == 3
+  assert dataset.latent_shape == (3, 2, 4, 5)
+  assert dataset.text_shape == (2, 3, 6)
+  assert (dataset.null_text == 0.5).all()
+  for i in range(3):
+    clip = dataset[i]
+    assert clip['clip'] == i and clip['clip'].dtype == np.int32
+    for name, value in values(i).items():
+      np.testing.assert_array_equal(clip[name], value)
+  assert check.check(tmp_path).problems == []
+  with pytest.raises(IndexError):
+    dataset[3]  # pylint: disable=pointless-statement
+
+
+def test_clips_that_were_left_out_do_not_shift_the_others(tmp_path):
+  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  writer.write_null_text(np.zeros((3, 6), np.float32))
+  for row in (0, 2):
+    writer.write(row, f'clip{row}', 'x', **values(row))
+  writer.finish(table([0, 2]), [{'name': 'clip1', 'row': 1, 'reason': 'bad'}])
+  dataset = dataset_reader.LatentDataset(tmp_path)
+  assert len(dataset) == 2 and dataset.name(1) == 'clip2'
+  np.testing.assert_array_equal(dataset[1]['mean'], values(2)['mean'])
+  assert dataset.manifest.corrupt[0]['reason'] == 'bad'
+
+
+def test_unfinished_and_missing_data_sets_are_refused(tmp_path):
+  build(tmp_path / 'a', finish=False)
+  with pytest.raises(ValueError, match='unfinished.*run precompute again'):
+    dataset_reader.LatentDataset(tmp_path / 'a')
+  with pytest.raises(FileNotFoundError, match='ttt_jax.precompute'):
+    dataset_reader.LatentDataset(tmp_path / 'b')
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"schema_version": 1}'])
+def test_unreadable_manifest(tmp_path, text):
+  build(tmp_path)
+  (tmp_path / 'manifest.json').write_text(text)
+  with pytest.raises(ValueError, match='run precompute again') as e:
+    dataset_reader.LatentDataset(tmp_path)
+  assert '\n' not in str(e.value)
+
+
+def test_other_schema_version_names_both(tmp_path):
+  build(tmp_path)
+  file = tmp_path / 'manifest.json'
+  file.write_text(
+    file.read_text().replace('"schema_version": 1', '"schema_version": 7')
+  )
+  with pytest.raises(ValueError, match='version 7; this program reads 1'):
+    dataset_reader.LatentDataset(tmp_path)
+
+
+def test_check_manifest_names_every_difference_with_both_values():
+  dataset_reader.check_manifest(
+    IDENTITY, fps=16, scene_token_ids=[1, 2], vae_identity=None
+  )
+  with pytest.raises(ValueError) as e:
+    dataset_reader.check_manifest(
+      IDENTITY, vae_identity='causal3d:cccc', fps=12, height=16
+    )
+  message = str(e.value)
+  for part in ('causal3d:aaaa', 'causal3d:cccc', 'fps is 16', '12 in this'):
+    assert part in message
+  assert 'height' not in message and '\n' not in message
+  with pytest.raises(TypeError, match='no field size'):
+    dataset_reader.check_manifest(IDENTITY, size=3)
+
+
+def test_goes_on_where_it_stopped(tmp_path):
+  first = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2)
+  first.write_null_text(np.zeros((3, 6), np.float32))
+  first.write(0, 'clip0', 'print0', **values(0))
+  second = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2)
+  assert second.is_done(0, 'print0')
+  assert not second.is_done(0, 'other source')
+  assert not second.is_done(1, 'print1')
+  with pytest.raises(RuntimeError, match='before'):
+    second.finish(table([0, 1]))
+  assert not second.finished
+
+
+def test_growing_keeps_the_clips_and_is_unfinished_meanwhile(tmp_path):
+  build(tmp_path, clips=2)
+  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  assert writer.finished and writer.is_done(1, 'print1')
+  writer.write(2, 'clip2', 'print2', **values(2))
+  with pytest.raises(ValueError, match='unfinished'):
+    dataset_reader.LatentDataset(tmp_path)
+  writer.finish(table(range(3)))
+  dataset = dataset_reader.LatentDataset(tmp_path)
+  for i in range(3):
+    np.testing.assert_array_equal(dataset[i]['text'], values(i)['text'])
+
+
+def test_shrinking_forgets_the_rows_beyond(tmp_path):
+  build(tmp_path, clips=3)
+  dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2).finish(
+    table(range(2))
+  )
+  again = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  assert again.is_done(1, 'print1') and not again.is_done(2, 'print2')
+
+
+def test_other_identity_and_foreign_folders_are_refused(tmp_path):
+  build(tmp_path / 'a')
+  other = dataclasses.replace(IDENTITY, vae_identity='causal3d:cccc')
+  with pytest.raises(ValueError, match='causal3d:aaaa.*causal3d:cccc'):
+    dataset_reader.LatentWriter(tmp_path / 'a', other, rows=3)
+  (tmp_path / 'b').mkdir()
+  (tmp_path / 'b' / 'thesis.txt').write_text('mine')
+  with pytest.raises(FileExistsError, match='not empty'):
+    dataset_reader.LatentWriter(tmp_path / 'b', IDENTITY, rows=3)
+
+
+def test_check_finds_nan(tmp_path):
+  build(tmp_path)
+  store = ts.open(arrays.spec(tmp_path / 'logvar'), open=True).result()
+  store[1, 0, 0, 0, 0].write(np.float32('nan')).result()
+  (problem,) = check.check(tmp_path).problems
+  assert 'clip1' in problem and 'logvar' in problem and 'finite' in problem
+
+
+def test_the_writer_refuses_nan(tmp_path):
+  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=1)
+  bad = values(0)
+  bad['mean'][0, 0, 0, 0] = np.inf
+  with pytest.raises(
+    dataset_reader.CorruptClipError, match='mean is not finite'
+  ):
+    writer.write(0, 'clip0', 'x', **bad)
+  assert not writer.is_done(0, 'x')
+
+
+def _truncate(path):
+  path.write_bytes(path.read_bytes()[:-5])
+
+
+def _flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [_truncate, _flip, lambda path: path.unlink()],
+  ids=['truncated', 'flipped bit', 'lost'],
+)
+@pytest.mark.parametrize('name', ['mean', 'text'])
+def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
+  tmp_path, name, damage
+):
+  build(tmp_path)
+  damage(chunk(tmp_path, name, 2))
+  dataset = dataset_reader.LatentDataset(tmp_path)
+  (problem,) = check.check(tmp_path).problems
+  assert 'clip2' in problem and name in problem and '\n' not in problem
+  np.testing.assert_array_equal(dataset[0]['mean'], values(0)['mean'])
+  with pytest.raises(dataset_reader.CorruptClipError):
+    dataset[2]  # pylint: disable=pointless-statement
+  arrays.marker(tmp_path, 2).unlink()
+  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  assert not writer.is_done(2, 'print2')
+  writer.write(2, 'clip2', 'print2', **values(2))
+  writer.finish(table(range(3)))
+  assert check.check(tmp_path).problems == []
+
+
+def test_arrays_that_do_not_fit_the_manifest(tmp_path):
+  build(tmp_path)
+  file = tmp_path / 'manifest.json'
+  file.write_text(
+    file.read_text().replace('"text_length": 3', '"text_length": 4')
+  )
+  with pytest.raises(ValueError, match='do not fit.*text_length'):
+    dataset_reader.LatentDataset(tmp_path)
+  build(tmp_path / 'b')
+  shutil.rmtree(tmp_path / 'b' / 'logvar')
+  with pytest.raises(ValueError, match="array 'logvar'") as e:
+    dataset_reader.LatentDataset(tmp_path / 'b')
+  assert '\n' not in str(e.value)
+
+
+@contextlib.contextmanager
+def full_disk():
+  """Every write beyond 16 bytes of a file fails."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_row_written_half_anew_is_not_done(tmp_path):
+  writer = build(tmp_path, finish=False)
+  with full_disk(), pytest.raises(ValueError, match='could not write'):
+    writer.write(1, 'clip1', 'other', **values(7))
+  assert not writer.is_done(1, 'other') and not writer.is_done(1, 'print1')
+  assert writer.is_done(0, 'print0')
+
+
+def test_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path):
+  writer = build(tmp_path, clips=2, finish=False)
+  grown = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  with full_disk():
+    with pytest.raises(ValueError, match='could not write') as failed:
+      grown.write(2, 'clip2', 'print2', **values(2))
+    with pytest.raises(ValueError, match='could not write'):
+      writer.finish(table(range(2)))
+  assert '\n' not in str(failed.value) and 'space' in str(failed.value)
+  again = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  assert not again.finished
+  assert again.is_done(1, 'print1') and not again.is_done(2, 'print2')
+  again.write(2, 'clip2', 'print2', **values(2))
+  again.finish(table(range(3)))
+  assert check.check(tmp_path).problems == []
+
+
+def test_small_data_sets_stay_in_memory_within_the_bound(tmp_path):
+  build(tmp_path)
+  kept = dataset_reader.LatentDataset(tmp_path)
+  bare = dataset_reader.LatentDataset(tmp_path, cache_bytes=0)
+  for dataset in (kept, bare):
+    dataset[0]  # pylint: disable=pointless-statement
+  for name in arrays.ARRAYS:
+    chunk(tmp_path, name, 0).unlink()
+  np.testing.assert_array_equal(kept[0]['mean'], values(0)['mean'])
+  with pytest.raises(dataset_reader.CorruptClipError):
+    bare[0]  # pylint: disable=pointless-statement
+
+
+def test_content_identity_is_of_the_content():
+  @dataclasses.dataclass(frozen=True)
+  class Config:
+    width: int = 3
+
+  params = {'a': {'w': np.ones((2, 3))}, 'b': np.zeros(4)}
+  same = {'b': np.zeros(4), 'a': {'w': np.ones((2, 3))}}
+  other = {'a': {'w': np.ones((2, 3))}, 'b': np.array([0, 0, 0, 1e-9])}
+  first = identity.content_identity('vae', Config(), params)
+  assert first.startswith('vae:')
+  assert first == identity.content_identity('vae', Config(), same)
+  assert first != identity.content_identity('vae', Config(), other)
+  assert first != identity.content_identity('vae', Config(4), params)
+
+
+def test_a_data_set_in_a_bucket_has_tensorstore_s_name_of_it():
+  folder = epath.Path('gs://bucket/run/data')
+  where = arrays.spec(folder / 'mean')['kvstore']
+  assert where == 'gs://bucket/run/data/mean'
+  assert ts.KvStore.Spec(where).to_json()['bucket'] == 'bucket'
+  assert str(arrays.marker(folder, 7)).endswith('data/clips/000007.json')

@@ -1,0 +1,82 @@
+"""Embeddings of texts in files, shared by runs and processes."""
+
+import numpy as np
+import pytest
+
+from tests.helpers.fake_encoders import FakeText
+from ttt_jax.encoders import text_cache
+from ttt_jax.encoders import video_encoder
+
+
+def files(folder):
+  return sorted(p for p in folder.rglob('*') if p.is_file())
+
+
+def test_another_run_computes_nothing(tmp_path):
+  first = text_cache.TextCache(FakeText(), folder=tmp_path)
+  want = first.encode(['a b', 'c', 'a b'])
+  assert len(files(tmp_path)) == 2
+  text = FakeText()
+  again = text_cache.TextCache(text, folder=tmp_path)
+  np.testing.assert_array_equal(again.encode(['c', 'a b']), want[[1, 0]])
+  assert not text.batches
+  again.encode(['c', 'new'])
+  assert text.batches == [['new']]
+
+
+@pytest.mark.parametrize('field', ['identity', 'text_length'])
+def test_another_encoder_has_files_of_its_own(tmp_path, field):
+  text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
+  text = FakeText()
+  setattr(text, field, 'fake-text:2' if field == 'identity' else 6)
+  text_cache.TextCache(text, folder=tmp_path).encode(['a'])
+  assert text.batches == [['a']]
+  assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('damage', [b'', b'no array', None])
+def test_a_damaged_file_is_made_again(tmp_path, damage):
+  want = text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
+  (path,) = files(tmp_path)
+  whole = path.read_bytes()
+  path.write_bytes(whole[:-4] if damage is None else damage)
+  text = FakeText()
+  found = text_cache.TextCache(text, folder=tmp_path).encode(['a'])
+  np.testing.assert_array_equal(found, want)
+  assert text.batches == [['a']]
+  assert files(tmp_path) == [path] and path.read_bytes() == whole
+
+
+def test_files_are_never_unpickled(tmp_path):
+  text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
+  (path,) = files(tmp_path)
+  np.save(path, np.array([{}], object), allow_pickle=True)
+  text = FakeText()
+  text_cache.TextCache(text, folder=tmp_path).encode(['a'])
+  assert text.batches == [['a']]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  cache = text_cache.TextCache(FakeText(), folder=tmp_path / 'file')
+  with pytest.raises(ValueError, match='could not write .*choose another'):
+    cache.encode(['a'])
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  text_cache.TextCache(FakeText()).encode(['a'])
+  assert not files(tmp_path)
+
+
+def test_options_of_a_config():
+  assert video_encoder.vae_options({'folder': 'x'}) == {}
+  options = video_encoder.vae_options({'tiling': True, 'dtype': 'bfloat16'})
+  assert options == {
+    'tiling': video_encoder.tiling_lib.Tiling(),
+    'dtype': 'bfloat16',
+  }
+  assert video_encoder.text_options({'dtype': 'bfloat16'}) == {
+    'dtype': 'bfloat16'
+  }
+  assert video_encoder.text_options({'dtype': ''}) == {}

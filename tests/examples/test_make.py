@@ -1,0 +1,38 @@
+"""python -m examples.shapes: one command makes the whole model."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ttt_jax.convert import stable_diffusion
+
+SMALL = (
+  'steps=2',
+  'batch_size=2',
+  'pictures=8',
+  'words.steps=2',
+  'autoencoder.steps=2',
+  'autoencoder.warmup=1',
+  'autoencoder.pictures=16',
+)
+
+
+@pytest.mark.slow
+def test_makes_a_whole_model(tmp_path, request):
+  subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'examples.shapes',
+      '--config=configs/shapes.py',
+      f'--workdir={tmp_path}',
+      *(f'--config.{value}' for value in SMALL),
+    ],
+    check=True,
+    cwd=request.config.rootpath,
+  )
+  model = tmp_path / 'sd'
+  assert stable_diffusion.load_schedule(model).prediction == 'epsilon'
+  for part in ('unet', 'vae', 'text_encoder'):
+    assert stable_diffusion.find_part(model, part) == model / part

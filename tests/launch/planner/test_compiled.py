@@ -1,0 +1,55 @@
+"""launch/planner/compiled.py: programs are kept and taken by what they are."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from launch.planner import compiled
+from ttt_jax import sharding
+
+
+def _compile(factor, cache):
+  mesh = sharding.make_mesh(dict(data=1, sp=1))
+  x = jax.ShapeDtypeStruct(
+    (8, 8), jnp.float32, sharding=sharding.replicated(mesh)
+  )
+  function = jax.jit(lambda x: jnp.sin(x @ x) * factor)
+  return compiled.compile_program(function, (x,), mesh, cache=cache)
+
+
+def test_a_program_is_compiled_once(tmp_path, monkeypatch):
+  first = _compile(2.0, tmp_path)
+  assert first.peak > 0 and first.program.entry
+  other = _compile(3.0, tmp_path)
+  assert other.text != first.text and len(list(tmp_path.iterdir())) == 2
+  monkeypatch.setattr(compiled, '_compile', None)
+  assert _compile(2.0, tmp_path) == first
+
+
+def test_what_does_not_fit_is_kept_as_well(tmp_path, monkeypatch):
+  message = 'RESOURCE_EXHAUSTED: no memory\n  1. Size: 4.00G'
+
+  class Lowered:
+    def compile(self, compiler_options):
+      del compiler_options
+      raise jax.errors.JaxRuntimeError(message)
+
+  found = compiled._compile(Lowered(), None)
+  monkeypatch.setattr(compiled, '_compile', lambda *_: dict(found))
+  for _ in range(2):
+    with pytest.raises(compiled.DoesNotFitError) as e:
+      _compile(2.0, tmp_path)
+    monkeypatch.setattr(compiled, '_compile', None)
+    assert e.value.message == message and '\n' not in str(e.value)
+
+
+def test_a_kernel_without_room_is_a_defect_not_a_plan():
+  message = 'RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out'
+
+  class Lowered:
+    def compile(self, compiler_options):
+      del compiler_options
+      raise jax.errors.JaxRuntimeError(message)
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match='ScopedVmemOom'):
+    compiled._compile(Lowered(), None)

@@ -1,0 +1,60 @@
+"""A pipeline from a whole CogVideoX folder, without training."""
+
+import shutil
+
+import jax
+import pytest
+
+from tests.helpers import tiny_cogvideox
+from ttt_jax import convert
+from ttt_jax import pipeline
+from ttt_jax import storyboard
+from ttt_jax.pipeline import pretrained
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('model') / 'CogVideoX'
+  tiny_cogvideox.write_model(folder)
+  return folder
+
+
+def test_the_folder_decides_everything(folder):
+  pipe = pipeline.VideoPipeline.load(folder)
+  assert (pipe.height, pipe.width, pipe.fps) == (32, 48, 8)
+  assert pipe.scheduler == 'cogvideox_dpm'
+  assert pipe.config.dtype == 'float32' and pipe.config.mixer == 'none'
+  assert pipe.text_encoder.text_length == 226
+  assert isinstance(jax.tree.leaves(pipe.params)[0], jax.Array)
+  board = storyboard.Storyboard.parse(['A red square.'])
+  assert pipe.geometry(board).latent_frames == 13
+
+
+def test_half_precision_stays_and_computes_in_bfloat16(folder, tmp_path):
+  half = tmp_path / 'half'
+  shutil.copytree(folder, half, ignore=shutil.ignore_patterns('transformer'))
+  config, params = convert.load_dit(folder)
+  convert.save_dit(config, params, half / 'transformer', dtype='bfloat16')
+  parts = pretrained.parts(half)
+  assert parts['config'].dtype == 'bfloat16'
+  assert {x.dtype.name for x in jax.tree.leaves(parts['params'])} == {
+    'bfloat16'
+  }
+  assert parts['text_encoder'].identity.startswith('t5-bfloat16:')
+
+
+@pytest.mark.parametrize(
+  'gone', ['scheduler', 'vae', 'text_encoder', 'tokenizer']
+)
+def test_what_is_missing_is_named(folder, tmp_path, gone):
+  part = tmp_path / 'part'
+  shutil.copytree(folder, part, ignore=shutil.ignore_patterns(gone))
+  with pytest.raises(FileNotFoundError, match=gone) as e:
+    pipeline.VideoPipeline.load(part)
+  assert '\n' not in str(e.value)
+
+
+def test_a_training_run_is_no_model(tmp_path):
+  assert not pretrained.is_model(tmp_path)
+  with pytest.raises(FileNotFoundError, match='checkpoint'):
+    pipeline.VideoPipeline.load(tmp_path)

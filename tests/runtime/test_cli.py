@@ -1,0 +1,59 @@
+"""ttt_jax/runtime/cli.py: wrong input to the commands is one line and exit 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+  'command,message',
+  [
+    (
+      ['train', '--config=nope.py', '--workdir=x'],
+      'error: --config nope.py does not exist; configs/quickstart.py is one',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py:4s', '--workdir=x'],
+      "error: stage '4s'; legal are 3s, 9s",
+    ),
+    (
+      [
+        'precompute',
+        '--config=configs/quickstart.py',
+        '--workdir=x',
+        '--config.modle.x=3',
+      ],
+      "error: --config.NAME=VALUE does not fit the config: 'modle' Did you"
+      ' mean "model" instead of "modle"?',
+    ),
+    (
+      [
+        'sample',
+        '--workdir=x',
+        '--storyboard=s.json',
+        '--out=o.mp4',
+        '--steps=a',
+      ],
+      "error: flag --steps=a: invalid literal for int() with base 10: 'a'",
+    ),
+    (
+      ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.avi'],
+      'error: --out is o.avi; it must end in .mp4',
+    ),
+    (
+      ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.mp4'],
+      'error: s.json does not exist',
+    ),
+  ],
+)
+def test_one_line(command, message, request):
+  done = subprocess.run(
+    [sys.executable, '-m', f'ttt_jax.{command[0]}', *command[1:]],
+    capture_output=True,
+    text=True,
+    cwd=request.config.rootpath,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr.strip() == message

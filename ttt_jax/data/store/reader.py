@@ -1,0 +1,142 @@
+"""Reads a data set of latents; its layout is described in `arrays`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+
+from etils import epath
+import numpy as np
+import tensorstore as ts
+
+from ttt_jax.data.store import arrays
+from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.data.store.arrays import CorruptClipError
+from ttt_jax.data.store.manifest import check_manifest
+from ttt_jax.data.store.manifest import Manifest
+from ttt_jax.data.store.writer import LatentWriter
+from ttt_jax.runtime import files
+
+__all__ = [
+  'check_manifest',
+  'CorruptClipError',
+  'LatentDataset',
+  'LatentWriter',
+  'Manifest',
+]
+
+
+class LatentDataset:
+  """Reads a finished data set lazily: `len`, `[i]`, `manifest`, `null_text`.
+
+  Decoded clips stay in memory up to `cache_bytes` (the least recently used
+  go first), so a small data set is read once; a large one needs no more than
+  that.
+  """
+
+  def __init__(
+    self, folder: str | os.PathLike[str], cache_bytes: int = 256 << 20
+  ):
+    """Opens a data set; reads no clip yet.
+
+    Raises:
+      FileNotFoundError: no data set there.
+      ValueError: it is unfinished, or its arrays do not fit its manifest.
+    """
+    self.folder = epath.Path(folder)
+    self.manifest = manifest_lib.read_manifest(folder)
+    context = ts.Context({'cache_pool': {'total_bytes_limit': cache_bytes}})
+
+    def array(name):
+      try:
+        return ts.open(
+          arrays.spec(self.folder / name),
+          open=True,
+          read=True,
+          context=context,
+          recheck_cached_data='open',
+          recheck_cached_metadata='open',
+        ).result()
+      except ValueError as e:
+        raise ValueError(
+          f'array {name!r} of the data set in {self.folder} cannot be'
+          f' opened: {files.first_line(e)}; delete the folder and run'
+          ' precompute again'
+        ) from e
+
+    self._arrays = {name: array(name) for name in arrays.ARRAYS}
+    self._null_text = array('null_text')
+    self._check_shapes()
+
+  def _check_shapes(self) -> None:
+    m = self.manifest
+    mean, logvar, text = (self._arrays[name].shape for name in arrays.ARRAYS)
+    rows = 1 + max((c['row'] for c in m.clips), default=-1)
+    facts = (
+      ('clips', min(mean[0], logvar[0], text[0]) >= rows),
+      ('mean and logvar', len(mean) == 5 and mean == logvar),
+      ('segments and text_length', text[1:3] == (m.segments, m.text_length)),
+      ('null_text', self._null_text.shape == text[2:]),
+    )
+    wrong = [name for name, right in facts if not right]
+    if wrong:
+      raise ValueError(
+        f'the arrays in {self.folder} do not fit its manifest'
+        f' ({", ".join(wrong)}): mean {list(mean)}, logvar {list(logvar)},'
+        f' text {list(text)}; delete the folder and run precompute again'
+      )
+
+  def __len__(self) -> int:
+    return len(self.manifest.clips)
+
+  def name(self, index: int) -> str:
+    """Name of a clip."""
+    return self.manifest.clips[index]['name']
+
+  @property
+  def latent_shape(self) -> tuple[int, ...]:
+    """(F, h, w, c)."""
+    return tuple(self._arrays['mean'].shape[1:])
+
+  @property
+  def text_shape(self) -> tuple[int, ...]:
+    """(S, L, Dt)."""
+    return tuple(self._arrays['text'].shape[1:])
+
+  @property
+  def null_text(self) -> np.ndarray:
+    """[L, Dt] float32, the embedding of no text."""
+    value = self._read('null_text', {'null_text': self._null_text})
+    return value['null_text']
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """One clip: mean, logvar [F,h,w,c], text [S,L,Dt], clip (int32 index).
+
+    Raises:
+      CorruptClipError: it cannot be read or is not finite.
+      IndexError: no such clip.
+    """
+    index = int(index)
+    if not 0 <= index < len(self):
+      raise IndexError(f'clip {index} of {len(self)}')
+    clip = self.manifest.clips[index]
+    rows = {name: self._arrays[name][clip['row']] for name in arrays.ARRAYS}
+    return {**self._read(clip['name'], rows), 'clip': np.int32(index)}
+
+  def _read(
+    self, clip: str, views: Mapping[str, ts.TensorStore]
+  ) -> dict[str, np.ndarray]:
+    pending = {name: view.read() for name, view in views.items()}
+    values = {}
+    for name, future in pending.items():
+      try:
+        values[name] = future.result()
+      except (ValueError, OSError) as e:
+        raise CorruptClipError(
+          clip, f'{name} cannot be read: {files.first_line(e)}'
+        ) from e
+      if not np.isfinite(values[name]).all():
+        raise CorruptClipError(
+          clip, f'{name} holds values that are lost or not finite'
+        )
+    return values

@@ -1,0 +1,1 @@
+"""Captions and pixels to the arrays that the networks read."""

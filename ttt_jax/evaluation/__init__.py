@@ -1,0 +1,1 @@
+"""Scores of sampled and edited videos."""

@@ -1,0 +1,1 @@
+"""The ground floor: commands, paths, buckets, processes and files."""

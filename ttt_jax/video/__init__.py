@@ -1,0 +1,1 @@
+"""Pixels in and out: video files, resizing, contact sheets."""
