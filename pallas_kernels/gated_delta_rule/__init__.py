@@ -1,0 +1,1 @@
+"""The gated delta rule: see `gated_delta_rule.api`."""

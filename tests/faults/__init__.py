@@ -1,0 +1,1 @@
+"""Known faults that tests must notice: see `tests.faults.__main__`."""

@@ -1,0 +1,130 @@
+"""Which room may import which: arrows point down, and there are no circles."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# From the ground floor up. A room imports rooms above it in this list, and
+# itself; a tuple is a floor whose rooms do not import each other.
+FLOORS = (
+  ('runtime', 'token_order', 'sharding'),
+  ('video', 'storyboard', 'geometry'),
+  'models',
+  'diffusion',
+  'backbones',
+  'checkpoints',
+  'convert',
+  'encoders',
+  ('data', 'evaluation', 'recipes'),
+  'train',
+  'pipeline',
+  ('precompute', 'sample', 'edit', 'evaluate', 'evaluate_edit'),
+)
+# The trainer's entry hands the function that makes samples to the loop.
+EXCEPTIONS = {('ttt_jax.train.__main__', 'ttt_jax.pipeline.training_samples')}
+# What each package of the repository may import of the others.
+PACKAGES = {
+  'pallas_kernels': set(),
+  'ttt_jax': {'pallas_kernels'},
+  'launch': {'pallas_kernels', 'ttt_jax'},
+  'configs': {'ttt_jax'},
+  'examples': {'pallas_kernels', 'ttt_jax'},
+}
+
+
+def imports(package: str) -> list[tuple[str, str]]:
+  """(module, imported name with its module) of all files of a package."""
+  found = []
+  for path in sorted((ROOT / package).rglob('*.py')):
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    module = '.'.join(p for p in parts if p != '__init__')
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f'{path}: a relative import'
+        found += [(module, f'{node.module}.{a.name}') for a in node.names]
+      elif isinstance(node, ast.Import):
+        found += [(module, a.name) for a in node.names]
+  return found
+
+
+def room(module: str) -> str:
+  return module.split('.')[1]
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_packages(package):
+  allowed = PACKAGES[package] | {package}
+  if package == 'configs':  # Recipes do not import each other.
+    allowed -= {package}
+  wrong = [
+    f'{module} imports {name}'
+    for module, name in imports(package)
+    if (top := name.split('.')[0]) in PACKAGES.keys() | {'tests', 'benchmarks'}
+    and top not in allowed
+  ]
+  assert not wrong, '\n'.join(wrong)
+
+
+def test_arrows_point_down():
+  floor = {}
+  for level, rooms in enumerate(FLOORS):
+    floor |= dict.fromkeys([rooms] if isinstance(rooms, str) else rooms, level)
+  wrong = []
+  for module, name in imports('ttt_jax'):
+    if not name.startswith('ttt_jax.') or module == 'ttt_jax':
+      continue
+    here, there = room(module), room(name)
+    if here == there or there == '__version__':
+      continue
+    assert here in floor, f'{module}: add its room to FLOORS'
+    assert there in floor, f'{name}: add its room to FLOORS'
+    if floor[there] >= floor[here] and (module, name) not in EXCEPTIONS:
+      wrong.append(f'{module} imports {name}')
+  assert not wrong, '\n'.join(wrong)
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_no_circles_of_modules(package):
+  """Also inside a room, where the table says nothing."""
+  arrows: dict[str, set[str]] = {}
+  for module, name in imports(package):
+    arrows.setdefault(module, set()).add(name)
+  modules = set(arrows)
+  graph = {
+    module: {
+      target
+      for name in names
+      for target in (name, name.rpartition('.')[0])
+      if target in modules and target != module
+    }
+    for module, names in arrows.items()
+  }
+  done: set[str] = set()
+
+  def visit(module: str, path: tuple[str, ...]) -> None:
+    assert module not in path, f'circle: {" -> ".join((*path, module))}'
+    if module in done:
+      return
+    # A package's own __init__ re-exports its modules; they do not import it.
+    for target in graph[module]:
+      if not module.startswith(target + '.'):
+        visit(target, (*path, module))
+    done.add(module)
+
+  for module in graph:
+    visit(module, ())
+
+
+def test_kernels_and_models_know_no_files_and_flags():
+  wrong = [
+    f'{module} imports {name}'
+    for package in ('pallas_kernels', 'ttt_jax')
+    for module, name in imports(package)
+    if module.startswith(('pallas_kernels', 'ttt_jax.models'))
+    and not module.startswith('pallas_kernels.tools')
+    and name.split('.')[0] in ('absl', 'etils', 'orbax', 'tensorstore', 'av')
+  ]
+  assert not wrong, '\n'.join(wrong)
