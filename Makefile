@@ -16,13 +16,18 @@ TPU := .venv-tpu
 GPU := .venv-gpu
 # So do diffusers, transformers and the CPU build of PyTorch.
 PARITY := .venv-parity
-JAX := 0.10.2
+# The pinned version of JAX, stated once.
+JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
+# The CPU build of PyTorch, from PyTorch's own index.
+TORCH := 2.13.0+cpu
+PIN := $(RUN) -m uv pip compile pyproject.toml --quiet --python-version 3.11 \
+  --no-annotate --custom-compile-command "make pins"
 # Large pages for large arrays: training on CPU needs a seventh less processor
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-memory demo-edit test test-slow bench parity kernel-check \
-  kernel-budget plan-check plan-table clean
+.PHONY: demo demo-memory demo-edit test test-slow faults lint format pins wheel \
+  bench parity kernel-check kernel-budget plan-check plan-table clean
 
 demo: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
@@ -38,6 +43,32 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -q $(PYTEST_FLAGS) tests
+
+# Known faults, put into copies one by one; each must make a test fail.
+faults: $(READY)
+	$(RUN) -m tests.faults
+
+lint: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m pyrefly check
+	$(VENV)/bin/shellcheck .ci/run launch/*.sh launch/*.sbatch
+	$(RUN) -m pytest -q tests/test_layers.py tests/test_docs.py
+
+format: $(READY)
+	$(RUN) -m ruff check --select I --fix .
+	$(RUN) -m ruff format .
+
+# Writes the pinned requirements from the bounds in pyproject.toml; pins that
+# still fit are kept.
+pins: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(PIN) --extra test --extra lint -o requirements.txt
+	$(PIN) --extra tpu -c requirements.txt -o requirements-tpu.txt
+	$(PIN) --extra parity -c requirements.txt -o requirements-parity.txt
+
+wheel: $(READY)
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 bench: $(READY)
 	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)
@@ -58,10 +89,8 @@ parity: $(PARITY)/ready
 
 $(PARITY)/ready: requirements.txt requirements-parity.txt
 	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --no-deps \
-	  $$(grep ^torch== requirements-parity.txt)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
-	  -r requirements.txt -r requirements-parity.txt
+	  -r requirements.txt -r requirements-parity.txt torch==$(TORCH)
 	touch $@
 
 # Compiles the kernels for TPUs and an H100, of which none is needed.
@@ -82,10 +111,10 @@ plan-table: $(TPU)/ready
 	$(TPU)/bin/python -m launch.planner.table --out=docs/plan.md
 	$(TPU)/bin/python -m launch.planner.costs
 
-$(TPU)/ready: requirements.txt
+$(TPU)/ready: requirements.txt requirements-tpu.txt
 	$(PYTHON) -m venv $(TPU)
 	$(TPU)/bin/pip install --quiet --disable-pip-version-check \
-	  "jax[tpu]==$(JAX)" -r requirements.txt
+	  -r requirements.txt -r requirements-tpu.txt
 	touch $@
 
 $(GPU)/ready:

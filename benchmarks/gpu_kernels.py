@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import pallas_kernels
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
 
@@ -52,7 +53,7 @@ NO_GPU = 3
 
 def load(op: str, name: str) -> Callable[..., Any]:
   """Returns implementation `name` of an op."""
-  return getattr(importlib.import_module(f'pallas_kernels.{op}.{name}'), op)
+  return functools.partial(getattr(pallas_kernels, op), implementation=name)
 
 
 def specs_of(op: str) -> Any:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from absl import app
 import matplotlib
 
-from ttt_jax.diffusion import grid
 from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import sampling_schedule
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # pylint: disable=wrong-import-position
@@ -23,7 +23,7 @@ _STEPS = 50
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError('give one argument: the PNG file to write')
-  timesteps = grid.sampling_grid(steps=_STEPS).timesteps
+  timesteps = sampling_schedule.from_name(steps=_STEPS).timesteps
   figure, axes = pyplot.subplots(figsize=(7, 3), layout='constrained')
   for name, style in (
     ('reference', {'linewidth': 0.8, 'marker': '.', 'color': '0.6'}),

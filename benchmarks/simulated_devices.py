@@ -28,7 +28,7 @@ _CALLS = 3
 
 
 def _step(config, mesh):
-  module = dit.DiffusionTransformer(config, sharding.Layout(mesh))
+  module = dit.DiffusionTransformer(config, sharding.ShardingPlan(mesh))
 
   def loss(params, batch):
     return objective.diffusion_loss(

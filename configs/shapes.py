@@ -1,31 +1,30 @@
-"""A small Stable Diffusion of a world of shapes, made from nothing.
+"""A small Stable Diffusion of a world of shapes, trained from scratch.
 
     python -m examples.shapes --config=configs/shapes.py --workdir=DIR
 
-draws the pictures, trains an autoencoder and a text encoder, encodes a data
+Draws the pictures, trains an autoencoder and a text encoder, encodes a data
 set, trains the U-Net as `python -m ttt_jax.train` with this config does, and
-writes DIR/sd in diffusers' layout: what ttt_jax/assets/shapes_sd holds. What
-is there already is not made again. About 40 minutes on two cores that others
-use, too.
+writes DIR/sd in diffusers' layout, the content of ttt_jax/assets/shapes_sd.
+Existing parts are not made again. Takes about 40 minutes on two shared cores.
 """
 
 import ml_collections
 
+from ttt_jax import recipes
+
 
 def get_config() -> ml_collections.ConfigDict:
-  """The configuration."""
-  config = ml_collections.ConfigDict()
-  config.name = 'shapes'
-  config.backbone = 'unet3d'
-  config.stage = 'unet'
-  config.previous_stage = ''
-  config.init_from = ''
-  config.seed = 0
-  config.steps = 2000
-  config.batch_size = 32
-  config.microbatches = 1
-
-  # 64 x 64 pixels to 16 x 16 x 4.
+  """Returns the config."""
+  config = recipes.training(
+    name='shapes',
+    backbone='unet3d',
+    stage='unet',
+    steps=2000,
+    batch_size=32,
+    ema_decay=0.99,
+    log_every=25,
+  )
+  # 64 x 64 pixels become latents of 16 x 16 x 4.
   config.autoencoder = dict(
     vae=dict(
       latent_channels=4,
@@ -34,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
       norm_num_groups=8,
     ),
     pictures=2048,
-    objects=6,  # the most of a picture
+    objects=6,  # at most, per picture
     steps=1200,
     batch_size=8,
     kl=1e-5,
@@ -49,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     steps=400,
     batch_size=64,
     lr=2e-3,
-    held_out=0.2,  # of the captions
+    held_out=0.2,  # share of the captions
     seed=0,
   )
 
@@ -84,7 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.optimizer = dict(
     groups=[
-      # Nine matrices each, of which all move.
+      # A kernel is nine matrices, which all move.
       (r'.*conv[^/]*/kernel', group('convolutions', 'muon', 0.01)),
       (r'.*/kernel', group('matrices', 'muon', 0.02)),
       (r'.*', group('vectors', 'adamw', 2e-3)),
@@ -92,15 +91,4 @@ def get_config() -> ml_collections.ConfigDict:
     betas=(0.9, 0.99),
     clip=1.0,
   )
-  config.ema_decay = 0.99
-  config.text_dropout = 0.1
-  config.schedule_shift = 1.0
-
-  config.log_every = 25
-  config.diagnose_every = 0
-  config.checkpoint_every = 250
-  config.keep_last = 1
-  config.keep_every = 0
-  config.sample_every = 0
-  config.mesh = dict(data=1, sp=1)
   return config

@@ -1,4 +1,4 @@
-"""The steps of a demonstration: commands, each shown, timed and measured."""
+"""Runs the commands of a demonstration, and measures time and memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Step:
   """One command of a demonstration.
 
   Attributes:
-    title: what it does.
-    module: of `python -m`.
-    arguments: of the command; '{workdir}' is filled in.
+    title: Title of the step.
+    module: Module that `python -m` runs.
+    arguments: Arguments of the command; '{workdir}' is replaced.
   """
 
   title: str
@@ -33,13 +33,13 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
-  """A step that has run.
+class StepResult:
+  """Measurements of a step.
 
   Attributes:
-    title: what it did.
-    seconds: wall time.
-    peak_mb: largest resident memory.
+    title: Title of the step.
+    seconds: Wall time in seconds.
+    peak_mb: Peak resident memory in MB.
   """
 
   title: str
@@ -47,8 +47,8 @@ class Done:
   peak_mb: float
 
 
-def run(step: Step, workdir: pathlib.Path) -> Done:
-  """Runs a step as a process of its own.
+def run(step: Step, workdir: pathlib.Path) -> StepResult:
+  """Runs a step in its own process.
 
   Raises:
     SystemExit: the process failed.
@@ -57,7 +57,7 @@ def run(step: Step, workdir: pathlib.Path) -> Done:
   console = rich_console.Console()
   console.print(rule.Rule(f'[bold]{step.title}', align='left'))
   print('$', shlex.join(['python', '-m', step.module, *arguments]), flush=True)
-  # Compiled programs are shared by the steps and by later runs.
+  # The steps and later runs share compiled programs.
   environment = dict(os.environ)
   environment.setdefault(
     'JAX_COMPILATION_CACHE_DIR', str(workdir.resolve() / 'jax_cache')
@@ -76,25 +76,25 @@ def run(step: Step, workdir: pathlib.Path) -> Done:
     )
     raise SystemExit(1)
   unit = 2**20 if sys.platform == 'darwin' else 2**10
-  return Done(step.title, seconds, usage.ru_maxrss / unit)
+  return StepResult(step.title, seconds, usage.ru_maxrss / unit)
 
 
-def summary(done: Sequence[Done], workdir: pathlib.Path) -> None:
-  """Prints the steps as a table, and writes them to summary.json."""
+def print_summary(results: Sequence[StepResult], workdir: pathlib.Path) -> None:
+  """Prints the measurements as a table, and writes them to summary.json."""
   console = rich_console.Console()
   console.print(rule.Rule('[bold]summary', align='left'))
   table = rich_table.Table()
   for column in ('step', 'seconds', 'peak MB'):
     table.add_column(column, justify='left' if column == 'step' else 'right')
-  for d in done:
-    table.add_row(d.title, f'{d.seconds:.0f}', f'{d.peak_mb:,.0f}')
+  for r in results:
+    table.add_row(r.title, f'{r.seconds:.0f}', f'{r.peak_mb:,.0f}')
   table.add_section()
   table.add_row(
     'all',
-    f'{sum(d.seconds for d in done):.0f}',
-    f'{max(d.peak_mb for d in done):,.0f}',
+    f'{sum(r.seconds for r in results):.0f}',
+    f'{max(r.peak_mb for r in results):,.0f}',
   )
   console.print(table)
   (workdir / 'summary.json').write_text(
-    json.dumps([dataclasses.asdict(d) for d in done], indent=1)
+    json.dumps([dataclasses.asdict(r) for r in results], indent=1)
   )

@@ -1,19 +1,21 @@
-"""The stages that lead to one, and what of them is there already."""
+"""The stages that lead to a given stage, and what is saved of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import importlib.util
+from importlib import machinery
 import sys
+import types
 from typing import Any
 
 from etils import epath
 
 from ttt_jax.checkpoints import checkpoint_format
+from ttt_jax.runtime import paths
 
-# The first stage starts from it; the others from the stage before, over which
-# it would win.
+# Only the first stage starts from these weights. In a later stage they would
+# take precedence over those of the previous stage.
 _FIRST_ONLY = 'init_from'
 
 
@@ -22,11 +24,11 @@ class Stage:
   """One stage of a chain.
 
   Attributes:
-    name: its folder in the workdir.
-    config: as `--config` takes it, FILE:ARGUMENT.
-    steps: after which it is finished.
+    name: name of its folder in the workdir.
+    config: value of `--config`, FILE:ARGUMENT.
+    steps: number of training steps.
     data: folder of its data set.
-    overrides: values of the config set by hand.
+    overrides: values of the config from the command line.
   """
 
   name: str
@@ -35,85 +37,76 @@ class Stage:
   data: str
   overrides: Mapping[str, Any]
 
-  def command(self, module: str, *words: str) -> list[str]:
-    """`python -m MODULE` for this stage."""
+  def command(self, module: str, *options: str) -> list[str]:
+    """Returns the command `python -m MODULE` for this stage."""
     values = [f'--config.{k}={v}' for k, v in self.overrides.items()]
-    return [
-      sys.executable,
-      '-m',
-      module,
-      f'--config={self.config}',
-      *values,
-      *words,
-    ]
+    python = (sys.executable, '-m', module)
+    return [*python, f'--config={self.config}', *values, *options]
 
 
-def stages_to(
+def stages_up_to(
   config: str, overrides: Mapping[str, Any], workdir: str
 ) -> list[Stage]:
-  """The stages that lead to the one of `config`, in order.
+  """Returns the stages that lead to the stage of `config`, in order.
 
   Args:
     config: FILE:ARGUMENT of the last stage.
-    overrides: values of the config set by hand.
-    workdir: of all stages.
+    overrides: values of the config from the command line.
+    workdir: folder of all stages.
 
   Raises:
-    ValueError: a stage before cannot be named.
+    ValueError: the argument does not name a previous stage.
   """
   path, _, argument = config.partition(':')
-  spec = importlib.util.spec_from_file_location('stages_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  found = []
+  loader = machinery.SourceFileLoader('stages_config', path)
+  module = types.ModuleType(loader.name)
+  loader.exec_module(module)
+  stages = []
   while True:
     values = module.get_config(argument)
     first = not values.previous_stage
-    kept = {k: v for k, v in overrides.items() if first or k != _FIRST_ONLY}
-    values.update_from_flattened_dict(kept)
-    found.append(
+    own = {k: v for k, v in overrides.items() if first or k != _FIRST_ONLY}
+    values.update_from_flattened_dict(own)
+    stages.append(
       Stage(
         name=values.stage,
         config=f'{path}:{argument}' if argument else path,
         steps=values.steps,
-        data=values.data.folder.replace('{workdir}', workdir),
-        overrides=kept,
+        data=paths.in_workdir(values.data.folder, workdir),
+        overrides=own,
       )
     )
     if first:
-      return found[::-1]
-    argument = _before(path, argument, values)
+      return stages[::-1]
+    argument = _previous_argument(path, argument, values)
 
 
-def _before(path: str, argument: str, config: Any) -> str:
-  """The argument of a config file for the stage before that of `argument`.
+def _previous_argument(path: str, argument: str, config: Any) -> str:
+  """Returns the config file's argument for the previous stage.
 
-  A part of the argument names the stage; the stage's folder may add to it.
+  One of the comma-separated parts of `argument` names the stage. The name of
+  the stage's folder may have a prefix in addition.
   """
   parts = argument.split(',')
   for i, part in enumerate(parts):
     prefix = config.stage.removesuffix(part)
-    if (
-      part
-      and prefix != config.stage
-      and (config.previous_stage.startswith(prefix))
-    ):
-      before = config.previous_stage.removeprefix(prefix)
-      return ','.join([*parts[:i], before, *parts[i + 1 :]])
+    named = part and prefix != config.stage
+    if named and config.previous_stage.startswith(prefix):
+      previous = config.previous_stage.removeprefix(prefix)
+      return ','.join([*parts[:i], previous, *parts[i + 1 :]])
   raise ValueError(
-    f'{config.stage} starts from {config.previous_stage}, but nothing in'
-    f' --config={path}{argument and ":"}{argument} names the stage; write it'
-    ' behind the file, as in configs/ttt_video.py:63s'
+    f'{config.stage} starts from {config.previous_stage}, but'
+    f' --config={path}{argument and ":"}{argument} does not name the stage;'
+    ' append it to the file, as in configs/ttt_video.py:63s'
   )
 
 
-def step_of(stage: Stage, workdir: str) -> int:
-  """The newest whole step of a stage; 0 where nothing is saved."""
-  return max(
-    checkpoint_format.steps(epath.Path(workdir) / stage.name), default=0
-  )
+def saved_step(stage: Stage, workdir: str) -> int:
+  """Returns the last complete checkpoint's step, 0 without a checkpoint."""
+  folder = epath.Path(workdir) / stage.name
+  return max(checkpoint_format.steps(folder), default=0)
 
 
 def has_data(stage: Stage) -> bool:
-  """Whether the data set is whole: its manifest is written last."""
+  """Returns whether the data set is complete: its manifest is written last."""
   return (epath.Path(stage.data) / 'manifest.json').exists()

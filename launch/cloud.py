@@ -1,8 +1,8 @@
-"""What Google Cloud calls a slice of `launch.topology`.
+"""Names that Google Cloud gives the slices of `launch.topology`.
 
-    slice_of('v5p:8x8x4').accelerator_type   # 'v5p-512'
+    find_slice('v5p:8x8x4').accelerator_type   # 'v5p-512'
 
-Names, shapes and zones from its documentation and the tables of XPK (2026).
+Names, shapes and zones are from its documentation and the tables of XPK (2026).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _ZONE = re.compile(r'[a-z]+(-[a-z]+)+\d+-[a-z0-9]+')
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-  """A kind of chip.
+class TpuType:
+  """A generation of TPUs as Google Cloud offers it.
 
   Attributes:
-    prefix: of its accelerator types.
-    cores: per chip, which the number in a v5p's accelerator type counts.
-    runtime: software of TPU VMs.
-    label: of its nodes on GKE.
-    zones: where it is rented; Google adds some now and then.
-    shapes: the one that Google means by a number of chips, sides ascending.
+    prefix: prefix of its accelerator types.
+    cores: cores per chip that the number in an accelerator type counts.
+    runtime: software version of its TPU VMs.
+    label: label of its nodes on GKE.
+    zones: zones where it can be rented (Google adds some from time to time).
+    shapes: shapes that can be rented, sides ascending.
   """
 
   prefix: str
@@ -37,114 +37,108 @@ class Kind:
   shapes: tuple[str, ...]
 
 
-_FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-KINDS = {
-  'v5e': Kind(
-    'v5litepod',
-    1,
-    'v2-alpha-tpuv5-lite',
-    'tpu-v5-lite-podslice',
-    ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a'),
-    _FLAT,
+_SHAPES_2D = tuple('2x2 2x4 4x4 4x8 8x8 8x16 16x16'.split())
+_SHAPES_3D = tuple(
+  '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16'
+  ' 16x16x16'.split()
+)
+TPU_TYPES = {
+  'v5e': TpuType(
+    prefix='v5litepod',
+    cores=1,
+    runtime='v2-alpha-tpuv5-lite',
+    label='tpu-v5-lite-podslice',
+    zones=('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a'),
+    shapes=_SHAPES_2D,
   ),
-  'v5p': Kind(
-    'v5p',
-    2,
-    'v2-alpha-tpuv5',
-    'tpu-v5p-slice',
-    ('us-central1-a', 'us-east5-a'),
-    (
-      '2x2x1',
-      '2x2x2',
-      '2x2x4',
-      '2x4x4',
-      '4x4x4',
-      '4x4x8',
-      '4x8x8',
-      '8x8x8',
-      '8x8x16',
-      '8x16x16',
-      '16x16x16',
-    ),
+  'v5p': TpuType(
+    prefix='v5p',
+    cores=2,
+    runtime='v2-alpha-tpuv5',
+    label='tpu-v5p-slice',
+    zones=('us-central1-a', 'us-east5-a'),
+    shapes=_SHAPES_3D,
   ),
-  'v6e': Kind(
-    'v6e',
-    1,
-    'v2-alpha-tpuv6e',
-    'tpu-v6e-slice',
-    (
+  'v6e': TpuType(
+    prefix='v6e',
+    cores=1,
+    runtime='v2-alpha-tpuv6e',
+    label='tpu-v6e-slice',
+    zones=(
       'us-central1-b',
       'us-east1-d',
       'us-east5-a',
       'us-east5-b',
       'europe-west4-a',
     ),
-    _FLAT,
+    shapes=_SHAPES_2D,
   ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-  """A slice as it is rented.
+class CloudSlice:
+  """A slice under Google Cloud's names.
 
   Attributes:
-    chip: 'v5p'.
-    chips: 256.
-    shape: sides as Google orders them, '4x8x8'.
-    kind: names of the chip.
+    chip: generation, such as 'v5p'.
+    chips: number of chips.
+    shape: sides in Google's order, such as '4x8x8'.
+    tpu_type: names of the generation.
   """
 
   chip: str
   chips: int
   shape: str
-  kind: Kind
+  tpu_type: TpuType
 
   @property
   def accelerator_type(self) -> str:
-    """Such as v5p-512."""
-    return f'{self.kind.prefix}-{self.chips * self.kind.cores}'
+    """Accelerator type, such as v5p-512."""
+    return f'{self.tpu_type.prefix}-{self.chips * self.tpu_type.cores}'
 
   @property
   def nodes(self) -> int:
-    """Machines of four chips, as GKE's node pools have them."""
+    """Machines of four chips, of which GKE's node pools consist."""
     return self.chips // _CHIPS_PER_HOST
 
   @property
   def workers(self) -> int:
-    """TPU VMs; eight v5e or v6e chips may be one."""
+    """TPU VMs; eight v5e or v6e chips may form a single one."""
     return 1 if self.shape == '2x4' else self.nodes
 
 
-def slice_of(name: str | None) -> Slice:
-  """The slice that `launch.plan` calls so; raises ValueError."""
+def find_slice(name: str | None) -> CloudSlice:
+  """Returns the slice of a topology name; ValueError if there is none."""
   if not name:
     raise ValueError(
       '--topology is missing, for example v5p:4x8x8; python -m launch.plan'
-      ' tells which one your stage needs'
+      ' finds the slice that your stage needs'
     )
-  found = topology_lib.parse(name)
-  kind = KINDS.get(found.chip.name)
-  if kind is None:
+  topology = topology_lib.parse(name)
+  tpu_type = TPU_TYPES.get(topology.chip.name)
+  if tpu_type is None:
     raise ValueError(
-      f'--topology {name} is no slice of TPUs, such as v5p:4x8x8; GPUs are'
-      ' launched by python -m launch.slurm'
+      f'--topology {name} is not a TPU slice such as v5p:4x8x8; use'
+      ' python -m launch.slurm for GPUs'
     )
-  sides = [int(n) for n in name.partition(':')[2].split('x')]
-  ascending = sorted(sides)
-  if ascending == [1, 2, 2]:  # The exception.
-    ascending = [2, 2, 1]
-  shape = 'x'.join(map(str, ascending))
-  if shape not in kind.shapes:
-    legal = ', '.join(f'{found.chip.name}:{s}' for s in kind.shapes)
-    raise ValueError(f'--topology {name} is not rented; legal are {legal}')
-  return Slice(found.chip.name, found.chips, shape, kind)
+  sides = sorted(topology.shape)
+  if sides == [1, 2, 2]:  # The only shape that Google does not sort.
+    sides = [2, 2, 1]
+  shape = 'x'.join(map(str, sides))
+  if shape not in tpu_type.shapes:
+    shapes = ', '.join(f'{topology.chip.name}:{s}' for s in tpu_type.shapes)
+    raise ValueError(
+      f'--topology {name} cannot be rented; expected one of {shapes}'
+    )
+  return CloudSlice(topology.chip.name, topology.chips, shape, tpu_type)
 
 
-def check_zone(zone: str | None, kind: Kind) -> str:
-  """A zone; raises ValueError for what cannot be one."""
+def check_zone(zone: str | None, tpu_type: TpuType) -> str:
+  """Returns a zone; raises ValueError if it cannot be one."""
   if not zone or not _ZONE.fullmatch(zone):
     raise ValueError(
-      f'--zone is {zone!r}; {kind.prefix} is in {", ".join(kind.zones)}'
+      f'--zone is {zone!r}; expected a zone of {tpu_type.prefix}, such as'
+      f' {", ".join(tpu_type.zones)}'
     )
   return zone

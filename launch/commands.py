@@ -1,14 +1,13 @@
-"""Commands of other programs: shown, run one after another, checked before.
+"""Commands of other programs: checked, printed, run one after another.
 
-What the launchers share. Each builds its commands as plain lists, so that
-`--dry_run` prints all of them and runs none.
+Shared by the launchers. Each launcher builds its commands as lists of
+arguments, so that `--dry_run` can print all of them without running any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import os
 import re
 import shlex
 import signal
@@ -17,116 +16,196 @@ import sys
 
 from absl import flags
 
-# Of a program that was stopped before its end and wants to be started again.
-# JobSet, Slurm and XPK are told of it.
-AGAIN = os.EX_TEMPFAIL
-
-_NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
 _MESH = re.compile(r'--config\.mesh\.(data|sp)=(\d+)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """One command.
+  """A command.
 
   Attributes:
-    words: program and arguments.
-    why: what it does, in a few words.
+    argv: program and arguments.
+    purpose: effect of the command, in a few words.
   """
 
-  words: tuple[str, ...]
-  why: str
+  argv: tuple[str, ...]
+  purpose: str
 
 
-def define_dry_run() -> None:
-  """The flag of all launchers."""
-  flags.DEFINE_bool('dry_run', False, 'Print the commands, run none.')
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """Syntax of a value that another program receives.
+
+  Attributes:
+    regex: pattern of the complete value.
+    rule: the pattern in words.
+    example: a valid value.
+  """
+
+  regex: str
+  rule: str
+  example: str
+
+
+# A label of RFC 1123, as Kubernetes and Google Cloud require. It starts with a
+# letter and leaves room for what JobSet and XPK append.
+NAME = Format(
+  r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?',
+  'up to 40 lower-case letters, digits and -, a letter first',
+  'my-run',
+)
+PROJECT = Format(
+  r'([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]',
+  '6 to 30 lower-case letters, digits and -, a letter first',
+  'my-project',
+)
+BUCKET = Format(
+  r'[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]',
+  'a bare name of 3 or more lower-case letters, digits, -, _ and .',
+  'my-bucket',
+)
+IMAGE = Format(
+  r'[a-z0-9][-a-zA-Z0-9._]*(:\d+)?(/[a-z0-9][-a-z0-9._]*)*'
+  r'(:\w[-\w.]{0,127})?(@sha256:[0-9a-f]{64})?',
+  'HOST/PROJECT/REPOSITORY/IMAGE:TAG',
+  'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1',
+)
+SERVICE_ACCOUNT = Format(
+  r'[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?',
+  'lower-case letters, digits, - and ., a letter or digit first and last',
+  'default',
+)
+RESERVATION = Format(
+  r'(projects/[-a-z0-9.:]+/reservations/)?[a-z]([-a-z0-9]{0,61}[a-z0-9])?',
+  'NAME or projects/PROJECT/reservations/NAME',
+  'my-reservation',
+)
+RUNTIME = Format(
+  r'[a-z0-9][-.a-z0-9]*',
+  'lower-case letters, digits, - and .',
+  'v2-alpha-tpuv5',
+)
+SLURM_NAME = Format(
+  r'\w[-\w.]*(,\w[-\w.]*)*', 'letters, digits, _, - and .', 'gpu'
+)
+
+
+def check(flag: str, value: str | None, syntax: Format) -> str:
+  """Returns the value of a flag; raises ValueError if it is not valid."""
+  if not value:
+    raise ValueError(
+      f'--{flag} is missing, for example --{flag}={syntax.example}'
+    )
+  if not re.fullmatch(syntax.regex, value, re.ASCII):
+    raise ValueError(
+      f'--{flag} is {value!r}; expected {syntax.rule}, for example'
+      f' {syntax.example}'
+    )
+  return value
+
+
+def define_flags(*names: str) -> None:
+  """Defines flags that have one meaning in all launchers, and --dry_run."""
+  texts = dict(
+    name='Name of the run, of your choice.',
+    zone='Zone of Google Cloud, such as us-east5-a.',
+    project='Project of Google Cloud.',
+    topology='Name of the TPU slice in launch.plan, such as v5p:4x8x8.',
+  )
+  for name in names:
+    flags.DEFINE_string(name, None, texts[name])
+  flags.DEFINE_bool('dry_run', False, 'Print the commands without running any.')
+
+
+def check_action(
+  action: str | None, actions: Sequence[str], arguments: Sequence[str]
+) -> str:
+  """Returns the value of --action; raises ValueError if it cannot be done."""
+  if action is None:
+    raise ValueError(
+      f'--action is missing; expected one of {", ".join(actions)}'
+    )
+  if arguments and action != 'run':
+    raise ValueError(f'unexpected argument {arguments[0]!r}; see --help')
+  return action
 
 
 def run(commands: Sequence[Command], dry_run: bool) -> int:
-  """Shows commands and runs them until one fails; returns its exit status.
+  """Prints commands and runs them until one fails; returns its exit status.
 
   Args:
-    commands: in order.
-    dry_run: only show them.
+    commands: the commands, in order.
+    dry_run: whether to print them only.
 
   Raises:
     FileNotFoundError: a program is not installed.
   """
   for command in commands:
-    print(f'# {command.why}\n{shlex.join(command.words)}', flush=True)
+    print(f'# {command.purpose}\n{shlex.join(command.argv)}', flush=True)
     if dry_run:
       continue
     try:
-      status = subprocess.run(command.words, check=False).returncode
-    except KeyboardInterrupt:  # How one ends to follow a log.
+      status = subprocess.run(command.argv, check=False).returncode
+    except KeyboardInterrupt:  # How a user stops following a log.
       return 128 + signal.SIGINT
     except FileNotFoundError as e:
       raise FileNotFoundError(
-        f'{command.words[0]} is not installed here; docs/pods.md says what'
-        ' each launcher needs, --dry_run needs none'
+        f'{command.argv[0]} is not installed; see docs/pods.md for what each'
+        ' launcher needs, or use --dry_run, which needs nothing'
       ) from e
     if status:
       print(
-        f'error: {command.words[0]} ended with status {status}', file=sys.stderr
+        f'error: {command.argv[0]} exited with status {status}', file=sys.stderr
       )
       return status
   return 0
 
 
-def check_name(flag: str, value: str | None) -> str:
-  """A name as Google Cloud and Kubernetes want them; raises ValueError."""
-  if not value:
-    raise ValueError(f'--{flag} is missing, for example --{flag}=my-run')
-  if not _NAME.fullmatch(value):
-    raise ValueError(
-      f'--{flag} is {value!r}; legal are up to 40 lower-case letters, digits'
-      ' and -, a letter first, for example my-run'
-    )
-  return value
-
-
-def stages(
-  words: Sequence[str], *, chip: str, devices: int, python: str = 'python'
+def stages_command(
+  stage_flags: Sequence[str],
+  *,
+  chip: str,
+  devices: int,
+  hosts: int,
+  python: str = 'python',
 ) -> tuple[str, ...]:
-  """The command that every process of a job runs: the chain of stages.
+  """Returns the command that every process of a job runs.
 
   Args:
-    words: what the user wrote behind `--`.
-    chip: a kind of `xla_flags.SETTINGS`.
-    devices: all chips of the job; the mesh must take them all.
-    python: the interpreter there.
+    stage_flags: flags of `launch.stages`, which the user wrote after `--`.
+    chip: key of `xla_flags.FLAGS`.
+    devices: chips of the job; the mesh must use all of them.
+    hosts: machines of the job; all must see the workdir.
+    python: interpreter on the hosts.
 
   Raises:
-    ValueError: something is missing, or the mesh is not that of the devices.
+    ValueError: a flag is missing, the mesh has another number of devices, or
+      the workdir is on a local disk.
   """
   for flag, example in (
     ('--config=', '--config=configs/ttt_video.py:63s'),
     ('--workdir=', '--workdir=gs://BUCKET/run'),
   ):
-    if not any(word.startswith(flag) for word in words):
+    if not any(word.startswith(flag) for word in stage_flags):
       raise ValueError(
-        f'{flag.rstrip("=")} is missing; put what the stages need behind --,'
-        f' for example: -- {example}'
+        f'{flag.rstrip("=")} is missing; write the flags of the stages after'
+        f' --, for example: -- {example}'
       )
-  mesh = dict(found.groups() for found in map(_MESH.fullmatch, words) if found)
-  data, sp = int(mesh.get('data', 1)), int(mesh.get('sp', 1))
+  matches = map(_MESH.fullmatch, stage_flags)
+  mesh = {match[1]: int(match[2]) for match in matches if match}
+  data, sp = mesh.get('data', 1), mesh.get('sp', 1)
   if data * sp != devices:
     raise ValueError(
       f'the mesh data {data} x sp {sp} covers {data * sp} devices of'
       f' {devices}; add --config.mesh.data=N --config.mesh.sp=M with N x M ='
-      f' {devices} behind --, python -m launch.plan tells which fit'
+      f' {devices} after --; python -m launch.plan --sweep lists valid meshes'
     )
-  return (python, '-m', 'launch.stages', f'--chip={chip}', *words)
-
-
-def check_shared_workdir(words: Sequence[str], hosts: int) -> None:
-  """Raises ValueError for a workdir that only one of several hosts sees."""
-  given = [w for w in words if w.startswith('--workdir=')]
-  workdir = given[-1].partition('=')[2]
+  workdirs = [w for w in stage_flags if w.startswith('--workdir=')]
+  workdir = workdirs[-1].partition('=')[2]
   if hosts > 1 and not workdir.startswith(('gs://', '/')):
     raise ValueError(
-      f"--workdir={workdir} lies on one host's own disk, and there are"
-      f' {hosts} hosts; use gs://BUCKET/FOLDER or the absolute path of a'
-      ' file system that all of them see'
+      f'--workdir={workdir} is on the local disk of one host, and there are'
+      f' {hosts} hosts; use gs://BUCKET/FOLDER or an absolute path on a shared'
+      ' file system'
     )
+  return (python, '-m', 'launch.stages', f'--chip={chip}', *stage_flags)

@@ -7,178 +7,220 @@
         --topology=... -- --config=configs/ttt_video.py:63s \\
         --workdir=gs://B/run --config.mesh.data=64 --config.mesh.sp=4
 
-and then status, follow, logs, stop, delete_cluster. XPK makes the cluster;
-the job is the JobSet of launch/jobset.yaml (`--via=xpk` lets XPK make that,
-too). The bucket is seen as /bucket. What stands behind -- goes to
-`launch.stages`. `--dry_run` prints commands and JobSet. Needs xpk and docker
-for the first two actions, kubectl for the others.
+followed by status, follow, logs, stop, delete_cluster. XPK creates the cluster.
+The job is a JobSet; `--via=xpk` submits it through XPK instead. Pods see the
+bucket as /bucket. Flags after -- are those of `launch.stages`. `--dry_run`
+prints the commands and the JobSet. `cluster` requires xpk, `image` docker, and
+the other actions kubectl.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import json
+import os
 import pathlib
 import shlex
-import string
+from typing import Any
 
 from absl import flags
+import yaml
 
 from launch import cloud
 from launch import commands
 from ttt_jax.runtime import cli
 
-ACTIONS = (
-  'cluster',
-  'image',
-  'run',
-  'status',
-  'follow',
-  'logs',
-  'stop',
-  'delete_cluster',
-)
-_TEMPLATE = pathlib.Path(__file__).with_name('jobset.yaml')
-_GRACE = 600  # seconds, as in the template
-_PODS = '--selector=jobset.sigs.k8s.io/jobset-name={name}'
+# Seconds that a pod has to save after SIGTERM.
+_GRACE_SECONDS = 600
+_CONTAINER = 'stages'
 Command = commands.Command
 
 
 def jobset(
   name: str,
-  rented: cloud.Slice,
-  words: Sequence[str],
+  tpu_slice: cloud.CloudSlice,
+  stage_flags: Sequence[str],
   *,
   image: str,
   bucket: str,
   service_account: str,
   restarts: int,
-) -> str:
-  """The JobSet of a run, YAML.
+) -> dict[str, Any]:
+  """Returns the JobSet of a run, one pod per machine of the slice.
+
+  Exit status 2 of `launch.stages` is an error that the user has to fix, which
+  fails the JobSet at once. Any other failure (75: stopped by a signal; a killed
+  pod; a lost machine) restarts all pods, and training resumes from its last
+  checkpoint.
 
   Args:
-    name: of the JobSet.
-    rented: the slice.
-    words: behind `--`, for `launch.stages`.
-    image: of the container.
-    bucket: without gs://, mounted as /bucket.
-    service_account: of Kubernetes.
-    restarts: after how many the JobSet fails.
+    name: name of the JobSet.
+    tpu_slice: slice that the pods share.
+    stage_flags: flags of `launch.stages`.
+    image: container image.
+    bucket: bucket without gs://, mounted as /bucket.
+    service_account: Kubernetes service account of the pods.
+    restarts: restarts after which the JobSet fails.
   """
-  command = _stages(rented, words)
-  template = string.Template(_TEMPLATE.read_text(encoding='utf-8'))
-  return template.substitute(
-    name=name,
-    restarts=restarts,
-    nodes=rented.nodes,
-    service_account=service_account,
-    label=rented.kind.label,
-    shape=rented.shape,
-    image=image,
-    bucket=bucket,
-    command=json.dumps(command),  # A list of JSON is one of YAML.
-  )
+  container = {
+    'name': _CONTAINER,
+    'image': image,
+    'command': list(_stages(tpu_slice, stage_flags)),
+    'resources': {'limits': {'google.com/tpu': 4}},
+    'volumeMounts': [
+      {'name': 'bucket', 'mountPath': '/bucket', 'readOnly': True},
+      {'name': 'memory', 'mountPath': '/dev/shm'},
+    ],
+  }
+  # Videos and pre-trained weights; checkpoints are written to gs:// directly.
+  bucket_volume = {
+    'driver': 'gcsfuse.csi.storage.gke.io',
+    'readOnly': True,
+    'volumeAttributes': {'bucketName': bucket},
+  }
+  pod = {
+    'restartPolicy': 'Never',
+    'serviceAccountName': service_account,
+    'terminationGracePeriodSeconds': _GRACE_SECONDS,
+    'nodeSelector': {
+      'cloud.google.com/gke-tpu-accelerator': tpu_slice.tpu_type.label,
+      'cloud.google.com/gke-tpu-topology': tpu_slice.shape,
+    },
+    'tolerations': [{'key': 'google.com/tpu', 'operator': 'Exists'}],
+    'containers': [container],
+    'volumes': [
+      {'name': 'bucket', 'csi': bucket_volume},
+      {'name': 'memory', 'emptyDir': {'medium': 'Memory'}},
+    ],
+  }
+  user_error = {
+    'action': 'FailJob',
+    'onExitCodes': {
+      'containerName': _CONTAINER,
+      'operator': 'In',
+      'values': [2],
+    },
+  }
+  job = {
+    # None of the pods works without the others.
+    'parallelism': tpu_slice.nodes,
+    'completions': tpu_slice.nodes,
+    'completionMode': 'Indexed',
+    'backoffLimit': 0,
+    'podFailurePolicy': {'rules': [user_error]},
+    'template': {
+      'metadata': {'annotations': {'gke-gcsfuse/volumes': 'true'}},
+      'spec': pod,
+    },
+  }
+  fail_at_once = {
+    'name': 'userError',
+    'action': 'FailJobSet',
+    'onJobFailureReasons': ['PodFailurePolicy'],
+  }
+  return {
+    'apiVersion': 'jobset.x-k8s.io/v1alpha2',
+    'kind': 'JobSet',
+    'metadata': {
+      'name': name,
+      # All pods on one node pool: a slice is wired together.
+      'annotations': {
+        'alpha.jobset.sigs.k8s.io/exclusive-topology': (
+          'cloud.google.com/gke-nodepool'
+        )
+      },
+    },
+    'spec': {
+      'failurePolicy': {'maxRestarts': restarts, 'rules': [fail_at_once]},
+      'replicatedJobs': [
+        {'name': 'slice', 'replicas': 1, 'template': {'spec': job}}
+      ],
+    },
+  }
 
 
 def xpk_workload(
   name: str,
-  rented: cloud.Slice,
-  words: Sequence[str],
+  tpu_slice: cloud.CloudSlice,
+  stage_flags: Sequence[str],
   *,
   image: str,
   restarts: int,
 ) -> tuple[str, ...]:
-  """What submits a run through XPK; the cluster's storage is at /bucket."""
-  command = _stages(rented, words)
+  """Returns XPK's command for a run; its storage is mounted at /bucket."""
+  command = _stages(tpu_slice, stage_flags)
   return (
-    'xpk',
-    'workload',
-    'create',
+    *('xpk', 'workload', 'create'),
     f'--workload={name}',
-    f'--tpu-type={rented.accelerator_type}',
+    f'--tpu-type={tpu_slice.accelerator_type}',
     '--num-slices=1',
     f'--docker-image={image}',
     f'--max-restarts={restarts}',
-    f'--restart-on-exit-codes={commands.AGAIN}',
-    f'--termination-grace-period-seconds={_GRACE}',
+    f'--restart-on-exit-codes={os.EX_TEMPFAIL}',
+    f'--termination-grace-period-seconds={_GRACE_SECONDS}',
     f'--command={shlex.join(command)}',
   )
 
 
-def _stages(rented: cloud.Slice, words: Sequence[str]) -> tuple[str, ...]:
-  command = commands.stages(words, chip=rented.chip, devices=rented.chips)
-  commands.check_shared_workdir(words, rented.nodes)
-  return command
+def _stages(tpu_slice, stage_flags) -> tuple[str, ...]:
+  return commands.stages_command(
+    stage_flags,
+    chip=tpu_slice.chip,
+    devices=tpu_slice.chips,
+    hosts=tpu_slice.nodes,
+  )
 
 
-def _given(name: str, example: str) -> str:
-  """The value of a flag that an action needs."""
-  if not (value := flags.FLAGS[name].value):
-    raise ValueError(f'--{name} is missing, for example --{name}={example}')
-  return value
+def _flag(name: str, syntax: commands.Format) -> str:
+  """Returns the value of a flag that an action requires."""
+  return commands.check(name, flags.FLAGS[name].value, syntax)
 
 
-def _rented() -> cloud.Slice:
-  return cloud.slice_of(flags.FLAGS.topology)
+def _slice() -> cloud.CloudSlice:
+  return cloud.find_slice(flags.FLAGS.topology)
 
 
-def _image_name() -> str:
-  return _given('image', 'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1')
-
-
-def _bucket() -> str:
-  bucket = _given('bucket', 'my-bucket')
-  if '/' in bucket:
-    raise ValueError(f'--bucket is {bucket!r}; give its bare name: my-bucket')
-  return bucket
-
-
-def _where() -> tuple[str, ...]:
+def _cluster_flags() -> tuple[str, ...]:
+  """Returns the flags of XPK that identify the cluster."""
+  zone = cloud.check_zone(flags.FLAGS.zone, _slice().tpu_type)
   return (
-    f'--cluster={commands.check_name("cluster", flags.FLAGS.cluster)}',
-    f'--project={_given("project", "my-project")}',
-    f'--zone={cloud.check_zone(flags.FLAGS.zone, _rented().kind)}',
+    f'--cluster={_flag("cluster", commands.NAME)}',
+    f'--project={_flag("project", commands.PROJECT)}',
+    f'--zone={zone}',
   )
 
 
 def _cluster(_) -> list[Command]:
-  spot, reservation = flags.FLAGS.spot, flags.FLAGS.reservation
-  if spot and reservation:
-    raise ValueError('--spot and --reservation exclude each other')
-  capacity = '--spot' if spot else '--on-demand'
-  if reservation:
-    capacity = f'--reservation={reservation}'
+  capacity = '--spot' if flags.FLAGS.spot else '--on-demand'
+  if flags.FLAGS.reservation:
+    if flags.FLAGS.spot:
+      raise ValueError('--spot and --reservation exclude each other')
+    capacity = f'--reservation={_flag("reservation", commands.RESERVATION)}'
   create = (
-    'xpk',
-    'cluster',
-    'create',
-    *_where(),
-    f'--tpu-type={_rented().accelerator_type}',
+    *('xpk', 'cluster', 'create'),
+    *_cluster_flags(),
+    f'--tpu-type={_slice().accelerator_type}',
     '--num-slices=1',
     capacity,
     '--enable-gcsfuse-csi-driver',
   )
   attach = (
-    'xpk',
-    'storage',
-    'attach',
-    'bucket',
-    *_where(),
+    *('xpk', 'storage', 'attach', 'bucket'),
+    *_cluster_flags(),
     '--type=gcsfuse',
-    f'--bucket={_bucket()}',
+    f'--bucket={_flag("bucket", commands.BUCKET)}',
     '--mount-point=/bucket',
     '--readonly=true',
     '--size=1',
     '--auto-mount=true',
   )
   return [
-    Command(create, 'a cluster with JobSet and a node pool for the slice'),
-    Command(attach, 'the bucket, for what XPK submits'),
+    Command(create, 'create a cluster with JobSet and a node pool'),
+    Command(attach, 'attach the bucket, for jobs that XPK submits'),
   ]
 
 
 def _image(_) -> list[Command]:
-  image = _image_name()
+  image = _flag('image', commands.IMAGE)
   file = '--file=launch/Dockerfile'
   return [
     Command(('docker', 'build', file, f'--tag={image}', '.'), 'build'),
@@ -186,83 +228,86 @@ def _image(_) -> list[Command]:
   ]
 
 
-def _run(words: Sequence[str]) -> list[Command]:
-  f = flags.FLAGS
-  name, rented = commands.check_name('name', f.name), _rented()
-  if f.via == 'xpk':
+def _run(stage_flags: Sequence[str]) -> list[Command]:
+  options = flags.FLAGS
+  name, image = _flag('name', commands.NAME), _flag('image', commands.IMAGE)
+  if options.via == 'xpk':
     submit = xpk_workload(
-      name, rented, words, image=_image_name(), restarts=f.restarts
+      name, _slice(), stage_flags, image=image, restarts=options.restarts
     )
-    return [Command((*submit, *_where()), 'submit it through XPK')]
-  text = jobset(
+    return [Command((*submit, *_cluster_flags()), 'submit through XPK')]
+  manifest = jobset(
     name,
-    rented,
-    words,
-    image=_image_name(),
-    bucket=_bucket(),
-    service_account=f.service_account,
-    restarts=f.restarts,
+    _slice(),
+    stage_flags,
+    image=image,
+    bucket=_flag('bucket', commands.BUCKET),
+    service_account=_flag('service_account', commands.SERVICE_ACCOUNT),
+    restarts=options.restarts,
   )
+  text = yaml.safe_dump(manifest, sort_keys=False)
   file = pathlib.Path(f'{name}.yaml')
-  if f.dry_run:
+  if options.dry_run:
     print(f'# {file}:\n{text}')
   else:
     file.write_text(text, encoding='utf-8')
-  return [Command(('kubectl', 'apply', f'--filename={file}'), 'submit it')]
+  return [Command(('kubectl', 'apply', f'--filename={file}'), 'submit')]
 
 
-def _kubectl(why: str, *words: str) -> Command:
-  """kubectl with the run's name filled in."""
-  name = commands.check_name('name', flags.FLAGS.name)
-  container = 'stages' if flags.FLAGS.via == 'kubectl' else 'jax-tpu'
-  filled = (w.format(name=name, container=container) for w in words)
-  return Command(('kubectl', *filled), why)
+def _pods() -> str:
+  """Returns the selector of the run's pods."""
+  name = _flag('name', commands.NAME)
+  return f'--selector=jobset.sigs.k8s.io/jobset-name={name}'
+
+
+def _container() -> str:
+  xpk = flags.FLAGS.via == 'xpk'
+  return f'--container={"jax-tpu" if xpk else _CONTAINER}'
 
 
 def _status(_) -> list[Command]:
+  name = _flag('name', commands.NAME)
   return [
-    _kubectl('restarts and end', 'get', 'jobset', '{name}'),
-    _kubectl('one line a pod', 'get', 'pods', _PODS),
+    Command(('kubectl', 'get', 'jobset', name), 'show restarts and end'),
+    Command(('kubectl', 'get', 'pods', _pods()), 'show one line per pod'),
   ]
 
 
 def _follow(_) -> list[Command]:
+  pod = f'{_pods()},batch.kubernetes.io/job-completion-index=0'
   return [
-    _kubectl(
-      'the log of the first pod; Ctrl-C ends this',
-      'logs',
-      '--follow',
-      f'{_PODS},batch.kubernetes.io/job-completion-index=0',
-      '--container={container}',
-      '--tail=50',
+    Command(
+      ('kubectl', 'logs', '--follow', pod, _container(), '--tail=50'),
+      "show the first pod's log until Ctrl-C",
     )
   ]
 
 
 def _logs(_) -> list[Command]:
+  limits = ('--tail=-1', '--max-log-requests=1024')
   return [
-    _kubectl(
-      'all logs',
-      'logs',
-      _PODS,
-      '--container={container}',
-      '--prefix',
-      '--tail=-1',
-      '--max-log-requests=1024',
+    Command(
+      ('kubectl', 'logs', _pods(), _container(), '--prefix', *limits),
+      'show all logs',
     )
   ]
 
 
 def _stop(_) -> list[Command]:
-  return [_kubectl('save and end', 'delete', 'jobset', '{name}')]
+  name = _flag('name', commands.NAME)
+  return [Command(('kubectl', 'delete', 'jobset', name), 'save and stop')]
 
 
 def _delete_cluster(_) -> list[Command]:
-  words = ('xpk', 'cluster', 'delete', *_where())
-  return [Command(words, 'nothing is paid for it any more')]
+  return [
+    Command(
+      ('xpk', 'cluster', 'delete', *_cluster_flags()),
+      'delete the cluster, which ends its costs',
+    )
+  ]
 
 
-_DO: dict[str, Callable[[Sequence[str]], list[Command]]] = dict(
+ACTIONS: dict[str, Callable[[Sequence[str]], list[Command]]] = dict(
   cluster=_cluster,
   image=_image,
   run=_run,
@@ -275,38 +320,33 @@ _DO: dict[str, Callable[[Sequence[str]], list[Command]]] = dict(
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_enum('action', None, ACTIONS, 'What to do.')
-  flags.DEFINE_string('name', None, 'Of the run; you choose it.')
-  flags.DEFINE_string('cluster', None, 'Of GKE; you choose it.')
-  flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
-  flags.DEFINE_string('project', None, "Google's.")
-  flags.DEFINE_string('topology', None, 'As of launch.plan, such as v5p:4x8x8.')
-  flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
-  flags.DEFINE_string('reservation', None, 'The name of yours.')
-  flags.DEFINE_string('image', None, 'Where its container image lies.')
-  flags.DEFINE_string('bucket', None, 'Seen as /bucket by the pods.')
+  """Defines the flags of this command."""
+  flags.DEFINE_enum('action', None, list(ACTIONS), 'Action to perform.')
+  commands.define_flags('name', 'zone', 'project', 'topology')
+  flags.DEFINE_string('cluster', None, 'Name of the GKE cluster.')
+  flags.DEFINE_bool('spot', False, 'Spot capacity: cheap, can be pre-empted.')
+  flags.DEFINE_string('reservation', None, 'Name of your reservation.')
+  flags.DEFINE_string('image', None, 'Name of the container image.')
+  flags.DEFINE_string('bucket', None, 'Bucket that pods see as /bucket.')
   flags.DEFINE_string(
     'service_account',
     'default',
-    'Of Kubernetes; has the roles Storage Object Admin and Storage Legacy'
-    ' Bucket Reader on the bucket.',
+    'Kubernetes service account with the roles Storage Object Admin and'
+    ' Storage Legacy Bucket Reader on the bucket.',
   )
   flags.DEFINE_integer(
-    'restarts', 20, 'After how many to give up.', lower_bound=0
+    'restarts', 20, 'Restarts after which the run fails.', lower_bound=0
   )
-  flags.DEFINE_enum('via', 'kubectl', ['kubectl', 'xpk'], 'Who submits.')
-  commands.define_dry_run()
+  flags.DEFINE_enum(
+    'via', 'kubectl', ['kubectl', 'xpk'], 'Program that submits the run.'
+  )
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  action = flags.FLAGS.action
-  if action is None:
-    raise ValueError(f'--action is missing; legal are {", ".join(ACTIONS)}')
-  if argv[1:] and action != 'run':
-    raise ValueError(f'unexpected argument {argv[1]!r}; see --help')
-  return commands.run(_DO[action](argv[1:]), flags.FLAGS.dry_run)
+  options = flags.FLAGS
+  action = commands.check_action(options.action, list(ACTIONS), argv[1:])
+  return commands.run(ACTIONS[action](argv[1:]), options.dry_run)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
-"""Starts a command as several processes that work together, on this machine.
+"""Runs a command as several cooperating processes on this machine.
 
-    python -m launch.local_processes --count=4 -- \
+    python -m launch.local_processes --count=4 -- \\
         python -m ttt_jax.train --config=... --workdir=DIR
 
-For trying what a pod does: each process has its own CPU devices. Their output
-comes with their numbers in front. If one dies the others are ended; SIGTERM
-and Ctrl-C are passed on to all, and training then saves and ends.
+This is for trying what a pod does: each process has CPU devices of its own.
+Every line of output starts with the number of its process. If one process
+fails, the others are killed after a grace period. SIGTERM and Ctrl-C are
+forwarded to all, after which training saves and exits.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from absl import flags
 
 from ttt_jax.runtime import cli
 
-_COUNT = flags.DEFINE_integer('count', 2, 'Processes.')
+_COUNT = flags.DEFINE_integer('count', 2, 'Number of processes.')
 _GRACE = flags.DEFINE_integer(
-  'grace', 30, 'Seconds that the others get to end after one died.'
+  'grace', 30, 'Seconds that the others have to exit after one failed.'
 )
 
 
 def start(command: Sequence[str], count: int) -> list[subprocess.Popen]:
-  """Starts the processes; their output is piped, errors with the rest."""
-  with socket.create_server(('localhost', 0)) as free:
-    where = f'localhost:{free.getsockname()[1]}'
+  """Starts the processes with stdout and stderr in one pipe each."""
+  with socket.create_server(('localhost', 0)) as server:
+    coordinator = f'localhost:{server.getsockname()[1]}'
   return [
     subprocess.Popen(
       command,
@@ -39,11 +40,11 @@ def start(command: Sequence[str], count: int) -> list[subprocess.Popen]:
       errors='replace',
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
-      # Else a terminal's Ctrl-C would reach them twice.
+      # In the terminal's session they would receive Ctrl-C twice.
       start_new_session=True,
       env=dict(
         os.environ,
-        JAX_COORDINATOR_ADDRESS=where,
+        JAX_COORDINATOR_ADDRESS=coordinator,
         JAX_NUM_PROCESSES=str(count),
         JAX_PROCESS_ID=str(i),
         PYTHONUNBUFFERED='1',
@@ -54,19 +55,19 @@ def start(command: Sequence[str], count: int) -> list[subprocess.Popen]:
 
 
 def wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
-  """Waits for all; one that fails leaves the others `grace` seconds.
+  """Waits for all processes; kills the rest `grace` seconds after a failure.
 
   Returns:
-    Exit status of the one that failed first, as a shell says it; else 0.
+    Exit status of the process that failed first, 128 + N for signal N, or 0.
   """
-  failed, end = None, None
+  failed, deadline = None, None
   while any(p.poll() is None for p in processes):
     codes = [p.poll() for p in processes]
     if failed is None and any(codes):
       failed = next(i for i, code in enumerate(codes) if code)
-      end = time.monotonic() + grace
-      print(f'process {failed} ended with {codes[failed]}', flush=True)
-    if end is not None and time.monotonic() > end:
+      deadline = time.monotonic() + grace
+      print(f'process {failed} exited with {codes[failed]}', flush=True)
+    if deadline is not None and time.monotonic() > deadline:
       for p in processes:
         p.kill()
     time.sleep(0.05)
@@ -77,7 +78,7 @@ def wait(processes: Sequence[subprocess.Popen], grace: float) -> int:
 
 
 def _stream(number: int, process: subprocess.Popen) -> None:
-  for line in process.stdout:
+  for line in process.stdout or ():
     print(f'[{number}] {line}', end='', flush=True)
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError(f'--count is {_COUNT.value}; it must be 1 or more')
   if not argv[1:]:
     raise ValueError(
-      'no command; write it behind --, for example python -m'
+      'the command is missing; write it after --, for example python -m'
       ' launch.local_processes --count=2 -- python -m ttt_jax.train ...'
     )
   try:
@@ -95,12 +96,12 @@ def main(argv: Sequence[str]) -> int:
   except OSError as e:
     raise ValueError(f'cannot start {argv[1]}: {e.strerror}') from e
 
-  def pass_on(number, _):
+  def forward(number, _):
     for p in processes:
       p.send_signal(number)
 
   for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, pass_on)
+    signal.signal(number, forward)
   threads = [
     threading.Thread(target=_stream, args=(i, p))
     for i, p in enumerate(processes)

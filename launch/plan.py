@@ -1,17 +1,17 @@
-"""Says whether a stage fits a TPU slice and what a step costs, without one.
+"""Estimates whether a stage fits a TPU slice and what a step costs.
 
-    python -m launch.plan --config=configs/ttt_video.py:63s \
-        --topology=v5p:8x8x4 [--mesh=data:64,sp:4] [--mode=train|sample] \
+    python -m launch.plan --config=configs/ttt_video.py:63s \\
+        --topology=v5p:8x8x4 [--mesh=data:64,sp:4] [--mode=train|sample] \\
         [--sweep [--limit=3]] [--json=FILE] [--cache=FOLDER]
 
 Compiles the trainer's own step, or sampling with guidance, with the TPU
-compiler, which runs on any host (pip install "jax[tpu]==0.10.2"). Memory,
-collectives and cycles are the compiler's; no time here was measured on a chip.
-The compiler gets the flags that the launchers set (`launch.xla_flags`); those
-in LIBTPU_INIT_ARGS or XLA_FLAGS win.
-`--topology=gpu:h100x8` does the same with the CUDA plugin, without cycles.
-`--sweep` tries meshes, microbatches and where blocks' inputs wait, and
-recommends. Exit status 1 if nothing fits.
+compiler, which runs on hosts without a chip (`pip install "jax[tpu]"`). Memory,
+collectives and cycles are the compiler's; no time was measured on a chip. The
+compiler receives the flags that the launchers set (`launch.xla_flags`); flags
+in LIBTPU_INIT_ARGS or XLA_FLAGS win. `--topology=gpu:h100x8` does the same with
+the CUDA plugin, without cycles. `--sweep` compiles several meshes, numbers of
+microbatches and remat policies and recommends one. Exit status 1 if nothing
+fits.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from ttt_jax.train import experiment
 MODES = ('train', 'sample')
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
-_TOPOLOGY = flags.DEFINE_string('topology', 'v5p:8x8x4', 'TPU slice.')
-_MESH = flags.DEFINE_string('mesh', None, 'Such as data:64,sp:4.')
-_MODE = flags.DEFINE_string('mode', 'train', 'train or sample.')
-_SWEEP = flags.DEFINE_bool('sweep', False, 'Tries meshes and microbatches.')
-_LIMIT = flags.DEFINE_integer('limit', 3, 'Programs that a sweep compiles.')
-_JSON = flags.DEFINE_string('json', None, 'Also writes the results there.')
-_CACHE = flags.DEFINE_string(
-  'cache', None, 'Folder of compiled programs, used again if unchanged.'
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', 'v5p:8x8x4', 'Name of the TPU slice, such as v5p:4x8x8.'
 )
+_MESH = flags.DEFINE_string('mesh', None, 'Mesh, such as data:64,sp:4.')
+_MODE = flags.DEFINE_string('mode', 'train', 'Program: train or sample.')
+_SWEEP = flags.DEFINE_bool('sweep', False, 'Compile several candidates.')
+_LIMIT = flags.DEFINE_integer('limit', 3, 'Candidates that a sweep compiles.')
+_JSON = flags.DEFINE_string('json', None, 'JSON file for the results.')
+_CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')
 _BUDGET = flags.DEFINE_string(
-  'budget', str(compile_tpu.BUDGET), 'Cycles of the kernels, JSON.'
+  'budget', str(compile_tpu.BUDGET), 'JSON file with cycles of the kernels.'
 )
 
 
@@ -66,11 +66,11 @@ def prepare(
 ):
   """Sets mesh and kernels of a config; raises ValueError if it cannot run."""
   if mode not in MODES:
-    raise ValueError(f'--mode is {mode!r}; legal are {", ".join(MODES)}')
+    raise ValueError(f'--mode is {mode!r}; expected one of {", ".join(MODES)}')
   config.mesh = mesh
   if config.get('backbone', backbones.DEFAULT) == 'dit':
     with config.unlocked():
-      # What the chip would choose; this host is none.
+      # The kernels that the chip would choose, which this host is not.
       if config.model.get('implementation') is None:
         kind = 'gpu' if topology.chip.is_gpu else 'tpu'
         config.model.implementation = f'pallas_{kind}'
@@ -87,7 +87,7 @@ def prepare(
   sharding.check_mesh(
     dict(mesh, data=1),
     batch_size=1,
-    num_heads=backbones.of(config).num_heads,
+    num_heads=backbones.from_config(config).num_heads,
   )
 
 
@@ -101,15 +101,16 @@ def plan(
   """Compiles a prepared config; returns `report.results` and the program.
 
   Raises:
-    ValueError: no compiler for the topology, or no budget for its kernels.
-    DoesNotFitError: the compiler found no way to fit it.
+    ValueError: no compiler for the topology is installed, or its kernels have
+      no budget.
+    DoesNotFitError: the program does not fit the chips' memory.
   """
   kernels, kind = {}, 'gpu' if topology.chip.is_gpu else topology.chip.name
   options = xla_flags.compiler_options(kind, os.environ)
   if topology.chip.is_gpu:
     options |= {
       'xla_gpu_cuda_data_dir': str(compile_gpu.cuda_directory()),
-      # Nothing here can be tried for speed.
+      # Autotuning would time kernels on a GPU.
       'xla_gpu_autotune_level': '0',
     }
   else:
@@ -118,7 +119,7 @@ def plan(
   make = {'train': program_lib.train_step, 'sample': program_lib.sampling}[mode]
   function, arguments = make(config, mesh)
   compiled = compiled_lib.compile_program(
-    function, arguments, mesh, options, cache and pathlib.Path(cache)
+    function, arguments, mesh, options, pathlib.Path(cache) if cache else None
   )
   steps = program_lib.SAMPLING_STEPS if mode == 'sample' else 1
   return (
@@ -127,8 +128,8 @@ def plan(
   )
 
 
-def _plan_and_tell(config, mode, topology):
-  """Results of a candidate of a sweep; None, and a line, if it cannot fit."""
+def _plan_candidate(config, mode, topology):
+  """Returns the results of a sweep's candidate, None if it does not fit."""
   prepare(config, topology, dict(config.mesh), mode)
   try:
     return plan(config, mode, topology, _BUDGET.value, _CACHE.value)[0]
@@ -137,54 +138,55 @@ def _plan_and_tell(config, mode, topology):
     return None
 
 
-def _elsewhere(config, mode, topology):
-  """What dominates where there is room: the compiler may not tell."""
-  larger = topology_lib.roomy(topology)
+def _largest_buffers_elsewhere(config, mode, topology):
+  """Returns the largest buffers of the program on chips where it fits."""
+  larger = topology_lib.largest_memory_slice(topology)
   if larger is None:
     return []
-  print(f'compiling for {larger.name} to see what takes the memory', flush=True)
+  print(f'compiling for {larger.name} to find the largest buffers', flush=True)
   try:
     compiled = plan(config, mode, larger, _BUDGET.value, _CACHE.value)[1]
   except compiled_lib.DoesNotFitError:
     return []
   return [
     f'peak {compiled.peak / 2**30:.2f} GiB on {larger.name}',
-    *advice.largest(compiled.program),
+    *advice.largest_at_peak(compiled.program),
   ]
 
 
-def _does_not_fit(config, mode, topology, what, rows):
-  """Says so; returns the same for JSON."""
-  change = list(advice.remedies(config, mode, topology))
-  print(f'does not fit {topology.name}: {what}')
-  print('what dominates:' if rows else 'the compiler does not say of what')
-  for row in rows:
+def _print_misfit(config, mode, topology, reason, buffers):
+  """Prints why a program does not fit; returns the same for JSON."""
+  changes = list(advice.suggestions(config, mode, topology))
+  print(f'does not fit {topology.name}: {reason}')
+  print('largest buffers:' if buffers else 'the compiler names no buffers')
+  for row in buffers:
     print(f'  {row}')
   print('what to change:')
-  for row in change:
+  for row in changes:
     print(f'  {row}')
-  return dict(reason=what, dominates=rows, change=change)
+  return dict(reason=reason, dominates=buffers, change=changes)
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
   jax.config.update('jax_platforms', 'cpu')
-  # Kernels carry them: a line more elsewhere would be another program.
+  # Kernels contain source locations: an edited line in a caller would make
+  # another program and miss the cache.
   jax.config.update('jax_traceback_in_locations_limit', 0)
   config, mode = _CONFIG.value, _MODE.value
   if config is None:
     raise ValueError('--config is missing, for example configs/ttt_video.py:3s')
   topology = topology_lib.parse(_TOPOLOGY.value)
   if topology.chip.is_gpu and (reason := compile_gpu.missing()):
-    raise ValueError(f'cannot compile for {topology.name} here: {reason}')
+    raise ValueError(f'cannot compile for {topology.name}: {reason}')
   if _SWEEP.value:
     return sweep.run(
       config,
       mode,
       topology,
       _LIMIT.value,
-      lambda one: _plan_and_tell(one, mode, topology),
+      lambda candidate: _plan_candidate(candidate, mode, topology),
       _JSON.value,
     )
   mesh = dict(config.mesh)
@@ -194,16 +196,20 @@ def main(argv: Sequence[str]) -> int:
   found: dict[str, Any] = dict(config=config.name, topology=topology.name)
   try:
     found, compiled = plan(config, mode, topology, _BUDGET.value, _CACHE.value)
-    found['at_the_peak'] = rows = advice.largest(compiled.program)
+    found['at_the_peak'] = advice.largest_at_peak(compiled.program)
     report.print_results(found, topology.chip)
-    memory = found['memory']
+    buffers, memory = found['at_the_peak'], found['memory']
     fits = memory['margin'] >= 0
-    what = f'{memory["peak"]:,} of {memory["limit"]:,} bytes'
+    reason = f'{memory["peak"]:,} of {memory["limit"]:,} bytes'
   except compiled_lib.DoesNotFitError as e:
-    fits, what = False, advice.summary(e.message)
-    rows = advice.culprits(e.message) or _elsewhere(config, mode, topology)
+    fits, reason = False, advice.summary(e.message)
+    buffers = advice.largest_buffers(e.message)
+    if not buffers:
+      buffers = _largest_buffers_elsewhere(config, mode, topology)
   if not fits:
-    found['does_not_fit'] = _does_not_fit(config, mode, topology, what, rows)
+    found['does_not_fit'] = _print_misfit(
+      config, mode, topology, reason, buffers
+    )
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + '\n')
   return 0 if fits else 1

@@ -5,11 +5,11 @@
         --config=configs/ttt_video.py:63s --workdir=/shared/run \\
         --config.mesh.data=8 --config.mesh.sp=4
 
-Call it in the project's folder, which all nodes must see, with its .venv. The
-job is launch/slurm.sbatch; what stands behind -- goes to `launch.stages`. At
-the end of its time, or pre-empted, it saves, queues itself again and goes on.
-`--dry_run` prints the command. Watch it by squeue and `tail -F my-run.log`,
-stop it by scancel.
+Run it in a clone of the project that all nodes see, with its .venv. The job is
+launch/slurm.sbatch; flags after -- are those of `launch.stages`. At the end of
+its time limit, or pre-empted, the job saves, queues itself again, and resumes.
+`--dry_run` prints the command. squeue and `tail -F my-run.log` show the job,
+scancel stops it.
 """
 
 from __future__ import annotations
@@ -22,45 +22,51 @@ from absl import flags
 from launch import commands
 from ttt_jax.runtime import cli
 
-_TIME_FORM = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d')
+_TIME = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d')
 _JOB = 'launch/slurm.sbatch'
 
 
 def submit(
-  words: Sequence[str],
+  stage_flags: Sequence[str],
   *,
-  name: str,
+  name: str | None,
   nodes: int,
   gpus: int,
   time: str,
   partition: str | None = None,
   account: str | None = None,
 ) -> commands.Command:
-  """The command that queues a run.
+  """Returns the command that queues a run.
 
   Args:
-    words: behind `--`, for `launch.stages`.
-    name: of the job and its log.
-    nodes: machines.
-    gpus: of each.
-    time: limit, as Slurm writes it.
-    partition: of Slurm.
-    account: of Slurm.
+    stage_flags: flags of `launch.stages`.
+    name: name of the job and of its log.
+    nodes: number of machines.
+    gpus: GPUs per machine.
+    time: time limit in Slurm's notation.
+    partition: Slurm partition; None for the default.
+    account: Slurm account; None for the default.
 
   Raises:
-    ValueError: a value that cannot work.
+    ValueError: a value is not valid.
   """
-  commands.check_name('name', name)
+  name = commands.check('name', name, commands.NAME)
   for flag, value in (('nodes', nodes), ('gpus_per_node', gpus)):
     if value < 1:
       raise ValueError(f'--{flag} is {value}; it must be 1 or more')
-  if not _TIME_FORM.fullmatch(time):
+  if not _TIME.fullmatch(time):
     raise ValueError(
-      f'--time is {time!r}; Slurm wants [DAYS-]HH:MM:SS, for example 24:00:00'
+      f'--time is {time!r}; expected [DAYS-]HH:MM:SS, for example 24:00:00'
     )
-  # Checks them; the job names interpreter and chip itself.
-  commands.stages(words, chip='gpu', devices=nodes * gpus)
-  commands.check_shared_workdir(words, nodes)
+  options = [
+    f'--{flag}={commands.check(flag, value, commands.SLURM_NAME)}'
+    for flag, value in (('partition', partition), ('account', account))
+    if value
+  ]
+  # For its checks only: the job names interpreter and chip itself.
+  commands.stages_command(
+    stage_flags, chip='gpu', devices=nodes * gpus, hosts=nodes
+  )
   return commands.Command(
     (
       'sbatch',
@@ -70,39 +76,37 @@ def submit(
       f'--ntasks-per-node={gpus}',
       f'--gpus-per-node={gpus}',
       f'--time={time}',
-      *[f'--partition={partition}'] * bool(partition),
-      *[f'--account={account}'] * bool(account),
+      *options,
       _JOB,
-      *words,
+      *stage_flags,
     ),
-    f'queue {nodes * gpus} GPUs',
+    f'queue a job on {nodes * gpus} GPUs',
   )
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_string('name', None, 'Of the job; you choose it.')
-  flags.DEFINE_integer('nodes', 1, 'Machines.')
-  flags.DEFINE_integer('gpus_per_node', 8, 'Of each machine, all.')
-  flags.DEFINE_string('time', '24:00:00', 'Limit: [DAYS-]HH:MM:SS.')
-  flags.DEFINE_string('partition', None, "Slurm's.")
-  flags.DEFINE_string('account', None, "Slurm's.")
-  commands.define_dry_run()
+  """Defines the flags of this command."""
+  commands.define_flags('name')
+  flags.DEFINE_integer('nodes', 1, 'Number of machines.')
+  flags.DEFINE_integer('gpus_per_node', 8, 'GPUs per machine, all of them.')
+  flags.DEFINE_string('time', '24:00:00', 'Time limit, [DAYS-]HH:MM:SS.')
+  flags.DEFINE_string('partition', None, 'Slurm partition.')
+  flags.DEFINE_string('account', None, 'Slurm account.')
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  f = flags.FLAGS
+  options = flags.FLAGS
   command = submit(
     argv[1:],
-    name=f.name,
-    nodes=f.nodes,
-    gpus=f.gpus_per_node,
-    time=f.time,
-    partition=f.partition,
-    account=f.account,
+    name=options.name,
+    nodes=options.nodes,
+    gpus=options.gpus_per_node,
+    time=options.time,
+    partition=options.partition,
+    account=options.account,
   )
-  return commands.run([command], f.dry_run)
+  return commands.run([command], options.dry_run)
 
 
 if __name__ == '__main__':

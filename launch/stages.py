@@ -1,19 +1,20 @@
-"""All stages up to one, each from the end of the one before.
+"""Trains all stages up to a given one, each from the end of the previous one.
 
     python -m launch.stages --config=configs/ttt_video.py:63s --workdir=DIR
 
-runs 3s, 9s, 18s, 30s, 63s: makes a stage's data set if it is missing, then
-trains it. What is finished is skipped and what was stopped goes on, so the
-same command serves after anything that happened. `--dry_run` prints the
-commands. Values set by --config.a.b=VALUE hold for all stages, but
---config.init_from for the first alone.
+runs 3s, 9s, 18s, 30s and 63s: for each stage it writes the data set if it is
+missing, then trains. Finished stages are skipped and an interrupted one is
+resumed, so the same command continues after any interruption. `--dry_run`
+prints the commands. Values set by --config.a.b=VALUE apply to all stages, but
+--config.init_from only to the first one.
 
-Every process of a job runs the same command, as `ttt_jax.train`: processes
-are found by JAX or named by --coordinator, --num_processes, --process_id. The
-data set is shared out between them, and each waits for the others' part.
+Every process of a job runs the same command, as with `ttt_jax.train`: JAX finds
+the processes, or --coordinator, --num_processes and --process_id name them. The
+processes share the work on a data set, and each waits for the others' part.
 
-Exit status: 0 all is finished; 75 stopped by a signal and saved, or a bucket
-does not answer: start again; otherwise that of the command that failed.
+Exit status: 0 if all stages are finished; 75 if a signal stopped the run after
+it saved, or a bucket does not answer (run the command again); otherwise the
+status of the command that failed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from launch import commands
 from launch import xla_flags
 from ttt_jax.runtime import cli
 
-_PROCESSES = (
+_PROCESS_FLAGS = (
   'coordinator',
   'num_processes',
   'process_id',
@@ -42,188 +43,199 @@ _PROCESSES = (
   'connect_timeout',
   'heartbeat_timeout',
 )
-_TRAINING = ('profile_steps',)
-# Writes of one host may show on another a little later.
+_TRAINING_FLAGS = ('profile_steps',)
+# Another host may see a write with a delay.
 _SETTLE_SECONDS = 30
 
 
 class Runner:
-  """Runs stages as processes, one at a time, and hands signals on."""
+  """Runs stages as child processes, one at a time, and forwards signals."""
 
   def __init__(
     self,
     workdir: str,
-    wait: float,
-    shared: Sequence[str] = (),
-    training: Sequence[str] = (),
+    wait_seconds: float,
+    shared_flags: Sequence[str] = (),
+    training_flags: Sequence[str] = (),
   ):
-    """Takes how stages are run.
+    """Sets how stages are run.
 
     Args:
-      workdir: of all stages.
-      wait: seconds, for the data of other processes.
-      shared: flags for all commands.
-      training: flags for `ttt_jax.train` alone.
+      workdir: folder of all stages.
+      wait_seconds: longest wait for the data of other processes.
+      shared_flags: flags for all commands.
+      training_flags: flags for `ttt_jax.train` only.
     """
-    self._workdir, self._wait = workdir, wait
-    self._shared = [f'--workdir={workdir}', *shared]
-    self._training = training
+    self._workdir, self._wait_seconds = workdir, wait_seconds
+    self._shared_flags = [f'--workdir={workdir}', *shared_flags]
+    self._training_flags = training_flags
     self._child: subprocess.Popen[bytes] | None = None
-    self._stopped: signal.Signals | None = None
+    self._signal: signal.Signals | None = None
 
   def run(self, stages: Sequence[chain.Stage]) -> int:
-    """Brings all stages to their end; returns the exit status."""
-    before = {
-      s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
+    """Runs all stages to their end; returns the exit status."""
+    handlers = {
+      s: signal.signal(s, self._handle_signal)
+      for s in (signal.SIGTERM, signal.SIGINT)
     }
     try:
       for stage in stages:
-        if status := self._stage(stage):
+        if status := self._run_stage(stage):
           return status
     finally:
-      for number, handler in before.items():
+      for number, handler in handlers.items():
         signal.signal(number, handler)
     print(f'all stages are finished: {", ".join(s.name for s in stages)}')
     return 0
 
   def commands(self, stage: chain.Stage) -> list[list[str]]:
-    """What is still to be run for a stage."""
-    if chain.step_of(stage, self._workdir) >= stage.steps:
+    """Returns the commands that a stage still needs."""
+    if chain.saved_step(stage, self._workdir) >= stage.steps:
       return []
-    train = stage.command('ttt_jax.train', *self._shared, *self._training)
+    train = stage.command(
+      'ttt_jax.train', *self._shared_flags, *self._training_flags
+    )
     if chain.has_data(stage):
       return [train]
-    return [stage.command('ttt_jax.precompute', *self._shared), train]
+    return [stage.command('ttt_jax.precompute', *self._shared_flags), train]
 
-  def plan(self, stage: chain.Stage) -> list[str]:
-    """Lines that say what is there of a stage, and what would be run."""
-    data = 'is there' if chain.has_data(stage) else 'is missing'
+  def describe(self, stage: chain.Stage) -> list[str]:
+    """Returns lines with the state of a stage and the commands it needs."""
+    data = 'exists' if chain.has_data(stage) else 'is missing'
     return [
-      f'# {stage.name}: step {chain.step_of(stage, self._workdir)} of'
+      f'# {stage.name}: step {chain.saved_step(stage, self._workdir)} of'
       f' {stage.steps} is saved; data set in {stage.data} {data}',
       *map(shlex.join, self.commands(stage)),
     ]
 
-  def _stage(self, stage: chain.Stage) -> int:
-    todo = self.commands(stage)
-    if not todo:
+  def _run_stage(self, stage: chain.Stage) -> int:
+    commands_ = self.commands(stage)
+    if not commands_:
       print(f'{stage.name}: finished, step {stage.steps} is saved', flush=True)
-    for command in todo:
+    for command in commands_:
       print(f'{stage.name}: {shlex.join(command)}', flush=True)
       status = self._call(command)
-      if self._stopped is not None:
-        return self._again(stage)
+      if self._signal is not None:
+        return self._stopped(stage)
       if status:
         print(
-          f'error: {command[2]} of stage {stage.name} ended with status'
-          f' {status}; start the same command again once it is mended',
+          f'error: {command[2]} of stage {stage.name} exited with status'
+          f' {status}; fix the cause and run the same command again',
           file=sys.stderr,
         )
         return status
-      if not self._wait_until(lambda: chain.has_data(stage), self._wait):
+      if not self._wait_for(lambda: chain.has_data(stage), self._wait_seconds):
         print(
-          f'error: {stage.data} has no manifest.json; the other processes'
-          f' have not done their part within {self._wait / 60:g} minutes'
-          ' (--wait_minutes)',
+          f'error: {stage.data} has no manifest.json; the other processes did'
+          f' not finish their part within {self._wait_seconds / 60:g} minutes;'
+          ' see their logs, or raise --wait_minutes',
           file=sys.stderr,
         )
         return 1
-    done = lambda: chain.step_of(stage, self._workdir) >= stage.steps
-    # Training ends well before its last step where another process was told
-    # to stop.
-    if not self._wait_until(done, _SETTLE_SECONDS):
-      return self._again(stage)
+    done = lambda: chain.saved_step(stage, self._workdir) >= stage.steps
+    # Training exits with 0 before its last step if another process received a
+    # signal.
+    if not self._wait_for(done, _SETTLE_SECONDS):
+      return self._stopped(stage)
     return 0
 
   def _call(self, command: Sequence[str]) -> int:
-    """Exit status of a command; that of a signal as shells have it."""
-    if self._stopped is not None:
-      return commands.AGAIN
+    """Returns the exit status of a command, 128 + N for signal N."""
+    if self._signal is not None:
+      return os.EX_TEMPFAIL
     with subprocess.Popen(command) as self._child:
-      if self._stopped is not None:  # While it was started.
+      if self._signal is not None:  # The signal arrived during the start.
         self._child.terminate()
       status = self._child.wait()
     self._child = None
     return status if status >= 0 else 128 - status
 
-  def _again(self, stage: chain.Stage) -> int:
-    name = self._stopped.name if self._stopped else 'another process'
-    step = chain.step_of(stage, self._workdir)
+  def _stopped(self, stage: chain.Stage) -> int:
+    cause = self._signal.name if self._signal else 'another process'
+    step = chain.saved_step(stage, self._workdir)
     print(
-      f'{stage.name}: stopped by {name} at step {step} of {stage.steps};'
-      ' start the same command again to go on',
+      f'{stage.name}: stopped by {cause} at step {step} of {stage.steps};'
+      ' run the same command again to resume',
       flush=True,
     )
-    return commands.AGAIN
+    return os.EX_TEMPFAIL
 
-  def _wait_until(self, ready, seconds: float) -> bool:
+  def _wait_for(self, ready, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not ready():
-      if time.monotonic() >= deadline or self._stopped is not None:
+      if time.monotonic() >= deadline or self._signal is not None:
         return False
       time.sleep(1)
     return True
 
-  def _note(self, number: int, _) -> None:
-    self._stopped = signal.Signals(number)
-    # Ctrl-C reaches the child by itself.
+  def _handle_signal(self, number: int, _) -> None:
+    self._signal = signal.Signals(number)
+    # A terminal sends Ctrl-C to the child as well.
     if self._child is not None and number == signal.SIGTERM:
       self._child.send_signal(number)
 
 
 def environment(chip: str | None, workdir: str) -> dict[str, str]:
-  """Variables to set for all commands of a chain."""
-  # One cache for training, whose own this is, and precompute.
+  """Returns the variables to set for all commands of a chain."""
+  # Training defaults to this cache; precompute shall share it.
   cache = 'JAX_COMPILATION_CACHE_DIR'
-  chosen = {cache: os.environ.get(cache, f'{workdir}/compilation_cache')}
+  variables = {cache: os.environ.get(cache, f'{workdir}/compilation_cache')}
   if chip:
-    chosen |= xla_flags.environment(chip, os.environ)
-  return chosen
+    variables |= xla_flags.environment(chip, os.environ)
+  return variables
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  config_flags.DEFINE_config_file('config', None, 'Of the last stage.')
+  """Defines the flags of this command."""
+  config_flags.DEFINE_config_file('config', None, 'Config of the last stage.')
   flags.DEFINE_string('workdir', None, 'Folder of all stages.')
   flags.DEFINE_enum(
-    'chip', None, list(xla_flags.SETTINGS), 'Whose compiler flags to set.'
+    'chip', None, list(xla_flags.FLAGS), 'Chip whose compiler flags are set.'
   )
-  flags.DEFINE_string('profile_steps', '', 'As of `ttt_jax.train`.')
+  flags.DEFINE_string(
+    'profile_steps', '', 'Steps to trace, FIRST:LAST, as in `ttt_jax.train`.'
+  )
   flags.DEFINE_integer(
-    'wait_minutes', 120, 'For the data of other processes.', lower_bound=0
+    'wait_minutes',
+    120,
+    'Longest wait for the data of other processes.',
+    lower_bound=0,
   )
-  commands.define_dry_run()
+  commands.define_flags()
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
-  values = flags.FLAGS
-  if values.config is None or not values.workdir:
+  options = flags.FLAGS
+  if options.config is None or not options.workdir:
     raise ValueError(
-      '--config and --workdir are needed, for example'
+      '--config or --workdir is missing, for example'
       ' --config=configs/ttt_video.py:63s --workdir=run'
     )
-  workdir = values.workdir.rstrip('/')
-  flag = values['config']
-  stages = chain.stages_to(
-    config_flags.get_config_filename(flag),
-    config_flags.get_override_values(flag),
+  workdir = options.workdir.rstrip('/')
+  config = options['config']
+  stages = chain.stages_up_to(
+    config_flags.get_config_filename(config),
+    config_flags.get_override_values(config),
     workdir,
   )
 
-  def given(names):
-    return [values[n].serialize() for n in names if values[n].present]
+  def present(names):
+    return [options[n].serialize() for n in names if options[n].present]
 
   runner = Runner(
-    workdir, 60 * values.wait_minutes, given(_PROCESSES), given(_TRAINING)
+    workdir,
+    wait_seconds=60 * options.wait_minutes,
+    shared_flags=present(_PROCESS_FLAGS),
+    training_flags=present(_TRAINING_FLAGS),
   )
-  variables = environment(values.chip, workdir)
+  variables = environment(options.chip, workdir)
   for name, value in variables.items():
     print(f'export {name}={shlex.quote(value)}')
-  if values.dry_run:
-    for line in (line for stage in stages for line in runner.plan(stage)):
-      print(line)
+  if options.dry_run:
+    for stage in stages:
+      print('\n'.join(runner.describe(stage)))
     return 0
   os.environ.update(variables)
   return runner.run(stages)

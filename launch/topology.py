@@ -1,8 +1,8 @@
-"""TPU slices and GPU servers by name, and what their chips can do.
+"""TPU slices and GPU servers by name, and the specifications of their chips.
 
 parse('v5p:8x8x4')    # 256 chips
-parse('v5e:1x1')      # one
-parse('gpu:h100x8')   # a server of eight
+parse('v5e:1x1')      # one chip
+parse('gpu:h100x8')   # a server of eight GPUs
 """
 
 from __future__ import annotations
@@ -12,139 +12,176 @@ import math
 import os
 from typing import Any
 
+import jax
+
 from pallas_kernels.tools import compile_gpu
+from pallas_kernels.tools import libtpu
+from ttt_jax.runtime import chips
 
 _GIB = 2**30
-# Read when libtpu loads: ask no metadata server, share with others, and do not
-# complain of a host without TPUs.
-_LIBTPU = {
-  'TPU_SKIP_MDS_QUERY': '1',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-}
+# NVLink connects any two GPUs of a server at the full rate.
+GPUS_PER_SERVER = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """One chip, from the vendor's public specifications.
+class ChipSpec:
+  """Specifications of a chip, from its vendor's public documents.
 
   Attributes:
-    name: as in a topology.
+    name: name in a topology.
+    flops: bfloat16 operations per second.
+    clock: Hz, which converts estimated cycles to seconds; derived from `flops`
+      and the size of the matrix units.
     hbm: bytes of memory.
-    hbm_bandwidth: bytes a second.
-    flops: bf16 operations a second.
-    clock: Hz, with which estimated cycles become seconds; from `flops` and
-      the size of the matrix units.
-    link: bytes a second one way over one link to a neighbour.
-    links: to neighbours.
-    host: bytes a second one way between a chip and its host's memory.
-    ring: chips along an axis of a slice from which on its ends are linked.
-    axes: of a slice.
+    hbm_bandwidth: bytes per second to and from that memory.
+    links: links to neighbours.
+    link_bandwidth: bytes per second of one link in one direction.
+    host_bandwidth: bytes per second in one direction between a chip and its
+      host's memory.
+    axes: axes of a slice.
+    ring: smallest side of a slice whose ends are linked.
   """
 
   name: str
-  hbm: int
-  hbm_bandwidth: float
   flops: float
   clock: float
-  link: float
+  hbm: int
+  hbm_bandwidth: float
   links: int
-  host: float
-  ring: int
+  link_bandwidth: float
+  host_bandwidth: float
   axes: int
+  ring: int
 
   @property
   def is_gpu(self) -> bool:
-    """Whether it is a GPU, in servers of `GPUS`."""
+    """Whether the chip is a GPU, in servers of `GPUS_PER_SERVER`."""
     return self.axes == 1
 
 
-# GPUs of a server; NVLink joins any two of them at the full rate.
-GPUS = 8
-CHIPS = {
-  chip.name: chip
-  for chip in (
-    Chip('v5e', 16 * _GIB, 0.819e12, 197e12, 1.5e9, 45e9, 4, 16e9, 16, 2),
-    Chip('v5p', 95 * _GIB, 2.765e12, 459e12, 1.75e9, 90e9, 6, 16e9, 4, 3),
-    Chip('v6e', 32 * _GIB, 1.640e12, 918e12, 1.75e9, 90e9, 4, 32e9, 16, 2),
-    Chip('h100', 80 * 10**9, 3.35e12, 989e12, 1.98e9, 450e9, 1, 55e9, 8, 1),
-  )
-}
+_V5E = ChipSpec(
+  name='v5e',
+  flops=chips.PEAK_FLOPS['TPU v5 lite'],
+  clock=1.5e9,
+  hbm=16 * _GIB,
+  hbm_bandwidth=0.819e12,
+  links=4,
+  link_bandwidth=45e9,
+  host_bandwidth=16e9,
+  axes=2,
+  ring=16,
+)
+_V5P = ChipSpec(
+  name='v5p',
+  flops=chips.PEAK_FLOPS['TPU v5'],
+  clock=1.75e9,
+  hbm=95 * _GIB,
+  hbm_bandwidth=2.765e12,
+  links=6,
+  link_bandwidth=90e9,
+  host_bandwidth=16e9,
+  axes=3,
+  ring=4,
+)
+_V6E = ChipSpec(
+  name='v6e',
+  flops=chips.PEAK_FLOPS['TPU v6'],
+  clock=1.75e9,
+  hbm=32 * _GIB,
+  hbm_bandwidth=1.640e12,
+  links=4,
+  link_bandwidth=90e9,
+  host_bandwidth=32e9,
+  axes=2,
+  ring=16,
+)
+_H100 = ChipSpec(
+  name='h100',
+  flops=chips.PEAK_FLOPS['H100'],
+  clock=1.98e9,
+  hbm=80 * 10**9,
+  hbm_bandwidth=3.35e12,
+  links=1,
+  link_bandwidth=450e9,
+  host_bandwidth=55e9,
+  axes=1,
+  ring=8,
+)
+TPUS = {spec.name: spec for spec in (_V5E, _V5P, _V6E)}
+GPUS = {spec.name: spec for spec in (_H100,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """A slice of a pod, or some GPUs.
+  """A slice of a TPU pod, or a number of GPUs.
 
   Attributes:
-    name: 'v5p:8x8x4'.
-    chip: its kind of chip.
+    name: its name, such as 'v5p:8x8x4'.
+    chip: specifications of its chips.
     shape: chips along each axis.
   """
 
   name: str
-  chip: Chip
+  chip: ChipSpec
   shape: tuple[int, ...]
 
   @property
   def chips(self) -> int:
-    """How many chips it has."""
+    """Number of chips."""
     return math.prod(self.shape)
 
   def devices(self) -> list[Any]:
-    """Its devices, for ahead-of-time compilation on any host.
+    """Returns its devices, for ahead-of-time compilation on any host.
 
     Raises:
-      ValueError: there is no compiler here, or it does not know the slice.
+      ValueError: no compiler is installed, or it does not support the slice.
     """
     from jax.experimental import topologies
 
-    install = '"jax[tpu]==0.10.2"'
     if self.chip.is_gpu:
-      # One process a server.
-      servers = -(-self.chips // GPUS)
-      described = dict(
+      # One process per server.
+      servers = -(-self.chips // GPUS_PER_SERVER)
+      description: dict[str, Any] = dict(
         topology_name=self.chip.name,
         platform='cuda',
         topology=f'1x{servers}x{self.chips // servers}',
         target_config=compile_gpu.H100,
       )
-      install = (
-        '"jax==0.10.2", jax-cuda12-plugin and jax-cuda12-pjrt of that version'
-        ' and nvidia-cuda-nvcc-cu12'
+      packages = (
+        f'jax-cuda12-plugin=={jax.__version__}'
+        f' jax-cuda12-pjrt=={jax.__version__} nvidia-cuda-nvcc-cu12'
       )
     else:
-      for name, value in _LIBTPU.items():
+      for name, value in libtpu.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
       bounds = [2 if side % 2 == 0 else 1 for side in self.shape[:2]]
-      described = dict(
+      description = dict(
         topology_name=self.name,
         platform='tpu',
         chips_per_host_bounds=[*bounds, 1],
       )
+      packages = f'"jax[tpu]=={jax.__version__}"'
     try:
-      return list(topologies.get_topology_desc(**described).devices)
+      return list(topologies.get_topology_desc(**description).devices)
     except Exception as e:  # pylint: disable=broad-except
       reason = (str(e).strip() or type(e).__name__).splitlines()[0]
       raise ValueError(
-        f'cannot compile for {self.name}: {reason[:200]}; the compiler comes'
-        f' with pip install {install}'
+        f'cannot compile for {self.name}: {reason[:200]}; install the compiler'
+        f' with pip install {packages}'
       ) from e
 
 
 def parse(name: str) -> Topology:
-  """Reads 'v5p:8x8x4' or 'gpu:h100x8'; raises ValueError for anything else."""
+  """Parses 'v5p:8x8x4' or 'gpu:h100x8'; raises ValueError for anything else."""
   kind, _, shape = name.partition(':')
   if kind == 'gpu':
-    return _servers(name, shape)
-  tpus = [chip.name for chip in CHIPS.values() if not chip.is_gpu]
-  if kind not in tpus:
+    return _parse_gpus(name, shape)
+  if kind not in TPUS:
     raise ValueError(
-      f'topology {name!r}: unknown chip {kind!r}; legal are'
-      f' {", ".join(tpus)}, gpu'
+      f'topology {name!r}: unknown chip {kind!r}; expected one of'
+      f' {", ".join(TPUS)}, gpu'
     )
-  axes = CHIPS[kind].axes
+  axes = TPUS[kind].axes
   sides = shape.split('x')
   if len(sides) != axes or not all(s.isdecimal() and int(s) for s in sides):
     example = {2: '16x16', 3: '8x8x4'}[axes]
@@ -152,15 +189,34 @@ def parse(name: str) -> Topology:
       f'topology {name!r}: the shape of a {kind} slice has {axes} sides, for'
       f' example {kind}:{example}'
     )
-  return Topology(name, CHIPS[kind], tuple(map(int, sides)))
+  return Topology(name, TPUS[kind], tuple(map(int, sides)))
 
 
-def roomy(topology: Topology) -> Topology | None:
-  """As many of the chips with most memory; None if it has these, or GPUs.
+def _parse_gpus(name, text):
+  """Parses 'h100x8' into the topology `name`."""
+  kind, _, number = text.partition('x')
+  if kind not in GPUS:
+    raise ValueError(
+      f'topology {name!r}: unknown GPU {kind!r}; expected one of'
+      f' {", ".join(GPUS)}'
+    )
+  count = int(number) if number.isdecimal() else 0
+  if not count or (count > GPUS_PER_SERVER and count % GPUS_PER_SERVER):
+    raise ValueError(
+      f'topology {name!r}: the number of GPUs must be at most'
+      f' {GPUS_PER_SERVER} or a multiple of it, for example'
+      f' gpu:{kind}x{GPUS_PER_SERVER}'
+    )
+  return Topology(name, GPUS[kind], (count,))
 
-  What does not fit elsewhere can be compiled for them, to be looked at.
+
+def largest_memory_slice(topology: Topology) -> Topology | None:
+  """Returns a slice of as many chips of the kind with the most memory.
+
+  A program that does not fit elsewhere can be compiled for it and examined.
+  None for GPUs and for a slice of that kind.
   """
-  if topology.chip.is_gpu or topology.chip.name == 'v5p':
+  if topology.chip.is_gpu or topology.chip is _V5P:
     return None
   sides, rest = [1, 1, 1], topology.chips
   while rest % 2 == 0:
@@ -169,20 +225,3 @@ def roomy(topology: Topology) -> Topology | None:
   sides[sides.index(min(sides))] *= rest
   shape = sorted(sides, reverse=True)
   return parse('v5p:' + 'x'.join(map(str, shape)))
-
-
-def _servers(name, text):
-  """'h100x8' -> the topology `name`."""
-  kind, _, number = text.partition('x')
-  gpus = [chip.name for chip in CHIPS.values() if chip.is_gpu]
-  if kind not in gpus:
-    raise ValueError(
-      f'topology {name!r}: unknown GPU {kind!r}; legal are {", ".join(gpus)}'
-    )
-  count = int(number) if number.isdecimal() else 0
-  if not count or (count > GPUS and count % GPUS):
-    raise ValueError(
-      f'topology {name!r}: the number of GPUs must be 1 to {GPUS} or whole'
-      f' servers of {GPUS}, for example gpu:{kind}x{GPUS}'
-    )
-  return Topology(name, CHIPS[kind], (count,))

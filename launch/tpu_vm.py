@@ -1,4 +1,4 @@
-"""Rents a TPU slice as TPU VMs, runs the stages on all its workers.
+"""Rents a TPU slice as TPU VMs and runs the stages on all its workers.
 
     python -m launch.tpu_vm --action=create --name=my-run --zone=us-east5-a \\
         --topology=v5p:4x8x8 [--spot]
@@ -7,8 +7,8 @@
         --config=configs/ttt_video.py:63s --workdir=gs://BUCKET/run \\
         --config.mesh.data=64 --config.mesh.sp=4
 
-and then status, follow, logs, stop, delete. What stands behind -- goes to
-`launch.stages`. `--dry_run` prints the commands. Needs gcloud and git.
+followed by status, follow, logs, stop, delete. Flags after -- are those of
+`launch.stages`. `--dry_run` prints the commands. Requires gcloud and git.
 """
 
 from __future__ import annotations
@@ -33,189 +33,178 @@ ACTIONS = (
   'delete',
 )
 _ARCHIVE = 'ttt_jax.tar.gz'
+# Paths on a worker, whose clone is in the home directory. Commands of the
+# stages run in the clone, from which `launch` and `configs` are imported.
 _WORKER = 'ttt_jax/launch/worker.sh'
 _LOG = 'ttt_jax/run.log'
 _TPUS = ('gcloud', 'compute', 'tpus')
 Command = commands.Command
 
 
-class Slice:
-  """The commands for one slice of TPU VMs."""
+class TpuVms:
+  """Builds the commands for one slice of TPU VMs."""
 
   def __init__(
-    self, name: str, zone: str, topology: str, project: str | None = None
+    self,
+    name: str | None,
+    zone: str | None,
+    topology: str | None,
+    project: str | None = None,
   ):
-    """Checks all four; raises ValueError."""
-    self._name = commands.check_name('name', name)
-    self._rented = cloud.slice_of(topology)
-    self._where = (f'--zone={cloud.check_zone(zone, self._rented.kind)}',)
+    """Checks the arguments.
+
+    Args:
+      name: name of the run and of the slice.
+      zone: zone of Google Cloud.
+      topology: name of the slice in `launch.topology`.
+      project: project of Google Cloud; None for gcloud's default.
+
+    Raises:
+      ValueError: an argument is missing or not valid.
+    """
+    self._name = commands.check('name', name, commands.NAME)
+    self._slice = cloud.find_slice(topology)
+    zone = cloud.check_zone(zone, self._slice.tpu_type)
+    self._location: tuple[str, ...] = (f'--zone={zone}',)
     if project:
-      self._where += (f'--project={project}',)
+      commands.check('project', project, commands.PROJECT)
+      self._location += (f'--project={project}',)
 
   def create(
     self, spot: bool, reserved: bool, runtime: str | None
   ) -> list[Command]:
-    """Asks for the slice; it comes when there is room."""
-    words = (
-      *_TPUS,
-      'queued-resources',
+    """Requests the slice, which is granted when there is capacity."""
+    if spot and reserved:
+      raise ValueError('--spot and --reserved exclude each other')
+    runtime = runtime or self._slice.tpu_type.runtime
+    commands.check('runtime', runtime, commands.RUNTIME)
+    queued = self._queued(
       'create',
-      self._name,
       f'--node-id={self._name}',
-      *self._where,
-      f'--accelerator-type={self._rented.accelerator_type}',
-      f'--runtime-version={runtime or self._rented.kind.runtime}',
+      f'--accelerator-type={self._slice.accelerator_type}',
+      f'--runtime-version={runtime}',
       *['--spot'] * spot,
       *['--reserved'] * reserved,
     )
-    return [Command(words, f'ask for {self._rented.chips} chips')]
+    return [Command(queued, f'request {self._slice.chips} chips')]
 
-  def install(self, fetch: Sequence[str]) -> list[Command]:
-    """Brings the committed code and its environment to all workers."""
-    for source in fetch:
+  def install(self, sources: Sequence[str]) -> list[Command]:
+    """Copies the committed code to all workers and installs it there."""
+    for source in sources:
       if not source.startswith('gs://'):
         raise ValueError(
-          f'--fetch {source!r} is no gs:// path, like gs://BUCKET/FOLDER'
+          f'--fetch {source!r} is not a gs:// path such as gs://BUCKET/FOLDER'
         )
     archive = (
-      'git',
-      'archive',
-      '--format=tar.gz',
+      *('git', 'archive', '--format=tar.gz'),
       '--prefix=ttt_jax/',
       f'--output={_ARCHIVE}',
       'HEAD',
     )
     copy = (
-      *_TPUS,
-      'tpu-vm',
-      'scp',
-      _ARCHIVE,
+      *(*_TPUS, 'tpu-vm', 'scp', _ARCHIVE),
       f'{self._name}:',
       '--worker=all',
-      *self._where,
+      *self._location,
     )
     unpack = shlex.join(['tar', '-xzf', _ARCHIVE])
-    install = shlex.join(['bash', _WORKER, 'install', *fetch])
+    install = shlex.join(['bash', _WORKER, 'install', *sources])
     return [
-      Command(archive, 'pack what is committed'),
-      Command(copy, 'copy it to all workers'),
+      Command(archive, 'pack the committed files'),
+      Command(copy, 'copy them to all workers'),
       self._ssh(f'{unpack} && {install}', 'unpack and install'),
     ]
 
-  def run(self, words: Sequence[str]) -> list[Command]:
-    """Starts the stages on all workers and comes back."""
-    stages = commands.stages(
-      words,
-      chip=self._rented.chip,
-      devices=self._rented.chips,
+  def run(self, stage_flags: Sequence[str]) -> list[Command]:
+    """Starts the stages on all workers, in the background."""
+    stages = commands.stages_command(
+      stage_flags,
+      chip=self._slice.chip,
+      devices=self._slice.chips,
+      hosts=self._slice.workers,
       python='.venv/bin/python',
     )
-    commands.check_shared_workdir(words, self._rented.workers)
     start = shlex.join(['bash', _WORKER, 'start', *stages])
     return [self._ssh(start, 'start the stages on all workers')]
 
   def status(self) -> list[Command]:
-    """Of the slice, and of the stages on all workers."""
-    state = (
-      *_TPUS,
-      'queued-resources',
-      'describe',
-      self._name,
-      *self._where,
-      '--format=value(state.state)',
-    )
+    """Shows the state of the slice and of the stages on all workers."""
+    state = self._queued('describe', '--format=value(state.state)')
     return [
-      Command(state, 'ACTIVE: it is yours; SUSPENDED: it was taken'),
-      self._ssh(f'bash {_WORKER} state', 'what the workers do'),
+      Command(state, 'show the slice: ACTIVE once granted, SUSPENDED if taken'),
+      self._ssh(f'bash {_WORKER} state', 'show the state of all workers'),
     ]
 
   def follow(self) -> list[Command]:
-    """The log of the first worker, as it grows."""
-    return [self._ssh(f'tail -n 50 -F {_LOG}', 'Ctrl-C ends this', '0')]
+    """Shows the first worker's log as it grows."""
+    return [
+      self._ssh(
+        f'tail -n 50 -F {_LOG}', "show the first worker's log until Ctrl-C", '0'
+      )
+    ]
 
   def logs(self, folder: str) -> list[Command]:
-    """All logs, a file a worker."""
+    """Copies all logs, one file per worker."""
     return [
-      Command(('mkdir', '-p', folder), 'a folder here'),
+      Command(('mkdir', '-p', '--', folder), 'create a local folder'),
       self._ssh(
         f'cat {_LOG}',
-        'a file for each worker',
+        'save one log per worker',
         'all',
         f'--output-directory={folder}',
       ),
     ]
 
   def stop(self) -> list[Command]:
-    """Asks the stages to save and end."""
-    return [self._ssh(f'bash {_WORKER} stop', 'save and end')]
+    """Tells the stages to save and stop."""
+    return [self._ssh(f'bash {_WORKER} stop', 'save and stop')]
 
   def delete(self) -> list[Command]:
-    """Gives the slice back; nothing is paid for it any more."""
-    words = (
-      *_TPUS,
-      'queued-resources',
-      'delete',
-      self._name,
-      *self._where,
-      '--force',
-      '--quiet',
-    )
-    return [Command(words, 'give the slice back')]
+    """Returns the slice to Google, which ends its costs."""
+    queued = self._queued('delete', '--force', '--quiet')
+    return [Command(queued, 'delete the slice, which ends its costs')]
+
+  def _queued(self, action: str, *options: str) -> tuple[str, ...]:
+    """Returns a command on the queued resource that holds the slice."""
+    queued = (*_TPUS, 'queued-resources', action, self._name)
+    return (*queued, *self._location, *options)
 
   def _ssh(
-    self, command: str, why: str, worker: str = 'all', *more: str
+    self, command: str, purpose: str, worker: str = 'all', *options: str
   ) -> Command:
-    words = (
-      *_TPUS,
-      'tpu-vm',
-      'ssh',
-      self._name,
-      *self._where,
-      f'--worker={worker}',
-      f'--command={command}',
-      *more,
-    )
-    return Command(words, why)
+    """Returns a command that runs a shell command on workers."""
+    ssh = (*_TPUS, 'tpu-vm', 'ssh', self._name, *self._location)
+    where = (f'--worker={worker}', f'--command={command}')
+    return Command((*ssh, *where, *options), purpose)
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_enum('action', None, ACTIONS, 'What to do.')
-  flags.DEFINE_string('name', None, 'Of the slice; you choose it.')
-  flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
-  flags.DEFINE_string('project', None, "Google's; default: gcloud's.")
-  flags.DEFINE_string('topology', None, 'As of launch.plan, such as v5p:4x8x8.')
-  flags.DEFINE_bool('spot', False, 'Cheap, may be taken at any moment.')
-  flags.DEFINE_bool('reserved', False, 'From your reservation.')
-  flags.DEFINE_string('runtime', None, 'Other software of the VMs.')
-  flags.DEFINE_list(
-    'fetch', [], 'gs:// files and folders to copy to every worker.'
-  )
-  flags.DEFINE_string('logs', 'logs', 'Folder here for fetched logs.')
-  commands.define_dry_run()
+  """Defines the flags of this command."""
+  flags.DEFINE_enum('action', None, ACTIONS, 'Action to perform.')
+  commands.define_flags('name', 'zone', 'project', 'topology')
+  flags.DEFINE_bool('spot', False, 'Spot capacity: cheap, can be pre-empted.')
+  flags.DEFINE_bool('reserved', False, 'Capacity of your reservation.')
+  flags.DEFINE_string('runtime', None, 'Software version of the TPU VMs.')
+  flags.DEFINE_list('fetch', [], 'gs:// paths to copy to every worker.')
+  flags.DEFINE_string('logs', 'logs', 'Local folder for the logs.')
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  f = flags.FLAGS
-  if f.action is None:
-    raise ValueError(f'--action is missing; legal are {", ".join(ACTIONS)}')
-  if argv[1:] and f.action != 'run':
-    raise ValueError(f'unexpected argument {argv[1]!r}; see --help')
-  if f.spot and f.reserved:
-    raise ValueError('--spot and --reserved exclude each other')
-  slice_ = Slice(f.name, f.zone, f.topology, f.project)
-  todo: dict[str, Callable[[], list[Command]]] = dict(
-    create=lambda: slice_.create(f.spot, f.reserved, f.runtime),
-    install=lambda: slice_.install(f.fetch),
-    run=lambda: slice_.run(argv[1:]),
-    status=slice_.status,
-    follow=slice_.follow,
-    logs=lambda: slice_.logs(f.logs),
-    stop=slice_.stop,
-    delete=slice_.delete,
+  options = flags.FLAGS
+  action = commands.check_action(options.action, ACTIONS, argv[1:])
+  vms = TpuVms(options.name, options.zone, options.topology, options.project)
+  actions: dict[str, Callable[[], list[Command]]] = dict(
+    create=lambda: vms.create(options.spot, options.reserved, options.runtime),
+    install=lambda: vms.install(options.fetch),
+    run=lambda: vms.run(argv[1:]),
+    status=vms.status,
+    follow=vms.follow,
+    logs=lambda: vms.logs(options.logs),
+    stop=vms.stop,
+    delete=vms.delete,
   )
-  return commands.run(todo[f.action](), f.dry_run)
+  return commands.run(actions[action](), options.dry_run)
 
 
 if __name__ == '__main__':

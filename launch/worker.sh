@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.py asks every worker of a TPU slice to do, over ssh:
+# Runs on every worker of a TPU slice, called over ssh by launch/tpu_vm.py:
 #
-#   worker.sh install [gs://BUCKET/PATH ...]   the environment; copies of data
-#   worker.sh start COMMAND...                 runs it on its own, into run.log
-#   worker.sh state                            of that command, its last line
-#   worker.sh stop                             asks it to save and end
+#   worker.sh install [gs://BUCKET/PATH ...]   installs, copies data
+#   worker.sh start COMMAND...                 runs it in the background, into
+#                                              run.log
+#   worker.sh state                            prints its state and last line
+#   worker.sh stop                             sends it SIGTERM
 set -euo pipefail
+# The clone, from which `launch` and `configs` are imported.
 cd "$(dirname "$0")/.."
 
 running() {
@@ -34,8 +36,8 @@ case "${1:-}" in
     fi
     rm -f run.status
     echo "$(date -u +%FT%TZ) $*" >> run.log
-    # Detached: it outlives the connection. Only the command itself is
-    # signalled by `stop`, so this shell is there to write its status.
+    # Detached, so that it outlives the connection. `stop` signals only the
+    # command itself, so this shell remains to write its status.
     # shellcheck disable=SC2016
     setsid bash -c '
       "$@" & echo $! > run.pid
@@ -47,7 +49,7 @@ case "${1:-}" in
     if running; then
       state=running
     elif [[ -f run.status ]]; then
-      state="ended with status $(cat run.status)"
+      state="exited with status $(cat run.status)"
     else
       state='not running'
     fi
@@ -62,7 +64,8 @@ case "${1:-}" in
     fi
     ;;
   *)
-    echo "error: ${1:-no action}; legal are install, start, state, stop" >&2
+    echo "error: unknown action '${1:-}';" \
+      "expected one of install, start, state, stop" >&2
     exit 2
     ;;
 esac

@@ -1,16 +1,16 @@
-"""Settings of the compiler and the runtime, each with its reason.
+"""Flags of the compiler and the runtime, each with its reason.
 
     python -m launch.xla_flags             # lists them
-    python -m launch.xla_flags --check     # does this compiler know them?
+    python -m launch.xla_flags --check     # compiles with them
 
-The one place for them: `launch.stages --chip=KIND` puts them into the
-environment of what it starts, before what the user has set there, so that the
-user's values win. They move work in time and change no results. None was timed
-on a chip: names are checked with the compilers of jax 0.10.2, and what the
-TPU's do is seen in compiled steps. Of the 9 s step on v5p:8x8x4, data 64 x sp
-4, with 4 layers they make 19 of 21 all-to-alls asynchronous (0 without), fuse
-gathers of parameters into matrix products, and leave the peak of memory as it
-is (3.63 GiB).
+`launch.stages --chip=KIND` puts them into the environment of its commands,
+before the values that the user has set there, so that the user's values win.
+They change the order of work and no results. None was timed on a chip. The
+tests compile with them for every kind of chip whose compiler is installed. In
+the compiled step of the 9 s stage on v5p:8x8x4, data 64 x sp 4, with 4 layers,
+they make 19 of 21 all-to-alls asynchronous (0 without them), fuse gathers of
+parameters into matrix products, and leave the peak of memory unchanged
+(3.63 GiB).
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from absl import flags
 import jax
 
 from launch import topology
+from pallas_kernels.tools import libtpu
 from ttt_jax.runtime import cli
 
 TPU, GPU = 'LIBTPU_INIT_ARGS', 'XLA_FLAGS'
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """A value in the environment of a program.
+class XlaFlag:
+  """A flag, or another value in the environment of a program.
 
   Attributes:
-    variable: of the environment.
-    value: of the variable, or a part of it: parts are joined by spaces.
-    reason: why we set it.
+    variable: name of the environment variable.
+    value: value of the variable. Flags of one variable are joined by spaces.
+    reason: reason why it is set.
   """
 
   variable: str
@@ -43,128 +44,125 @@ class Setting:
   reason: str
 
 
-_TPU_SETTINGS = (
-  Setting(
+_TPU_FLAGS = (
+  XlaFlag(
     TPU,
     '--xla_enable_async_all_gather=true',
-    "FSDP gathers each layer's parameters; the gather of the next ones"
-    ' may run while the chip computes.',
+    "FSDP gathers each layer's parameters. The gather of the next layer's may"
+    ' run during computation.',
   ),
-  Setting(
+  XlaFlag(
     TPU,
     '--xla_tpu_enable_async_collective_fusion=true',
-    'Fuses parts of a gather into the loops of matrix products, which is'
-    ' how a TensorCore does both at once. The five names of this group'
-    ' belong together.',
+    'Fuses parts of a gather into the loops of matrix products, which is how a'
+    ' TensorCore runs both at once. These five flags belong together.',
   ),
-  Setting(
+  XlaFlag(
     TPU,
     '--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true',
-    'The group above, for gathers of parameters.',
+    'Enables these fusions for gathers of parameters.',
   ),
-  Setting(
+  XlaFlag(
     TPU,
     '--xla_tpu_enable_async_collective_fusion_multiple_steps=true',
-    'Lets one gather stretch over several matrix products.',
+    'Allows one gather to extend over several matrix products.',
   ),
-  Setting(
+  XlaFlag(
     TPU,
     '--xla_tpu_overlap_compute_collective_tc=true',
-    'Allows a collective and a computation on one TensorCore together.',
+    'Allows a collective and a computation on one TensorCore at a time.',
   ),
 )
 
-# Not for v5e: its compiler refuses ("not supported on limited ICI").
-_ASYNC_ALL_TO_ALL = Setting(
+# The compiler for v5e rejects it ("not supported on limited ICI").
+_ASYNC_ALL_TO_ALL = XlaFlag(
   TPU,
   '--xla_tpu_enable_async_all_to_all=true',
-  'Sequences change between tokens and heads by all-to-alls (mesh axis sp).'
-  ' Without it the chip waits for each of them.',
+  'All-to-alls exchange tokens for heads (mesh axis sp). Without this flag the'
+  ' chip waits for each of them.',
 )
 
-_GPU_SETTINGS = (
-  Setting(
+_GPU_FLAGS = (
+  XlaFlag(
     GPU,
     '--xla_gpu_enable_latency_hiding_scheduler=true',
-    'Orders collectives early and their use late, so that NCCL runs beside'
-    ' the kernels.',
+    'Starts collectives early and uses their results late, so that NCCL'
+    ' overlaps with kernels.',
   ),
-  Setting(
+  XlaFlag(
     GPU,
     '--xla_gpu_enable_highest_priority_async_stream=true',
-    'Kernels of collectives start before queued computation; a late one'
-    ' makes all other GPUs wait.',
+    'Starts kernels of collectives before queued computation, because a late'
+    ' collective makes all other GPUs wait.',
   ),
-  Setting(
+  XlaFlag(
     'XLA_PYTHON_CLIENT_MEM_FRACTION',
     '0.92',
-    'JAX takes 75 % of a GPU by default; NCCL and cuDNN need some GiB'
-    ' beside it.',
+    'JAX reserves 75 % of a GPU by default. NCCL and cuDNN need some GiB'
+    ' outside of what JAX reserves.',
   ),
 )
 
-SETTINGS: Mapping[str, tuple[Setting, ...]] = {
-  'v5e': _TPU_SETTINGS,
-  'v5p': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
-  'v6e': (*_TPU_SETTINGS, _ASYNC_ALL_TO_ALL),
-  'gpu': _GPU_SETTINGS,
+FLAGS: Mapping[str, tuple[XlaFlag, ...]] = {
+  'v5e': _TPU_FLAGS,
+  'v5p': (*_TPU_FLAGS, _ASYNC_ALL_TO_ALL),
+  'v6e': (*_TPU_FLAGS, _ASYNC_ALL_TO_ALL),
+  'gpu': _GPU_FLAGS,
 }
-# A slice of each kind of TPU.
-_SMALL = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 
 
-def environment(kind: str, before: Mapping[str, str]) -> dict[str, str]:
-  """The variables to set for a kind of chip.
+def environment(kind: str, current: Mapping[str, str]) -> dict[str, str]:
+  """Returns the variables to set for a kind of chip.
 
   Args:
-    kind: of `SETTINGS`.
-    before: the environment so far; what it says comes last and wins.
+    kind: key of `FLAGS`.
+    current: environment so far, whose values win.
   """
   values: dict[str, list[str]] = {}
-  for setting in SETTINGS[kind]:
-    values.setdefault(setting.variable, []).append(setting.value)
+  for flag in FLAGS[kind]:
+    values.setdefault(flag.variable, []).append(flag.value)
   for variable, parts in values.items():
-    if variable in before:
-      # Of flags the last counts; another variable has one value.
-      flag = parts[0].startswith('--')
-      values[variable] = [*(parts if flag else ()), before[variable]]
+    if variable in current:
+      # The last occurrence of a flag wins; other variables have one value.
+      is_flags = parts[0].startswith('--')
+      values[variable] = [*(parts if is_flags else ()), current[variable]]
   return {k: ' '.join(v) for k, v in values.items()}
 
 
 def compiler_options(
-  kind: str, before: Mapping[str, str] | None = None
+  kind: str, current: Mapping[str, str] | None = None
 ) -> dict[str, bool | str]:
-  """The flags of a kind of chip for `jax.stages.Lowered.compile`.
+  """Returns flags of a kind of chip for `jax.stages.Lowered.compile`.
 
   Args:
-    kind: of `SETTINGS`.
-    before: the environment; a flag that it gives is left to it.
+    kind: key of `FLAGS`.
+    current: environment so far, whose flags are left out.
   """
-  flags_ = [s.value for s in SETTINGS[kind] if s.variable in (TPU, GPU)]
-  given = ' '.join((before or {}).get(v, '') for v in (TPU, GPU)).split()
-  # Whole names: some of ours begin like others.
-  theirs = {word.partition('=')[0] for word in given}
-  pairs = [flag.split('=', 1) for flag in flags_]
+  ours = [f.value for f in FLAGS[kind] if f.variable in (TPU, GPU)]
+  users = ' '.join((current or {}).get(v, '') for v in (TPU, GPU)).split()
+  # Complete names are compared: some of ours are prefixes of others.
+  users_names = {word.partition('=')[0] for word in users}
+  pairs = [flag.split('=', 1) for flag in ours]
   return {
     name.removeprefix('--'): value == 'true' or value
     for name, value in pairs
-    if name not in theirs
+    if name not in users_names
   }
 
 
-def unknown(kind: str) -> str | None:
-  """What this machine's compiler says against the flags; None: nothing.
+def compiler_error(kind: str) -> str | None:
+  """Compiles with the flags; returns the error, or None.
 
   Args:
-    kind: of `SETTINGS`. TPUs need libtpu, but none of them; the names of GPUs
-      are known to every jaxlib.
+    kind: key of `FLAGS`. TPUs require libtpu but no chip; every jaxlib has the
+      names of flags for GPUs.
 
   Raises:
-    ValueError: there is no compiler for TPUs.
+    ValueError: no compiler for TPUs is installed.
   """
   device: Any = jax.devices('cpu')[0]
   if kind != 'gpu':
-    device = topology.parse(_SMALL[kind]).devices()[0]
+    device = topology.parse(libtpu.SMALLEST_SLICES[kind]).devices()[0]
   x = jax.ShapeDtypeStruct(
     (8,), 'float32', sharding=jax.sharding.SingleDeviceSharding(device)
   )
@@ -176,28 +174,28 @@ def unknown(kind: str) -> str | None:
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_bool('check', False, 'Ask the compilers for the names.')
+  """Defines the flags of this command."""
+  flags.DEFINE_bool('check', False, 'Compile a small program with the flags.')
 
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
   del argv
-  for kind, settings in SETTINGS.items():
+  for kind, flags_ in FLAGS.items():
     print(f'{kind}:')
-    for setting in settings:
-      print(f'  {setting.variable} {setting.value}\n    {setting.reason}')
+    for flag in flags_:
+      print(f'  {flag.variable} {flag.value}\n    {flag.reason}')
   if not flags.FLAGS.check:
     return 0
   jax.config.update('jax_platforms', 'cpu')
   status = 0
-  for kind in SETTINGS:
+  for kind in FLAGS:
     try:
-      message = unknown(kind)
+      error = compiler_error(kind)
     except ValueError as e:  # No compiler for TPUs.
-      message = str(e)
-    print(f'{kind}: {message or "all names are known"}')
-    status = max(status, int(bool(message)))
+      error = str(e)
+    print(f'{kind}: {error or "the compiler accepts all flags"}')
+    status = max(status, int(bool(error)))
   return status
 
 

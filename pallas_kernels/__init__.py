@@ -1,7 +1,9 @@
-"""Fused and plain kernels of test-time training: arrays in, arrays out."""
+"""Ops of test-time training, fused and portable: arrays in, arrays out."""
 
+from pallas_kernels.gated_delta_rule.api import gated_delta_rule
 from pallas_kernels.permute_rows.api import permute_rows
 from pallas_kernels.permute_rows.permutation import Permutation
+from pallas_kernels.ssd.api import ssd
 from pallas_kernels.ttt_inputs.api import ttt_inputs
 from pallas_kernels.ttt_linear.api import ttt_linear
 from pallas_kernels.ttt_linear.api import ttt_linear_inner_losses
@@ -10,7 +12,9 @@ from pallas_kernels.ttt_mlp.api import ttt_mlp_inner_losses
 
 __all__ = [
   'Permutation',
+  'gated_delta_rule',
   'permute_rows',
+  'ssd',
   'ttt_inputs',
   'ttt_linear',
   'ttt_linear_inner_losses',

@@ -1,4 +1,4 @@
-"""What all inner-loop ops share about their arguments: checks and dtypes.
+"""Checks and dtypes of the arguments of all inner-loop ops.
 
 Alphabet: B batch, H heads, T tokens, D head dim, K hidden of the inner MLP,
 C tokens per mini-batch, N mini-batches.
@@ -18,13 +18,16 @@ def check_sequence(
   norms: Mapping[str, jax.Array],
   mini_batch: int,
 ) -> dict[str, int]:
-  """Returns the sizes {'B', 'H', 'T', 'D'}; raises ValueError on a misfit.
+  """Returns the sizes {'B', 'H', 'T', 'D'}.
 
   Args:
     tokens: name -> array that must be [B, H, T, D]; the first sets the sizes.
     eta: step sizes, must be [B, H, T].
     norms: name -> LayerNorm parameter, must be [H, D].
     mini_batch: tokens per mini-batch, an int of at least 1.
+
+  Raises:
+    ValueError: a shape, a dtype or mini_batch is invalid.
   """
   name, first = next(iter(tokens.items()))
   if jnp.ndim(first) != 4:
@@ -53,11 +56,11 @@ def check_sequence(
 def check_state(
   state: Mapping[str, tuple[jax.Array, str]], sizes: dict[str, int]
 ) -> None:
-  """Raises ValueError unless each state fits its letters, with or without B.
+  """Raises ValueError unless each state has its shape, with or without B.
 
   Args:
     state: name -> (array, letters of its shape without B, such as 'HDK').
-    sizes: size by letter; 'K' is read off the first state that has it.
+    sizes: size by letter; 'K' is taken from the first state that has it.
   """
   for name, (array, letters) in state.items():
     if jnp.ndim(array) == len(letters) + 1:
@@ -71,11 +74,11 @@ def _check_shape(
   name: str, array: jax.Array, letters: str, sizes: Mapping[str, int]
 ) -> None:
   """Raises ValueError unless `array` has the sizes that `letters` name."""
-  want = tuple(sizes.get(letter) for letter in letters)
-  if jnp.shape(array) != want:
+  expected = tuple(sizes.get(letter) for letter in letters)
+  if jnp.shape(array) != expected:
     raise ValueError(
       f'{name} has shape {jnp.shape(array)}: [{", ".join(letters)}] must be'
-      f' {want}'
+      f' {expected}'
     )
   if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
     raise ValueError(
@@ -109,3 +112,54 @@ def batched_state(
     ).astype(dtype)
     for array, rank in zip(arrays, ranks)
   )
+
+
+def check_shapes(
+  arrays: Mapping[str, tuple[jax.Array, str]],
+) -> dict[str, int]:
+  """Returns the size of every letter; raises ValueError on a misfit.
+
+  Args:
+    arrays: name -> (array, letters of its shape, such as 'BHTK'); the first
+      array that has a letter decides its size.
+  """
+  sizes: dict[str, int] = {}
+  for name, (array, letters) in arrays.items():
+    shape = jnp.shape(array)
+    if len(shape) != len(letters):
+      raise ValueError(
+        f'{name} has shape {shape}: it must have {len(letters)} dimensions'
+        f' [{", ".join(letters)}]'
+      )
+    for letter, size in zip(letters, shape):
+      sizes.setdefault(letter, size)
+    if not all(shape):
+      raise ValueError(
+        f'{name} has shape {shape}: every size of [{", ".join(letters)}] must'
+        ' be at least 1'
+      )
+    _check_shape(name, array, letters, sizes)
+  return sizes
+
+
+def check_chunk(chunk: int) -> None:
+  """Raises ValueError unless `chunk` is an int of at least 1."""
+  if isinstance(chunk, bool) or not hasattr(chunk, '__index__') or chunk < 1:
+    raise ValueError(
+      f'chunk={chunk!r} must be an int of at least 1, such as 64'
+    )
+
+
+def first_state(
+  initial_state: jax.Array | None, shape: Sequence[int], *arrays: jax.Array
+) -> jax.Array:
+  """Returns the state to start from, float64 if any array is, else float32.
+
+  Args:
+    initial_state: the state given; zeros if None.
+    shape: shape of the state.
+    *arrays: the other arguments of the op.
+  """
+  if initial_state is None:
+    return jnp.zeros(shape, state_dtype(*arrays))
+  return initial_state.astype(state_dtype(initial_state, *arrays))

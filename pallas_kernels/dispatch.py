@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-# Every name that an op may offer, the most preferred first. `reference` is
-# last: it is the definition that the others are measured against.
+# Every name that an op may offer, in order of preference. `reference` is last:
+# it is the definition that the others are tested against.
 NAMES = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
-# Implementations that run on one kind of backend only. Their kernels can be
-# interpreted elsewhere (Pallas' own switch), for which they have to be named.
+# Implementations for one backend only. Elsewhere Pallas can interpret their
+# kernels, but only if they are requested by name.
 _BACKENDS = {'pallas_tpu': 'tpu', 'pallas_gpu': 'gpu'}
 
 
@@ -22,7 +22,7 @@ def dispatch(
   *args: Any,
   **kwargs: Any,
 ) -> Any:
-  """Calls the implementation of `op` that is named, or the best that accepts.
+  """Calls the named implementation of `op`, or the best that accepts.
 
   An implementation refuses arguments (a shape, a dtype, a backend) by raising
   `NotImplementedError` with the reason.
@@ -31,16 +31,16 @@ def dispatch(
     op: name of the op, for messages.
     table: implementation name -> function; names are from `NAMES`.
     implementation: a name, or None to try the table in the order of `NAMES`.
-    *args: passed on.
-    **kwargs: passed on.
+    *args: positional arguments of the implementation.
+    **kwargs: keyword arguments of the implementation.
 
   Returns:
-    What the implementation returns.
+    The result of the implementation.
 
   Raises:
-    ValueError: the name is none of `NAMES`.
-    NotImplementedError: the named implementation is absent or refuses.
-    ExceptionGroup: every implementation refuses; it holds all the reasons.
+    ValueError: the name is not in `NAMES`.
+    NotImplementedError: the named implementation is missing or refuses.
+    ExceptionGroup: every implementation refuses; contains all reasons.
   """
   if implementation is not None:
     if implementation not in NAMES:

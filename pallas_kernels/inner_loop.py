@@ -4,13 +4,14 @@ The hidden state of the sequence model is the parameters W of a small model f.
 A mini-batch of tokens takes one gradient step on W, then reads with the
 updated W (Dalal et al. 2025, "One-Minute Video Generation with Test-Time
 Training", arXiv:2504.05298, section 2; all tokens of a mini-batch share the
-step, nothing is causal inside it):
+step, without causality among them):
 
     W' = W - sum_i eta_i * grad_W l(W; k_i, v_i)
     out = q + LN(f(q; W'))
 
-f is data here: any pure function `model(parameters, x)` of one head, with
-parameters in any pytree and x, result [C, D]. The gradient is `jax.grad`'s.
+f is an argument: any pure function `model(parameters, x)` of one head, with any
+pytree of parameters; x and the result are [C, D]. `jax.grad` takes the
+gradient.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def inner_loop(
 ) -> tuple[jax.Array, Parameters]:
   """Returns (out [B, H, T, D], parameters after the last mini-batch).
 
-  A last mini-batch that is not full simply has fewer tokens.
+  A last mini-batch that is not full has fewer tokens.
 
   Args:
     model: f of one head.
@@ -120,7 +121,7 @@ def inner_losses(
 
 
 def _over_heads(one_head: Callable[..., Any]) -> Callable[..., Any]:
-  """Maps (parameters, *tokens, scale, bias) over B and H; norms have no B."""
+  """Maps (parameters, *tokens, scale, bias) over B and H; norms lack B."""
 
   def mapped(parameters, *arrays):
     tokens, norms = arrays[:-2], arrays[-2:]
@@ -138,7 +139,7 @@ def _scan_mini_batches(step, state, tokens, mini_batch):
 
   Args:
     step: (state, mini-batch of tokens) -> (state, rows).
-    state: first state.
+    state: initial state.
     tokens: tuple of arrays [T, ...].
     mini_batch: C.
 
@@ -146,19 +147,19 @@ def _scan_mini_batches(step, state, tokens, mini_batch):
     (last state, all rows in order).
   """
   length = tokens[0].shape[0]
-  whole = length - length % mini_batch
+  full = length - length % mini_batch
   rows = []
-  if whole:
+  if full:
     state, scanned = jax.lax.scan(
       step,
       state,
       tuple(
-        array[:whole].reshape(-1, mini_batch, *array.shape[1:])
+        array[:full].reshape(-1, mini_batch, *array.shape[1:])
         for array in tokens
       ),
     )
     rows.append(scanned.reshape(-1, scanned.shape[-1]))
-  if whole < length:
-    state, rest = step(state, tuple(array[whole:] for array in tokens))
+  if full < length:
+    state, rest = step(state, tuple(array[full:] for array in tokens))
     rows.append(rest)
   return state, jnp.concatenate(rows)

@@ -1,4 +1,4 @@
-"""The inner loss of test-time training and its gradient by hand.
+"""The inner loss of test-time training.
 
     l(W; k, v) = 1/2 || LN(f(k; W)) - (v - k) ||^2
 
@@ -15,13 +15,13 @@ EPSILON = 1e-8
 
 
 def normalize(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns z over its last axis with mean 0, variance 1; and 1 / std.
+  """Normalises the last axis to mean 0 and variance 1.
 
   Args:
     z: [..., D].
 
   Returns:
-    (normalised [..., D], reciprocal standard deviation [..., 1]).
+    (normalised z [..., D], reciprocal standard deviation [..., 1]).
   """
   centred = z - jnp.mean(z, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -44,18 +44,3 @@ def token_loss(
   """Returns the loss of each token, a sum over D: [..., D] -> [...]."""
   error = layer_norm(z, scale, bias) - (v - k)
   return 0.5 * jnp.sum(jnp.square(error), axis=-1)
-
-
-def token_loss_gradient(
-  z: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-) -> jax.Array:
-  """Returns d token_loss / d z, [..., D], in closed form."""
-  normal, reciprocal = normalize(z)
-  d_normal = (normal * scale + bias - (v - k)) * scale
-  mean = jnp.mean(d_normal, axis=-1, keepdims=True)
-  slope = jnp.mean(d_normal * normal, axis=-1, keepdims=True)
-  return (d_normal - mean - normal * slope) * reciprocal

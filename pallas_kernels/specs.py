@@ -16,7 +16,7 @@ class Spec:
     heads: H.
     tokens: T.
     head_dim: D.
-    hidden: K of the inner MLP; TTT-Linear has none and ignores it.
+    hidden: K of the inner MLP; TTT-Linear ignores it.
     mini_batch: C.
   """
 
@@ -29,7 +29,7 @@ class Spec:
 
 
 # The paper's 5B model at 63 s of 480x720 video (352 008 tokens) and at 3 s,
-# one video each; the quickstart at 3 s (with few and with many text tokens a
+# one video each; the quickstart at 3 s (with few and with many text tokens per
 # segment) and at 63 s of 64x96 video.
 SPECS = {
   'paper_63s': Spec(1, 48, 352008, 64, 256),
@@ -42,14 +42,14 @@ SPECS = {
 
 
 def random_sequence(spec: Spec, seed: int) -> dict[str, np.ndarray]:
-  """Returns arguments that look as the layer's do, float64, by name.
+  """Returns name -> float64 array, distributed like the arguments of a layer.
 
   q, k have unit norm, v - k is of order 1, eta is base_lr * sigmoid / D / C
   with base_lr 0.1; ln_scale is around 1.
 
   Args:
     spec: sizes.
-    seed: of NumPy's generator.
+    seed: seed of NumPy's generator.
   """
   rng = np.random.default_rng(seed)
   rows = (spec.batch, spec.heads, spec.tokens)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import jax
 import pytest
 
 from tests.helpers import fake_bucket
@@ -13,6 +14,24 @@ _GOLDEN = pathlib.Path(
     pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
   )
 )
+
+
+def pytest_collection_modifyitems(items):
+  """Moves the tests that need a backend of their own to the end."""
+  items.sort(key=lambda item: 'devices' in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+  """Compiles for tests marked `optimized` at the default level."""
+  option = 'jax_disable_most_optimizations'
+  before = jax.config.read(option)
+  if item.get_closest_marker('optimized') is not None:
+    jax.config.update(option, False)
+  try:
+    return (yield)
+  finally:
+    jax.config.update(option, before)
 
 
 @pytest.fixture(scope='session')

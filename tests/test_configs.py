@@ -1,30 +1,34 @@
-"""configs/: every experiment by shapes alone."""
+"""configs/: every recipe, by shapes alone."""
 
 import json
 import math
+import sys
 
 from flax import traverse_util
 import jax
 import ml_collections
 import pytest
 
-from configs import cogvideox
-from configs import memory
-from configs import quickstart
-from configs import ttt_video
-from configs import tune_a_video
-from configs import tune_dit
+from tests.helpers import configs
 from ttt_jax import backbones
 from ttt_jax import geometry
+from ttt_jax import recipes
 from ttt_jax.models import dit
 from ttt_jax.train import experiment
 from ttt_jax.train import optimizer
+
+cogvideox = configs.load('cogvideox')
+memory = configs.load('memory')
+quickstart = configs.load('quickstart')
+ttt_video = configs.load('ttt_video')
+tune_a_video = configs.load('tune_a_video')
+tune_dit = configs.load('tune_dit')
 
 # CogVideoX-5B's transformer.
 PRETRAINED = 5_570_283_072
 ATTENTION = 42 * (4 * (3072**2 + 3072) + 2 * 2 * 64)
 # Each of the 42 layers: q, k, v, o; the step size; the inner MLP with its
-# norm; the norm behind it; four gates.
+# norm; the norm after it; four gates.
 TTT = 42 * (
   4 * (3072**2 + 3072)
   + 48 * (3072 + 1)
@@ -35,8 +39,8 @@ TTT = 42 * (
 
 
 def trained(config):
-  params = backbones.of(config).abstract_params()
-  groups = optimizer.assign(config.optimizer.groups, params)
+  params = backbones.from_config(config).abstract_params()
+  groups = optimizer.assign_groups(config.optimizer.groups, params)
   sizes = {
     path: math.prod(leaf.shape)
     for path, leaf in traverse_util.flatten_dict(params, sep='/').items()
@@ -94,7 +98,7 @@ def test_the_5b_model_at_63_seconds_by_shapes():
     (memory, [f'{s},{m}' for s in memory.STAGES for m in memory.MIXERS]),
     (
       ttt_video,
-      [f'{s},{m}' for s in ttt_video.STAGES for m in ttt_video.BASE_LR],
+      [f'{s},{m}' for s in recipes.STAGES for m in recipes.BASE_LR],
     ),
   ],
 )
@@ -107,13 +111,31 @@ def test_every_parameter_has_a_group(module, args):
 
 
 @pytest.mark.parametrize('module', [quickstart, memory, ttt_video])
-def test_unknown_stage_lists_the_legal_ones(module):
-  with pytest.raises(ValueError, match="stage '4s'; legal are 3s, "):
+def test_an_unknown_stage_lists_the_known_ones(module):
+  with pytest.raises(ValueError, match="stage '4s'; expected one of 3s, "):
     module.get_config('4s')
 
 
+@pytest.mark.parametrize(
+  'path', sorted(configs.FOLDER.glob('*.py')), ids=lambda path: path.stem
+)
+def test_loads_by_path_beside_a_foreign_configs_package(
+  path, tmp_path, monkeypatch
+):
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / '__init__.py').touch()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, 'configs', raising=False)
+  module = configs.load(path.stem)
+  arguments = () if path.stem != 'cogvideox' else (f'{folder(tmp_path)},3s',)
+  config = module.get_config(*arguments)
+  assert isinstance(config, ml_collections.ConfigDict)
+  assert 'configs' not in sys.modules
+
+
 def folder(tmp_path, scheduler='DPM', shift=1.0, **transformer):
-  """What a configuration reads of a CogVideoX folder."""
+  """Writes the files of a CogVideoX folder that a config reads."""
   for name, content in (
     ('transformer/config.json', transformer),
     (
@@ -137,7 +159,7 @@ def test_a_folder_of_the_5b_model_is_the_papers_config(tmp_path):
     num_layers=42,
     use_rotary_positional_embeddings=True,
   )
-  for stage in ttt_video.STAGES:
+  for stage in recipes.STAGES:
     config = cogvideox.get_config(f'{where},{stage}')
     paper = ttt_video.get_config(stage)
     assert trained(config) == trained(paper)
@@ -166,8 +188,8 @@ def test_a_folder_of_the_2b_model(tmp_path):
   'arg, message',
   [
     ('', 'needs a folder, for example'),
-    ('nowhere,3s', 'nowhere must be the folder of a whole CogVideoX'),
-    ('nowhere,4s', "stage '4s'; legal are 3s, "),
+    ('nowhere,3s', 'nowhere must be the folder of a complete CogVideoX'),
+    ('nowhere,4s', "stage '4s'; expected one of 3s, "),
   ],
 )
 def test_no_folder(arg, message):
@@ -175,7 +197,7 @@ def test_no_folder(arg, message):
     cogvideox.get_config(arg)
 
 
-def test_one_shot_tuning_trains_what_the_paper_says():
+def test_one_shot_tuning_has_the_values_of_the_paper():
   config = tune_a_video.get_config()
   assert (config.data.frames, config.data.stride) == (24, 2)
   assert (config.steps, config.sample.steps, config.sample.guidance) == (
@@ -211,7 +233,7 @@ def test_a_u_net_has_nothing_to_diagnose():
 def test_sizes_of_frames_are_checked():
   for change, message in (
     (dict(height=36), 'height is 36 pixels; it must be a multiple of 8'),
-    (dict(frames=0), 'frames is 0; it must be a positive whole number'),
+    (dict(frames=0), 'frames is 0; it must be a positive integer'),
   ):
     config = tune_a_video.get_config()
     config.data.update(change)

@@ -1,4 +1,4 @@
-"""docs/finetune.md: every command, as it stands, on a tiny model."""
+"""docs/finetune.md: every command of the page, on a tiny model."""
 
 import os
 import pathlib
@@ -19,12 +19,12 @@ from ttt_jax.video import video_file
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'finetune.md'
-# A stage of 5000 steps of 64 clips is no test; the page says so, too.
+# In place of 5000 steps of 64 clips; the page suggests these values, too.
 SHORT = ' --config.steps=2 --config.batch_size=2'
 
 
 def blocks():
-  """(language, file name, content) of the page's code blocks."""
+  """Returns (language, file name, content) of the page's code blocks."""
   return re.findall(
     r'^```(\w+) ?(\S*)\n(.*?)^```$', PAGE.read_text(), re.M | re.S
   )
@@ -61,7 +61,7 @@ def run(command, cwd):
   return done.stdout
 
 
-def test_the_page_shows_every_step():
+def test_the_page_has_every_step():
   text = ' '.join(commands())
   for part in ('--dry_run', '--check', '--process_id', ',9s', 'sample'):
     assert part in text
@@ -76,12 +76,12 @@ def test_walk_through_the_page(tmp_path):
   for language, name, content in blocks():
     if language == 'json':
       (tmp_path / name).write_text(content)
-  said = {command: run(command, tmp_path) for command in commands()}
+  outputs = {command: run(command, tmp_path) for command in commands()}
 
-  printed = ''.join(said.values())
+  printed = ''.join(outputs.values())
   assert '6 segments make 6 clips' in printed
   assert '6 segments make 2 clips' in printed
-  assert 'all clips are whole' in printed
+  assert 'all clips are complete' in printed
   data = dataset_reader.LatentDataset(tmp_path / 'run/data/3s')
   assert [c['name'] for c in data.manifest.clips] == [
     'ep01@0s',
@@ -105,7 +105,7 @@ def test_walk_through_the_page(tmp_path):
   assert prompts[0][1].endswith('wall.<end_scene>')
   assert prompts[0][2].startswith('<start_scene>Night.')
 
-  # Two steps at small rates: the weights of the folder, hardly changed.
+  # Two steps with small learning rates hardly change the weights.
   trained, config = checkpoint.load_params(tmp_path / 'run/3s')
   _, pretrained = convert.load_dit(tmp_path / 'CogVideoX-5b')
   flat = traverse_util.flatten_dict(trained)

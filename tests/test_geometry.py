@@ -1,4 +1,4 @@
-"""ttt_jax/geometry.py."""
+"""Tests of sizes and token orders of a video."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_lengths_of_the_paper(seconds, frames, latent_frames, segments):
   assert g.sequence_length == 1350 * latent_frames + 226 * segments
 
 
-def test_any_text_length_is_padded_to_whole_mini_batches():
+def test_any_text_length_is_padded_to_complete_mini_batches():
   g = geometry.Geometry.from_seconds(9, 64, 96, text_length=7, mini_batch=64)
   assert g.sequence_length == 37 * 24 + 3 * 7
   assert g.padded_length == 960
@@ -42,10 +42,10 @@ def order():
   )
 
 
-def test_reading_orders_are_permutations(order):
-  for permutation in (order.forward, order.reverse):
+def test_scan_orders_are_permutations(order):
+  for permutation in (order.forward_order, order.reverse_order):
     assert sorted(permutation) == list(range(order.length))
-    back = token_order.inverse(permutation)
+    back = np.argsort(permutation)
     np.testing.assert_array_equal(permutation[back], np.arange(order.length))
 
 
@@ -59,10 +59,10 @@ def test_forward_order_is_text_then_video_segment_by_segment(order):
     *text[2],
     *video[5:].ravel(),
   ]
-  np.testing.assert_array_equal(order.forward, expected)
+  np.testing.assert_array_equal(order.forward_order, expected)
 
 
-def test_reverse_order_turns_video_tokens_and_segments_not_texts(order):
+def test_reverse_order_reverses_video_tokens_and_segments_not_texts(order):
   text, video = order.text_index, order.video_index[::-1, ::-1]
   expected = [
     *text[2],
@@ -72,7 +72,7 @@ def test_reverse_order_turns_video_tokens_and_segments_not_texts(order):
     *text[0],
     *video[5:].ravel(),
   ]
-  np.testing.assert_array_equal(order.reverse, expected)
+  np.testing.assert_array_equal(order.reverse_order, expected)
 
 
 def test_storage_order_makes_windows_contiguous(order):
@@ -83,15 +83,17 @@ def test_storage_order_makes_windows_contiguous(order):
 
 
 def test_positions(order):
-  read = order.ttt_positions
+  scanned = order.ttt_positions
   np.testing.assert_array_equal(
-    read[:, 0],
+    scanned[:, 0],
     [-1, -1, 0, 0, 1, 1, 2, 2, -1, -1, 3, 3, 4, 4, -1, -1, 5, 5, 6, 6],
   )
   np.testing.assert_array_equal(
     order.window_positions[:, 0], [0, 0, -1, -1, 1, 1, 2, 2]
   )
-  np.testing.assert_array_equal(order.is_text[order.forward], read[:, 0] == -1)
+  np.testing.assert_array_equal(
+    order.is_text[order.forward_order], scanned[:, 0] == -1
+  )
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,6 @@ def test_positions(order):
     ),
   ],
 )
-def test_impossible_sizes_name_a_legal_one(make, message):
+def test_errors_of_impossible_sizes_name_a_valid_size(make, message):
   with pytest.raises(ValueError, match=message):
     make()

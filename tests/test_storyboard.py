@@ -1,4 +1,4 @@
-"""The user's file: the forms that are read, and what is refused."""
+"""Forms of storyboard files, and the errors of those that are not valid."""
 
 import collections
 import dataclasses
@@ -59,7 +59,7 @@ def test_a_storyboard_with_shots(tmp_path):
   ]
 
 
-def test_scene_tokens_stand_where_the_scene_changes():
+def test_scene_tokens_mark_the_changes_of_the_scene():
   def prompts(*scenes):
     return parse(
       [{'text': 't'} | ({} if s is None else {'scene': s}) for s in scenes]
@@ -76,7 +76,7 @@ def test_scene_tokens_stand_where_the_scene_changes():
   assert prompts(7) == ['t']
 
 
-def test_both_spellings_are_read_and_one_is_written():
+def test_both_spellings_are_accepted_and_one_is_returned():
   board = parse(
     [
       {'text': 'a<scene_end>', 'scene': 1},
@@ -154,7 +154,7 @@ def test_forms_of_a_file(tmp_path):
   assert [b.name for b in boards] == ['story_0', 'own']
 
 
-def test_parse_reads_its_own_fields_again():
+def test_parse_accepts_the_fields_of_a_segment():
   board = parse(
     {
       'name': 'n',
@@ -168,7 +168,7 @@ def test_parse_reads_its_own_fields_again():
   assert parse({'name': 'n', 'segments': fields}) == board
 
 
-def test_200_segments_are_legal():
+def test_200_segments_are_accepted():
   assert parse(['a'] * 200).seconds == 600
   assert len(parse([{'text': 'a', 'repeat': 200}]).segments) == 200
 
@@ -179,37 +179,58 @@ def test_200_segments_are_legal():
     ([], "'storyboard' is empty; give 1 to 200"),
     ({'segments': []}, 'is empty'),
     ({}, 'is empty'),
-    ('a', 'is a text; it must be a list'),
-    ({'segments': {'text': 'a'}}, 'is an object; it must be a list'),
-    ({'name': '', 'segments': ['a']}, "name of a storyboard is ''"),
+    ('a', 'is "a"; expected an object or a list'),
+    (
+      {'segments': {'text': 'a'}},
+      '"segments" of .* is an object; expected a list',
+    ),
+    (
+      {'name': '', 'segments': ['a']},
+      'name" of storyboard \'\' is ""; expected a text that is not blank',
+    ),
     (
       {'segments': ['a'], 'fps': 16, 'seed': 1},
-      "unknown key 'fps', 'seed'; legal are name, shots, segments",
+      "unknown key 'fps', 'seed'; expected one of name, shots, segments",
     ),
     (
       [{'text': 'a'}, {'txt': 'b'}],
-      "segment 2 .* unknown key 'txt'; legal are text, negative, scene",
+      "segment 2 .* unknown key 'txt'; expected one of text, negative, scene",
     ),
     (['a'] * 500, '500 segments; at most 200'),
     ([{'text': 'a', 'repeat': 10**12}], '1000000000000 segments; at most'),
-    ([{'text': 'a', 'repeat': 0}], '"repeat": 0; it must be 1'),
-    ([{'text': 'a', 'repeat': True}], '"repeat": True'),
+    (
+      [{'text': 'a', 'repeat': 0}],
+      '"repeat" of segment 1 .* is 0; expected a whole number >= 1',
+    ),
+    (
+      [{'text': 'a', 'repeat': True}],
+      '"repeat" of .* is true; expected a whole number',
+    ),
     ([{'text': ' '}], 'text of segment 1 .* is empty'),
     ([{'scene': 1}], 'text of segment 1 .* is empty'),
     (['a', '<scene_start><end_scene>'], 'text of segment 2 .* is empty'),
-    ([{'text': 3}], 'text of segment 1 .* is a number, not a text'),
-    ([{'text': None}], 'is null, not a text'),
-    ([{'text': 'a', 'negative': ['b']}], 'negative of .* is a list'),
+    ([{'text': 3}], '"text" of segment 1 .* is 3; expected a text'),
+    ([{'text': None}], 'is null; expected a text'),
+    (
+      [{'text': 'a', 'negative': ['b']}],
+      '"negative" of .* is \\["b"\\]; expected a text',
+    ),
     ([{'text': 'a<end_scene>b'}], 'scene token in its middle'),
-    ([5], 'segment 1 .* is a number; it must be an object'),
-    ([{'text': 'a', 'scene': True}], 'scene of segment 1 .* is True'),
-    ([{'text': 'a', 'scene': 1.5}], 'scene of segment 1 .* is 1.5'),
-    ([{'text': 'a', 'video': 3}], 'video of segment 1 .* is 3'),
-    ([{'text': 'a', 'video': 'v', 'start': -1}], 'start of .* is -1'),
-    ([{'text': 'a', 'video': 'v', 'start': float('nan')}], 'is nan'),
+    ([5], 'segment 1 .* is 5; expected an object'),
+    ([{'text': 'a', 'scene': True}], '"scene" of segment 1 .* is true'),
+    ([{'text': 'a', 'scene': 1.5}], '"scene" of segment 1 .* is 1.5'),
+    ([{'text': 'a', 'video': 3}], '"video" of segment 1 .* is 3'),
+    (
+      [{'text': 'a', 'video': 'v', 'start': -1}],
+      '"start" of .* is -1; expected a number >= 0',
+    ),
+    (
+      [{'text': 'a', 'video': 'v', 'start': float('nan')}],
+      '"start" of .* is NaN',
+    ),
     ([{'text': 'a', 'start': 1}], 'has "start", but no "video"'),
     ([{'text': 'a', 'end': 1}], 'has "end", but no "video"'),
-    ([{'text': 'a', 'video': 'v', 'end': True}], 'end of .* is True'),
+    ([{'text': 'a', 'video': 'v', 'end': True}], '"end" of .* is true'),
     (
       [{'text': 'a', 'video': 'v', 'start': 3, 'end': 3}],
       'ends at 3 s, but starts at 3 s',
@@ -219,15 +240,24 @@ def test_200_segments_are_legal():
       [{'text': 'a', 'scene': 1, 'requires_scene_transition': True}],
       'keep one',
     ),
-    ([{'text': 'a', 'requires_scene_transition': 1}], 'true or false'),
+    (
+      [{'text': 'a', 'requires_scene_transition': 1}],
+      'is 1; expected true or false',
+    ),
     (
       {'shots': {'x': {'text': 'X'}}, 'segments': ['x', 'z']},
-      "segment 2 .* the shot 'z', which is not defined; defined are x",
+      "segment 2 .* the shot 'z', which is not defined; expected one of x",
     ),
-    ([{'shot': 'z'}], 'not defined; defined are none'),
-    ([{'shot': ['z']}], 'not defined'),
-    ({'shots': [], 'segments': ['x']}, '"shots" is a list'),
-    ({'shots': {'x': 'X'}, 'segments': ['x']}, "shot 'x' is a text"),
+    ([{'shot': 'z'}], 'not defined; expected one of none'),
+    ([{'shot': ['z']}], '"shot" of .*; expected a text'),
+    (
+      {'shots': [], 'segments': ['x']},
+      '"shots" of .* is .*; expected an object',
+    ),
+    (
+      {'shots': {'x': 'X'}, 'segments': ['x']},
+      'shot \'x\' is "X"; expected an object',
+    ),
     (
       {'shots': {'x': {'text': ''}}, 'segments': ['a']},
       "text of shot 'x' is empty",
@@ -238,7 +268,7 @@ def test_200_segments_are_legal():
     ),
   ],
 )
-def test_what_is_refused(value, message):
+def test_invalid_storyboards(value, message):
   with pytest.raises(ValueError, match=message) as e:
     parse(value)
   assert '\n' not in str(e.value)
@@ -255,19 +285,19 @@ def test_what_is_refused(value, message):
     ('', 's.json', 'not JSON, line 1, column 1'),
     ('["a"]\n\n["b",\n', 's.jsonl', 'not JSON, line 3'),
     ('', 's.jsonl', 'is empty'),
-    ('7', 's.json', 'holds a number; it must hold a storyboard'),
+    ('7', 's.json', "'s' is 7; expected an object or a list"),
     ('[]', 's.json', 'is empty'),
     ('{"storyboards": []}', 's.json', 'no storyboard'),
-    ('{"storyboards": {}}', 's.json', '"storyboards" is an object'),
+    ('{"storyboards": {}}', 's.json', '"storyboards" of the file is an object'),
     (
       '{"storyboards": [["a"]], "name": "x"}',
       's.json',
-      "the file has the unknown key 'name'; legal are shots, storyboards",
+      "the file has the unknown key 'name'; expected one of shots, storyboards",
     ),
     ('[["a"], []]', 's.json', "storyboard 's_1' is empty"),
   ],
 )
-def test_bad_files(tmp_path, text, name, message):
+def test_invalid_files(tmp_path, text, name, message):
   path = write(tmp_path, text, name)
   with pytest.raises(ValueError, match=message) as e:
     load_storyboards(path)
@@ -293,10 +323,17 @@ def test_lint_names_the_segment_its_tokens_and_the_limit():
   board = parse([{'text': 'one', 'negative': 'one two three'}])
   with pytest.raises(ValueError, match='negative text of segment 1 .* 3 tok'):
     board.lint(2, count)
-  # The scene tokens count.
+  # Scene tokens are counted.
   board = parse([{'text': 'a', 'scene': i} for i in range(2)])
   with pytest.raises(ValueError, match='segment 1 .* 2 tokens'):
     board.lint(1, lambda text: 1 + text.count('_scene>'))
+
+
+def test_shots_of_the_file_around_it_are_checked():
+  board = parse(['x'], shots={'x': {'text': 'X', 'scene': 2}})
+  assert board.segments == (Segment('X', scene=2),)
+  with pytest.raises(ValueError, match='"text" of shot \'x\' is 3; expected'):
+    parse(['a'], shots={'x': {'text': 3}})
 
 
 def test_the_limit_is_public():
@@ -308,7 +345,7 @@ SHOTS = ('cartoon', 'bikes', 'head')
 
 
 def captions():
-  """Shot -> caption, as the first stage learns them."""
+  """Returns the caption of each shot in the first stage."""
   return {
     b.name: b.segments[0].text
     for b in load_storyboards(SHIPPED / 'quickstart_3s.json')
@@ -341,7 +378,7 @@ def test_one_minute_uses_the_same_captions():
   assert set(texts) == set(captions().values())
   runs = [len(list(group)) for _, group in itertools.groupby(texts)]
   assert set(runs) == {1, 2, 3}
-  # Prompts with their scene tokens are ones that the 9 s stage has seen.
+  # The 9 s stage has every prompt, with its scene tokens.
   seen = set()
   for nine in load_storyboards(SHIPPED / 'quickstart_9s.json'):
     seen.update(nine.prompts())
@@ -349,7 +386,7 @@ def test_one_minute_uses_the_same_captions():
 
 
 @pytest.mark.parametrize('seconds', [3, 9, 18, 63])
-def test_memory_says_what_is_shown_only_once(seconds):
+def test_memory_describes_the_shot_only_once(seconds):
   boards = load_storyboards(SHIPPED / f'memory_{seconds}s.json')
   assert tuple(b.name for b in boards) == SHOTS
   for board in boards:

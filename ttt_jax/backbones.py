@@ -1,4 +1,4 @@
-"""The networks that the one trainer trains: `config.backbone` names one.
+"""Networks that the trainer can train, by the name `config.backbone`.
 
 dit      CogVideoX's transformer with TTT layers (the default)
 unet3d   Stable Diffusion's U-Net, inflated to video
@@ -6,9 +6,8 @@ unet3d   Stable Diffusion's U-Net, inflated to video
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-import types
 from typing import Any
 
 from flax import linen as nn
@@ -18,33 +17,36 @@ import numpy as np
 
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
-from ttt_jax.diffusion import grid as grid_lib
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
+from ttt_jax.models import layers
 from ttt_jax.models.unet3d import unet
 
 DEFAULT = 'dit'
+BACKBONES = ('dit', 'unet3d')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Backbone:
-  """A network, and what training and editing must know of it.
+  """A network with everything that training and editing need of it.
 
   Attributes:
-    config: sizes of the network.
-    network: its class, of (config, layout); a module is called with latents
-      [B, F, h, w, c], text [B, S, L, Dt] and timesteps [B].
-    library: has its `init_params` and `abstract_params`.
-    schedule: sqrt(alpha_bar) [1000] of training.
-    prediction: of the network, 'v_prediction' or 'epsilon'.
-    num_heads: that the mesh axis `sp` must divide; None where it splits
+    config: Sizes of the network.
+    network: Class of the network, called with (config, sharding_plan). A module
+      maps latents [B, F, h, w, c], text [B, S, L, Dt] and timesteps [B] to its
+      prediction.
+    init_fn: Maps (config, key) to fresh parameters, a nested dict.
+    schedule: Noise schedule of training, sqrt(alpha_bar) [1000].
+    prediction: Output of the network, 'v_prediction' or 'epsilon'.
+    num_heads: Heads that the mesh axis `sp` must divide; None if `sp` splits
       something else.
   """
 
   config: dit.DiTConfig | unet.UNet3DConfig
   network: type[nn.Module]
-  library: types.ModuleType
+  init_fn: Callable[[Any, jax.Array], Any]
   schedule: np.ndarray
   prediction: str
   num_heads: int | None
@@ -59,81 +61,84 @@ class Backbone:
     """Width of the text states, Dt."""
     return self.config.text_dim
 
-  def module(self, layout: sharding.Layout = sharding.Layout()) -> nn.Module:
-    """The network on a mesh."""
-    return self.network(self.config, layout)
+  def module(
+    self, sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
+  ) -> nn.Module:
+    """Returns the network on a mesh."""
+    return self.network(self.config, sharding_plan)
 
   def init(self, key: jax.Array) -> Any:
-    """Fresh parameters, nested dict."""
-    return self.library.init_params(self.config, key)
+    """Returns fresh parameters, a nested dict."""
+    return self.init_fn(self.config, key)
 
   def abstract_params(self) -> Any:
-    """Their shapes as `jax.ShapeDtypeStruct`; nothing is computed."""
-    return self.library.abstract_params(self.config)
+    """Returns the parameters' shapes as `jax.ShapeDtypeStruct`."""
+    return layers.abstract_params(self.init_fn, self.config)
 
 
-def of(config: ml_collections.ConfigDict) -> Backbone:
-  """The backbone of a training config.
+def from_config(config: ml_collections.ConfigDict) -> Backbone:
+  """Returns the backbone of a training config.
 
   Raises:
-    ValueError: an unknown name, or sizes that do not fit each other.
+    ValueError: the name is unknown, or sizes do not fit each other.
   """
-  name = _name(config)
-  if name == 'dit':
-    model = dit.DiTConfig(**config.model)
+  if _name(config) == 'dit':
+    dit_config = dit.DiTConfig(**config.model)
     return Backbone(
-      model,
-      dit.DiffusionTransformer,
-      dit,
-      schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
-      'v_prediction',
-      model.num_heads,
+      config=dit_config,
+      network=dit.DiffusionTransformer,
+      init_fn=dit.init_params,
+      schedule=schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
+      prediction='v_prediction',
+      num_heads=dit_config.num_heads,
     )
-  model = unet.UNet3DConfig(**_tuples(config.model))
+  unet_config = unet.UNet3DConfig(**_lists_to_tuples(config.model))
   return Backbone(
-    model,
-    unet.UNet3D,
-    unet,
-    schedule_lib.raw_schedule().astype(np.float32),
-    model.prediction,
-    None,
+    config=unet_config,
+    network=unet.UNet3D,
+    init_fn=unet.init_params,
+    schedule=schedule_lib.scaled_linear_alphas().astype(np.float32),
+    prediction=unet_config.prediction,
+    num_heads=None,
   )
 
 
 def geometry(
   config: ml_collections.ConfigDict,
 ) -> geometry_lib.Geometry | geometry_lib.FrameGeometry:
-  """The sizes of the clips that a config trains on."""
+  """Returns the sizes of the clips that a config trains on."""
   if _name(config) == 'dit':
     return geometry_lib.Geometry.from_config(config)
   return geometry_lib.FrameGeometry.from_config(config)
 
 
-def ddim_grid(
+def ddim_schedule(
   config: ml_collections.ConfigDict, steps: int
-) -> grid_lib.SamplingGrid:
-  """The levels along which DDIM samples and inverts, as pre-training's.
+) -> sampling_schedule.SamplingSchedule:
+  """Returns the noise levels along which DDIM samples and inverts.
 
   Args:
-    config: of training; with a U-Net `config.ddim` says `offset` and
-      `ends_clean` of `grid_lib.leading_grid`.
-    steps: n.
+    config: Training config; for a U-Net `config.ddim` contains `offset` and
+      `ends_clean` of `sampling_schedule.leading`.
+    steps: Number of steps, n.
   """
   if _name(config) == 'dit':
-    ddim = schedulers.scheduler('cogvideox_ddim')
-    return ddim.grid(steps, config.schedule_shift)
-  return grid_lib.leading_grid(steps, **config.ddim)
+    sampler = schedulers.scheduler('cogvideox_ddim')
+    return sampler.schedule(steps, config.schedule_shift)
+  return sampling_schedule.leading(steps, **config.ddim)
 
 
 def _name(config: ml_collections.ConfigDict) -> str:
   name = config.get('backbone', DEFAULT)
-  if name not in ('dit', 'unet3d'):
-    raise ValueError(f'config.backbone is {name!r}; legal are dit, unet3d')
+  if name not in BACKBONES:
+    raise ValueError(
+      f'config.backbone is {name!r}; expected one of {", ".join(BACKBONES)}'
+    )
   return name
 
 
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of a dataclass; JSON has lists where it has tuples."""
+def _lists_to_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a dataclass's fields; JSON has lists where it has tuples."""
   return {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in fields.items()

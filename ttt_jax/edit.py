@@ -1,11 +1,11 @@
-"""Edits the video that a run was tuned on: same motion, other words.
+"""Edits the video of a tuning: same motion, other words.
 
     python -m ttt_jax.edit --workdir=DIR --prompt="Spider Man is skiing" \\
         --prompt="a man is skiing, comic style"
 
-DIR is that of python -m ttt_jax.train with configs/tune_a_video.py or
-configs/tune_dit.py. Writes, into --out, an MP4 and a GIF of every text, and
-side_by_side.mp4 and .gif with the source first.
+DIR is the folder of a training run with configs/tune_a_video.py or
+configs/tune_dit.py. Writes an MP4 and a GIF per text to --out, and
+side_by_side.mp4 and .gif, which begin with the source.
 """
 
 from __future__ import annotations
@@ -20,31 +20,39 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the tuning.', required=True
+  'workdir', None, 'Folder of the training run.', required=True
 )
 _PROMPT = flags.DEFINE_multi_string(
   'prompt',
   None,
-  'What the edit shows; may be given several times.',
+  'Text of an edit; may be given several times.',
   required=True,
 )
 _OUT = flags.DEFINE_string(
-  'out', None, 'Folder of the results; default: WORKDIR/edits.'
+  'out', None, 'Folder to write; default: WORKDIR/edits.'
 )
-_STEPS = flags.DEFINE_integer('steps', 50, 'DDIM steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 12.5, 'Strength of the text.')
-_NEGATIVE = flags.DEFINE_string('negative', '', 'What the edit does not show.')
+_STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
+_GUIDANCE = flags.DEFINE_float('guidance', 12.5, 'Strength of the guidance.')
+_NEGATIVE = flags.DEFINE_string(
+  'negative', '', 'Negative text of the guidance.'
+)
 _INVERSION = flags.DEFINE_bool(
-  'inversion', True, 'Begin with the inverted source; else with noise.'
+  'inversion', True, 'Whether to start from the inverted source.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise without inversion.')
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Seed of the initial noise without inversion.'
+)
 _BATCH = flags.DEFINE_integer(
-  'batch', None, 'Texts at once; fewer need less memory. Default: all.'
+  'batch', None, 'Texts sampled at once; default: all.'
 )
 _MESH = flags.DEFINE_string(
-  'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
+  'mesh',
+  None,
+  'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
 )
-_EMA = flags.DEFINE_bool('ema', True, 'Use the averaged weights.')
+_EMA = flags.DEFINE_bool(
+  'ema', True, 'Whether to use the averaged weights, if any.'
+)
 
 
 def main(_) -> None:
@@ -54,8 +62,8 @@ def main(_) -> None:
   from ttt_jax.video import contact_sheet
   from ttt_jax.video import video_file
 
-  out = paths.on_disk(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
-  # What inversion finds is kept beside the run.
+  out = paths.require_local(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
+  # The result of the inversion is saved in the run.
   bucket.check(_WORKDIR.value, write=True)
   mesh = None
   if _MESH.value:
@@ -91,7 +99,7 @@ def main(_) -> None:
 
 
 def _slug(prompt: str) -> str:
-  """A text as part of a file name."""
+  """Converts a text to a part of a file name."""
   return re.sub(r'\W+', '_', prompt.lower()).strip('_')[:40]
 
 

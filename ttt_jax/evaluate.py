@@ -1,24 +1,23 @@
-"""Does a trained model show what it was asked for?
+"""Measures how often a trained model shows the expected shot.
 
     python -m ttt_jax.evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
 
 For models trained on a few clips: samples every storyboard of FILE, compares
-each segment with the VAE's reconstruction of all shots that FILE names, and
-counts how often the nearest one is the right one. Writes a JSON file and, for
-every storyboard, a contact sheet of the first seed.
+each segment with the VAE's reconstruction of all shots in FILE, and counts how
+often the nearest shot is the expected one. Writes a JSON file and, per
+storyboard, a contact sheet of the first seed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 
 from absl import flags
 import numpy as np
 
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 
 _WORKDIR = flags.DEFINE_string(
@@ -27,23 +26,25 @@ _WORKDIR = flags.DEFINE_string(
 _STORYBOARDS = flags.DEFINE_string(
   'storyboards',
   None,
-  'Storyboards with a video for each segment.',
+  'JSON file of the storyboards, with a video for each segment.',
   required=True,
 )
 _VIDEOS = flags.DEFINE_string(
-  'videos', '', 'Folder of the videos; default: that of training.'
+  'videos', '', 'Folder of the videos; default: that of the config.'
 )
 _OUT = flags.DEFINE_string(
   'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
 )
-_SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples a storyboard.')
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples per storyboard.')
 _STEPS = flags.DEFINE_integer('steps', 25, 'Sampling steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
+_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the guidance.')
 _GUIDANCE_SCHEDULE = flags.DEFINE_string(
-  'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+  'guidance_schedule',
+  'cosine',
+  'Schedule of the guidance: cosine, constant or reference.',
 )
 _FIRST = flags.DEFINE_integer(
-  'first_segment', 0, 'Score only segments from this number (of 0) on.'
+  'first_segment', 0, 'Index of the first segment that is scored.'
 )
 
 
@@ -54,7 +55,7 @@ def main(_) -> None:
   from ttt_jax.evaluation import shot_recall
 
   storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
-  shots = shot_recall.shots_of(storyboards)
+  shots = shot_recall.distinct_shots(storyboards)
 
   from ttt_jax import pipeline
   from ttt_jax.checkpoints import checkpoint
@@ -62,16 +63,16 @@ def main(_) -> None:
   from ttt_jax.video import contact_sheet
 
   workdir = _WORKDIR.value
-  out = paths.on_disk(_OUT.value or f'{workdir}/evaluation.json', '--out')
+  out = paths.require_local(_OUT.value or f'{workdir}/evaluation.json', '--out')
   bucket.check(workdir)
   config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
-  references = pipe.reconstruct_shots(
-    shots, _VIDEOS.value or config.data.videos, config.data.soften
+  references = shot_recall.reconstruct_shots(
+    pipe, shots, _VIDEOS.value or config.data.videos, config.data.soften
   )
   recalls = []
   runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
-  for story, seed in progress.track(runs, 'sampling and judging'):
+  for story, seed in progress.track(runs, 'sampling and scoring'):
     frames = pipe(
       story,
       steps=_STEPS.value,
@@ -81,7 +82,7 @@ def main(_) -> None:
     )
     recalls.append((seed, shot_recall.judge(story, frames, references)))
     if seed == 0:
-      contact_sheet.contact_sheet(
+      contact_sheet.write_contact_sheet(
         contact_sheet.segment_frames(frames, len(story.segments)),
         out.with_name(f'{out.stem}_{story.name}.png'),
       )
@@ -95,7 +96,7 @@ def main(_) -> None:
     )
   share = float(np.mean([r.share_right(first) for _, r in recalls]))
   print(
-    f'right in {share:.1%} of the segments from number {first} on; chance is'
+    f'right in {share:.1%} of the segments from index {first}; chance is'
     f' {1 / len(shots):.0%}'
   )
   result = dict(
@@ -109,10 +110,8 @@ def main(_) -> None:
     chance=1 / len(shots),
     samples=[dict(seed=s) | dataclasses.asdict(r) for s, r in recalls],
   )
-  partial = out.with_name(out.name + '.partial')
-  partial.write_text(json.dumps(result, indent=1))
-  os.replace(partial, out)
-  print(f'wrote {out} and a contact sheet for every storyboard beside it')
+  files.write_json(result, out)
+  print(f'wrote {out} and a contact sheet per storyboard')
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
-"""Are the frames of edited videos consistent, and do they fit their prompts?
+"""Measures frame consistency and text alignment of edited videos.
 
     python -m ttt_jax.evaluate_edit --clip=FOLDER \
         --video=a.mp4 --prompt="a red panda on a bike" \
         --video=b.mp4 --prompt="a bike in the snow" [--json=FILE]
 
-FOLDER holds a CLIP in the layout of transformers that you bring, such as
+FOLDER contains a CLIP in transformers' layout, for example a download of
 openai/clip-vit-large-patch14: config.json, model.safetensors, vocab.json,
 merges.txt and preprocessor_config.json. Prints the two numbers of the paper's
-table, 100 times a mean cosine each, and the consistency of neighbours alone.
+table, each 100 times a mean cosine, and the consistency of consecutive frames.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 _CLIP = flags.DEFINE_string(
   'clip',
   None,
-  'Folder of a CLIP in the layout of transformers.',
+  "Folder of a CLIP in transformers' layout.",
   required=True,
 )
 _VIDEOS = flags.DEFINE_multi_string(
-  'video', None, 'An edited video; as often as there are.', required=True
+  'video', None, 'Edited video; may be given several times.', required=True
 )
 _PROMPTS = flags.DEFINE_multi_string(
-  'prompt', None, 'What it should show, in the same order.', required=True
+  'prompt',
+  None,
+  'Text of the edit; one per --video, in the same order.',
+  required=True,
 )
-_JSON = flags.DEFINE_string('json', '', 'Also writes the numbers there.')
+_JSON = flags.DEFINE_string('json', '', 'JSON file to write; default: none.')
 
 _COLUMNS = {
   'frame_consistency': 'frame consistency',
-  'neighbours': 'of neighbours',
+  'neighbours': 'of consecutive frames',
   'text_alignment': 'text alignment',
 }
 
@@ -51,14 +55,15 @@ def main(_) -> None:
     )
   for path in videos:
     if not pathlib.Path(path).is_file():
-      raise FileNotFoundError(f'there is no video {path}')
+      raise FileNotFoundError(f'{path} does not exist; name a video')
   if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
-    raise FileNotFoundError(f'there is no folder for --json={_JSON.value}')
-  from ttt_jax.convert import safetensors_writer
+    raise FileNotFoundError(
+      f'--json is {_JSON.value}; its folder does not exist'
+    )
   from ttt_jax.evaluation import clip_score
 
   score = clip_score.CLIPScore.load(_CLIP.value)
-  # A prompt that is too long shows before any video is read.
+  # Rejects a prompt that is too long before any video is read.
   texts = [score.embed_text(prompt) for prompt in prompts]
   edits = []
   for path, prompt, text in zip(videos, prompts, texts):
@@ -79,14 +84,13 @@ def main(_) -> None:
   }
   _print(edits, mean)
   if _JSON.value:
-    safetensors_writer.write_json(
-      pathlib.Path(_JSON.value),
-      dict(clip=_CLIP.value, edits=edits, mean=mean),
+    files.write_json(
+      dict(clip=_CLIP.value, edits=edits, mean=mean), _JSON.value
     )
 
 
 def _read(path: str):
-  """All frames of a video, uint8 [F, H, W, 3], sides rounded to 16."""
+  """Reads all frames, uint8 [F, H, W, 3], with sides rounded to 16."""
   from ttt_jax.video import video_file
 
   info = video_file.probe(path)

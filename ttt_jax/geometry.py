@@ -1,7 +1,7 @@
-"""How a video of a given length becomes one token sequence.
+"""Sizes of a video and of the token sequence that represents it.
 
-Sizes are plain numbers on the host, checked once, before any device is
-touched. `ttt_jax.token_order` says where each token sits.
+Sizes are plain numbers on the host. They are checked once, before any device is
+used. `ttt_jax.token_order` defines the order of the tokens.
 """
 
 from __future__ import annotations
@@ -15,24 +15,60 @@ from ttt_jax import token_order
 MAX_SEGMENTS = 200
 
 
+class _Sizes:
+  """Sizes of the latents, which both geometries derive in the same way."""
+
+  height: int
+  width: int
+  spatial_compression: int
+
+  @property
+  def latent_height(self) -> int:
+    return self.height // self.spatial_compression
+
+  @property
+  def latent_width(self) -> int:
+    return self.width // self.spatial_compression
+
+  def _check(self, multiple: int) -> None:
+    """Raises ValueError for a size that is not possible.
+
+    Args:
+      multiple: Number of pixels that must divide height and width.
+    """
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(
+          f'geometry.{field.name} is {value!r}; it must be a positive integer'
+        )
+    for name in ('height', 'width'):
+      value = getattr(self, name)
+      if value % multiple:
+        raise ValueError(
+          f'{name} is {value} pixels; it must be a multiple of {multiple}, for'
+          f' example {max(multiple, value // multiple * multiple)}'
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-  """Sizes and token orders of one video.
+class Geometry(_Sizes):
+  """Sizes and token order of one video.
 
   Attributes:
-    frames: pixel frames, `temporal_compression * (latent_frames - 1) + 1`.
-    height: pixels, a multiple of `spatial_compression * patch_size`.
-    width: pixels, likewise.
-    fps: frames a second.
-    text_length: text tokens of a segment, L. Any number.
-    mini_batch: tokens that share one step of the TTT layers, C. The sequence
-      needs no particular length: the last mini-batch is padded with tokens
-      whose step size is zero.
-    spatial_compression: pixels a latent cell, per side.
-    temporal_compression: pixel frames a latent frame, after the first.
-    patch_size: latent cells a token, per side.
-    segment_latent_frames: latent frames of a segment, n (12 in the paper:
-      3 seconds at 16 frames a second).
+    frames: Pixel frames, `temporal_compression * (latent_frames - 1) + 1`.
+    height: Pixel rows, a multiple of `spatial_compression * patch_size`.
+    width: Pixel columns, a multiple of the same.
+    fps: Frames per second.
+    text_length: Text tokens per segment, L; any positive number.
+    mini_batch: Tokens that share one step of the TTT layers, C. The sequence
+      may have any length: the last mini-batch is padded with tokens whose step
+      size is zero.
+    spatial_compression: Pixels per latent cell and side.
+    temporal_compression: Pixel frames per latent frame after the first.
+    patch_size: Latent cells per token and side.
+    segment_latent_frames: Latent frames per segment, n. The paper has 12, which
+      is 3 seconds at 16 frames per second.
   """
 
   frames: int
@@ -47,13 +83,12 @@ class Geometry:
   segment_latent_frames: int = 12
 
   def __post_init__(self):
-    _check_whole(self)
-    _check_pixels(self, self.spatial_compression * self.patch_size)
+    self._check(self.spatial_compression * self.patch_size)
     unit = self.segment_latent_frames * self.temporal_compression
     if (self.frames - 1) % unit or self.frames == 1:
       legal = max(1, round((self.frames - 1) / unit)) * unit + 1
       raise ValueError(
-        f'{self.frames} frames do not make whole segments; the number must'
+        f'{self.frames} frames are not a number of complete segments; it must'
         f' be a multiple of {unit} plus 1, for example {legal}'
       )
     if self.segments > MAX_SEGMENTS:
@@ -65,18 +100,18 @@ class Geometry:
   def from_seconds(
     cls, seconds: float, height: int, width: int, fps: int = 16, **sizes
   ) -> Geometry:
-    """The geometry of `seconds` of video (a multiple of a segment's length).
+    """Returns the geometry of a video of `seconds`.
 
     Args:
-      seconds: length, for example 3, 9, 18, 30 or 63.
-      height: pixels.
-      width: pixels.
-      fps: frames a second.
-      **sizes: the other fields of the class.
+      seconds: Length, a multiple of a segment's, for example 3, 9 or 63.
+      height: Pixel rows.
+      width: Pixel columns.
+      fps: Frames per second.
+      **sizes: Other fields of the class.
 
     Raises:
-      ValueError: a length that is no whole number of segments, or sizes that
-        do not divide; the message names a legal value.
+      ValueError: the length is not a number of complete segments, or a size
+        does not divide; the message names a valid value.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(cls)}
     defaults.update(sizes)
@@ -86,9 +121,8 @@ class Geometry:
       segment_seconds = unit / fps
       legal = max(1, round(segments)) * segment_seconds
       raise ValueError(
-        f'{seconds:g} seconds are no whole number of segments; the length'
-        f' must be a multiple of {segment_seconds:g} s, for example'
-        f' {legal:g}'
+        f'{seconds:g} seconds are not a number of complete segments; the length'
+        f' must be a multiple of {segment_seconds:g} s, for example {legal:g}'
       )
     return cls(
       frames=int(segments) * unit + 1,
@@ -100,7 +134,11 @@ class Geometry:
 
   @classmethod
   def from_config(cls, config) -> Geometry:
-    """The geometry of a stage's clips, from `data`, `text` and `model`."""
+    """Returns the geometry of a stage's clips.
+
+    Args:
+      config: Training config; its `data`, `text` and `model` define the sizes.
+    """
     model = {
       name: config.model[name]
       for name in ('mini_batch', 'patch_size', 'segment_latent_frames')
@@ -117,25 +155,17 @@ class Geometry:
 
   @property
   def latent_frames(self) -> int:
-    """F."""
+    """Latent frames, F."""
     return (self.frames - 1) // self.temporal_compression + 1
 
   @property
   def segments(self) -> int:
-    """S."""
+    """Number of segments, S."""
     return (self.latent_frames - 1) // self.segment_latent_frames
 
   @property
-  def latent_height(self) -> int:
-    return self.height // self.spatial_compression
-
-  @property
-  def latent_width(self) -> int:
-    return self.width // self.spatial_compression
-
-  @property
   def grid(self) -> tuple[int, int]:
-    """Rows and columns of tokens in a frame."""
+    """Token rows and columns per frame."""
     return (
       self.latent_height // self.patch_size,
       self.latent_width // self.patch_size,
@@ -143,37 +173,38 @@ class Geometry:
 
   @property
   def order(self) -> token_order.TokenOrder:
+    """Order of the video's tokens."""
     rows, columns = self.grid
     return token_order.TokenOrder(
-      self.segments,
-      self.segment_latent_frames,
-      rows,
-      columns,
-      self.text_length,
+      segments=self.segments,
+      segment_latent_frames=self.segment_latent_frames,
+      rows=rows,
+      columns=columns,
+      text_length=self.text_length,
     )
 
   @property
   def tokens_per_frame(self) -> int:
-    """P."""
+    """Tokens per frame, P."""
     return self.order.tokens_per_frame
 
   @property
   def sequence_length(self) -> int:
-    """T."""
+    """Tokens of the sequence, T."""
     return self.order.length
 
   @property
   def mini_batches(self) -> int:
-    """N."""
+    """Number of mini-batches, N."""
     return -(-self.sequence_length // self.mini_batch)
 
   @property
   def padded_length(self) -> int:
-    """Tokens that the TTT layers read: T and the padding behind it."""
+    """Tokens that the TTT layers scan: T and the padding after them."""
     return self.mini_batches * self.mini_batch
 
   def table(self) -> list[tuple[str, str]]:
-    """Rows (quantity, value) to print."""
+    """Returns rows (quantity, value) to print."""
     rows, columns = self.grid
     seconds = (self.frames - 1) / self.fps
     return [
@@ -185,10 +216,10 @@ class Geometry:
       ),
       ('segments', f'{self.segments}'),
       (
-        'tokens a frame',
+        'tokens per frame',
         f'{self.tokens_per_frame:,} ({rows} x {columns})',
       ),
-      ('text tokens a segment', f'{self.text_length:,}'),
+      ('text tokens per segment', f'{self.text_length:,}'),
       ('attention window', f'{self.order.window:,} tokens'),
       ('sequence', f'{self.sequence_length:,} tokens'),
       (
@@ -200,16 +231,16 @@ class Geometry:
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameGeometry:
-  """Sizes of a video whose frames are encoded one by one (a U-Net's).
+class FrameGeometry(_Sizes):
+  """Sizes of a video for the U-Net, which encodes each frame on its own.
 
   Attributes:
-    frames: F, of pixels and of latents.
-    height: pixels, a multiple of `spatial_compression`.
-    width: pixels, likewise.
-    fps: frames a second.
-    text_length: text tokens of the clip, L.
-    spatial_compression: pixels a latent cell, per side.
+    frames: Pixel frames and latent frames, F.
+    height: Pixel rows, a multiple of `spatial_compression`.
+    width: Pixel columns, a multiple of the same.
+    fps: Frames per second.
+    text_length: Text tokens of the clip, L.
+    spatial_compression: Pixels per latent cell and side.
   """
 
   frames: int
@@ -219,42 +250,39 @@ class FrameGeometry:
   text_length: int
   spatial_compression: int = 8
 
-  # One text for the clip, and nothing reads it in mini-batches.
+  # The clip has one text, and no layer scans it in mini-batches.
   segments = 1
   mini_batch = 1
 
   def __post_init__(self):
-    _check_whole(self)
-    _check_pixels(self, self.spatial_compression)
+    self._check(self.spatial_compression)
 
   @classmethod
   def from_config(cls, config) -> FrameGeometry:
-    """The geometry of a config's clips, from `data` and `text`."""
+    """Returns the geometry of a config's clips.
+
+    Args:
+      config: Training config; its `data` and `text` define the sizes.
+    """
     data = config.data
     return cls(
-      data.frames,
-      data.height,
-      data.width,
-      data.fps,
-      config.text.length,
-      data.get('spatial_compression', cls.spatial_compression),
+      frames=data.frames,
+      height=data.height,
+      width=data.width,
+      fps=data.fps,
+      text_length=config.text.length,
+      spatial_compression=data.get(
+        'spatial_compression', cls.spatial_compression
+      ),
     )
 
   @property
   def latent_frames(self) -> int:
-    """F."""
+    """Latent frames, F."""
     return self.frames
 
-  @property
-  def latent_height(self) -> int:
-    return self.height // self.spatial_compression
-
-  @property
-  def latent_width(self) -> int:
-    return self.width // self.spatial_compression
-
   def table(self) -> list[tuple[str, str]]:
-    """Rows (quantity, value) to print."""
+    """Returns rows (quantity, value) to print."""
     return [
       ('video', f'{self.frames} frames at {self.fps} fps'),
       ('pixels', f'{self.height} x {self.width}'),
@@ -264,25 +292,3 @@ class FrameGeometry:
       ),
       ('text tokens', f'{self.text_length:,}'),
     ]
-
-
-def _check_whole(sizes: Geometry | FrameGeometry) -> None:
-  """Raises ValueError for a size that is no positive whole number."""
-  for field in dataclasses.fields(sizes):
-    value = getattr(sizes, field.name)
-    if not isinstance(value, (int, np.integer)) or value < 1:
-      raise ValueError(
-        f'geometry.{field.name} is {value!r}; it must be a positive whole'
-        ' number'
-      )
-
-
-def _check_pixels(sizes: Geometry | FrameGeometry, grain: int) -> None:
-  """Raises ValueError for a side that `grain` pixels do not divide."""
-  for name in ('height', 'width'):
-    value = getattr(sizes, name)
-    if value % grain:
-      raise ValueError(
-        f'{name} is {value} pixels; it must be a multiple of {grain}, for'
-        f' example {max(grain, value // grain * grain)}'
-      )

@@ -1,17 +1,18 @@
-"""Videos and their captions to a data set for training, once.
+"""Encodes videos and their captions into a data set for training.
 
     python -m ttt_jax.precompute --config=configs/quickstart.py:9s \
         --workdir=DIR [--config.data.videos=FOLDER ...] [--check]
 
-`config.data.storyboards` names storyboards, or annotations of long videos
-(`ttt_jax/data/annotations.py`); both are cut into clips of `config.data.seconds`.
-Stopped at any moment and started again, it goes on where it stopped. With
-`--check` it reads the data set and prints everything that is wrong with it.
+`config.data.storyboards` is a file of storyboards, or of annotations of long
+videos (`ttt_jax/data/annotations.py`); both are split into clips of
+`config.data.seconds`. The command can be stopped at any moment and resumes when
+it is started again. With `--check` it reads the data set and lists every
+problem.
 
-Several processes share the work: start the same command N times, anywhere
-where the folders are seen, with --process_id=0..N-1 --num_processes=N; JAX
-knows its processes by itself on TPU pods, on GKE and under Slurm. The last one
-to end writes the manifest. If one dies start it again.
+Several processes can share the work: start the same command N times, on any
+machines that share the folders, with --process_id=0..N-1 --num_processes=N. On
+TPU pods, on GKE and under Slurm JAX provides these numbers itself. The process
+that finishes last writes the manifest. A process that dies can be restarted.
 """
 
 from __future__ import annotations
@@ -61,19 +62,25 @@ def run(
   process_index: int = 0,
   process_count: int = 1,
 ) -> manifest_lib.Manifest | None:
-  """Encodes what `config.data` names; prints inputs and outputs.
+  """Encodes the videos of `config.data`; prints inputs and outputs.
+
+  Args:
+    config: Configuration.
+    workdir: Folder of the run, for '{workdir}' in `config.data.folder`.
+    process_index: Index of this process.
+    process_count: Number of processes that share the work.
 
   Returns:
-    As `data.precompute.precompute`.
+    The manifest, or None, as `data.precompute.precompute`.
   """
   _check_fields(config)
   started = time.time()
   data = config.data
-  folder = data_folder(config, workdir)
+  folder = paths.in_workdir(config.data.folder, workdir)
   geometry = geometry_lib.Geometry.from_config(config)
-  cut = _clips(config, geometry)
+  clip_set = _read_clips(config, geometry)
   print(f'captions     {data.storyboards}')
-  for line in cut.lines():
+  for line in clip_set.summary():
     print(f'  {line}')
   print(f'videos       {data.videos}')
   print(f'video VAE    {config.vae.folder}')
@@ -82,14 +89,14 @@ def run(
     print(f'  {name:<22} {value}')
   if process_count > 1:
     print(f'process      {process_index} of {process_count}')
-  # Before the weights, which may take minutes.
+  # Checked before the weights are loaded, which may take minutes.
   text_folder = paths.resolve(config.text.folder)
   tokenize, _ = text_lib.load_tokenizer(text_folder)
   storyboard_lib.lint_all(
-    cut.clips, config.text.length, lambda text: len(tokenize(text))
+    clip_set.clips, config.text.length, lambda text: len(tokenize(text))
   )
   manifest = precompute_lib.precompute(
-    cut.clips,
+    clip_set.clips,
     videos_dir=data.videos,
     vae=video_encoder.CausalVideoEncoder.load(
       paths.resolve(config.vae.folder),
@@ -112,7 +119,7 @@ def run(
   if manifest is None:
     print(
       f"encoded this process's clips of {folder} in {seconds:.0f} s; other"
-      ' processes have not done theirs, the last one writes the manifest'
+      ' processes are not finished, the last one writes the manifest'
     )
     return None
   print(f'wrote {folder}: {len(manifest.clips)} clips in {seconds:.0f} s')
@@ -120,10 +127,10 @@ def run(
   return manifest
 
 
-def _clips(
+def _read_clips(
   config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
-) -> episodes.Cut:
-  """The clips of `config.data`."""
+) -> episodes.ClipSet:
+  """Returns the clips of `config.data`."""
   seconds = config.data.get('stride', 0)
   unit = shots.segment_seconds(geometry)
   segments = round(seconds / unit)
@@ -138,31 +145,33 @@ def _clips(
 
 
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Reads the data set once and prints all that is wrong with it.
+  """Reads the data set once and prints every problem.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: something is wrong.
+    FileNotFoundError: there is no data set.
+    ValueError: it has problems.
   """
   _check_fields(config)
-  folder = data_folder(config, workdir)
+  folder = paths.in_workdir(config.data.folder, workdir)
   geometry = geometry_lib.Geometry.from_config(config)
-  run = check_lib.Run(
+  expected = check_lib.Expected(
     geometry=geometry,
     videos_dir=config.data.videos,
     soften=config.data.get('soften', True),
   )
   try:
-    clips = _clips(config, geometry).clips
-    run = dataclasses.replace(run, clips=clips)
+    clips = _read_clips(config, geometry).clips
+    expected = dataclasses.replace(expected, clips=clips)
   except FileNotFoundError as e:
     print(f'the captions are not compared: {e}')
   try:
-    tokenize, rows = text_lib.load_tokenizer(paths.resolve(config.text.folder))
-    run = dataclasses.replace(run, tokenize=tokenize, scene_token_ids=rows)
+    tokenize, ids = text_lib.load_tokenizer(paths.resolve(config.text.folder))
+    expected = dataclasses.replace(
+      expected, tokenize=tokenize, scene_token_ids=ids
+    )
   except FileNotFoundError as e:
     print(f'the tokens are not counted: {e}')
-  report = check_lib.check(folder, run, progress=True)
+  report = check_lib.check(folder, expected, progress=True)
   print(
     f'read {report.clips} clips of {folder}; latents have mean'
     f' {report.mean:.3f} and standard deviation {report.std:.3f}'
@@ -174,54 +183,53 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
       f'{len(report.problems)} problems in {folder}, listed above; delete'
       f' {folder}/clips/ROW.json to encode the clip of that row again'
     )
-  print('all clips are whole')
+  print('all clips are complete')
   _print_corrupt(manifest_lib.read_manifest(folder))
-
-
-def data_folder(config: ml_collections.ConfigDict, workdir: str) -> str:
-  """Where the data set of a configuration lies."""
-  return config.data.folder.replace('{workdir}', workdir)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:
   for field in _FIELDS:
     section, name = field.split('.')
-    if name not in config.get(section, {}):
+    if name not in (config.get(section) or {}):
       raise ValueError(
-        f'the configuration has no {field}; configs/quickstart.py shows all'
-        ' that precompute needs'
+        f'the configuration has no {field}; configs/quickstart.py has'
+        ' every field that precompute needs'
       )
 
 
 def _print_corrupt(manifest: manifest_lib.Manifest) -> None:
   if manifest.corrupt:
-    print(f'left out {len(manifest.corrupt)} clips that cannot be read:')
+    print(f'left out {len(manifest.corrupt)} clips that cannot be encoded:')
   for clip in manifest.corrupt:
     print(f'  {clip["name"]}: {clip["reason"]}')
 
 
 def main(argv: Sequence[str]) -> None:
-  """Entry point."""
+  """Runs the command."""
   del argv
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-  bucket.check(data_folder(config, workdir), write=not flags.FLAGS.check)
+  bucket.check(
+    paths.in_workdir(config.data.folder, workdir), write=not flags.FLAGS.check
+  )
   if flags.FLAGS.check:
     check(config, workdir)
-  elif run(config, workdir, *distributed.numbers()) is None:
+  elif run(config, workdir, *distributed.process_index_and_count()) is None:
     return
   flag = flags.FLAGS['config']
   overrides = config_flags.get_override_values(flag)
-  same = [f'--config={config_flags.get_config_filename(flag)}']
-  same += [f'--config.{name}={value}' for name, value in overrides.items()]
-  same += [f'--workdir={workdir}']
-  print(f'next: python -m ttt_jax.train {shlex.join(same)}')
+  arguments = [f'--config={config_flags.get_config_filename(flag)}']
+  arguments += [f'--config.{name}={value}' for name, value in overrides.items()]
+  arguments += [f'--workdir={workdir}']
+  print(f'next: python -m ttt_jax.train {shlex.join(arguments)}')
 
 
 def define_flags() -> None:
-  """The flags of this command."""
+  """Defines the flags of the command."""
   config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string('workdir', None, 'Folder of all outputs.')
-  flags.DEFINE_bool('check', False, 'Read the data set, write nothing.')
+  flags.DEFINE_string('workdir', None, 'Folder of the training run.')
+  flags.DEFINE_bool(
+    'check', False, 'Whether to only read the data set and list its problems.'
+  )
   flags.mark_flags_as_required(['config', 'workdir'])
 
 

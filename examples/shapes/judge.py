@@ -1,9 +1,9 @@
-"""Tells from frames alone what they show, and whether that was asked for.
+"""Detects what frames show, and compares it with their prompt.
 
-The judge explains a frame by the world: of all backgrounds the one that most
-pixels agree with, of what is left the largest piece, and of all shapes of
-that area at that place the one that covers it best. Where the best
-explanation is a bad one it says that it sees none.
+The judge fits the world to a frame: the background that agrees with most
+pixels, the largest connected component of the other pixels, and the shape of
+the same area and position with the largest overlap. Fits below a threshold are
+reported as None.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ from examples.shapes import world
 
 ASPECTS = ('shape', 'colour', 'background', 'texture')
 
-# Distances between colours, of 0 to 441. The nearest two colours of the world
-# are 112 apart.
+# Distances between colours, 0 to 441. The distance between the two most similar
+# colours of the world is 112.
 _SAME_COLOUR = 56.0
 _FOREGROUND = 56.0
-# Shares of the picture: of a background, of an object.
+# Shares of the picture that a background and an object cover.
 _LEAST_BACKGROUND = 0.6
 _LEAST_OBJECT, _MOST_OBJECT = 0.02, 0.25
-# Overlap by union of a piece and the shape that it is taken for.
+# Intersection over union of a component and its shape.
 _LEAST_OVERLAP = 0.6
-# Share of the frames that must have an object for there to be a path.
+# Share of the frames with an object that a path requires.
 _LEAST_SEEN = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
-  """What the judge sees in a frame; None is nothing that it knows.
+class Detection:
+  """Contents of a frame; None where nothing of the world fits.
 
   Attributes:
-    shape: of the object.
-    colour: of the object.
-    background: colour.
-    texture: of the background.
-    place: x and y of the object's middle, pixels.
-    overlap: how well the shape explains the object, 0 to 1.
+    shape: Shape of the object.
+    colour: Colour of the object.
+    background: Colour of the background.
+    texture: Texture of the background.
+    center: x and y of the object's centre in pixels.
+    overlap: Intersection over union of the object and its shape, 0 to 1.
   """
 
   shape: str | None
   colour: str | None
   background: str | None
   texture: str | None
-  place: tuple[float, float] | None
+  center: tuple[float, float] | None
   overlap: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What the judge says of a clip.
+  """Scores of a clip.
 
   Attributes:
-    aspects: share of the frames that show each of `ASPECTS` as prompted.
-    share: share of the frames that show all of them as prompted.
-    followed: most frames do.
-    correlation: of the object's path with the source's, -1 to 1; 0 where the
-      object is not there or stands still.
-    consistency: share of the pairs of neighbours that show the same thing.
-    flicker: mean change of the background from a frame to the next, of 255.
+    aspects: Share of the frames that match the prompt, per aspect.
+    share: Share of the frames that match the prompt in all aspects.
+    followed: Whether most frames match the prompt.
+    correlation: Correlation of the object's path with that of the source, -1 to
+      1; 0 if the object is missing or does not move.
+    consistency: Share of consecutive frames with equal contents.
+    flicker: Mean change of the background between consecutive frames, 0 to 255.
   """
 
   aspects: Mapping[str, float]
@@ -76,36 +76,35 @@ class Verdict:
   flicker: float
 
 
-def see(frame: np.ndarray) -> Sight:
-  """Looks at a frame uint8 [H, W, 3]; its sides are equal."""
+def detect(frame: np.ndarray) -> Detection:
+  """Detects the contents of a square frame, uint8 [H, H, 3]."""
   frame = frame.astype(np.float64)
   size = len(frame)
   background, texture, outside = _background(frame, size)
   if background is None:
-    return Sight(None, None, None, None, None, 0.0)
-  pieces, count = ndimage.label(ndimage.binary_opening(outside))
+    return Detection(None, None, None, None, None, 0.0)
+  components, count = ndimage.label(ndimage.binary_opening(outside))
   if count:
-    areas = np.bincount(pieces.ravel())[1:]
-    piece = pieces == 1 + np.argmax(areas)
-  if not count or not (_LEAST_OBJECT < piece.mean() < _MOST_OBJECT):
-    return Sight(None, None, background, texture, None, 0.0)
-  # Holes and the antialiased edge belong to it.
-  piece = ndimage.binary_fill_holes(piece)
-  y, x = (c + 0.5 for c in ndimage.center_of_mass(piece))
-  inner = ndimage.binary_erosion(piece, iterations=2)
-  pixels = frame[inner if inner.any() else piece]
+    areas = np.bincount(components.ravel())[1:]
+    component = components == 1 + np.argmax(areas)
+  if not count or not (_LEAST_OBJECT < component.mean() < _MOST_OBJECT):
+    return Detection(None, None, background, texture, None, 0.0)
+  component = ndimage.binary_fill_holes(component)
+  y, x = (c + 0.5 for c in ndimage.center_of_mass(component))
+  inner = ndimage.binary_erosion(component, iterations=2)
+  pixels = frame[inner if inner.any() else component]
   colour = _nearest(np.median(pixels, axis=0))
-  shape, overlap = _shape(piece, x, y, size)
-  return Sight(shape, colour, background, texture, (x, y), overlap)
+  shape, overlap = _shape(component, x, y, size)
+  return Detection(shape, colour, background, texture, (x, y), overlap)
 
 
 def _background(frame, size):
-  """Colour and texture, and the pixels that are of something else."""
+  """Returns colour, texture and a mask of the pixels that do not match."""
   best, found = _LEAST_BACKGROUND, (None, None, None)
   for colour, texture, flipped in itertools.product(
     world.COLOURS, world.TEXTURES, (False, True)
   ):
-    # A caption does not say which of the two tones comes first.
+    # A caption does not define which of the two tones comes first.
     ground = world.background(colour, texture, flipped, size)
     outside = np.sqrt(np.square(frame - ground).sum(-1)) > _FOREGROUND
     if 1 - outside.mean() > best:
@@ -121,37 +120,37 @@ def _nearest(pixel) -> str | None:
   return names[i] if distances[i] < _SAME_COLOUR else None
 
 
-def _shape(piece, x, y, size) -> tuple[str | None, float]:
-  """The shape of the same area in that place that covers it best."""
-  radius = np.sqrt(piece.sum() / np.pi)
+def _shape(component, x, y, size) -> tuple[str | None, float]:
+  """Returns the best shape of the same area and position, and its overlap."""
+  radius = np.sqrt(component.sum() / np.pi)
   overlaps = {}
   for shape in world.SHAPES:
-    wanted = world.coverage(shape, x, y, radius, size) > 0.5
-    overlaps[shape] = float((piece & wanted).sum() / (piece | wanted).sum())
+    mask = world.coverage(shape, x, y, radius, size) > 0.5
+    overlaps[shape] = float((component & mask).sum() / (component | mask).sum())
   best = max(overlaps, key=overlaps.get)
-  found = best if overlaps[best] > _LEAST_OVERLAP else None
-  return found, overlaps[best]
+  return best if overlaps[best] > _LEAST_OVERLAP else None, overlaps[best]
 
 
-def path(sights: list[Sight]) -> np.ndarray | None:
-  """x and y of each frame [F, 2], NaN where there is no object.
+def path(detections: list[Detection]) -> np.ndarray | None:
+  """Returns x and y per frame [F, 2], NaN in frames without an object.
 
-  None where too few frames have one.
+  Returns None if too few frames have an object.
   """
-  out = np.array([s.place or (np.nan, np.nan) for s in sights])
+  out = np.array([s.center or (np.nan, np.nan) for s in detections])
   seen = np.isfinite(out[:, 0]).mean()
   return out if seen >= _LEAST_SEEN else None
 
 
 def correlation(found: np.ndarray | None, source: np.ndarray) -> float:
-  """How alike two paths [F, 2] are, -1 to 1.
+  """Returns the correlation of two paths [F, 2], -1 to 1.
 
-  Both coordinates count together, each less its mean: one that is constant
-  in the source adds nothing but what the other clip moves along it. Frames
-  without an object are left out; a path that stands still is like no other.
+  The coordinates, less their means, are correlated together: a coordinate that
+  is constant in the source only lowers the result by what the other clip moves
+  along it. Frames without an object are ignored. The correlation of a path
+  without motion is 0.
 
   Raises:
-    ValueError: the source stands still, or has another length.
+    ValueError: the source does not move, or has another length.
   """
   if found is None:
     return 0.0
@@ -164,52 +163,54 @@ def correlation(found: np.ndarray | None, source: np.ndarray) -> float:
   a, b = (p[seen] - p[seen].mean(0) for p in (found, source))
   if np.square(b).sum() < 1:
     raise ValueError(
-      'the object of the source stands still: there is no motion to compare'
+      'the object of the source does not move; choose a source with motion'
     )
   scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
   return float((a * b).sum() / scale) if np.square(a).sum() >= 1 else 0.0
 
 
 def judge(frames: np.ndarray, prompt: str, source_path: np.ndarray) -> Verdict:
-  """Whether a clip shows what was asked for, moving as the source does.
+  """Scores how well a clip matches its prompt and the motion of the source.
 
   Args:
-    frames: uint8 [F, H, W, 3].
-    prompt: a caption of the world.
-    source_path: x and y of the source's object, [F, 2] pixels.
+    frames: Frames of the clip, uint8 [F, H, H, 3].
+    prompt: Caption of the world.
+    source_path: x and y of the source's object in pixels [F, 2].
 
   Raises:
-    ValueError: no such caption, or paths that cannot be compared.
+    ValueError: the prompt is not a caption, or the paths cannot be compared.
   """
-  look = captions.parse(prompt)
-  sights = [see(frame) for frame in frames]
+  attributes = captions.parse(prompt)
+  detections = [detect(frame) for frame in frames]
   right = {
-    name: np.array([getattr(s, name) == getattr(look, name) for s in sights])
+    name: np.array(
+      [getattr(s, name) == getattr(attributes, name) for s in detections]
+    )
     for name in ASPECTS
   }
   share = float(np.all(list(right.values()), axis=0).mean())
-  shown = [tuple(getattr(s, name) for name in ASPECTS) for s in sights]
+  shown = [tuple(getattr(s, name) for name in ASPECTS) for s in detections]
   same = [a == b and None not in a for a, b in zip(shown, shown[1:])]
   return Verdict(
     aspects={name: float(r.mean()) for name, r in right.items()},
     share=share,
     followed=share > 0.5,
-    correlation=correlation(path(sights), source_path),
+    correlation=correlation(path(detections), source_path),
     consistency=float(np.mean(same)),
-    flicker=_flicker(frames, sights),
+    flicker=_flicker(frames, detections),
   )
 
 
-def _flicker(frames: np.ndarray, sights: list[Sight]) -> float:
-  """Mean change of pixels that are far from the object in both frames."""
+def _flicker(frames: np.ndarray, detections: list[Detection]) -> float:
+  """Returns the mean change of pixels far from the object in both frames."""
   size = frames.shape[1]
   rows, columns = np.mgrid[:size, :size] + 0.5
   changes = []
   for i in range(len(frames) - 1):
     away = np.ones((size, size), bool)
-    for place in (sights[i].place, sights[i + 1].place):
-      if place is not None:
-        distance = np.hypot(columns - place[0], rows - place[1])
+    for center in (detections[i].center, detections[i + 1].center):
+      if center is not None:
+        distance = np.hypot(columns - center[0], rows - center[1])
         away &= distance > 2 * world.RADII[1]
     change = np.abs(np.float64(frames[i + 1]) - frames[i])
     changes.append(change[away].mean())

@@ -1,6 +1,6 @@
-"""A vocabulary for CLIP's tokenizer: each word of the captions is a token.
+"""Writes a vocabulary for CLIP's tokenizer.
 
-Other words are spelled letter by letter.
+Each word of the captions is a token. Other words are spelled letter by letter.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from examples.shapes import captions
 from ttt_jax.encoders import clip_tokenizer
 
 _ENDING = '</w>'
-LENGTH = 24  # tokens of a text
+LENGTH = 24  # tokens per text
 
 
 def _merges() -> list[tuple[str, str]]:
-  """Joins of letters to words, from the left; shared beginnings once."""
+  """Returns the merges of letters to words, from the left, without repeats."""
   out = {}
   for word in captions.words():
     pieces = [*word[:-1], word[-1] + _ENDING]
@@ -29,7 +29,7 @@ def _merges() -> list[tuple[str, str]]:
 
 
 def write_tokenizer(folder: pathlib.Path) -> int:
-  """Writes the tokenizer in transformers' layout; returns its size."""
+  """Writes the tokenizer in transformers' layout, and returns its size."""
   merges = _merges()
   letters = [*string.ascii_lowercase]
   tokens = [*letters, *(n + _ENDING for n in letters)]

@@ -1,7 +1,7 @@
 """Trains the small text encoder of the world of shapes.
 
-Every state from the end of the text on learns to tell, by a linear map each,
-the four things that a caption says. The maps are not kept.
+Linear classifiers on every state from the end of the text on learn the four
+attributes of the caption. They are discarded after training.
 """
 
 from __future__ import annotations
@@ -30,37 +30,42 @@ _ASPECTS = {
 
 
 class Reader(nn.Module):
-  """The text encoder with a linear map for each thing to tell."""
+  """The text encoder with a linear classifier per attribute."""
 
   config: clip.CLIPTextConfig
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> list[jax.Array]:
-    """Ids int32 [N, L] -> logits [N, L, choices] of each aspect."""
+    """Maps ids int32 [N, L] to logits [N, L, choices] per attribute."""
     states = clip.CLIPTextEncoder(self.config, name='encoder')(ids)
     return [nn.Dense(len(all_), name=n)(states) for n, all_ in _ASPECTS.items()]
 
 
-def answers() -> tuple[list[str], np.ndarray]:
-  """All captions, and what they say: int32 [N, 4], in order of `_ASPECTS`."""
-  looks = world.looks()
+def caption_labels() -> tuple[list[str], np.ndarray]:
+  """Returns all captions and their labels int32 [N, 4], as in `_ASPECTS`."""
+  every = world.all_attributes()
   found = [
-    [choices.index(getattr(look, name)) for name, choices in _ASPECTS.items()]
-    for look in looks
+    [
+      choices.index(getattr(attributes, name))
+      for name, choices in _ASPECTS.items()
+    ]
+    for attributes in every
   ]
-  return [captions.caption(look) for look in looks], np.array(found, np.int32)
+  return [captions.caption(attributes) for attributes in every], np.array(
+    found, np.int32
+  )
 
 
 def train(config, folder: pathlib.Path) -> float:
-  """Trains, writes `tokenizer` and `text_encoder` in `folder`.
+  """Trains, and writes `tokenizer` and `text_encoder` in `folder`.
 
   Args:
-    config: `text` (fields of `CLIPTextConfig`), `steps`, `batch_size`, `lr`,
-      `held_out` (a share of the captions), `seed`.
-    folder: of the whole model.
+    config: Config with `text` (fields of `CLIPTextConfig`), `steps`,
+      `batch_size`, `lr`, `held_out` (share of the captions) and `seed`.
+    folder: Folder of the complete model.
 
   Returns:
-    The share of held-out captions of which everything is told.
+    The share of held-out captions whose attributes are all correct.
   """
   size = tokenizer.write_tokenizer(folder / 'tokenizer')
   tokenize = clip_tokenizer.find_tokenizer(folder / 'tokenizer')
@@ -71,7 +76,7 @@ def train(config, folder: pathlib.Path) -> float:
       max_length=tokenizer.LENGTH,
     )
   )
-  texts, labels = answers()
+  texts, labels = caption_labels()
   ids = tokenize(texts)[:, : tokenizer.LENGTH]
   ended = np.cumsum(ids == tokenize.end_id, axis=1) > 0
   rng = np.random.default_rng(config.seed)
@@ -85,9 +90,9 @@ def train(config, folder: pathlib.Path) -> float:
   def loss_fn(params, ids, ended, labels):
     logits = model.apply({'params': params}, ids)
     loss = 0.0
-    for i, found in enumerate(logits):
-      wanted = jnp.broadcast_to(labels[:, i, None], ids.shape)
-      each = optax.softmax_cross_entropy_with_integer_labels(found, wanted)
+    for i, aspect in enumerate(logits):
+      targets = jnp.broadcast_to(labels[:, i, None], ids.shape)
+      each = optax.softmax_cross_entropy_with_integer_labels(aspect, targets)
       loss += (each * ended).sum() / ended.sum()
     return loss
 
@@ -108,11 +113,11 @@ def train(config, folder: pathlib.Path) -> float:
     dtype=np.float16,
   )
   logits = model.apply({'params': params}, ids[held_out])
-  right = np.all(
+  correct = np.all(
     [
-      np.argmax(found, -1) == labels[held_out, i, None]
-      for i, found in enumerate(logits)
+      np.argmax(aspect, -1) == labels[held_out, i, None]
+      for i, aspect in enumerate(logits)
     ],
     axis=0,
   )
-  return float(right[ended[held_out]].mean())
+  return float(correct[ended[held_out]].mean())

@@ -1,8 +1,8 @@
 """Pictures and clips of one coloured shape over a coloured background.
 
-Everything about a picture is known: what it shows (`Look`), and where
-(`Scene`). Shapes of one radius have the area of the circle of that radius.
-Textures are two tones of a colour, always in the same place.
+A picture is defined by what it shows (`Attributes`) and where (`Scene`). All
+shapes of one radius have the area of the circle of that radius. A texture has
+two tones of a colour, at fixed positions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-SIZE = 64  # pixels a side
+SIZE = 64  # pixels per side
 
 COLOURS = {
   'red': (220, 40, 40),
@@ -28,11 +28,11 @@ TEXTURES = ('field', 'stripes', 'checks')
 RADII = (9.0, 11.0)  # pixels
 
 _DARK = 0.6  # the other tone of a texture
-_TILE = 8  # pixels of a stripe or a square
+_TILE = 8  # pixels per stripe or square
 
 
 def _regular(radii: Sequence[float], count: int) -> np.ndarray:
-  """Corners (x, y) at these distances in turn, the first one on top."""
+  """Returns corners (x, y) at these distances in turn, the first on top."""
   angles = 2 * np.pi * np.arange(count) / count
   radii = np.resize(radii, count)
   return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
@@ -59,7 +59,7 @@ def _cross() -> np.ndarray:
 
 
 def _unit(corners: np.ndarray) -> np.ndarray:
-  """Moved and scaled: centre of mass 0, the area of a circle of radius 1."""
+  """Scales corners to the area of the unit circle and centres them at 0."""
   x, y = corners.T
   x1, y1 = np.roll(corners, -1, axis=0).T
   cross = x * y1 - x1 * y
@@ -77,19 +77,19 @@ _CORNERS = {
   'cross': _unit(_cross()),
 }
 SHAPES = tuple(_CORNERS)
-# How far the widest shape of radius 1 reaches.
+# Half the width of the widest shape of radius 1.
 REACH = max(np.abs(c).max() for c in _CORNERS.values() if c is not None)
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-  """What a caption says.
+class Attributes:
+  """The contents of a caption.
 
   Attributes:
-    shape: of the object, one of `SHAPES`.
-    colour: of the object, one of `COLOURS`.
-    background: its colour, another one of `COLOURS`.
-    texture: of the background, one of `TEXTURES`.
+    shape: Shape of the object, one of `SHAPES`.
+    colour: Colour of the object, one of `COLOURS`.
+    background: Colour of the background, another one of `COLOURS`.
+    texture: Texture of the background, one of `TEXTURES`.
   """
 
   shape: str
@@ -98,15 +98,16 @@ class Look:
   texture: str
 
   def __post_init__(self):
-    for name, legal in (
+    for name, known in (
       ('shape', SHAPES),
       ('colour', COLOURS),
       ('background', COLOURS),
       ('texture', TEXTURES),
     ):
-      if getattr(self, name) not in legal:
+      if getattr(self, name) not in known:
         raise ValueError(
-          f'{name} is {getattr(self, name)!r}; legal are {", ".join(legal)}'
+          f'{name} is {getattr(self, name)!r}; expected one of'
+          f' {", ".join(known)}'
         )
     if self.colour == self.background:
       raise ValueError(
@@ -120,22 +121,22 @@ class Scene:
   """A picture.
 
   Attributes:
-    look: what it shows.
-    x: pixels from the left edge to the middle of the object.
-    y: pixels from the top.
-    radius: pixels, see the module.
+    attributes: Contents of the picture.
+    x: Distance of the object's centre from the left edge, in pixels.
+    y: Distance of the object's centre from the top edge, in pixels.
+    radius: Radius of the object in pixels, see the module.
   """
 
-  look: Look
+  attributes: Attributes
   x: float
   y: float
   radius: float = 10.0
 
 
-def looks() -> list[Look]:
-  """Every look that there is."""
+def all_attributes() -> list[Attributes]:
+  """Returns all possible attributes."""
   return [
-    Look(shape, colour, background, texture)
+    Attributes(shape, colour, background, texture)
     for shape, colour, background, texture in itertools.product(
       SHAPES, COLOURS, COLOURS, TEXTURES
     )
@@ -146,9 +147,9 @@ def looks() -> list[Look]:
 def coverage(
   shape: str, x: float, y: float, radius: float, size: int = SIZE
 ) -> np.ndarray:
-  """The share of each pixel that a shape covers, float64 [size, size].
+  """Returns the share of each pixel that a shape covers, float64 [size, size].
 
-  The edge is a ramp as wide as a pixel along the distance to the outline.
+  The edge is a linear ramp, one pixel wide, of the distance to the outline.
   """
   centres = np.arange(size) + 0.5
   at = np.stack(
@@ -166,14 +167,14 @@ def coverage(
 
 
 def _distance(at: np.ndarray, corners: np.ndarray) -> np.ndarray:
-  """Signed distance of points [..., 2] to a polygon, negative inside."""
+  """Returns the signed distance of points [..., 2], negative inside."""
   nearest = np.full(at.shape[:-1], np.inf)
   inside = np.zeros(at.shape[:-1], bool)
   for a, b in zip(corners, np.roll(corners, -1, axis=0)):
     edge, to = b - a, at - a
     along = np.clip(to @ edge / (edge @ edge), 0, 1)[..., None]
     nearest = np.minimum(nearest, np.square(to - along * edge).sum(-1))
-    # Edges that a ray to the right crosses.
+    # Counts the edges that a ray to the right crosses.
     between = (a[1] > at[..., 1]) != (b[1] > at[..., 1])
     if a[1] != b[1]:
       crossing = a[0] + (at[..., 1] - a[1]) * edge[0] / edge[1]
@@ -185,16 +186,16 @@ def _distance(at: np.ndarray, corners: np.ndarray) -> np.ndarray:
 def background(
   colour: str, texture: str, flipped: bool = False, size: int = SIZE
 ) -> np.ndarray:
-  """A picture without an object.
+  """Returns a picture without an object.
 
   Args:
-    colour: of `COLOURS`.
-    texture: of `TEXTURES`.
-    flipped: its two tones exchanged, which scenes never are; a field has one.
-    size: pixels a side.
+    colour: Name in `COLOURS`.
+    texture: Name in `TEXTURES`.
+    flipped: Whether the two tones are exchanged, which `render` never does.
+    size: Pixels per side.
 
   Returns:
-    float64 [size, size, 3], read only.
+    float64 [size, size, 3], read-only.
   """
   tile = (np.arange(size) // _TILE + flipped) % 2
   rows, columns = tile[:, None], tile[None]
@@ -209,26 +210,32 @@ def background(
 
 
 def render(scene: Scene, *more: Scene, size: int = SIZE) -> np.ndarray:
-  """Draws a scene, and over it the objects of others.
+  """Draws a scene and, on top of it, the objects of other scenes.
 
   Returns:
     uint8 [size, size, 3]; edges are antialiased.
   """
-  out = background(scene.look.background, scene.look.texture, size=size)
+  out = background(
+    scene.attributes.background, scene.attributes.texture, size=size
+  )
   for each in (scene, *more):
-    share = coverage(each.look.shape, each.x, each.y, each.radius, size)
-    out = out + share[..., None] * (np.array(COLOURS[each.look.colour]) - out)
+    share = coverage(each.attributes.shape, each.x, each.y, each.radius, size)
+    out = out + share[..., None] * (
+      np.array(COLOURS[each.attributes.colour]) - out
+    )
   return np.round(out).astype(np.uint8)
 
 
-def random_scene(rng: np.random.Generator, look: Look | None = None) -> Scene:
-  """A scene whose object is whole, of a random look unless one is given."""
-  if look is None:
-    every = looks()
-    look = every[rng.integers(len(every))]
+def random_scene(
+  rng: np.random.Generator, attributes: Attributes | None = None
+) -> Scene:
+  """Returns a scene with a complete object, by default a random one."""
+  if attributes is None:
+    choices = all_attributes()
+    attributes = choices[rng.integers(len(choices))]
   radius = rng.uniform(*RADII)
   x, y = rng.uniform(radius * REACH, SIZE - radius * REACH, 2)
-  return Scene(look, float(x), float(y), float(radius))
+  return Scene(attributes, float(x), float(y), float(radius))
 
 
 def bounce(
@@ -237,16 +244,19 @@ def bounce(
   velocity: tuple[float, float],
   radius: float,
 ) -> np.ndarray:
-  """The path of an object that bounces off the edges, float64 [frames, 2].
+  """Returns the path of an object that bounces off the edges.
 
   Args:
-    frames: F.
-    start: x and y of the first frame, pixels.
-    velocity: pixels a frame in x and y.
-    radius: of the object; a shape of any kind stays whole.
+    frames: Number of frames F.
+    start: x and y in the first frame, in pixels.
+    velocity: Pixels per frame in x and y.
+    radius: Radius of the object; a shape of any kind stays inside.
+
+  Returns:
+    float64 [F, 2].
 
   Raises:
-    ValueError: the object does not fit, or starts outside.
+    ValueError: the object is larger than the picture, or starts outside.
   """
   low, high = radius * REACH, SIZE - radius * REACH
   if low >= high or not all(low <= s <= high for s in start):
@@ -255,12 +265,16 @@ def bounce(
       f' {SIZE} x {SIZE} pixels; start at ({SIZE / 2}, {SIZE / 2}) with'
       f' radius {RADII[0]}'
     )
-  way = np.array(start) - low + np.arange(frames)[:, None] * np.array(velocity)
-  # A mirror at each edge: there and back is one period.
+  distance = (
+    np.array(start) - low + np.arange(frames)[:, None] * np.array(velocity)
+  )
+  # Reflects at both edges: there and back is one period.
   span = high - low
-  return low + span - np.abs(way % (2 * span) - span)
+  return low + span - np.abs(distance % (2 * span) - span)
 
 
-def render_clip(look: Look, path: np.ndarray, radius: float) -> np.ndarray:
-  """uint8 [F, 64, 64, 3] of an object on a path [F, 2]."""
-  return np.stack([render(Scene(look, x, y, radius)) for x, y in path])
+def render_clip(
+  attributes: Attributes, path: np.ndarray, radius: float
+) -> np.ndarray:
+  """Draws an object on a path [F, 2], uint8 [F, 64, 64, 3]."""
+  return np.stack([render(Scene(attributes, x, y, radius)) for x, y in path])

@@ -1,1 +1,1 @@
-"""Trains the small video autoencoder that the demonstrations use."""
+"""Training of the small video autoencoder of the demonstrations."""

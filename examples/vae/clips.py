@@ -1,4 +1,4 @@
-"""Clips to train and measure a video autoencoder on, with held-out frames."""
+"""Clips for training and measuring a video autoencoder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Clip:
   """A clip in memory.
 
   Attributes:
-    name: file name without its ending.
-    frames: float32 [n, H, W, 3] in [-1, 1].
-    held_out: [from, to) ranges that training must not see.
+    name: File name without its suffix.
+    frames: Frames, float32 [n, H, W, 3] in [-1, 1].
+    held_out: Ranges [from, to) that are excluded from training.
   """
 
   name: str
@@ -26,7 +26,7 @@ class Clip:
   held_out: tuple[tuple[int, int], ...]
 
   def ranges(self) -> list[tuple[int, int]]:
-    """The [from, to) ranges to train on."""
+    """Returns the ranges [from, to) of training."""
     edges = [0]
     for begin, end in sorted(self.held_out):
       edges += [begin, end]
@@ -36,7 +36,7 @@ class Clip:
 
 
 def read_clips(config) -> list[Clip]:
-  """Reads the clips of the config at its size and rate."""
+  """Reads the clips of the config with its size and frame rate."""
   clips = []
   for entry in config.clips:
     path = paths.resolve(entry['path'])
@@ -66,11 +66,11 @@ def windows(
   cuts: float,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Random training windows [count, frames, H, W, 3].
+  """Returns random training windows [count, frames, H, W, 3].
 
-  A share `cuts` of them has a hard cut: half of those after a whole number of
-  encoder windows, as where two segments join, half anywhere. A range that is
-  too short for its window is followed by another one.
+  A share `cuts` of the windows has a hard cut: half of those after an integer
+  number of encoder windows, as between two segments, half anywhere. A range
+  that is shorter than its window is followed by another one.
   """
   ranges = [(c.frames, a, b) for c in clips for a, b in c.ranges()]
   weights = np.array([b - a for _, a, b in ranges], np.float64)
@@ -100,9 +100,9 @@ def windows(
 def held_out_windows(
   clip: Clip, frames: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """(start, positions of held-out frames) of windows that show them.
+  """Yields (start, positions of held-out frames) of windows.
 
-  Two windows a range: as early and as late as it fits.
+  A range has two windows: the earliest and the latest that contain it.
   """
   last = len(clip.frames) - frames
   for begin, end in clip.held_out:

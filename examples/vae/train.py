@@ -1,11 +1,11 @@
 """Trains a small video autoencoder on a few clips.
 
-    python -m examples.vae.train --config=configs/quickstart_vae.py --workdir=DIR
+    python -m examples.vae.train --config=configs/quickstart_vae.py \\
+        --workdir=DIR
 
 Writes DIR/vae in diffusers' layout (float16 weights) and DIR/report.json with
-the PSNR on frames that were held out of training. The network learns what a
-principal component analysis of 4x8x8 blocks of pixels, its starting point,
-leaves over.
+the PSNR on held-out frames. Training starts from a principal component analysis
+of 4x8x8 blocks of pixels; the network learns the residual.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the results.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file of the model.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
 
-# exp(-6 / 2) = 0.05 latent standard deviations of noise to start with.
+# Initial noise of exp(-6 / 2) = 0.05 standard deviations of the latents.
 _FIRST_LOGVAR = -6.0
 
 
 def principal_maps(
   clips: Sequence[Clip], config: CausalVAEConfig
 ) -> dict[str, np.ndarray]:
-  """Linear maps block of pixels <-> whitened principal components."""
+  """Returns linear maps between pixel blocks and whitened components."""
   blocks = []
   time_ratio = config.temporal_compression_ratio
   for clip in clips:
@@ -52,7 +54,7 @@ def principal_maps(
       for offset in range(min(time_ratio, end - begin)):
         part = clip.frames[begin + offset : end]
         keep = (len(part) - 1) // time_ratio * time_ratio + 1
-        out = coder.blocks_of_pixels(
+        out = coder.patchify3d(
           jnp.asarray(part[None, :keep]),
           time_ratio,
           config.spatial_compression,
@@ -73,8 +75,8 @@ def principal_maps(
   }
 
 
-def first_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
-  """Parameters to start from: the network adds nothing to the linear maps."""
+def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+  """Returns initial parameters: the linear maps, and a network of zeros."""
   side = vae.config.spatial_compression
   frames = jnp.zeros((1, 1, side, side, 3))
   params = jax.jit(vae.init)(key, frames)['params']
@@ -92,24 +94,24 @@ def first_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
-  """PSNR in dB of held-out frames in whole windows of `frames`.
+def evaluate(reconstruct, params, clips: Sequence[Clip], frames: int) -> dict:
+  """Measures the PSNR of held-out frames in complete windows.
 
   Args:
-    rebuild: (params, frames) -> frames, jitted.
-    params: of the autoencoder.
-    clips: to measure.
-    frames: of a window.
+    reconstruct: Jitted function (params, frames) -> frames.
+    params: Parameters of the autoencoder.
+    clips: Clips to measure.
+    frames: Number of frames per window.
 
   Returns:
-    A value a clip, and their 'mean'.
+    PSNR in dB per clip, and their 'mean'.
   """
   report = {}
   for clip in clips:
     squares = []
     for start, inside in clips_lib.held_out_windows(clip, frames):
       window = clip.frames[start : start + frames]
-      out = np.asarray(rebuild(params, window[None]))[0]
+      out = np.asarray(reconstruct(params, window[None]))[0]
       out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
       error = out[inside] - (window[inside] + 1) / 2
       squares += list((error**2).mean((1, 2, 3)))
@@ -118,8 +120,8 @@ def evaluate(rebuild, params, clips: Sequence[Clip], frames: int) -> dict:
   return report
 
 
-def fit_units(vae, params, clips: Sequence[Clip], frames: int):
-  """Shift and scale a channel, so that training latents are 0 +- 1."""
+def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
+  """Returns the config whose latents have mean 0, deviation 1 per channel."""
   encode = jax.jit(lambda p, x: vae.apply({'params': p}, x, method='encode'))
   latents = []
   for clip in clips:
@@ -138,18 +140,18 @@ def fit_units(vae, params, clips: Sequence[Clip], frames: int):
 
 
 def train(config, workdir: str) -> dict:
-  """Trains, writes DIR/vae and DIR/report.json, returns the report."""
+  """Trains, writes DIR/vae and DIR/report.json, and returns the report."""
   clips = clips_lib.read_clips(config)
   fields = config.vae.to_dict()
   vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
   unrolled = CausalVAE(vae.config, unroll=True)
-  params = first_params(vae, clips, jax.random.key(config.seed))
+  params = init_params(vae, clips, jax.random.key(config.seed))
   tx = training.make_optimizer(config)
   state = jax.jit(tx.init)(params)
-  rebuild = training.make_rebuild(vae)
+  reconstruct = training.make_reconstruct(vae)
   step_fn = training.make_step(unrolled, tx, config.kl)
   rng = np.random.default_rng(config.seed)
-  begun = time.time()
+  start_time = time.time()
   squares = []
   with progress.Bar('train the autoencoder', config.steps) as bar:
     for step in range(config.steps):
@@ -161,27 +163,27 @@ def train(config, workdir: str) -> dict:
       squares.append(square)
       bar.advance()
       if (step + 1) % config.log_every == 0:
-        found = evaluate(rebuild, params, clips, config.eval_frames)
-        # [-1, 1] is a range of 2.
-        seen = training.psnr([float(s) / 4 for s in squares])
+        psnr = evaluate(reconstruct, params, clips, config.eval_frames)
+        # Pixels have the range [-1, 1].
+        train_psnr = training.psnr([float(s) / 4 for s in squares])
         squares.clear()
         print(
-          f'step {step + 1}: train {seen:.2f} dB, held out'
-          f' {found["mean"]:.2f} dB, {time.time() - begun:.0f} s',
+          f'step {step + 1}: train {train_psnr:.2f} dB, held out'
+          f' {psnr["mean"]:.2f} dB, {time.time() - start_time:.0f} s',
           flush=True,
         )
-  fitted = fit_units(vae, params, clips, config.eval_frames)
+  fitted = normalize_latents(vae, params, clips, config.eval_frames)
   folder = pathlib.Path(workdir) / 'vae'
   convert.save_vae(fitted, params, folder, dtype=np.float16)
-  shipped, params = convert.load_vae(folder)
+  saved, params = convert.load_vae(folder)
   report = {
     'held_out_psnr_db': evaluate(
-      training.make_rebuild(CausalVAE(shipped)),
+      training.make_reconstruct(CausalVAE(saved)),
       params,
       clips,
       config.eval_frames,
     ),
-    'seconds': time.time() - begun,
+    'seconds': time.time() - start_time,
     'steps': config.steps,
   }
   (folder.parent / 'report.json').write_text(json.dumps(report, indent=2))
@@ -189,13 +191,14 @@ def train(config, workdir: str) -> dict:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Trains the model of `--config`."""
   del argv
   if _CONFIG.value is None or _WORKDIR.value is None:
     raise ValueError(
-      'give both --config=configs/quickstart_vae.py and --workdir=DIR'
+      '--config or --workdir is missing; give both, for example'
+      ' --config=configs/quickstart_vae.py --workdir=vae'
     )
-  workdir = paths.on_disk(_WORKDIR.value, '--workdir')
+  workdir = paths.require_local(_WORKDIR.value, '--workdir')
   report = train(_CONFIG.value, workdir)
   for name, value in report['held_out_psnr_db'].items():
     print(f'held-out PSNR {name}: {value:.2f} dB')

@@ -1,4 +1,4 @@
-"""What training any autoencoder of pixels takes: optimizer, step, measure."""
+"""Optimizer, training step and PSNR of autoencoders of pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import optax
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-  """Muon for the kernels inside, Adam for the rest; cosine decay to 0."""
+  """Returns Muon for the inner kernels, Adam for the rest; cosine decay."""
 
   def schedule(peak):
     return optax.warmup_cosine_decay_schedule(
@@ -20,7 +20,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
     )
 
   def dimensions(params):
-    def of(path, value):
+    def leaf_dimensions(path, value):
       names = {k.key for k in path}
       if value.ndim < 4 or names & {'conv_y', 'conv_b', 'conv_shortcut'}:
         return None
@@ -28,7 +28,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
         tuple(range(value.ndim - 1)), value.ndim - 1
       )
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return jax.tree_util.tree_map_with_path(leaf_dimensions, params)
 
   return optax.chain(
     optax.clip_by_global_norm(1.0),
@@ -42,7 +42,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 
 def make_step(vae: nn.Module, tx: optax.GradientTransformation, kl: float):
-  """The jitted training step."""
+  """Returns the jitted training step."""
 
   def loss_fn(params, frames, key):
     mean, logvar = vae.apply({'params': params}, frames, method='encode')
@@ -62,11 +62,11 @@ def make_step(vae: nn.Module, tx: optax.GradientTransformation, kl: float):
   return jax.jit(step, donate_argnums=(0, 1))
 
 
-def make_rebuild(vae: nn.Module):
-  """The jitted round trip through the latents' means."""
+def make_reconstruct(vae: nn.Module):
+  """Returns the jitted round trip through the mean latents."""
   return jax.jit(lambda params, frames: vae.apply({'params': params}, frames))
 
 
 def psnr(squares: Sequence[float]) -> float:
-  """dB of mean square errors of pixels in [0, 1]."""
+  """Returns the PSNR in dB of mean square errors of pixels in [0, 1]."""
   return float(-10 * np.log10(np.mean(squares)))

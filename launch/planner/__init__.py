@@ -1,1 +1,1 @@
-"""Compiles a step for a topology and reads its memory and time."""
+"""Compiles a step for a topology and estimates its memory and time."""

@@ -1,4 +1,4 @@
-"""What fills the memory of a step that does not fit, and what to change."""
+"""Largest buffers of a step that does not fit, and changes that make it fit."""
 
 from __future__ import annotations
 
@@ -20,29 +20,40 @@ _ENTRY = re.compile(
   re.MULTILINE,
 )
 _ROWS = 6
+# Parts of a path of JAX names that do not depend on the layer.
+_WRAPPERS = frozenset(
+  (
+    'while',
+    'body',
+    'closed_call',
+    'shard_map',
+    'checkpoint',
+    'rematted_computation',
+  )
+)
 
 
 def summary(message: str) -> str:
-  """The compiler's message in one line: what it needs of what there is."""
+  """Returns an out-of-memory message of the compiler in one line."""
   for regex in (
     r'Used (\S+) of (\S+) \w+\. Exceeded',
     r'required for .*?\((\S+)\) exceeds available HBM \((\S+)\)',
   ):
-    if found := re.search(regex, message):
-      return f'the program takes {found[1]} of {found[2]}'
+    if match := re.search(regex, message):
+      return f'the program takes {match[1]} of {match[2]}'
   return message.strip().splitlines()[0][:200]
 
 
-def culprits(message: str) -> list[str]:
-  """The largest allocations that an out-of-memory message names, a line each.
+def largest_buffers(message: str) -> list[str]:
+  """Returns the largest buffers in an out-of-memory message, one line each.
 
-  Equal ones are joined. Some messages name none.
+  Equal buffers share a line. Some messages contain none.
   """
   rows: dict[str, list[str]] = {}
   for entry in _ENTRY.finditer(message):
     name = re.search(r'op_name="([^"]*)"', entry['rest'])
     shape = re.search(r'Shape: ([^\s{]+)', entry['rest'])
-    what = f'{shape[1] if shape else "?"}, {_short(name[1] if name else "")}'
+    what = f'{shape[1] if shape else "?"}, {_shorten(name[1] if name else "")}'
     rows.setdefault(what, []).append(entry['size'])
   return [
     f'{sizes[0]}{f" x {len(sizes)}" if len(sizes) > 1 else ""} {what}'
@@ -50,56 +61,47 @@ def culprits(message: str) -> list[str]:
   ]
 
 
-def largest(program: hlo.Program) -> list[str]:
-  """The largest temporaries at the peak of a compiled program, a line each."""
+def largest_at_peak(program: hlo.Program) -> list[str]:
+  """Returns the largest temporaries at a program's peak, one line each."""
   rows: dict[str, list[int]] = {}
-  for one in liveness.at_peak(program):
-    what = f'{one.type}, {_short(one.op_name) or one.opcode}'
-    rows.setdefault(what, []).append(one.bytes)
-  found = sorted(rows.items(), key=lambda row: -sum(row[1]))[:_ROWS]
+  for buffer in liveness.buffers_at_peak(program):
+    what = f'{buffer.type}, {_shorten(buffer.op_name) or buffer.opcode}'
+    rows.setdefault(what, []).append(buffer.bytes)
+  largest = sorted(rows.items(), key=lambda row: -sum(row[1]))[:_ROWS]
   return [
     f'{sum(sizes) / _GIB:.2f} GiB'
     f'{f" in {len(sizes)}" if len(sizes) > 1 else ""}: {what}'
-    for what, sizes in found
+    for what, sizes in largest
   ]
 
 
-def _short(op_name: str) -> str:
-  """The layer and the operation of a path of JAX names."""
-  backward = 'backward ' if 'transpose(' in op_name else ''
+def _shorten(op_name: str) -> str:
+  """Returns the layer and the operation in a path of JAX names."""
+  if not op_name:
+    return ''
+  direction = 'backward ' if 'transpose(' in op_name else ''
   if 'rematted_computation' in op_name:
-    backward = 'again '
-  path = [
-    part
-    for part in op_name.split('/')
-    if part
-    not in (
-      'while',
-      'body',
-      'closed_call',
-      'shard_map',
-      'checkpoint',
-      'rematted_computation',
-    )
-  ]
-  return backward + '/'.join(path[-4:]) if op_name else ''
+    direction = 'recompute '
+  path = [part for part in op_name.split('/') if part not in _WRAPPERS]
+  return direction + '/'.join(path[-4:])
 
 
-def remedies(
+def suggestions(
   config: ml_collections.ConfigDict,
   mode: str,
   topology: topology_lib.Topology,
 ) -> Iterator[str]:
-  """Changes that make a step smaller and are legal, as flags."""
-  mesh, heads = dict(config.mesh), backbones.of(config).num_heads
-  if mode == 'train' and config.model.get('remat') == 'none':
-    yield '--config.model.remat=layer: only the inputs of the blocks wait'
-  if mode == 'train' and heads and config.model.get('remat') == 'layer':
-    yield "--config.model.remat=offload: they wait in the host's memory"
+  """Yields valid changes, as flags, that make a step smaller."""
+  mesh, heads = dict(config.mesh), backbones.from_config(config).num_heads
+  remat = config.model.get('remat')
+  if mode == 'train' and remat == 'none':
+    yield '--config.model.remat=layer: keeps only the inputs of the blocks'
+  if mode == 'train' and heads and remat == 'layer':
+    yield "--config.model.remat=offload: keeps them in the host's memory"
   if mode == 'train':
-    for parts in range(config.microbatches + 1, config.batch_size + 1):
-      if _legal(config, mesh, microbatches=parts):
-        yield f'--config.microbatches={parts}: fewer clips at once'
+    for count in range(config.microbatches + 1, config.batch_size + 1):
+      if _is_valid(config, mesh, count):
+        yield f'--config.microbatches={count}: fewer clips at a time'
         break
   for mesh in meshes(config, mode, topology.chips):
     if mesh['sp'] > config.mesh.sp:
@@ -114,47 +116,43 @@ def remedies(
 def meshes(
   config: ml_collections.ConfigDict, mode: str, chips: int
 ) -> list[dict[str, int]]:
-  """Meshes of all chips that a config can run on, least `sp` first.
+  """Returns the valid meshes of all chips, smallest `sp` first.
 
-  Some microbatches have to suit them. Sampling splits its two clips, the
-  text's and the negative one, at most over a `data` of 2.
+  In training a mesh is valid with at least one number of microbatches. Sampling
+  has two clips, one with the text and one with the negative text, so its `data`
+  is at most 2.
   """
-  found = []
-  for sp in range(1, chips + 1):
-    if chips % sp:
-      continue
-    mesh = dict(data=chips // sp, sp=sp)
-    if mode == 'sample':
-      heads = backbones.of(config).num_heads
-      legal = mesh['data'] <= 2 and not heads % sp
-    else:
-      legal = any(
-        _legal(config, mesh, microbatches=parts)
-        for parts in range(1, config.batch_size + 1)
-      )
-    if legal:
-      found.append(mesh)
-  return found
+  candidates = [dict(data=chips // sp, sp=sp) for sp in _divisors(chips)]
+  if mode == 'train':
+    return [mesh for mesh in candidates if microbatches(config, mesh)]
+  heads = backbones.from_config(config).num_heads
+  return [
+    mesh
+    for mesh in candidates
+    if mesh['data'] <= 2 and (heads is None or heads % mesh['sp'] == 0)
+  ]
+
+
+def _divisors(number: int) -> list[int]:
+  return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def microbatches(
   config: ml_collections.ConfigDict, mesh: dict[str, int]
 ) -> list[int]:
-  """The numbers of microbatches that suit a mesh."""
-  return [
-    parts
-    for parts in range(1, config.batch_size + 1)
-    if _legal(config, mesh, microbatches=parts)
-  ]
+  """Returns the numbers of microbatches that are valid with a mesh."""
+  counts = range(1, config.batch_size + 1)
+  return [count for count in counts if _is_valid(config, mesh, count)]
 
 
-def _legal(config, mesh, microbatches):
+def _is_valid(config, mesh, count):
+  """Returns whether a mesh and a number of microbatches are valid."""
   try:
     sharding.check_mesh(
       mesh,
       batch_size=config.batch_size,
-      microbatches=microbatches,
-      num_heads=backbones.of(config).num_heads,
+      microbatches=count,
+      num_heads=backbones.from_config(config).num_heads,
     )
   except ValueError:
     return False

@@ -1,14 +1,14 @@
-"""What the kernels of softmax attention cost, by the compiler's schedule.
+"""Cycles of the attention kernels, from the compiler's schedule.
 
     python -m launch.planner.attention [--chips=v5e,v5p,v6e] [--check | --write]
 
-XLA estimates the cycles of all that it compiles but of kernels. This compiles
-attention within one window of 480 x 720 pixels (splash, see
-`ttt_jax.models.softmax`), forward and backward, for one chip of each kind, and
-counts the bundles that its schedule issues, about cycles, for each head. Waits
-for memory are not among them. `--check` compares with
-launch/attention_budget.json and fails where a count has grown by more than 3 %;
-`--write` replaces it.
+XLA estimates the cycles of everything that it compiles except kernels. This
+command compiles attention within one window of 480 x 720 pixels (splash
+attention, see `ttt_jax.models.softmax`), forward and backward, for one chip of
+each kind. It counts the bundles that the schedule issues per head, which are
+about the cycles without waits for memory. `--check` compares the counts with
+launch/planner/attention_budget.json and fails if one has grown by more than
+3 %; `--write` replaces the budget.
 """
 
 from __future__ import annotations
@@ -24,48 +24,55 @@ import jax
 import jax.numpy as jnp
 
 from launch import topology as topology_lib
+from pallas_kernels.tools import libtpu
 from pallas_kernels.tools import schedule
 from ttt_jax.models import softmax
 from ttt_jax.runtime import cli
 
 BUDGET = pathlib.Path(__file__).parent / 'attention_budget.json'
-# Text, a shared frame and twelve more of 480 x 720 pixels.
+# Text, a shared frame, and twelve more of 480 x 720 pixels.
 WINDOW, HEAD_DIM = 18_030, 64
-# Heads of a chip in the table of plans: more need more vector memory.
+# Heads per chip in the table of plans: more heads need more vector memory.
 _HEADS = {'v5e': 3, 'v5p': 12, 'v6e': 6}
-_SLICES = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 _GROWTH = 1.03
 
 
-def read(chip: str) -> dict[str, float]:
-  """'splash_forward' and 'splash_backward' -> cycles of a head of a window.
+def read_budget(chip: str) -> dict[str, float]:
+  """Returns the cycles of one head in one window.
 
   Args:
-    chip: 'v5p' ...; one that the budget does not know has none.
+    chip: name of a chip, such as 'v5p'.
+
+  Returns:
+    Cycles by 'splash_forward' and 'splash_backward'; nothing for a chip that
+    the budget does not contain.
   """
   return json.loads(BUDGET.read_text()).get(chip, {})
 
 
-def count(chip: str, folder: pathlib.Path) -> dict[str, int]:
-  """Compiles for a chip; returns what `read` does.
+def count_cycles(chip: str, folder: pathlib.Path) -> dict[str, int]:
+  """Compiles for a chip; returns the cycles of one head in one window.
 
   Args:
-    chip: of the three in the budget.
-    folder: empty, where the compiler leaves its schedules.
+    chip: key of `_HEADS`.
+    folder: empty folder to which the compiler writes its schedules.
   """
-  device = topology_lib.parse(_SLICES[chip]).devices()[0]
-  where = jax.sharding.SingleDeviceSharding(device)
+  device = topology_lib.parse(libtpu.SMALLEST_SLICES[chip]).devices()[0]
   tokens = softmax.padded(WINDOW, 'splash')
   x = jax.ShapeDtypeStruct(
-    (1, tokens, _HEADS[chip] * HEAD_DIM), jnp.bfloat16, sharding=where
+    (1, tokens, _HEADS[chip] * HEAD_DIM),
+    jnp.bfloat16,
+    sharding=jax.sharding.SingleDeviceSharding(device),
   )
 
-  def both(q, k, v, d_out):
-    attend = lambda *qkv: softmax.attend(*qkv, HEAD_DIM, WINDOW, 'splash')
-    out, pull = jax.vjp(attend, q, k, v)
-    return out, pull(d_out)
+  def forward_and_backward(q, k, v, d_out):
+    def attend(q, k, v):
+      return softmax.attend(q, k, v, HEAD_DIM, WINDOW, 'splash')
 
-  jax.jit(both).lower(x, x, x, x).compile()
+    out, vjp = jax.vjp(attend, q, k, v)
+    return out, vjp(d_out)
+
+  jax.jit(forward_and_backward).lower(x, x, x, x).compile()
   cycles = dict(splash_forward=0, splash_backward=0)
   for kernel in schedule.read_kernels(folder, 'splash'):
     cycles[direction(kernel.name)] += kernel.cycles // _HEADS[chip]
@@ -73,18 +80,18 @@ def count(chip: str, folder: pathlib.Path) -> dict[str, int]:
 
 
 def direction(kernel: str) -> str:
-  """The key of `read` for a kernel of splash."""
+  """Returns the key of the budget for a splash kernel."""
   return 'splash_forward' if '_fwd_' in kernel else 'splash_backward'
 
 
-def complaints(
-  found: Mapping[str, Mapping[str, int]],
+def regressions(
+  counts: Mapping[str, Mapping[str, int]],
   budget: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
-  """What has grown beyond the budget, a line each."""
+  """Returns the counts that exceed the budget, one line each."""
   lines = []
-  for chip, counts in found.items():
-    for key, cycles in counts.items():
+  for chip, cycles_by_direction in counts.items():
+    for key, cycles in cycles_by_direction.items():
       allowed = budget.get(chip, {}).get(key, 0)
       if cycles > allowed * _GROWTH:
         lines.append(f'{chip}: {key} is {cycles:,}, the budget {allowed:,}')
@@ -92,10 +99,10 @@ def complaints(
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_list('chips', list(_SLICES), 'Kinds of chips.')
-  flags.DEFINE_bool('check', False, 'Compare with the budget.')
-  flags.DEFINE_bool('write', False, 'Replace the budget.')
+  """Defines the flags of this command."""
+  flags.DEFINE_list('chips', list(_HEADS), 'Kinds of TPUs.')
+  flags.DEFINE_bool('check', False, 'Compare the results with the budget.')
+  flags.DEFINE_bool('write', False, 'Write the results to the budget.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,23 +112,25 @@ def main(argv: Sequence[str]) -> int:
   jax.config.update('jax_platforms', 'cpu')
   budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
   for chip in options.chips:
-    if chip not in _SLICES:
-      raise ValueError(f'--chips={chip}: must be of {", ".join(_SLICES)}')
-  found = {}
+    if chip not in _HEADS:
+      raise ValueError(
+        f'--chips={chip} is not valid; expected one of {", ".join(_HEADS)}'
+      )
+  counts = {}
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    # Read when libtpu loads.
+    # libtpu reads it when it loads.
     os.environ['LIBTPU_INIT_ARGS'] = schedule.dump_flags(folder)
     for chip in options.chips:
       for path in folder.iterdir():
         path.unlink()
-      found[chip] = count(chip, folder)
-      counts = ', '.join(f'{k} {v:,}' for k, v in found[chip].items())
-      print(f'{chip}: {counts}', flush=True)
+      counts[chip] = count_cycles(chip, folder)
+      text = ', '.join(f'{k} {v:,}' for k, v in counts[chip].items())
+      print(f'{chip}: {text}', flush=True)
   if options.write:
-    BUDGET.write_text(json.dumps(budget | found, indent=1) + '\n')
+    BUDGET.write_text(json.dumps(budget | counts, indent=1) + '\n')
   elif options.check:
-    lines = complaints(found, budget)
+    lines = regressions(counts, budget)
     print('\n'.join(lines) or 'within the budget')
     return 1 if lines else 0
   return 0

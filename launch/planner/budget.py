@@ -1,9 +1,8 @@
-"""What a step costs, by the compiler's estimates and a budget for kernels.
+"""Cycles of a step: the compiler's estimates, and budgets for kernels.
 
-XLA writes its estimate, in cycles, at every instruction that it compiles.
-Pallas kernels carry none: theirs come from budgets, which say for each kind of
-chip what a kernel costs for one mini-batch of one head, or attention for one
-head of a window.
+XLA writes an estimate in cycles at every instruction that it compiles. Pallas
+kernels have none. Their cycles come from compile-time budgets by kind of chip:
+per mini-batch and head, or for attention per head of a window.
 """
 
 from __future__ import annotations
@@ -20,18 +19,19 @@ from ttt_jax import geometry as geometry_lib
 from ttt_jax.models import dit
 from ttt_jax.models import softmax
 
-# Row of a kernel budget: 48 heads over four chips.
+# The call in the budget of kernels that has 48 heads over four chips.
 _CALL = 'paper_63s'
-# Moves rows of any width, forwards or backwards; its budget is for one tile of
-# 64 tokens by 64 features of bfloat16.
+# Moves rows of any width in both directions. Its budget is for one tile of 64
+# tokens by 64 features of bfloat16.
 _PERMUTATION = 'permute_rows'
 _TILE_BYTES = 64 * 64 * 2
-# (group, regex of the JAX name or of the kernel's), first match wins.
-_GROUPS = (
+# (part of the network, regex of the JAX name or the kernel's name); the first
+# match counts.
+_PARTS = (
   ('TTT inner loop', r'^ttt_(mlp|linear)'),
   ('TTT inputs and order', r'^(ttt_inputs|permute_rows)'),
   ('attention', r'^splash'),
-  # Named by their einsum, see `ttt_jax.models.layers.affine`.
+  # These names contain the einsum of `ttt_jax.models.layers.affine`.
   ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
   ('rest of TTT', r'/ttt/'),
   ('rest of attention', r'/attn/'),
@@ -42,14 +42,14 @@ _GROUPS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Load:
-  """The work that kernels find on one chip.
+class KernelWork:
+  """Work of the kernels on one chip.
 
   Attributes:
-    mini_batch_heads: mini-batches times heads of one TTT pass, per layer.
-    windows: attention windows in sequence times clips.
-    window: tokens of a window, as they are padded.
-    window_heads: heads of the chip times clips, of one window.
+    mini_batch_heads: mini-batches times heads of one TTT pass in one layer.
+    windows: attention windows per sequence, times clips.
+    window: tokens per window, with padding.
+    window_heads: heads of the chip times clips.
     head_dim: D.
   """
 
@@ -60,16 +60,16 @@ class Load:
   head_dim: int
 
 
-def load(
+def kernel_work(
   geometry: geometry_lib.Geometry,
   model: dit.DiTConfig,
   mesh: Mapping[str, int],
   clips: int,
-) -> Load:
-  """What a mesh leaves to a chip of one microbatch of `clips`."""
+) -> KernelWork:
+  """Returns one chip's share of a microbatch of `clips`."""
   heads = model.num_heads // mesh['sp']
   clips = -(-clips // mesh['data'])
-  return Load(
+  return KernelWork(
     mini_batch_heads=geometry.mini_batches * heads * clips,
     windows=geometry.segments * clips,
     window=softmax.padded(geometry.order.window, 'splash'),
@@ -79,17 +79,19 @@ def load(
 
 
 def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
-  """Kernel name -> cycles for one mini-batch of one head, or one tile moved.
-
-  And 'splash_forward' and 'splash_backward', for a head of a window.
+  """Reads the budgets of all kernels of a chip.
 
   Args:
-    path: of what `python -m pallas_kernels.tools.compile_tpu --write` writes; the
-      counts with the heads split over chips are taken.
-    chip: 'v5p' ...
+    path: file that `python -m pallas_kernels.tools.compile_tpu --write` writes.
+    chip: name of a chip, such as 'v5p'.
+
+  Returns:
+    Cycles by name of a kernel: for one mini-batch of one head, for one tile of
+    `permute_rows`, or for one head of a window ('splash_forward',
+    'splash_backward').
 
   Raises:
-    ValueError: the file is no such table, or does not know the chip.
+    ValueError: the file is not a budget of kernels or lacks the chip.
   """
   try:
     rows = [
@@ -98,38 +100,39 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
       if row['call'] == _CALL
     ]
   except (json.JSONDecodeError, TypeError, KeyError) as e:
-    raise ValueError(f'{path} is no budget of kernels: {e!r}') from e
-  kernels = {
+    raise ValueError(f'{path} is not a budget of kernels: {e!r}') from e
+  cycles = {
     f'{row["op"]}_{name}': row[name]
     for row in rows
     if row['chip'] == chip
     for name in ('forward', 'backward')
     if name in row
   }
-  if f'{_PERMUTATION}_forward' in kernels:
-    kernels[_PERMUTATION] = kernels.pop(f'{_PERMUTATION}_forward')
-  if not kernels:
-    known = sorted({row['chip'] for row in rows})
-    raise ValueError(
-      f'{path} has no budget for {chip}; it has {", ".join(known)}'
-    )
-  return kernels | attention.read(chip)
+  if f'{_PERMUTATION}_forward' in cycles:
+    cycles[_PERMUTATION] = cycles.pop(f'{_PERMUTATION}_forward')
+  if not cycles:
+    known = ', '.join(sorted({row['chip'] for row in rows}))
+    raise ValueError(f'{path} has no budget for {chip}; it has {known}')
+  return cycles | attention.read_budget(chip)
 
 
-def group(instruction: hlo.Instruction) -> str:
-  """To which part of the network an instruction belongs."""
+def part(instruction: hlo.Instruction) -> str:
+  """Returns the part of the network to which an instruction belongs."""
   name = instruction.kernel or instruction.op_name
-  return next(group for group, regex in _GROUPS if re.search(regex, name))
+  return next(part for part, regex in _PARTS if re.search(regex, name))
 
 
-def cycles_of(
+def instruction_cycles(
   instruction: hlo.Instruction,
-  work: Load | None,
+  work: KernelWork | None,
   kernels: Mapping[str, float],
 ) -> float | None:
-  """Cycles of an instruction once; None of a kernel without a price.
+  """Returns the cycles of one execution; None for a kernel without a budget.
 
-  Without `work` no kernel has one.
+  Args:
+    instruction: instruction of a program.
+    work: work of the kernels; without it all kernels return None.
+    kernels: budgets from `read`.
   """
   kernel = instruction.kernel
   if not kernel:
@@ -137,7 +140,7 @@ def cycles_of(
   if work is None:
     return None
   if kernel.startswith('splash'):
-    return _attention(kernel, work, kernels)
+    return _attention_cycles(kernel, work, kernels)
   if kernel not in kernels:
     return None
   if kernel == _PERMUTATION:
@@ -145,31 +148,31 @@ def cycles_of(
   return kernels[kernel] * work.mini_batch_heads
 
 
-def cycles_by_group(
-  program: hlo.Program, price: Callable[[hlo.Instruction], float | None]
+def _attention_cycles(kernel, work, kernels):
+  """Returns the cycles of one splash call: one window of a chip's clips."""
+  cycles = kernels.get(attention.direction(kernel))
+  if cycles is None or work.head_dim != attention.HEAD_DIM:
+    return None
+  budgeted = softmax.padded(attention.WINDOW, 'splash')
+  return cycles * work.window_heads * (work.window / budgeted) ** 2
+
+
+def cycles_by_part(
+  program: hlo.Program, cycles: Callable[[hlo.Instruction], float | None]
 ) -> tuple[dict[str, float], list[str]]:
-  """Cycles a step on a chip, by group, and kernels without a price.
+  """Returns cycles by part of the network, and kernels without a budget.
 
   Args:
-    program: of a chip.
-    price: `cycles_of` for that chip.
+    program: program of one chip.
+    cycles: `instruction_cycles` for that chip.
   """
-  total: dict[str, float] = dict.fromkeys((g for g, _ in _GROUPS), 0.0)
+  total: dict[str, float] = dict.fromkeys((name for name, _ in _PARTS), 0.0)
   unknown = set()
-  for run in program.runs():
-    one = run.instruction
-    cycles = price(one)
-    if cycles is None:
-      unknown.add(one.kernel)
+  for execution in program.executions():
+    instruction = execution.instruction
+    once = cycles(instruction)
+    if once is None:
+      unknown.add(instruction.kernel)
     else:
-      total[group(one)] += cycles * run.times
+      total[part(instruction)] += once * execution.times
   return {k: v for k, v in total.items() if v}, sorted(unknown)
-
-
-def _attention(kernel, work, kernels):
-  """Cycles of one splash call: a window of the clips on a chip."""
-  price = kernels.get(attention.direction(kernel))
-  if price is None or work.head_dim != attention.HEAD_DIM:
-    return None
-  counted = softmax.padded(attention.WINDOW, 'splash')
-  return price * work.window_heads * (work.window / counted) ** 2

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: how many, how large, of what."""
+"""Collectives of a compiled program: kinds, numbers, sizes, schedule."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ KINDS = (
   'ragged-all-to-all',
   'collective-broadcast',
 )
-# Ends of a collective that XLA for TPUs spreads over other fusions.
-_START, _END = 'AsyncCollectiveStart', 'AsyncCollectiveDone'
+# Ends of a collective that XLA for TPUs distributes over other fusions.
+_START, _DONE = 'AsyncCollectiveStart', 'AsyncCollectiveDone'
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """A collective and how often a program runs it.
+  """A collective and the number of times that a program executes it.
 
   Attributes:
-    kind: of `KINDS`.
-    devices: of a group; 0 if not written.
-    type: of the larger of what a device gives and gets, once.
-    times: how often it runs.
-    op_name: the path of JAX names that it comes from.
-    computation: in which it stands.
-    start: cycles of what is scheduled in that computation before it starts.
-    end: ... before its result is needed; `start` where the program waits.
+    kind: one of `KINDS`.
+    devices: size of a group, 0 if it is not written.
+    type: type of one device's input or output, whichever is larger.
+    times: number of executions.
+    op_name: path of JAX names that it comes from.
+    computation: name of the computation that contains it.
+    start: cycles scheduled in that computation before it starts.
+    end: cycles scheduled before its result is used; `start` if it is
+      synchronous.
   """
 
   kind: str
@@ -47,115 +48,121 @@ class Collective:
 
   @property
   def bytes(self) -> int:
-    """Of `type`."""
-    return hlo.size(self.type)
+    """Bytes of `type`."""
+    return hlo.num_bytes(self.type)
 
 
-def of(
+def find_collectives(
   program: hlo.Program,
-  price: Callable[[hlo.Instruction], float | None] = lambda one: one.cycles,
+  cycles: Callable[[hlo.Instruction], float | None] = lambda i: i.cycles,
 ) -> list[Collective]:
-  """Every collective, in a fusion or not, started or in one piece.
+  """Returns every collective, inside of fusions or not, asynchronous or not.
 
   Args:
-    program: of a chip.
-    price: cycles of an instruction; None or 0 where there is no estimate.
+    program: program of one chip.
+    cycles: estimate of an instruction; None or 0 without one.
   """
-  found = []
-  clock = _clock(program, price)
-  for run in program.runs():
-    one = run.instruction
-    for inner in _inside(program, one):
+  collectives = []
+  scheduled = _cycles_before(program, cycles)
+  for execution in program.executions():
+    instruction = execution.instruction
+    for inner in _inside(program, instruction):
       kind = _kind(inner.opcode)
       # XLA for TPUs writes a reduce-scatter as an all-reduce whose result is
-      # cut in the same fusion.
-      if kind == 'all-reduce' and 'all-reduce-scatter' in one.operands:
+      # sliced in the same fusion.
+      if kind == 'all-reduce' and 'all-reduce-scatter' in instruction.operands:
         kind = 'reduce-scatter'
-      found.append(
+      collectives.append(
         Collective(
           kind=kind,
-          devices=_group(inner.operands),
-          type=_moved(inner),
-          times=run.times,
-          op_name=inner.op_name or one.op_name,
-          computation=program.home[one.name],
-          start=clock[one.name],
-          end=clock[_end(program, one).name],
+          devices=_group_size(inner.operands),
+          type=_transferred_type(inner),
+          times=execution.times,
+          op_name=inner.op_name or instruction.op_name,
+          computation=program.computation_of[instruction.name],
+          start=scheduled[instruction.name],
+          end=scheduled[_first_user(program, instruction).name],
         )
       )
-  return found
+  return collectives
 
 
 def _inside(
-  program: hlo.Program, one: hlo.Instruction
+  program: hlo.Program, instruction: hlo.Instruction
 ) -> Iterator[hlo.Instruction]:
-  """An instruction if it is a collective, or those that a fusion runs."""
-  if _kind(one.opcode):
-    yield one
-  elif one.opcode == 'fusion':
-    # A gather whose steps are fused with other work stands in each of these
-    # fusions, but runs once.
-    step = any('async_collective_fusion' in name for name in one.called)
-    if not step and not _calls(program, one, _END):
-      for called in one.called:
+  """Yields an instruction if it is a collective, or those in its fusion."""
+  if _kind(instruction.opcode):
+    yield instruction
+  elif instruction.opcode == 'fusion':
+    # A gather whose steps are fused with other work appears in each of these
+    # fusions but is executed once.
+    step = any('async_collective_fusion' in name for name in instruction.called)
+    if not step and not _calls_target(program, instruction, _DONE):
+      for called in instruction.called:
         for inner in program.computations.get(called, ()):
           yield from _inside(program, inner)
 
 
-def _clock(program, price) -> dict[str, float]:
-  """Cycles of each computation before each of its instructions.
+def _cycles_before(program, cycles) -> dict[str, float]:
+  """Returns the cycles scheduled before each instruction's start.
 
-  Loops in a computation count nothing: what goes on beside them is rare.
+  Loops count 0: collectives that overlap with a loop are rare.
   """
-  clock = {}
-  for computation in program.computations.values():
+  scheduled = {}
+  for instructions in program.computations.values():
     total = 0.0
-    for one in computation:
-      clock[one.name] = total
-      total += price(one) or 0
-  return clock
+    for instruction in instructions:
+      scheduled[instruction.name] = total
+      total += cycles(instruction) or 0
+  return scheduled
 
 
-def _end(program: hlo.Program, start: hlo.Instruction) -> hlo.Instruction:
-  """What waits for a started collective; one in one piece waits itself."""
+def _first_user(
+  program: hlo.Program, start: hlo.Instruction
+) -> hlo.Instruction:
+  """Returns what waits for a collective; for a synchronous one, itself."""
   is_start = start.opcode.endswith('-start')
-  if not is_start and not _calls(program, start, _START):
+  if not is_start and not _calls_target(program, start, _START):
     return start
-  computation = program.computations[program.home[start.name]]
-  for one in computation[computation.index(start) + 1 :]:
+  instructions = program.computations[program.computation_of[start.name]]
+  for instruction in instructions[instructions.index(start) + 1 :]:
     if is_start:
-      ends = f'(%{start.name})' in f'({one.operands}'
+      waits = f'(%{start.name})' in f'({instruction.operands}'
     else:
-      ends = _calls(program, one, _END)
-    if ends:
-      return one
+      waits = _calls_target(program, instruction, _DONE)
+    if waits:
+      return instruction
   return start
 
 
-def _calls(program: hlo.Program, one: hlo.Instruction, target: str) -> bool:
-  """Whether a fusion holds a custom call of a target."""
-  return one.opcode == 'fusion' and any(
+def _calls_target(
+  program: hlo.Program, instruction: hlo.Instruction, target: str
+) -> bool:
+  """Returns whether a fusion contains a custom call of a target."""
+  return instruction.opcode == 'fusion' and any(
     inner.target == target
-    for name in one.called
+    for name in instruction.called
     for inner in program.computations.get(name, ())
   )
 
 
-def _moved(one: hlo.Instruction) -> str:
-  """Type that a collective moves; a started one's has input and output."""
-  if one.opcode.endswith('-start') and one.type.startswith('('):
-    return max(hlo.parts(one.type), key=hlo.size)
-  return max(one.type, one.operands.partition(')')[0], key=hlo.size)
+def _transferred_type(instruction: hlo.Instruction) -> str:
+  """Returns the larger of a collective's input and output types."""
+  # The type of an asynchronous start contains both.
+  if instruction.opcode.endswith('-start') and instruction.type.startswith('('):
+    return max(hlo.tuple_parts(instruction.type), key=hlo.num_bytes)
+  inputs = instruction.operands.partition(')')[0]
+  return max(instruction.type, inputs, key=hlo.num_bytes)
 
 
 def _kind(opcode: str) -> str:
-  """The kind of collective that an opcode starts or is; '' for any other."""
+  """Returns the kind of collective that an opcode is or starts, '' for none."""
   kind = opcode.removesuffix('-start')
   return kind if kind in KINDS else ''
 
 
-def _group(attributes: str) -> int:
-  """Devices of a replica group; 0 if none is written."""
+def _group_size(attributes: str) -> int:
+  """Returns the size of a replica group, 0 if it is not written."""
   if match := re.search(r'replica_groups=\{\{([\d,]*)\}', attributes):
     return len(match[1].split(','))
   if match := re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes):
@@ -169,56 +176,57 @@ def _group(attributes: str) -> int:
   return 0
 
 
-def by_kind(
+def count_by_kind(
   collectives: Iterable[Collective],
 ) -> dict[str, dict[str, float]]:
-  """'all-to-all of 4' -> how many run and the bytes they move."""
-  found: dict[str, dict[str, float]] = {}
-  for one in collectives:
-    row = found.setdefault(
-      f'{one.kind} of {one.devices}', dict(count=0, bytes=0)
-    )
-    row['count'] += one.times
-    row['bytes'] += one.times * one.bytes
-  return found
+  """Returns executions and bytes by name, such as 'all-to-all of 4'."""
+  rows: dict[str, dict[str, float]] = {}
+  for collective in collectives:
+    name = f'{collective.kind} of {collective.devices}'
+    row = rows.setdefault(name, dict(count=0.0, bytes=0.0))
+    row['count'] += collective.times
+    row['bytes'] += collective.times * collective.bytes
+  return rows
 
 
-def all_to_alls(collectives: Iterable[Collective]) -> float:
-  """How many all-to-alls the forward pass of all layers runs."""
+def count_forward_all_to_alls(collectives: Iterable[Collective]) -> float:
+  """Returns the all-to-alls in the forward pass of all layers."""
   return sum(
-    one.times
-    for one in collectives
-    if one.kind == 'all-to-all'
-    and '/layers/' in one.op_name
-    and 'transpose(' not in one.op_name
+    collective.times
+    for collective in collectives
+    if collective.kind == 'all-to-all'
+    and '/layers/' in collective.op_name
+    and 'transpose(' not in collective.op_name
   )
 
 
 def sequence_sized(
   collectives: Iterable[Collective], least: int, tokens: Sequence[int]
 ) -> list[str]:
-  """Gathers and reductions of a sequence, which no program should have.
+  """Lists gathers and reductions of a sequence, which should not occur.
 
-  Weights are gathered and their gradients reduced, too, and in a short stage
-  they are the larger ones: a sequence is told by its number of tokens.
+  Weights are gathered and their gradients reduced as well, and in a short stage
+  they are larger: a sequence is recognized by its number of tokens.
 
   Args:
-    collectives: of the program.
-    least: bytes of a chip's part of an activation; smaller ones do not count.
+    collectives: collectives of a program.
+    least: bytes of a chip's part of an activation; smaller arrays are ignored.
     tokens: numbers of tokens, one of which divides the elements of an
       activation.
 
   Returns:
-    A line for each.
+    One line for each.
   """
   kinds = ('all-gather', 'all-reduce', 'reduce-scatter')
-  found = []
-  for one in collectives:
-    arrays = hlo.arrays(one.type) if one.kind in kinds else []
-    found += [
-      f'{one.kind} of {one.devices}, {array}, {one.op_name}'
-      for array in arrays
-      if hlo.size(array) >= least > 0
-      and any(hlo.elements(array)[0] % t == 0 for t in tokens)
+  lines = []
+  for collective in collectives:
+    if collective.kind not in kinds:
+      continue
+    name = f'{collective.kind} of {collective.devices}'
+    lines += [
+      f'{name}, {array}, {collective.op_name}'
+      for array in hlo.array_types(collective.type)
+      if hlo.num_bytes(array) >= least > 0
+      and any(hlo.num_elements(array)[0] % t == 0 for t in tokens)
     ]
-  return found
+  return lines

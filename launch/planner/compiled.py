@@ -1,4 +1,4 @@
-"""Compiles a program for chips that are not here, once: results are kept."""
+"""Compiles programs for chips that this machine lacks; caches the results."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from typing import Any
 import jax
 
 from launch.planner import hlo
+from ttt_jax.runtime import files
 
-# Of a Pallas kernel, in XLA's messages.
-_KERNEL = 'ScopedVmemOom'
+# XLA's name for a kernel that exceeds its vector memory.
+_KERNEL_ERROR = 'ScopedVmemOom'
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """A compiled program.
+  """A compiled program; sizes are bytes per chip.
 
   Attributes:
-    text: its HLO.
-    arguments: bytes a chip of what it takes, donated or not.
-    results: bytes a chip of what it returns, without donated memory.
-    temporaries: bytes a chip while it runs.
-    peak: bytes a chip, the most at any moment.
-    host: bytes of its host that a chip's temporaries take.
-    trace_seconds: Python's part.
-    compile_seconds: XLA's part.
+    text: HLO of the program.
+    arguments: size of its arguments, donated ones included.
+    results: size of its results without donated memory.
+    temporaries: size of its temporaries.
+    peak: largest size of all that is allocated at one moment.
+    host: size of a chip's temporaries in the memory of its host.
+    trace_seconds: time to trace and lower the program.
+    compile_seconds: time that XLA took.
   """
 
   text: str
@@ -47,15 +48,15 @@ class Compiled:
 
   @functools.cached_property
   def program(self) -> hlo.Program:
-    """The HLO, read."""
+    """The parsed HLO."""
     return hlo.Program(self.text)
 
 
 class DoesNotFitError(Exception):
-  """The compiler found no way to run a program in the chips' memory.
+  """A program does not fit the chips' memory.
 
   Attributes:
-    message: the compiler's, of several lines.
+    message: message of the compiler, several lines.
   """
 
   def __init__(self, message: str):
@@ -73,45 +74,43 @@ def compile_program(
   """Compiles a jitted function for the devices of a mesh.
 
   Args:
-    function: of `jax.jit`.
+    function: result of `jax.jit`.
     arguments: `jax.ShapeDtypeStruct`s with shardings on the mesh.
-    mesh: its devices need not exist.
-    options: of the compiler.
-    cache: folder where results are kept by program, chips and settings; None
-      always compiles.
+    mesh: mesh of devices, which need not exist.
+    options: options of the compiler.
+    cache: folder that keeps results by program, chips and options; without it
+      the program is always compiled.
 
   Raises:
-    DoesNotFitError: XLA is out of memory for the program.
+    DoesNotFitError: the program does not fit the chips' memory.
   """
   start = time.perf_counter()
-  # Kernels look there for the chip that they are compiled for.
+  # Kernels choose their tiling by the chip of the current mesh.
   with jax.set_mesh(mesh):
     lowered = function.lower(*arguments)
-  traced = time.perf_counter()
+  trace_seconds = time.perf_counter() - start
   path = cache and cache / f'{_key(lowered, mesh, options)}.json.gz'
   if path and path.exists():
     with gzip.open(path, 'rt') as file:
-      return _result(json.load(file))
+      return _to_compiled(json.load(file))
   with jax.set_mesh(mesh):
     found = _compile(lowered, options)
-  found['trace_seconds'] = traced - start
+  found['trace_seconds'] = trace_seconds
   if path:
     cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    with gzip.open(part, 'wt') as file:
+    with files.atomic_write(path) as part, gzip.open(part, 'wt') as file:
       json.dump(found, file)
-    part.rename(path)
-  return _result(found)
+  return _to_compiled(found)
 
 
-def _compile(lowered, options):
+def _compile(lowered, options) -> dict[str, Any]:
   start = time.perf_counter()
   try:
     compiled = lowered.compile(compiler_options=options and dict(options))
   except jax.errors.JaxRuntimeError as e:
-    # A kernel that wants more vector memory than there is has the same status,
-    # but no other mesh would help it.
-    if 'RESOURCE_EXHAUSTED' not in str(e) or _KERNEL in str(e):
+    # A kernel that exceeds its vector memory has the same status, but no other
+    # mesh would help: it is a defect of the kernel.
+    if 'RESOURCE_EXHAUSTED' not in str(e) or _KERNEL_ERROR in str(e):
       raise
     return dict(error=str(e))
   seconds = time.perf_counter() - start
@@ -127,26 +126,25 @@ def _compile(lowered, options):
   )
 
 
-def _result(found):
+def _to_compiled(found):
   if 'error' in found:
     raise DoesNotFitError(found['error'])
   return Compiled(**found)
 
 
 def _key(lowered, mesh, options):
+  """Returns a hash of everything that determines the compiled program."""
   device = mesh.devices.flat[0]
-  version = f'{jax.__version__} {device.client.platform_version}'
-  whole = [
+  parts = [
     lowered.as_text(),
     device.device_kind,
     str(mesh.devices.tolist()),
-    version,
+    f'{jax.__version__} {device.client.platform_version}',
     json.dumps(options and dict(options), sort_keys=True),
   ]
-  # Settings of the compiler that are not in the program.
-  whole += [
+  parts += [
     os.environ[name]
     for name in ('LIBTPU_INIT_ARGS', 'XLA_FLAGS')
     if name in os.environ
   ]
-  return hashlib.sha256('\n'.join(whole).encode()).hexdigest()[:32]
+  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:32]

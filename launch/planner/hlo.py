@@ -1,7 +1,7 @@
-"""Reads compiled HLO text: what runs, how often, what it moves, what it costs.
+"""Parses compiled HLO text: instructions, executions, sizes, estimated cycles.
 
-XLA's own `cost_analysis` counts the body of a loop once. Here every
-instruction counts as often as the loops around it run.
+XLA's own `cost_analysis` counts the body of a loop once. Here every instruction
+counts once per iteration of the loops around it.
 """
 
 from __future__ import annotations
@@ -34,32 +34,43 @@ _BYTES = {
 _SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
 
 
-def size(type_text: str) -> int:
-  """Bytes of a type as HLO writes it; tuples are added up, layouts ignored."""
+def num_bytes(type_text: str) -> int:
+  """Returns the bytes of an HLO type, summed over tuples, without padding."""
   names = (name for name, _ in _SHAPE.findall(type_text))
   return sum(
-    n * _BYTES.get(name, 0) for name, n in zip(names, elements(type_text))
+    n * _BYTES.get(name, 0) for name, n in zip(names, num_elements(type_text))
   )
 
 
-def elements(type_text: str) -> list[int]:
-  """Elements of each array of a type."""
+def num_elements(type_text: str) -> list[int]:
+  """Returns the number of elements of each array of a type."""
   return [
     math.prod(int(n) for n in dimensions.split(',') if n)
     for _, dimensions in _SHAPE.findall(type_text)
   ]
 
 
-def arrays(type_text: str) -> list[str]:
-  """'(f32[2]{0}, s32[])' -> ['f32[2]', 's32[]'], nested ones, too."""
+def array_types(type_text: str) -> list[str]:
+  """Splits '(f32[2]{0}, (s32[], pred[]))' into its arrays, without layouts."""
   return [f'{name}[{sizes}]' for name, sizes in _SHAPE.findall(type_text)]
 
 
-def split(text: str) -> tuple[str, str]:
-  """'(f32[2], s32[]) while(...)' -> '(f32[2], s32[])', 'while(...)'."""
+def tuple_parts(text: str) -> list[str]:
+  """Splits '(f32[2], (s32[], f32[3]))' into 'f32[2]' and '(s32[], f32[3])'."""
+  parts, depth, start = [], 0, 1
+  for i, letter in enumerate(text):
+    depth += (letter in '([{') - (letter in ')]}')
+    if (letter == ',' and depth == 1) or not depth:
+      parts.append(text[start:i].strip())
+      start = i + 1
+  return parts
+
+
+def _split_type(text: str) -> tuple[str, str]:
+  """Splits '(f32[2], s32[]) while(...)' into the type and 'while(...)'."""
   if not text.startswith('('):
-    kind, _, rest = text.partition(' ')
-    return kind, rest
+    type_text, _, rest = text.partition(' ')
+    return type_text, rest
   depth = 0
   for i, letter in enumerate(text):
     depth += (letter == '(') - (letter == ')')
@@ -68,35 +79,26 @@ def split(text: str) -> tuple[str, str]:
   return text, ''
 
 
-def parts(text: str) -> list[str]:
-  """'(f32[2], (s32[], f32[3]))' -> ['f32[2]', '(s32[], f32[3])']."""
-  found, depth, start = [], 0, 1
-  for i, letter in enumerate(text):
-    depth += (letter in '([{') - (letter in ')]}')
-    if (letter == ',' and depth == 1) or not depth:
-      found.append(text[start:i].strip())
-      start = i + 1
-  return found
-
-
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'([\w\-]+)\((.*)$')
 _CALLED = re.compile(
   r'\b(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)'
 )
+# Names that follow a percent sign: operands, and computations.
+_NAME = re.compile(r'%([\w.\-]+)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of HLO.
+  """One instruction of HLO.
 
   Attributes:
-    name: of the result.
-    opcode: 'fusion', 'while', 'all-to-all-start' ...
-    type: of the result, as written.
-    operands: as written, up to the closing bracket and what follows it.
-    root: whether it is the result of its computation.
+    name: name of the instruction and of its result.
+    opcode: opcode, such as 'fusion', 'while' or 'all-to-all-start'.
+    type: type of the result, with its layout.
+    operands: text from the operands to the end of the line, with attributes.
+    root: whether its result is that of its computation.
   """
 
   name: str
@@ -105,156 +107,177 @@ class Instruction:
   operands: str
   root: bool
 
+  def attribute(self, regex: str) -> str:
+    """Returns the group of a regex in the operands and attributes, or ''."""
+    match = re.search(regex, self.operands)
+    return match[1] if match else ''
+
   @property
   def op_name(self) -> str:
-    """The path of JAX names that it comes from; empty if there is none."""
-    match = re.search(r'op_name="([^"]*)"', self.operands)
-    return match[1] if match else ''
+    """Path of JAX names that the instruction comes from, '' without one."""
+    return self.attribute(r'op_name="([^"]*)"')
 
   @property
   def cycles(self) -> int:
-    """The compiler's estimate; 0 where it makes none (custom calls)."""
-    match = re.search(r'"estimated_cycles":"?(\d+)', self.operands)
-    # Unknown costs are written as the largest number there is.
-    return int(match[1]) if match and int(match[1]) < 2**60 else 0
+    """The compiler's estimate, 0 without one (custom calls)."""
+    cycles = int(self.attribute(r'"estimated_cycles":"?(\d+)') or 0)
+    # XLA writes unknown costs as the largest integer.
+    return cycles if cycles < 2**60 else 0
 
   @property
   def target(self) -> str:
-    """What a custom call calls."""
-    match = re.search(r'custom_call_target="([^"]*)"', self.operands)
-    return match[1] if match else ''
+    """Target of a custom call."""
+    return self.attribute(r'custom_call_target="([^"]*)"')
 
   @property
   def kernel(self) -> str:
-    """Name of the Pallas kernel that a custom call runs; '' for others."""
+    """Name of the Pallas kernel of a custom call, '' for other instructions."""
     if self.target != 'tpu_custom_call':
       return ''
     return re.sub(r'[.\d]+$', '', self.name)
 
   @property
   def called(self) -> list[str]:
-    """Computations that it runs, but for bodies and branches."""
+    """Computations that it calls, except loop bodies and branches."""
     return _CALLED.findall(self.operands)
 
   @property
+  def body(self) -> str:
+    """Computation that a while loop repeats."""
+    return self.attribute(r'\bbody=%?([\w.\-]+)')
+
+  @property
+  def operand_names(self) -> list[str]:
+    """Names of its operands."""
+    return _NAME.findall(self.operands.partition(')')[0])
+
+  @property
   def bytes(self) -> int:
-    """Of the result."""
-    return size(self.type)
+    """Bytes of the result."""
+    return num_bytes(self.type)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """An instruction and how often a program runs it."""
+class Execution:
+  """An instruction and the number of times that a program executes it."""
 
   instruction: Instruction
   times: int
 
 
 class Program:
-  """A module of HLO text.
+  """A module of HLO.
 
   Attributes:
-    computations: name -> instructions.
-    entry: name of the computation that runs first.
-    by_name: all instructions.
-    home: name of an instruction -> of its computation.
+    computations: instructions by name of their computation.
+    entry: name of the entry computation.
+    by_name: all instructions by name.
+    computation_of: name of its computation by name of an instruction.
   """
 
   def __init__(self, text: str):
-    """Parses `compiled.as_text()`; raises ValueError if nothing is in it."""
+    """Parses `compiled.as_text()`; raises ValueError for other texts."""
     self.computations: dict[str, list[Instruction]] = {}
     self.entry = ''
     current: list[Instruction] = []
-    for line in _lines(text):
+    for line in _join_lines(text):
       if head := _HEAD.match(line):
         current = self.computations.setdefault(head[2], [])
         if head[1]:
           self.entry = head[2]
       elif match := _INSTRUCTION.match(line):
-        kind, rest = split(match[3])
+        type_text, rest = _split_type(match[3])
         if opcode := _OPCODE.match(rest):
           current.append(
-            Instruction(match[2], opcode[1], kind, opcode[2], bool(match[1]))
+            Instruction(
+              name=match[2],
+              opcode=opcode[1],
+              type=type_text,
+              operands=opcode[2],
+              root=bool(match[1]),
+            )
           )
     if not self.entry:
-      raise ValueError('this is no HLO module: it has no ENTRY computation')
-    self.by_name = {
-      one.name: one
-      for instructions in self.computations.values()
-      for one in instructions
-    }
-    self.home = {
-      one.name: computation
-      for computation, instructions in self.computations.items()
-      for one in instructions
-    }
+      raise ValueError('not an HLO module: the text has no ENTRY computation')
+    self.by_name: dict[str, Instruction] = {}
+    self.computation_of: dict[str, str] = {}
+    for computation, instructions in self.computations.items():
+      for instruction in instructions:
+        self.by_name[instruction.name] = instruction
+        self.computation_of[instruction.name] = computation
 
-  def runs(self) -> Iterator[Run]:
-    """Every instruction that runs by itself, not those inside of fusions.
+  def executions(self) -> Iterator[Execution]:
+    """Yields every instruction that is executed, except those in fusions.
 
-    Of the branches of a conditional, all are counted.
+    All branches of a conditional count.
     """
-    yield from self._runs(self.entry, 1)
+    yield from self._executions(self.entry, 1)
 
-  def _runs(self, name: str, times: int) -> Iterator[Run]:
-    for one in self.computations.get(name, ()):
-      if one.opcode == 'while':
-        body = re.search(r'\bbody=%?([\w.\-]+)', one.operands)[1]
-        yield from self._runs(body, times * self.trips(one))
-      elif one.opcode in ('call', 'conditional', 'async-start'):
-        yield Run(one, times)
-        branches = re.search(r'branch_computations=\{([^}]*)\}', one.operands)
-        called = branches[1].split(',') if branches else []
-        for inner in (*called, *one.called):
-          yield from self._runs(inner.strip().lstrip('%'), times)
-      else:
-        yield Run(one, times)
+  def _executions(self, computation: str, times: int) -> Iterator[Execution]:
+    for instruction in self.computations.get(computation, ()):
+      if instruction.opcode == 'while':
+        loop_times = times * self.trip_count(instruction)
+        yield from self._executions(instruction.body, loop_times)
+        continue
+      yield Execution(instruction, times)
+      if instruction.opcode in ('call', 'conditional', 'async-start'):
+        branches = instruction.attribute(r'branch_computations=\{([^}]*)\}')
+        for name in (*filter(None, branches.split(',')), *instruction.called):
+          yield from self._executions(name.strip().lstrip('%'), times)
 
-  def trips(self, loop: Instruction) -> int:
-    """How often a while loop runs; 1 if that cannot be read."""
-    known = re.search(r'"known_trip_count":\{"n":"?(\d+)', loop.operands)
+  def fused_root(self, instruction: Instruction) -> Instruction | None:
+    """Returns the root of a fusion's computation."""
+    for called in instruction.called[:1]:
+      for inner in self.computations.get(called, ()):
+        if inner.root:
+          return inner
+    return None
+
+  def trip_count(self, loop: Instruction) -> int:
+    """Returns the iterations of a while loop, 1 if they cannot be read."""
+    known = loop.attribute(r'"known_trip_count":\{"n":"?(\d+)')
     if known:
-      return int(known[1])
-    condition = re.search(r'\bcondition=%?([\w.\-]+)', loop.operands)[1]
+      return int(known)
+    condition = loop.attribute(r'\bcondition=%?([\w.\-]+)')
     instructions = self.computations.get(condition, ())
     root = next((i for i in instructions if i.root), None)
     compared = self._operands(root) if root else []
     for counter, limit in zip(compared, compared[1:]):
       if limit.opcode == 'constant':
-        return _number(limit) - self._first(loop, counter)
-    limits = [_number(i) for i in instructions if i.opcode == 'constant']
+        return _constant(limit) - self._first_count(loop, counter)
+    limits = [_constant(i) for i in instructions if i.opcode == 'constant']
     return max(limits, default=1)
 
-  def _first(self, loop: Instruction, counter: Instruction) -> int:
-    """Where the counter of a loop starts: XLA peels first iterations off."""
+  def _first_count(self, loop: Instruction, counter: Instruction) -> int:
+    """Returns a loop counter's first value: XLA peels first iterations."""
     state = self._operands(loop)
-    index = re.search(r'\bindex=(\d+)', counter.operands)
+    index = counter.attribute(r'\bindex=(\d+)')
     if not state or not index:
       return 0
-    start = self._operands(state[0])[int(index[1]) : int(index[1]) + 1]
+    start = self._operands(state[0])[int(index) : int(index) + 1]
     while start and start[0].opcode in ('copy', 'bitcast', 'convert'):
       start = self._operands(start[0])[:1]
-    is_number = start and start[0].opcode == 'constant'
-    return _number(start[0]) if is_number else 0
+    is_constant = start and start[0].opcode == 'constant'
+    return _constant(start[0]) if is_constant else 0
 
-  def _operands(self, one: Instruction) -> list[Instruction]:
-    names = re.findall(r'%([\w.\-]+)', one.operands.partition(')')[0])
+  def _operands(self, instruction: Instruction) -> list[Instruction]:
+    names = instruction.operand_names
     return [self.by_name[name] for name in names if name in self.by_name]
 
 
-def _lines(text: str) -> Iterator[str]:
-  """Lines of HLO; metadata of kernels may hold line breaks."""
-  whole = ''
+def _join_lines(text: str) -> Iterator[str]:
+  """Yields lines of HLO; metadata of kernels may contain line breaks."""
+  joined = ''
   for line in text.splitlines():
     if _INSTRUCTION.match(line) or _HEAD.match(line) or line == '}':
-      yield whole
-      whole = line
+      yield joined
+      joined = line
     else:
-      whole += line
-  yield whole
+      joined += line
+  yield joined
 
 
-def _number(constant: Instruction) -> int:
-  """Of `constant(5)`; 1 if it is no whole number."""
-  text = constant.operands.partition(')')[0]
+def _constant(instruction: Instruction) -> int:
+  """Returns the value of `constant(5)`, 1 if it is not an integer."""
+  text = instruction.operands.partition(')')[0]
   return int(text) if re.fullmatch(r'-?\d+', text) else 1

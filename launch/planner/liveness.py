@@ -1,9 +1,10 @@
-"""What fills a chip's memory at the worst moment of a scheduled program.
+"""Temporaries that are alive at the peak of a scheduled program.
 
-The compiler tells the size of the peak, not what makes it. Here the lines of
-the scheduled HLO are gone through in their order: a buffer lives from the line
-that makes it to the last that reads it. Loops update their state in place, so
-that what a body hands on costs nothing more.
+The compiler reports the size of the peak. It does not report what is alive then
+(libtpu's buffer assignment is empty), and its message about a program that does
+not fit often names nothing. This module follows the scheduled HLO: a buffer
+lives from the instruction that defines it to the last one that reads it. Loops
+update their state in place, so the results of a body need no more memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 
 from launch.planner import hlo
 
-# Whose results are their operands, as they are or one of them.
+# Opcodes whose result is the memory of their first operand.
 _ALIASES = frozenset(
   (
     'bitcast',
@@ -28,21 +29,20 @@ _ALIASES = frozenset(
 )
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?')
 _TILE = re.compile(r'T\((\d+),(\d+)\)')
-_OPERAND = re.compile(r'%([\w.\-]+)')
 
-# Ids of buffers: one set for each element of a tuple, or one in all.
+# Names of buffers: one set for each element of a tuple, or a single one.
 _Value = list[frozenset[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-  """Memory that is taken at the peak.
+  """Memory of a temporary.
 
   Attributes:
-    bytes: with the padding of its layout.
-    type: as HLO writes it, without layout.
-    op_name: the path of JAX names that it comes from.
-    opcode: of the instruction that makes it.
+    bytes: bytes with the padding of the layout.
+    type: HLO type without layout.
+    op_name: path of JAX names that it comes from.
+    opcode: opcode of the instruction that defines it.
   """
 
   bytes: int
@@ -51,124 +51,126 @@ class Buffer:
   opcode: str
 
 
-def at_peak(program: hlo.Program) -> list[Buffer]:
-  """The temporaries that live at the peak, largest first."""
+def buffers_at_peak(program: hlo.Program) -> list[Buffer]:
+  """Returns the temporaries that are alive at the peak, largest first."""
   return sorted(_peak(program, program.entry)[1], key=lambda b: -b.bytes)
 
 
 def _peak(program: hlo.Program, computation: str) -> tuple[int, list[Buffer]]:
-  """Most bytes of temporaries in a computation, and what they are."""
+  """Returns bytes and temporaries at the peak of a computation."""
   instructions = program.computations.get(computation, [])
   values: dict[str, _Value] = {}
   buffers: dict[str, Buffer] = {}
-  last: dict[str, int] = {}
-  born: list[list[str]] = []
-  handed_on: frozenset[str] = frozenset()
-  for i, one in enumerate(instructions):
-    operands = _OPERAND.findall(one.operands.partition(')')[0])
-    given = [values.get(name, [frozenset()]) for name in operands]
-    born.append([])
-    if one.opcode == 'tuple':
-      values[one.name] = [frozenset().union(*v) for v in given]
-    elif one.opcode == 'get-tuple-element':
-      index = int(re.search(r'index=(\d+)', one.operands)[1])
-      whole = given[0] if given else [frozenset()]
-      fits = len(whole) > index
-      values[one.name] = [whole[index] if fits else frozenset().union(*whole)]
-    elif (alias := _alias(program, one)) is not None and alias < len(given):
-      values[one.name] = given[alias]
+  last_use: dict[str, int] = {}
+  returned: frozenset[str] = frozenset()
+  for i, instruction in enumerate(instructions):
+    names = instruction.operand_names
+    operands = [values.get(name, [frozenset()]) for name in names]
+    opcode = instruction.opcode
+    if opcode == 'tuple':
+      value = [_union(operand) for operand in operands]
+    elif opcode == 'get-tuple-element':
+      index = int(instruction.attribute(r'index=(\d+)'))
+      elements = operands[0] if operands else [frozenset()]
+      known = len(elements) > index
+      value = [elements[index] if known else _union(elements)]
+    elif (alias := _alias(program, instruction)) is not None and alias < len(
+      operands
+    ):
+      value = operands[alias]
     else:
-      buffer = _buffer(one)
-      values[one.name] = [frozenset()]
-      if buffer.bytes and one.opcode not in ('parameter', 'constant'):
-        buffers[one.name] = buffer
-        born[i].append(one.name)
-        values[one.name] = [frozenset([one.name])]
-    if one.opcode not in ('tuple', 'get-tuple-element', 'bitcast'):
-      for name in frozenset().union(*(s for v in given for s in v)):
-        last[name] = i
-    if one.root:
-      handed_on = frozenset().union(*values[one.name])
-  return _sweep(program, instructions, buffers, born, last, handed_on)
+      value = [frozenset()]
+      buffer = _buffer(instruction)
+      if buffer.bytes and opcode not in ('parameter', 'constant'):
+        buffers[instruction.name] = buffer
+        value = [frozenset([instruction.name])]
+    values[instruction.name] = value
+    if opcode not in ('tuple', 'get-tuple-element', 'bitcast'):
+      for name in _union(s for operand in operands for s in operand):
+        last_use[name] = i
+    if instruction.root:
+      returned = _union(value)
+  # These take the memory of the loop's state, or donated memory.
+  own = {name: b for name, b in buffers.items() if name not in returned}
+  return _sweep(program, instructions, own, last_use)
 
 
-def _sweep(program, instructions, buffers, born, last, handed_on):
-  """The moment when most is alive."""
-  dies: dict[int, list[str]] = {}
+def _union(sets) -> frozenset[str]:
+  return frozenset().union(*sets)
+
+
+def _sweep(program, instructions, buffers, last_use):
+  """Returns bytes and buffers at the instruction when most are alive."""
+  ends: dict[int, list[str]] = {}
   for name in buffers:
-    dies.setdefault(last.get(name, len(instructions)), []).append(name)
+    ends.setdefault(last_use.get(name, len(instructions)), []).append(name)
   alive: dict[str, Buffer] = {}
-  total, most, what = 0, 0, []
-  for i, one in enumerate(instructions):
-    for name in born[i]:
-      # It takes the place of the loop's state, or of donated memory.
-      if name not in handed_on:
-        alive[name] = buffers[name]
-        total += buffers[name].bytes
-    inside, parts = max(
-      (_peak(program, inner) for inner in _inner(one)),
+  total, peak, at_peak = 0, 0, []
+  for i, instruction in enumerate(instructions):
+    if buffer := buffers.get(instruction.name):
+      alive[instruction.name] = buffer
+      total += buffer.bytes
+    inner_peak, inner = max(
+      (_peak(program, called) for called in _called(instruction)),
       key=lambda peak: peak[0],
       default=(0, []),
     )
-    if total + inside > most:
-      most, what = total + inside, [*alive.values(), *parts]
-    for name in dies.get(i, ()):
-      if name in alive:
-        total -= alive.pop(name).bytes
-  return most, what
+    if total + inner_peak > peak:
+      peak, at_peak = total + inner_peak, [*alive.values(), *inner]
+    for name in ends.get(i, ()):
+      total -= alive.pop(name).bytes
+  return peak, at_peak
 
 
-def _inner(one: hlo.Instruction) -> Iterator[str]:
-  """Computations that an instruction runs with memory of their own."""
-  if one.opcode == 'while':
-    yield re.search(r'\bbody=%?([\w.\-]+)', one.operands)[1]
-  elif one.opcode in ('call', 'conditional'):
-    yield from re.findall(
-      r'\b(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)',
-      one.operands,
-    )
+def _called(instruction: hlo.Instruction) -> Iterator[str]:
+  """Yields computations that allocate memory of their own."""
+  if instruction.opcode == 'while':
+    yield instruction.body
+  elif instruction.opcode in ('call', 'conditional'):
+    yield from instruction.called
 
 
-def _alias(program: hlo.Program, one: hlo.Instruction) -> int | None:
-  """The operand whose memory a result takes; None if it has its own."""
-  if one.opcode in _ALIASES or one.opcode.endswith('-done'):
+def _alias(program: hlo.Program, instruction: hlo.Instruction) -> int | None:
+  """Returns the operand whose memory the result takes, None without one."""
+  if instruction.opcode in _ALIASES or instruction.opcode.endswith('-done'):
     return 0
-  if match := re.search(
-    r'output_to_operand_aliasing=\{\{\}: \((\d+)', one.operands
-  ):
-    return int(match[1])
-  if one.opcode != 'fusion':
+  operand = instruction.attribute(r'output_to_operand_aliasing=\{\{\}: \((\d+)')
+  if operand:
+    return int(operand)
+  if instruction.opcode != 'fusion':
     return None
-  called = re.search(r'\bcalls=%?([\w.\-]+)', one.operands)
-  inner = program.computations.get(called[1], []) if called else []
-  root = next((i for i in inner if i.root), None)
+  root = program.fused_root(instruction)
   if root is None or root.opcode != 'dynamic-update-slice':
     return None
-  whole = _OPERAND.search(root.operands)[1]
-  for i in inner:
-    if i.name == whole and i.opcode == 'parameter':
-      return int(i.operands.partition(')')[0])
+  for inner in program.computations[program.computation_of[root.name]]:
+    if inner.name == root.operand_names[0] and inner.opcode == 'parameter':
+      return int(inner.operands.partition(')')[0])
   return None
 
 
-def _buffer(one: hlo.Instruction) -> Buffer:
-  """What an instruction allocates; a transfer's start its destination."""
-  arrays = _ARRAY.findall(one.type)
-  if one.opcode.endswith('-start'):
-    arrays = arrays[:1] if one.opcode == 'copy-start' else arrays[1:2]
-  total = sum(_padded(*array) for array in arrays)
-  text = ', '.join(f'{name}[{sizes}]' for name, sizes, _ in arrays[:3])
-  return Buffer(total, text, one.op_name, one.opcode)
+def _buffer(instruction: hlo.Instruction) -> Buffer:
+  """Returns the memory of a result; of a transfer's start, its destination."""
+  arrays = _ARRAY.findall(instruction.type)
+  if instruction.opcode == 'copy-start':
+    arrays = arrays[:1]
+  elif instruction.opcode.endswith('-start'):
+    arrays = arrays[1:2]
+  return Buffer(
+    bytes=sum(_padded_bytes(*array) for array in arrays),
+    type=', '.join(f'{name}[{sizes}]' for name, sizes, _ in arrays[:3]),
+    op_name=instruction.op_name,
+    opcode=instruction.opcode,
+  )
 
 
-def _padded(name: str, sizes: str, layout: str) -> int:
-  """Bytes in the chip's memory; 0 if it is elsewhere."""
+def _padded_bytes(name: str, sizes: str, layout: str) -> int:
+  """Returns an array's bytes in the chip's memory, 0 in other memories."""
   if 'S(' in layout:
     return 0
   dimensions = [int(n) for n in sizes.split(',') if n]
   tile = _TILE.search(layout)
   order = [int(n) for n in layout.partition(':')[0].split(',') if n]
   if tile and len(order) >= 2:
-    for axis, grain in zip(order[:2], (int(tile[2]), int(tile[1]))):
-      dimensions[axis] = -(-dimensions[axis] // grain) * grain
-  return hlo.size(f'{name}[{",".join(map(str, dimensions))}]')
+    for axis, multiple in zip(order[:2], (int(tile[2]), int(tile[1]))):
+      dimensions[axis] = -(-dimensions[axis] // multiple) * multiple
+  return hlo.num_bytes(f'{name}[{",".join(map(str, dimensions))}]')

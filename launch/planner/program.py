@@ -1,4 +1,4 @@
-"""The programs of a run, compiled for chips that are not here."""
+"""The jitted programs of a run with abstract arguments, to be compiled."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import step as step_lib
 
-# The pipeline's default.
+# Default of the pipeline.
 SAMPLING_STEPS = 50
 
 
 def make_mesh(
   topology: topology_lib.Topology, mesh: dict[str, int]
 ) -> jax.sharding.Mesh:
-  """The mesh of a config over all chips of a topology."""
+  """Returns the mesh of a config over all chips of a topology."""
   return sharding.make_mesh(mesh, topology.devices())
 
 
 def abstract_batch(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """A training batch as the loop places it."""
-  b, where = config.batch_size, sharding.batch_sharding(mesh)
-  latents, text = ((b, *shape) for shape in _shapes(config))
-  struct = functools.partial(jax.ShapeDtypeStruct, sharding=where)
+  """Returns a training batch with the shardings of the training loop."""
+  b = config.batch_size
+  latents, text = ((b, *shape) for shape in clip_shapes(config))
+  struct = functools.partial(
+    jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh)
+  )
   return dict(
     mean=struct(latents, jnp.float32),
     logvar=struct(latents, jnp.float32),
@@ -53,8 +55,8 @@ def abstract_batch(
 def train_step(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> tuple[Any, tuple[Any, ...]]:
-  """The jitted step of `ttt_jax.train` and its abstract arguments."""
-  backbone = backbones.of(config)
+  """Returns the step of `ttt_jax.train` and its abstract arguments."""
+  backbone = backbones.from_config(config)
   params = backbone.abstract_params()
   optimizer = optimizer_lib.make_optimizer(
     config.optimizer, params, config.steps
@@ -89,37 +91,37 @@ def sampling(
   mesh: jax.sharding.Mesh,
   steps: int = SAMPLING_STEPS,
 ) -> tuple[Any, tuple[Any, ...]]:
-  """The jitted sampling of `ttt_jax.pipeline` and its abstract arguments.
+  """Returns the sampling of `ttt_jax.pipeline` and its abstract arguments.
 
-  One video with guidance: the network sees two clips, the one with the
-  negative texts beside the other. A U-Net edits its one clip, as
-  `ttt_jax.pipeline.edit` does.
+  It samples one video with guidance: the network receives two clips, one with
+  the texts and one with the negative texts. A U-Net edits its one clip, as in
+  `ttt_jax.pipeline.edit`.
 
   Args:
-    config: of the stage whose weights sample.
-    mesh: over both of whose axes the parameters are split; those of a U-Net
+    config: config of the stage whose weights are used.
+    mesh: mesh; parameters are split over both of its axes, those of a U-Net
       over `data`.
-    steps: of the sampler, a loop in the program.
+    steps: steps of the sampler, which the program executes in a loop.
   """
-  if isinstance(backbones.of(config).config, unet.UNet3DConfig):
+  if isinstance(backbones.from_config(config).config, unet.UNet3DConfig):
     return _editing(config, mesh, steps)
   model = dit.DiTConfig(**config.model)
-  place = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
+  shard = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
   params = jax.tree.map(
-    lambda x: x.update(sharding=place(x)),
+    lambda x: x.update(sharding=shard(x)),
     jax.eval_shape(
       functools.partial(dit.inference_params, model),
       dit.abstract_params(model),
     ),
   )
-  chosen = schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
-  grid = chosen.grid(steps, config.schedule_shift)
-  module = dit.DiffusionTransformer(model, sharding.Layout(mesh))
+  sampler = schedulers.scheduler(config.get('scheduler') or schedulers.DEFAULT)
+  schedule = sampler.schedule(steps, config.schedule_shift)
+  module = dit.DiffusionTransformer(model, sharding.ShardingPlan(mesh))
 
   def sample(params, noise, text, negative, scales, key):
-    apply = functools.partial(module.apply, {'params': params})
-    network = guidance.guided(apply, text, negative)
-    return chosen.sample(network, noise, grid, scales, key)
+    apply: Any = functools.partial(module.apply, {'params': params})
+    denoise_fn = guidance.guided(apply, text, negative)
+    return sampler.sample(denoise_fn, noise, schedule, scales, key)
 
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.jit(sample), (
@@ -130,28 +132,28 @@ def sampling(
 
 
 def _editing(config, mesh, steps):
-  """The jitted sampling of `EditPipeline` and its abstract arguments."""
-  backbone = backbones.of(config)
+  """Returns the sampling of `EditPipeline` and its abstract arguments."""
+  backbone = backbones.from_config(config)
   params = jax.tree.map(
     lambda x: x.update(sharding=sharding.param_sharding(mesh, x)),
     backbone.abstract_params(),
   )
-  grid = backbones.ddim_grid(config, steps)
-  module = backbone.module(sharding.Layout(mesh))
+  schedule = backbones.ddim_schedule(config, steps)
+  module = backbone.module(sharding.ShardingPlan(mesh))
 
   def sample(params, noise, text, negative, scales):
-    apply = functools.partial(module.apply, {'params': params})
-    network = inversion.as_velocity(
+    apply: Any = functools.partial(module.apply, {'params': params})
+    denoise_fn = inversion.as_velocity(
       guidance.guided(apply, text, negative), backbone.prediction
     )
-    return samplers.ddim(network, noise, grid, scales)
+    return samplers.ddim(denoise_fn, noise, schedule, scales)
 
   return jax.jit(sample), (params, *_sampling_inputs(config, mesh, steps))
 
 
 def _sampling_inputs(config, mesh, steps):
-  """Noise, text, negative text and guidance of one clip."""
-  latents, text = _shapes(config)
+  """Returns noise, text, negative text and guidance scales of one clip."""
+  latents, text = clip_shapes(config)
   struct = functools.partial(
     jax.ShapeDtypeStruct, sharding=sharding.replicated(mesh)
   )
@@ -163,9 +165,11 @@ def _sampling_inputs(config, mesh, steps):
   )
 
 
-def _shapes(config):
-  """Latents [F, h, w, c] and text [S, L, Dt] of a clip."""
-  g, backbone = backbones.geometry(config), backbones.of(config)
+def clip_shapes(
+  config: ml_collections.ConfigDict,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the shapes of latents [F, h, w, c] and text [S, L, Dt]."""
+  g, backbone = backbones.geometry(config), backbones.from_config(config)
   return (
     (g.latent_frames, g.latent_height, g.latent_width, backbone.in_channels),
     (g.segments, g.text_length, backbone.text_dim),

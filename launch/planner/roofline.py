@@ -1,7 +1,7 @@
-"""How long a step takes, estimated from what its program does and moves.
+"""Estimates the time of a step from what its program computes and moves.
 
-Nothing here was measured on a chip. What is assumed is in `assumptions`, and
-every plan prints it.
+Nothing here was measured on a chip. `assumptions` lists what the estimate
+assumes, and every plan prints it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import math
 from launch import topology as topology_lib
 from launch.planner import collectives as collectives_lib
 
-# Share of a GPU's rate that its products reach; compilers for GPUs estimate
-# no cycles.
-GPU_RATE = 0.4
-# Bytes a second of a GPU one way to other servers: a 400 Gb/s adapter each.
-_NETWORK = 50e9
+# Share of a GPU's peak rate that products reach. Compilers for GPUs do not
+# estimate cycles.
+GPU_EFFICIENCY = 0.4
+# Bytes per second from a GPU to other servers: a 400 Gb/s adapter each.
+_NETWORK_BANDWIDTH = 50e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """Seconds of a step on a chip, each as if it were all.
+  """Seconds of a step on one chip; each term as if it were the only one.
 
   Attributes:
-    products: model FLOPs and those done again, at the chip's full rate.
-    memory: what the program writes, written once and read once.
+    products: model FLOPs and recomputation at the chip's peak rate.
+    memory: results of the program, written once and read once.
     work: the compiler's cycles and those of kernels; on a GPU the longer of
-      `products` at `GPU_RATE` and `memory`.
-    exposed: collectives, as far as the program does nothing beside them.
-    hidden: collectives, as far as it does.
-    host: to and from the host's memory, beside the work.
+      `products` at `GPU_EFFICIENCY` and `memory`.
+    exposed: collectives that no work overlaps.
+    hidden: collectives that work overlaps.
+    host: transfers to and from the host's memory, which work overlaps.
   """
 
   products: float
@@ -44,13 +44,13 @@ class Roofline:
 
   @property
   def bound(self) -> float:
-    """No program with the same traffic can be faster than this."""
+    """Lower bound for every program with the same traffic."""
     links = self.exposed + self.hidden
     return max(self.products, self.memory, links, self.host)
 
   @property
   def step(self) -> float:
-    """The estimate: work and the links it waits for, or what hides behind."""
+    """Estimate: work and exposed collectives, or the bound if it is longer."""
     return max(self.work + self.exposed, self.bound)
 
 
@@ -63,14 +63,14 @@ def estimate(
   collectives: Iterable[collectives_lib.Collective],
   host: float,
 ) -> Roofline:
-  """The roofline of a step; all numbers are of one chip.
+  """Returns the roofline of a step; all arguments are per chip.
 
   Args:
-    topology: its chip and how the chips are linked.
-    flops: operations, those done again among them.
+    topology: chips and how they are linked.
+    flops: operations, including recomputation.
     written: bytes of results in the chip's memory.
-    cycles: of the compiler and the kernels' budget; 0 on a GPU.
-    collectives: of the program.
+    cycles: estimates of the compiler and budgets of kernels; 0 on a GPU.
+    collectives: collectives of the program.
     host: bytes to and from the host.
   """
   chip = topology.chip
@@ -78,72 +78,77 @@ def estimate(
   memory = 2 * written / chip.hbm_bandwidth
   work = cycles / chip.clock
   if chip.is_gpu:
-    work = max(products / GPU_RATE, memory)
-  exposed, hidden = waiting(collectives, topology)
+    work = max(products / GPU_EFFICIENCY, memory)
+  exposed, hidden = exposed_and_hidden_time(collectives, topology)
   return Roofline(
     products=products,
     memory=memory,
     work=work,
     exposed=exposed,
     hidden=hidden,
-    # Each way has the full rate.
-    host=host / 2 / chip.host,
+    # Each direction has the full rate.
+    host=host / 2 / chip.host_bandwidth,
   )
 
 
-def waiting(
+def exposed_and_hidden_time(
   collectives: Iterable[collectives_lib.Collective],
   topology: topology_lib.Topology,
 ) -> tuple[float, float]:
-  """Seconds that a program waits for its collectives, and those it does not.
+  """Returns seconds of collectives that work does not overlap, and does.
 
-  Plays every computation by its schedule: the links serve one collective after
-  the other, work goes on until a result is needed that is not there.
+  Simulates the schedule of every computation: the links run one collective
+  after another, and work continues until it needs a result that has not
+  arrived.
 
   Args:
-    collectives: of the program.
-    topology: how the chips are linked.
+    collectives: collectives of the program.
+    topology: chips and how they are linked.
   """
-  played: dict[str, list[collectives_lib.Collective]] = {}
-  for one in collectives:
-    played.setdefault(one.computation, []).append(one)
+  by_computation: dict[str, list[collectives_lib.Collective]] = {}
+  for collective in collectives:
+    by_computation.setdefault(collective.computation, []).append(collective)
   exposed = busy = 0.0
-  for group in played.values():
+  for group in by_computation.values():
+    # (cycles of work, number of the collective, whether its result is needed).
     events = sorted(
-      (position, number, last)
-      for number, one in enumerate(group)
-      for last, position in enumerate((one.start, one.end))
+      (position, number, needed)
+      for number, collective in enumerate(group)
+      for needed, position in enumerate((collective.start, collective.end))
     )
-    late = free = 0.0
-    ready = {}
-    for position, number, last in events:
-      now = position / topology.chip.clock + late
-      if last:
-        late += max(ready[number] - now, 0.0)
+    delay = links_free = 0.0
+    arrival = {}
+    for position, number, needed in events:
+      now = position / topology.chip.clock + delay
+      if needed:
+        delay += max(arrival[number] - now, 0.0)
         continue
-      one = group[number]
+      collective = group[number]
       seconds = link_seconds(
-        one.kind, one.devices or topology.chips, one.bytes, topology
+        collective.kind,
+        collective.devices or topology.chips,
+        collective.bytes,
+        topology,
       )
-      ready[number] = free = max(now, free) + seconds
-      busy += one.times * seconds
-    exposed += group[0].times * late
+      arrival[number] = links_free = max(now, links_free) + seconds
+      busy += collective.times * seconds
+    exposed += group[0].times * delay
   return exposed, max(busy - exposed, 0.0)
 
 
 def link_seconds(
   kind: str, devices: int, size: float, topology: topology_lib.Topology
 ) -> float:
-  """Time of a collective, bandwidth alone.
+  """Returns the time of a collective by bandwidth alone.
 
-  A gather on a ring keeps both its directions busy. In an all-to-all half of
-  everything crosses the middle of the longest axis.
+  A gather on a ring uses both directions. In an all-to-all half of all bytes
+  cross the middle of the longest axis.
 
   Args:
-    kind: of `collectives.KINDS`.
-    devices: of a group.
-    size: bytes of the larger of what a device gives and gets.
-    topology: where the group is.
+    kind: one of `collectives.KINDS`.
+    devices: size of a group.
+    size: bytes of one device's input or output, whichever is larger.
+    topology: chips and how they are linked.
   """
   if devices < 2:
     return 0.0
@@ -152,23 +157,25 @@ def link_seconds(
   if kind == 'all-reduce':
     sent *= 2
   if chip.is_gpu:
-    return sent / (chip.link if devices <= topology_lib.GPUS else _NETWORK)
-  sides = axes_of(devices, topology)
+    one_server = devices <= topology_lib.GPUS_PER_SERVER
+    return sent / (chip.link_bandwidth if one_server else _NETWORK_BANDWIDTH)
+  axes = group_axes(devices, topology)
   if kind.startswith('collective-permute'):
-    return size / chip.link
+    return size / chip.link_bandwidth
   if kind.endswith('all-to-all'):
-    across = max(side / (8 if closed else 4) for side, closed in sides)
-    return size * max(across, 0.5) / chip.link
-  return sent / (chip.link * sum(2 if closed else 1 for _, closed in sides))
+    crossing = max(side / (8 if is_ring else 4) for side, is_ring in axes)
+    return size * max(crossing, 0.5) / chip.link_bandwidth
+  directions = sum(2 if is_ring else 1 for _, is_ring in axes)
+  return sent / (chip.link_bandwidth * directions)
 
 
-def axes_of(
+def group_axes(
   devices: int, topology: topology_lib.Topology
 ) -> list[tuple[int, bool]]:
-  """The axes of a slice that a group of devices takes: (side, is a ring).
+  """Returns the axes of a slice that a group uses: (side, whether a ring).
 
-  Whole axes where some make up the group, as the mesh is laid out where it
-  can; else whole ones and a part of another.
+  These are complete axes if some have the group's size, as in the mesh's
+  layout; otherwise a complete axis and a part of another.
   """
   shape = [side for side in topology.shape if side > 1]
   ring = lambda side: (side, side >= topology.chip.ring)
@@ -183,29 +190,29 @@ def axes_of(
 
 
 def assumptions(topology: topology_lib.Topology) -> list[str]:
-  """What the estimate takes for granted, a line each."""
+  """Returns the assumptions of the estimate, one line each."""
   chip = topology.chip
   common = [
     f'{chip.flops / 1e12:g} TFLOP/s bfloat16,'
     f' {chip.hbm_bandwidth / 1e12:g} TB/s to its memory,'
-    f' {chip.host / 1e9:g} GB/s each way to the host, beside the work',
+    f' {chip.host_bandwidth / 1e9:g} GB/s each way to the host, overlapped',
   ]
   if chip.is_gpu:
     return [
       *common,
-      f'products at {GPU_RATE:.0%} of that rate; the compiler estimates no'
-      ' cycles',
-      f'NVLink {chip.link / 1e9:g} GB/s each way, other servers'
-      f' {_NETWORK / 1e9:g} GB/s',
+      f'products at {GPU_EFFICIENCY:.0%} of that rate; the compiler does not'
+      ' estimate cycles',
+      f'NVLink {chip.link_bandwidth / 1e9:g} GB/s each way, other servers'
+      f' {_NETWORK_BANDWIDTH / 1e9:g} GB/s',
     ]
   rings = [side for side in topology.shape if side >= chip.ring]
   return [
     *common,
-    f"the compiler's cycles at {chip.clock / 1e9:g} GHz, kernels by the"
+    f"the compiler's cycles at {chip.clock / 1e9:g} GHz; kernels by the"
     ' bundles of their schedules, without waits for memory',
-    f'{chip.links} links of {chip.link / 1e9:g} GB/s each way; rings along'
-    f' {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
-    ' on); no waiting, no congestion',
-    'a collective hides only behind what is scheduled beside it, and one'
-    ' after the other has the links',
+    f'{chip.links} links of {chip.link_bandwidth / 1e9:g} GB/s each way; rings'
+    f' along {len(rings)} of {len(topology.shape)} axes (from {chip.ring} chips'
+    ' on); no latency, no congestion',
+    'a collective is hidden only by work that is scheduled during it, and'
+    ' collectives use the links one after another',
   ]

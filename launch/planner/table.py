@@ -1,13 +1,13 @@
-"""Plans of all stages as one table, and the check that none got worse.
+"""Plans of all stages as one table, and a check against a budget.
 
     python -m launch.planner.table --out=docs/plan.md [--rows=3s,"63s sample"]
-    python -m launch.planner.table --check      # what matters most, against a budget
-    python -m launch.planner.table --check --write
+    python -m launch.planner.table --check           # the most important rows
+    python -m launch.planner.table --check --write   # replaces the budget
 
-Every row is a process of `launch.plan`, one after the other. What is compiled
-is kept in `--cache`, so that a run that was stopped goes on where it was; a
-changed program is compiled anew. The results go beside the table, as JSON;
-rows that `--rows` leaves out stay there.
+Every row is a process of `launch.plan`, run one after another. Compiled
+programs are kept in `--cache`, so an interrupted run continues where it was
+stopped; a changed program is compiled again. The results are also written as
+JSON next to the table, where rows outside of `--rows` stay.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from ttt_jax.runtime import cli
 
 BUDGET = pathlib.Path(__file__).parent / 'plan_budget.json'
 _GIB = 2**30
-# What a peak may grow by: the compiler's choices move it a little.
+# Allowed growth of a peak: the compiler's choices change it a little.
 _GROWTH = 1.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A plan of the table.
+  """A row of the table.
 
   Attributes:
-    stage: of configs/ttt_video.py.
+    stage: stage of configs/ttt_video.py.
     mode: 'train' or 'sample'.
-    topology: of the chips.
-    mesh: as in a command line.
-    microbatches: of a training step.
-    remat: of a training step.
+    topology: name of the slice.
+    mesh: mesh, as on a command line.
+    microbatches: microbatches per training step.
+    remat: remat policy of a training step.
     checked: whether `--check` compiles it.
   """
 
@@ -55,12 +55,12 @@ class Row:
 
   @property
   def name(self) -> str:
-    """Unique in the table."""
+    """Name, unique in the table."""
     remat = ' offload' if self.remat == 'offload' else ''
     return f'{self.stage} {self.mode} {self.topology}{remat}'
 
   def command(self, cache: str, path: pathlib.Path) -> list[str]:
-    """Of the plan, which writes its results to `path`."""
+    """Returns the command that writes the plan's results to `path`."""
     return [
       sys.executable,
       '-m',
@@ -76,25 +76,41 @@ class Row:
     ]
 
 
+_V5P = dict(topology='v5p:8x8x4', mesh='data:64,sp:4')
 ROWS = (
-  Row('3s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-  Row('9s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-  Row('18s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-  Row('30s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-  Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4'),
-  Row('63s', 'train', 'v5p:8x8x4', 'data:64,sp:4', 1, 'offload', True),
-  Row('63s', 'train', 'v6e:16x16', 'data:32,sp:8', 2, 'offload'),
-  Row('63s', 'train', 'v5e:16x16', 'data:16,sp:16', 4, 'offload', True),
+  Row('3s', 'train', **_V5P),
+  Row('9s', 'train', **_V5P),
+  Row('18s', 'train', **_V5P),
+  Row('30s', 'train', **_V5P),
+  Row('63s', 'train', **_V5P),
+  Row('63s', 'train', **_V5P, remat='offload', checked=True),
+  Row(
+    '63s',
+    'train',
+    topology='v6e:16x16',
+    mesh='data:32,sp:8',
+    microbatches=2,
+    remat='offload',
+  ),
+  Row(
+    '63s',
+    'train',
+    topology='v5e:16x16',
+    mesh='data:16,sp:16',
+    microbatches=4,
+    remat='offload',
+    checked=True,
+  ),
   Row('63s', 'sample', 'v5p:4x4x2', 'data:2,sp:16', checked=True),
   Row('63s', 'sample', 'v5e:4x4', 'data:2,sp:8'),
 )
 
 
 def plan(row: Row, cache: str) -> dict[str, Any]:
-  """Results of a row; its own output is shown only if it fails.
+  """Returns the results of a row; prints its output only if it fails.
 
   Raises:
-    ValueError: the plan says that it does not fit, or found no compiler.
+    ValueError: the plan does not fit, or no compiler is installed.
   """
   path = pathlib.Path(cache) / f'{row.name.replace(" ", "-")}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +118,7 @@ def plan(row: Row, cache: str) -> dict[str, Any]:
     row.command(cache, path), capture_output=True, text=True, check=False
   )
   if done.returncode:
-    # Of the output, what libtpu says of machines without TPUs is not it.
+    # libtpu's warnings on machines without TPUs are not the error.
     errors = [
       line
       for line in done.stderr.splitlines()
@@ -116,20 +132,20 @@ def plan(row: Row, cache: str) -> dict[str, Any]:
 
 
 def entry(found: Mapping[str, Any]) -> dict[str, float]:
-  """What the budget keeps of a plan."""
+  """Returns the values of a plan that the budget limits."""
   return dict(
     peak_gib=round(found['memory']['peak'] / _GIB, 2),
-    all_to_alls_a_layer=round(found['all_to_alls_a_layer'], 2),
+    all_to_alls_per_layer=round(found['all_to_alls_per_layer'], 2),
     sequence_sized=len(found['sequence_sized']),
   )
 
 
-def complaints(
+def regressions(
   name: str, found: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> list[str]:
-  """What of a plan is worse than the budget allows, a line each."""
+  """Returns the values of a plan that exceed the budget, one line each."""
   if name not in budget:
-    return [f'{name}: not in the budget; write it with --check --write']
+    return [f'{name}: not in the budget; add it with --check --write']
   lines = []
   for key, value in entry(found).items():
     allowed = budget[name][key] * (_GROWTH if key == 'peak_gib' else 1)
@@ -140,100 +156,108 @@ def complaints(
   return lines
 
 
-def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """The page with a table of the results of rows by their names."""
-  head = (
+def markdown(plans: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns the page with the results of rows by their names."""
+  lines = [
     '# What fits, and what it costs',
     '',
     'Written by `make plan-table`. No TPU has run any of this: sizes and',
-    "cycles are the TPU compiler's, times a roofline estimate from them. The",
-    '5B model with TTT-MLP, 480 x 720 pixels; training with a batch of 64,',
-    'sampling one video with guidance (a batch of two).',
+    "cycles are the TPU compiler's, times are a roofline estimate from them.",
+    'The model is the 5B transformer with TTT-MLP at 480 x 720 pixels.',
+    'Training has a batch of 64 clips; sampling makes one video with guidance,',
+    'which is a batch of two.',
     '',
     '| stage | chips | mesh | microbatches | remat | peak GiB | of | host GiB'
-    ' | all-to-alls a layer | sequence gathers | PFLOP a step | s a step'
+    ' | all-to-alls per layer | sequence gathers | PFLOP per step | s per step'
     ' | MFU | steps | chip-hours |',
     '| --- | --- | --- | ---: | --- |' + ' ---: |' * 10,
-  )
-  lines = [*head, *(_line(one) for one in found.values())]
-  lines += [
+    *map(_plan_row, plans.values()),
     '',
-    'A sampling row is one denoising step, its chip-hours are those of a',
-    'video. "remat" says where the inputs of the blocks wait for the backward',
+    'A sampling row is one denoising step; its chip-hours are those of a',
+    'video. "remat" is where the inputs of blocks are kept for the backward',
     "pass: on the chip (`layer`) or in the host's memory (`offload`).",
     '',
-    'Seconds of a step, each as if it were all:',
+    'Seconds per step, each term as if it were the only one:',
     '',
     '| stage | products | memory | estimated cycles and kernels | exposed'
     ' links | hidden links | host | compiled in |',
     '| --- |' + ' ---: |' * 7,
-    *(_seconds(one) for one in found.values()),
+    *map(_seconds_row, plans.values()),
     '',
-    'The estimate is the cycles and the exposed links, or the largest other',
+    'The estimate is the cycles plus the exposed links, or the largest other',
     'term. It assumes:',
     '',
   ]
   assumed: dict[str, list[str]] = {}
-  for one in found.values():
-    for text in one['assumptions']:
-      kinds = assumed.setdefault(text, [])
-      if (slice_ := one['topology']) not in kinds:
-        kinds.append(slice_)
-  lines += [f'- {", ".join(kinds)}: {text}' for text, kinds in assumed.items()]
-  lines += ['', "What fills the chips' memory at the peak:", '']
-  for name, one in found.items():
-    rows = '; '.join(f'`{row}`' for row in one['at_the_peak'][:2])
-    lines.append(f'- {name}: {rows}')
-  if missing := [row.name for row in ROWS if row.name not in found]:
+  for plan_ in plans.values():
+    for text in plan_['assumptions']:
+      topologies = assumed.setdefault(text, [])
+      if plan_['topology'] not in topologies:
+        topologies.append(plan_['topology'])
+  lines += [f'- {", ".join(names)}: {text}' for text, names in assumed.items()]
+  lines += ['', "Largest buffers in the chips' memory at the peak:", '']
+  for name, plan_ in plans.items():
+    buffers = '; '.join(f'`{row}`' for row in plan_['at_the_peak'][:2])
+    lines.append(f'- {name}: {buffers}')
+  if missing := [row.name for row in ROWS if row.name not in plans]:
     lines += ['', f'Not compiled yet: {", ".join(missing)}.']
   return '\n'.join(lines) + '\n'
 
 
-def _line(one: Mapping[str, Any]) -> str:
-  memory, line, mesh = one['memory'], one['roofline'], one['mesh']
-  pflop = sum(one['flops']['model'].values()) / 1e15
-  return (
-    f'| {_what(one)} | {one["topology"]} | {mesh["data"]} x {mesh["sp"]} |'
-    f' {one["microbatches"]} | {one["remat"]} |'
-    f' {memory["peak"] / _GIB:.1f} | {memory["limit"] / _GIB:.0f} |'
-    f' {one["host"]["kept"] / _GIB:.1f} | {one["all_to_alls_a_layer"]:g} |'
-    f' {len(one["sequence_sized"])} | {pflop:,.0f} | {line["step"]:.1f} |'
-    f' {line["mfu"]:.0%} | {one["steps"]:,} | {one["chip_hours"]:,.1f} |'
+def _plan_row(plan_: Mapping[str, Any]) -> str:
+  memory, roofline, mesh = plan_['memory'], plan_['roofline'], plan_['mesh']
+  pflop = sum(plan_['flops']['model'].values()) / 1e15
+  cells = (
+    _title(plan_),
+    plan_['topology'],
+    f'{mesh["data"]} x {mesh["sp"]}',
+    plan_['microbatches'],
+    plan_['remat'],
+    f'{memory["peak"] / _GIB:.1f}',
+    f'{memory["limit"] / _GIB:.0f}',
+    f'{plan_["host"]["kept"] / _GIB:.1f}',
+    f'{plan_["all_to_alls_per_layer"]:g}',
+    len(plan_['sequence_sized']),
+    f'{pflop:,.0f}',
+    f'{roofline["step"]:.1f}',
+    f'{roofline["mfu"]:.0%}',
+    f'{plan_["steps"]:,}',
+    f'{plan_["chip_hours"]:,.1f}',
   )
+  return f'| {" | ".join(map(str, cells))} |'
 
 
-def _seconds(one: Mapping[str, Any]) -> str:
-  line = one['roofline']
+def _seconds_row(plan_: Mapping[str, Any]) -> str:
   names = ('products', 'memory', 'work', 'exposed', 'hidden', 'host')
-  cells = ' | '.join(f'{line[name]:.1f}' for name in names)
+  cells = ' | '.join(f'{plan_["roofline"][name]:.1f}' for name in names)
   return (
-    f'| {_what(one)} {one["topology"]} {one["remat"]} | {cells} |'
-    f' {one["compile_seconds"]:.0f} s |'
+    f'| {_title(plan_)} {plan_["topology"]} {plan_["remat"]} | {cells} |'
+    f' {plan_["compile_seconds"]:.0f} s |'
   )
 
 
-def _what(one: Mapping[str, Any]) -> str:
-  stage = one['config'].rpartition(' ')[2]
-  return f'{stage} {one["mode"]}'
+def _title(plan_: Mapping[str, Any]) -> str:
+  """Returns stage and mode of a plan."""
+  return f'{plan_["config"].rpartition(" ")[2]} {plan_["mode"]}'
 
 
-def _write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
-  """The page and its JSON; rows that did not run now stay as they were."""
+def _write(path: pathlib.Path, plans: Mapping[str, Any]) -> None:
+  """Writes the page and its JSON, in which other rows stay as they were."""
   data = path.with_suffix('.json')
-  before = json.loads(data.read_text()) if data.exists() else {}
-  rows = {**before, **found}
-  rows = {row.name: rows[row.name] for row in ROWS if row.name in rows}
-  path.write_text(markdown(rows))
-  data.write_text(json.dumps(rows, indent=1) + '\n')
+  previous = json.loads(data.read_text()) if data.exists() else {}
+  plans = {**previous, **plans}
+  plans = {row.name: plans[row.name] for row in ROWS if row.name in plans}
+  path.write_text(markdown(plans))
+  data.write_text(json.dumps(plans, indent=1) + '\n')
 
 
 def define_flags() -> None:
   """The flags of this command."""
-  flags.DEFINE_string('out', None, 'Markdown file to write.')
-  flags.DEFINE_list('rows', [], 'Only rows whose names begin so.')
+  flags.DEFINE_string('out', None, 'Markdown file for the table.')
+  flags.DEFINE_list('rows', [], 'Prefixes of the names of rows.')
   flags.DEFINE_string('cache', '.plan', 'Folder of compiled programs.')
-  flags.DEFINE_bool('check', False, 'Compare the rows that matter most.')
-  flags.DEFINE_bool('write', False, 'Make their values the budget.')
+  flags.DEFINE_bool('check', False, 'Compare the results with the budget.')
+  flags.DEFINE_bool('write', False, 'Write the results to the budget.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -245,26 +269,26 @@ def main(argv: Sequence[str]) -> int:
     rows = [r for r in rows if r.name.startswith(tuple(options.rows))]
   if not rows:
     names = '; '.join(row.name for row in ROWS)
-    raise ValueError(f'--rows={",".join(options.rows)} names none of: {names}')
-  found, lines = {}, []
+    raise ValueError(
+      f'--rows={",".join(options.rows)} matches no row; expected prefixes of:'
+      f' {names}'
+    )
+  plans, lines = {}, []
   budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
   for row in rows:
-    found[row.name] = one = plan(row, options.cache)
-    values = entry(one)
-    print(
-      f'{row.name}: '
-      + ', '.join(f'{k} {v}' for k, v in values.items())
-      + f', compiled in {one["compile_seconds"]:.0f} s',
-      flush=True,
-    )
+    plans[row.name] = found = plan(row, options.cache)
+    values = entry(found)
+    text = ', '.join(f'{k} {v}' for k, v in values.items())
+    seconds = found['compile_seconds']
+    print(f'{row.name}: {text}, compiled in {seconds:.0f} s', flush=True)
     if options.check and options.write:
       budget[row.name] = values
     elif options.check:
-      lines += complaints(row.name, one, budget)
+      lines += regressions(row.name, found, budget)
   if options.check and options.write:
     BUDGET.write_text(json.dumps(budget, indent=1) + '\n')
   if options.out:
-    _write(pathlib.Path(options.out), found)
+    _write(pathlib.Path(options.out), plans)
   for line in lines:
     print(line)
   if options.check and not lines:

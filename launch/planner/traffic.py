@@ -1,4 +1,4 @@
-"""What a compiled program writes into its memory, and sends to its host."""
+"""Bytes that a compiled program writes, and exchanges with its host."""
 
 from __future__ import annotations
 
@@ -26,66 +26,62 @@ _FREE = frozenset(
     'async-start',
   )
 )
-# An array with its layout; S(5) in it is the host's memory, S(1) and others
-# are on the chip's die.
+# An array with its layout, in which S(5) marks the host's memory, and S(1) and
+# others mark memory on the chip's die.
 _ARRAY = re.compile(r'\w+\[[\d,]*\](?:\{[^{}]*\})?')
 _SPACE = re.compile(r'S\((\d+)\)')
 _HOST = '5'
 
 
 @dataclasses.dataclass(frozen=True)
-class Moved:
+class Traffic:
   """Bytes that a program moves on one chip.
 
   Attributes:
-    written: results in the chip's memory.
-    host: to and from the host's.
+    written: bytes of results in the chip's memory.
+    host: bytes to and from the host's memory.
   """
 
   written: float
   host: float
 
 
-def moved(program: hlo.Program) -> Moved:
-  """Adds up all instructions, as often as they run."""
+def hbm_traffic(program: hlo.Program) -> Traffic:
+  """Returns the traffic of all executions of all instructions."""
   written = host = 0.0
-  for run in program.runs():
-    one = run.instruction
-    if one.opcode in _FREE or one.opcode.endswith('-done'):
+  for execution in program.executions():
+    instruction, times = execution.instruction, execution.times
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith('-done'):
       continue
-    spaces = list(_spaces(one.type))
-    sizes = [size for space, size in spaces if not space]
-    if one.opcode.endswith('-start') and any(s == _HOST for s, _ in spaces):
-      # Of the whole array on the host a slice is moved.
-      host += run.times * max(sizes, default=0)
-    elif one.opcode.endswith('-start'):
-      written += run.times * (spaces[0][1] if not spaces[0][0] else 0)
-    elif 'AllocateBuffer' not in one.operands:
-      written += run.times * (_updated(program, one) or sum(sizes))
-  return Moved(written, host)
+    arrays = list(_arrays(instruction.type))
+    in_hbm = [size for space, size in arrays if not space]
+    if opcode.endswith('-start') and any(space == _HOST for space, _ in arrays):
+      # The type has the complete array on the host; only a slice is moved.
+      host += times * max(in_hbm, default=0)
+    elif opcode.endswith('-start'):
+      written += times * (arrays[0][1] if not arrays[0][0] else 0)
+    elif 'AllocateBuffer' not in instruction.operands:
+      updated = _updated_bytes(program, instruction)
+      written += times * (updated or sum(in_hbm))
+  return Traffic(written, host)
 
 
-def _spaces(type_text: str) -> Iterator[tuple[str, int]]:
-  """(memory space, bytes) of each array of a type; '' is the chip's memory."""
+def _arrays(type_text: str) -> Iterator[tuple[str, int]]:
+  """Yields memory space and bytes of each array; '' is the chip's memory."""
   for array in _ARRAY.findall(type_text):
     space = _SPACE.search(array)
-    yield space[1] if space else '', hlo.size(array)
+    yield space[1] if space else '', hlo.num_bytes(array)
 
 
-def _updated(program: hlo.Program, one: hlo.Instruction) -> int:
-  """Bytes that an update in place writes; 0 for other instructions."""
-  called = re.search(r'\bcalls=%?([\w.\-]+)', one.operands)
-  inner = program.computations.get(called[1], []) if called else []
-  if one.opcode == 'fusion':
-    roots = [i for i in inner if i.root]
-    if not roots or roots[0].opcode != 'dynamic-update-slice':
-      return 0
-    operands = roots[0].operands
-  elif one.opcode == 'dynamic-update-slice':
-    operands = one.operands
-  else:
+def _updated_bytes(program: hlo.Program, instruction: hlo.Instruction) -> int:
+  """Returns the bytes that an update in place writes, 0 for other opcodes."""
+  update = instruction
+  if instruction.opcode == 'fusion':
+    update = program.fused_root(instruction)
+  if update is None or update.opcode != 'dynamic-update-slice':
     return 0
-  # (whole, update, place ...)
-  names = re.findall(r'%([\w.\-]+)', operands.partition(')')[0])
-  update = program.by_name.get(names[1]) if len(names) > 1 else None
-  return update.bytes if update else 0
+  # The operands are array, update, and indices.
+  names = update.operand_names
+  value = program.by_name.get(names[1]) if len(names) > 1 else None
+  return value.bytes if value else 0

@@ -1,1 +1,1 @@
-"""What the GPU kernels of all inner loops share."""
+"""Parts shared by the GPU kernels of all inner loops."""

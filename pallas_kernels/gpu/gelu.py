@@ -1,8 +1,8 @@
 """GELU in its tanh form, for the special-function unit of a GPU.
 
-(1 + tanh u) / 2 is the logistic function of 2u, written with the two fast
-approximations that the unit has, 2^x and 1 / sqrt(x): a division and tanh
-itself cost several times as much. Same functions as in
+(1 + tanh u) / 2 is the logistic function of 2u, written with two operations
+that the unit approximates fast, 2^x and 1 / sqrt(x): a division and tanh itself
+cost several times as much. The functions equal those of
 `pallas_kernels/ttt_mlp/gelu.py`.
 """
 
@@ -36,9 +36,9 @@ def gelu_slope_curvature(
   """Returns GELU and its first two derivatives."""
   p, square = _gate(x)
   both = p * (1 - p)
-  rate = 2 * _RATE + 6 * _CUBIC * square  # Of 2u.
-  slope_p = both * rate
-  curvature_p = 12 * _CUBIC * (x * both) + slope_p * rate * (1 - 2 * p)
+  slope_2u = 2 * _RATE + 6 * _CUBIC * square
+  slope_p = both * slope_2u
+  curvature_p = 12 * _CUBIC * (x * both) + slope_p * slope_2u * (1 - 2 * p)
   return x * p, p + x * slope_p, 2 * slope_p + x * curvature_p
 
 

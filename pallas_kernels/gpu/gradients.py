@@ -1,4 +1,4 @@
-"""The element-wise pieces on [C, D] and their backward passes by hand.
+"""The element-wise parts on [C, D] and their closed-form backward passes.
 
 With n = (z - mean z) / std, r = 1 / std, all means over D:
 
@@ -7,7 +7,7 @@ With n = (z - mean z) / std, r = 1 / std, all means over D:
              e = s n + b - (v - k)      u = s e
              G = r (u - mean u - n mean(u n))      g = -eta G
 
-Automatic differentiation of these takes twice the instructions.
+Automatic differentiation of them takes twice the instructions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import normalize
-
-Norm = tuple[jax.Array, jax.Array]  # (scale [D], bias [D])
+from pallas_kernels.types import Norm
 
 
 def read(z: jax.Array, q: jax.Array, norm: Norm) -> jax.Array:
@@ -34,12 +33,12 @@ def read_backward(
   """Returns the cotangents of z and the norm; that of q is d_out."""
   n, r = normalize(z)
   d_out = d_out.astype(jnp.float32)
-  d_norm = jnp.sum(d_out * n, axis=0), jnp.sum(d_out, axis=0)
-  return r * _project(d_out * norm[0], n), d_norm
+  d_norm = Norm(jnp.sum(d_out * n, axis=0), jnp.sum(d_out, axis=0))
+  return r * _project(d_out * norm.scale, n), d_norm
 
 
 class Residuals(NamedTuple):
-  """What `step_gradient` leaves for its backward pass."""
+  """Residuals of `step_gradient` for its backward pass."""
 
   n: jax.Array  # [C, D]
   r: jax.Array  # [C, 1]
@@ -67,9 +66,9 @@ def step_gradient_backward(
   e enters k with d_e and v with -d_e.
 
   Args:
-    residuals: of `step_gradient`.
+    residuals: second result of `step_gradient`.
     eta: [C].
-    norm: (scale [D], bias [D]).
+    norm: [D] each.
     d_g: cotangent of g [C, D].
   """
   scale, _ = norm
@@ -87,7 +86,7 @@ def step_gradient_backward(
   # r also scales G: d_r dr/dz = -r n mean(dG G).
   d_r_term = (eta * d_eta)[:, None] * (1 / n.shape[1])
   d_z = r * (d_n - _mean(d_n) - n * (_mean(d_n * n) + d_r_term))
-  d_norm = jnp.sum(d_u * e + d_e * n, axis=0), jnp.sum(d_e, axis=0)
+  d_norm = Norm(jnp.sum(d_u * e + d_e * n, axis=0), jnp.sum(d_e, axis=0))
   return d_z, d_e, d_eta, d_norm
 
 

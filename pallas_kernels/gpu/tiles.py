@@ -1,9 +1,9 @@
 """Tiles of one program: loads, stores and matrix products.
 
-A product takes the narrower of its operands' dtypes, which is the tokens', and
-adds up in float32. With float32 tokens it is a sum of six bfloat16 products
-(each operand split into three parts): as exact as a float32 product, and still
-on the tensor cores.
+A product converts its operands to the narrower dtype of the two, that of the
+tokens, and accumulates in float32. With float32 tokens it is a sum of six
+bfloat16 products (each operand split into three parts): as exact as a float32
+product, and still on the tensor cores.
 """
 
 from __future__ import annotations
@@ -31,25 +31,28 @@ def transposed_times(a: jax.Array, b: jax.Array) -> jax.Array:
   return _product(a, b, 0, 0)
 
 
-def always_true() -> jax.Array:
-  """Returns true; call it outside of all loops of a kernel."""
+def make_opaque_true() -> jax.Array:
+  """Returns true, computed so that the compiler cannot know it.
+
+  Call it outside of all loops of a kernel.
+  """
   return pl.program_id(0) < pl.num_programs(0)
 
 
-def settle(x: jax.Array, dtype: jnp.dtype, always: jax.Array) -> jax.Array:
-  """Returns x as dtype, behind a branch that is always taken.
+def fence(x: jax.Array, dtype: jnp.dtype, opaque_true: jax.Array) -> jax.Array:
+  """Returns x as dtype, from a branch that is always taken.
 
-  XLA's Triton compiler moves the transposition of an operand up through all
-  element-wise operations, and where the operand is used untransposed too, it
-  computes them twice. It does not move it out of a branch.
+  XLA's Triton compiler hoists the transposition of an operand above all
+  element-wise operations, and computes those twice where the operand is also
+  used untransposed. It does not hoist it out of a branch.
 
   Args:
     x: array.
-    dtype: of the result.
-    always: true, in a way that the compiler does not see: `always_true`.
+    dtype: dtype of the result.
+    opaque_true: result of `make_opaque_true`.
   """
   return jax.lax.cond(
-    always,
+    opaque_true,
     lambda: x.astype(dtype),
     lambda: jnp.zeros(x.shape, dtype),
   )
@@ -82,7 +85,7 @@ def store_rows(
 
 
 def _rows(ref, n, mini_batch):
-  """Returns the index of mini-batch n in ref and the mask of what is there."""
+  """Returns the index of mini-batch n in ref and the mask of existing rows."""
   start = n * mini_batch
   mask = start + jnp.arange(mini_batch) < ref.shape[0]
   rows = pl.ds(start, mini_batch)

@@ -1,8 +1,8 @@
-"""What the GPU kernels accept, and how much the backward pass keeps.
+"""Sizes that the GPU kernels support, and the tiling of their backward pass.
 
-The states before every G-th mini-batch are saved by the forward pass. The
-backward pass takes S groups of G mini-batches at a time: it replays them from
-their checkpoints, all groups at once, and walks back through them.
+The forward pass saves the state before every G-th mini-batch. The backward pass
+processes S groups of G mini-batches at a time: it replays them from their
+checkpoints, all groups in parallel, and then traverses them in reverse.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import jax.numpy as jnp
 
 HEAD_DIMS = (32, 64, 128)
 _LEAST_GROUP = 8  # Keeps the traffic of checkpoints far below the tokens'.
-_CHECKPOINT_BYTES = 1.25e9  # Saved for the backward pass by one call.
+_CHECKPOINT_BYTES = 1.25e9  # Saved by one call for its backward pass.
 _REPLAY_BYTES = 1.5e9  # Scratch of the backward pass.
 
 
-class Plan(NamedTuple):
-  """How the backward pass cuts a sequence."""
+class Tiling(NamedTuple):
+  """Partition of a sequence into mini-batches, groups and spans."""
 
-  mini_batch: int  # C.
+  mini_batch: int  # C, tokens.
   group: int  # G, mini-batches from one checkpoint to the next.
-  groups: int  # Checkpoints in the sequence.
-  span: int  # S, groups that are replayed at once.
-
-  count: int  # N, mini-batches.
+  groups: int  # Number of groups, and of checkpoints, in the sequence.
+  span: int  # S, groups that are replayed in parallel.
+  count: int  # N, mini-batches in the sequence.
 
   @property
   def spans(self) -> int:
@@ -34,21 +33,21 @@ class Plan(NamedTuple):
     return -(-self.groups // self.span)
 
 
-def make_plan(
+def make_tiling(
   programs: int,
   tokens: int,
   mini_batch: int,
   state_bytes: int,
   replay_bytes: int,
-) -> Plan:
-  """Returns the plan that keeps both budgets.
+) -> Tiling:
+  """Returns the tiling that fits both memory budgets.
 
   Args:
     programs: B times H.
     tokens: T.
     mini_batch: C.
     state_bytes: size of one head's state.
-    replay_bytes: what a replay writes per head and mini-batch.
+    replay_bytes: bytes that a replay writes per head and mini-batch.
   """
   n = -(-tokens // mini_batch)
   group = max(
@@ -58,13 +57,13 @@ def make_plan(
   groups = -(-n // group)
   span = int(_REPLAY_BYTES // (programs * group * replay_bytes))
   spans = -(-groups // min(max(1, span), groups))
-  return Plan(mini_batch, group, groups, -(-groups // spans), n)
+  return Tiling(mini_batch, group, groups, -(-groups // spans), n)
 
 
 def check_support(
   tokens: dict[str, jax.Array], head_dim: int, mini_batch: int
 ) -> None:
-  """Raises NotImplementedError for what no GPU kernel here accepts."""
+  """Raises NotImplementedError if no GPU kernel supports the arguments."""
   for name, array in tokens.items():
     if array.dtype == jnp.float64:
       raise NotImplementedError(
@@ -84,7 +83,7 @@ def check_support(
     if not capability.replace('.', '').isdigit() or float(capability) < 9:
       raise NotImplementedError(
         f'{device.device_kind} has compute capability {capability}: the GPU'
-        ' kernel is made for 9.0 (Hopper) and newer'
+        ' kernel requires 9.0 (Hopper) or newer'
       )
 
 

@@ -1,4 +1,4 @@
-"""The public function of the permutation of rows."""
+"""The public function that permutes the rows of a sequence."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ def permute_rows(
   *,
   implementation: str | None = None,
 ) -> jax.Array:
-  """Puts the rows of a sequence into another, fixed order.
+  """Reorders the rows of a sequence by a static permutation.
 
-  Made for few long runs of rows that stay neighbours, forwards or backwards.
-  Differentiable: the gradient's rows go back by the inverse.
+  Efficient for permutations of few long runs of rows that stay neighbours, in
+  order or reversed. Differentiable: the gradient's rows are permuted by the
+  inverse.
 
   Args:
     x: [B, T, X].
-    permutation: of T rows.
+    permutation: permutation of T rows.
     implementation: None for the best that accepts the arguments, or 'xla',
       'pallas_tpu'.
 
   Returns:
-    [B, T, X], row i of it row `permutation.index[i]` of x.
+    [B, T, X], whose row i is row `permutation.index[i]` of x.
 
   Raises:
-    ValueError: x and the permutation do not fit each other.
-    NotImplementedError: the implementation named does not exist or refuses.
+    ValueError: x and the permutation have different lengths.
+    NotImplementedError: the named implementation does not exist or refuses.
   """
   if x.ndim != 3 or x.shape[1] != permutation.length:
     raise ValueError(
@@ -49,7 +50,7 @@ def permute_rows(
   return _permute(permutation, implementation, x)
 
 
-# Autodiff would pad and add up the slices that a permutation is made of.
+# Autodiff would pad and add the slices that make up a permutation.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _permute(permutation, implementation, x):
   return dispatch(

@@ -1,11 +1,11 @@
-"""A permutation of rows on TPUs: the matrix unit puts them in their places.
+"""A permutation of rows on TPUs, by products with permutation matrices.
 
-Rows of a TPU lie in tiles of 8 or 16, and memory moves by whole tiles. A run
-that does not begin at a tile has to be shifted by some rows, one that is read
-backwards has to be turned round; the vector unit does either slowly. Here a
-span of rows, cut at tiles, is multiplied by a matrix of zeros and ones, which
-does both at once. It is exact: each result is one number times one. But a
-number that is not finite spoils all rows of its span.
+A TPU stores rows in tiles of 8 or 16 and copies complete tiles. A run that does
+not begin at a tile must be shifted by some rows, and a reversed run must be
+flipped; the vector unit does both slowly. Here a span of rows, aligned to
+tiles, is multiplied by a matrix of zeros and ones, which does both at once. The
+product is exact: each result is one number times one. But a number that is not
+finite makes all rows of its span NaN.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.permute_rows.permutation import Permutation
-from pallas_kernels.tpu import chip
+from pallas_kernels.tpu import target
 from pallas_kernels.tpu.products import Products
 
 # Rows of a tile of the narrowest dtype.
 _TILE = 16
-# Rows of the source that a product takes: the side of the matrix unit.
+# Rows of the source that enter a product: the side of the matrix unit.
 _SPAN = 128
-# Rows of the result that a product gives: wherever they begin, a span that is
-# cut at tiles holds them.
+# Rows of the result of a product: wherever they begin in the source, a span
+# aligned to tiles contains them.
 _PART = _SPAN - _TILE
-# Bytes of a block of the result: much smaller ones are ruled by the cost of a
-# grid step.
+# Bytes of a block of the result: with much smaller blocks, the overhead of a
+# grid step dominates.
 _BLOCK_BYTES = 2 * 2**20
-# Products in the code of a kernel: parts of a block times runs that meet in
-# it. Each run that may meet others there also takes a window of memory.
+# Most products in the code of a kernel: parts of a block times the runs in it.
+# Each run of a block also takes a window of memory.
 _MOST_PRODUCTS = 24
 
 
@@ -44,9 +44,9 @@ class _Piece:
   """The part of a run that falls into a block of the result.
 
   Attributes:
-    low: first row that it fills, counted in the block.
-    high: the row behind its last.
-    first: where its first row is in the window of the source.
+    low: first row of the piece, counted in the block.
+    high: row after its last row.
+    first: position of its first row in the window of the source.
     step: 1 or -1.
   """
 
@@ -55,22 +55,22 @@ class _Piece:
   first: Any
   step: Any
 
-  def place(self, row: Any) -> Any:
-    """Returns where the window has what belongs into `row` of the block."""
+  def source_row(self, row: Any) -> Any:
+    """Returns the row of the window that belongs into `row` of the block."""
     return self.first + self.step * (row - self.low)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-  """What each block of the result takes from the source.
+  """The pieces of the source that make up each block of the result.
 
   Attributes:
-    rows: of a block, a multiple of `_PART`.
-    windows: [pieces, blocks] int32, the tile of the source at which the
-      window of a piece begins. Where a block has fewer pieces than others the
-      window stays that of the block before, and is not read again.
-    pieces: [4, pieces, blocks] int32, the fields of `_Piece`; zeros where
-      there is none.
+    rows: rows of a block, a multiple of `_PART`.
+    windows: [pieces, blocks] int32, the tile of the source at which the window
+      of a piece begins. Where a block has fewer pieces than others it repeats
+      the window of the previous block, which is not read again.
+    pieces: [4, pieces, blocks] int32, the fields of `_Piece`; zeros where a
+      block has fewer pieces.
   """
 
   rows: int
@@ -89,19 +89,19 @@ class _Table:
 
 
 def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
-  """Returns what `api.permute_rows` says.
+  """Implements `api.permute_rows`.
 
   Raises:
-    NotImplementedError: a dtype that the matrix unit does not have, or too
-      many short runs.
+    NotImplementedError: the matrix unit does not support the dtype, or there
+      are too many short runs.
   """
   batch, length, width = x.shape
   if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype == jnp.float16:
     raise NotImplementedError(
-      f'rows of {x.dtype}: the TPU kernel moves bfloat16 and float32'
+      f'rows of {x.dtype}: the TPU kernel supports bfloat16 and float32'
     )
-  table = _plan(permutation, width * x.dtype.itemsize)
-  # The result of the last block, and every window, may reach over the end.
+  table = _choose_table(permutation, width * x.dtype.itemsize)
+  # The result of the last block, and every window, may extend past the end.
   padded = max(-(-length // _TILE) * _TILE, table.window)
   if padded > length:
     x = jnp.pad(x, ((0, 0), (0, padded - length), (0, 0)))
@@ -126,18 +126,18 @@ def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
     out_shape=jax.ShapeDtypeStruct((batch, length, width), x.dtype),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel'),
-      vmem_limit_bytes=chip.current().vmem,
+      vmem_limit_bytes=target.current().vmem,
     ),
     name='permute_rows',
   )(jnp.asarray(table.windows), jnp.asarray(table.pieces), *[x] * count)
 
 
 @functools.lru_cache(maxsize=16)
-def _plan(permutation: Permutation, row_bytes: int) -> _Table:
-  """Returns the table with the largest blocks that suit.
+def _choose_table(permutation: Permutation, row_bytes: int) -> _Table:
+  """Returns the table with the largest blocks within the limits.
 
   Raises:
-    NotImplementedError: too many runs meet even in small ones.
+    NotImplementedError: even the smallest blocks contain too many runs.
   """
   parts = max(1, _BLOCK_BYTES // (_PART * row_bytes))
   parts = min(parts, -(-permutation.length // _PART))
@@ -148,7 +148,8 @@ def _plan(permutation: Permutation, row_bytes: int) -> _Table:
     if parts == 1:
       raise NotImplementedError(
         f'{len(table.windows)} runs of rows meet in {_PART} rows: the TPU'
-        f' kernel joins at most {_MOST_PRODUCTS}'
+        f' kernel joins at most {_MOST_PRODUCTS}; use'
+        " implementation='xla'"
       )
     parts //= 2
 
@@ -184,7 +185,7 @@ def _table(permutation: Permutation, rows: int) -> _Table:
 
 
 def _window(number, b, i, windows, _):
-  """Place of a piece's window in the source."""
+  """Returns the position of a piece's window in the source."""
   return b, pl.multiple_of(windows[number, i] * _TILE, _TILE), 0
 
 
@@ -198,28 +199,29 @@ def _kernel(rows, _, pieces, *refs):
   ]
   for top in range(0, rows, _PART):
     part = slice(top, top + _PART)
-    # The first piece writes the part, if only zeros; the others add to it.
-    out[part, :] = _moved(pieces[0], sources[0], top)
+    # The first piece initialises the part, possibly with zeros; the others add
+    # to it.
+    out[part, :] = _permuted_part(pieces[0], sources[0], top)
     for piece, source in zip(pieces[1:], sources[1:]):
 
       @pl.when((piece.low < top + _PART) & (piece.high > top))
       def _(piece=piece, source=source, part=part, top=top):
-        out[part, :] += _moved(piece, source, top)
+        out[part, :] += _permuted_part(piece, source, top)
 
 
-def _moved(piece: _Piece, source: Any, top: int) -> jax.Array:
-  """Returns a part of the block, from row `top`: the piece's rows or zeros."""
+def _permuted_part(piece: _Piece, source: Any, top: int) -> jax.Array:
+  """Returns the part of the block at row `top`: rows of the piece or zeros."""
   low = jnp.maximum(piece.low, top)
   high = jnp.minimum(piece.high, top + _PART)
-  lowest = jnp.minimum(piece.place(low), piece.place(high - 1))
-  # Where the part has no row of the piece, any span will do.
-  most = (source.shape[1] - _SPAN) // _TILE
-  tile = jnp.clip(jax.lax.div(lowest, np.int32(_TILE)), 0, most)
+  lowest = jnp.minimum(piece.source_row(low), piece.source_row(high - 1))
+  # If the part contains no row of the piece, the span is arbitrary.
+  last_tile = (source.shape[1] - _SPAN) // _TILE
+  tile = jnp.clip(jax.lax.div(lowest, np.int32(_TILE)), 0, last_tile)
   span = pl.multiple_of(tile * _TILE, _TILE)
   shape = _PART, _SPAN
   row = jax.lax.broadcasted_iota(jnp.int32, shape, 0) + top
-  place = jax.lax.broadcasted_iota(jnp.int32, shape, 1) + span
-  chosen = (row >= low) & (row < high) & (place == piece.place(row))
+  source_row = jax.lax.broadcasted_iota(jnp.int32, shape, 1) + span
+  chosen = (row >= low) & (row < high) & (source_row == piece.source_row(row))
   x = source[0, pl.ds(span, _SPAN), :]
   products = Products(x.dtype, jnp.promote_types(x.dtype, jnp.float32))
   return products.times(chosen, x).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""A fixed permutation, made of runs of rows that stay neighbours."""
+"""A static permutation, stored as runs of rows that stay neighbours."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Rows that follow each other in source and result.
+  """Rows that are consecutive in source and result.
 
   Attributes:
-    start: row of the source that comes first.
+    start: first row of the run in the source.
     length: number of rows, at least 1.
     step: 1, or -1 where the source is read backwards.
   """
@@ -25,12 +25,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Permutation:
-  """Which row of the source is which row of the result.
+  """A mapping from rows of the result to rows of the source.
 
-  Hashable, for that a compiled program can depend on it.
+  Hashable, so that it can be a static argument of a compiled program.
 
   Attributes:
-    runs: in the order of the result; together they hold every row once.
+    runs: runs in the order of the result; together they contain each row once.
   """
 
   runs: tuple[Run, ...]
@@ -40,18 +40,18 @@ class Permutation:
     """Returns the permutation result[i] = source[index[i]].
 
     Args:
-      index: [T] whole numbers, each of 0 ... T - 1 once.
+      index: [T] integers, each of 0 ... T - 1 once.
 
     Raises:
-      ValueError: `index` is no permutation.
+      ValueError: `index` is not a permutation.
     """
     index = np.asarray(index)
     if index.ndim != 1 or not np.array_equal(
       np.sort(index), np.arange(index.size)
     ):
       raise ValueError(
-        f'index of shape {index.shape} is no permutation: it must hold each'
-        f' of 0 ... {index.size - 1} once'
+        f'index of shape {index.shape} is not a permutation: it must contain'
+        f' each of 0 ... {index.size - 1} once'
       )
     runs = []
     first = 0
@@ -66,17 +66,17 @@ class Permutation:
 
   @property
   def length(self) -> int:
-    """T."""
+    """Number of rows T."""
     return sum(run.length for run in self.runs)
 
   @functools.cached_property
   def index(self) -> np.ndarray:
-    """[T] row of the source for each row of the result."""
+    """Row of the source for each row of the result, [T]."""
     return np.concatenate(
       [run.start + run.step * np.arange(run.length) for run in self.runs]
     )
 
   @functools.cached_property
   def inverse(self) -> Permutation:
-    """The permutation that undoes this one."""
+    """The inverse permutation."""
     return Permutation.from_index(np.argsort(self.index))

@@ -1,4 +1,4 @@
-"""Permutations of the kind that models use."""
+"""Permutations with the structure of those in models."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pallas_kernels.permute_rows.permutation import Permutation
 def backwards(
   segments: int, text: int, video: int, first: int, fill: int
 ) -> Permutation:
-  """Returns a video backwards, between texts that stay forwards.
+  """Returns a permutation that reverses the video but not the text.
 
-  Storage is [first rows][text 0][video 0][text 1][video 1]...[fill]. The
-  result has the texts from the last to the first, each before a part of the
-  video, whose rows run from the end; the first part is longer by `first`.
+  The source is [first rows][text 0][video 0][text 1][video 1]...[fill]. The
+  result contains the texts from the last to the first, each followed by a part
+  of the video, whose rows are reversed; the first part is longer by `first`.
 
   Args:
-    segments: parts of the sequence.
-    text: rows of text in each.
-    video: rows of video in each.
-    first: rows of video before all.
-    fill: rows at the end that stay there.
+    segments: number of segments of the sequence.
+    text: rows of text per segment.
+    video: rows of video per segment.
+    first: rows of video before the first segment.
+    fill: rows at the end that keep their position.
   """
   length = first + segments * (text + video)
   own = first + np.arange(segments * (text + video)).reshape(segments, -1)
@@ -34,8 +34,8 @@ def backwards(
 
 
 def paper_63s() -> Permutation:
-  """Returns the reversed reading of the paper's 63 s of 480x720 video.
+  """Returns the reversed scan of the paper's 63 s of 480x720 video.
 
-  Filled up to whole mini-batches of 64 tokens on each of four chips.
+  Padded to full mini-batches of 64 tokens on each of four chips.
   """
   return backwards(segments=21, text=498, video=16200, first=1350, fill=248)

@@ -1,4 +1,4 @@
-"""A permutation of rows as slices and flips: portable."""
+"""A permutation of rows as slices and flips, for any backend."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pallas_kernels.permute_rows.permutation import Run
 
 
 def permute_rows(x: jax.Array, permutation: Permutation) -> jax.Array:
-  """Returns what `api.permute_rows` says.
+  """Implements `api.permute_rows`.
 
-  Slices of neighbours are copied as a whole; a gather would look up row by
-  row.
+  A slice copies a run at once; a gather would look up each row.
   """
   return jnp.concatenate([_rows(x, run) for run in permutation.runs], axis=1)
 

@@ -1,1 +1,1 @@
-"""What compilers make of the kernels: schedules, cycles, budgets."""
+"""Tools that compile the kernels without a chip: schedules, cycles, budgets."""

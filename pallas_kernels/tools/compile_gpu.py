@@ -4,17 +4,19 @@
         [--spec=paper_63s] [--dtype=bfloat16] [--passes=forward,both]
 
 Prints, as JSON, for every op and pass the memory of the compiled call and, for
-every kernel in it, registers per thread, bytes spilled per thread (the count
-of the instructions in the code, not of their executions), and shared memory
-per program. Nothing runs.
+each of its kernels, registers per thread, bytes spilled per thread (counted per
+instruction of the code, not per execution), and shared memory per program.
+Nothing runs.
 
-Needs jax's CUDA plugin and ptxas, in an environment of their own:
+Requires jax's CUDA plugin and ptxas, in a separate environment:
 
-    pip install jax==0.10.2
-    pip install --no-deps jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 \\
+    pip install jax
+    pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt \\
         nvidia-cuda-nvcc-cu12
 
-Exit status: 0 when all compiled, 1 when a kernel did not, 3 when the plugin or
+with the plugin and jax of one version (`make kernel-check`).
+
+Exit status: 0 if every kernel compiled, 1 if one failed, 3 if the plugin or
 ptxas is missing.
 """
 
@@ -38,12 +40,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import pallas_kernels
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
 
 MISSING = 3
 
-# What the compiler must know of an H100 SXM.
+# The compiler's description of an H100 SXM.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
@@ -64,7 +67,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 def cuda_directory() -> pathlib.Path | None:
-  """Returns the folder whose bin/ has ptxas, or None."""
+  """Returns the folder whose bin/ contains ptxas, or None."""
   nvidia = importlib.util.find_spec('nvidia')
   for path in nvidia.submodule_search_locations if nvidia else ():
     found = sorted(pathlib.Path(path).glob('*/bin/ptxas'))
@@ -75,7 +78,7 @@ def cuda_directory() -> pathlib.Path | None:
 
 
 def missing() -> str | None:
-  """Returns what this machine lacks for compiling, in a line, or None."""
+  """Returns one line about a missing requirement, or None."""
   if importlib.util.find_spec('jax_cuda12_plugin') is None:
     return "jax's CUDA plugin is not installed (jax-cuda12-plugin)"
   if cuda_directory() is None:
@@ -91,15 +94,13 @@ def compile_call(
   Args:
     op: 'ttt_mlp' or 'ttt_linear'.
     spec: sizes.
-    dtype: of the tokens; eta, states and norms are float32.
+    dtype: dtype of the tokens; eta, states and norms are float32.
     backward: whether to compile the gradient of a call too.
 
   Raises:
-    Exception: whatever the compiler raises.
+    Exception: any error of the compiler.
   """
-  function = getattr(
-    importlib.import_module(f'pallas_kernels.{op}.pallas_gpu'), op
-  )
+  function = getattr(pallas_kernels, op)
   specs = importlib.import_module(f'pallas_kernels.{op}.specs')
   sharding = jax.sharding.SingleDeviceSharding(_h100())
   arguments = {
@@ -110,7 +111,9 @@ def compile_call(
   }
 
   def call(arguments):
-    return function(**arguments, mini_batch=spec.mini_batch)
+    return function(
+      **arguments, mini_batch=spec.mini_batch, implementation='pallas_gpu'
+    )
 
   def gradient(arguments, cotangents):
     return jax.vjp(call, arguments)[1](cotangents)[0]
@@ -154,7 +157,7 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
   """Returns kernel name -> registers, spills, products, shared memory, grid.
 
   Args:
-    folder: a dump of XLA.
+    folder: folder that XLA dumped to.
   """
   ptxas = cuda_directory() / 'bin' / 'ptxas'
   launches = {}
@@ -193,7 +196,7 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
 
 
 def _h100():
-  """Returns an H100 to compile for."""
+  """Returns a device of kind H100 to compile for."""
   from jax.experimental import topologies
 
   return topologies.get_topology_desc(
@@ -202,16 +205,25 @@ def _h100():
 
 
 def main() -> int:
-  """Compiles what the flags name; returns the exit status."""
+  """Compiles the calls that the flags select; returns the exit status."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('--ops', default='ttt_mlp,ttt_linear')
-  parser.add_argument('--spec', default='paper_63s', choices=SPECS)
   parser.add_argument(
-    '--dtype', default='bfloat16', choices=('bfloat16', 'float32')
+    '--ops', default='ttt_mlp,ttt_linear', help='Comma-separated ops.'
   )
-  parser.add_argument('--passes', default='forward,both')
+  parser.add_argument(
+    '--spec', default='paper_63s', choices=SPECS, help='Sizes of the call.'
+  )
+  parser.add_argument(
+    '--dtype',
+    default='bfloat16',
+    choices=('bfloat16', 'float32'),
+    help='Dtype of the tokens.',
+  )
+  parser.add_argument(
+    '--passes', default='forward,both', help='Comma-separated passes.'
+  )
   flags = parser.parse_args()
   reason = missing()
   if reason:

@@ -4,16 +4,17 @@
         [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows]
         [--calls=one_chip,paper_63s] [--jobs=2] [--check | --write]
 
-For every chip and op it compiles forward and backward: 48 heads on one chip,
-and the paper's 63 s (T = 352 008) with 48 heads over the four chips of a mesh
-inside `shard_map`; what surrounds the inner loop only in the second way. It
-prints the schedule's bundles per mini-batch and head (64 tokens of 64
-features), about cycles; the two cores of a v5p chip share a call. `--check`
-compares with `budget.json` and exits 1 when a count has grown by more than
-3 %; `--write` replaces what the file says of the calls that were compiled.
+Compiles forward and backward passes for every chip and op: 48 heads on one
+chip, and the paper's 63 s (T = 352 008) with 48 heads over the four chips of a
+mesh inside `shard_map`; `ttt_inputs` and `permute_rows` only in the second way.
+Prints the schedule's bundles per mini-batch and head (64 tokens of 64
+features), which approximate cycles; the two cores of a v5p chip share a call.
+`--check` compares them with `pallas_kernels/tools/budget.json` and exits with 1
+if a count has grown by more than 3 %; `--write` replaces the file's rows of the
+compiled calls.
 
-Needs libtpu, which compiles on any machine: pip install "jax[tpu]==0.10.2".
-Exit status 3 when it is missing.
+Requires libtpu, which compiles on any machine: `pip install "jax[tpu]"`. Exits
+with 3 if it is missing.
 """
 
 from __future__ import annotations
@@ -33,37 +34,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from pallas_kernels.tools import libtpu
 from pallas_kernels.tools import schedule
 from pallas_kernels.tools import tpu_calls
 
 MISSING = 3
 BUDGET = pathlib.Path(__file__).parent / 'budget.json'
 GROWTH = 1.03
-# Topologies with four chips at least.
-TOPOLOGIES = {
-  'v5e': 'v5e:2x2',
-  'v5p': 'v5p:2x2x1',
-  'v6e': 'v6e:2x2',
-  '7x': 'tpu7x:2x2x1',
-}
-# What must not grow.
+# Numbers of a row that must not grow.
 _COUNTED = ('forward', 'backward', 'whole_to_kernels', 'temporary')
-_ENVIRONMENT = {
-  'JAX_PLATFORMS': 'cpu',
-  'TPU_SKIP_MDS_QUERY': '1',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-}
+_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', **libtpu.ENVIRONMENT}
 
 
 def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
-  """Compiles in this process and returns memory and XLA's own cycles."""
+  """Compiles in this process; returns memory and the cycles of XLA's code."""
   from jax.experimental import topologies
 
   chips = tpu_calls.SIZES[call][2]
   devices = topologies.get_topology_desc(
-    platform='tpu', topology_name=TOPOLOGIES[chip]
+    platform='tpu', topology_name=libtpu.SMALLEST_SLICES[chip]
   ).devices
   mesh = jax.sharding.Mesh(np.array(devices[:chips]), ('heads',))
   function, arguments = tpu_calls.make(op, call, mesh)
@@ -81,14 +70,14 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
 
 
 def _other_cycles(compiled: Any) -> int:
-  """Returns XLA's estimate for all but the kernels."""
+  """Returns XLA's estimated cycles of everything except the kernels."""
   text = compiled.as_text()
   entry = text[text.index('\nENTRY') :]
   return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', entry)))
 
 
 def measure(chip: str, op: str, call: str) -> dict[str, Any]:
-  """Compiles in a child process and returns a row of the table."""
+  """Compiles in a child process; returns a row of the table."""
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     result = subprocess.run(
@@ -117,30 +106,30 @@ def measure(chip: str, op: str, call: str) -> dict[str, Any]:
 
 
 def check(rows: list[dict[str, Any]]) -> list[str]:
-  """Returns what has grown beyond the budget, one line each."""
+  """Returns one line for each number that exceeds the budget."""
   if not BUDGET.exists():
     return [f'{BUDGET} is missing: write it with --write']
   budget = {_key(row): row for row in json.loads(BUDGET.read_text())}
-  complaints = []
+  regressions = []
   for row in rows:
     key = _key(row)
     if key not in budget:
-      complaints.append(f'{" ".join(key)}: not in the budget')
+      regressions.append(f'{" ".join(key)}: not in the budget')
       continue
     for name in _COUNTED:
       if name not in budget[key]:
         continue  # Not every op has a backward kernel.
       allowed = budget[key][name]
       if row[name] > GROWTH * allowed:
-        complaints.append(
+        regressions.append(
           f'{" ".join(key)}: {name} is {row[name]}, the budget is'
           f' {allowed} and {GROWTH - 1:.0%}'
         )
-  return complaints
+  return regressions
 
 
 def write(rows: list[dict[str, Any]]) -> None:
-  """Puts the rows into the budget; those of other calls stay."""
+  """Writes the rows into the budget; rows of other calls stay."""
   budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else []
   merged = {_key(row): row for row in budget + rows}
   BUDGET.write_text(json.dumps(list(merged.values()), indent=1) + '\n')
@@ -173,19 +162,34 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--chips', default=','.join(TOPOLOGIES))
-  parser.add_argument('--ops', default=','.join(tpu_calls.CALLS))
-  parser.add_argument('--calls', default=','.join(tpu_calls.SIZES))
-  parser.add_argument('--jobs', type=int, default=2)
-  parser.add_argument('--check', action='store_true')
-  parser.add_argument('--write', action='store_true')
+  parser.add_argument(
+    '--chips',
+    default=','.join(libtpu.SMALLEST_SLICES),
+    help='Comma-separated TPU generations.',
+  )
+  parser.add_argument(
+    '--ops', default=','.join(tpu_calls.CALLS), help='Comma-separated ops.'
+  )
+  parser.add_argument(
+    '--calls', default=','.join(tpu_calls.SIZES), help='Comma-separated sizes.'
+  )
+  parser.add_argument(
+    '--jobs', type=int, default=2, help='Number of parallel compilations.'
+  )
+  parser.add_argument(
+    '--check', action='store_true', help='Compare with the budget.'
+  )
+  parser.add_argument('--write', action='store_true', help='Write the budget.')
   parser.add_argument('--compile', nargs=3, help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.compile:
     print(json.dumps(compile_call(*options.compile)))
     return 0
   if importlib.util.find_spec('libtpu') is None:
-    print('libtpu is missing: pip install "jax[tpu]==0.10.2"', file=sys.stderr)
+    print(
+      f'libtpu is missing: pip install "jax[tpu]=={jax.__version__}"',
+      file=sys.stderr,
+    )
     return MISSING
   jobs = [
     (chip, op, call)
@@ -203,9 +207,9 @@ def main() -> int:
   if options.write:
     write(rows)
   if options.check:
-    complaints = check(rows)
-    print('\n'.join(complaints) or 'within the budget')
-    return 1 if complaints else 0
+    regressions = check(rows)
+    print('\n'.join(regressions) or 'within the budget')
+    return 1 if regressions else 0
   return 0
 
 

@@ -1,10 +1,10 @@
-"""Reads the TPU compiler's schedule of a kernel: what it costs, without a TPU.
+"""Reads the cost of a kernel from the TPU compiler's schedule, without a TPU.
 
-libtpu writes the instruction schedule of each kernel as text when it is asked
-to (`DUMP_FLAGS`). A line is a bundle of instructions that issue together, about
-one cycle. The cost of a kernel is the number of its bundles, those of a loop
-times the loop's trips. Stalls on memory traffic are not in it, nor is the
-clock: compare the result with bytes over bandwidth, and chips in seconds.
+With `dump_flags`, libtpu writes the instruction schedule of each kernel as
+text. A line is a bundle of instructions that issue together, about one cycle.
+The cost of a kernel is the number of its bundles, those of a loop times the
+loop's trips. It does not include stalls on memory traffic, and clocks differ
+between chips: compare it with bytes over bandwidth, and chips in seconds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import dataclasses
 import pathlib
 import re
 
-# Schedules are written after every pass; this one still has the bundles in
-# which the core only waits for a result.
+# Schedules are written after every pass; the one after this pass includes the
+# bundles in which the core only waits for a result.
 _PASS = 'packed-bundles-post-ra'
-# A branch takes effect that many bundles after its own.
+# A branch takes effect this many bundles after its own.
 _DELAY = 4
 
 _BUNDLE = re.compile(r'^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})?:')
@@ -43,9 +43,9 @@ class Loop:
   """A loop of a schedule.
 
   Attributes:
-    start: number of its first bundle.
-    end: number after its last bundle.
-    trips: how often it runs; 1 where the compiler's text does not say.
+    start: index of its first bundle.
+    end: index after its last bundle.
+    trips: number of iterations; 1 where the compiler's text does not give it.
   """
 
   start: int
@@ -58,9 +58,9 @@ class Kernel:
   """The cost of one kernel.
 
   Attributes:
-    name: of the kernel.
+    name: name of the kernel.
     bundles: length of its code.
-    cycles: bundles that are issued when it runs once, all its grid steps.
+    cycles: bundles issued by one run with all grid steps.
     vmem: bytes of vector memory that it allocates.
   """
 
@@ -89,9 +89,9 @@ def read_kernels(folder: pathlib.Path, prefix: str) -> list[Kernel]:
 
 
 def count_cycles(bundles: list[str]) -> int:
-  """Returns how many bundles are issued, loops times their trips.
+  """Returns the number of issued bundles, those of loops times their trips.
 
-  Both sides of a branch that only skips code count as issued.
+  Code that a branch can skip counts as issued.
   """
   loops = _loops(bundles)
   total = 0
@@ -105,7 +105,7 @@ def count_cycles(bundles: list[str]) -> int:
 
 
 def _bundles(text: str) -> list[str]:
-  """Returns the bundles of a schedule; long ones take several lines."""
+  """Returns the bundles of a schedule; one may span several lines."""
   bundles = []
   for line in text.splitlines():
     if _BUNDLE.match(line):
@@ -116,7 +116,7 @@ def _bundles(text: str) -> list[str]:
 
 
 def _loops(bundles: list[str]) -> list[Loop]:
-  """Returns the loops, found by their branches back."""
+  """Returns the loops, found by their backward branches."""
   ends: dict[int, int] = {}
   for number, text in enumerate(bundles):
     if (match := _BRANCH.search(text)) and int(match[1]) <= number:
@@ -127,10 +127,10 @@ def _loops(bundles: list[str]) -> list[Loop]:
     for start, end in ends.items()
   ]
   for number, text in enumerate(bundles):
-    around = [loop for loop in loops if loop.start <= number < loop.end]
-    if around and (match := _TRIPS.search(text)):
-      inner = min(around, key=lambda loop: loop.end - loop.start)
-      inner.trips = int(match[1])
+    enclosing = [loop for loop in loops if loop.start <= number < loop.end]
+    if enclosing and (match := _TRIPS.search(text)):
+      innermost = min(enclosing, key=lambda loop: loop.end - loop.start)
+      innermost.trips = int(match[1])
   return loops
 
 

@@ -1,7 +1,7 @@
-"""The calls of the TPU kernels that are compiled and counted.
+"""Calls of the TPU kernels for which `compile_tpu` counts cycles.
 
-Tokens come and go as [1, T, H D], as they do in a model whose projections
-surround the ops; the heads are split over the chips of a mesh.
+Tokens are [1, T, H D] in and out, as in a model whose projections surround the
+ops; the heads are split over the chips of a mesh.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import pallas_kernels
 from pallas_kernels.permute_rows import pallas_tpu as permute_rows_tpu
 from pallas_kernels.permute_rows import specs as permute_rows_specs
 from pallas_kernels.specs import Spec
-from pallas_kernels.ttt_inputs import pallas_tpu as ttt_inputs_tpu
 
 # Name -> (heads, tokens, chips that share the heads).
 SIZES = {'one_chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
-# The names of the sizes at which an op is counted.
+# Op -> names of the sizes at which it is compiled.
 CALLS = {
   'ttt_mlp': ('one_chip', 'paper_63s'),
   'ttt_linear': ('one_chip', 'paper_63s'),
@@ -29,7 +29,7 @@ CALLS = {
 }
 HEAD_DIM = 64
 MINI_BATCH = 64
-# Lanes of a TPU: projections are filled up to whole ones.
+# Lanes of a TPU: projections are padded to a multiple.
 _LANES = 128
 
 _P = jax.sharding.PartitionSpec
@@ -37,14 +37,14 @@ _SEQUENCE, _PER_HEAD, _COPIED = _P(None, None, 'heads'), _P('heads'), _P()
 
 
 def units(op: str, size: str) -> int:
-  """Returns for how much work a chip's cycles are given.
+  """Returns the amount of work by which a chip's cycles are divided.
 
   Args:
-    op: of `CALLS`.
-    size: of `SIZES`.
+    op: name in `CALLS`.
+    size: name in `SIZES`.
 
   Returns:
-    Mini-batches times heads; for `permute_rows` the tiles [C, D] that move.
+    Mini-batches times heads; for `permute_rows` the number of tiles [C, D].
   """
   heads, tokens, chips = SIZES[size]
   columns = heads // chips
@@ -59,9 +59,9 @@ def make(
   """Returns a function, forward and backward, and its arguments' shapes.
 
   Args:
-    op: of `CALLS`.
-    size: of `SIZES`.
-    mesh: of one axis, 'heads'.
+    op: name in `CALLS`.
+    size: name in `SIZES`.
+    mesh: mesh with one axis, 'heads'.
   """
   heads, tokens, chips = SIZES[size]
   if op == 'permute_rows':
@@ -73,7 +73,7 @@ def make(
 
 def _inner_loop(op, heads, tokens, chips, mesh):
   specs = importlib.import_module(f'pallas_kernels.{op}.specs')
-  kernel = importlib.import_module(f'pallas_kernels.{op}.pallas_tpu')
+
   shapes = specs.shapes(Spec(1, heads, tokens, HEAD_DIM, 4 * HEAD_DIM))
   weights = [s for n, s in shapes.items() if n not in ('q', 'k', 'v', 'eta')]
 
@@ -82,13 +82,14 @@ def _inner_loop(op, heads, tokens, chips, mesh):
 
   def both(d_out, *arguments):
     def forward(q, k, v, eta, *weights):
-      out, _ = getattr(kernel, op)(
+      out, _ = getattr(pallas_kernels, op)(
         to_heads(q),
         to_heads(k),
         to_heads(v),
         eta.swapaxes(1, 2),
         *weights,
         mini_batch=MINI_BATCH,
+        implementation='pallas_tpu',
       )
       return out.swapaxes(1, 2).reshape(q.shape)
 
@@ -96,12 +97,12 @@ def _inner_loop(op, heads, tokens, chips, mesh):
     return out, pull(d_out)
 
   sequence = jax.ShapeDtypeStruct((1, tokens, heads * HEAD_DIM), jnp.bfloat16)
-  rates = jax.ShapeDtypeStruct((1, tokens, heads), jnp.float32)
+  eta = jax.ShapeDtypeStruct((1, tokens, heads), jnp.float32)
   inputs = (_SEQUENCE,) * 4 + (_PER_HEAD,) * len(weights)
   return _sharded(
     both,
     mesh,
-    [sequence] * 4 + [rates] + weights,
+    [sequence] * 4 + [eta] + weights,
     (_SEQUENCE, *inputs),
     (_SEQUENCE, inputs),
   )
@@ -113,8 +114,14 @@ def _ttt_inputs(heads, tokens, chips, mesh):
 
   def both(d_qkv, d_eta, z, cos, sin, *norm):
     def forward(z, *norm):
-      *qkv, eta = ttt_inputs_tpu.ttt_inputs(
-        z, cos, sin, *norm, rate=1e-5, length=tokens - 1
+      *qkv, eta = pallas_kernels.ttt_inputs(
+        z,
+        cos,
+        sin,
+        *norm,
+        rate=1e-5,
+        length=tokens - 1,
+        implementation='pallas_tpu',
       )
       qkv = (x.swapaxes(1, 2).reshape(1, tokens, width) for x in qkv)
       return *qkv, eta.swapaxes(1, 2)
@@ -124,14 +131,14 @@ def _ttt_inputs(heads, tokens, chips, mesh):
 
   struct = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
   sequence = struct(jnp.bfloat16, 1, tokens, chips * width)
-  rates = struct(jnp.float32, 1, tokens, heads)
+  eta = struct(jnp.float32, 1, tokens, heads)
   z = struct(jnp.bfloat16, 1, tokens, chips * _features(heads // chips))
   table = struct(jnp.float32, tokens, HEAD_DIM)
   weight = struct(jnp.float32, heads, HEAD_DIM)
   return _sharded(
     both,
     mesh,
-    [sequence, rates, z, table, table, weight, weight],
+    [sequence, eta, z, table, table, weight, weight],
     (_SEQUENCE, _SEQUENCE, _SEQUENCE, _COPIED, _COPIED, _PER_HEAD, _PER_HEAD),
     ((_SEQUENCE,) * 4, (_SEQUENCE, _PER_HEAD, _PER_HEAD)),
   )
@@ -152,7 +159,7 @@ def _permute_rows(heads, chips, mesh):
 
 
 def _features(heads):
-  """Of the projections to q, k, v and step sizes."""
+  """Returns the features of the projections to q, k, v and step sizes."""
   return -(-(3 * heads * HEAD_DIM + heads) // _LANES) * _LANES
 
 

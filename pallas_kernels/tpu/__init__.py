@@ -1,1 +1,1 @@
-"""What the TPU kernels share: packing of heads, products, block sizes."""
+"""Parts shared by the TPU kernels: packing of heads, products, tiling."""

@@ -1,4 +1,4 @@
-"""What the TPU kernels refuse."""
+"""Sizes and dtypes that the TPU kernels support."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import jax.numpy as jnp
 
 from pallas_kernels.arguments import state_dtype
 from pallas_kernels.tpu.packing import LANES
-from pallas_kernels.tpu.plan import HEAD_DIMS
+from pallas_kernels.tpu.tiling import HEAD_DIMS
 
 
-def check(
+def check_support(
   tokens: tuple[jax.Array, ...],
   others: tuple[jax.Array, ...],
   mini_batch: int,
   hidden: int,
 ) -> jnp.dtype:
-  """Refuses what the kernels do not have.
+  """Raises NotImplementedError unless the kernels support the arguments.
 
   Args:
     tokens: q, k, v [B, H, T, D].
-    others: all other arrays of the call.
+    others: the remaining arrays of the call.
     mini_batch: C.
     hidden: K, or D where the inner model has no hidden layer.
 
   Returns:
-    The dtype for the operands of products: the widest of the tokens.
+    The dtype of the operands of products: the widest of the tokens.
 
   Raises:
-    NotImplementedError: the kernels do not have such sizes or dtypes; one
-      line with the value, the constraint and a legal value.
+    NotImplementedError: a size or a dtype is not supported; one line with the
+      value, the constraint and a valid value.
   """
   head_dim = tokens[0].shape[-1]
   if head_dim not in HEAD_DIMS:
@@ -54,7 +54,7 @@ def check(
       f'tokens of {dtype} with states of {wide}: the TPU kernels take'
       ' bfloat16 or float32 with float32'
     )
-  # Only the interpreter has it.
+  # Only the interpreter supports float64.
   if dtype == jnp.float64 and jax.default_backend() == 'tpu':
     raise NotImplementedError('float64: a TPU has float32 at most')
   return dtype

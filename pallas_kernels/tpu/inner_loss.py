@@ -1,17 +1,17 @@
-"""The inner loss on packs of heads: its gradient, and that one's gradient.
+"""The inner loss on packs of heads: its gradient, and the gradient's gradient.
 
 With y the output of the inner model and e = v - k the target, [C, lanes] of one
-pack or of several,
+pack or several packs,
 
     l = 1/2 sum (scale x + bias - e)^2,  x = y r,  r = 1 / std(y)
     u = scale (scale x + bias - e)
     g = dl/dy = r (u - x mean(u x)),  g -= mean(g)
 
-y is without a mean over the features of a head: the weights that make it are
-centred over them before the kernel, LayerNorm takes no notice. That stays so
-only because the finished gradient g is projected, after its last factor. With
-the mean of u projected instead, what rounding leaves in the weights feeds back
-into itself and grows by e every few mini-batches.
+y has no mean over the features of a head: the weights that produce it are
+centred over them before the kernel, to which LayerNorm is invariant. It stays
+so only because the finished gradient g is projected, after its last factor.
+With the mean of u projected instead, the rounding error of the weights feeds
+back into itself and grows by a factor of e every few mini-batches.
 """
 
 from __future__ import annotations
@@ -23,24 +23,14 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import EPSILON
+from pallas_kernels.types import Norm
 
 # [C, lanes] -> [C, lanes]: the mean over each head's features in all its lanes.
 Mean = Callable[[jax.Array], jax.Array]
 
 
-class Norm(NamedTuple):
-  """LayerNorm parameters, or their cotangents; [1, lanes]."""
-
-  scale: jax.Array
-  bias: jax.Array
-
-  def at(self, lanes: slice) -> Norm:
-    """Returns the parameters in some lanes, from refs [1, P 128]."""
-    return Norm(self.scale[:, lanes], self.bias[:, lanes])
-
-
-class Gradient(NamedTuple):
-  """The inner gradient of one mini-batch, and what it was made of."""
+class InnerGradient(NamedTuple):
+  """The inner gradient of one mini-batch, and its intermediate values."""
 
   x: jax.Array  # [C, lanes]
   r: jax.Array  # [C, lanes]
@@ -48,12 +38,17 @@ class Gradient(NamedTuple):
   g: jax.Array  # [C, lanes]
 
 
-class LossGradient(NamedTuple):
-  """Cotangents of what the inner gradient was made of."""
+class InnerGradientCotangents(NamedTuple):
+  """Cotangents of the inputs of the inner gradient."""
 
   d_y: jax.Array  # [C, lanes]
   d_error: jax.Array  # [C, lanes], of scale x + bias - (v - k)
   d_norm: Norm
+
+
+def norm_lanes(norm: Norm, lanes: slice) -> Norm:
+  """Returns the parameters in some lanes, from refs [1, P 128]."""
+  return Norm(norm.scale[:, lanes], norm.bias[:, lanes])
 
 
 def normalize(
@@ -62,9 +57,9 @@ def normalize(
   """Returns y / std(y) and 1 / std(y) for y without a mean, [C, lanes].
 
   Args:
-    y: [C, lanes], `factor` times what LayerNorm's epsilon is meant for.
-    mean: over the features of each head.
-    factor: see y.
+    y: [C, lanes], `factor` times the inner model's output.
+    mean: function that averages over the features of each head.
+    factor: factor of y, by which LayerNorm's epsilon is scaled too.
   """
   r = jax.lax.rsqrt(mean(y * y) + factor * factor * EPSILON)
   return y * r, r
@@ -84,23 +79,23 @@ def inner_gradient(
   norm: Norm,
   mean: Mean,
   factor: float = 1.0,
-) -> Gradient:
+) -> InnerGradient:
   """Returns g = dl/dy of each token; arguments [C, lanes], see `normalize`."""
   x, r = normalize(y, mean, factor)
   u = norm.scale * (norm.scale * x + norm.bias - v + k)
   ux = mean(u * x)
   g = r * (u - x * ux)
-  return Gradient(x, r, ux, g - mean(g))
+  return InnerGradient(x, r, ux, g - mean(g))
 
 
 def inner_gradient_backward(
   d_g: jax.Array,
-  gradient: Gradient,
+  gradient: InnerGradient,
   k: jax.Array,
   v: jax.Array,
   norm: Norm,
   mean: Mean,
-) -> LossGradient:
+) -> InnerGradientCotangents:
   """Returns the cotangents of `inner_gradient`.
 
       d_g -= mean(d_g)
@@ -110,11 +105,11 @@ def inner_gradient_backward(
 
   Args:
     d_g: cotangent of g, [C, lanes].
-    gradient: what `inner_gradient` returned.
+    gradient: result of `inner_gradient`.
     k: [C, lanes].
     v: [C, lanes].
-    norm: LayerNorm parameters.
-    mean: over the features of each head.
+    norm: LayerNorm parameters [1, lanes].
+    mean: function that averages over the features of each head.
   """
   x, r, ux, g = gradient
   d_g = d_g - mean(d_g)
@@ -128,7 +123,7 @@ def inner_gradient_backward(
   )
   d_x = norm.scale * d_error - r * (ux * d_g + norm.scale * error * d_gx)
   d_y = r * (d_x - x * (mean(d_x * x) + mean(d_g * g)))
-  return LossGradient(d_y, d_error, d_norm)
+  return InnerGradientCotangents(d_y, d_error, d_norm)
 
 
 def column_sum(x: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""Heads side by side in the 128 lanes of a TPU register.
+"""Packing of heads into the 128 lanes of a TPU register.
 
-A TPU register has 8 sublanes and 128 lanes, and the matrix unit wants tiles of
-128 columns at least. A head of 64 features would leave half of each empty, so
-R = 128 / D heads share the lanes: a pack. The tokens need no change of layout
-for that, it is how [B, T, H D] lies in memory. For R = 2 heads a and b:
+A TPU register has 8 sublanes and 128 lanes, and the matrix unit needs tiles of
+at least 128 columns. A head of 64 features would leave half of each empty, so
+R = 128 / D heads share the lanes: a pack. The tokens keep their layout: a pack
+is contiguous in [B, T, H D]. For R = 2 heads a and b:
 
     tokens      x                    = | a | b |               [C, 128]
 
@@ -19,8 +19,8 @@ for that, it is how [B, T, H D] lies in memory. For R = 2 heads a and b:
                 block_diagonal(x)^T rows = | a^T rows_a |      [128, K]
                                            | b^T rows_b |
 
-Every tile that enters the matrix unit is full, and the sums over the features
-of a head are sums over its D lanes.
+Every tile that enters the matrix unit is full, and a sum over the features of
+a head is a sum over its D lanes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def lanes(p: int) -> slice:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-  """How R heads share the lanes.
+  """Assignment of R heads to the lanes.
 
   Attributes:
     head_dim: D, a divisor of 128.
@@ -59,7 +59,7 @@ class Packing:
     """R, heads in a pack."""
     return LANES // self.head_dim
 
-  def only(self, r: int, x: jax.Array) -> jax.Array:
+  def keep_head(self, r: int, x: jax.Array) -> jax.Array:
     """Returns x [rows, 128] with zeros in the lanes of all heads but r."""
     if self.heads == 1:
       return x
@@ -69,7 +69,7 @@ class Packing:
       mine = mine & (lane < (r + 1) * self.head_dim)
     return jnp.where(mine, x, jnp.zeros_like(x))
 
-  def join(self, parts: list[jax.Array]) -> jax.Array:
+  def merge_heads(self, parts: list[jax.Array]) -> jax.Array:
     """Returns [rows, 128] with the lanes of head r from parts[r].
 
     Args:
@@ -83,48 +83,56 @@ class Packing:
     return out
 
   def block_diagonal(self, x: jax.Array) -> jax.Array:
-    """Returns x [C, 128] as [R C, 128], each head in rows of its own."""
-    return jnp.concatenate([self.only(r, x) for r in range(self.heads)], axis=0)
+    """Returns x [C, 128] as [R C, 128], each head in its own rows."""
+    return jnp.concatenate(
+      [self.keep_head(r, x) for r in range(self.heads)], axis=0
+    )
 
-  def rows_of(self, r: int) -> slice:
+  def head_rows(self, r: int) -> slice:
     """Returns the rows of head r in [R C, ...]."""
     return slice(r * self.mini_batch, (r + 1) * self.mini_batch)
 
   def diagonal(self, rows: jax.Array) -> jax.Array:
     """Returns the diagonal blocks of rows [R C, 128] as [C, 128]."""
-    return self.join([rows[self.rows_of(r)] for r in range(self.heads)])
+    return self.merge_heads(
+      [rows[self.head_rows(r)] for r in range(self.heads)]
+    )
 
   def add_bias(self, rows: jax.Array, bias: jax.Array) -> jax.Array:
     """Returns rows [R C, K] plus each head's row of bias [R, K]."""
     return jnp.concatenate(
-      [rows[self.rows_of(r)] + bias[r : r + 1] for r in range(self.heads)],
+      [rows[self.head_rows(r)] + bias[r : r + 1] for r in range(self.heads)],
       axis=0,
     )
 
-  def sums(self, x: jax.Array) -> list[jax.Array]:
+  def sum_per_head(self, x: jax.Array) -> list[jax.Array]:
     """Returns the sum over each head's features: R arrays [rows, 1]."""
     return [
-      jnp.sum(self.only(r, x), axis=1, keepdims=True) for r in range(self.heads)
+      jnp.sum(self.keep_head(r, x), axis=1, keepdims=True)
+      for r in range(self.heads)
     ]
 
   def mean(self, x: jax.Array) -> jax.Array:
     """Returns the mean over each head's features, repeated over its lanes.
 
     Args:
-      x: [rows, P 128]. Reductions run in the order they are written: with
-        those of all packs side by side, none waits for another's chain.
+      x: [rows, P 128]. Reductions run in program order: with those of all
+        packs next to each other, none waits for another pack's chain.
     """
     packs = [
-      self.sums(x[:, first : first + LANES])
+      self.sum_per_head(x[:, first : first + LANES])
       for first in range(0, x.shape[1], LANES)
     ]
     return jnp.concatenate(
-      [self.join([s * (1 / self.head_dim) for s in sums]) for sums in packs],
+      [
+        self.merge_heads([s * (1 / self.head_dim) for s in sums])
+        for sums in packs
+      ],
       axis=1,
     )
 
   def mean_by_product(self, x: jax.Array, products: Products) -> jax.Array:
-    """Returns `mean(x)`, made by the matrix unit."""
+    """Returns `mean(x)`, computed by the matrix unit."""
     row, column = (
       jax.lax.div(
         jax.lax.broadcasted_iota(jnp.int32, (LANES, LANES), axis),
@@ -132,20 +140,20 @@ class Packing:
       )
       for axis in (0, 1)
     )
-    share = jnp.where(row == column, 1 / self.head_dim, 0.0)
-    share = share.astype(products.dtype)
+    averaging = jnp.where(row == column, 1 / self.head_dim, 0.0)
+    averaging = averaging.astype(products.dtype)
     return jnp.concatenate(
       [
-        products.times_parts(x[:, first : first + LANES], share)
+        products.times_parts(x[:, first : first + LANES], averaging)
         for first in range(0, x.shape[1], LANES)
       ],
       axis=1,
     )
 
   def row_sums(self, dtype: jnp.dtype) -> jax.Array:
-    """Returns [SUBLANES, R C], whose product with rows sums each head's.
+    """Returns [SUBLANES, R C], whose product with rows sums those of a head.
 
-    Row r is 1 at the rows of head r; the rows from R on are zero.
+    Row r is 1 at the rows of head r; rows R and up are zero.
     """
     shape = (SUBLANES, self.heads * self.mini_batch)
     head, row = (

@@ -1,4 +1,4 @@
-"""Matrix products in a kernel: operands as wide as the tokens, sums float32."""
+"""Matrix products in a kernel: operands as wide as the tokens, float32 sums."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Products:
   """Products of 2-D arrays, named by their operands' layout.
 
   Attributes:
-    dtype: of the operands. bfloat16 is one pass of the matrix unit; for
-      float32 the unit is asked for all passes that float32 needs.
+    dtype: dtype of the operands. bfloat16 takes one pass of the matrix unit,
+      float32 as many as full precision needs.
     out: dtype of the result.
   """
 
@@ -28,7 +28,7 @@ class Products:
   def times_parts(self, a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns a b for float32 a; b is exact in `dtype`.
 
-    bfloat16 operands take a as two parts, 16 bits of its 24.
+    With bfloat16 operands, a is split into two parts: 16 bits of its 24.
     """
     if self.dtype != jnp.bfloat16:
       return self.times(a, b)

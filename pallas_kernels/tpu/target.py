@@ -1,4 +1,4 @@
-"""What the kernels need to know of the chip they are compiled for."""
+"""Properties of the chip that the kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """One TPU core, and how many of them share a grid.
+class Target:
+  """One TPU core, and the number of cores that share a grid.
 
   Attributes:
     vmem: bytes of vector memory of a core.
@@ -22,21 +22,21 @@ class Chip:
   narrow_arithmetic: bool
 
 
-# What every generation from v5 on has; used where the chip is not known.
-ANY = Chip(vmem=64 * 2**20, cores=1, narrow_arithmetic=False)
+# Every generation from v5 on has at least this; used where the chip is unknown.
+GENERIC = Target(vmem=64 * 2**20, cores=1, narrow_arithmetic=False)
 
 
-def current() -> Chip:
-  """Returns the chip of the current mesh or device, `ANY` if it is no TPU.
+def current() -> Target:
+  """Returns the target of the current mesh or device; `GENERIC` off TPUs.
 
-  A program that is compiled ahead of time for another machine says which with
-  `jax.set_mesh(mesh)` around the trace.
+  A program that is compiled ahead of time for another machine sets the target
+  with `jax.set_mesh(mesh)` around the trace.
   """
   try:
     info = pltpu.get_tpu_info()
-  except ValueError:  # The device is no TPU: interpreted.
-    return ANY
-  return Chip(
+  except ValueError:  # The device is not a TPU: the kernel is interpreted.
+    return GENERIC
+  return Target(
     vmem=info.vmem_capacity_bytes,
     cores=info.num_cores,
     narrow_arithmetic=info.generation >= 6,

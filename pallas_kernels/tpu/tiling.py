@@ -1,4 +1,4 @@
-"""Sizes of a kernel call: how much of the work one grid step takes."""
+"""Tiling of a kernel call: the share of the work that one grid step takes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.tpu import chip as chips
+from pallas_kernels.tpu import target as targets
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import Packing
 from pallas_kernels.tpu.products import Products
 
 HEAD_DIMS = (32, 64, 128)
-# Mini-batches of a grid step of the forward pass, at most, of so many tokens.
+# Most mini-batches of `_MINI_BATCH` tokens in a grid step of the forward pass.
 _STEP_MINI_BATCHES = 8
 _MINI_BATCH = 64
-# Packs of a grid step whose chains, side by side, do not fill their latency.
-_FEW_PACKS = 4
-# The forward pass saves the state every G mini-batches, such that all of them
-# take at most this many bytes if the backward pass can recompute G in VMEM.
+# Up to this many packs per grid step, their chains of operations do not hide
+# each other's latency.
+_LATENCY_BOUND_PACKS = 4
+# The forward pass saves the state every G mini-batches, such that all saved
+# states take at most this many bytes if the backward pass can recompute G in
+# VMEM.
 SAVED_BYTES = 1_500_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
   """Sizes of one call; all static.
 
   Attributes:
@@ -38,10 +40,11 @@ class Plan:
     mini_batch: C.
     steps: mini-batches of a forward grid step, M.
     group: mini-batches between two saved states, G; a multiple of M.
-    packs: packs in all; the last heads are empty where H does not fill them.
+    packs: total number of packs; the last heads are empty where H does not
+      fill them.
     forward_packs: packs of a forward grid step.
     backward_packs: packs of a backward grid step.
-    dtype: of the tokens and of the products' operands.
+    dtype: dtype of the tokens and of the operands of products.
     wide: dtype of states and sums.
     elementwise: dtype of the arithmetic on the hidden layer.
     vmem: bytes of vector memory.
@@ -67,13 +70,16 @@ class Plan:
     return Packing(self.head_dim, self.mini_batch)
 
   @property
-  def few_packs(self) -> bool:
-    """Whether a step's packs, side by side, do not fill their latency."""
-    return self.forward_packs <= _FEW_PACKS
+  def latency_bound(self) -> bool:
+    """Whether a step has too few packs to hide the latency of their chains."""
+    return self.forward_packs <= _LATENCY_BOUND_PACKS
 
   def mean(self, x: jax.Array) -> jax.Array:
-    """Returns the mean over each head's features, for an idle matrix unit."""
-    if self.few_packs:  # A product is done before that many reductions.
+    """Returns the mean over each head's features, by the unit that is faster.
+
+    For kernels whose matrix unit would be idle.
+    """
+    if self.latency_bound:  # A product finishes before so many reductions.
       return self.packing.mean_by_product(x, self.products)
     return self.packing.mean(x)
 
@@ -84,44 +90,43 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """One pass over a plan: its grid, its blocks, and where a block lies.
+  """One pass over a sequence: its grid, its blocks, and their positions.
 
-  The grid is (B, groups of packs, steps in time). `reverse` walks time from
-  its end.
+  The grid is (B, blocks of P packs, steps in time).
 
   Attributes:
-    plan: sizes.
+    tiling: sizes.
     packs: packs of a step, P.
     steps: mini-batches of a step.
-    reverse: whether the first step is the last in time.
+    reverse: whether the grid visits time from its end to its start.
   """
 
-  plan: Plan
+  tiling: Tiling
   packs: int
   steps: int
   reverse: bool = False
 
   @property
   def shape(self) -> tuple[int, int, int]:
-    plan = self.plan
+    tiling = self.tiling
     return (
-      plan.batch,
-      plan.packs // self.packs,
-      -(-plan.length // (self.steps * plan.mini_batch)),
+      tiling.batch,
+      tiling.packs // self.packs,
+      -(-tiling.length // (self.steps * tiling.mini_batch)),
     )
 
   @property
   def rows(self) -> int:
     """Tokens of a step."""
-    return self.steps * self.plan.mini_batch
+    return self.steps * self.tiling.mini_batch
 
   @property
   def step_heads(self) -> int:
     """Heads of a step, P R."""
-    return self.packs * self.plan.packing.heads
+    return self.packs * self.tiling.packing.heads
 
   def time(self, n: jax.Array) -> jax.Array:
-    """Returns the place in time of the n-th step."""
+    """Returns the position in time of the n-th step to be executed."""
     return self.shape[2] - 1 - n if self.reverse else n
 
   def tokens(self) -> pl.BlockSpec:
@@ -131,14 +136,14 @@ class Grid:
       lambda b, h, n: (b, self.time(n), h),
     )
 
-  def rates(self) -> pl.BlockSpec:
+  def step_sizes(self) -> pl.BlockSpec:
     """Block [1, rows, H] of eta [B, T, H]: the step sizes of all heads."""
     return pl.BlockSpec(
-      (1, self.rows, self.plan.heads), lambda b, h, n: (b, self.time(n), 0)
+      (1, self.rows, self.tiling.heads), lambda b, h, n: (b, self.time(n), 0)
     )
 
-  def rate_gradients(self) -> pl.BlockSpec:
-    """Block [1, 1, rows, P R] of [B, groups of packs, T, P R]."""
+  def step_size_gradients(self) -> pl.BlockSpec:
+    """Block [1, 1, rows, P R] of [B, blocks of packs, T, P R]."""
     return pl.BlockSpec(
       (1, 1, self.rows, self.step_heads),
       lambda b, h, n: (b, h, self.time(n), 0),
@@ -151,18 +156,23 @@ class Grid:
   def state(self, shape: tuple[int, ...]) -> pl.BlockSpec:
     """Block of a state [B, packs, ...] or [B, 1, packs 128]."""
     return pl.BlockSpec(
-      (1, *self.shares(shape)), lambda b, h, n: (b, *_at(h, shape))
+      (1, *self.state_shape(shape)),
+      lambda b, h, n: (b, *_state_index(h, shape)),
     )
 
   def saved(self, shape: tuple[int, ...]) -> pl.BlockSpec:
     """Block of saved states [B, N / G, packs, ...] or ... 1, packs 128]."""
-    every = np.int32(self.plan.group // self.steps)
+    every = np.int32(self.tiling.group // self.steps)
     return pl.BlockSpec(
-      (1, 1, *self.shares(shape)),
-      lambda b, h, n: (b, jax.lax.div(self.time(n), every), *_at(h, shape)),
+      (1, 1, *self.state_shape(shape)),
+      lambda b, h, n: (
+        b,
+        jax.lax.div(self.time(n), every),
+        *_state_index(h, shape),
+      ),
     )
 
-  def shares(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+  def state_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns a state's shape, without B, for the packs of one step."""
     if len(shape) == 2:
       return (shape[0], self.packs * LANES)
@@ -171,17 +181,17 @@ class Grid:
   def compiler_params(self) -> pltpu.CompilerParams:
     # The compiler's own temporaries need some of the vector memory.
     return pltpu.CompilerParams(
-      vmem_limit_bytes=int(self.plan.vmem * 0.97),
+      vmem_limit_bytes=int(self.tiling.vmem * 0.97),
       dimension_semantics=('parallel', 'parallel', 'arbitrary'),
     )
 
 
-def _at(share, shape):
-  """Returns the block index of a share of a state."""
-  return (0, share) if len(shape) == 2 else (share, 0, 0)
+def _state_index(pack_block, shape):
+  """Returns the index of a block of packs in a state, without B."""
+  return (0, pack_block) if len(shape) == 2 else (pack_block, 0, 0)
 
 
-def make_plan(
+def make_tiling(
   *,
   batch: int,
   length: int,
@@ -190,11 +200,11 @@ def make_plan(
   mini_batch: int,
   dtype: jnp.dtype,
   state_bytes: int,
-  stash_bytes: int,
-  most_packs: tuple[int, int],
-  few_packs_steps: int,
-  chip: chips.Chip | None = None,
-) -> Plan:
+  residual_bytes: int,
+  max_packs: tuple[int, int],
+  latency_bound_steps: int,
+  target: targets.Target | None = None,
+) -> Tiling:
   """Returns the sizes for a call.
 
   Args:
@@ -203,52 +213,53 @@ def make_plan(
     heads: H.
     head_dim: D.
     mini_batch: C.
-    dtype: of the tokens.
-    state_bytes: of one pack's state.
-    stash_bytes: what the backward pass holds for one pack and mini-batch.
-    most_packs: packs of a grid step at most, forward and backward. Their
-      independent chains fill the latency of a mini-batch; more than needed
-      for that only spill registers.
-    few_packs_steps: mini-batches of a grid step with few packs, at most. What
-      begins and ends a step has less to hide behind there.
-    chip: the chip; None takes `chip.current()`.
+    dtype: dtype of the tokens.
+    state_bytes: size of one pack's state.
+    residual_bytes: size of the residuals that the backward pass holds for one
+      pack and mini-batch.
+    max_packs: most packs of a grid step, (forward, backward). Their
+      independent chains hide the latency of a mini-batch; more packs than
+      needed for that only spill registers.
+    latency_bound_steps: most mini-batches of a grid step with few packs, where
+      less work hides the start and the end of a step.
+    target: the chip to compile for; None takes `target.current()`.
 
   Raises:
     NotImplementedError: not even one pack fits into vector memory.
   """
-  chip = chip or chips.current()
+  target = target or targets.current()
   wide = jnp.promote_types(dtype, jnp.float32)
   narrow = jnp.dtype(dtype) if dtype == jnp.bfloat16 else wide
   n = -(-length // mini_batch)
   packing = Packing(head_dim, mini_batch)
   packs = -(-heads // packing.heads)
   # Both cores of a chip get the same number of steps if there is one sequence.
-  parts = chip.cores if batch % chip.cores else 1
-  few = _share(packs, most_packs[0], parts) <= _FEW_PACKS
-  most = few_packs_steps if few else _STEP_MINI_BATCHES
-  steps = min(most, max(1, most * _MINI_BATCH // mini_batch), n)
+  parts = target.cores if batch % target.cores else 1
+  few = _packs_per_step(packs, max_packs[0], parts) <= _LATENCY_BOUND_PACKS
+  limit = latency_bound_steps if few else _STEP_MINI_BATCHES
+  steps = min(limit, max(1, limit * _MINI_BATCH // mini_batch), n)
 
   saved = batch * packs * n * state_bytes  # If every mini-batch were saved.
   group = _round_up(-(-saved // SAVED_BYTES), steps)
-  # Token windows: q, k, v, d_out in, d_q, d_k, d_v out, two of each; rates.
+  # Token blocks: q, k, v, d_out in, d_q, d_k, d_v out, two each; step sizes.
   width = 7 * 2 * LANES * jnp.dtype(dtype).itemsize + 4 * LANES
-  per_mini_batch = mini_batch * width + stash_bytes
-  # Windows and scratch of the states take 8 of them.
-  budget = int(chip.vmem * 0.9)
-  most_group = (budget - 8 * state_bytes) // per_mini_batch
-  if most_group < steps:
+  per_mini_batch = mini_batch * width + residual_bytes
+  # Blocks and scratch of the states take 8 times a state.
+  budget = int(target.vmem * 0.9)
+  max_group = (budget - 8 * state_bytes) // per_mini_batch
+  if max_group < steps:
     raise NotImplementedError(
       f'a group of {steps} mini-batches of {mini_batch} takes'
       f' {8 * state_bytes + steps * per_mini_batch:,} bytes of vector'
       f' memory: the TPU kernels have {budget:,}; use a smaller hidden size'
     )
-  group = min(group, most_group // steps * steps)
-  room = budget // (group * per_mini_batch + 8 * state_bytes)
-  backward_packs = _share(packs, min(most_packs[1], room), parts)
+  group = min(group, max_group // steps * steps)
+  fitting = budget // (group * per_mini_batch + 8 * state_bytes)
+  backward_packs = _packs_per_step(packs, min(max_packs[1], fitting), parts)
   packs = _round_up(packs, backward_packs)
-  return Plan(
+  return Tiling(
     batch=batch,
-    # A sequence shorter than a step is filled up; a longer one is not.
+    # A sequence shorter than a step is padded; a longer one is not.
     length=max(length, steps * mini_batch),
     heads=heads,
     head_dim=head_dim,
@@ -256,23 +267,23 @@ def make_plan(
     steps=steps,
     group=group,
     packs=packs,
-    forward_packs=_divisor(packs, _share(packs, most_packs[0], parts)),
+    forward_packs=_divisor(packs, _packs_per_step(packs, max_packs[0], parts)),
     backward_packs=backward_packs,
     dtype=jnp.dtype(dtype),
     wide=wide,
-    elementwise=narrow if chip.narrow_arithmetic else wide,
-    vmem=chip.vmem,
+    elementwise=narrow if target.narrow_arithmetic else wide,
+    vmem=target.vmem,
   )
 
 
-def _share(packs: int, most: int, parts: int) -> int:
+def _packs_per_step(packs: int, limit: int, parts: int) -> int:
   """Returns the packs of a step, at most `most`, in a multiple of `parts`."""
-  return -(-packs // _round_up(-(-packs // most), min(parts, packs)))
+  return -(-packs // _round_up(-(-packs // limit), min(parts, packs)))
 
 
-def _divisor(n: int, most: int) -> int:
+def _divisor(n: int, limit: int) -> int:
   """Returns the largest divisor of n that is at most `most`."""
-  return max(d for d in range(1, most + 1) if n % d == 0)
+  return max(d for d in range(1, limit + 1) if n % d == 0)
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -1,4 +1,4 @@
-"""The public function that makes the inputs of the inner loop."""
+"""The public function that computes the inputs of the inner loop."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def ttt_inputs(
   length: int,
   implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Makes the arguments of `ttt_mlp` or `ttt_linear` from projections.
+  """Computes the arguments of `ttt_mlp` or `ttt_linear` from projections.
 
-  For every token and head, with rotary positions R, LN's own scale and bias,
-  mean and (unbiased) standard deviation over the D features:
+  For every token and head, with the rotation R of the token's position, LN's
+  scale and bias, and mean and (unbiased) standard deviation over D features:
 
       q' = R q / |R q|,    k' = R k / |R k|
       v' = scale * (v - k' - mean) / (std + 1e-8) + bias + k'
@@ -38,15 +38,15 @@ def ttt_inputs(
   Differentiable in z, ln_scale and ln_bias.
 
   Args:
-    z: projections [B, T, X], side by side the features of q, k, v (H D each,
-      head by head), r (H), and what fills up X.
-    cos: of the rotary angles, [T, D], float32 or wider; the features 2i and
-      2i + 1 are turned together.
-    sin: [T, D].
-    ln_scale: [H, D].
-    ln_bias: [H, D].
+    z: projections [B, T, X], the concatenated features of q, k, v (H D each,
+      head by head), r (H), and padding up to X.
+    cos: cosines of the rotary angles, [T, D], float32 or wider; the features
+      2i and 2i + 1 are a pair.
+    sin: sines of the rotary angles, [T, D].
+    ln_scale: scale of LN, [H, D].
+    ln_bias: bias of LN, [H, D].
     rate: largest step size, already divided by D and the mini-batch.
-    length: tokens that are real; eta of those behind them is zero.
+    length: number of tokens that are not padding; eta of the others is zero.
     implementation: None for the best that accepts the arguments, or 'xla',
       'pallas_tpu'.
 
@@ -54,8 +54,8 @@ def ttt_inputs(
     q, k, v [B, H, T, D] in the dtype of z, eta [B, H, T] in that of cos.
 
   Raises:
-    ValueError: shapes that do not fit each other.
-    NotImplementedError: the implementation named does not exist or refuses.
+    ValueError: the shapes or length do not match each other.
+    NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
   """
   heads, dim = ln_scale.shape

@@ -1,4 +1,4 @@
-"""The public functions of TTT-Linear: checks, then the implementation."""
+"""The public functions of TTT-Linear: checks and dispatch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pallas_kernels.ttt_linear import pallas_gpu
 from pallas_kernels.ttt_linear import pallas_tpu
 from pallas_kernels.ttt_linear import reference
 from pallas_kernels.ttt_linear import xla
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 IMPLEMENTATIONS = {
   'pallas_tpu': pallas_tpu.ttt_linear,
@@ -51,8 +53,8 @@ def ttt_linear(
     k: keys [B, H, T, D].
     v: values [B, H, T, D]: the inner target plus k.
     eta: step size per token [B, H, T], already divided by D and mini_batch.
-    w: [H, D, D] or [B, H, D, D].
-    b: [H, D] or [B, H, D].
+    w: initial weight, [H, D, D] or [B, H, D, D].
+    b: initial bias, [H, D] or [B, H, D].
     ln_scale: scale of LN, [H, D].
     ln_bias: bias of LN, [H, D].
     mini_batch: C, tokens that share a step, at least 1.
@@ -65,8 +67,8 @@ def ttt_linear(
     it as the initial state to continue the sequence.
 
   Raises:
-    ValueError: a shape, a dtype or mini_batch does not fit.
-    NotImplementedError: the implementation named does not exist or refuses.
+    ValueError: a shape, a dtype or mini_batch is invalid.
+    NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
   """
   sizes = check_sequence(
@@ -80,14 +82,9 @@ def ttt_linear(
     'ttt_linear',
     IMPLEMENTATIONS,
     implementation,
-    q,
-    k,
-    v,
-    eta,
-    w,
-    b,
-    ln_scale,
-    ln_bias,
+    Tokens(q, k, v, eta),
+    (w, b),
+    Norm(ln_scale, ln_bias),
     mini_batch=mini_batch,
   )
 
@@ -105,14 +102,14 @@ def ttt_linear_inner_losses(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the inner loss of every mini-batch before and after its step.
 
-  Args: as of `ttt_linear`.
+  The arguments are those of `ttt_linear`.
 
   Returns:
     (before, after), each [B, H, N] with N = ceil(T / mini_batch): the mean
     over the tokens of a mini-batch of l(W; k, v) and of l(W'; k, v).
 
   Raises:
-    ValueError: a shape, a dtype or mini_batch does not fit.
+    ValueError: a shape, a dtype or mini_batch is invalid.
   """
   sizes = check_sequence(
     {'k': k, 'v': v},
@@ -122,5 +119,5 @@ def ttt_linear_inner_losses(
   )
   check_state({'w': (w, 'HDD'), 'b': (b, 'HD')}, sizes)
   return reference.ttt_linear_inner_losses(
-    k, v, eta, w, b, ln_scale, ln_bias, mini_batch=mini_batch
+    k, v, eta, (w, b), Norm(ln_scale, ln_bias), mini_batch=mini_batch
   )

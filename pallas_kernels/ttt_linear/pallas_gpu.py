@@ -4,9 +4,9 @@
     w' = w + k^T g               b' = b + sum of g
     out = q + LN(q w' + b')
 
-The step g is stored negative: then the tensor cores add the update to the
-state in place. `pallas_kernels/gpu/kernels.py` holds the loops over
-mini-batches around this.
+The step g is stored negative, so that the tensor cores add the update to the
+state in place. `pallas_kernels/gpu/kernels.py` contains the loops over
+mini-batches.
 """
 
 from __future__ import annotations
@@ -19,92 +19,87 @@ from pallas_kernels.gpu.gradients import read
 from pallas_kernels.gpu.gradients import read_backward
 from pallas_kernels.gpu.gradients import step_gradient
 from pallas_kernels.gpu.gradients import step_gradient_backward
-from pallas_kernels.gpu.kernels import Inner
-from pallas_kernels.gpu.plan import check_support
-from pallas_kernels.gpu.plan import make_plan
-from pallas_kernels.gpu.plan import token_dtype
+from pallas_kernels.gpu.inner_loop import inner_loop
+from pallas_kernels.gpu.kernels import InnerModel
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.walk import walk
+from pallas_kernels.gpu.tiling import check_support
+from pallas_kernels.gpu.tiling import make_tiling
+from pallas_kernels.gpu.tiling import token_dtype
+from pallas_kernels.ttt_linear.specs import NAMES
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
-# Beyond, the backward pass needs more than 227 KiB of shared memory.
+# With larger tiles the backward pass exceeds 227 KiB of shared memory.
 _MOST_TILE_BYTES = 65536
 
 
 def ttt_linear(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  eta: jax.Array,
-  w: jax.Array,
-  b: jax.Array,
-  ln_scale: jax.Array,
-  ln_bias: jax.Array,
+  tokens: Tokens,
+  weights: tuple[jax.Array, ...],
+  norm: Norm,
   *,
   mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
+  """Implements `api.ttt_linear`; differentiable in reverse mode only.
 
   Raises:
     NotImplementedError: a size, a dtype or the GPU is not supported.
   """
-  batch, heads, length, d = q.shape
-  check_support(
-    dict(q=q, k=k, v=v, eta=eta, w=w, b=b, ln_scale=ln_scale, ln_bias=ln_bias),
-    d,
-    mini_batch,
-  )
-  dtype = token_dtype(q, k, v)
+  *qkv, eta = tokens
+  batch, heads, length, d = tokens.q.shape
+  check_support(dict(zip(NAMES, (*tokens, *weights, *norm))), d, mini_batch)
+  dtype = token_dtype(*qkv)
   if dtype.itemsize * d * mini_batch > _MOST_TILE_BYTES:
     raise NotImplementedError(
       f'D={d}, mini_batch={mini_batch} with {dtype.name} tokens: the GPU'
       f' kernel has shared memory for {_MOST_TILE_BYTES // dtype.itemsize}'
       ' numbers of a mini-batch'
     )
-  plan = make_plan(
-    batch * heads,
-    length,
-    mini_batch,
-    4 * (d * d + d),
-    2 * (dtype.itemsize * d * d + 4 * d),
+  tiling = make_tiling(
+    programs=batch * heads,
+    tokens=length,
+    mini_batch=mini_batch,
+    state_bytes=4 * (d * d + d),
+    replay_bytes=2 * (dtype.itemsize * d * d + 4 * d),
   )
-  out, state = walk(
-    _INNER,
-    plan,
-    (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
-    batched_state((w, b), (3, 2), batch, jnp.float32),
-    (ln_scale, ln_bias),
+  out, state = inner_loop(
+    _MODEL,
+    tiling,
+    Tokens(*(x.astype(dtype) for x in qkv), eta),
+    batched_state(weights, (3, 2), batch, jnp.float32),
+    norm,
   )
-  return out.astype(q.dtype), state
+  return out.astype(tokens.q.dtype), state
 
 
-def _step(state, k, v, eta, norm, always):
+def _step(state, k, v, eta, norm, opaque_true):
   """Returns the state after the mini-batch k, v [C, D], eta [C]."""
-  del always  # For `tiles.settle`, which nothing here needs.
+  del opaque_true  # An argument of `tiles.fence`, which is not needed here.
   w, b = state
   g, _ = step_gradient(_affine(k, state), k, v, eta, norm)
   return w + transposed_times(k, g), b + jnp.sum(g, axis=0)
 
 
-def _read_out(state, q, norm, always):
+def _read_out(state, q, norm, opaque_true):
   """Returns out = q + LN(q w + b) [C, D]."""
-  del always
+  del opaque_true
   return read(_affine(q, state), q, norm)
 
 
-def _read_backward(state, q, norm, d_out, always):
+def _read_backward(state, q, norm, d_out, opaque_true):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
-  del always
+  del opaque_true
   d_y, d_norm = read_backward(_affine(q, state), d_out, norm)
   narrow = d_y.astype(q.dtype)
   d_q = d_out.astype(jnp.float32) + times_transposed(narrow, state[0])
   return d_q, (transposed_times(q, narrow), jnp.sum(d_y, axis=0)), d_norm
 
 
-def _step_backward(state, k, v, eta, norm, d_next, always):
+def _step_backward(state, k, v, eta, norm, d_next, opaque_true):
   """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
-  del always
+  del opaque_true
   d_w, d_b = d_next
   g, residuals = step_gradient(_affine(k, state), k, v, eta, norm)
 
@@ -127,6 +122,6 @@ def _affine(x, state):
   return times(x, w) + b[None, :]
 
 
-_INNER = Inner(
+_MODEL = InnerModel(
   _step, _read_out, _read_backward, _step_backward, warps=(4, 4, 4)
 )

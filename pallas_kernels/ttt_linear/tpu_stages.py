@@ -1,7 +1,7 @@
-"""TTT-Linear on packs of heads: the pieces that both TPU kernels share.
+"""TTT-Linear on packs of heads: the parts that both TPU kernels share.
 
-With one layer the heads of a pack need no rows of their own. Their weights lie
-on the diagonal of one matrix, and a product with it serves R heads at once:
+With one layer the heads of a pack need no separate rows. Their weights are the
+diagonal blocks of one matrix, and a product with it serves R heads at once:
 
     w [128, 128] = | w_a  0  |       k w = | a w_a | b w_b |
                    |  0  w_b |
@@ -12,9 +12,9 @@ on the diagonal of one matrix, and a product with it serves R heads at once:
 
 w and b are centred over the features of a head before the kernel.
 
-Only the products are per pack. All else runs on the packs of a step side by
-side, [C, P 128]: reductions run in the order they are written, and a pack's
-chain of them would keep the others waiting.
+Only the products are per pack. Everything else runs on all packs of a step
+together, [C, P 128]: reductions run in program order, and one pack's chain of
+them would delay the others.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ import jax.numpy as jnp
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import lanes
 from pallas_kernels.tpu.packing import Packing
-from pallas_kernels.tpu.plan import Plan
+from pallas_kernels.tpu.tiling import Tiling
 
 
 class State(NamedTuple):
   """Weights in packs, as refs, values or shapes.
 
-  In HBM a B comes first and P is the number of all packs.
+  In HBM a B comes first and P counts all packs.
   """
 
   w: jax.Array  # [P, 128, 128], zero outside of the heads' blocks
   b: jax.Array  # [1, P 128]
 
 
-def apply(rows: jax.Array, w: jax.Array, plan: Plan) -> jax.Array:
+def apply(rows: jax.Array, w: jax.Array, tiling: Tiling) -> jax.Array:
   """Returns rows w of each pack: [rows, P 128], [P, 128, 128]."""
   return jnp.concatenate(
-    [plan.products.times(rows[:, lanes(p)], w[p]) for p in range(w.shape[0])],
+    [tiling.products.times(rows[:, lanes(p)], w[p]) for p in range(w.shape[0])],
     axis=1,
   )
 
 
-def turn(rows: jax.Array) -> list[jax.Array]:
+def transpose_packs(rows: jax.Array) -> list[jax.Array]:
   """Returns the rows [C, P 128] of each pack as columns, P x [128, C].
 
-  Turned before they are needed: the unit that turns them also makes the
-  reductions, in the order of the program.
+  To be called early: the unit that transposes also computes the reductions, in
+  program order.
   """
   return [rows[:, lanes(p)].T for p in range(rows.shape[1] // LANES)]
 
 
-def move(
-  w: Any, columns: list[jax.Array], f: jax.Array, sign: int, plan: Plan
+def add_product(
+  w: Any, columns: list[jax.Array], f: jax.Array, sign: int, tiling: Tiling
 ) -> None:
   """Adds sign columns f of each pack to the ref w [P, 128, 128]."""
   for p, column in enumerate(columns):
-    moved = plan.products.times(column, f[:, lanes(p)])
-    w[p] = w[p] + sign * same_head(moved, plan.packing)
+    product = tiling.products.times(column, f[:, lanes(p)])
+    w[p] = w[p] + sign * keep_diagonal_blocks(product, tiling.packing)
 
 
-def same_head(x: jax.Array, packing: Packing) -> jax.Array:
+def keep_diagonal_blocks(x: jax.Array, packing: Packing) -> jax.Array:
   """Returns x [128, 128] with zeros outside of the heads' blocks."""
   if packing.heads == 1:
     return x
   blocks = [
-    packing.only(r, x[r * packing.head_dim : (r + 1) * packing.head_dim])
+    packing.keep_head(r, x[r * packing.head_dim : (r + 1) * packing.head_dim])
     for r in range(packing.heads)
   ]
   return jnp.concatenate(blocks, axis=0)

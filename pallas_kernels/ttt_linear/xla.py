@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from pallas_kernels.arguments import batched_state
 from pallas_kernels.arguments import state_dtype
 from pallas_kernels.inner_loss import layer_norm
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 from pallas_kernels.xla.inner_loss_backward import layer_norm_backward
 from pallas_kernels.xla.inner_loss_backward import loss_gradient
 from pallas_kernels.xla.inner_loss_backward import loss_gradient_backward
-from pallas_kernels.xla.portable_loop import Norm
+from pallas_kernels.xla.portable_loop import InnerModel
 from pallas_kernels.xla.portable_loop import portable_loop
-from pallas_kernels.xla.portable_loop import Step
-from pallas_kernels.xla.portable_loop import Tokens
 from pallas_kernels.xla.products import row_product
 from pallas_kernels.xla.products import times
 from pallas_kernels.xla.products import times_transposed
@@ -38,28 +38,23 @@ class State(NamedTuple):
 
 
 def ttt_linear(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  eta: jax.Array,
-  w: jax.Array,
-  b: jax.Array,
-  ln_scale: jax.Array,
-  ln_bias: jax.Array,
+  tokens: Tokens,
+  weights: tuple[jax.Array, ...],
+  norm: Norm,
   *,
   mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Returns what `api.ttt_linear` says; reverse-mode differentiable only.
+  """Implements `api.ttt_linear`; differentiable in reverse mode only.
 
-  See `portable_loop` for what the backward pass keeps and recomputes.
+  `portable_loop` describes what the backward pass keeps and recomputes.
   """
-  batch = q.shape[0]
-  dtype = state_dtype(q, k, v, eta, w, b, ln_scale, ln_bias)
-  norm = batched_state((ln_scale, ln_bias), (2, 2), batch, dtype)
+  batch = tokens.q.shape[0]
+  dtype = state_dtype(*tokens, *weights, *norm)
+  norm = batched_state(norm, (2, 2), batch, dtype)
   state, out = portable_loop(
-    Step(learn, read, backward),
-    State(*batched_state((w, b), (3, 2), batch, dtype)),
-    Tokens(q, k, v, eta),
+    InnerModel(learn, read, backward),
+    State(*batched_state(weights, (3, 2), batch, dtype)),
+    tokens,
     Norm(*norm),
     mini_batch,
   )
@@ -104,7 +99,7 @@ def backward(
     forward, norm.scale, eta[..., None] * d_g
   )
   d_eta = row_product(forward.g, d_g)[..., 0]
-  d_target = -d_norm[1]  # The target v - k stands where -bias does.
+  d_target = -d_norm[1]  # The target v - k enters as -bias does.
 
   # z = k w + b
   d_k = d_k - d_target + times_transposed(d_z, state.w)

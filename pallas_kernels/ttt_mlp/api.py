@@ -1,4 +1,4 @@
-"""The public functions of TTT-MLP: checks, then the chosen implementation."""
+"""The public functions of TTT-MLP: checks and dispatch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pallas_kernels.ttt_mlp import pallas_gpu
 from pallas_kernels.ttt_mlp import pallas_tpu
 from pallas_kernels.ttt_mlp import reference
 from pallas_kernels.ttt_mlp import xla
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 IMPLEMENTATIONS = {
   'pallas_tpu': pallas_tpu.ttt_mlp,
@@ -53,10 +55,10 @@ def ttt_mlp(
     k: keys [B, H, T, D].
     v: values [B, H, T, D]: the inner target plus k.
     eta: step size per token [B, H, T], already divided by D and mini_batch.
-    w1: [H, D, K] or [B, H, D, K].
-    b1: [H, K] or [B, H, K].
-    w2: [H, K, D] or [B, H, K, D].
-    b2: [H, D] or [B, H, D].
+    w1: initial weight of the first layer, [H, D, K] or [B, H, D, K].
+    b1: initial bias of the first layer, [H, K] or [B, H, K].
+    w2: initial weight of the second layer, [H, K, D] or [B, H, K, D].
+    b2: initial bias of the second layer, [H, D] or [B, H, D].
     ln_scale: scale of LN, [H, D].
     ln_bias: bias of LN, [H, D].
     mini_batch: C, tokens that share a step, at least 1.
@@ -69,8 +71,8 @@ def ttt_mlp(
     is): pass it as the initial state to continue the sequence.
 
   Raises:
-    ValueError: a shape, a dtype or mini_batch does not fit.
-    NotImplementedError: the implementation named does not exist or refuses.
+    ValueError: a shape, a dtype or mini_batch is invalid.
+    NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
   """
   sizes = check_sequence(
@@ -84,16 +86,9 @@ def ttt_mlp(
     'ttt_mlp',
     IMPLEMENTATIONS,
     implementation,
-    q,
-    k,
-    v,
-    eta,
-    w1,
-    b1,
-    w2,
-    b2,
-    ln_scale,
-    ln_bias,
+    Tokens(q, k, v, eta),
+    (w1, b1, w2, b2),
+    Norm(ln_scale, ln_bias),
     mini_batch=mini_batch,
   )
 
@@ -113,14 +108,14 @@ def ttt_mlp_inner_losses(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the inner loss of every mini-batch before and after its step.
 
-  Args: as of `ttt_mlp`.
+  The arguments are those of `ttt_mlp`.
 
   Returns:
     (before, after), each [B, H, N] with N = ceil(T / mini_batch): the mean
     over the tokens of a mini-batch of l(W; k, v) and of l(W'; k, v).
 
   Raises:
-    ValueError: a shape, a dtype or mini_batch does not fit.
+    ValueError: a shape, a dtype or mini_batch is invalid.
   """
   sizes = check_sequence(
     {'k': k, 'v': v},
@@ -130,12 +125,12 @@ def ttt_mlp_inner_losses(
   )
   _check_state(w1, b1, w2, b2, sizes)
   return reference.ttt_mlp_inner_losses(
-    k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, mini_batch=mini_batch
+    k, v, eta, (w1, b1, w2, b2), Norm(ln_scale, ln_bias), mini_batch=mini_batch
   )
 
 
 def _check_state(w1, b1, w2, b2, sizes):
-  """Raises ValueError unless the four states fit each other and `sizes`."""
+  """Raises ValueError unless the four states match each other and `sizes`."""
   check_state(
     {
       'w1': (w1, 'HDK'),

@@ -1,7 +1,7 @@
 """GELU in its tanh form, x p(u(x)) with p = (1 + tanh u) / 2, and derivatives.
 
-u(x) = sqrt(2 / pi) (x + 0.044715 x^3). The derivatives are exact ones of this
-form; the paper's code truncates their constants to about 8 digits.
+u(x) = sqrt(2 / pi) (x + 0.044715 x^3). The derivatives of this form are exact;
+the paper's code truncates their constants to about 8 digits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TTT-MLP on NVIDIA Hopper: the equations on tiles of one head.
 
-The hidden axis comes first everywhere, both weights are [K, D]:
+The hidden axis comes first everywhere; both weights are [K, D]:
 
     z1 [K, C] = w1 k^T + b1      a [K, C] = gelu(z1)
     z2 [C, D] = a^T w2 + b2      g2 [C, D] = -eta dl/dz2
@@ -8,12 +8,12 @@ The hidden axis comes first everywhere, both weights are [K, D]:
     w1' = w1 + g1 k              w2' = w2 + a g2           (and the biases)
     out = q + LN(gelu(w1' q^T + b1')^T w2' + b2')
 
-So every product but z2 has K = 4 D rows, which fill two groups of four warps
-of the tensor cores, and takes its left operand from registers, where the state
-lies; a alone goes through shared memory. The steps g1, g2 are stored negative:
-then the tensor cores add the updates to the state in place.
+So every product except z2 has K = 4 D rows, which occupy two groups of four
+warps, and takes its left operand from registers, which hold the state; only a
+goes through shared memory. The steps g1, g2 are stored negative, so that the
+tensor cores add the updates to the state in place.
 
-`pallas_kernels/gpu/kernels.py` holds the loops over mini-batches around this.
+`pallas_kernels/gpu/kernels.py` contains the loops over mini-batches.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from pallas_kernels.gpu.gradients import read
 from pallas_kernels.gpu.gradients import read_backward
 from pallas_kernels.gpu.gradients import step_gradient
 from pallas_kernels.gpu.gradients import step_gradient_backward
-from pallas_kernels.gpu.kernels import Inner
-from pallas_kernels.gpu.plan import check_support
-from pallas_kernels.gpu.plan import make_plan
-from pallas_kernels.gpu.plan import token_dtype
-from pallas_kernels.gpu.tiles import settle
+from pallas_kernels.gpu.inner_loop import inner_loop
+from pallas_kernels.gpu.kernels import InnerModel
+from pallas_kernels.gpu.tiles import fence
 from pallas_kernels.gpu.tiles import times
 from pallas_kernels.gpu.tiles import times_transposed
 from pallas_kernels.gpu.tiles import transposed_times
-from pallas_kernels.gpu.walk import walk
+from pallas_kernels.gpu.tiling import check_support
+from pallas_kernels.gpu.tiling import make_tiling
+from pallas_kernels.gpu.tiling import token_dtype
+from pallas_kernels.ttt_mlp.specs import NAMES
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
-# What fits a multiprocessor's shared memory, see `_check_fits`.
+# Largest sizes that fit a multiprocessor's shared memory, see `_check_fits`.
 _MOST_WEIGHTS = 256 * 64
 _MOST_HIDDEN_TOKENS = {'bfloat16': 256 * 128, 'float32': 256 * 32}
 _MOST_TOKENS = {'bfloat16': 64 * 128, 'float32': 64 * 64}
@@ -57,69 +60,52 @@ class State(NamedTuple):
 
 
 def ttt_mlp(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  eta: jax.Array,
-  w1: jax.Array,
-  b1: jax.Array,
-  w2: jax.Array,
-  b2: jax.Array,
-  ln_scale: jax.Array,
-  ln_bias: jax.Array,
+  tokens: Tokens,
+  weights: tuple[jax.Array, ...],
+  norm: Norm,
   *,
   mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Returns what `api.ttt_mlp` says; reverse-mode differentiable only.
+  """Implements `api.ttt_mlp`; differentiable in reverse mode only.
 
   Raises:
     NotImplementedError: a size, a dtype or the GPU is not supported.
   """
-  batch, heads, length, d = q.shape
+  *qkv, eta = tokens
+  w1, b1, w2, b2 = weights
+  batch, heads, length, d = tokens.q.shape
   hidden = w1.shape[-1]
-  arrays = dict(
-    q=q,
-    k=k,
-    v=v,
-    eta=eta,
-    w1=w1,
-    b1=b1,
-    w2=w2,
-    b2=b2,
-    ln_scale=ln_scale,
-    ln_bias=ln_bias,
-  )
-  check_support(arrays, d, mini_batch)
+  check_support(dict(zip(NAMES, (*tokens, *weights, *norm))), d, mini_batch)
   if hidden & (hidden - 1) or not 32 <= hidden <= 512:
     raise NotImplementedError(
       f'K={hidden} hidden units: the GPU kernel takes a power of two from 32'
       ' to 512, such as 256'
     )
-  dtype = token_dtype(q, k, v)
+  dtype = token_dtype(*qkv)
   _check_fits(dtype, d, hidden, mini_batch)
-  weights, biases = 2 * hidden * d, 4 * (hidden + d)
-  plan = make_plan(
-    batch * heads,
-    length,
-    mini_batch,
-    4 * weights + biases,
-    2 * (dtype.itemsize * weights + biases),
+  matrix_size, bias_bytes = 2 * hidden * d, 4 * (hidden + d)
+  tiling = make_tiling(
+    programs=batch * heads,
+    tokens=length,
+    mini_batch=mini_batch,
+    state_bytes=4 * matrix_size + bias_bytes,
+    replay_bytes=2 * (dtype.itemsize * matrix_size + bias_bytes),
   )
-  out, state = walk(
-    _INNER,
-    plan,
-    (q.astype(dtype), k.astype(dtype), v.astype(dtype), eta),
+  out, state = inner_loop(
+    _MODEL,
+    tiling,
+    Tokens(*(x.astype(dtype) for x in qkv), eta),
     batched_state((w1.mT, b1, w2, b2), (3, 2, 3, 2), batch, jnp.float32),
-    (ln_scale, ln_bias),
+    norm,
   )
   w1, b1, w2, b2 = state
-  return out.astype(q.dtype), (w1.mT, b1, w2, b2)
+  return out.astype(tokens.q.dtype), (w1.mT, b1, w2, b2)
 
 
 def _check_fits(dtype, d, hidden, mini_batch):
-  """Raises NotImplementedError where `reverse` needs over 227 KiB shared.
+  """Raises NotImplementedError if `reverse` exceeds 227 KiB of shared memory.
 
-  The limits are those that the compiler for the H100 was seen to accept.
+  The limits were found by compiling for the H100.
   """
   for name, size, limit in (
     ('K D', hidden * d, _MOST_WEIGHTS),
@@ -134,11 +120,11 @@ def _check_fits(dtype, d, hidden, mini_batch):
       )
 
 
-def _step(state, k, v, eta, norm, always):
+def _step(state, k, v, eta, norm, opaque_true):
   """Returns the state after the mini-batch k, v [C, D], eta [C]."""
   w1, b1, w2, b2 = state
   a, slope = gelu_slope(_first(k, state))
-  a = settle(a, k.dtype, always)
+  a = fence(a, k.dtype, opaque_true)
   g2, _ = step_gradient(_second(a, state), k, v, eta, norm)
   narrow = g2.astype(k.dtype)
   g1 = slope * times_transposed(w2, narrow)
@@ -150,16 +136,16 @@ def _step(state, k, v, eta, norm, always):
   )
 
 
-def _read_out(state, q, norm, always):
+def _read_out(state, q, norm, opaque_true):
   """Returns out = q + LN(f(q; W)) [C, D]."""
-  a = settle(gelu(_first(q, state)), q.dtype, always)
+  a = fence(gelu(_first(q, state)), q.dtype, opaque_true)
   return read(_second(a, state), q, norm)
 
 
-def _read_backward(state, q, norm, d_out, always):
+def _read_backward(state, q, norm, d_out, opaque_true):
   """Returns the cotangents (d_q, d_state, d_norm) of `_read_out`."""
   a, slope = gelu_slope(_first(q, state))
-  a = settle(a, q.dtype, always)
+  a = fence(a, q.dtype, opaque_true)
   d_y2, d_norm = read_backward(_second(a, state), d_out, norm)
   narrow = d_y2.astype(q.dtype)
   d_y1 = slope * times_transposed(state[2], narrow)
@@ -173,14 +159,14 @@ def _read_backward(state, q, norm, d_out, always):
   return d_q, d_state, d_norm
 
 
-def _step_backward(state, k, v, eta, norm, d_next, always):
+def _step_backward(state, k, v, eta, norm, d_next, opaque_true):
   """Returns the cotangents (d_state, d_k, d_v, d_eta, d_norm) of `_step`."""
   d_next = State(*d_next)
   w1, _, w2, _ = state
   dtype = k.dtype
 
   a, slope, curvature = gelu_slope_curvature(_first(k, state))
-  a = settle(a, dtype, always)
+  a = fence(a, dtype, opaque_true)
   g2, residuals = step_gradient(_second(a, state), k, v, eta, norm)
   g2 = g2.astype(dtype)
   h = times_transposed(w2, g2)
@@ -189,7 +175,7 @@ def _step_backward(state, k, v, eta, norm, d_next, always):
   d_g1 = _first(k, d_next)
   d_k = _sum_hidden((slope * h).astype(dtype), d_next.w1)
   bend = curvature * (d_g1 * h)
-  d_h = settle(slope * d_g1, dtype, always)
+  d_h = fence(slope * d_g1, dtype, opaque_true)
 
   # h = w2 g2^T
   d_g2 = _second(a, d_next) + transposed_times(d_h, w2)
@@ -198,7 +184,7 @@ def _step_backward(state, k, v, eta, norm, d_next, always):
 
   # z2 = gelu(z1)^T w2 + b2 with z1 = w1 k^T + b1
   d_a = times_transposed(d_next.w2, g2) + times_transposed(w2, narrow)
-  d_z1 = settle(slope * d_a + bend, jnp.float32, always)
+  d_z1 = fence(slope * d_a + bend, jnp.float32, opaque_true)
   d_k = d_k + d_e + transposed_times(d_z1.astype(dtype), w1)
   d_state = State(
     w1=d_next.w1 + times(d_z1, k),
@@ -224,7 +210,7 @@ def _second(a, state):
   return transposed_times(a, state[2]) + state[3][None, :]
 
 
-_INNER = Inner(
+_MODEL = InnerModel(
   _step,
   _read_out,
   _read_backward,

@@ -1,4 +1,4 @@
-"""TTT-MLP by definition: the yardstick of every other implementation."""
+"""TTT-MLP by definition: the oracle of every other implementation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pallas_kernels.arguments import batched_state
 from pallas_kernels.arguments import state_dtype
 from pallas_kernels.inner_loop import inner_loop
 from pallas_kernels.inner_loop import inner_losses
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 
 def mlp(parameters: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
@@ -17,48 +19,37 @@ def mlp(parameters: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
 
 
 def ttt_mlp(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
-  eta: jax.Array,
-  w1: jax.Array,
-  b1: jax.Array,
-  w2: jax.Array,
-  b2: jax.Array,
-  ln_scale: jax.Array,
-  ln_bias: jax.Array,
+  tokens: Tokens,
+  weights: tuple[jax.Array, ...],
+  norm: Norm,
   *,
   mini_batch: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Returns what `api.ttt_mlp` says, with the inner gradient by `jax.grad`."""
-  dtype = state_dtype(q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias)
+  """Implements `api.ttt_mlp` with the inner gradient by `jax.grad`."""
+  dtype = state_dtype(*tokens, *weights, *norm)
   out, state = inner_loop(
     mlp,
-    batched_state((w1, b1, w2, b2), (3, 2, 3, 2), q.shape[0], dtype),
-    *(array.astype(dtype) for array in (q, k, v, eta, ln_scale, ln_bias)),
+    batched_state(weights, (3, 2, 3, 2), tokens.q.shape[0], dtype),
+    *(array.astype(dtype) for array in (*tokens, *norm)),
     mini_batch=mini_batch,
   )
-  return out.astype(q.dtype), state
+  return out.astype(tokens.q.dtype), state
 
 
 def ttt_mlp_inner_losses(
   k: jax.Array,
   v: jax.Array,
   eta: jax.Array,
-  w1: jax.Array,
-  b1: jax.Array,
-  w2: jax.Array,
-  b2: jax.Array,
-  ln_scale: jax.Array,
-  ln_bias: jax.Array,
+  weights: tuple[jax.Array, ...],
+  norm: Norm,
   *,
   mini_batch: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns what `api.ttt_mlp_inner_losses` says."""
-  dtype = state_dtype(k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias)
+  """Implements `api.ttt_mlp_inner_losses`."""
+  dtype = state_dtype(k, v, eta, *weights, *norm)
   return inner_losses(
     mlp,
-    batched_state((w1, b1, w2, b2), (3, 2, 3, 2), k.shape[0], dtype),
-    *(array.astype(dtype) for array in (k, v, eta, ln_scale, ln_bias)),
+    batched_state(weights, (3, 2, 3, 2), k.shape[0], dtype),
+    *(array.astype(dtype) for array in (k, v, eta, *norm)),
     mini_batch=mini_batch,
   )

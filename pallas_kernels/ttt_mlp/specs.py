@@ -53,8 +53,9 @@ def random_arguments(
 
   Args:
     spec: sizes.
-    seed: of NumPy's generator.
-    deviation: of weights and biases; 0.02 is the initialisation of the paper.
+    seed: seed of NumPy's generator.
+    deviation: standard deviation of weights and biases; the paper initialises
+      with 0.02.
   """
   rng = np.random.default_rng([seed, 1])
   arguments = random_sequence(spec, seed)

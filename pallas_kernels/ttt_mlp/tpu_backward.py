@@ -1,9 +1,9 @@
 """TTT-MLP backward on TPU: a group of mini-batches, forwards and backwards.
 
-The group is walked again from the state before it, which keeps in VMEM what
-the gradients need (`tpu_replay.py`), and then backwards: for each mini-batch
-through what read the state after it (`tpu_read_backward.py`), then through the
-update that made that state (`tpu_update_backward.py`).
+The group is replayed from its initial state, with the residuals kept in VMEM
+(`tpu_replay.py`), and then traversed backwards: for each mini-batch through the
+read of the state after it (`tpu_read_backward.py`), then through the update
+that produced that state (`tpu_update_backward.py`).
 """
 
 from __future__ import annotations
@@ -12,52 +12,60 @@ from typing import Any
 
 from jax.experimental import pallas as pl
 
-from pallas_kernels.tpu import rates
-from pallas_kernels.tpu.inner_loss import Norm
-from pallas_kernels.tpu.tokens import Tokens
-from pallas_kernels.tpu.window import Step
-from pallas_kernels.ttt_mlp import tpu_read_backward as reading
-from pallas_kernels.ttt_mlp import tpu_update_backward as updating
+from pallas_kernels.tpu import step_sizes
+from pallas_kernels.tpu.window import GridStep
+from pallas_kernels.ttt_mlp import tpu_read_backward
+from pallas_kernels.ttt_mlp import tpu_update_backward
 from pallas_kernels.ttt_mlp.tpu_replay import replay
-from pallas_kernels.ttt_mlp.tpu_replay import Stash
+from pallas_kernels.ttt_mlp.tpu_replay import Residuals
 from pallas_kernels.ttt_mlp.tpu_stages import State
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 
 def backward(
-  here: Step,
+  grid_step: GridStep,
   tokens: Tokens,
-  rate: Any,
+  step_size: Any,
   norm: Norm,
   state: State,
-  stash: Stash,
+  residuals: Residuals,
   d_out: Any,
   d_tokens: Tokens,
   d_norm: Norm,
   d_state: State,
 ) -> None:
-  """Walks the group of a grid step; arguments are refs of blocks."""
-  replay(here, tokens.k, tokens.v, rate, norm, state, stash)
+  """Runs the group of a grid step; arguments are refs of blocks."""
+  replay(grid_step, tokens.k, tokens.v, step_size, norm, state, residuals)
 
-  @pl.loop(0, here.grid.steps)
+  @pl.loop(0, grid_step.grid.steps)
   def _(i):
-    windows = here.windows(here.grid.steps - 1 - i)
+    windows = grid_step.windows(grid_step.grid.steps - 1 - i)
     # Stage by stage over the packs, whose chains are independent.
-    reads = [reading.hidden(w, tokens.q, stash) for w in windows]
+    reads = [tpu_read_backward.hidden(w, tokens.q, residuals) for w in windows]
     reads = [
-      reading.gradient(w, read, d_out, norm, stash, d_norm, d_state)
+      tpu_read_backward.gradient(
+        w, read, d_out, norm, residuals, d_norm, d_state
+      )
       for w, read in zip(windows, reads)
     ]
     for window, read in zip(windows, reads):
-      reading.products(window, read, d_out, stash, d_tokens.q, d_state)
-    steps = [updating.step(w, tokens.k, stash, d_state) for w in windows]
+      tpu_read_backward.products(
+        window, read, d_out, residuals, d_tokens.q, d_state
+      )
+    steps = [
+      tpu_update_backward.step(w, tokens.k, residuals, d_state) for w in windows
+    ]
     hidden = [
-      updating.gradient(
-        w, step, tokens, rate, norm, stash, d_tokens, d_norm, d_state
+      tpu_update_backward.gradient(
+        w, step, tokens, step_size, norm, residuals, d_tokens, d_norm, d_state
       )
       for w, step in zip(windows, steps)
     ]
     for window, step, h in zip(windows, steps, hidden):
-      updating.products(window, step, h, stash, d_tokens.k, d_state)
-    d_tokens.eta[0, 0, windows[0].rows] = rates.gather(
-      [h.d_rate for h in hidden], here.grid.plan.packing
+      tpu_update_backward.products(
+        window, step, h, residuals, d_tokens.k, d_state
+      )
+    d_tokens.eta[0, 0, windows[0].rows] = step_sizes.reduce_gradient(
+      [h.d_step_size for h in hidden], grid_step.grid.tiling.packing
     )

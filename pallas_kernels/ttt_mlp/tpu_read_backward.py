@@ -1,4 +1,4 @@
-"""TTT-MLP backward on TPU, through reading: from d_out to d_q and the state.
+"""TTT-MLP backward on TPU, through the read: from d_out to d_q and the state.
 
 With d for cotangents, w1', b1', w2', c2' the state after a mini-batch, and
 out = q + scale x + bias, x = LN(a w2'^T + c2'), a = A(q w1' + b1'):
@@ -18,7 +18,7 @@ import jax
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.inner_loss import normalize_backward
-from pallas_kernels.ttt_mlp.tpu_stages import add_first_layer
+from pallas_kernels.ttt_mlp.tpu_stages import add_to_first_layer
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
 
@@ -41,44 +41,44 @@ class ReadGradient(NamedTuple):
   d_z: jax.Array  # [R C, K]
 
 
-def hidden(window, q, stash):
-  """Passes the queries through the state after their mini-batch."""
-  plan, p, after = window.plan, window.p, window.m + 1
-  packing, products = plan.packing, plan.products
+def hidden(window, q, residuals):
+  """Returns the hidden layer of the queries, by the state after the batch."""
+  tiling, p, after = window.tiling, window.p, window.m + 1
+  packing, products = tiling.packing, tiling.products
   rows = packing.block_diagonal(window.read(q))
   z = packing.add_bias(
-    products.times(rows, stash.w1[after, p]), stash.b1[after, p]
+    products.times(rows, residuals.w1[after, p]), residuals.b1[after, p]
   )
-  a, slope = twice_gelu_slope(z.astype(plan.elementwise))
-  a = a.astype(plan.dtype)
-  y = products.times_transposed(a, stash.w2[after, p])
-  y = packing.diagonal(y) + stash.c2[after, :, window.lanes]
+  a, slope = twice_gelu_slope(z.astype(tiling.elementwise))
+  a = a.astype(tiling.dtype)
+  y = products.times_transposed(a, residuals.w2[after, p])
+  y = packing.diagonal(y) + residuals.c2[after, :, window.lanes]
   return Read(rows, a, slope, y)
 
 
-def gradient(window, read, d_out, norm, stash, d_norm, d_state):
-  """Goes back from d_out to d_z."""
-  plan, p, after = window.plan, window.p, window.m + 1
-  packing = plan.packing
+def gradient(window, read, d_out, norm, residuals, d_norm, d_state):
+  """Propagates d_out back to d_z."""
+  tiling, p, after = window.tiling, window.p, window.m + 1
+  packing = tiling.packing
   x, r = normalize(read.y, packing.mean, FACTOR)
-  d_out = window.read(d_out).astype(plan.wide)
+  d_out = window.read(d_out).astype(tiling.wide)
   d_norm.bias[:, window.lanes] += column_sum(d_out)
   d_norm.scale[:, window.lanes] += column_sum(d_out * x)
   d_y = normalize_backward(
     norm.scale[:, window.lanes] * d_out, x, r, packing.mean
   )
   d_state.c2[:, window.lanes] += column_sum(d_y)
-  d_y = packing.block_diagonal(d_y.astype(plan.dtype))
-  d_a = plan.products.times(d_y, stash.w2[after, p])
-  d_z = d_a.astype(plan.elementwise) * read.slope
-  return ReadGradient(read.rows, read.a, d_y, d_z.astype(plan.dtype))
+  d_y = packing.block_diagonal(d_y.astype(tiling.dtype))
+  d_a = tiling.products.times(d_y, residuals.w2[after, p])
+  d_z = d_a.astype(tiling.elementwise) * read.slope
+  return ReadGradient(read.rows, read.a, d_y, d_z.astype(tiling.dtype))
 
 
-def products(window, read, d_out, stash, d_q, d_state):
+def products(window, read, d_out, residuals, d_q, d_state):
   """Adds to d_w1', d_b1', d_w2' and writes d_q."""
-  plan, p, after = window.plan, window.p, window.m + 1
-  d_state.w2[p] += plan.products.transposed_times(read.d_y, read.a)
-  d_rows = plan.products.times_transposed(read.d_z, stash.w1[after, p])
-  d_out = window.read(d_out).astype(plan.wide)
-  window.write(d_q, d_out + plan.packing.diagonal(d_rows))
-  add_first_layer(d_state, p, read.rows, read.d_z, plan)
+  tiling, p, after = window.tiling, window.p, window.m + 1
+  d_state.w2[p] += tiling.products.transposed_times(read.d_y, read.a)
+  d_rows = tiling.products.times_transposed(read.d_z, residuals.w1[after, p])
+  d_out = window.read(d_out).astype(tiling.wide)
+  window.write(d_q, d_out + tiling.packing.diagonal(d_rows))
+  add_to_first_layer(d_state, p, read.rows, read.d_z, tiling)

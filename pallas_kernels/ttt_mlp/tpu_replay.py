@@ -1,4 +1,4 @@
-"""Walks a group of mini-batches again and keeps what the gradients need."""
+"""Replays a group of mini-batches and keeps the residuals of the gradients."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 from pallas_kernels.tpu.inner_loss import column_sum
-from pallas_kernels.tpu.inner_loss import Gradient
 from pallas_kernels.tpu.inner_loss import inner_gradient
-from pallas_kernels.tpu.inner_loss import Norm
+from pallas_kernels.tpu.inner_loss import InnerGradient
+from pallas_kernels.tpu.inner_loss import norm_lanes
 from pallas_kernels.tpu.packing import LANES
-from pallas_kernels.tpu.plan import Grid
-from pallas_kernels.tpu.window import Step
+from pallas_kernels.tpu.tiling import Grid
+from pallas_kernels.tpu.window import GridStep
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
-from pallas_kernels.ttt_mlp.tpu_stages import move
 from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_curvature
+from pallas_kernels.ttt_mlp.tpu_stages import update_state
+from pallas_kernels.types import Norm
 
 
-class Stash(NamedTuple):
+class Residuals(NamedTuple):
   """A group's intermediate values in VMEM, [G, ...] or [G + 1, ...].
 
-  Operands of products are kept as such: weights are needed as nothing else,
-  and the hidden layer would be made again from z at the price of its tanh.
+  Operands of products are kept in their dtype: weights have no other use, and
+  recomputing the hidden layer from z would cost its tanh.
   """
 
   w1: Any  # [P, 128, K] before each mini-batch and after the last
@@ -38,65 +39,67 @@ class Stash(NamedTuple):
   slope: Any  # [P, R C, K]
   h: Any  # [P, R C, K] slope * (f w2)
   curved: Any  # [P, R C, K] A''(z) * (f w2)
-  gradient: Gradient  # [P, C, 128] each
+  gradient: InnerGradient  # [P, C, 128] each
 
 
-def stash_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Stash:
-  """Returns the stash to allocate; `state` has shapes without B."""
-  plan = grid.plan
-  w1, b1, w2, c2 = ((grid.steps + 1, *grid.shares(shape)) for shape in state)
-  here = (grid.steps, grid.packs)
-  hidden = (*here, plan.packing.heads * plan.mini_batch, state[0][-1])
-  tokens = (*here, plan.mini_batch, LANES)
-  narrow = functools.partial(pltpu.VMEM, dtype=plan.dtype)
-  wide = functools.partial(pltpu.VMEM, dtype=plan.wide)
-  return Stash(
+def residuals_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Residuals:
+  """Returns the scratch to allocate; `state` holds shapes without B."""
+  tiling = grid.tiling
+  w1, b1, w2, c2 = (
+    (grid.steps + 1, *grid.state_shape(shape)) for shape in state
+  )
+  grid_step = (grid.steps, grid.packs)
+  hidden = (*grid_step, tiling.packing.heads * tiling.mini_batch, state[0][-1])
+  tokens = (*grid_step, tiling.mini_batch, LANES)
+  narrow = functools.partial(pltpu.VMEM, dtype=tiling.dtype)
+  wide = functools.partial(pltpu.VMEM, dtype=tiling.wide)
+  return Residuals(
     narrow(w1),
     wide(b1),
     narrow(w2),
     wide(c2),
     *(narrow(hidden) for _ in range(4)),
-    Gradient(*(wide(tokens) for _ in range(4))),
+    InnerGradient(*(wide(tokens) for _ in range(4))),
   )
 
 
-def stash_bytes(
+def residual_bytes(
   head_dim: int, hidden: int, mini_batch: int, dtype: jnp.dtype
 ) -> int:
-  """Returns the bytes of one mini-batch of one pack."""
+  """Returns the size of the residuals of one mini-batch of one pack."""
   heads = LANES // head_dim
   operands = (2 * LANES + 4 * heads * mini_batch) * hidden
-  # A bias takes whole registers of 8 rows.
+  # A bias takes full registers of 8 rows.
   wide = 4 * mini_batch * LANES + 8 * (hidden + LANES)
   return operands * jnp.dtype(dtype).itemsize + 4 * wide
 
 
 def replay(
-  here: Step,
+  grid_step: GridStep,
   k: Any,
   v: Any,
-  rate: Any,
+  step_size: Any,
   norm: Norm,
   state: State,
-  stash: Stash,
+  residuals: Residuals,
 ) -> None:
-  """Moves `state` over the group and fills the stash; arguments are refs."""
-  grid = here.grid
+  """Updates `state` over the group, fills the residuals; arguments are refs."""
+  grid = grid_step.grid
 
   @pl.loop(0, grid.steps)
   def _(m):
-    windows = here.windows(m)
-    _keep(m, state, stash)
-    hidden = [_hidden(w, k, state, stash) for w in windows]
+    windows = grid_step.windows(m)
+    _save_state(m, state, residuals)
+    hidden = [_hidden(w, k, state, residuals) for w in windows]
     steps = [
-      _step(w, h, k, v, rate, norm, state, stash)
+      _step(w, h, k, v, step_size, norm, state, residuals)
       for w, h in zip(windows, hidden)
     ]
     for window, h, (f, step) in zip(windows, hidden, steps):
-      keys = window.plan.packing.block_diagonal(window.read(k))
-      move(state, window.p, keys, h.a, f, step, window.plan)
+      keys = window.tiling.packing.block_diagonal(window.read(k))
+      update_state(state, window.p, keys, h.a, f, step, window.tiling)
 
-  _keep(grid.steps, state, stash)
+  _save_state(grid.steps, state, residuals)
 
 
 class _Hidden(NamedTuple):
@@ -108,41 +111,46 @@ class _Hidden(NamedTuple):
   y: jax.Array  # [C, 128]
 
 
-def _keep(m, state, stash):
-  """Keeps the state before mini-batch m."""
-  for value, kept in zip(state, stash[:4]):
+def _save_state(m, state, residuals):
+  """Saves the state before mini-batch m."""
+  for value, kept in zip(state, residuals[:4]):
     kept[m] = value[...].astype(kept.dtype)
 
 
-def _hidden(window, k, state, stash):
-  """Passes the keys through both layers."""
-  plan, p, m = window.plan, window.p, window.m
-  packing, products = plan.packing, plan.products
+def _hidden(window, k, state, residuals):
+  """Returns both layers' values at the keys."""
+  tiling, p, m = window.tiling, window.p, window.m
+  packing, products = tiling.packing, tiling.products
   rows = packing.block_diagonal(window.read(k))
-  z = packing.add_bias(products.times(rows, stash.w1[m, p]), state.b1[p])
-  a, slope, curvature = twice_gelu_curvature(z.astype(plan.elementwise))
-  a = a.astype(plan.dtype)
-  stash.a[m, p] = a
-  stash.slope[m, p] = slope.astype(plan.dtype)
-  y = products.times_transposed(a, stash.w2[m, p])
+  z = packing.add_bias(products.times(rows, residuals.w1[m, p]), state.b1[p])
+  a, slope, curvature = twice_gelu_curvature(z.astype(tiling.elementwise))
+  a = a.astype(tiling.dtype)
+  residuals.a[m, p] = a
+  residuals.slope[m, p] = slope.astype(tiling.dtype)
+  y = products.times_transposed(a, residuals.w2[m, p])
   y = packing.diagonal(y) + state.c2[:, window.lanes]
   return _Hidden(a, slope, curvature, y)
 
 
-def _step(window, hidden, k, v, rate, norm, state, stash):
-  """Returns the step of the weights, f and h, and moves c2."""
-  plan, p, m = window.plan, window.p, window.m
-  keys, values = (window.read(ref).astype(plan.wide) for ref in (k, v))
+def _step(window, hidden, k, v, step_size, norm, state, residuals):
+  """Returns the step of the weights, f and h; updates c2."""
+  tiling, p, m = window.tiling, window.p, window.m
+  keys, values = (window.read(ref).astype(tiling.wide) for ref in (k, v))
   gradient = inner_gradient(
-    hidden.y, keys, values, norm.at(window.lanes), plan.packing.mean, FACTOR
+    hidden.y,
+    keys,
+    values,
+    norm_lanes(norm, window.lanes),
+    tiling.packing.mean,
+    FACTOR,
   )
-  for value, kept in zip(gradient, stash.gradient):
+  for value, kept in zip(gradient, residuals.gradient):
     kept[m, p] = value
-  f = rate[window.rows, window.lanes] * gradient.g
+  f = step_size[window.rows, window.lanes] * gradient.g
   state.c2[:, window.lanes] = state.c2[:, window.lanes] - 4 * column_sum(f)
-  f = plan.packing.block_diagonal(f.astype(plan.dtype))
-  fw = plan.products.times(f, stash.w2[m, p]).astype(plan.elementwise)
-  h = (fw * hidden.slope).astype(plan.dtype)
-  stash.h[m, p] = h
-  stash.curved[m, p] = (fw * hidden.curvature).astype(plan.dtype)
+  f = tiling.packing.block_diagonal(f.astype(tiling.dtype))
+  fw = tiling.products.times(f, residuals.w2[m, p]).astype(tiling.elementwise)
+  h = (fw * hidden.slope).astype(tiling.dtype)
+  residuals.h[m, p] = h
+  residuals.curved[m, p] = (fw * hidden.curvature).astype(tiling.dtype)
   return f, h

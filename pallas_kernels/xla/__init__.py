@@ -1,1 +1,1 @@
-"""The inner loop in portable XLA, shared by all ops."""
+"""Machinery of the implementations for any backend."""

@@ -1,9 +1,9 @@
-"""Splits rows (B and H together) into parts that CPU cores take side by side.
+"""Splits rows (B and H together) into parts that CPU cores run in parallel.
 
 XLA on CPU runs the product of one mini-batch with all its rows on one core. It
-does run operations side by side that do not wait for each other, but only
-when more than eight are ready at a time. So there are up to eight chains of
-operations, each with some of the rows.
+runs independent operations in parallel, but only while more than eight are
+ready. So there are up to eight chains of operations, each with some of the
+rows.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 
 _MAX_PARTS = 8
-# Multiplications per product below which handing it over costs more: ~ 1 us.
+# Multiplications per product below which handing it to another core costs more
+# than it saves, about 1 us.
 _MIN_WORK = 2**17
 
 
-def on_one_cpu() -> bool:
-  """Returns whether the program is for the CPU, and not for a mesh.
+def is_single_cpu() -> bool:
+  """Returns whether the program is for one CPU device, and not for a mesh.
 
-  Over a mesh B and H may be sharded, and what splits them would move data.
+  Over a mesh B and H may be sharded, and splitting them would move data.
   """
   return (
     jax.default_backend() == 'cpu'
@@ -32,32 +33,32 @@ def on_one_cpu() -> bool:
   )
 
 
-def count_parts(rows: int, work: int) -> int:
-  """Returns the number of parts: 1 unless for one CPU with several cores.
+def num_core_splits(rows: int, work: int) -> int:
+  """Returns the number of parts: 1 except on one CPU with several cores.
 
   Args:
     rows: B times H.
-    work: multiplications of one product, for one row.
+    work: multiplications of one product, per row.
   """
-  if not on_one_cpu() or _cores() == 1:
+  if not is_single_cpu() or _cores() == 1:
     return 1
   return max(1, min(_MAX_PARTS, rows, rows * work // _MIN_WORK))
 
 
 def _cores() -> int:
   """Returns the number of cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # macOS has none.
+  if hasattr(os, 'sched_getaffinity'):  # Missing on macOS.
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
-def one_axis(tree: Any) -> Any:
+def merge_batch_and_heads(tree: Any) -> Any:
   """Returns arrays [B, H, ...] as [1, B H, ...]."""
   return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), tree)
 
 
 def split(tree: Any, count: int) -> list[Any]:
-  """Returns a tree of arrays [1, rows, ...] as `count` trees of some rows."""
+  """Returns a tree of arrays [1, rows, ...] as `count` trees of fewer rows."""
   if count == 1:
     return [tree]
   leaves, structure = jax.tree.flatten(tree)

@@ -1,4 +1,4 @@
-"""Derivatives of LayerNorm and of the inner loss's gradient, by hand.
+"""Closed-form derivatives of LayerNorm and of the inner loss's gradient.
 
 With n the normalised z, r the reciprocal standard deviation, and
 
@@ -22,7 +22,7 @@ from pallas_kernels.xla.products import row_product
 
 
 class LossGradient(NamedTuple):
-  """The gradient g in z of the loss of each token, and what led to it."""
+  """The gradient g in z of each token's loss, and its intermediate values."""
 
   g: jax.Array  # [..., C, D]
   normal: jax.Array  # n, [..., C, D]
@@ -38,7 +38,7 @@ def loss_gradient(
   scale: jax.Array,
   bias: jax.Array,
 ) -> LossGradient:
-  """Returns what `inner_loss.token_loss_gradient` says, with its parts."""
+  """Returns the gradient of `inner_loss.token_loss` in z, [..., C, D] each."""
   normal, reciprocal = normalize(z)
   error = normal * scale + bias - (v - k)
   d = error * scale
@@ -55,8 +55,8 @@ def loss_gradient_backward(
   The cotangent in bias is also that in k, and minus that in v.
 
   Args:
-    forward: the result of `loss_gradient`.
-    scale: of LayerNorm, [..., C, D].
+    forward: result of `loss_gradient`.
+    scale: scale of LayerNorm, [..., C, D].
     u: cotangent of g.
   """
   g, normal, reciprocal, error, slope = forward
@@ -64,11 +64,11 @@ def loss_gradient_backward(
   d_d = reciprocal * (u - _mean(u) - normal * u_slope)
   d_bias = d_d * scale
   d_scale = d_d * error + d_bias * normal
-  # P holds n itself: d/dn of -r mean(u n) mean(d n) D.
+  # P depends on n: the derivative in n of -r mean(u n) mean(d n) D.
   d_normal = d_bias * scale - reciprocal * (
     slope * u + u_slope * (error * scale)
   )
-  # And r = (variance + epsilon)^(-1/2) stands before it: the last mean.
+  # r = (variance + epsilon)^(-1/2) depends on z too: the last mean.
   along = _mean_product(d_normal, normal) + _mean_product(u, g)
   d_z = reciprocal * (d_normal - _mean(d_normal) - normal * along)
   return d_z, d_scale, d_bias
@@ -77,7 +77,7 @@ def loss_gradient_backward(
 def layer_norm_backward(
   z: jax.Array, scale: jax.Array, d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns cotangents of LN(z) in (z, scale, bias), given that of LN(z)."""
+  """Returns the cotangents of (z, scale, bias), given that of LN(z)."""
   normal, reciprocal = normalize(z)
   d_normal = d_out * scale
   along = _mean_product(d_normal, normal)

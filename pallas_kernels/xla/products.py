@@ -1,7 +1,8 @@
 """Matrix products over leading batch axes, named by their operands' layout.
 
-`dot_general` with the contracted axes named, instead of a transposed copy and
-`@`: XLA on CPU writes such a copy out, at the cost of half a product.
+They are `dot_general` with the contracted axes named, instead of `@` with a
+transposed operand: XLA on CPU copies such an operand, at the cost of half a
+product.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _product(a, b, axis_a, axis_b):
 def row_product(a: jax.Array, b: jax.Array) -> jax.Array:
   """Returns the sum over the last axis of a times b, [..., J] -> [..., 1].
 
-  As a product: XLA on CPU takes 20 times longer for the sum of `a * b`.
+  Written as a product: XLA on CPU takes 20 times longer for the sum of `a * b`.
   """
   return jnp.einsum(
     '...j,...j->...', a, b, precision=jax.lax.Precision.HIGHEST

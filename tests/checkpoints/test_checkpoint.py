@@ -19,6 +19,7 @@ from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.checkpoints import compatibility
 from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.runtime import disk
+from ttt_jax.runtime import files
 from ttt_jax.train import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 ):
   damage(copied / 'one/checkpoints/12')
   experiment = fake_training.StandIn(tiny_config.get_config(), copied)
-  with pytest.warns(UserWarning, match='checkpoint 12 .* put aside'):
+  with pytest.warns(UserWarning, match='checkpoint 12 .* moved to'):
     state = loop.train(experiment)
   assert 'after step 9' in capsys.readouterr().out
   jax.tree.map(
@@ -91,7 +92,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 def test_a_step_may_be_damaged_a_second_time(finished, copied):
   for _ in range(2):
     _truncate(copied / 'one/checkpoints/12')
-    with pytest.warns(UserWarning, match='checkpoint 12 .* put aside'):
+    with pytest.warns(UserWarning, match='checkpoint 12 .* moved to'):
       loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
   assert len(list((copied / 'one').glob('damaged-12*'))) == 2
   jax.tree.map(
@@ -182,7 +183,7 @@ def test_keep_every(tmp_path):
 
 
 def test_config_differences_are_named_but_for_free_fields():
-  saved = compatibility.plain(tiny_config.get_config())
+  saved = files.to_json_types(tiny_config.get_config())
   config = tiny_config.get_config()
   config.steps, config.mesh.data, config.data.folder = 99, 2, 'elsewhere'
   config.model.remat = 'offload'
@@ -239,4 +240,4 @@ def test_full_disk(tmp_path):
   assert lines[-2:] == ['exit 2', '3'], out
   error = [x for x in out.stderr.splitlines() if x.startswith('error: ')]
   assert len(error) == 1 and 'Traceback' not in out.stderr
-  assert 'disk is full' in error[0] and 'whole one is 3' in error[0]
+  assert 'disk is full' in error[0] and 'complete one is 3' in error[0]

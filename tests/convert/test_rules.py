@@ -33,11 +33,11 @@ def tensors():
 
 def test_there_and_back():
   source = tensors()
-  params = rules.from_source(RULES, source, SHAPES, 'f')
+  params = rules.import_params(RULES, source, SHAPES, 'f')
   np.testing.assert_array_equal(
     params['layers']['q']['kernel'][10], source['blocks.10.q.weight'].T
   )
-  back = rules.to_source(RULES, params)
+  back = rules.export_params(RULES, params)
   assert back.keys() == source.keys()
   for key, value in source.items():
     np.testing.assert_array_equal(back[key], value)
@@ -50,7 +50,7 @@ def test_all_mismatches_in_one_line():
   del source['head.a.bias']
   source['head.a.weight'] = np.zeros((2, 4))
   with pytest.raises(ValueError) as info:
-    rules.from_source(RULES, source, SHAPES, 'weights.safetensors')
+    rules.import_params(RULES, source, SHAPES, 'weights.safetensors')
   message = str(info.value)
   assert '\n' not in message
   for part in (
@@ -68,18 +68,18 @@ def test_missing_layer():
   source = tensors()
   del source['blocks.4.q.weight']
   with pytest.raises(ValueError, match='have gaps'):
-    rules.from_source(RULES, source, SHAPES, 'f')
+    rules.import_params(RULES, source, SHAPES, 'f')
 
 
 def test_parameter_that_no_rule_writes():
   with pytest.raises(ValueError, match='tail/kernel'):
-    rules.to_source(RULES, {'tail': {'kernel': np.zeros((2, 2))}})
+    rules.export_params(RULES, {'tail': {'kernel': np.zeros((2, 2))}})
 
 
 def test_types_are_kept_or_changed():
   source = {k: v.astype(jnp.bfloat16) for k, v in tensors().items()}
-  kept = rules.from_source(RULES, source, SHAPES, 'f')
-  wide = rules.from_source(RULES, source, SHAPES, 'f', dtype=np.float32)
+  kept = rules.import_params(RULES, source, SHAPES, 'f')
+  wide = rules.import_params(RULES, source, SHAPES, 'f', dtype=np.float32)
   assert kept['head_a']['bias'].dtype == jnp.bfloat16
   assert wide['layers']['q']['kernel'].dtype == np.float32
   np.testing.assert_array_equal(
@@ -105,7 +105,7 @@ def test_tensors_are_read_once_and_one_at_a_time():
 
   source = {k: Tensor(v) for k, v in tensors().items() if 'blocks' in k}
   shapes = {'layers/q/kernel': SHAPES['layers/q/kernel']}
-  rules.from_source(RULES, source, shapes, 'f')
+  rules.import_params(RULES, source, shapes, 'f')
   assert {t.reads for t in source.values()} == {1}
 
 
@@ -114,7 +114,7 @@ def test_wrong_types_and_mixed_types():
   source['head.a.bias'] = np.zeros(2, np.int32)
   source['blocks.3.q.weight'] = source['blocks.3.q.weight'].astype(np.float32)
   with pytest.raises(ValueError) as e:
-    rules.from_source(RULES, source, SHAPES, 'f')
+    rules.import_params(RULES, source, SHAPES, 'f')
   assert 'head.a.bias has type int32, weights must have' in str(e.value)
   assert 'layers of layers/q/kernel differ in type' in str(e.value)
 
@@ -126,7 +126,7 @@ def test_straight_onto_devices(spec):
   source = tensors()
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
   where = jax.sharding.NamedSharding(mesh, spec)
-  placed = rules.from_source(
+  placed = rules.import_params(
     RULES[:1],
     {k: v for k, v in source.items() if 'blocks' in k},
     {'layers/q/kernel': (12, 3, 2)},

@@ -45,7 +45,7 @@ def test_shards(tmp_path):
 def test_missing_shard(tmp_path):
   shards(tmp_path, a='m-1.safetensors', b='m-2.safetensors')
   (tmp_path / 'm-2.safetensors').unlink()
-  with pytest.raises(FileNotFoundError, match='not there: m-2.safetensors;'):
+  with pytest.raises(FileNotFoundError, match='do not exist: m-2.safetensors;'):
     safetensors_reader.open_folder(tmp_path, 'm')
 
 
@@ -83,7 +83,9 @@ def test_file_cut_short(tmp_path, end):
   path = tmp_path / 'm.safetensors'
   save(path, a=np.ones((2, 3), np.float32))
   path.write_bytes(path.read_bytes()[:end])
-  with pytest.raises(ValueError, match='not a whole safetensors file.*again'):
+  with pytest.raises(
+    ValueError, match='not a complete safetensors file.*again'
+  ):
     safetensors_reader.open_folder(tmp_path, 'm')
 
 

@@ -40,7 +40,7 @@ def test_what_is_written_is_read(tmp_path, dtype, shard_bytes):
     tmp_path, 'm', RULES, ours, shard_bytes=shard_bytes
   )
   back = read(tmp_path)
-  wanted = rules.to_source(RULES, ours)
+  wanted = rules.export_params(RULES, ours)
   assert back.keys() == wanted.keys()
   for key, value in wanted.items():
     assert back[key].dtype == value.dtype
@@ -58,7 +58,7 @@ def test_same_bytes_as_the_library(tmp_path):
   safetensors_writer.write_folder(tmp_path, 'm', RULES, ours)
   tensors = {
     key: np.ascontiguousarray(value)
-    for key, value in rules.to_source(RULES, ours).items()
+    for key, value in rules.export_params(RULES, ours).items()
   }
   theirs = safetensors_numpy.save(tensors, {'format': 'pt'})
   assert (tmp_path / 'm.safetensors').read_bytes() == theirs
@@ -71,7 +71,7 @@ def test_another_type(tmp_path):
   assert {t.dtype for t in read(tmp_path).values()} == {np.dtype(jnp.bfloat16)}
 
 
-def test_nothing_is_replaced(tmp_path):
+def test_existing_weights_are_not_replaced(tmp_path):
   safetensors_writer.write_folder(tmp_path, 'm', RULES, params())
   with pytest.raises(FileExistsError, match='m.safetensors exists'):
     safetensors_writer.write_folder(tmp_path, 'm', RULES, params())
@@ -85,9 +85,11 @@ def test_a_failure_leaves_no_file(tmp_path):
       raise ValueError('gone')
 
   ours = params() | dict(head=dict(kernel=Broken()))
+  mine = tmp_path / '.m.safetensors.tmp'
+  mine.write_text('x')
   with pytest.raises(ValueError, match='gone'):
     safetensors_writer.write_folder(tmp_path, 'm', RULES, ours)
-  assert not list(tmp_path.iterdir())
+  assert list(tmp_path.iterdir()) == [mine] and mine.read_text() == 'x'
 
 
 def test_a_type_that_weights_do_not_have(tmp_path):

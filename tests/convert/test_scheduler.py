@@ -1,4 +1,4 @@
-"""scheduler_config.json: which scheduler, and the shift of its schedule."""
+"""scheduler_config.json: the scheduler, and the shift of its schedule."""
 
 import json
 
@@ -27,7 +27,7 @@ RELEASED = {
 
 
 def load(tmp_path, **changes):
-  (tmp_path / stable_diffusion.NAME).write_text(
+  (tmp_path / stable_diffusion.SCHEDULER).write_text(
     json.dumps({**RELEASED, **changes})
   )
   return stable_diffusion.load_scheduler(tmp_path)
@@ -48,11 +48,11 @@ def test_the_two_released_ones(tmp_path):
   [
     (
       {'_class_name': 'EulerDiscreteScheduler'},
-      "class 'EulerDiscreteScheduler'; supported are CogVideoXDPMScheduler",
+      "class 'EulerDiscreteScheduler'; expected one of CogVideoXDPMScheduler",
     ),
     (
       {'beta_end': 0.02, 'prediction_type': 'epsilon'},
-      "beta_end = 0.02 instead of 0.012, prediction_type = 'epsilon' instead",
+      "beta_end = 0.02: only 0.012 is supported; prediction_type = 'epsilon': ",
     ),
   ],
 )
@@ -65,6 +65,6 @@ def test_what_is_refused(tmp_path, changes, message):
 def test_no_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='scheduler_config.json'):
     stable_diffusion.load_scheduler(tmp_path)
-  (tmp_path / stable_diffusion.NAME).write_text('[]')
-  with pytest.raises(ValueError, match='class None'):
+  (tmp_path / stable_diffusion.SCHEDULER).write_text('[]')
+  with pytest.raises(ValueError, match='does not contain a JSON object'):
     stable_diffusion.load_scheduler(tmp_path)

@@ -10,21 +10,27 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
-from configs import tune_a_video
+from tests.helpers import configs
 from ttt_jax import convert
 from ttt_jax import sharding
 from ttt_jax.convert import registry
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.models.unet3d import unet
 
+tune_a_video = configs.load('tune_a_video')
+
 PARTS = {
-  'unet': (convert.load_unet, convert.save_unet, convert.unet.WEIGHTS),
+  'unet': (convert.load_unet, convert.save_unet, convert.unet.FORMAT.weights),
   'vae': (
     functools.partial(convert.load_kl_vae, dtype=None),
     convert.save_kl_vae,
-    convert.kl_vae.WEIGHTS,
+    convert.kl_vae.FORMAT.weights,
   ),
-  'text_encoder': (convert.load_clip, convert.save_clip, convert.clip.WEIGHTS),
+  'text_encoder': (
+    convert.load_clip,
+    convert.save_clip,
+    convert.clip.FORMAT.weights,
+  ),
 }
 
 
@@ -217,7 +223,7 @@ def test_a_folder_without_a_part(copy, part):
       'CLIPTextModelWithProjection of .*: only CLIPTextModel',
     ),
     ('text_encoder', dict(model_type='t5'), "model_type 't5': only"),
-    ('text_encoder', dict(hidden_act='relu'), "'relu'; legal are quick"),
+    ('text_encoder', dict(hidden_act='relu'), "'relu'; expected one of quick"),
     ('text_encoder', dict(hidden_size=0), 'hidden_size is 0; it must be'),
     ('text_encoder', dict(intermediate_size=9), r'problem\(s\).*up/ker'),
   ],
@@ -238,7 +244,7 @@ def test_other_generations(copy, name, title):
   for load in (
     *(load for load, _, _ in PARTS.values()),
     stable_diffusion.load_schedule,
-    registry.parts_of,
+    registry.find_parts,
     # Training reads the folder in its config.
     lambda folder: tune_a_video.get_config(str(folder)),
   ):
@@ -250,13 +256,13 @@ def test_schedule(copy):
   found = stable_diffusion.load_schedule(copy)
   assert found == stable_diffusion.Schedule('v_prediction', 1, False)
   assert found == stable_diffusion.load_schedule(copy / 'scheduler')
-  assert found.grid(50).timesteps[-1] == 1
+  assert found.sampling(50).timesteps[-1] == 1
   path = copy / 'scheduler/scheduler_config.json'
   text = path.read_text()
   for fields, message in (
-    (dict(beta_end=0.02), 'beta_end = 0.02 instead of 0.012'),
-    (dict(prediction_type='sample'), "prediction_type = 'sample'; supported"),
-    (dict(steps_offset=2), 'steps_offset = 2; supported are 0, 1'),
+    (dict(beta_end=0.02), 'beta_end = 0.02: only 0.012 is'),
+    (dict(prediction_type='sample'), "prediction_type = 'sample'; expected"),
+    (dict(steps_offset=2), 'steps_offset = 2; expected one of 0, 1'),
     (dict(rescale_betas_zero_snr=True), 'zero_snr = True: only False'),
   ):
     change(path, **fields)

@@ -106,7 +106,7 @@ def test_missing_and_damaged(copy):
   weights = copy / 'model.safetensors'
   weights.write_bytes(weights.read_bytes()[:1000])
   change(copy, d_kv=6, num_heads=4)
-  with pytest.raises(ValueError, match='not a whole safetensors file'):
+  with pytest.raises(ValueError, match='not a complete safetensors file'):
     load_t5(copy)
   path.unlink()
   with pytest.raises(FileNotFoundError, match='no config.json in'):

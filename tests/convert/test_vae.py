@@ -64,5 +64,5 @@ def test_a_shard_that_is_gone_and_integers(params, tmp_path):
   with pytest.raises(ValueError, match=f'{key} has type I8'):
     load_vae(tmp_path)
   path.unlink()
-  with pytest.raises(FileNotFoundError, match=f'not there: {path.name}'):
+  with pytest.raises(FileNotFoundError, match=f'do not exist: {path.name}'):
     load_vae(tmp_path)

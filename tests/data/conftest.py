@@ -8,7 +8,7 @@ from ttt_jax.data import shots
 
 @pytest.fixture(name='videos')
 def _videos(tmp_path, monkeypatch):
-  """A folder of 'videos' of 60 frames; frame i is filled with i + offset."""
+  """Makes a folder of fake videos of 60 frames; frame i has i + offset."""
   folder = tmp_path / 'videos'
   folder.mkdir()
   for offset, name in ((0, 'a'), (100, 'b'), (150, 'c')):
@@ -17,7 +17,7 @@ def _videos(tmp_path, monkeypatch):
   def read_video(path, *, fps, height, width, start, frames, soften):
     text = path.read_text()
     if not text.isdigit():
-      raise ValueError(f'{path} is no video that can be read\nmore lines')
+      raise ValueError(f'{path} cannot be read as a video\nmore lines')
     assert soften
     first = round(start * fps)
     if first + frames > 60:
@@ -26,5 +26,5 @@ def _videos(tmp_path, monkeypatch):
     pixels = np.ones((height, width, 3), np.uint8)
     return numbers[:, None, None, None] * pixels
 
-  monkeypatch.setattr(shots.video, 'read_video', read_video)
+  monkeypatch.setattr(shots.video_file, 'read_video', read_video)
   return folder

@@ -1,4 +1,4 @@
-"""Annotation files: three forms, one meaning; what is refused."""
+"""The three forms of annotation files, and the errors of invalid ones."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from ttt_jax.data import annotations
 from ttt_jax.data.annotations import Episode
-from ttt_jax.data.annotations import Stretch
+from ttt_jax.data.annotations import VideoSpan
 
 OURS = {
   'name': 'ep',
@@ -31,8 +31,8 @@ def test_episodes_with_scenes():
   assert episode == Episode(
     'ep',
     (
-      Stretch('ep.mp4', 1.0, 7.5, ('a', 'b'), (0, 0)),
-      Stretch('other.mp4', 0.0, None, ('c',), (1,)),
+      VideoSpan('ep.mp4', 1.0, 7.5, ('a', 'b'), (0, 0)),
+      VideoSpan('other.mp4', 0.0, None, ('c',), (1,)),
     ),
   )
   assert annotations.parse(OURS) == [episode]
@@ -45,12 +45,12 @@ def test_the_form_of_the_papers_docs():
   (episode,) = annotations.parse([DOCS])
   assert episode == Episode(
     'ep/000',
-    (Stretch('ep/000.mp4', 0.0, None, ('a', 'b', 'c'), (0, 0, 1)),),
+    (VideoSpan('ep/000.mp4', 0.0, None, ('a', 'b', 'c'), (0, 0, 1)),),
   )
   bare = {'video': 'x.mp4', **{f'text_{i}': str(i) for i in range(12)}}
-  (stretch,) = annotations.parse([bare])[0].stretches
-  assert stretch.texts == tuple(map(str, range(12)))
-  assert set(stretch.scenes) == {0}
+  (span,) = annotations.parse([bare])[0].spans
+  assert span.texts == tuple(map(str, range(12)))
+  assert set(span.scenes) == {0}
 
 
 def test_the_form_of_the_papers_script():
@@ -72,24 +72,24 @@ def test_the_form_of_the_papers_script():
     }
   )
   assert (one.name, two.name) == ('ep1', 'ep2')
-  assert [s.texts for s in one.stretches] == [
+  assert [s.texts for s in one.spans] == [
     ('t2',),
     ('t9',),
     ('t10',),
     ('t11',),
   ]
-  assert [s.scenes[0] for s in one.stretches] == [0, 1, 1, 2]
-  # The same, one a line, and without a folder.
+  assert [s.scenes[0] for s in one.spans] == [0, 1, 1, 2]
+  # The same, one per line, and without a folder.
   (flat,) = annotations.parse(
     [{'mp4': 'v2.mp4', 'text': 'b'}, {'mp4': 'v1.mp4', 'text': 'a'}]
   )
   assert flat.name == 'episode'
-  assert [s.texts for s in flat.stretches] == [('a',), ('b',)]
+  assert [s.texts for s in flat.spans] == [('a',), ('b',)]
 
 
-def test_tokens_in_texts_are_spelled_as_in_storyboards():
+def test_scene_tokens_are_spelled_as_in_storyboards():
   (episode,) = annotations.parse([{'mp4': 'v', 'text_0': '<scene_start> a '}])
-  assert episode.stretches[0].texts == ('<start_scene> a',)
+  assert episode.spans[0].texts == ('<start_scene> a',)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_tokens_in_texts_are_spelled_as_in_storyboards():
     (7, False),
   ],
 )
-def test_annotations_are_told_from_storyboards(value, expected):
+def test_annotations_are_distinguished_from_storyboards(value, expected):
   assert annotations.is_annotation(json.loads(json.dumps(value))) == expected
 
 
@@ -118,17 +118,29 @@ def scenes(**scene):
 @pytest.mark.parametrize(
   'value, message',
   [
-    ([OURS, DOCS], 'entry 2 is no episode as the others are'),
-    ([OURS, 'x'], 'entry 2 is no episode'),
-    ([{'scenes': []}], 'entry 1 has no scenes'),
-    ([{'scenes': [7]}], 'scene 1 of entry 1 is a number'),
+    ([OURS, DOCS], 'entry 2 is not of the form of the others .episode.'),
+    ([OURS, 'x'], 'entry 2 is not of the form'),
+    (
+      [{'scenes': []}],
+      '"scenes" of entry 1 is .*; expected a list of length >= 1',
+    ),
+    ([{'scenes': [7]}], 'scene 1 of entry 1 is 7; expected an object'),
     ([{'scenes': [{'texts': ['a']}]}], 'scene 1 of entry 1 has no "video"'),
-    (scenes(texts=[]), 'scene 1 of entry 1 has no texts'),
+    (
+      scenes(texts=[]),
+      '"texts" of scene 1 of entry 1 is .*; expected a list of length >= 1',
+    ),
     (scenes(texts=['a', ' ']), 'text 2 of scene 1 of entry 1 is empty'),
-    (scenes(texts=[None]), 'text 1 of scene 1 of entry 1 is null'),
-    (scenes(start=-1), 'start of text 1 of scene 1 of entry 1 is -1'),
+    (
+      scenes(texts=[None]),
+      'item 1 of "texts" of scene 1 of entry 1 is null; expected a text',
+    ),
+    (scenes(start=-1), '"start" of scene 1 of entry 1 is -1'),
     (scenes(start=4, end=3), 'ends at 3 s, but starts at 4 s'),
-    (scenes(strat=4), "unknown key 'strat'; legal are video, start"),
+    (
+      scenes(strat=4),
+      "unknown key 'strat'; expected one of texts, video, start",
+    ),
     ([{'mp4': 'a', 'text_0': 'a', 'text_2': 'b'}], "unknown key 'text_2'"),
     ([{'text_0': 'a'}], 'must name its video once'),
     ([{'mp4': 'a', 'video': 'a', 'text_0': 'a'}], 'must name its video once'),
@@ -136,17 +148,20 @@ def scenes(**scene):
       [{'mp4': 'a', 'text_0': 'a', 'scene_end': [True, True]}],
       '1 texts, but 2 values of "scene_end"',
     ),
-    ([{'mp4': 'a', 'text_0': 'a', 'scene_end': [1]}], 'true and false'),
+    (
+      [{'mp4': 'a', 'text_0': 'a', 'scene_end': [1]}],
+      'is 1; expected true or false',
+    ),
     (
       {'k': {'mp4': 'a', 'text': 'a', 'scene_end': 1}},
-      'entry \'k\' has "scene_end": 1; it must be true or false',
+      '"scene_end" of entry \'k\' is 1; expected true or false',
     ),
-    ([{'mp4': 'a'}], 'text 1 of entry 1 is null'),
+    ([{'mp4': 'a'}], 'entry 1 has no "text"'),
     ([OURS, OURS], "two episodes have the name 'ep'"),
     ([{'vid_emb': 'a.pt', 'text_chunk_emb': []}], 'pickles and never read'),
   ],
 )
-def test_what_is_refused(value, message):
+def test_invalid_annotations(value, message):
   with pytest.raises(ValueError, match=message) as e:
     assert annotations.is_annotation(value)
     annotations.parse(value)

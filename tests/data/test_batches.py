@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ttt_jax.data import batches
-from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.data.store import arrays
 
 
 class Clips:
-  """Stand-in data set: clip i holds the number i."""
+  """Fake data set: clip i is filled with the number i."""
 
   folder = 'somewhere'
 
@@ -24,7 +24,7 @@ class Clips:
 
   def __getitem__(self, index):
     if index in self._broken:
-      raise dataset_reader.CorruptClipError(f'clip{index}', 'damaged')
+      raise arrays.CorruptClipError(f'clip{index}', 'damaged')
     value = np.full((2, 2), index, np.float32)
     return {'mean': value, 'text': value[0], 'clip': np.int32(index)}
 
@@ -33,7 +33,7 @@ def take(iterator, count):
   return np.array([next(iterator)['clip'] for _ in range(count)])
 
 
-def test_batches_hold_the_clips_they_name():
+def test_batches_contain_the_clips_that_they_name():
   batch = next(batches.batches(Clips(5), 4, seed=0))
   assert batch['mean'].shape == (4, 2, 2) and batch['text'].shape == (4, 2)
   assert batch['clip'].dtype == np.int32
@@ -42,33 +42,33 @@ def test_batches_hold_the_clips_they_name():
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 3, 7])
-def test_start_step_equals_a_restored_state_equals_going_there(batch_size):
+def test_start_step_restored_state_and_iteration_agree(batch_size):
   clips = Clips(3)
-  whole = take(batches.batches(clips, batch_size, seed=5), 12)
+  expected = take(batches.batches(clips, batch_size, seed=5), 12)
   for step in (0, 1, 4, 9):
-    begun = batches.batches(clips, batch_size, seed=5, start_step=step)
-    assert begun.get_state()['step'] == step
-    np.testing.assert_array_equal(take(begun, 3), whole[step : step + 3])
-    gone = batches.batches(clips, batch_size, seed=5)
-    take(gone, step)
-    state = json.loads(json.dumps(gone.get_state()))
+    started = batches.batches(clips, batch_size, seed=5, start_step=step)
+    assert started.get_state()['step'] == step
+    np.testing.assert_array_equal(take(started, 3), expected[step : step + 3])
+    iterated = batches.batches(clips, batch_size, seed=5)
+    take(iterated, step)
+    state = json.loads(json.dumps(iterated.get_state()))
     assert state['step'] == step
     restored = batches.batches(clips, batch_size, seed=5)
     take(restored, 2)
     restored.set_state(state)
-    np.testing.assert_array_equal(take(restored, 3), whole[step : step + 3])
+    np.testing.assert_array_equal(take(restored, 3), expected[step : step + 3])
 
 
 def test_every_epoch_is_a_new_permutation():
   epochs = take(batches.batches(Clips(8), 8, seed=0), 20)
   assert (np.sort(epochs, axis=1) == np.arange(8)).all()
   assert len({tuple(e) for e in epochs}) == 20
-  # ... also where batches do not end with an epoch
+  # Also if batches do not end with an epoch.
   running = take(batches.batches(Clips(8), 3, seed=0), 16).ravel()
   np.testing.assert_array_equal(running, epochs[:6].ravel())
 
 
-def test_neighbouring_seeds_share_no_epochs():
+def test_consecutive_seeds_have_different_epochs():
   orders = [
     {tuple(e) for e in take(batches.batches(Clips(9), 9, seed=s), 10)}
     for s in range(4)
@@ -80,22 +80,22 @@ def test_neighbouring_seeds_share_no_epochs():
 @pytest.mark.parametrize('rows', [[0, 1, 2], [5], [1, 4], [0, 1, 2, 3, 4, 5]])
 def test_a_host_reads_its_rows_of_the_global_batch(rows):
   clips = Clips(5)
-  whole = take(batches.batches(clips, 6, seed=1), 7)
+  expected = take(batches.batches(clips, 6, seed=1), 7)
   part = take(batches.batches(clips, 6, seed=1, rows=rows), 7)
-  np.testing.assert_array_equal(part, whole[:, rows])
+  np.testing.assert_array_equal(part, expected[:, rows])
 
 
-def test_a_state_fits_any_number_of_hosts():
+def test_a_state_is_valid_for_any_number_of_hosts():
   clips = Clips(5)
-  whole = take(batches.batches(clips, 6, seed=1), 5)
+  expected = take(batches.batches(clips, 6, seed=1), 5)
   one = batches.batches(clips, 6, seed=1)
   take(one, 3)
   host = batches.batches(clips, 6, seed=1, rows=[3, 4, 5])
   host.set_state(one.get_state())
-  np.testing.assert_array_equal(take(host, 2), whole[3:, 3:])
+  np.testing.assert_array_equal(take(host, 2), expected[3:, 3:])
 
 
-def test_broken_clips_are_skipped_alike_each_time_counted_and_named(caplog):
+def test_damaged_clips_are_skipped_reproducibly_counted_and_named(caplog):
   sound = take(batches.batches(Clips(6), 4, seed=2), 9)
   broken = Clips(6, broken=(1, 4))
   first = batches.batches(broken, 4, seed=2)
@@ -110,21 +110,21 @@ def test_broken_clips_are_skipped_alike_each_time_counted_and_named(caplog):
   np.testing.assert_array_equal(take(again, 4), got[5:])
 
 
-def test_stand_ins_are_drawn_anew_for_every_position():
+def test_replacements_are_drawn_for_every_position():
   clips = Clips(4, broken=(0,))
   got = take(batches.batches(clips, 1, seed=0), 40).ravel()
   sound = take(batches.batches(Clips(4), 1, seed=0), 40).ravel()
   assert set(got[sound == 0]) == {1, 2, 3}
 
 
-def test_the_count_does_not_run_ahead_of_the_batches():
+def test_the_count_is_of_returned_batches():
   iterator = batches.batches(Clips(2, broken=(0,)), 2, seed=0)
   for step in range(1, 4):
     next(iterator)
     assert iterator.skipped['clip0'] == step
 
 
-def test_nothing_readable_is_an_error():
+def test_no_readable_clip_is_an_error():
   with pytest.raises(ValueError, match='no clip .* can be read'):
     next(batches.batches(Clips(3, broken=(0, 1, 2)), 2, seed=0))
 
@@ -152,11 +152,11 @@ def test_a_state_of_another_order_is_refused(change, message):
     (dict(batch_size=5, rows=[1, 5]), 'rows has 5.* are 0 .. 4'),
   ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
     batches.batches(Clips(3), **{'batch_size': 4, 'seed': 0, **arguments})
 
 
 def test_an_empty_data_set_is_refused():
-  with pytest.raises(ValueError, match='holds no clips'):
+  with pytest.raises(ValueError, match='has no clips'):
     batches.batches(Clips(0), 1, seed=0)

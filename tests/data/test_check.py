@@ -1,4 +1,4 @@
-"""`check`: every kind of damage is found, all of it, with its place."""
+"""Every kind of damage to a data set is found, with its place."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from ttt_jax.data.store import arrays
 
 
 def boards():
-  """Clip 'b' changes its scene."""
+  """Returns storyboards, of which 'b' changes its scene."""
   out = stories()
   out[1] = storyboard_lib.Storyboard.parse(
     {
@@ -38,9 +38,9 @@ def _data(videos, tmp_path):
   return tmp_path / 'out'
 
 
-def everything(videos):
+def expected(videos):
   text = FakeText()
-  return check.Run(
+  return check.Expected(
     geometry=GEOMETRY,
     clips=boards(),
     videos_dir=str(videos),
@@ -59,29 +59,29 @@ def edit(path, change):
   path.write_text(json.dumps(value))
 
 
-def test_a_whole_set_has_no_problems(videos, data):
-  report = check.check(data, everything(videos), progress=True)
+def test_an_intact_data_set_has_no_problems(videos, data):
+  report = check.check(data, expected(videos), progress=True)
   assert report.problems == [] and report.clips == 3
   mean = store(data, 'mean').read().result()
   assert report.mean == pytest.approx(mean.mean(), rel=1e-6)
   assert report.std == pytest.approx(mean.std(), rel=1e-6)
 
 
-def test_everything_is_listed_at_once(videos, data):
+def test_all_problems_are_listed_at_once(videos, data):
   store(data, 'mean')[0, 1, 0, 2, 1].write(np.float32('inf')).result()
   store(data, 'mean')[0, 2].write(np.float32('nan')).result()
   text = store(data, 'text')
   text[1, 1].write(text[1, 0].read().result()).result()
   shutil.rmtree(data / 'logvar' / 'c' / '2')
-  arrays.marker(data, 1).unlink()
-  problems = check.check(data, everything(videos)).problems
+  arrays.completion_marker(data, 1).unlink()
+  problems = check.check(data, expected(videos)).problems
   assert [p.split(': ')[0] for p in problems] == [
     'clips/000001.json',
     "clip 'a' (row 0)",
     "clip 'b' (row 1)",
     "clip 'c' (row 2)",
   ]
-  assert "missing; clip 'b' may not be whole" in problems[0]
+  assert "missing; clip 'b' may not be complete" in problems[0]
   assert (
     '25 of 120 values are not finite, the first at [1, 0, 2, 1]'
     in (problems[1])
@@ -105,7 +105,7 @@ def test_equal_texts_have_equal_embeddings(videos, data):
 
 
 def test_another_configuration(videos, data):
-  run = check.Run(
+  other = check.Expected(
     geometry=type(GEOMETRY)(
       frames=9,
       height=32,
@@ -119,7 +119,7 @@ def test_another_configuration(videos, data):
     tokenize=FakeText().tokenize,
     scene_token_ids=(7, 8),
   )
-  problems = check.check(data, run).problems
+  problems = check.check(data, other).problems
   for part in (
     'fps is 16 in the data set but 8 in this run',
     'height is 16',
@@ -127,9 +127,8 @@ def test_another_configuration(videos, data):
     'segments is 2',
     'text_length is 5',
     'scene_token_ids is [1, 2] in the data set but [7, 8]',
-    'mean: clips of [5, 2, 4] frames, rows and columns; the configuration'
-    ' makes [3, 4, 4]',
-    'logvar: clips of [5, 2, 4]',
+    'mean: has shape [5, 2, 4], but the configuration has [3, 4, 4]',
+    'logvar: has shape [5, 2, 4], but',
     "clip 'storyboard': is in the captions, but not in the data set",
     "clip 'c': is in the data set, but not in the captions",
     "clip 'b' (row 1): text 1 has 1 <end_scene>, but its tokens have row 8"
@@ -145,12 +144,14 @@ def test_a_text_that_is_too_long(videos, data):
     manifest['text_length'] = 2
 
   edit(data / 'manifest.json', longer)
-  problems = check.check(data, everything(videos)).problems
+  problems = check.check(data, expected(videos)).problems
   assert "clip 'a' (row 0): text 1 has 3 tokens; 2 fit" in problems
-  assert any(p.startswith('text: clips of [2, 5] segments') for p in problems)
+  assert any(
+    p == 'text: has shape [2, 5], but the manifest has [2, 2]' for p in problems
+  )
 
 
-def test_arrays_that_are_damaged_or_of_another_kind(data):
+def test_damaged_arrays_and_other_dtypes(data):
   shutil.rmtree(data / 'logvar')
   shutil.rmtree(data / 'null_text')
   ts.open(
@@ -173,7 +174,7 @@ def test_arrays_that_are_damaged_or_of_another_kind(data):
     create=True,
   ).result().write(1).result()
   problems = check.check(data).problems
-  assert 'null_text: shape [5, 3]; a text has [5, 4]' in problems
+  assert 'null_text: has shape [5, 3], but text has [5, 4]' in problems
   assert 'text: has 2 rows; the manifest lists clips up to row 2' in problems
   shutil.rmtree(data / 'text')
   ts.open(
@@ -184,7 +185,7 @@ def test_arrays_that_are_damaged_or_of_another_kind(data):
     create=True,
   ).result()
   assert any(
-    p == 'text: holds int32 [2, 4]; it must be float32 with 4 axes'
+    p == 'text: has int32 [2, 4]; it must be float32 with 4 axes'
     for p in check.check(data).problems
   )
 
@@ -202,11 +203,11 @@ def test_mean_and_logvar_have_one_shape(data):
   ).result().write(1).result()
   (problem,) = check.check(data).problems
   assert problem == (
-    'logvar: clips of shape [5, 2, 4, 3], but mean has [5, 2, 4, 1]'
+    'logvar: has shape [5, 2, 4, 3], but mean has [5, 2, 4, 1]'
   )
 
 
-def test_a_manifest_that_was_edited(data):
+def test_an_edited_manifest(data):
   edit(
     data / 'manifest.json',
     lambda m: m['clips'].append(
@@ -222,19 +223,19 @@ def test_a_manifest_that_was_edited(data):
   ):
     assert any(part in p for p in problems), part
   edit(data / 'manifest.json', lambda m: m['clips'][0].pop('row'))
-  with pytest.raises(ValueError, match="no manifest of a data set .'row'"):
+  with pytest.raises(ValueError, match="not a valid manifest .'row'"):
     check.check(data)
 
 
-def test_clips_made_of_something_else(videos, data):
-  """Captions and videos may change behind a data set."""
+def test_clips_of_other_sources(videos, data):
+  """Captions and videos may change after precompute."""
   edit(
     data / 'manifest.json',
     lambda m: m['clips'][0]['storyboard']['segments'][0].update(text='another'),
   )
   (videos / 'c.mp4').write_text('1500')
   (videos / 'b.mp4').unlink()
-  problems = check.check(data, everything(videos)).problems
+  problems = check.check(data, expected(videos)).problems
   assert [p.split(': ')[0] for p in problems] == [
     "clip 'a' (row 0)",
     "clip 'c' (row 2)",
@@ -242,12 +243,12 @@ def test_clips_made_of_something_else(videos, data):
   assert all('made of other frames or texts' in p for p in problems)
 
 
-def test_an_unfinished_set_says_how_far_it_is(videos, tmp_path):
+def test_an_unfinished_data_set_is_reported_with_its_progress(videos, tmp_path):
   out = tmp_path / 'out'
   with pytest.raises(KeyboardInterrupt):
     encode(videos, out, boards(), vae=FakeVAE(stop_at=3))
-  (problem,) = check.check(out, everything(videos)).problems
-  assert '2 of 3 clips are whole; run precompute again' in problem
+  (problem,) = check.check(out, expected(videos)).problems
+  assert '2 of 3 clips are complete; run precompute again' in problem
   store(out, 'mean')[0].write(np.float32('nan')).result()
   problems = check.check(out).problems
   assert len(problems) == 2 and "clip 'a' (row 0): mean was" in problems[1]

@@ -1,4 +1,4 @@
-"""Annotated videos to clips: crops, boundaries, what is left out."""
+"""Annotated videos to clips: crops, boundaries, and unused scenes."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ import pytest
 
 from tests.helpers.fake_encoders import encode
 from tests.helpers.fake_encoders import GEOMETRY
-from ttt_jax import storyboard
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import episodes
 from ttt_jax.data import shots
@@ -34,8 +33,8 @@ def read(tmp_path, videos, value, stride=0, **geometry):
 
 
 def frames(clip, videos):
-  """Numbers of the frames that a clip shows."""
-  parts = shots.spans(clip, str(videos), GEOMETRY)
+  """Returns the indices of the frames that a clip shows."""
+  parts = shots.frame_ranges(clip, str(videos), GEOMETRY)
   return shots.read_frames(parts, GEOMETRY, True)[:, 0, 0, 0].tolist()
 
 
@@ -52,7 +51,7 @@ def test_scenes_are_cropped_around_their_middle(videos, tmp_path):
   (clip,) = read(tmp_path, videos, episode(scene(10, 31, 'a', 'b'))).clips
   assert frames(clip, videos) == list(range(12, 29))
   assert clip.name == 'ep' and clip.prompts() == ['a', 'b']
-  # 17 frames: all of them. 16: the last one stands still.
+  # 17 frames: all of them. 16: the last one is repeated.
   (clip,) = read(tmp_path, videos, episode(scene(10, 27, 'a', 'b'))).clips
   assert frames(clip, videos) == list(range(10, 27))
   (clip,) = read(tmp_path, videos, episode(scene(10, 26, 'a', 'b'))).clips
@@ -67,15 +66,18 @@ def test_scenes_follow_each_other(videos, tmp_path):
     scene(12, 20, 'd', video='b.mp4'),
     scene(20, 28, 'e'),
   )
-  cut = read(tmp_path, videos, value)
-  one, two = cut.clips
+  clip_set = read(tmp_path, videos, value)
+  one, two = clip_set.clips
   assert (one.name, two.name) == ('ep@0s', 'ep@1s')
   assert one.prompts() == ['a<end_scene>', '<start_scene>b']
   # One frame more at the beginning of a clip, none from the next scene.
   assert frames(one, videos) == [*range(8), 7, *range(8, 16)]
   assert frames(two, videos) == [*range(104, 112), 111, *range(112, 120)]
-  assert (cut.segments, cut.unused) == (5, 1)
-  assert cut.lines() == ['5 segments make 2 clips', '1 segments are in no clip']
+  assert (clip_set.segments, clip_set.unused) == (5, 1)
+  assert clip_set.summary() == [
+    '5 segments make 2 clips',
+    '1 segments are in no clip',
+  ]
 
 
 def test_clips_of_one_scene_are_continuous(videos, tmp_path):
@@ -88,52 +90,57 @@ def test_clips_of_one_scene_are_continuous(videos, tmp_path):
 
 def test_clips_may_overlap(videos, tmp_path):
   value = episode(scene(0, 40, *'abcde'))
-  cut = read(tmp_path, videos, value, stride=1)
-  assert [c.prompts() for c in cut.clips] == [
+  clip_set = read(tmp_path, videos, value, stride=1)
+  assert [c.prompts() for c in clip_set.clips] == [
     ['a', 'b'],
     ['b', 'c'],
     ['c', 'd'],
     ['d', 'e'],
   ]
-  assert [c.name for c in cut.clips] == ['ep@0s', 'ep@0.5s', 'ep@1s', 'ep@1.5s']
-  assert cut.unused == 0
+  assert [c.name for c in clip_set.clips] == [
+    'ep@0s',
+    'ep@0.5s',
+    'ep@1s',
+    'ep@1.5s',
+  ]
+  assert clip_set.unused == 0
   assert read(tmp_path, videos, value, stride=3).unused == 1
   assert read(tmp_path, videos, value, stride=2).unused == 1
   with pytest.raises(ValueError, match='stride of -1'):
     read(tmp_path, videos, value, stride=-1)
 
 
-def test_short_scenes_are_filled_up_or_left_out(videos, tmp_path):
+def test_short_scenes_are_extended_or_left_out(videos, tmp_path):
   # Two thirds of a segment, 6 of 8 frames, are enough; 5 are not.
   value = episode(scene(0, 6, 'a'), scene(20, 25, 'b'), scene(30, 38, 'c'))
-  cut = read(tmp_path, videos, value)
-  (clip,) = cut.clips
+  clip_set = read(tmp_path, videos, value)
+  (clip,) = clip_set.clips
   assert frames(clip, videos) == [*range(6), 5, 5, 5, *range(30, 38)]
-  assert cut.too_short == ('a.mp4 from 1.25 s',)
-  # Also behind a whole segment: 14 frames of 16, but not 13.
+  assert clip_set.too_short == ('a.mp4 from 1.25 s',)
+  # Also after a full segment: 14 frames of 16, but not 13.
   (clip,) = read(tmp_path, videos, episode(scene(0, 14, 'a', 'b'))).clips
   assert frames(clip, videos) == [*range(14), 13, 13, 13]
   with pytest.raises(ValueError, match='makes 1 segments .* has 2 texts'):
     read(tmp_path, videos, episode(scene(0, 13, 'a', 'b')))
-  assert '1 scenes are too short' in cut.lines()[-1]
+  assert '1 scenes are too short' in clip_set.summary()[-1]
 
 
-def test_after_a_cut_a_shot_goes_on_without_a_gap(videos, tmp_path):
+def test_after_a_cut_a_shot_continues_without_a_gap(videos, tmp_path):
   del tmp_path
   board = storyboard_lib.Storyboard(
     'x',
     tuple(
-      storyboard.Segment('t', video=name, start=start)
+      storyboard_lib.Segment('t', video=name, start=start)
       for name, start in (('b.mp4', 0.0), ('a.mp4', 0.5), ('a.mp4', 1.0))
     ),
   )
   geometry = dataclasses.replace(GEOMETRY, frames=25)
-  parts = shots.spans(board, str(videos), geometry)
+  parts = shots.frame_ranges(board, str(videos), geometry)
   shown = shots.read_frames(parts, geometry, True)[:, 0, 0, 0].tolist()
   assert shown == [*range(100, 109), *range(8, 24)]
 
 
-def test_a_long_storyboard_is_cut_and_a_short_one_left_out(videos, tmp_path):
+def test_a_long_storyboard_is_split_and_a_short_one_left_out(videos, tmp_path):
   def board(name, count):
     return {
       'name': name,
@@ -143,10 +150,12 @@ def test_a_long_storyboard_is_cut_and_a_short_one_left_out(videos, tmp_path):
       ],
     }
 
-  cut = read(tmp_path, videos, [board('x', 5), board('y', 1), board('z', 2)])
-  assert [c.name for c in cut.clips] == ['x@0s', 'x@1s', 'z']
-  assert cut.clips[1].prompts() == ['x2<end_scene>', '<start_scene>x3']
-  assert (cut.segments, cut.unused) == (8, 2)
+  clip_set = read(
+    tmp_path, videos, [board('x', 5), board('y', 1), board('z', 2)]
+  )
+  assert [c.name for c in clip_set.clips] == ['x@0s', 'x@1s', 'z']
+  assert clip_set.clips[1].prompts() == ['x2<end_scene>', '<start_scene>x3']
+  assert (clip_set.segments, clip_set.unused) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -187,34 +196,34 @@ def test_real_files_in_the_papers_forms(tmp_path):
   for i, count in enumerate((17, 16, 21, 9, 5)):
     pixels = rng.integers(0, 255, (count, 16, 32, 3)).astype(np.uint8)
     video_file.write_video(tmp_path / 'ep' / f'{i}.mp4', pixels)
-  whole = (tmp_path / 'ep' / '0.mp4').read_bytes()
-  (tmp_path / 'ep' / '5.mp4').write_bytes(whole[: len(whole) // 2])
+  complete = (tmp_path / 'ep' / '0.mp4').read_bytes()
+  (tmp_path / 'ep' / '5.mp4').write_bytes(complete[: len(complete) // 2])
   texts = {'text_0': 'a', 'text_1': 'b'}
   value = [{'mp4': f'ep/{i}.mp4', **texts} for i in (0, 1, 2, 3, 5)]
-  cut = read(tmp_path, tmp_path, value)
-  starts = [clip.segments[0].start for clip in cut.clips]
+  clip_set = read(tmp_path, tmp_path, value)
+  starts = [clip.segments[0].start for clip in clip_set.clips]
   assert starts == [0, 0, 2 / 16, 0, 0]
-  manifest = encode(tmp_path, tmp_path / 'out', cut.clips)
+  manifest = encode(tmp_path, tmp_path / 'out', clip_set.clips)
   assert [c['name'] for c in manifest.clips] == ['ep/0', 'ep/1', 'ep/2']
   reasons = {c['name']: c['reason'] for c in manifest.corrupt}
   assert set(reasons) == {'ep/3', 'ep/5'}
   assert 'beyond the end' in reasons['ep/3'] and 'ep/3.mp4' in reasons['ep/3']
   with pytest.raises(ValueError, match='makes 2 .* has 1 texts'):
     read(tmp_path, tmp_path, [{'mp4': 'ep/2.mp4', 'text_0': 'a'}])
-  # A file a segment: 9 frames are one, 5 are too few.
+  # One file per segment: 9 frames are one, 5 are too few.
   value = [
     {'mp4': f'ep/{i}.mp4', 'text': f't{i}', 'scene_start': True}
     for i in (4, 3, 3)
   ]
-  cut = read(tmp_path, tmp_path, value)
-  assert cut.too_short == ('ep/4.mp4 from 0 s',)
-  assert [c.prompts() for c in cut.clips] == [
+  clip_set = read(tmp_path, tmp_path, value)
+  assert clip_set.too_short == ('ep/4.mp4 from 0 s',)
+  assert [c.prompts() for c in clip_set.clips] == [
     ['t3<end_scene>', '<start_scene>t3']
   ]
 
 
-def test_a_file_that_does_not_say_how_long_it_is(tmp_path):
-  """Not cropped, but read as far as its texts ask."""
+def test_a_file_without_a_duration(tmp_path):
+  """It is not cropped, but read as far as its texts need."""
   pixels = np.full((20, 16, 32, 3), 99, np.uint8)
   video_file.write_video(tmp_path / 'a.mp4', pixels)
   with (

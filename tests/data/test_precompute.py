@@ -1,4 +1,4 @@
-"""Storyboards to data sets: joins, interruptions, damaged sources."""
+"""Storyboards to data sets: frames, interruptions, damaged sources."""
 
 import dataclasses
 import os
@@ -29,8 +29,8 @@ from ttt_jax.encoders import video_encoder
 
 
 def shown(videos, *segments):
-  """Numbers of the frames that a storyboard shows."""
-  parts = shots.spans(story('x', *segments), str(videos), GEOMETRY)
+  """Returns the indices of the frames that a storyboard shows."""
+  parts = shots.frame_ranges(story('x', *segments), str(videos), GEOMETRY)
   return shots.read_frames(parts, GEOMETRY, True)[:, 0, 0, 0].tolist()
 
 
@@ -75,8 +75,8 @@ def test_encodes_every_storyboard(videos, tmp_path):
   assert again.prompts() == stories()[1].prompts()
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(videos, tmp_path):
-  encode(videos, tmp_path / 'whole')
+def test_an_interrupted_run_resumes_with_the_same_result(videos, tmp_path):
+  encode(videos, tmp_path / 'complete')
   with pytest.raises(KeyboardInterrupt):
     encode(videos, tmp_path / 'out', vae=FakeVAE(stop_at=3))
   with pytest.raises(ValueError, match='unfinished'):
@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(videos, tmp_path):
   rest = FakeVAE()
   encode(videos, tmp_path / 'out', vae=rest)
   assert rest.calls == 1
-  one = dataset_reader.LatentDataset(tmp_path / 'whole')
+  one = dataset_reader.LatentDataset(tmp_path / 'complete')
   two = dataset_reader.LatentDataset(tmp_path / 'out')
   assert one.manifest == two.manifest
   for i in range(3):
@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(videos, tmp_path):
 
 
 def test_killed_while_writing(videos, tmp_path):
-  """SIGKILL between the arrays of the second clip and its mark."""
+  """SIGKILL between the arrays of the second clip and its marker."""
   script = textwrap.dedent(f"""
       import os, signal, sys
       sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.getcwd()!r}]
@@ -119,7 +119,7 @@ def test_killed_while_writing(videos, tmp_path):
   assert check.check(tmp_path / 'out').problems == []
 
 
-def test_a_second_run_does_nothing_and_a_change_one_clip(videos, tmp_path):
+def test_a_second_run_encodes_only_what_has_changed(videos, tmp_path):
   encode(videos, tmp_path / 'out')
   again = FakeVAE()
   encode(videos, tmp_path / 'out', vae=again)
@@ -134,12 +134,14 @@ def test_a_second_run_does_nothing_and_a_change_one_clip(videos, tmp_path):
   assert len(dataset_reader.LatentDataset(tmp_path / 'out')) == 4
 
 
-def test_a_damaged_video_is_left_out_named_and_tried_again(videos, tmp_path):
+def test_a_damaged_video_is_left_out_with_its_name_and_tried_again(
+  videos, tmp_path
+):
   (videos / 'b.mp4').write_text('garbage')
   manifest = encode(videos, tmp_path / 'out')
   assert [c['name'] for c in manifest.clips] == ['a', 'c']
   (left_out,) = manifest.corrupt
-  assert left_out['name'] == 'b' and 'no video' in left_out['reason']
+  assert left_out['name'] == 'b' and 'as a video' in left_out['reason']
   assert '\n' not in left_out['reason']
   assert len(dataset_reader.LatentDataset(tmp_path / 'out')) == 2
   (videos / 'b.mp4').write_text('100')
@@ -149,14 +151,14 @@ def test_a_damaged_video_is_left_out_named_and_tried_again(videos, tmp_path):
   assert [c['name'] for c in manifest.clips] == ['a', 'b', 'c']
 
 
-def test_real_files_of_every_bad_kind_are_left_out(tmp_path):
+def test_damaged_files_of_every_kind_are_left_out(tmp_path):
   rng = np.random.default_rng(0)
   for name, count in (('good', 17), ('short', 12), ('single', 1)):
     frames = rng.integers(0, 255, (count, 20, 50, 3)).astype(np.uint8)
-    shots.video.write_video(tmp_path / f'{name}.mp4', frames)
-  (tmp_path / 'text.mp4').write_text('I am no video.')
-  whole = (tmp_path / 'good.mp4').read_bytes()
-  (tmp_path / 'torn.mp4').write_bytes(whole[: len(whole) // 2])
+    shots.video_file.write_video(tmp_path / f'{name}.mp4', frames)
+  (tmp_path / 'text.mp4').write_text('not a video')
+  intact = (tmp_path / 'good.mp4').read_bytes()
+  (tmp_path / 'torn.mp4').write_bytes(intact[: len(intact) // 2])
   names = ['good', 'short', 'single', 'text', 'torn']
   board = [
     story(n, ('t', f'{n}.mp4', 0), ('t', f'{n}.mp4', 0.5)) for n in names
@@ -172,7 +174,7 @@ def test_real_files_of_every_bad_kind_are_left_out(tmp_path):
   assert check.check(tmp_path / 'out').problems == []
 
 
-def test_a_vae_that_gives_nan_leaves_the_clip_out(videos, tmp_path):
+def test_a_clip_whose_latents_are_nan_is_left_out(videos, tmp_path):
   vae = FakeVAE()
   plain = vae.encode
 
@@ -185,14 +187,14 @@ def test_a_vae_that_gives_nan_leaves_the_clip_out(videos, tmp_path):
   assert [c['name'] for c in manifest.corrupt] == ['b']
 
 
-def test_reasons_keep_names_with_brackets(videos, tmp_path):
+def test_reasons_contain_names_with_brackets(videos, tmp_path):
   (videos / 'b [hd].mp4').write_text('garbage')
   board = stories()[:1] + [story('x', *[('t', 'b [hd].mp4', 0)] * 2)]
   (left_out,) = encode(videos, tmp_path / 'out', board).corrupt
-  assert left_out['reason'].endswith('b [hd].mp4 is no video that can be read')
+  assert left_out['reason'].endswith('b [hd].mp4 cannot be read as a video')
 
 
-def test_all_damaged_is_an_error(videos, tmp_path):
+def test_a_data_set_without_an_intact_clip_is_an_error(videos, tmp_path):
   for name in 'abc':
     (videos / f'{name}.mp4').write_text('garbage')
   with pytest.raises(ValueError, match="none of the 3 clips.*'a'") as e:
@@ -242,7 +244,7 @@ LONG = 'one two three four five six seven'
     (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
   ],
 )
-def test_bad_storyboards_fail_before_anything_is_written(
+def test_invalid_storyboards_fail_before_anything_is_written(
   videos, tmp_path, board, error, message
 ):
   with pytest.raises(error, match=message) as e:
@@ -273,7 +275,7 @@ def test_the_text_cache_is_bounded():
   assert len(text.batches) == 4
 
 
-def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
+def test_the_vae_reads_pixels_in_minus_one_to_one_and_compiles_twice(
   monkeypatch,
 ):
   traces = []
@@ -301,7 +303,7 @@ def test_the_vae_gets_pixels_in_minus_one_to_one_and_compiles_twice(
       assert mean.shape == logvar.shape == (frames // 4 + 1, 2, 4, 3)
       np.testing.assert_allclose(logvar, expected, rtol=1e-6)
       np.testing.assert_allclose(mean, 3 * expected, rtol=1e-6)
-  # The first window and all others, whatever the length.
+  # The first window and all others, for any length.
   assert traces == [(1, 9, 16, 32, 3), (1, 8, 16, 32, 3)]
   other = video_encoder.CausalVideoEncoder(config, {'gain': np.float32(4)})
   tiled = video_encoder.CausalVideoEncoder(
@@ -321,7 +323,7 @@ def test_a_vae_of_another_compression_is_refused(videos, tmp_path):
 
 def test_softening_is_part_of_a_clips_source(videos):
   board = story('x', ('t', 'a.mp4', 0), ('t', 'a.mp4', 0))
-  parts = shots.spans(board, str(videos), GEOMETRY)
+  parts = shots.frame_ranges(board, str(videos), GEOMETRY)
   prints = {shots.fingerprint(parts, ['t', 't'], s) for s in (True, False)}
   assert len(prints) == 2
 

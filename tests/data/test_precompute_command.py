@@ -1,4 +1,4 @@
-"""`python -m ttt_jax.precompute`: runs, checks, and its errors."""
+"""`python -m ttt_jax.precompute`: runs, `--check`, and errors."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def get_config(stage='x'):
 
 @pytest.fixture(name='config')
 def _config(videos, tmp_path, monkeypatch):
-  """A configuration whose models are stand-ins."""
+  """Returns a configuration with fake encoders."""
   board = tmp_path / 'board.json'
   board.write_text(
     json.dumps(
@@ -70,7 +70,7 @@ def test_run_and_check(config, videos, tmp_path, capsys):
   assert 'left out 1 clips' in out and 'b: ' in out
   entry.check(config, str(tmp_path / 'w'))
   out = capsys.readouterr().out
-  assert 'read 2 clips' in out and 'all clips are whole' in out
+  assert 'read 2 clips' in out and 'all clips are complete' in out
   for row in (0, 2):
     (chunk,) = [
       p for p in (folder / 'mean' / 'c' / f'{row}').rglob('*') if p.is_file()
@@ -90,17 +90,17 @@ def test_check_without_captions_and_tokenizer(config, tmp_path, capsys):
   entry.check(config, str(tmp_path / 'w'))
   out = capsys.readouterr().out
   assert 'captions are not compared: gone.json does not exist' in out
-  assert 'tokens are not counted' in out and 'all clips are whole' in out
+  assert 'tokens are not counted' in out and 'all clips are complete' in out
 
 
 def test_processes_share_the_clips(config, tmp_path, capsys):
   assert entry.run(config, str(tmp_path / 'w'), 1, 2) is None
   out = capsys.readouterr().out
-  assert 'process      1 of 2' in out and 'have not done theirs' in out
+  assert 'process      1 of 2' in out and 'are not finished' in out
   assert len(entry.run(config, str(tmp_path / 'w'), 0, 2).clips) == 3
 
 
-def test_clips_may_overlap_by_whole_segments(config, tmp_path, capsys):
+def test_clips_may_overlap_by_segments(config, tmp_path, capsys):
   board = tmp_path / 'long.json'
   board.write_text(
     json.dumps(
@@ -143,7 +143,8 @@ def test_a_missing_field_is_named(config, tmp_path):
     (['--config.data.storyboards=none.json'], 'none.json does not exist'),
     (
       ['--process_id=2', '--num_processes=2'],
-      '--process_id is 2; with --num_processes=2 it must be in 0 .. 1',
+      '--num_processes is 2 and --process_id is 2; give both, at least one'
+      ' process and an index from 0 to N-1, for example 2 and 0',
     ),
   ],
 )

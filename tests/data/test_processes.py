@@ -1,4 +1,4 @@
-"""Several real processes make one data set: shares, deaths, restarts."""
+"""Several processes write one data set: shares, deaths, restarts."""
 
 import collections
 import os
@@ -19,6 +19,7 @@ from tests.helpers.fake_encoders import GEOMETRY
 from tests.helpers.fake_encoders import stories
 from tests.helpers.fake_encoders import story
 from ttt_jax.data import precompute
+from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.data.store import reader as dataset_reader
 from ttt_jax.data.store import writer as writer_lib
 
@@ -33,7 +34,7 @@ def boards(count=CLIPS):
   ]
 
 
-# One line of the log for each row that is encoded.
+# Appends one line to the log for each row that is encoded.
 SCRIPT = textwrap.dedent("""
     import os, signal, sys
     import numpy as np
@@ -51,7 +52,7 @@ SCRIPT = textwrap.dedent("""
     def read_video(path, *, start, frames, height, width, **_):
       numbers = round(start * 16) + np.arange(frames, dtype=np.uint8)
       return numbers[:, None, None, None] * np.ones((height, width, 3), 'u1')
-    shots.video.read_video = read_video
+    shots.video_file.read_video = read_video
     done = t.precompute.precompute(
         t.boards(), videos_dir=videos, vae=VAE(),
         text_encoder=fake_encoders.FakeText(), geometry=t.GEOMETRY, out=out,
@@ -61,7 +62,7 @@ SCRIPT = textwrap.dedent("""
 
 
 class Runs:
-  """Starts processes and keeps what they did."""
+  """Starts processes and records the rows that they encode."""
 
   def __init__(self, videos, folder):
     self.videos, self.out = videos, folder / 'out'
@@ -77,7 +78,7 @@ class Runs:
     )
 
   def encoded(self):
-    """Row -> how often it was encoded."""
+    """Returns how often each row was encoded."""
     rows = [int(line.split()[1]) for line in self._log.read_text().splitlines()]
     return collections.Counter(rows)
 
@@ -106,8 +107,8 @@ def test_three_processes_at_once_share_the_clips(runs, videos, tmp_path):
   same(runs.out, tmp_path / 'alone')
 
 
-def test_one_dies_and_is_started_again(runs, videos, tmp_path):
-  """The second of process 1's clips is lost, nothing is done twice else."""
+def test_a_process_that_dies_can_be_restarted(runs, videos, tmp_path):
+  """Only the clip during which process 1 died is encoded twice."""
   started = [runs.start(0, 2), runs.start(1, 2, die_at=2)]
   said = [process.communicate()[0].strip() for process in started]
   assert [p.returncode for p in started] == [0, -signal.SIGKILL]
@@ -135,7 +136,7 @@ def share(videos, out, index, count, todo=None, vae=None):
   )
 
 
-def test_another_number_of_processes_goes_on(videos, tmp_path):
+def test_another_number_of_processes_can_resume(videos, tmp_path):
   out = tmp_path / 'out'
   assert share(videos, out, 1, 3) is None
   first, second = FakeVAE(), FakeVAE()
@@ -144,13 +145,15 @@ def test_another_number_of_processes_goes_on(videos, tmp_path):
   assert first.calls + second.calls + 3 == CLIPS
 
 
-def test_what_one_leaves_out_the_others_report(videos, tmp_path):
+def test_a_clip_that_one_process_leaves_out_is_reported_by_all(
+  videos, tmp_path
+):
   (videos / 'b.mp4').write_text('garbage')
   assert share(videos, tmp_path / 'out', 1, 2, stories()) is None
   done = share(videos, tmp_path / 'out', 0, 2, stories())
   (left_out,) = done.corrupt
-  assert left_out['name'] == 'b' and 'no video' in left_out['reason']
-  # Mended, only its process has something to do.
+  assert left_out['name'] == 'b' and 'as a video' in left_out['reason']
+  # After the repair only its process has work to do.
   (videos / 'b.mp4').write_text('100')
   vae = FakeVAE()
   assert share(videos, tmp_path / 'out', 0, 2, stories(), vae) is None
@@ -158,7 +161,7 @@ def test_what_one_leaves_out_the_others_report(videos, tmp_path):
   assert vae.calls == 1 and not done.corrupt and len(done.clips) == 3
 
 
-def test_a_finished_set_stays_finished_where_nothing_changes(
+def test_a_finished_data_set_stays_finished_if_nothing_changes(
   videos, tmp_path, monkeypatch
 ):
   (videos / 'b.mp4').write_text('garbage')
@@ -170,10 +173,10 @@ def test_a_finished_set_stays_finished_where_nothing_changes(
   assert not reopened and not vae.calls
 
 
-def test_two_that_begin_at_once(tmp_path, monkeypatch):
-  """The second meets the folder of the first between its two looks."""
+def test_two_processes_that_start_at_once(tmp_path, monkeypatch):
+  """The second process creates the folder between two reads of the first."""
   out = tmp_path / 'out'
-  manifest = dataset_reader.Manifest(
+  manifest = manifest_lib.Manifest(
     vae_identity='v',
     text_identity='t',
     scale=1.0,
@@ -185,27 +188,27 @@ def test_two_that_begin_at_once(tmp_path, monkeypatch):
     text_length=5,
     mini_batch=8,
   )
-  plain = writer_lib.LatentWriter._start
+  plain = writer_lib.LatentWriter._create
 
   def start(self):
-    monkeypatch.setattr(writer_lib.LatentWriter, '_start', plain)
+    monkeypatch.setattr(writer_lib.LatentWriter, '_create', plain)
     writer_lib.LatentWriter(out, manifest, rows=2).write_null_text(
       np.zeros((5, 4))
     )
     plain(self)
 
-  monkeypatch.setattr(writer_lib.LatentWriter, '_start', start)
+  monkeypatch.setattr(writer_lib.LatentWriter, '_create', start)
   assert not writer_lib.LatentWriter(out, manifest, rows=2).finished
 
 
-def test_jax_tells_the_processes_and_then_lets_them_go():
-  """Two tasks of Slurm, the second ends long after the first."""
+def test_jax_numbers_the_processes_and_disconnects():
+  """Two Slurm tasks, of which the second ends long after the first."""
   script = textwrap.dedent("""
       import time
       from absl import flags
       from ttt_jax.runtime import distributed
       flags.FLAGS(['x'])
-      index, count = distributed.numbers()
+      index, count = distributed.process_index_and_count()
       import jax
       assert jax.device_put(1.0).devices() <= set(jax.local_devices())
       time.sleep(index)
@@ -236,7 +239,7 @@ def test_jax_tells_the_processes_and_then_lets_them_go():
 
 
 @pytest.mark.parametrize('index, count', [(2, 2), (-1, 2), (0, 0)])
-def test_a_process_beyond_their_count(videos, tmp_path, index, count):
+def test_a_process_index_beyond_the_count(videos, tmp_path, index, count):
   with pytest.raises(ValueError, match=f'process_index is {index}'):
     share(videos, tmp_path / 'out', index, count)
   assert not (tmp_path / 'out').exists()

@@ -1,4 +1,4 @@
-"""Data sets of latents: whole or refused, and damage is found."""
+"""Data sets of latents: complete or refused, and damage is found."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ from ttt_jax.data import check
 from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.data.store import writer as writer_lib
 from ttt_jax.encoders import identity
 
 IDENTITY = manifest_lib.Manifest(
@@ -39,7 +40,7 @@ def values(seed: int) -> dict[str, np.ndarray]:
 
 
 def build(folder: pathlib.Path, clips: int = 3, finish: bool = True):
-  writer = dataset_reader.LatentWriter(folder, IDENTITY, rows=clips)
+  writer = writer_lib.LatentWriter(folder, IDENTITY, rows=clips)
   writer.write_null_text(np.full((3, 6), 0.5, np.float32))
   for row in range(clips):
     writer.write(row, f'clip{row}', f'print{row}', **values(row))
@@ -60,7 +61,7 @@ def chunk(folder: pathlib.Path, name: str, row: int) -> pathlib.Path:
   return path
 
 
-def test_reads_back_what_was_written(tmp_path):
+def test_clips_are_read_as_they_were_written(tmp_path):
   build(tmp_path)
   dataset = dataset_reader.LatentDataset(tmp_path)
   assert len(dataset) == 3
@@ -78,7 +79,7 @@ def test_reads_back_what_was_written(tmp_path):
 
 
 def test_clips_that_were_left_out_do_not_shift_the_others(tmp_path):
-  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  writer = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   writer.write_null_text(np.zeros((3, 6), np.float32))
   for row in (0, 2):
     writer.write(row, f'clip{row}', 'x', **values(row))
@@ -117,11 +118,11 @@ def test_other_schema_version_names_both(tmp_path):
 
 
 def test_check_manifest_names_every_difference_with_both_values():
-  dataset_reader.check_manifest(
+  manifest_lib.check_manifest(
     IDENTITY, fps=16, scene_token_ids=[1, 2], vae_identity=None
   )
   with pytest.raises(ValueError) as e:
-    dataset_reader.check_manifest(
+    manifest_lib.check_manifest(
       IDENTITY, vae_identity='causal3d:cccc', fps=12, height=16
     )
   message = str(e.value)
@@ -129,14 +130,14 @@ def test_check_manifest_names_every_difference_with_both_values():
     assert part in message
   assert 'height' not in message and '\n' not in message
   with pytest.raises(TypeError, match='no field size'):
-    dataset_reader.check_manifest(IDENTITY, size=3)
+    manifest_lib.check_manifest(IDENTITY, size=3)
 
 
-def test_goes_on_where_it_stopped(tmp_path):
-  first = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2)
+def test_a_writer_resumes(tmp_path):
+  first = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=2)
   first.write_null_text(np.zeros((3, 6), np.float32))
   first.write(0, 'clip0', 'print0', **values(0))
-  second = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2)
+  second = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=2)
   assert second.is_done(0, 'print0')
   assert not second.is_done(0, 'other source')
   assert not second.is_done(1, 'print1')
@@ -145,9 +146,9 @@ def test_goes_on_where_it_stopped(tmp_path):
   assert not second.finished
 
 
-def test_growing_keeps_the_clips_and_is_unfinished_meanwhile(tmp_path):
+def test_adding_rows_keeps_the_clips_and_is_unfinished_meanwhile(tmp_path):
   build(tmp_path, clips=2)
-  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  writer = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert writer.finished and writer.is_done(1, 'print1')
   writer.write(2, 'clip2', 'print2', **values(2))
   with pytest.raises(ValueError, match='unfinished'):
@@ -158,24 +159,22 @@ def test_growing_keeps_the_clips_and_is_unfinished_meanwhile(tmp_path):
     np.testing.assert_array_equal(dataset[i]['text'], values(i)['text'])
 
 
-def test_shrinking_forgets_the_rows_beyond(tmp_path):
+def test_dropped_rows_are_not_done(tmp_path):
   build(tmp_path, clips=3)
-  dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=2).finish(
-    table(range(2))
-  )
-  again = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  writer_lib.LatentWriter(tmp_path, IDENTITY, rows=2).finish(table(range(2)))
+  again = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert again.is_done(1, 'print1') and not again.is_done(2, 'print2')
 
 
-def test_other_identity_and_foreign_folders_are_refused(tmp_path):
+def test_other_identities_and_other_folders_are_refused(tmp_path):
   build(tmp_path / 'a')
   other = dataclasses.replace(IDENTITY, vae_identity='causal3d:cccc')
   with pytest.raises(ValueError, match='causal3d:aaaa.*causal3d:cccc'):
-    dataset_reader.LatentWriter(tmp_path / 'a', other, rows=3)
+    writer_lib.LatentWriter(tmp_path / 'a', other, rows=3)
   (tmp_path / 'b').mkdir()
   (tmp_path / 'b' / 'thesis.txt').write_text('mine')
   with pytest.raises(FileExistsError, match='not empty'):
-    dataset_reader.LatentWriter(tmp_path / 'b', IDENTITY, rows=3)
+    writer_lib.LatentWriter(tmp_path / 'b', IDENTITY, rows=3)
 
 
 def test_check_finds_nan(tmp_path):
@@ -187,12 +186,10 @@ def test_check_finds_nan(tmp_path):
 
 
 def test_the_writer_refuses_nan(tmp_path):
-  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=1)
+  writer = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=1)
   bad = values(0)
   bad['mean'][0, 0, 0, 0] = np.inf
-  with pytest.raises(
-    dataset_reader.CorruptClipError, match='mean is not finite'
-  ):
+  with pytest.raises(arrays.CorruptClipError, match='mean is not finite'):
     writer.write(0, 'clip0', 'x', **bad)
   assert not writer.is_done(0, 'x')
 
@@ -213,7 +210,7 @@ def _flip(path):
   ids=['truncated', 'flipped bit', 'lost'],
 )
 @pytest.mark.parametrize('name', ['mean', 'text'])
-def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
+def test_check_finds_damaged_chunks_and_a_deleted_marker_repairs_them(
   tmp_path, name, damage
 ):
   build(tmp_path)
@@ -222,10 +219,10 @@ def test_check_finds_damaged_chunks_and_a_deleted_mark_mends_them(
   (problem,) = check.check(tmp_path).problems
   assert 'clip2' in problem and name in problem and '\n' not in problem
   np.testing.assert_array_equal(dataset[0]['mean'], values(0)['mean'])
-  with pytest.raises(dataset_reader.CorruptClipError):
+  with pytest.raises(arrays.CorruptClipError):
     dataset[2]  # pylint: disable=pointless-statement
-  arrays.marker(tmp_path, 2).unlink()
-  writer = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  arrays.completion_marker(tmp_path, 2).unlink()
+  writer = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert not writer.is_done(2, 'print2')
   writer.write(2, 'clip2', 'print2', **values(2))
   writer.finish(table(range(3)))
@@ -249,7 +246,7 @@ def test_arrays_that_do_not_fit_the_manifest(tmp_path):
 
 @contextlib.contextmanager
 def full_disk():
-  """Every write beyond 16 bytes of a file fails."""
+  """Makes every write beyond 16 bytes of a file fail."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
   try:
@@ -258,7 +255,7 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_row_written_half_anew_is_not_done(tmp_path):
+def test_a_row_that_was_overwritten_partly_is_not_done(tmp_path):
   writer = build(tmp_path, finish=False)
   with full_disk(), pytest.raises(ValueError, match='could not write'):
     writer.write(1, 'clip1', 'other', **values(7))
@@ -266,16 +263,16 @@ def test_a_row_written_half_anew_is_not_done(tmp_path):
   assert writer.is_done(0, 'print0')
 
 
-def test_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path):
+def test_full_disk_is_one_line_and_leaves_no_row_marked_complete(tmp_path):
   writer = build(tmp_path, clips=2, finish=False)
-  grown = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  grown = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   with full_disk():
     with pytest.raises(ValueError, match='could not write') as failed:
       grown.write(2, 'clip2', 'print2', **values(2))
     with pytest.raises(ValueError, match='could not write'):
       writer.finish(table(range(2)))
   assert '\n' not in str(failed.value) and 'space' in str(failed.value)
-  again = dataset_reader.LatentWriter(tmp_path, IDENTITY, rows=3)
+  again = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert not again.finished
   assert again.is_done(1, 'print1') and not again.is_done(2, 'print2')
   again.write(2, 'clip2', 'print2', **values(2))
@@ -283,7 +280,7 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path):
   assert check.check(tmp_path).problems == []
 
 
-def test_small_data_sets_stay_in_memory_within_the_bound(tmp_path):
+def test_clips_are_cached_up_to_the_limit(tmp_path):
   build(tmp_path)
   kept = dataset_reader.LatentDataset(tmp_path)
   bare = dataset_reader.LatentDataset(tmp_path, cache_bytes=0)
@@ -292,11 +289,11 @@ def test_small_data_sets_stay_in_memory_within_the_bound(tmp_path):
   for name in arrays.ARRAYS:
     chunk(tmp_path, name, 0).unlink()
   np.testing.assert_array_equal(kept[0]['mean'], values(0)['mean'])
-  with pytest.raises(dataset_reader.CorruptClipError):
+  with pytest.raises(arrays.CorruptClipError):
     bare[0]  # pylint: disable=pointless-statement
 
 
-def test_content_identity_is_of_the_content():
+def test_content_identity_depends_on_the_content_only():
   @dataclasses.dataclass(frozen=True)
   class Config:
     width: int = 3
@@ -311,9 +308,11 @@ def test_content_identity_is_of_the_content():
   assert first != identity.content_identity('vae', Config(4), params)
 
 
-def test_a_data_set_in_a_bucket_has_tensorstore_s_name_of_it():
+def test_the_tensorstore_spec_of_a_data_set_in_a_bucket():
   folder = epath.Path('gs://bucket/run/data')
   where = arrays.spec(folder / 'mean')['kvstore']
   assert where == 'gs://bucket/run/data/mean'
   assert ts.KvStore.Spec(where).to_json()['bucket'] == 'bucket'
-  assert str(arrays.marker(folder, 7)).endswith('data/clips/000007.json')
+  assert str(arrays.completion_marker(folder, 7)).endswith(
+    'data/clips/000007.json'
+  )

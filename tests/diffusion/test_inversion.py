@@ -5,16 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ttt_jax.diffusion import grid as grid_lib
+from tests.helpers import compare
 from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import samplers
-from ttt_jax.diffusion import schedule
+from ttt_jax.diffusion import sampling_schedule
+from ttt_jax.diffusion import schedule as schedule_lib
 
 SHAPE = (2, 3, 2, 2, 4)
-
-
-def error(found, want):
-  return np.abs(found - want).max() / np.abs(want).max()
 
 
 def network(a, b):
@@ -29,65 +26,68 @@ def _io(golden):
 
 
 def test_grid_of_the_reference(io):
-  grid = grid_lib.leading_grid(50)
-  np.testing.assert_array_equal(grid.timesteps, io['inv_timesteps'])
+  schedule = sampling_schedule.leading(50)
+  np.testing.assert_array_equal(schedule.timesteps, io['inv_timesteps'])
   times = io['inv_timesteps']
   levels = np.sqrt(io['inv_alphas_cumprod'])
-  np.testing.assert_allclose(grid.alpha, levels[times], rtol=1e-6)
+  np.testing.assert_allclose(schedule.alpha, levels[times], rtol=1e-6)
   np.testing.assert_allclose(
-    grid.next_alpha[-1], np.sqrt(io['inv_final_alpha_cumprod']), rtol=1e-6
+    schedule.next_alpha[-1], np.sqrt(io['inv_final_alpha_cumprod']), rtol=1e-6
   )
-  np.testing.assert_array_equal(grid.next_alpha[:-1], grid.alpha[1:])
-  assert grid_lib.leading_grid(50) is grid
-  assert grid_lib.leading_grid(50, ends_clean=True).next_alpha[-1] == 1
-  assert grid_lib.leading_grid(50, offset=0).timesteps[-1] == 0
+  np.testing.assert_array_equal(schedule.next_alpha[:-1], schedule.alpha[1:])
+  assert sampling_schedule.leading(50) is schedule
+  assert sampling_schedule.leading(50, ends_clean=True).next_alpha[-1] == 1
+  assert sampling_schedule.leading(50, offset=0).timesteps[-1] == 0
 
 
 def test_trajectories_of_the_reference(io):
-  grid = grid_lib.leading_grid(50)
+  schedule = sampling_schedule.leading(50)
   last = lambda x: np.moveaxis(x, -4, -1)
   run = network(io['inv_net_a'], io['inv_net_b'])
-  ones = np.ones(grid.steps)
+  ones = np.ones(schedule.steps)
   states = inversion.invert(
     run,
     last(io['inv_latent0']),
-    grid,
+    schedule,
     ones,
     prediction='epsilon',
     trajectory=True,
   )
-  assert error(states, last(io['inv_latents'])) < 2e-5
+  assert compare.relative_error(states, last(io['inv_latents'])) < 2e-5
   back = samplers.ddim(
     inversion.as_velocity(run, 'epsilon'),
     states[-1],
-    grid,
+    schedule,
     ones,
     trajectory=True,
   ).states
-  assert error(back, last(io['ddim_back'])) < 2e-5
+  assert compare.relative_error(back, last(io['ddim_back'])) < 2e-5
 
 
-GRIDS = {
-  'leading': grid_lib.leading_grid(20),
-  'clean': grid_lib.leading_grid(20, ends_clean=True),
-  'cogvideox': grid_lib.sampling_grid('diffusers', 20),
+SCHEDULES = {
+  'leading': sampling_schedule.leading(20),
+  'clean': sampling_schedule.leading(20, ends_clean=True),
+  'cogvideox': sampling_schedule.from_name('diffusers', 20),
 }
 
 
-@pytest.mark.parametrize('name', GRIDS)
+@pytest.mark.parametrize('name', SCHEDULES)
 def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
   # A network that knows the answer is told the same from both ends of a step.
-  grid = GRIDS[name]
+  schedule = SCHEDULES[name]
   rng = np.random.default_rng(0)
   x0, noise = rng.normal(size=(2, *SHAPE))
   with jax.enable_x64(True):
     levels = {
       float(t): (a, b)
-      for t, a, b in zip(grid.timesteps, grid.alpha, grid.next_alpha)
+      for t, a, b in zip(
+        schedule.timesteps, schedule.alpha, schedule.next_alpha
+      )
     }
     times = jnp.array(list(levels))
     start = (
-      grid.next_alpha[-1] * x0 + np.sqrt(1 - grid.next_alpha[-1] ** 2) * noise
+      schedule.next_alpha[-1] * x0
+      + np.sqrt(1 - schedule.next_alpha[-1] ** 2) * noise
     )
 
     def velocity(side):
@@ -100,20 +100,20 @@ def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
 
       return run
 
-    ones = np.ones(grid.steps)
+    ones = np.ones(schedule.steps)
     states = inversion.invert(
-      velocity(1), jnp.asarray(start), grid, ones, trajectory=True
+      velocity(1), jnp.asarray(start), schedule, ones, trajectory=True
     )
-    levels_up = np.append(grid.next_alpha[-1], grid.alpha[::-1])
+    levels_up = np.append(schedule.next_alpha[-1], schedule.alpha[::-1])
     for state, a in zip(states, levels_up):
       np.testing.assert_allclose(
         state, a * x0 + np.sqrt(1 - a**2) * noise, atol=1e-10
       )
-    back = samplers.ddim(velocity(0), states[-1], grid, ones)
+    back = samplers.ddim(velocity(0), states[-1], schedule, ones)
     np.testing.assert_allclose(back, start, atol=1e-10)
 
 
-@pytest.mark.parametrize('prediction', schedule.PREDICTIONS)
+@pytest.mark.parametrize('prediction', schedule_lib.PREDICTIONS)
 def test_the_way_back_is_nearer_with_more_steps(prediction):
   start = jax.random.normal(jax.random.key(0), SHAPE)
 
@@ -122,12 +122,14 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
     return 0.3 * jnp.sin(2 * x) + 0.1 * t[:, None, None, None, None] / 1000
 
   def distance(steps):
-    grid = grid_lib.leading_grid(steps)
+    schedule = sampling_schedule.leading(steps)
     ones = np.ones(steps)
-    noise = inversion.invert(run, start, grid, ones, prediction=prediction)
+    noise = inversion.invert(run, start, schedule, ones, prediction=prediction)
     assert np.abs(noise - start).max() > 0.1
     return np.abs(
-      samplers.ddim(inversion.as_velocity(run, prediction), noise, grid, ones)
+      samplers.ddim(
+        inversion.as_velocity(run, prediction), noise, schedule, ones
+      )
       - start
     ).mean()
 
@@ -137,43 +139,51 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
 
 
 def test_both_predictions_are_one_network():
-  grid = grid_lib.leading_grid(10)
+  schedule = sampling_schedule.leading(10)
   noise = lambda x, t, scale: 0.3 * x + scale
-  a, s = grid.next_alpha, np.sqrt(1 - grid.next_alpha**2)
+  a, s = schedule.next_alpha, np.sqrt(1 - schedule.next_alpha**2)
 
   def velocity(x, t, scale):
-    i = jnp.argmax(jnp.asarray(grid.timesteps) == t[0])
+    i = jnp.argmax(jnp.asarray(schedule.timesteps) == t[0])
     at = lambda table: jnp.asarray(table)[i]
     return (noise(x, t, scale) - at(s) * x) / at(a)
 
   start = jax.random.normal(jax.random.key(1), SHAPE)
   scales = np.linspace(0.1, 1, 10)
-  want = inversion.invert(noise, start, grid, scales, prediction='epsilon')
-  found = inversion.invert(velocity, start, grid, scales)
+  want = inversion.invert(noise, start, schedule, scales, prediction='epsilon')
+  found = inversion.invert(velocity, start, schedule, scales)
   np.testing.assert_allclose(found, want, atol=1e-5)
 
 
 def test_progress():
   seen = []
-  grid = grid_lib.leading_grid(5)
+  schedule = sampling_schedule.leading(5)
   inversion.invert(
-    network(0.1, 0.1), jnp.ones(SHAPE), grid, np.ones(5), on_step=seen.append
+    network(0.1, 0.1),
+    jnp.ones(SHAPE),
+    schedule,
+    np.ones(5),
+    on_step=seen.append,
   ).block_until_ready()
   jax.effects_barrier()
   assert sorted(seen) == list(range(5))
 
 
 def test_errors():
-  run, x, grid = network(1, 1), jnp.ones(SHAPE), grid_lib.leading_grid(5)
+  run, x, schedule = (
+    network(1, 1),
+    jnp.ones(SHAPE),
+    sampling_schedule.leading(5),
+  )
   with pytest.raises(ValueError, match=r'shape \(4,\) for 5 steps'):
-    inversion.invert(run, x, grid, np.ones(4))
+    inversion.invert(run, x, schedule, np.ones(4))
   for call in (
-    lambda: inversion.invert(run, x, grid, np.ones(5), prediction='sample'),
+    lambda: inversion.invert(run, x, schedule, np.ones(5), prediction='sample'),
     lambda: inversion.as_velocity(run, 'sample'),
   ):
     with pytest.raises(ValueError, match="'sample'; legal are epsilon, v_"):
       call()
   with pytest.raises(ValueError, match='must be 1 to 1000'):
-    grid_lib.leading_grid(0)
+    sampling_schedule.leading(0)
   with pytest.raises(ValueError, match='1000 steps from timestep 1 on go bey'):
-    grid_lib.leading_grid(1000)
+    sampling_schedule.leading(1000)

@@ -186,10 +186,10 @@ def test_text_is_dropped_whole_and_at_the_rate():
 def test_buckets_add_up():
   losses = jnp.array([1.0, 2.0, 4.0, 8.0])
   timesteps = jnp.array([0, 99, 100, 999])
-  sums, counts = objective.bucket_losses(losses, timesteps)
+  sums, counts = objective.loss_by_timestep(losses, timesteps)
   np.testing.assert_array_equal(sums, [3, 4, 0, 0, 0, 0, 0, 0, 0, 8])
   np.testing.assert_array_equal(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
-  sums, counts = objective.bucket_losses(losses, timesteps, buckets=3)
+  sums, counts = objective.loss_by_timestep(losses, timesteps, buckets=3)
   assert sums.shape == (3,) and sums.sum() == 15 and counts.sum() == 4
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import compare
 from ttt_jax.diffusion import guidance
-from ttt_jax.diffusion.grid import sampling_grid
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.diffusion.samplers import ddim
 from ttt_jax.diffusion.samplers import dpmpp_2m_sde
 
@@ -16,12 +17,6 @@ SHAPE = (2, 3, 2, 2, 4)
 def _channel_last(x):
   """[..., B, F, C, h, w] -> [..., B, F, h, w, C]."""
   return np.moveaxis(x, -3, -1)
-
-
-def _assert_close(actual, expected, tolerance):
-  expected = np.asarray(expected)
-  error = np.max(np.abs(np.asarray(actual) - expected))
-  assert error <= tolerance * np.max(np.abs(expected))
 
 
 @pytest.mark.parametrize('tag,steps,shift', [('a', 50, 1), ('b', 20, 3)])
@@ -34,8 +29,8 @@ def test_reference_trajectory(golden, tag, steps, shift):
     mean = jnp.mean(text, axis=(1, 2, 3))[:, None, None, None, None]
     return a * x + b * mean + c * t[:, None, None, None, None] / 1000
 
-  grid = sampling_grid('reference', steps, shift)
-  np.testing.assert_array_equal(grid.timesteps, get('t_idx'))
+  schedule = sampling_schedule.from_name('reference', steps, shift)
+  np.testing.assert_array_equal(schedule.timesteps, get('t_idx'))
   start = jnp.asarray(_channel_last(get('x_init')))
   run = jax.jit(
     dpmpp_2m_sde, static_argnums=(0, 2), static_argnames='trajectory'
@@ -43,16 +38,21 @@ def test_reference_trajectory(golden, tag, steps, shift):
   network = guidance.guided(
     apply, jnp.asarray(get('text')), jnp.asarray(get('neg_text'))
   )
-  scales = guidance.reference(6.0, steps, grid.timesteps)
+  scales = guidance.reference(6.0, steps, schedule.timesteps)
   noise = jnp.asarray(_channel_last(get('noise_used')))
   states, denoised = run(
-    network, start, grid, scales, step_noise=noise, trajectory=True
+    network, start, schedule, scales, step_noise=noise, trajectory=True
   )
-  _assert_close(states, _channel_last(get('x_steps')), 1e-4)
-  _assert_close(states, _channel_last(get('x_steps_f64')), 1e-4)
-  _assert_close(denoised, _channel_last(get('denoised_steps')), 1e-4)
-  out = run(network, start, grid, scales, step_noise=noise)
-  _assert_close(out, _channel_last(get('out')), 1e-4)
+  assert compare.relative_error(states, _channel_last(get('x_steps'))) <= 1e-4
+  assert (
+    compare.relative_error(states, _channel_last(get('x_steps_f64'))) <= 1e-4
+  )
+  assert (
+    compare.relative_error(denoised, _channel_last(get('denoised_steps')))
+    <= 1e-4
+  )
+  out = run(network, start, schedule, scales, step_noise=noise)
+  assert compare.relative_error(out, _channel_last(get('out'))) <= 1e-4
 
 
 @pytest.mark.parametrize('name', ['ddim', 'dpm'])
@@ -67,7 +67,7 @@ def test_diffusers_trajectory(golden, name):
   arguments = (
     network,
     jnp.asarray(_channel_last(data['x_init'])),
-    sampling_grid('diffusers', 50),
+    sampling_schedule.from_name('diffusers', 50),
     guidance.constant(1.0, 50),
   )
   if name == 'ddim':
@@ -78,18 +78,22 @@ def test_diffusers_trajectory(golden, name):
       trajectory=True,
       step_noise=jnp.asarray(_channel_last(data['dpm_noise'])),
     )
-  _assert_close(states, _channel_last(data[f'{name}_x']), 2e-5)
-  _assert_close(denoised, _channel_last(data[f'{name}_x0']), 2e-5)
+  assert (
+    compare.relative_error(states, _channel_last(data[f'{name}_x'])) <= 2e-5
+  )
+  assert (
+    compare.relative_error(denoised, _channel_last(data[f'{name}_x0'])) <= 2e-5
+  )
 
 
-def _perfect(x0, grid):
-  """The v of a network that always knows x0, at each of the grid's levels."""
+def _perfect(x0, schedule):
+  """Returns the v of a network that knows x0, at each level of the schedule."""
 
   def network(x, t, scale):
     del scale
-    alpha = jnp.interp(t, grid.timesteps[::-1], grid.denoiser_alpha[::-1])[
-      :, None, None, None, None
-    ]
+    alpha = jnp.interp(
+      t, schedule.timesteps[::-1], schedule.denoiser_alpha[::-1]
+    )[:, None, None, None, None]
     return (alpha * x - x0) / jnp.sqrt(1 - alpha**2)
 
   return network
@@ -113,41 +117,47 @@ def _normal(seed, shape=SHAPE):
 )
 @pytest.mark.parametrize('sampler', [ddim, dpmpp_2m_sde])
 def test_a_perfect_denoiser_gives_its_image(sampler, name, steps):
-  grid = sampling_grid(name, steps)
+  schedule = sampling_schedule.from_name(name, steps)
   x0 = _normal(1)
   out = sampler(
-    _perfect(x0, grid), _normal(2), grid, np.ones(steps), jax.random.key(3)
+    _perfect(x0, schedule),
+    _normal(2),
+    schedule,
+    np.ones(steps),
+    jax.random.key(3),
   )
   np.testing.assert_allclose(out, x0, atol=2e-4)
 
 
 def test_perfect_denoising_keeps_the_noise_level():
   """Each state is alpha x0 + sqrt(1 - alpha^2) (unit noise)."""
-  grid = sampling_grid('diffusers', 6)
+  schedule = sampling_schedule.from_name('diffusers', 6)
   x0 = _normal(1, (1, 4, 32, 32, 4))
   start = _normal(2, x0.shape)
   for run in (
     lambda: dpmpp_2m_sde(
-      _perfect(x0, grid),
+      _perfect(x0, schedule),
       start,
-      grid,
+      schedule,
       np.ones(6),
       jax.random.key(3),
       trajectory=True,
     ),
     lambda: ddim(
-      _perfect(x0, grid),
+      _perfect(x0, schedule),
       start,
-      grid,
+      schedule,
       np.ones(6),
       jax.random.key(3),
       eta=1.0,
       trajectory=True,
     ),
-    lambda: ddim(_perfect(x0, grid), start, grid, np.ones(6), trajectory=True),
+    lambda: ddim(
+      _perfect(x0, schedule), start, schedule, np.ones(6), trajectory=True
+    ),
   ):
     states = run().states
-    for state, alpha in zip(states[:-1], grid.alpha[1:]):
+    for state, alpha in zip(states[:-1], schedule.alpha[1:]):
       noise = (state - alpha * x0) / np.sqrt(1 - alpha**2)
       assert abs(float(jnp.std(noise)) - 1) < 0.03
       assert abs(float(jnp.mean(noise))) < 0.03
@@ -162,7 +172,7 @@ def _run(key=None, **kwargs):
   return dpmpp_2m_sde(
     _network,
     _normal(0),
-    sampling_grid(steps=steps),
+    sampling_schedule.from_name(steps=steps),
     np.full(steps, 1.5),
     key,
     **kwargs,
@@ -198,7 +208,7 @@ def test_the_network_sees_float32_timesteps_and_each_scale():
   out = ddim(
     network,
     _normal(0).astype(jnp.bfloat16),
-    sampling_grid(steps=4),
+    sampling_schedule.from_name(steps=4),
     np.array([1.0, 2.0, 3.0, 4.0]),
   )
   jax.block_until_ready(out)
@@ -228,7 +238,7 @@ def test_the_network_is_traced_once():
     traces.append(1)
     return _network(x, t, scale)
 
-  ddim(network, _normal(0), sampling_grid(steps=9), np.ones(9))
+  ddim(network, _normal(0), sampling_schedule.from_name(steps=9), np.ones(9))
   assert len(traces) == 1
 
 
@@ -238,18 +248,28 @@ def test_the_network_is_traced_once():
     (lambda: _run(), 'give key='),
     (lambda: _run(step_noise=jnp.zeros((4, *SHAPE))), r'must be \(5, 2'),
     (
-      lambda: ddim(_network, _normal(0), sampling_grid(steps=5), np.ones(4)),
+      lambda: ddim(
+        _network, _normal(0), sampling_schedule.from_name(steps=5), np.ones(4)
+      ),
       r'must be \(5,\)',
     ),
     (
       lambda: ddim(
-        _network, _normal(0), sampling_grid(steps=5), np.ones(5), eta=1.5
+        _network,
+        _normal(0),
+        sampling_schedule.from_name(steps=5),
+        np.ones(5),
+        eta=1.5,
       ),
       '0 to 1',
     ),
     (
       lambda: ddim(
-        _network, _normal(0), sampling_grid(steps=5), np.ones(5), eta=0.5
+        _network,
+        _normal(0),
+        sampling_schedule.from_name(steps=5),
+        np.ones(5),
+        eta=0.5,
       ),
       'give key=',
     ),

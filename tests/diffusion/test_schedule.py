@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ttt_jax.diffusion import grid
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.diffusion.schedule import zero_snr_schedule
 
 
@@ -45,7 +45,7 @@ def test_shift_divides_the_signal_to_noise_ratio():
 @pytest.mark.parametrize('steps', [20, 50])
 def test_reference_grid_is_the_reference_subset(golden, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
-  levels = grid.sampling_grid('reference', steps, shift)
+  levels = sampling_schedule.from_name('reference', steps, shift)
   np.testing.assert_array_equal(
     levels.timesteps, data[f'timesteps_{steps}'][::-1]
   )
@@ -60,7 +60,7 @@ def test_reference_grid_is_the_reference_subset(golden, steps, shift):
 @pytest.mark.parametrize('tag,steps,shift', [('a', 50, 1), ('b', 20, 3)])
 def test_reference_grid_snaps_the_denoiser(golden, tag, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
-  levels = grid.sampling_grid('reference', steps, shift)
+  levels = sampling_schedule.from_name('reference', steps, shift)
   np.testing.assert_allclose(
     levels.denoiser_alpha,
     data[f'sampler_{tag}_sigma_quantised'],
@@ -72,7 +72,7 @@ def test_reference_grid_snaps_the_denoiser(golden, tag, steps, shift):
 @pytest.mark.parametrize('steps', [10, 50])
 def test_diffusers_timesteps_are_trailing(golden, steps):
   data = np.load(golden('diffusers_schedulers.npz'))
-  levels = grid.sampling_grid('diffusers', steps)
+  levels = sampling_schedule.from_name('diffusers', steps)
   assert levels.timesteps.dtype == np.float32
   np.testing.assert_array_equal(
     levels.timesteps, data[f'timesteps_trailing_{steps}']
@@ -91,7 +91,7 @@ def test_diffusers_timesteps_are_trailing(golden, steps):
   ],
 )
 def test_grids_go_from_noise_to_clean(name, steps):
-  levels = grid.sampling_grid(name, steps)
+  levels = sampling_schedule.from_name(name, steps)
   assert levels.steps == steps
   assert levels.timesteps[0] == 999
   assert levels.alpha[0] == 0 and levels.next_alpha[-1] == 1
@@ -104,7 +104,7 @@ def test_grids_go_from_noise_to_clean(name, steps):
 @pytest.mark.parametrize('steps', [6, 7, 30, 333])
 def test_levels_of_diffusers_where_steps_do_not_divide(steps):
   table = np.append(zero_snr_schedule(), 1.0)
-  levels = grid.sampling_grid('diffusers', steps)
+  levels = sampling_schedule.from_name('diffusers', steps)
   t = levels.timesteps.astype(int)
   ends = np.maximum(t - 1000 // steps, -1)
   np.testing.assert_allclose(levels.alpha, table[t], atol=1e-7)
@@ -113,10 +113,12 @@ def test_levels_of_diffusers_where_steps_do_not_divide(steps):
 
 
 def test_equal_arguments_give_the_same_grid():
-  assert grid.sampling_grid('diffusers', 5) is grid.sampling_grid(
-    steps=5, shift=1
-  )
-  assert grid.sampling_grid(steps=5) is not grid.sampling_grid(steps=6)
+  assert sampling_schedule.from_name(
+    'diffusers', 5
+  ) is sampling_schedule.from_name(steps=5, shift=1)
+  assert sampling_schedule.from_name(
+    steps=5
+  ) is not sampling_schedule.from_name(steps=6)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +127,13 @@ def test_equal_arguments_give_the_same_grid():
     (lambda: zero_snr_schedule(1), 'at least 2'),
     (lambda: zero_snr_schedule(shift=0.0), 'positive'),
     (lambda: zero_snr_schedule(shift=float('nan')), 'finite'),
-    (lambda: grid.sampling_grid('karras'), r"\['diffusers', 'reference'\]"),
-    (lambda: grid.sampling_grid(steps=0), '1 to 1000'),
-    (lambda: grid.sampling_grid(steps=1001), '1 to 1000'),
-    (lambda: grid.sampling_grid('reference', 1), '2 to 1000'),
+    (
+      lambda: sampling_schedule.from_name('karras'),
+      r"\['diffusers', 'reference'\]",
+    ),
+    (lambda: sampling_schedule.from_name(steps=0), '1 to 1000'),
+    (lambda: sampling_schedule.from_name(steps=1001), '1 to 1000'),
+    (lambda: sampling_schedule.from_name('reference', 1), '2 to 1000'),
   ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -21,7 +21,7 @@ def trajectory(name, steps, shift, start, noise):
   return chosen.sample(
     network,
     jnp.asarray(start),
-    chosen.grid(steps, shift),
+    chosen.schedule(steps, shift),
     np.ones(steps),
     step_noise=jnp.asarray(noise),
     trajectory=True,
@@ -34,7 +34,9 @@ def as_diffusers_steps(name, steps, shift, x, noise):
   A step looks up its own levels at t, t - 1000 // steps and the t before; it
   does not know what the other steps look up.
   """
-  alpha = schedule.zero_terminal(schedule.raw_schedule(shift=shift))
+  alpha = schedule.rescale_zero_terminal_snr(
+    schedule.scaled_linear_alphas(shift=shift)
+  )
   share = lambda t: alpha[t] ** 2 if t >= 0 else 1.0
   with np.errstate(divide='ignore'):
     lam = lambda bar: 0.5 * np.log(bar / (1 - bar)) if bar < 1 else np.inf
@@ -81,7 +83,7 @@ def test_every_step_of_diffusers(name, steps, shift):
 def test_the_paper_has_other_levels():
   paper, ours = map(schedulers.scheduler, ('reference', 'cogvideox_dpm'))
   assert paper.sample is ours.sample
-  assert np.any(paper.grid(50, 1.0).alpha != ours.grid(50, 1.0).alpha)
+  assert np.any(paper.schedule(50, 1.0).alpha != ours.schedule(50, 1.0).alpha)
 
 
 def test_unknown_names_list_the_legal_ones():

@@ -72,7 +72,7 @@ def test_states_of_the_real_weights(fixtures):
 
 def test_the_table_is_complete_both_ways(tiny):
   config, params = convert_minilm.load_minilm(tiny)
-  written = rules.to_source(convert_minilm.rules(config), params)
+  written = rules.export_params(convert_minilm.rules(config), params)
   read = safetensors_numpy.load_file(tiny / 'model.safetensors')
   left_out = set(read) - set(written)
   assert left_out == {
@@ -86,7 +86,7 @@ def test_the_table_is_complete_both_ways(tiny):
 
 def test_the_defaults_are_minilms():
   config = minilm.MiniLMConfig()
-  shapes = convert_minilm.parameter_shapes(config)
+  shapes = convert_minilm.FORMAT.parameter_shapes(config)
   # 22 713 216 in the file, less the pooler's 147 840.
   assert sum(int(np.prod(s)) for s in shapes.values()) == 22_565_376
 
@@ -103,7 +103,7 @@ def test_padding_is_zero_and_does_not_matter(tiny):
 
 
 def test_tokens_of_a_text(tiny):
-  assert load(tiny)._tokenize('A cat, sleeping.') == [
+  assert load(tiny).tokenize('A cat, sleeping.') == [
     5,
     8,
     9,
@@ -113,13 +113,13 @@ def test_tokens_of_a_text(tiny):
     17,
     6,
   ]
-  assert load(tiny)._tokenize('') == [5, 6]
+  assert load(tiny).tokenize('') == [5, 6]
 
 
 def test_scene_tokens_are_single_reserved_rows(tiny):
   encoder = load(tiny)
   assert encoder.scene_token_ids == (2, 3)
-  assert encoder._tokenize('<start_scene>A cat<end_scene>') == [
+  assert encoder.tokenize('<start_scene>A cat<end_scene>') == [
     5,
     2,
     8,
@@ -128,7 +128,7 @@ def test_scene_tokens_are_single_reserved_rows(tiny):
     6,
   ]
   # What a user types cannot reach the reserved rows.
-  assert not {2, 3} & set(encoder._tokenize('[unused1] cat [unused2]'))
+  assert not {2, 3} & set(encoder.tokenize('[unused1] cat [unused2]'))
   plain, marked = encoder.encode(['a cat', 'a cat<end_scene>'])
   assert np.abs(plain[1] - marked[1]).max() > 1e-3
 
@@ -191,7 +191,7 @@ def test_another_kind_of_model(copy):
 
   with pytest.raises(ValueError, match="= None: only 'gated-gelu'"):
     load(with_type('t5'))
-  with pytest.raises(ValueError, match="model_type 'gpt2'; supported are 'b"):
+  with pytest.raises(ValueError, match="model_type 'gpt2'; expected one of 'b"):
     load(with_type('gpt2'))
 
 
@@ -209,7 +209,7 @@ def test_missing_and_damaged_files(copy, tmp_path):
   (copy / 'tokenizer.json').write_text(tokenizer.replace('[unused2]', 'x'))
   refused(r"no token '\[unused2\]'")
   (copy / 'tokenizer.json').write_text('{}')
-  refused('is no tokenizer')
+  refused('is not a valid tokenizer')
   (copy / 'tokenizer.json').unlink()
   refused('no tokenizer.json', FileNotFoundError)
 
@@ -222,12 +222,12 @@ def test_missing_and_damaged_files(copy, tmp_path):
   write(config | {'num_hidden_layers': 3})
   refused('does not fit its config')
   write([])
-  refused('is no JSON object')
+  refused('does not contain a JSON object')
   write(config)
 
   weights = (copy / 'model.safetensors').read_bytes()
   (copy / 'model.safetensors').write_bytes(weights[:-100])
-  refused('not a whole safetensors file')
+  refused('not a complete safetensors file')
   (copy / 'model.safetensors').unlink()
   refused('no weights', FileNotFoundError)
 

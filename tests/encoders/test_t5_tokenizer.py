@@ -73,7 +73,9 @@ def test_scene_tokens_that_the_folder_names_keep_their_rows(copy):
   path.write_text(json.dumps({'extra_ids': 10}))
   assert find(copy).scene_token_ids == (49, 48)
   path.write_text('[1]')
-  with pytest.raises(ValueError, match='tokenizer_config.json is no config'):
+  with pytest.raises(
+    ValueError, match='tokenizer_config.json is not a valid config'
+  ):
     find(copy)
 
 
@@ -94,17 +96,19 @@ def test_missing_and_damaged_files(copy, fixtures, tmp_path):
   path = copy / 'tokenizer/spiece.model'
   whole = path.read_bytes()
   path.write_bytes(whole[:100])
-  with pytest.raises(ValueError, match='no whole sentencepiece model'):
+  with pytest.raises(ValueError, match='not a complete sentencepiece model'):
     find(copy)
   path.unlink()
   with pytest.raises(FileNotFoundError, match='no spiece.model and no token'):
     find(copy)
   (copy / 'tokenizer/tokenizer.json').write_text('{}')
-  with pytest.raises(ValueError, match='tokenizer.json is no tokenizer'):
+  with pytest.raises(
+    ValueError, match='tokenizer.json is not a valid tokenizer'
+  ):
     find(copy)
   bert = fixtures / 'tiny_bert/tokenizer.json'
   shutil.copy(bert, copy / 'tokenizer/tokenizer.json')
-  with pytest.raises(ValueError, match='no token </s>: it is no T5'):
+  with pytest.raises(ValueError, match='no token </s>, so it is not for T5'):
     find(copy)
 
 

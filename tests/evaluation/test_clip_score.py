@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import compare
 from ttt_jax import convert
 from ttt_jax.encoders import clip_pixels
 from ttt_jax.evaluation import clip_score
@@ -46,29 +47,28 @@ def change(path, **fields):
   path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def error(found, want):
-  return np.abs(found - want).max() / np.abs(want).max()
-
-
-def test_pixels_of_transformers(tiny, numbers):
+def test_pixels_equal_those_of_transformers(tiny, numbers):
   read = clip_pixels.ClipPixels.load(tiny)
   found = read(numbers['frames'])
   assert found.dtype == np.float32
   want = numbers['pixels'].transpose(0, 2, 3, 1)
   np.testing.assert_allclose(found, want, atol=1e-6)
-  # Upright pictures, too.
+  # Upright pictures.
   found = read(numbers['frames'].swapaxes(1, 2))
   np.testing.assert_allclose(found, want.swapaxes(1, 2), atol=0.02)
 
 
-def test_vectors_of_transformers(score, numbers):
-  assert error(score.embed(numbers['frames']), numbers['images']) < 1e-5
+def test_vectors_equal_those_of_transformers(score, numbers):
+  assert (
+    compare.relative_error(score.embed(numbers['frames']), numbers['images'])
+    < 1e-5
+  )
   found = [score.embed_text(str(text)) for text in numbers['texts']]
-  assert error(np.stack(found), numbers['text_vectors']) < 1e-5
+  assert compare.relative_error(np.stack(found), numbers['text_vectors']) < 1e-5
   # More frames than a batch.
   many = np.repeat(numbers['frames'], 3, axis=0)
   want = np.repeat(numbers['images'], 3, axis=0)
-  assert error(score.embed(many), want) < 1e-5
+  assert compare.relative_error(score.embed(many), want) < 1e-5
 
 
 def test_metrics(score, numbers):
@@ -89,11 +89,14 @@ def test_metrics(score, numbers):
   )
 
 
-def test_what_cannot_be_judged(score, numbers):
+def test_invalid_frames_and_options(score, numbers):
   frames = numbers['frames']
   for call, message in (
     (lambda: score.frame_consistency(frames[:1]), '1 frame cannot'),
-    (lambda: score.frame_consistency(frames, 'some'), 'legal are all, con'),
+    (
+      lambda: score.frame_consistency(frames, 'some'),
+      'expected one of all, con',
+    ),
     (lambda: score.embed(frames / 255), r'float64 \[3, 20, 37, 3\]; they'),
     (lambda: score.text_alignment(frames, 'cat ' * 76), 'has 78 tokens'),
   ):
@@ -101,7 +104,7 @@ def test_what_cannot_be_judged(score, numbers):
       call()
 
 
-def test_vit_l_14_has_its_size():
+def test_size_of_vit_l_14():
   config = clip.CLIPConfig(
     convert.clip_model.text_clip.CLIPTextConfig(),
     clip.CLIPVisionConfig(
@@ -110,8 +113,8 @@ def test_vit_l_14_has_its_size():
     projection_dim=768,
   )
   params = clip.abstract_params(config)
-  # What transformers counts for openai/clip-vit-large-patch14, less the scale
-  # of training's logits.
+  # The count of transformers for openai/clip-vit-large-patch14, without the
+  # scale of the logits in training.
   assert sum(x.size for x in jax.tree.leaves(params)) == 427_616_512
   with pytest.raises(ValueError, match='this CLIP reads'):
     jax.eval_shape(
@@ -131,12 +134,12 @@ def test_vit_l_14_has_its_size():
     (
       'config.json',
       dict(text_config=dict(hidden_size=8, hidden_act='x')),
-      "text_config of .*'x'; legal are quick_gelu",
+      "text_config of .*'x'; expected one of quick_gelu",
     ),
     (
       'config.json',
       dict(vision_config=dict(patch_size=5)),
-      'vision_config of .*patches of 5 do not divide',
+      'vision_config of .*not a multiple of its patch_size 5',
     ),
     (
       'config.json',
@@ -148,12 +151,12 @@ def test_vit_l_14_has_its_size():
     (
       clip_pixels.CONFIG,
       dict(crop_size=dict(height=8, width=9)),
-      'is not understood: size needs',
+      'is not supported: size must have',
     ),
     (clip_pixels.CONFIG, dict(crop_size=8), 'makes pictures of 8 pixels'),
   ],
 )
-def test_models_that_do_not_fit(copy, name, fields, message):
+def test_unsupported_models(copy, name, fields, message):
   change(copy / name, **fields)
   with pytest.raises(ValueError, match=message) as e:
     clip_score.CLIPScore.load(copy)
@@ -166,7 +169,7 @@ def test_models_that_do_not_fit(copy, name, fields, message):
     ('config.json', 'no config.json in'),
     ('model.safetensors', 'no weights at'),
     ('vocab.json', 'has no vocab.json: CLIP needs it'),
-    (clip_pixels.CONFIG, 'which says how CLIP reads pictures'),
+    (clip_pixels.CONFIG, 'which defines the preprocessing of pictures'),
   ],
 )
 def test_missing_files(copy, name, message):

@@ -1,4 +1,4 @@
-"""examples/shapes/judge.py: right about the truth, and able to say no."""
+"""examples/shapes/judge.py: accepts rendered clips, and rejects others."""
 
 import numpy as np
 import pytest
@@ -16,21 +16,21 @@ def clip(prompt: str, path: np.ndarray = PATH) -> np.ndarray:
 
 
 @pytest.mark.parametrize('noise', [0, 20])
-def test_sees_what_pictures_show(noise):
+def test_detects_the_attributes_of_pictures(noise):
   rng = np.random.default_rng(noise)
   wrong = []
-  for look in world.looks()[noise % 7 :: 9]:
-    scene = world.random_scene(rng, look)
+  for attributes in world.all_attributes()[noise % 7 :: 9]:
+    scene = world.random_scene(rng, attributes)
     frame = world.render(scene) + rng.normal(0, noise, (64, 64, 3))
-    sight = judge.see(np.clip(frame, 0, 255).astype(np.uint8))
-    found = [getattr(sight, name) for name in judge.ASPECTS]
-    if found != [getattr(look, name) for name in judge.ASPECTS]:
-      wrong.append((look, sight))
-    assert sight.place == pytest.approx((scene.x, scene.y), abs=0.8)
+    detection = judge.detect(np.clip(frame, 0, 255).astype(np.uint8))
+    found = [getattr(detection, name) for name in judge.ASPECTS]
+    if found != [getattr(attributes, name) for name in judge.ASPECTS]:
+      wrong.append((attributes, detection))
+    assert detection.center == pytest.approx((scene.x, scene.y), abs=0.8)
   assert not wrong
 
 
-def test_the_truth_is_followed():
+def test_a_rendered_clip_follows_its_caption():
   found = judge.judge(clip(PROMPT), PROMPT, PATH)
   assert found.followed and found.share == 1 and found.consistency == 1
   assert found.correlation > 0.999 and found.flicker == 0
@@ -41,7 +41,7 @@ def test_a_texture_may_begin_with_either_tone():
   frame = np.array(world.background('green', 'checks', True)).astype(np.uint8)
   usual = world.background('green', 'checks')
   assert (frame != usual).any(-1).all()
-  assert judge.see(frame).texture == 'checks'
+  assert judge.detect(frame).texture == 'checks'
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_each_wrong_aspect_is_found(prompt, aspect):
   found = judge.judge(clip(PROMPT), prompt, PATH)
   assert not found.followed and found.share == 0
   assert {k for k, v in found.aspects.items() if v == 0} == {aspect}
-  assert found.correlation > 0.999  # It moves all the same.
+  assert found.correlation > 0.999  # The motion is that of the source.
 
 
-def test_most_frames_decide():
+def test_the_majority_of_frames_decides():
   frames = clip(PROMPT)
   other = clip('a blue circle over a green field')
   for wrong, followed in ((2, True), (3, False)):
@@ -86,11 +86,11 @@ def test_a_constant_coordinate_counts_by_what_moves_along_it():
   noise = np.array([[0, 1], [0, -1]] * 3)
   assert 0.9 < judge.correlation(level + 0.5 * noise, level) < 1
   assert judge.correlation(level + 8 * noise, level) < 0.7
-  with pytest.raises(ValueError, match='stands still'):
+  with pytest.raises(ValueError, match='does not move'):
     judge.correlation(level, np.full((6, 2), 30.0))
 
 
-def test_few_frames_with_an_object_are_no_path():
+def test_too_few_frames_with_an_object_have_no_path():
   frames = clip(PROMPT)
   frames[:1] = world.background('green', 'field')
   assert judge.judge(frames, PROMPT, PATH).correlation > 0.99
@@ -106,21 +106,21 @@ def test_few_frames_with_an_object_are_no_path():
     np.full((64, 64, 3), 128),
   ],
 )
-def test_what_is_not_of_the_world_is_nothing(frame):
-  found = judge.see(frame.astype(np.uint8))
+def test_pictures_of_other_worlds_have_no_attributes(frame):
+  found = judge.detect(frame.astype(np.uint8))
   assert found.shape is None and found.background is None
 
 
-def test_a_blob_is_no_shape_and_a_strange_colour_none():
+def test_unknown_shapes_and_colours_are_none():
   frame = np.array(world.background('white', 'field'))
   frame[20:24, 8:56] = world.COLOURS['red']
-  sight = judge.see(frame.astype(np.uint8))
-  assert sight.colour == 'red' and sight.shape is None
+  detection = judge.detect(frame.astype(np.uint8))
+  assert detection.colour == 'red' and detection.shape is None
   frame[20:40, 20:40] = 0
-  assert judge.see(frame.astype(np.uint8)).colour is None
+  assert judge.detect(frame.astype(np.uint8)).colour is None
 
 
-def test_a_flickering_background_shows():
+def test_a_flickering_background_is_measured():
   frames = clip(PROMPT).astype(int)
   frames[::2] += 8
   found = judge.judge(np.clip(frames, 0, 255).astype(np.uint8), PROMPT, PATH)

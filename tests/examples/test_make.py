@@ -1,4 +1,4 @@
-"""python -m examples.shapes: one command makes the whole model."""
+"""python -m examples.shapes: one command trains the complete model."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_makes_a_whole_model(tmp_path, request):
+def test_trains_a_complete_model(tmp_path, request):
   subprocess.run(
     [
       sys.executable,

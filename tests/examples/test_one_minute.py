@@ -1,4 +1,4 @@
-"""examples/one_minute/demo.py: its steps name real commands, its verdicts can fail."""
+"""examples/one_minute/demo.py: its steps exist, and its checks can fail."""
 
 import importlib.util
 import json
@@ -36,12 +36,12 @@ def write(folder: pathlib.Path, name: str, **result):
     ([[0], [1]], 24.5, False),
   ],
 )
-def test_story_verdict(tmp_path, shown, psnr, good):
+def test_story_passes(tmp_path, shown, psnr, good):
   samples = [
     dict(expected=[i], shown=s, psnr=[psnr]) for i, s in enumerate(shown)
   ]
   write(tmp_path, 'captions.json', samples=samples)
-  assert demo.story_verdict(tmp_path) == good
+  assert demo.story_passes(tmp_path) == good
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,20 @@ def test_story_verdict(tmp_path, shown, psnr, good):
     (0.95, 0.55, False),
   ],
 )
-def test_memory_verdict(tmp_path, ttt, none, good):
+def test_memory_passes(tmp_path, ttt, none, good):
   write(tmp_path, 'ttt_mlp.json', share_right=ttt, chance=1 / 3)
   write(tmp_path, 'none.json', share_right=none, chance=1 / 3)
-  assert demo.memory_verdict(tmp_path, MIXERS) == good
+  assert demo.memory_passes(tmp_path, MIXERS) == good
 
 
 def test_a_step_is_measured(tmp_path, capfd):
   step = demo_steps.Step('hello', 'timeit', ('-n1', '-r1'))
-  done = demo_steps.run(step, tmp_path)
-  assert done.seconds > 0 and done.peak_mb > 1
+  result = demo_steps.run(step, tmp_path)
+  assert result.seconds > 0 and result.peak_mb > 1
   assert '$ python -m timeit -n1 -r1' in capfd.readouterr().out
 
 
-def test_a_step_that_fails_ends_the_demonstration(tmp_path, capfd):
+def test_a_failing_step_ends_the_demonstration(tmp_path, capfd):
   with pytest.raises(SystemExit) as stop:
     demo_steps.run(demo_steps.Step('broken', 'no_such_module', ()), tmp_path)
   assert stop.value.code == 1

@@ -1,36 +1,36 @@
-"""The demonstration of editing: steps that exist, a page, a way to fail."""
+"""The demonstration of editing: its steps exist, and its check can fail."""
 
 import importlib.util
 
 import numpy as np
 from PIL import Image
 import pytest
+from rich import console as rich_console
 
 from examples.shapes import captions
 from examples.shapes import comparison
 from examples.shapes import demonstration
-from examples.shapes import edit_page
 from examples.shapes import judge
 from examples.shapes import world
 from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
 
-def test_steps_name_what_exists():
+def test_steps_exist():
   for step in demonstration.steps():
     assert importlib.util.find_spec(step.module)
   assert paths.resolve('package:ttt_jax/assets/shapes_sd').is_dir()
 
 
 def test_edits_are_captions_that_tuning_has_not_seen():
-  looks = [captions.parse(text) for text in demonstration.EDITS]
-  assert len(set(looks)) == len(looks) >= 10
-  assert captions.parse(demonstration.PROMPT) not in looks
-  # Each thing alone, and several at once.
+  edits = [captions.parse(text) for text in demonstration.EDITS]
+  assert len(set(edits)) == len(edits) >= 10
+  assert captions.parse(demonstration.PROMPT) not in edits
+  # Each attribute alone, and several at once.
   source = captions.parse(demonstration.PROMPT)
   changes = {
-    tuple(getattr(look, n) != getattr(source, n) for n in judge.ASPECTS)
-    for look in looks
+    tuple(getattr(attributes, n) != getattr(source, n) for n in judge.ASPECTS)
+    for attributes in edits
   }
   assert {1, 2, 3, 4} == {sum(c) for c in changes}
   assert {c.index(True) for c in changes if sum(c) == 1} == {0, 1, 2, 3}
@@ -46,13 +46,13 @@ def test_the_source_is_a_moving_circle(tmp_path):
     soften=False,
   )
   assert len(frames) == demonstration.FRAMES
-  path = judge.path([judge.see(frame) for frame in frames])
+  path = judge.path([judge.detect(frame) for frame in frames])
   found = judge.judge(frames, demonstration.PROMPT, path)
   assert found.share == 1 and found.correlation == pytest.approx(1)
   assert (np.ptp(path, axis=0) > 10).all()
 
 
-def _found(followed: float, correlation: float) -> dict:
+def _report(followed: float, correlation: float) -> dict:
   verdict = judge.Verdict(
     aspects={name: followed for name in judge.ASPECTS},
     share=followed,
@@ -62,15 +62,15 @@ def _found(followed: float, correlation: float) -> dict:
     flicker=0.5,
   )
   prompts = (demonstration.EDITS[0], 'a white star over a purple field')
-  found = comparison.report(
+  report = comparison.make_report(
     prompts,
     demonstration.PROMPT,
     {name: [verdict, verdict] for name in comparison.METHODS},
   )
-  for method in found['methods'].values():
+  for method in report['methods'].values():
     assert method['mean']['usual'] == method['mean']['hard']
     method['mean']['usual']['followed'] = followed
-  return found
+  return report
 
 
 @pytest.mark.parametrize(
@@ -81,31 +81,32 @@ def _found(followed: float, correlation: float) -> dict:
     (0.95, 0.85, False),
   ],
 )
-def test_verdict(followed, correlation, good):
-  assert demonstration.verdict(_found(followed, correlation)) == good
+def test_passes(followed, correlation, good):
+  assert demonstration.passes(_report(followed, correlation)) == good
 
 
-def test_the_page_shows_everything(tmp_path):
-  look = captions.parse(demonstration.PROMPT)
-  way = world.bounce(8, (22, 20), (7, 5), 10.0)
-  clip = world.render_clip(look, way, 10.0)
+def test_the_table_shows_every_edit():
+  console = rich_console.Console(width=200, record=True, quiet=False)
+  console.print(comparison.report_table(_report(0.95, 0.94)))
+  lines = console.export_text().splitlines()
+  (edit,) = [line for line in lines if demonstration.EDITS[0] in line]
+  assert edit.count('95% 0.94') == len(comparison.METHODS)
+  (followed,) = [line for line in lines if 'usual: followed' in line]
+  assert followed.count('0.95') == len(comparison.METHODS)
+
+
+def test_pictures_of_all_edits(tmp_path):
+  attributes = captions.parse(demonstration.PROMPT)
+  path = world.bounce(8, (22, 20), (7, 5), 10.0)
+  clip = world.render_clip(attributes, path, 10.0)
   edits = np.stack([clip, clip])
-  frames = {'source': clip} | {n: edits for n in comparison.METHODS}
-  edit_page.write(
-    tmp_path / 'docs/edit.md',
-    _found(0.95, 0.94),
-    frames,
-    ('a bike', 'a red bike'),
-    np.stack([clip, clip]),
-    prompt=demonstration.PROMPT,
-    settings=demonstration.SETTINGS,
-    seconds=[('tune', 61.4)],
+  comparison.write_pictures(
+    tmp_path,
+    demonstration.EDITS[:2],
+    {'source': clip} | {n: edits for n in comparison.METHODS},
     fps=8,
   )
-  text = (tmp_path / 'docs/edit.md').read_text()
-  assert '| tune | 61 |' in text and '| edits followed | 95% |' in text
-  assert f'| {demonstration.EDITS[0]} | 95%, 0.94 |' in text
-  for name in ('edit.png', 'edit_ablations.png', 'edit_bikes.png', 'edit.gif'):
-    assert name in text or name == 'edit.gif'
-    with Image.open(tmp_path / 'docs' / name) as picture:
+  for name in ('source_and_edits.png', 'methods.png', 'source_and_edits.gif'):
+    with Image.open(tmp_path / name) as picture:
       assert min(picture.size) >= 128
+  assert video_file.probe(tmp_path / 'source_and_edits.mp4').frames == 8

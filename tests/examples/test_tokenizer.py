@@ -16,6 +16,7 @@ def test_words_are_tokens_and_others_are_spelled(tmp_path):
   spelled = tokenize.tokens('a bike')[1:-1]
   assert [names[i] for i in spelled] == ['a</w>', 'b', 'i', 'k', 'e</w>']
   longest = max(
-    len(tokenize.tokens(captions.caption(look))) for look in world.looks()
+    len(tokenize.tokens(captions.caption(attributes)))
+    for attributes in world.all_attributes()
   )
   assert longest == 9 < tokenizer.LENGTH

@@ -1,4 +1,4 @@
-"""Training windows never show a held-out frame; every one is measured."""
+"""Training windows never contain held-out frames; all are measured."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from examples.vae import clips
 
 
 def numbered(count, held_out, base):
-  """A clip whose frames' pixels are the frame's number."""
+  """Returns a clip whose pixels contain the index of their frame."""
   frames = np.arange(base, base + count, dtype=np.float32)
   shape = (count, 2, 2, 3)
   return clips.Clip(
@@ -20,7 +20,7 @@ CLIPS = (
 )
 
 
-def test_training_windows_leave_out_the_held_out_frames():
+def test_training_windows_exclude_held_out_frames():
   rng = np.random.default_rng(0)
   batch = clips.windows(CLIPS, 200, 25, 0.5, rng)
   assert batch.shape == (200, 25, 2, 2, 3)

@@ -15,7 +15,6 @@ import numpy as np
 
 from ttt_jax import sharding
 from ttt_jax.checkpoints import checkpoint
-from ttt_jax.checkpoints import train_state
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import distributed
@@ -62,9 +61,9 @@ class StandIn:
     self.config = config
     self.folder = epath.Path(workdir) / config.stage
     self.clips = [dict(name=f'clip-{i}') for i in range(CLIPS)]
-    self.source = None
+    self.init_folder = None
     if config.previous_stage:
-      self.source = epath.Path(workdir) / config.previous_stage
+      self.init_folder = epath.Path(workdir) / config.previous_stage
     self._pause, self._poison = pause, poison
     self.abstract_params = jax.eval_shape(
       self.init, jax.eval_shape(lambda: jax.random.key(0))
@@ -112,9 +111,9 @@ class StandIn:
   def batches(self, mesh=None):
     return Batches(self.config, mesh, self._pause, self._poison)
 
-  def work(self, trainable):
+  def clip_cost(self, trainable):
     del trainable
-    return timing.Work(tokens=3, flops=7e9)
+    return timing.ClipCost(tokens=3, flops=7e9)
 
   def identity(self):
     return dict(vae_identity='none')
@@ -122,23 +121,19 @@ class StandIn:
   def check_identity(self, saved, folder):
     assert saved == self.identity(), folder
 
-  def load_source(self, sharding):
-    return checkpoint.load_params(self.source, sharding=sharding)[0]
+  def load_init_params(self, sharding):
+    return checkpoint.load_params(self.init_folder, sharding=sharding)[0]
 
 
 def main(argv):
   del argv
   bucket.check(_WORKDIR.value, write=True)
-  distributed.start()
-  state = loop.train(StandIn(_CONFIG.value, _WORKDIR.value, _PAUSE.value))
-  if _REPORT.value:
-    for path, leaf in train_state.flatten(state.params).items():
-      print(path, str(leaf.sharding.spec).replace('PartitionSpec', 'P'))
+  distributed.initialize()
+  loop.train(StandIn(_CONFIG.value, _WORKDIR.value, _PAUSE.value))
 
 
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'folder')
   _PAUSE = flags.DEFINE_float('pause', 0.0, 'seconds a batch takes')
-  _REPORT = flags.DEFINE_bool('report_shardings', False, 'print shardings')
   cli.run(main)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt_jax.convert.vae import parameter_shapes
+from ttt_jax.convert import vae as convert_vae
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
 CONFIG = CausalVAEConfig(
@@ -30,7 +30,7 @@ def parameters(config, spread=0.2):
     path: jnp.asarray(
       spread * rng.normal(size=shape) + path.endswith('scale'), jnp.float32
     )
-    for path, shape in parameter_shapes(config).items()
+    for path, shape in convert_vae.FORMAT.parameter_shapes(config).items()
   }
   return traverse_util.unflatten_dict(flat, sep='/')
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
-import numpy as np
 
 import pallas_kernels
 from pallas_kernels.specs import Spec
@@ -78,13 +77,6 @@ def interpreted(implementation: str | None):
   if implementation and implementation.startswith('pallas'):
     return pltpu.force_tpu_interpret_mode(True)
   return contextlib.nullcontext()
-
-
-def relative_error(got: jax.Array, want: jax.Array) -> float:
-  """Returns max |got - want| over max |want|."""
-  got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-  assert got.shape == want.shape, (got.shape, want.shape)
-  return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
 
 
 def value_and_gradients(

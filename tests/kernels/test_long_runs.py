@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from pallas_kernels.specs import Spec
-from pallas_kernels.tpu import chip
-from pallas_kernels.tpu import plan
+from pallas_kernels.tpu import target
+from pallas_kernels.tpu import tiling
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 
 # Of the chips whose vector unit computes in bfloat16, and of the others.
 CHIPS = {
-  'float32 arithmetic': chip.ANY,
-  'bfloat16 arithmetic': chip.Chip(128 * 2**20, 1, narrow_arithmetic=True),
+  'float32 arithmetic': target.GENERIC,
+  'bfloat16 arithmetic': target.Target(128 * 2**20, 1, narrow_arithmetic=True),
 }
 every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 every_chip = pytest.mark.parametrize('kind', CHIPS)
@@ -41,7 +41,7 @@ def errors_along(op, kind, n, seed, monkeypatch, parts=8):
   with jax.enable_x64(True):
     exact = {n: jnp.asarray(x, jnp.float64) for n, x in tokens.items()}
     want, _ = jax.jit(lambda a: op.call(**a, implementation='xla'))(exact)
-  monkeypatch.setattr(chip, 'current', lambda: CHIPS[kind])
+  monkeypatch.setattr(target, 'current', lambda: CHIPS[kind])
   with interpreted('pallas_tpu'):
     got, _ = jax.jit(lambda a: op.call(**a, implementation='pallas_tpu'))(
       tokens
@@ -68,7 +68,7 @@ def test_error_is_flat(op, kind, monkeypatch):
 @every_op
 def test_error_is_flat_with_many_packs(op, monkeypatch):
   """The sums of many packs are reductions."""
-  monkeypatch.setattr(plan, '_FEW_PACKS', 0)
+  monkeypatch.setattr(tiling, '_LATENCY_BOUND_PACKS', 0)
   _check(errors_along(op, 'float32 arithmetic', 200, 3, monkeypatch))
 
 

@@ -1,5 +1,7 @@
 """What every implementation of an op must do, against the definition."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,11 @@ import pytest
 
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
-from pallas_kernels.tpu import plan
+from pallas_kernels.tpu import tiling
 from pallas_kernels.xla import mini_batches
+from tests.helpers.compare import relative_error
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
-from tests.kernels.ops import relative_error
 from tests.kernels.ops import SMALL
 from tests.kernels.ops import spec_of
 from tests.kernels.ops import value_and_gradients
@@ -83,13 +85,13 @@ def test_values_and_gradients_of_kernels(op, name, mini_batch):
 
 @every_op
 @pytest.mark.parametrize(
-  'few_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
+  'latency_bound_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
 )
-def test_packs_of_a_step(op, few_packs, monkeypatch):
+def test_packs_of_a_step(op, latency_bound_packs, monkeypatch):
   """Three packs, which count as few and go apart, or go side by side."""
-  monkeypatch.setattr(plan, '_FEW_PACKS', few_packs)
+  monkeypatch.setattr(tiling, '_LATENCY_BOUND_PACKS', latency_bound_packs)
   # Compiled for each: what is traced before does not know.
-  mini_batch = 16 if few_packs else 32
+  mini_batch = 16 if latency_bound_packs else 32
   spec = Spec(2, 3, 53, head_dim=128, hidden=128)
   _assert_equal_to_reference(op, 'pallas_tpu', mini_batch, spec=spec)
 
@@ -123,11 +125,13 @@ def test_two_parts_equal_the_whole(op, name):
   spec = spec_of(name)
   arguments = _strong(op.arguments(spec))
 
+  @jax.jit
+  def run(arguments):
+    return op.call(**arguments, mini_batch=spec.mini_batch, implementation=name)
+
   def call(**arguments):
     with interpreted(name):
-      return op.call(
-        **arguments, mini_batch=spec.mini_batch, implementation=name
-      )
+      return run(arguments)
 
   whole, last = call(**arguments)
   cut = 2 * spec.mini_batch
@@ -148,8 +152,7 @@ def test_two_parts_equal_the_whole(op, name):
 def test_zero_step_sizes_keep_the_state(op, name):
   arguments = op.arguments(spec_of(name))
   arguments['eta'] = jnp.zeros_like(arguments['eta'])
-  with interpreted(name):
-    _, state = op.call(**arguments, mini_batch=16, implementation=name)
+  _, state, _ = value_and_gradients(op, arguments, 16, implementation=name)
   for array, initial in zip(state, op.states):
     want = np.broadcast_to(arguments[initial], array.shape)
     # The TPU kernels keep the mean over features aside and add it again.
@@ -245,14 +248,16 @@ def test_inner_losses(op, mini_batch):
   with jax.enable_x64(True):
     arguments = op.arguments(SMALL, jnp.float64)
     without_q = {n: x for n, x in arguments.items() if n != 'q'}
-    before, after = op.inner_losses(**without_q, mini_batch=mini_batch)
+    before, after = jax.jit(
+      functools.partial(op.inner_losses, mini_batch=mini_batch)
+    )(**without_q)
     n = -(-SMALL.tokens // mini_batch)
     assert before.shape == after.shape == (SMALL.batch, SMALL.heads, n)
     assert (after < before).all()
 
     # Reading k instead of q shows LN(f(k; W')) to the outside.
-    out, _ = op.call(
-      **{**arguments, 'q': arguments['k']}, mini_batch=mini_batch
+    out, _ = jax.jit(functools.partial(op.call, mini_batch=mini_batch))(
+      **{**arguments, 'q': arguments['k']}
     )
     error = jnp.square(out - arguments['v'])
     loss = 0.5 * error.sum(-1)

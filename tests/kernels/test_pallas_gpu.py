@@ -5,7 +5,6 @@ mini-batch is not full.
 """
 
 import functools
-import importlib
 
 import jax
 from jax.experimental.pallas import tpu as pltpu
@@ -14,11 +13,11 @@ import numpy as np
 import pytest
 
 from pallas_kernels.gpu import gelu
-from pallas_kernels.gpu import plan
+from pallas_kernels.gpu import tiling
 from pallas_kernels.specs import Spec
 from pallas_kernels.tools import compile_gpu
+from tests.helpers.compare import relative_error
 from tests.kernels.ops import OPS
-from tests.kernels.ops import relative_error
 
 SMALL = Spec(batch=2, heads=2, tokens=85, head_dim=32, hidden=64, mini_batch=16)
 PAPER = Spec(batch=1, heads=1, tokens=200, head_dim=64, hidden=256)
@@ -28,8 +27,8 @@ every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
   """Groups of 2 mini-batches, spans of 1 or 2 groups; no kernel compiled."""
-  monkeypatch.setattr(plan, '_LEAST_GROUP', 2)
-  monkeypatch.setattr(plan, '_REPLAY_BYTES', 3e5)
+  monkeypatch.setattr(tiling, '_LEAST_GROUP', 2)
+  monkeypatch.setattr(tiling, '_REPLAY_BYTES', 3e5)
   with pltpu.force_tpu_interpret_mode(True):
     yield
 
@@ -37,9 +36,7 @@ def interpreted(monkeypatch):
 @functools.cache
 def _function(op, name, gradients):
   """Returns the jitted call, perhaps with gradients of a loss on it all."""
-  call = getattr(
-    importlib.import_module(f'pallas_kernels.{op.name}.{name}'), op.name
-  )
+  call = functools.partial(op.call, implementation=name)
 
   def loss(arguments, mini_batch):
     out, state = call(**arguments, mini_batch=mini_batch)
@@ -163,12 +160,12 @@ def test_plan_keeps_the_memory_budgets(monkeypatch):
   monkeypatch.undo()
   state = 4 * (2 * 64 * 256 + 256 + 64)
   for heads in (12, 48):
-    cut = plan.make_plan(heads, 352008, 64, state, state)
+    cut = tiling.make_tiling(heads, 352008, 64, state, state)
     assert cut.group * cut.groups >= 5501
     assert cut.span * cut.spans >= cut.groups
     assert heads * cut.groups * state < 1.3e9
     assert heads * cut.span * cut.group * state < 1.6e9
-  short = plan.make_plan(4, 320, 64, state, state)
+  short = tiling.make_tiling(4, 320, 64, state, state)
   assert (short.group, short.groups, short.span) == (5, 1, 1)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pallas_kernels import ttt_inputs
+from tests.helpers.compare import relative_error
 from tests.kernels.ops import interpreted
-from tests.kernels.ops import relative_error
 
 RATE = 0.01
 # heads, head dim, tokens, what fills up the features, real tokens. Heads that
@@ -30,7 +30,7 @@ def arguments(heads, dim, tokens, fill, seed=0):
 
 
 def both_ways(implementation, args, cotangents, length, dtype):
-  """Results and gradients of z, scale and bias."""
+  """Results and gradients of z, scale and bias; `dtype`: None keeps types."""
   z, cos, sin, scale, bias = (jnp.asarray(x, dtype) for x in args)
 
   def call(z, scale, bias):
@@ -45,10 +45,15 @@ def both_ways(implementation, args, cotangents, length, dtype):
       implementation=implementation,
     )
 
+  @jax.jit
+  def run(*args):
+    out, pull = jax.vjp(call, *args)
+    return *out, *pull(
+      tuple(jnp.asarray(c, x.dtype) for c, x in zip(cotangents, out))
+    )
+
   with interpreted(implementation):
-    out, pull = jax.vjp(call, z, scale, bias)
-    cotangents = (jnp.asarray(c, x.dtype) for c, x in zip(cotangents, out))
-    return *out, *pull(tuple(cotangents))
+    return run(z, scale, bias)
 
 
 def random_cotangents(heads, dim, tokens):
@@ -82,29 +87,13 @@ def test_narrow_tokens():
   rounded = z.astype(jnp.float32)
   want = both_ways('xla', (rounded, *args[1:]), cotangents, 70, jnp.float32)
 
-  def narrow(z, scale, bias):
-    cos, sin = (jnp.asarray(x, jnp.float32) for x in args[1:3])
-    return ttt_inputs(
-      z,
-      cos,
-      sin,
-      scale,
-      bias,
-      rate=RATE,
-      length=70,
-      implementation='pallas_tpu',
-    )
-
-  norm = (jnp.asarray(x, jnp.float32) for x in args[3:])
-  with interpreted('pallas_tpu'):
-    out, pull = jax.vjp(narrow, z, *norm)
-    grads = pull(
-      tuple(jnp.asarray(c, x.dtype) for c, x in zip(cotangents, out))
-    )
+  wide = (jnp.asarray(x, jnp.float32) for x in args[1:])
+  got = both_ways('pallas_tpu', (z, *wide), cotangents, 70, None)
+  out, grads = got[:4], got[4:]
   assert [x.dtype for x in out] == [jnp.bfloat16] * 3 + [jnp.float32]
   assert grads[0].dtype == jnp.bfloat16
   # Two ulps of bfloat16; what is not rounded to it is closer.
-  for g, w in zip((*out, *grads), want):
+  for g, w in zip(got, want):
     assert relative_error(g.astype(jnp.float32), w) < 8e-3
   assert relative_error(out[3], want[3]) < 1e-6
 

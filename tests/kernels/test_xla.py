@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from pallas_kernels.inner_loss import layer_norm
-from pallas_kernels.inner_loss import token_loss_gradient
+from pallas_kernels.inner_loss import token_loss
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
+from pallas_kernels.xla import cpu_cores
 from pallas_kernels.xla import mini_batches
-from pallas_kernels.xla import rows
 from pallas_kernels.xla.inner_loss_backward import layer_norm_backward
 from pallas_kernels.xla.inner_loss_backward import loss_gradient
 from pallas_kernels.xla.inner_loss_backward import loss_gradient_backward
-from pallas_kernels.xla.mini_batches import cut_sequence
+from pallas_kernels.xla.mini_batches import choose_mini_batches
+from tests.helpers.compare import relative_error
 from tests.kernels.ops import OPS
-from tests.kernels.ops import relative_error
 from tests.kernels.ops import SMALL
 from tests.kernels.ops import value_and_gradients
 
@@ -46,9 +46,9 @@ def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
 
   No other test has these mini-batches, so none shares what is compiled here.
   """
-  monkeypatch.setattr(rows, '_cores', lambda: 2)
-  monkeypatch.setattr(rows, '_MAX_PARTS', 4)
-  monkeypatch.setattr(rows, '_MIN_WORK', 1)
+  monkeypatch.setattr(cpu_cores, '_cores', lambda: 2)
+  monkeypatch.setattr(cpu_cores, '_MAX_PARTS', 4)
+  monkeypatch.setattr(cpu_cores, '_MIN_WORK', 1)
   monkeypatch.setattr(mini_batches, 'KEPT_BYTES', kept)
   with jax.enable_x64(True):
     arguments = op.arguments(SMALL, jnp.float64)
@@ -65,23 +65,27 @@ def test_uneven_parts_change_nothing(op, mini_batch, kept, monkeypatch):
 
 def test_parts_divide_rows(monkeypatch):
   tree = {'a': jnp.arange(22).reshape(1, 11, 2), 'b': jnp.arange(11.0)[None]}
-  parts = rows.split(tree, 8)
+  parts = cpu_cores.split(tree, 8)
   assert [part['b'].shape[1] for part in parts] == [2, 2, 2, 1, 1, 1, 1, 1]
-  np.testing.assert_array_equal(rows.join(parts)['a'], tree['a'])
-  monkeypatch.setattr(rows, '_cores', lambda: 2)
-  assert rows.count_parts(rows=6, work=10) == 1  # Too little to hand over.
-  assert rows.count_parts(rows=6, work=2**20) == 6
-  monkeypatch.setattr(rows, '_cores', lambda: 1)
-  assert rows.count_parts(rows=6, work=2**20) == 1  # No one to hand it to.
+  np.testing.assert_array_equal(cpu_cores.join(parts)['a'], tree['a'])
+  monkeypatch.setattr(cpu_cores, '_cores', lambda: 2)
+  assert (
+    cpu_cores.num_core_splits(rows=6, work=10) == 1
+  )  # Too little to hand over.
+  assert cpu_cores.num_core_splits(rows=6, work=2**20) == 6
+  monkeypatch.setattr(cpu_cores, '_cores', lambda: 1)
+  assert (
+    cpu_cores.num_core_splits(rows=6, work=2**20) == 1
+  )  # No one to hand it to.
 
 
 def test_budget_decides_which_states_are_kept():
-  few = cut_sequence(352008, 64, state_bytes=50_000)
+  few = choose_mini_batches(352008, 64, state_bytes=50_000)
   assert (few.groups, few.group) == (1, 5501)
-  many = cut_sequence(352008, 64, state_bytes=1_500_000)
+  many = choose_mini_batches(352008, 64, state_bytes=1_500_000)
   assert many.groups + many.group < 2.5 * 5501**0.5
   assert many.groups * many.group >= 5501
-  short = cut_sequence(10, 64, state_bytes=1_500_000)
+  short = choose_mini_batches(10, 64, state_bytes=1_500_000)
   assert (short.size, short.groups, short.group) == (10, 1, 1)
 
 
@@ -111,7 +115,8 @@ def test_derivatives_by_hand_are_those_of_autodiff():
   with jax.enable_x64(True):
     z, k, v, scale, bias, u = jnp.asarray(rng.standard_normal((6, 2, 5, 8)))
     forward = loss_gradient(z, k, v, scale, bias)
-    g, pull = jax.vjp(token_loss_gradient, z, k, v, scale, bias)
+    gradient = jax.grad(lambda *args: token_loss(*args).sum())
+    g, pull = jax.vjp(gradient, z, k, v, scale, bias)
     assert relative_error(forward.g, g) < 1e-13
     d_z, d_scale, d_bias = loss_gradient_backward(forward, scale, u)
     for got, want in zip((d_z, d_bias, -d_bias, d_scale, d_bias), pull(u)):

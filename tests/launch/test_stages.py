@@ -1,5 +1,6 @@
-"""launch/stages.py: order, what is skipped, what a signal or a failure does."""
+"""launch/stages.py: order, skipped stages, signals and failures."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -7,13 +8,12 @@ import sys
 import pytest
 
 from launch import chain
-from launch import commands
 from launch import stages as stages_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# In place of precompute and train: notes the call, writes what they leave. A
-# file named as the stage tells what goes wrong.
+# Replaces precompute and train: records the call and writes their results. A
+# file named after the stage contains what goes wrong.
 FAKE = """
 import os, pathlib, signal, sys, time
 module, name, steps, workdir, data = sys.argv[1:]
@@ -41,7 +41,10 @@ elif not wrong.exists():
 
 @pytest.fixture(name='run')
 def _run(tmp_path, monkeypatch):
-  """Runs the chain to quickstart's 9s; returns status and calls so far."""
+  """Returns a function that runs the chain to quickstart's 9s.
+
+  The function returns the exit status and the calls so far.
+  """
 
   def command(stage, module, *_):
     return [
@@ -57,7 +60,7 @@ def _run(tmp_path, monkeypatch):
 
   monkeypatch.setattr(chain.Stage, 'command', command)
   monkeypatch.setattr(stages_lib, '_SETTLE_SECONDS', 0)
-  stages = chain.stages_to('configs/quickstart.py:9s', {}, str(tmp_path))
+  stages = chain.stages_up_to('configs/quickstart.py:9s', {}, str(tmp_path))
 
   def run():
     status = stages_lib.Runner(str(tmp_path), 0).run(stages)
@@ -73,41 +76,43 @@ BOTH = [*FIRST, 'precompute 9s', 'train 9s']
 def test_every_stage_once(run, capsys):
   assert run() == (0, BOTH)
   assert run() == (0, BOTH)
-  said = capsys.readouterr().out
-  assert '3s: finished, step 600 is saved' in said
-  assert 'all stages are finished: 3s, 9s' in said
+  out = capsys.readouterr().out
+  assert '3s: finished, step 600 is saved' in out
+  assert 'all stages are finished: 3s, 9s' in out
 
 
-def test_a_signal_is_handed_on_and_the_run_goes_on_later(run, tmp_path, capsys):
+def test_a_signal_is_forwarded_and_the_run_resumes(run, tmp_path, capsys):
   wrong = tmp_path / '3s.train'
   wrong.write_text('signal')
-  assert run() == (commands.AGAIN, FIRST)
+  assert run() == (os.EX_TEMPFAIL, FIRST)
   assert 'stopped by SIGTERM at step 1 of 600' in capsys.readouterr().out
   wrong.unlink()
   assert run() == (0, [*FIRST, 'train 3s', *BOTH[2:]])
 
 
-def test_training_that_another_process_ended(run, tmp_path, capsys):
+def test_training_that_another_process_stopped(run, tmp_path, capsys):
   (tmp_path / '9s.train').write_text('peer')
-  assert run() == (commands.AGAIN, BOTH)
+  assert run() == (os.EX_TEMPFAIL, BOTH)
   assert 'stopped by another process' in capsys.readouterr().out
 
 
 def test_a_failure_ends_the_chain_with_its_status(run, tmp_path, capsys):
   (tmp_path / '3s.train').write_text('3')
   assert run() == (3, FIRST)
-  assert 'of stage 3s ended with status 3' in capsys.readouterr().err
+  assert 'of stage 3s exited with status 3' in capsys.readouterr().err
 
 
 def test_data_that_other_processes_do_not_finish(run, tmp_path, capsys):
   (tmp_path / '3s.precompute').touch()
   assert run() == (1, FIRST[:1])
-  assert 'have not done their part' in capsys.readouterr().err
+  assert 'did not finish their part' in capsys.readouterr().err
 
 
 def test_the_papers_stages():
   overrides = {'mesh.data': 64, 'steps': 7, 'init_from': 'pretrained'}
-  stages = chain.stages_to('configs/ttt_video.py:63s,none', overrides, 'gs://b')
+  stages = chain.stages_up_to(
+    'configs/ttt_video.py:63s,none', overrides, 'gs://b'
+  )
   assert [s.name for s in stages] == ['3s', '9s', '18s', '30s', '63s']
   assert {s.steps for s in stages} == {7}
   assert stages[1].data == 'gs://b/data/9s'
@@ -120,7 +125,7 @@ def test_the_papers_stages():
     '--config.init_from=pretrained',
     '--x',
   ]
-  # It would have won over the weights of 3s.
+  # It would take precedence over the weights of 3s.
   assert second == [
     'ttt_jax.train',
     '--config=configs/ttt_video.py:9s,none',
@@ -131,27 +136,27 @@ def test_the_papers_stages():
 
 
 def test_stages_whose_folders_have_longer_names():
-  stages = chain.stages_to('configs/memory.py:18s,ttt_linear', {}, 'w')
+  stages = chain.stages_up_to('configs/memory.py:18s,ttt_linear', {}, 'w')
   assert [(s.name, s.config) for s in stages] == [
     ('ttt_linear_3s', 'configs/memory.py:3s,ttt_linear'),
     ('ttt_linear_18s', 'configs/memory.py:18s,ttt_linear'),
   ]
 
 
-def test_a_stage_that_is_not_named():
-  with pytest.raises(ValueError, match='write it behind the file'):
-    chain.stages_to('configs/memory.py', {}, 'w')
+def test_a_config_that_does_not_name_its_stage():
+  with pytest.raises(ValueError, match='append it to the file'):
+    chain.stages_up_to('configs/memory.py', {}, 'w')
 
 
 def test_flags_for_all_commands_and_for_training(tmp_path):
-  [first, _] = chain.stages_to('configs/quickstart.py:9s', {}, str(tmp_path))
+  [first, _] = chain.stages_up_to('configs/quickstart.py:9s', {}, str(tmp_path))
   runner = stages_lib.Runner(
     str(tmp_path), 0, ['--process_id=1'], ['--profile_steps=2:3']
   )
-  where = f'--workdir={tmp_path}'
+  workdir = f'--workdir={tmp_path}'
   assert [c[4:] for c in runner.commands(first)] == [
-    [where, '--process_id=1'],
-    [where, '--process_id=1', '--profile_steps=2:3'],
+    [workdir, '--process_id=1'],
+    [workdir, '--process_id=1', '--profile_steps=2:3'],
   ]
 
 
@@ -167,7 +172,7 @@ def test_flags_of_a_chip_and_the_cache(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_stages_for_real_stopped_and_started_again(tmp_path):
+def test_two_real_stages_stopped_and_resumed(tmp_path):
   command = [
     sys.executable,
     '-m',
@@ -186,15 +191,15 @@ def test_two_stages_for_real_stopped_and_started_again(tmp_path):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
   ) as process:
-    said = []
+    lines = []
     for line in process.stdout:
-      said.append(line)
+      lines.append(line)
       if line.startswith('9s: ') and 'ttt_jax.train' in line:
         break
     # While 9s compiles or trains.
     process.terminate()
     rest = process.stdout.read()
-  assert process.returncode == commands.AGAIN, ''.join(said) + rest
+  assert process.returncode == os.EX_TEMPFAIL, ''.join(lines) + rest
   assert 'stopped by SIGTERM' in rest
   again = subprocess.run(
     command, cwd=ROOT, capture_output=True, text=True, check=False

@@ -5,14 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import compare
 from ttt_jax.convert import load_kl_vae
 from ttt_jax.models.vae import kl
 
 SCALE = 0.18215
-
-
-def error(found, want):
-  return np.abs(np.float32(found) - want).max() / np.abs(want).max()
 
 
 def clip(x):
@@ -32,15 +29,18 @@ def test_moments_and_frames_of_diffusers(tiny):
   mean, logvar = vae.apply(
     {'params': params}, clip(want['frames']), method='encode'
   )
-  assert error(mean, SCALE * clip(want['mean'])) < 1e-5
+  assert compare.relative_error(mean, SCALE * clip(want['mean'])) < 1e-5
   logvar -= 2 * np.log(SCALE)
-  assert error(logvar, clip(want['logvar'])) < 1e-5
+  assert compare.relative_error(logvar, clip(want['logvar'])) < 1e-5
   latents = SCALE * clip(want['latents'])
   found = vae.apply({'params': params}, latents, method='decode')
-  assert error(found, clip(want['decoded'])) < 1e-5
+  assert compare.relative_error(found, clip(want['decoded'])) < 1e-5
   # A clip of one frame takes another path.
   found = vae.apply({'params': params}, latents[:, :1], method='decode')
-  assert error(found[0], want['decoded'][:1].transpose(0, 2, 3, 1)) < 1e-5
+  assert (
+    compare.relative_error(found[0], want['decoded'][:1].transpose(0, 2, 3, 1))
+    < 1e-5
+  )
 
 
 def test_memory_does_not_grow_with_frames(tiny):
@@ -63,7 +63,7 @@ def test_bfloat16(tiny):
     {'params': params}, SCALE * clip(want['latents']), method='decode'
   )
   assert found.dtype == jnp.float32
-  assert 1e-4 < error(found, clip(want['decoded'])) < 0.05
+  assert 1e-4 < compare.relative_error(found, clip(want['decoded'])) < 0.05
 
 
 def test_the_defaults_are_stable_diffusions():

@@ -14,10 +14,10 @@ def order(segments=1, rows=2, columns=3):
 
 
 def test_windows_of_the_size_of_pre_training_count_from_zero():
-  plain = positions.of_windows(order(), 'rope')
+  plain = positions.window_positions(order(), 'rope')
   np.testing.assert_array_equal(plain, order().window_positions)
   np.testing.assert_array_equal(
-    positions.of_windows(order(), 'rope', (2, 3)), plain
+    positions.window_positions(order(), 'rope', (2, 3)), plain
   )
 
 
@@ -25,7 +25,7 @@ def test_other_sizes_are_fitted_and_centred():
   # 2 x 5 tokens go into the width of 4 x 6 ones, as round(2.4) = 2 rows in
   # the middle.
   wide = order(rows=2, columns=5)
-  found = positions.of_windows(wide, 'rope', (4, 6))
+  found = positions.window_positions(wide, 'rope', (4, 6))
   is_text = wide.window_positions[:, 0] < 0
   assert (found[is_text] == -1).all()
   time, row, column = found[~is_text].T
@@ -36,7 +36,7 @@ def test_other_sizes_are_fitted_and_centred():
 
 
 def test_sincos_turns_nothing():
-  assert (positions.of_windows(order(), 'sincos') == -1).all()
+  assert (positions.window_positions(order(), 'sincos') == -1).all()
 
 
 def test_the_table_of_sines():
@@ -67,7 +67,7 @@ def test_every_segment_counts_its_own_frames():
 @pytest.mark.parametrize(
   'fields, message',
   [
-    (dict(positions='learned'), "positions is 'learned'; legal are rope"),
+    (dict(positions='learned'), "positions is 'learned'; expected one of rope"),
     (dict(base_rows=30), 'base_columns 0; set both, for example 30'),
     (dict(base_rows=-1, base_columns=2), 'set both'),
   ],

@@ -64,13 +64,13 @@ class Case:
     )
     read = reference_order.text_first(self.order)
     # From the reference's arrays to the order in which the layer reads.
-    self.take = token_order.inverse(read)[self.order.forward]
-    self.back = token_order.inverse(self.take)
+    self.take = np.argsort(read)[self.order.forward_order]
+    self.back = np.argsort(self.take)
     self.x = self.arrays[f'{scenes}_x'][:, self.take]
     shapes = jax.eval_shape(self.init, jax.random.key(0))
     shapes = traverse_util.flatten_dict(shapes, sep='/')
     self.rules = rules(2, 64, 32, 128 if kind == 'mlp' else 32)
-    self.params = rules_lib.from_source(
+    self.params = rules_lib.import_params(
       self.rules,
       safetensors_numpy.load_file(golden(f'ttt_layer_{kind}.safetensors')),
       {path: leaf.shape for path, leaf in shapes.items()},
@@ -81,7 +81,7 @@ class Case:
     return self.layer.init(key, self.x, self.turns())['params']
 
   def turns(self):
-    return rope.turns(self.order.ttt_positions, 32)
+    return rope.rotary_cos_sin(self.order.ttt_positions, 32)
 
   def apply(self, params, x):
     return self.layer.apply({'params': params}, x, self.turns())[0][
@@ -108,7 +108,7 @@ def test_gradients(golden, kind, scenes):
     jax.grad(lambda p, x: jnp.sum(case.apply(p, x) * cotangent), argnums=(0, 1))
   )(case.params, case.x)
   source = case.per_token if scenes == 'multi' else case.arrays
-  ours = rules_lib.to_source(case.rules, grads)
+  ours = rules_lib.export_params(case.rules, grads)
   ours['x'] = np.asarray(grad_x)[:, case.back]
   names = [
     m[1]

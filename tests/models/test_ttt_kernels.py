@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.compare import relative_error
 from tests.kernels.ops import interpreted
-from tests.kernels.ops import relative_error
 from ttt_jax import token_order
 from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import rope
@@ -18,7 +18,7 @@ from ttt_jax.models.dit import ttt
 def test_the_layer_is_the_same_on_every_implementation(inner):
   order = token_order.TokenOrder(2, 2, 3, 3, 5)
   fill = 3
-  turns = rope.turns(
+  turns = rope.rotary_cos_sin(
     np.pad(order.ttt_positions, ((0, fill), (0, 0)), constant_values=-1), 32
   )
   rng = np.random.default_rng(0)

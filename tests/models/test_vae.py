@@ -150,7 +150,7 @@ def test_conv_of_doubled_equals_doubling_before():
   kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 4))
   doubled = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
   np.testing.assert_allclose(
-    causal_conv.conv_of_doubled(x, kernel),
+    causal_conv.upsample_conv(x, kernel),
     causal_conv.conv2d(doubled, kernel),
     atol=1e-5,
   )
@@ -178,9 +178,9 @@ def test_training_writes_out_what_inference_loops_over():
 @pytest.mark.parametrize('frames', [8, 9])
 def test_blocks_of_pixels_have_an_inverse(frames):
   x = clip(frames).at[:, :1].set(0.25)
-  blocks = coder.blocks_of_pixels(x, 4, 8)
+  blocks = coder.patchify3d(x, 4, 8)
   assert blocks.shape == (1, -(-frames // 4), 2, 2, 4 * 8 * 8 * 3)
-  back = coder.pixels_of_blocks(blocks, 4, 8, lone_first=frames % 4 == 1)
+  back = coder.unpatchify3d(blocks, 4, 8, lone_first=frames % 4 == 1)
   np.testing.assert_allclose(back, x, atol=1e-6)
 
 
@@ -234,7 +234,7 @@ def test_missing_and_broken_files(tiny, tmp_path):
   path = tmp_path / WEIGHTS
   whole = path.read_bytes()
   path.write_bytes(whole[: len(whole) // 2])
-  with pytest.raises(ValueError, match='not a whole safetensors file'):
+  with pytest.raises(ValueError, match='not a complete safetensors file'):
     load_vae(tmp_path)
   path.unlink()
   with pytest.raises(FileNotFoundError, match='no weights at'):

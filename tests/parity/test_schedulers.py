@@ -65,14 +65,14 @@ def test_every_state_of_a_run(name, steps, shift):
     noise,
   )
   chosen = schedulers.scheduler(name)
-  grid = chosen.grid(steps, shift)
-  np.testing.assert_array_equal(grid.timesteps, times)
+  schedule = chosen.schedule(steps, shift)
+  np.testing.assert_array_equal(schedule.timesteps, times)
   network = lambda x, t, scale: a * x + b * t[:, None, None, None, None] / 1000
   with jax.enable_x64(True):
     found = chosen.sample(
       network,
       jnp.asarray(start),
-      grid,
+      schedule,
       np.ones(steps),
       step_noise=jnp.asarray(noise),
       trajectory=True,

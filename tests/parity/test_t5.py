@@ -113,7 +113,9 @@ def test_buckets(kwargs):
   want = attention._relative_position_bucket(
     positions[None] - positions[:, None], bidirectional=True, **kwargs
   )
-  np.testing.assert_array_equal(t5.position_buckets(1200, **kwargs), want)
+  np.testing.assert_array_equal(
+    t5.relative_position_buckets(1200, **kwargs), want
+  )
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])

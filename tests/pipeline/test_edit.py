@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import tune_a_video
-from configs import tune_dit
-from tests.train import test_experiment
+from tests.helpers import configs
+from tests.helpers import tiny_experiment
 from ttt_jax import convert
 from ttt_jax import pipeline
 from ttt_jax.data import single_video
@@ -20,6 +19,9 @@ from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.video import contact_sheet
 from ttt_jax.video import video_file
+
+tune_a_video = configs.load('tune_a_video')
+tune_dit = configs.load('tune_dit')
 
 SD = 'tests/fixtures/tiny_sd'
 FRAMES, SIZE, STEPS = 3, 16, 2
@@ -47,12 +49,14 @@ def clip_fixture(tmp_path_factory):
 
 @pytest.fixture(name='run', scope='module')
 def run_fixture(clip, tmp_path_factory):
-  """A finished tuning: (config, workdir, last state)."""
+  """A finished tuning: config, workdir and last state."""
   workdir = tmp_path_factory.mktemp('run')
   config = _config(clip)
   single_video.prepare(config, workdir)
   experiment = experiment_lib.Experiment(config, workdir)
-  state = loop.train(experiment, training_samples.hook(experiment, workdir))
+  state = loop.train(
+    experiment, training_samples.make_sample_hook(experiment, workdir)
+  )
   return config, workdir, state
 
 
@@ -61,7 +65,7 @@ def pipe_fixture(run):
   return pipeline.EditPipeline.load(run[1])
 
 
-def test_tuning_changes_queries_and_temporal_attention_alone(run):
+def test_tuning_changes_only_queries_and_temporal_attention(run):
   _, _, state = run
   _, before = convert.load_unet(SD)
   before = jax.tree_util.tree_leaves_with_path(before)
@@ -72,7 +76,7 @@ def test_tuning_changes_queries_and_temporal_attention_alone(run):
     if 'temp' not in name and not np.array_equal(leaf, after[path]):
       changed.add('/'.join(name.split('/')[-3:-1]))
   assert changed == {'attn1/to_q', 'attn2/to_q'}
-  # Zero before, and the only way for the rest of it to begin to learn.
+  # Initially zero; the rest of temporal attention trains only through it.
   out = [
     leaf
     for path, leaf in after.items()
@@ -81,28 +85,28 @@ def test_tuning_changes_queries_and_temporal_attention_alone(run):
   assert out and all(np.any(np.asarray(leaf) != 0) for leaf in out)
 
 
-def test_training_made_samples_as_editing_does(run, pipe):
+def test_training_samples_as_editing_does(run, pipe):
   _, workdir, _ = run
-  found = video_file.probe(workdir / 'tune/samples/000002.mp4')
-  assert (found.frames, found.height, found.width) == (FRAMES, SIZE, 2 * SIZE)
+  info = video_file.probe(workdir / 'tune/samples/000002.mp4')
+  assert (info.frames, info.height, info.width) == (FRAMES, SIZE, 2 * SIZE)
   # Its inversion was saved, and is that of the pipeline.
   assert pipe.is_inverted(STEPS)
   (saved,) = (workdir / 'tune/inverted').iterdir()
-  ticks = []
+  steps = []
   np.testing.assert_array_equal(
-    np.load(saved), pipe.invert(STEPS, ticks.append)
+    np.load(saved), pipe.invert(STEPS, steps.append)
   )
-  assert not ticks and not pipe.is_inverted(STEPS + 1)
+  assert not steps and not pipe.is_inverted(STEPS + 1)
 
 
-def test_prompts_do_not_meet_in_a_batch(pipe):
+def test_prompts_are_independent_in_a_batch(pipe):
   prompts = ['a dog', 'a red car', 'a house']
   edit = lambda batch: pipe(prompts, steps=STEPS, guidance=3.0, batch=batch)
   alone = edit(1)
   assert alone.shape == (3, FRAMES, SIZE, SIZE, 3)
   assert alone.dtype == np.uint8
   assert not np.array_equal(alone[0], alone[2])
-  # Two at once, the last one with a stand-in.
+  # Two at once, with padding in the last batch.
   assert np.abs(edit(2).astype(int) - alone.astype(int)).max() <= 1
 
 
@@ -116,28 +120,30 @@ def test_without_inversion_the_seed_decides(pipe):
 
 
 @pytest.mark.slow  # Compiles the step twice.
-def test_resume_keeps_what_was_made(run, clip, tmp_path):
+def test_resumed_tuning_is_bit_identical(run, clip, tmp_path):
   config, workdir, state = run
   shutil.copytree(workdir / 'clip', tmp_path / 'clip')
-  # The rest of a run of four steps is that of one which was stopped at two.
+  # A run of four steps equals one that was stopped at two and resumed.
   config = _config(clip, steps=4, sample_every=0)
   single_video.prepare(config, tmp_path)
-  whole = loop.train(experiment_lib.Experiment(config, tmp_path))
+  uninterrupted = loop.train(experiment_lib.Experiment(config, tmp_path))
   shutil.copytree(workdir / 'tune', tmp_path / 'again/tune')
   shutil.copytree(workdir / 'clip', tmp_path / 'again/clip')
-  rest = loop.train(experiment_lib.Experiment(config, tmp_path / 'again'))
-  assert int(state.step) == 2 and int(rest.step) == 4
-  jax.tree.map(np.testing.assert_array_equal, whole.params, rest.params)
+  resumed = loop.train(experiment_lib.Experiment(config, tmp_path / 'again'))
+  assert int(state.step) == 2 and int(resumed.step) == 4
+  jax.tree.map(
+    np.testing.assert_array_equal, uninterrupted.params, resumed.params
+  )
 
 
 @pytest.mark.slow
 def test_the_untuned_pipeline_differs_from_the_tuned(run, pipe):
   config, workdir, _ = run
-  fresh = edit_lib.EditPipeline.untuned(config, workdir)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(fresh.params):
+  untuned = edit_lib.EditPipeline.untuned(config, workdir)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(untuned.params):
     if "'attn_temp'" in str(path) and "'to_out'" in str(path):
       np.testing.assert_array_equal(leaf, 0)
-  assert not np.array_equal(fresh.invert(STEPS), pipe.invert(STEPS))
+  assert not np.array_equal(untuned.invert(STEPS), pipe.invert(STEPS))
 
 
 def test_side_by_side():
@@ -177,7 +183,7 @@ def test_bad_clips(changes, message, clip, tmp_path):
 
 def test_another_clip_in_the_same_folder(run, clip):
   _, workdir, _ = run
-  with pytest.raises(ValueError, match='holds another clip or text; choose'):
+  with pytest.raises(ValueError, match='has another clip or text; choose'):
     single_video.prepare(_config(clip, prompt='a dog'), workdir)
   assert len(dataset_reader.LatentDataset(workdir / 'clip')) == 1
 
@@ -205,7 +211,7 @@ def test_editing_with_another_autoencoder(run, tmp_path):
     edit_lib.EditPipeline(config, None, workdir)
 
 
-def test_editing_a_run_of_another_kind(run):
+def test_editing_a_run_without_a_video(run):
   config = run[0].copy_and_resolve_references()
   del config['video']
   with pytest.raises(ValueError, match='was not tuned on one video'):
@@ -220,17 +226,17 @@ def test_a_folder_without_a_part(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_on_the_transformer(clip, tmp_path):
+def test_tuning_and_editing_with_the_transformer(clip, tmp_path):
   # A stage of the quickstart, small and untrained.
-  stage = test_experiment._config()
+  stage = tiny_experiment.config()
   stage.text.length = 24
   stage.model.text_dim = 384
-  texts = single_video.text_encoder(stage)
-  test_experiment._save_stage(
+  texts = single_video.load_text_encoder(stage)
+  tiny_experiment.save_stage(
     tmp_path / 'first',
     stage,
     dict(
-      vae_identity=single_video.video_encoder(stage).identity,
+      vae_identity=single_video.load_video_encoder(stage).identity,
       text_identity=texts.identity,
       scene_token_ids=list(texts.scene_token_ids),
     ),
@@ -245,7 +251,9 @@ def test_the_same_on_the_transformer(clip, tmp_path):
   config.sample.steps = STEPS
   single_video.prepare(config, tmp_path)
   experiment = experiment_lib.Experiment(config, tmp_path)
-  loop.train(experiment, training_samples.hook(experiment, tmp_path))
+  loop.train(
+    experiment, training_samples.make_sample_hook(experiment, tmp_path)
+  )
   assert (tmp_path / 'tune/samples/000002.mp4').is_file()
   pipe = pipeline.EditPipeline.load(tmp_path / 'tune')
   assert pipe.is_inverted(STEPS)

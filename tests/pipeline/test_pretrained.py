@@ -1,4 +1,4 @@
-"""A pipeline from a whole CogVideoX folder, without training."""
+"""A pipeline from a complete CogVideoX folder, without training."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def test_the_folder_decides_everything(folder):
+def test_the_folder_defines_all_sizes(folder):
   pipe = pipeline.VideoPipeline.load(folder)
   assert (pipe.height, pipe.width, pipe.fps) == (32, 48, 8)
   assert pipe.scheduler == 'cogvideox_dpm'
@@ -30,31 +30,31 @@ def test_the_folder_decides_everything(folder):
   assert pipe.geometry(board).latent_frames == 13
 
 
-def test_half_precision_stays_and_computes_in_bfloat16(folder, tmp_path):
+def test_half_precision_is_kept_and_computes_in_bfloat16(folder, tmp_path):
   half = tmp_path / 'half'
   shutil.copytree(folder, half, ignore=shutil.ignore_patterns('transformer'))
   config, params = convert.load_dit(folder)
   convert.save_dit(config, params, half / 'transformer', dtype='bfloat16')
-  parts = pretrained.parts(half)
-  assert parts['config'].dtype == 'bfloat16'
-  assert {x.dtype.name for x in jax.tree.leaves(parts['params'])} == {
+  arguments = pretrained.pipeline_arguments(half)
+  assert arguments['config'].dtype == 'bfloat16'
+  assert {x.dtype.name for x in jax.tree.leaves(arguments['params'])} == {
     'bfloat16'
   }
-  assert parts['text_encoder'].identity.startswith('t5-bfloat16:')
+  assert arguments['text_encoder'].identity.startswith('t5-bfloat16:')
 
 
 @pytest.mark.parametrize(
-  'gone', ['scheduler', 'vae', 'text_encoder', 'tokenizer']
+  'missing', ['scheduler', 'vae', 'text_encoder', 'tokenizer']
 )
-def test_what_is_missing_is_named(folder, tmp_path, gone):
+def test_a_missing_part_is_named(folder, tmp_path, missing):
   part = tmp_path / 'part'
-  shutil.copytree(folder, part, ignore=shutil.ignore_patterns(gone))
-  with pytest.raises(FileNotFoundError, match=gone) as e:
+  shutil.copytree(folder, part, ignore=shutil.ignore_patterns(missing))
+  with pytest.raises(FileNotFoundError, match=missing) as e:
     pipeline.VideoPipeline.load(part)
   assert '\n' not in str(e.value)
 
 
-def test_a_training_run_is_no_model(tmp_path):
-  assert not pretrained.is_model(tmp_path)
+def test_a_training_run_is_not_a_pretrained_model(tmp_path):
+  assert not pretrained.is_pretrained(tmp_path)
   with pytest.raises(FileNotFoundError, match='checkpoint'):
     pipeline.VideoPipeline.load(tmp_path)

@@ -1,4 +1,4 @@
-"""ttt_jax/pipeline.py: storyboard to frames, with tiny random models."""
+"""ttt_jax/pipeline/video.py: storyboard to frames, with tiny random models."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ import pytest
 
 from ttt_jax import pipeline
 from ttt_jax import storyboard as storyboard_lib
-from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 
 
 class Texts:
-  """Stands in for a text encoder: a text's words as numbers."""
+  """A fake text encoder: numbers that depend on the words of a text."""
 
   text_length = 4
   width = 6
-  identity = 'stand-in'
+  identity = 'fake'
 
   def count_tokens(self, text):
     return len(text.split())
@@ -101,7 +101,7 @@ def test_seed_text_and_negative_text_each_matter(pipe):
   )
 
 
-def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
+def test_equals_the_sampler_with_two_separate_guidance_calls(pipe):
   module = dit.DiffusionTransformer(pipe.config)
   board = story('a dog', 'it runs', negative='blur')
   text, negative = (
@@ -115,11 +115,11 @@ def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
     return against + scale * (apply(x, text, t) - against)
 
   key = jax.random.key(5)
-  grid = grid_lib.sampling_grid('diffusers', 3)
+  schedule = sampling_schedule.from_name('diffusers', 3)
   expected = samplers.ddim(
     network,
     jax.random.normal(jax.random.fold_in(key, 0), (1, 5, 2, 2, 4)),
-    grid,
+    schedule,
     guidance.constant(2.0, 3),
   )
   found = pipe.sample_latents(
@@ -133,7 +133,7 @@ def test_is_the_sampler_with_two_separate_guidance_calls(pipe):
   np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
-def test_compiles_once_a_shape(pipe):
+def test_compiles_once_per_shape(pipe):
   pipe.sample_latents(story('one'), steps=2, seed=0)
   before = pipe._sample._cache_size()
   pipe.sample_latents(story('two', negative='three'), steps=2, seed=1)
@@ -142,7 +142,7 @@ def test_compiles_once_a_shape(pipe):
   assert pipe._sample._cache_size() == before + 1
 
 
-def test_tells_every_step(pipe):
+def test_reports_every_step(pipe):
   steps = []
   pipe.sample_latents(story('one'), steps=4, on_step=steps.append)
   assert sorted(steps) == [1, 2, 3, 4]
@@ -156,7 +156,7 @@ def test_tells_every_step(pipe):
     (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
   ],
 )
-def test_bad_options_name_legal_ones(pipe, options, message):
+def test_invalid_options(pipe, options, message):
   with pytest.raises(ValueError, match=message):
     pipe(story('one'), **options)
 

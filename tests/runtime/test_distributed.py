@@ -1,4 +1,4 @@
-"""How processes find each other, and what is said when they do not."""
+"""How processes connect, and the messages if they cannot."""
 
 import os
 import pathlib
@@ -19,55 +19,61 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def parsed(monkeypatch):
-  """Flags at their defaults, no variables of a cluster."""
+  """Sets flags to their defaults and removes the variables of a cluster."""
   flags.FLAGS.mark_as_parsed()
   for name in list(os.environ):
     if name.startswith(('SLURM_', 'JAX_COORD', 'JAX_NUM', 'JAX_PROCESS')):
       monkeypatch.delenv(name)
 
 
-def test_where_there_is_one_process_nothing_is_started():
+def test_a_single_process_connects_to_nothing():
   jax.devices()
-  distributed.start()
-  assert distributed.numbers() == (0, 1)
+  distributed.initialize()
+  assert distributed.process_index_and_count() == (0, 1)
   assert not jax.distributed.is_initialized()
   assert distributed.all_agree(True) and not distributed.all_agree(False)
-  assert distributed.lost(ValueError('Connection closed by peer')) is None
-  assert distributed.leave(3) == 3
+  assert (
+    distributed.describe_disconnect(ValueError('Connection closed by peer'))
+    is None
+  )
+  assert distributed.hard_exit(3) == 3
 
 
 @pytest.mark.parametrize(
   'values, message',
   [
     (dict(num_processes=2), 'num_processes is 2 and --process_id is None'),
-    (dict(num_processes=0, process_id=0), 'it must be 1 or more'),
-    (dict(num_processes=2, process_id=2), 'process_id is 2; .* 0 .. 1'),
+    (dict(num_processes=0, process_id=0), 'is 0 .*; give both, at least one'),
+    (
+      dict(num_processes=2, process_id=2),
+      'is 2 and --process_id is 2; .* from 0 to N-1',
+    ),
     (dict(coordinator='host'), "'host'; it must be HOST:PORT, for example"),
-    (dict(num_processes=2, process_id=1), 'name them by --coordinator='),
-    (dict(distributed=True), 'no processes to work with here'),
+    (dict(num_processes=2, process_id=1), 'give all of --coordinator='),
+    (dict(distributed=True), 'no processes to connect to'),
   ],
 )
-def test_what_cannot_be(values, message, monkeypatch):
+def test_invalid_settings_are_refused(values, message, monkeypatch):
   def initialize(*_, **__):
-    # What JAX says, unless a test before has used a device.
+    # JAX's error, unless a previous test has used a device.
     raise ValueError('coordinator_address should be defined.')
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
   with flagsaver.flagsaver(**values):
     with pytest.raises(ValueError, match=message) as e:
-      distributed.start()
+      distributed.initialize()
   assert '\n' not in str(e.value)
 
 
-def test_variables_count_where_flags_are_not_given(monkeypatch):
+def test_variables_are_used_if_flags_are_absent(monkeypatch):
   monkeypatch.setenv('JAX_NUM_PROCESSES', '4')
   monkeypatch.setenv('JAX_PROCESS_ID', '3')
-  assert distributed.numbers() == (3, 4)
+  assert distributed.process_index_and_count() == (3, 4)
   with flagsaver.flagsaver(process_id=1):
-    assert distributed.numbers() == (1, 4)
+    assert distributed.process_index_and_count() == (1, 4)
   monkeypatch.setenv('JAX_PROCESS_ID', 'x')
   with pytest.raises(ValueError, match="JAX_PROCESS_ID is 'x'; .* number"):
-    distributed.numbers()
+    distributed.process_index_and_count()
 
 
 def test_a_coordinator_that_does_not_answer():
@@ -78,7 +84,7 @@ def test_a_coordinator_that_does_not_answer():
       sys.executable,
       '-c',
       'from ttt_jax.runtime import cli, distributed\n'
-      'cli.run(lambda _: distributed.start())',
+      'cli.run(lambda _: distributed.initialize())',
       f'--coordinator={where}',
       '--num_processes=2',
       '--process_id=1',
@@ -97,7 +103,7 @@ def test_a_coordinator_that_does_not_answer():
 
 
 @pytest.mark.parametrize(
-  'flag, variable, want',
+  'flag, variable, expected',
   [
     (None, None, '{workdir}/compilation_cache'),
     (None, '/elsewhere', None),  # JAX reads the variable itself.
@@ -105,8 +111,8 @@ def test_a_coordinator_that_does_not_answer():
     ('', None, ''),
   ],
 )
-def test_where_compiled_programs_are_kept(
-  flag, variable, want, tmp_path, monkeypatch
+def test_the_folder_of_compiled_programs(
+  flag, variable, expected, tmp_path, monkeypatch
 ):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   if variable:
@@ -116,6 +122,6 @@ def test_where_compiled_programs_are_kept(
     compilation.jax.config, 'update', lambda _, value: found.append(value)
   )
   with flagsaver.flagsaver(compilation_cache=flag):
-    compilation.keep(tmp_path)
-  want = want and want.replace('{workdir}', str(tmp_path))
-  assert found == ([] if want is None else [want or None])
+    compilation.enable_compilation_cache(tmp_path)
+  expected = expected and expected.replace('{workdir}', str(tmp_path))
+  assert found == ([] if expected is None else [expected or None])

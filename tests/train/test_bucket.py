@@ -1,6 +1,6 @@
-"""Training in a bucket: by the same code as on a disk, to the same bits.
+"""Training in a bucket gives the same bits as on a disk.
 
-Needs what requirements-tpu.txt has for gs:// paths: pip install gcsfs
+Needs the package for gs:// paths of requirements-tpu.txt: pip install gcsfs
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import pytest
 
 from tests.helpers import fake_training
 from tests.helpers import tiny_config
-from tests.train import test_several_processes as several
+from tests.helpers import training_processes
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.train import init_from
@@ -30,7 +30,7 @@ from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import timing
 
-# Found, not imported: it reads the environment when it is.
+# gcsfs reads the environment when it is imported, so it is only looked up.
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.skipif(
@@ -96,7 +96,7 @@ def _wait_for(condition, process):
 
 
 def _same(folder, disk):
-  """Whether two runs ended with the same bits."""
+  """Asserts that two runs have the same parameters."""
   for ema in (False, True):
     jax.tree.map(
       np.testing.assert_array_equal,
@@ -106,7 +106,7 @@ def _same(folder, disk):
 
 
 def _arrays(bucket, step):
-  """Names of the objects with numbers of a step's parameters."""
+  """Returns the names of the objects that contain a step's parameters."""
   names = bucket.names(f'run/one/checkpoints/{step}/params')
   return [name for name in names if '/d/' in name]
 
@@ -119,7 +119,7 @@ def test_a_run(bucket, disk, tmp_path):
   assert [row['loss'] for row in rows] == [row['loss'] for row in want]
   found = {p.name.split('.')[0] for p in STAGE.iterdir()}
   assert found == {'checkpoints', 'events', 'goodput', 'losses', 'metrics'}
-  # Copied to a disk it is a run of a disk, and goes on there.
+  # A copy on a disk resumes there.
   for name in bucket.names('run/'):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def test_a_run(bucket, disk, tmp_path):
 
 
 def test_killed_at_any_moment_ends_bit_identical(bucket, disk):
-  """Each time after some more writes: mostly in the middle of a save."""
+  """Kills the process after some writes, mostly during a save."""
   random.seed(time.time_ns())
   for _ in range(3):
     writes = bucket.requests['upload'] + random.randint(1, 120)
@@ -141,15 +141,15 @@ def test_killed_at_any_moment_ends_bit_identical(bucket, disk):
       _wait_for(lambda: bucket.requests['upload'] >= writes, process)
       process.send_signal(signal.SIGKILL)
       process.wait()
-    print('whole:', checkpoint_format.steps(STAGE))
+    print('complete:', checkpoint_format.steps(STAGE))
   _train()
   _same(RUN, disk)
   assert [row['step'] for row in metrics.read(STAGE)][-1] == 12
   assert not bucket.names('run/one/damaged')
 
 
-def test_killed_before_the_last_word_of_a_save_it_is_none(bucket, disk):
-  """A bucket renames nothing: what makes a save whole is written last."""
+def test_a_save_without_its_last_object_is_ignored(bucket, disk):
+  """A bucket cannot rename; the marker of a complete save is written last."""
   _train()
   (done,) = [n for n in bucket.names() if n.endswith('/12/commit_success.txt')]
   del bucket.objects[done]
@@ -158,16 +158,14 @@ def test_killed_before_the_last_word_of_a_save_it_is_none(bucket, disk):
   _same(RUN, disk)
 
 
-def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(
-  bucket, disk
-):
+def test_a_truncated_checkpoint_falls_back_to_the_previous_one(bucket, disk):
   _train()
   for name in _arrays(bucket, 12):
     bucket.truncate(name, 100)
   with pytest.warns(UserWarning, match='checkpoint 12 .* cannot be read'):
     assert checkpoint.load_params(RUN, ema=False)[1].stage == 'one'
   out = _train()
-  assert f'checkpoint 12 in {STAGE} cannot be read and is put aside' in out
+  assert f'checkpoint 12 in {STAGE} cannot be read and is moved to' in out
   assert 'after step 9' in out
   assert bucket.names('run/one/damaged-12/')
   with warnings.catch_warnings():
@@ -175,9 +173,9 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(
     _same(RUN, disk)  # 12 was saved anew.
 
 
-def test_sigterm_saves_first_and_goes_on_bit_identical(bucket, disk):
+def test_sigterm_saves_and_the_resumed_run_is_bit_identical(bucket, disk):
   with _running('--pause=0.3', '--config.checkpoint_every=100') as process:
-    # The first sign of life of a loop that has made steps.
+    # The loop has completed a step.
     _wait_for(lambda: bucket.names('run/one/goodput'), process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
@@ -190,12 +188,14 @@ def test_sigterm_saves_first_and_goes_on_bit_identical(bucket, disk):
 
 def test_a_stage_starts_from_one_in_the_bucket(bucket, disk):
   _train()
-  found = init_from.find(epath.Path(RUN), 'two')
-  assert found.folder == STAGE and found.identity() == {'vae_identity': 'none'}
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  weights = init_from.resolve_init_from(epath.Path(RUN), 'two')
+  assert weights.folder == STAGE and weights.identity() == {
+    'vae_identity': 'none'
+  }
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   jax.tree.map(
     np.testing.assert_array_equal,
-    found.load(lambda _: place),
+    weights.load(lambda _: device),
     checkpoint.load_params(disk)[0],
   )
   config = tiny_config.get_config('two')
@@ -207,7 +207,7 @@ def test_a_stage_starts_from_one_in_the_bucket(bucket, disk):
   )
 
 
-def test_the_service_may_fail_for_a_while(bucket, disk):
+def test_the_service_fails_for_a_while(bucket, disk):
   with _running('--pause=0.3') as process:
     _wait_for(lambda: bucket.requests['upload'] > 40, process)
     bucket.fail(4.0)
@@ -217,24 +217,26 @@ def test_the_service_may_fail_for_a_while(bucket, disk):
 
 
 def test_two_processes(bucket):
-  outputs, codes = several._finish(several._start(RUN, 2))
+  outputs, codes = training_processes.finish(training_processes.start(RUN, 2))
   assert codes == [0, 0], outputs
   for name in _arrays(bucket, 12):
     bucket.truncate(name, 100)
-  outputs, codes = several._finish(several._start(RUN, 2, '--config.steps=15'))
+  outputs, codes = training_processes.finish(
+    training_processes.start(RUN, 2, '--config.steps=15')
+  )
   assert codes == [0, 0], outputs
   assert 'after step 9' in outputs[0]
   assert checkpoint_format.steps(STAGE) == [15, 12]
 
 
-def test_what_is_beside_the_checkpoints_goes_on(bucket):
+def test_metrics_and_goodput_are_resumed(bucket):
   for start in (0, 4):
     with metrics.Writer(STAGE, start) as writer:
       for step in range(start + 1, start + 7):
         writer.write(step, dict(loss=float(step)))
-    cost = timing.Goodput(STAGE, start, 1.0)
-    cost.finished(start + 6)
-    cost.close(done=False)
+    goodput = timing.Goodput(STAGE, start, 1.0)
+    goodput.finished(start + 6)
+    goodput.close(done=False)
   assert [r['step'] for r in metrics.read(STAGE)] == list(range(1, 11))
-  assert cost.row()['goodput/starts'] == 2
+  assert goodput.summary()['goodput/starts'] == 2
   assert bucket.names('run/one/metrics.jsonl')

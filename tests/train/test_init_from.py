@@ -1,4 +1,4 @@
-"""Weights that a stage starts from: pre-trained, in either layout."""
+"""Initial weights of a stage: pre-trained, in either layout."""
 
 import dataclasses
 
@@ -7,24 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train import test_experiment
+from tests.helpers import tiny_experiment
 from ttt_jax import backbones
 from ttt_jax import convert
 from ttt_jax.convert import native
 from ttt_jax.convert import registry
 from ttt_jax.models import dit
 from ttt_jax.train import experiment as experiment_lib
-from ttt_jax.train import init_from as source_lib
+from ttt_jax.train import init_from
 from ttt_jax.train import loop
 
 
 @pytest.fixture
 def case(tmp_path):
-  """A config, the config and parameters of a pre-trained model, bfloat16."""
-  config = test_experiment._config()
-  test_experiment._write(tmp_path / 'data/3s', config)
+  """A config, and config and bfloat16 parameters of a pre-trained model."""
+  config = tiny_experiment.config()
+  tiny_experiment.write_data_set(tmp_path / 'data/3s', config)
   fields = config.model.to_dict()
-  # Frames of the size that the data set has.
+  # The size of the frames in the data set.
   fields |= dict(mixer='none', base_rows=2, base_columns=2)
   model = dit.DiTConfig(**fields)
   rng = np.random.default_rng(0)
@@ -49,18 +49,16 @@ def test_parameters_from_pre_trained_weights(kind, part, case, tmp_path):
   write(kind, tmp_path / 'model' / part, model, params)
   config.init_from = str(tmp_path / 'model')
   experiment = experiment_lib.Experiment(config, tmp_path)
-  assert experiment.source == tmp_path / 'model' / part
+  assert experiment.init_folder == tmp_path / 'model' / part
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  loaded = experiment.load_source(lambda like: device)
+  loaded = experiment.load_init_params(lambda like: device)
   for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(params)):
     assert ours.dtype == jnp.float32 and ours.sharding == device
     np.testing.assert_array_equal(ours, theirs.astype(np.float32))
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_them_with_fresh_ttt_layers(
-  case, tmp_path, capsys
-):
+def test_training_starts_from_them_with_new_ttt_layers(case, tmp_path, capsys):
   config, model, params = case
   write('diffusers', tmp_path / 'model', model, params)
   config.init_from, config.steps = str(tmp_path / 'model'), 1
@@ -70,7 +68,7 @@ def test_training_goes_on_from_them_with_fresh_ttt_layers(
   assert f'starts from the weights in {tmp_path / "model"}' in out
   assert 'layers/seq/ttt/w1' in out and 'attn' not in out
   q = lambda tree: np.float32(tree['layers']['seq']['attn']['q']['kernel'])
-  # One step of 1e-5 or so away from what was loaded, far from fresh weights.
+  # One step of about 1e-5 from the loaded weights, far from random ones.
   assert 0 < np.abs(q(state.params) - q(params)).max() < 1e-2
 
 
@@ -89,29 +87,29 @@ def test_training_goes_on_from_them_with_fresh_ttt_layers(
 def test_weights_of_another_network(change, message, case):
   config, model, _ = case
   ours = dit.DiTConfig(**config.model)
-  source = source_lib.Source(
+  weights = init_from.InitFrom(
     'there', lambda s: None, dataclasses.replace(model, **change)
   )
   with pytest.raises(ValueError, match=message):
-    source_lib.check(source, ours, backbones.geometry(config))
+    init_from.check(weights, ours, backbones.geometry(config))
 
 
-def test_a_base_of_the_size_of_the_video_is_no_difference(case):
+def test_a_base_that_equals_the_grid_has_no_effect(case):
   config, model, _ = case
   assert model.base == (2, 2)
-  source = source_lib.Source('there', lambda s: None, model)
-  source_lib.check(
-    source, dit.DiTConfig(**config.model), backbones.geometry(config)
+  weights = init_from.InitFrom('there', lambda s: None, model)
+  init_from.check(
+    weights, dit.DiTConfig(**config.model), backbones.geometry(config)
   )
 
 
-def test_damage_is_told_before_training(case, tmp_path):
+def test_damaged_weights_are_reported_before_training(case, tmp_path):
   config, model, params = case
   write('diffusers', tmp_path / 'model', model, params)
   path = tmp_path / 'model/diffusion_pytorch_model.safetensors'
   path.write_bytes(path.read_bytes()[:-10])
   config.init_from = str(tmp_path / 'model')
-  with pytest.raises(ValueError, match='not a whole safetensors file'):
+  with pytest.raises(ValueError, match='not a complete safetensors file'):
     experiment_lib.Experiment(config, tmp_path)
   path.unlink()
   with pytest.raises(FileNotFoundError, match='no weights at'):
@@ -122,13 +120,15 @@ def test_another_kind_of_model(case, tmp_path):
   config, _, _ = case
   native.write(tmp_path / 'model', 'vae', {}, dict(a=np.ones(2, np.float32)))
   config.init_from = str(tmp_path / 'model')
-  with pytest.raises(ValueError, match='holds a vae; training starts from a'):
+  with pytest.raises(
+    ValueError, match='contains a vae; training starts from a'
+  ):
     experiment_lib.Experiment(config, tmp_path)
 
 
 def test_a_stage_becomes_a_folder_for_diffusers(case, tmp_path):
   config, _, _ = case
-  params = test_experiment._save_stage(tmp_path, config, {})
+  params = tiny_experiment.save_stage(tmp_path, config, {})
   model, loaded = registry.load_run(tmp_path, ema=True)
   assert model.base == (2, 2)
   convert.save_dit(model, loaded, tmp_path / 'out')

@@ -1,4 +1,4 @@
-"""Curves hold every step once, also after a kill."""
+"""Each step is logged once, also after a kill."""
 
 import json
 
@@ -12,7 +12,7 @@ from ttt_jax.train import metrics
 
 
 def _events(folder):
-  """All events of a folder, in the order of their files."""
+  """Returns the events of a folder, in the order of their files."""
   found = []
   for path in sorted(folder.glob('events.*'), key=lambda p: p.stat().st_mtime):
     data = path.read_bytes()
@@ -24,7 +24,7 @@ def _events(folder):
   return found
 
 
-def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
+def test_a_restart_discards_rows_after_the_checkpoint(tmp_path):
   with metrics.Writer(tmp_path, 0) as writer:
     for step in (2, 4, 6):
       writer.write(step, dict(loss=float(step)))
@@ -35,7 +35,7 @@ def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
   rows = metrics.read(tmp_path)
   assert [r['step'] for r in rows] == [2, 4, 6]
   assert [r['loss'] for r in rows] == [2.0, 4.0, 60.0]
-  # TensorBoard drops what it read before of steps from the purge mark on.
+  # TensorBoard drops events of the steps after a purge mark.
   purges = [
     e.step for e in _events(tmp_path) if e.HasField('session_log') and e.step
   ]
@@ -44,41 +44,41 @@ def test_a_restart_forgets_what_came_after_the_checkpoint(tmp_path):
   assert (last.step, last.summary.value[0].tag) == (6, 'loss')
 
 
-def test_a_bucket_that_fails_for_a_while_is_warned_of(tmp_path):
+def test_a_failing_bucket_is_a_warning(tmp_path):
   with pytest.warns(UserWarning, match='gs://b/one cannot be written now: 503'):
-    with disk.may_wait('gs://b/one'):
+    with disk.tolerate_bucket_errors('gs://b/one'):
       raise OSError('503')
-  with pytest.raises(OSError), disk.may_wait(tmp_path):
+  with pytest.raises(OSError), disk.tolerate_bucket_errors(tmp_path):
     raise OSError('full')
 
 
-def test_window_means_and_buckets():
-  window = metrics.Window()
-  for loss, bucket in ((1.0, 0), (2.0, 0), (6.0, 9)):
-    one_hot = np.eye(metrics.BUCKETS)[bucket]
-    window.add(
+def test_means_over_steps_and_by_timestep():
+  accumulator = metrics.MetricAccumulator()
+  for loss, index in ((1.0, 0), (2.0, 0), (6.0, 9)):
+    one_hot = np.eye(metrics.TIMESTEP_BINS)[index]
+    accumulator.add(
       {
         'loss': np.float32(loss),
-        metrics.SUM: loss * one_hot,
-        metrics.COUNT: one_hot,
+        metrics.LOSS_SUM: loss * one_hot,
+        metrics.LOSS_COUNT: one_hot,
       }
     )
-  assert window.drain() == {
+  assert accumulator.pop_means() == {
     'loss': 3.0,
     'loss_t/000-099': 1.5,
     'loss_t/900-999': 6.0,
   }
-  assert window.drain() == {}
+  assert accumulator.pop_means() == {}
 
 
-def test_diagnostics_become_one_scalar_a_layer():
+def test_diagnostics_become_one_scalar_per_layer():
   found = metrics.scalars(dict(gate=np.ones((2, 3)), loss=np.float32(4.0)))
   assert found == {'gate/00': 1.0, 'gate/01': 1.0, 'loss': 4.0}
   json.dumps(found)
 
 
 @pytest.mark.parametrize('rows', [[], [dict(step=1, loss=-1.0)]])
-def test_plot_of_little(tmp_path, rows):
+def test_plot_of_few_rows(tmp_path, rows):
   text = ''.join(json.dumps(r) + '\n' for r in rows)
   (tmp_path / metrics.LOG).write_text(text)
   metrics.plot(tmp_path)

@@ -1,4 +1,4 @@
-"""Groups, schedules and both optimizers."""
+"""Parameter groups, schedules and both optimizers."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def _config(*groups, **kwargs):
 
 
 def test_first_match_wins_and_none_freezes():
-  groups = optimizer.assign(
+  groups = optimizer.assign_groups(
     [
       ('layers/ttt/.*', dict(lr=1.0, name='ttt')),
       ('layers/.*/kernel', dict(lr=2.0, name='kernels')),
@@ -48,13 +48,13 @@ def test_first_match_wins_and_none_freezes():
   }
 
 
-def test_a_regex_matches_whole_paths_only():
+def test_a_regex_matches_complete_paths_only():
   with pytest.raises(ValueError, match='layers/attn/bias'):
-    optimizer.assign([('attn', dict(lr=1.0))], _params())
+    optimizer.assign_groups([('attn', dict(lr=1.0))], _params())
 
 
-def test_muon_takes_matrices_and_leaves_vectors_to_the_next_group():
-  groups = optimizer.assign(
+def test_muon_matches_matrices_and_vectors_fall_to_the_next_group():
+  groups = optimizer.assign_groups(
     [
       ('.*', dict(lr=1.0, optimizer='muon', name='muon')),
       ('.*', dict(lr=1.0, name='adam')),
@@ -71,13 +71,13 @@ def test_muon_takes_matrices_and_leaves_vectors_to_the_next_group():
     (('layers/.*', dict(lr=1.0)), '2 parameters.*patch/kernel'),
     (('.*', None), 'freezes every parameter'),
     (('.*', dict(lr=1.0, rate=1.0)), "unknown options .'rate'"),
-    (('.*', dict(lr=1.0, optimizer='sgd')), 'use adamw or muon'),
+    (('.*', dict(lr=1.0, optimizer='sgd')), 'expected one of adamw, muon'),
     (('.*', dict(lr=-1.0)), 'must be positive'),
   ],
 )
-def test_errors_name_what_is_wrong(group, message):
+def test_invalid_groups(group, message):
   with pytest.raises(ValueError, match=message):
-    optimizer.assign([group], _params())
+    optimizer.assign_groups([group], _params())
 
 
 def test_schedules():
@@ -88,11 +88,13 @@ def test_schedules():
   got = [float(cosine(i)) for i in (0, 2, 4, 6, 10)]
   quarter = 0.2 + 0.4 * (1 + np.cos(np.pi / 4))
   np.testing.assert_allclose(got, [0.5, 1.0, quarter, 0.6, 0.2], rtol=1e-6)
-  with pytest.raises(ValueError, match='constant, linear or cosine'):
+  with pytest.raises(
+    ValueError, match='expected one of constant, linear, cosine'
+  ):
     optimizer.schedule('step', 1.0, steps=10)
 
 
-def test_adamw_is_the_textbook_one_and_spares_biases_from_decay():
+def test_adamw_matches_its_definition_without_decay_of_biases():
   params = _params()
   config = _config(
     ('.*', dict(lr=0.1, weight_decay=0.5)), betas=(0.9, 0.95), eps=1e-8
@@ -113,7 +115,7 @@ def test_adamw_is_the_textbook_one_and_spares_biases_from_decay():
     )
 
 
-def test_muon_orthogonalizes_each_layer_by_itself():
+def test_muon_orthogonalizes_each_layer_separately():
   params = _params()
   config = _config(('.*', dict(lr=1.0, optimizer='muon')), ('.*', dict(lr=1.0)))
   made = optimizer.make_optimizer(config, params, steps=10)

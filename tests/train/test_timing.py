@@ -1,4 +1,4 @@
-"""Speed, and what restarts cost, on clocks that tests turn."""
+"""Speed and goodput, on clocks that the tests advance."""
 
 import json
 import types
@@ -6,18 +6,18 @@ import types
 import pytest
 
 from ttt_jax.train import profile as profile_lib
-from ttt_jax.train import timing as clock_lib
+from ttt_jax.train import timing
 
 
 class Time:
-  """A clock that stands still until it is turned."""
+  """A clock that only moves when it is advanced."""
 
   def __init__(self, monkeypatch, start=1000.0):
     self.now = start
-    monkeypatch.setattr(clock_lib.time, 'perf_counter', lambda: self.now)
-    monkeypatch.setattr(clock_lib.time, 'time', lambda: self.now)
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: self.now)
+    monkeypatch.setattr(timing.time, 'time', lambda: self.now)
 
-  def pass_by(self, seconds):
+  def advance(self, seconds):
     self.now += seconds
 
 
@@ -32,26 +32,26 @@ def _device(kind, process=0, **stats):
   )
 
 
-def test_a_row_has_what_a_step_takes_and_does(time):
+def test_a_summary_has_time_and_throughput_of_a_step(time):
   device = _device('TPU v5p', bytes_in_use=2**30, peak_bytes_in_use=3 * 2**30)
-  # Nobody can ask for the memory of another process's chip.
+  # The memory of another process's chip cannot be read.
   other = _device('TPU v5p', process=1)
   other.memory_stats = None
-  clock = clock_lib.Clock(
-    clock_lib.Work(tokens=500, flops=459e12), 4, [device, other]
+  timer = timing.StepTimer(
+    timing.ClipCost(tokens=500, flops=459e12), 4, [device, other]
   )
-  time.pass_by(50)
-  clock.step()  # It is compiled,
-  time.pass_by(10)
-  clock.step()  # and done while the next one was begun.
+  time.advance(50)
+  timer.step()  # The step is dispatched and compiled,
+  time.advance(10)
+  timer.step()  # and completes while the next one is dispatched.
   for _ in range(4):
-    with clock.data():
-      time.pass_by(0.5)
-    time.pass_by(9.5)
-    clock.step()
-    with clock.pause():  # A checkpoint is written.
-      time.pass_by(100)
-  assert clock.row() == pytest.approx(
+    with timer.wait_for_data():
+      time.advance(0.5)
+    time.advance(9.5)
+    timer.step()
+    with timer.pause():  # A checkpoint is written.
+      time.advance(100)
+  assert timer.summary() == pytest.approx(
     {
       'time/first_step': 60,
       'time/step': 10,
@@ -63,21 +63,21 @@ def test_a_row_has_what_a_step_takes_and_does(time):
       'memory/peak_gib': 3,
     }
   )
-  time.pass_by(10)
-  clock.step()
-  row = clock.row()
-  assert row['time/step'] == pytest.approx(10)
-  assert 'time/first_step' not in row
-  assert clock_lib.note(row) == '10 s a step, MFU 20.0%'
+  time.advance(10)
+  timer.step()
+  summary = timer.summary()
+  assert summary['time/step'] == pytest.approx(10)
+  assert 'time/first_step' not in summary
+  assert timing.format_summary(summary) == '10 s per step, MFU 20.0%'
 
 
 def test_a_device_of_unknown_kind_has_no_mfu(time):
-  clock = clock_lib.Clock(clock_lib.Work(1, 1.0), 1, [_device('cpu')])
-  assert not clock.row()
+  timer = timing.StepTimer(timing.ClipCost(1, 1.0), 1, [_device('cpu')])
+  assert not timer.summary()
   for _ in range(3):
-    time.pass_by(2)
-    clock.step()
-  assert set(clock.row()) == {
+    time.advance(2)
+    timer.step()
+  assert set(timer.summary()) == {
     'time/first_step',
     'time/step',
     'time/data_share',
@@ -86,43 +86,47 @@ def test_a_device_of_unknown_kind_has_no_mfu(time):
   }
 
 
-def test_restarts_lose_what_was_not_saved_and_the_time_between(time, tmp_path):
-  goodput = clock_lib.Goodput(tmp_path, 0, None)
+def test_a_restart_loses_unsaved_steps_and_the_time_until_the_next_step(
+  time, tmp_path
+):
+  goodput = timing.Goodput(tmp_path, 0, None)
   for step in range(1, 8):
-    time.pass_by(10)
+    time.advance(10)
     goodput.finished(step)
     if step == 5:
       saved = time.now
-  assert goodput.row()['goodput/share'] == 1
-  # Killed in step 8; goes on from 5 after 80 s, the first step after 100.
-  time.pass_by(80)
-  goodput = clock_lib.Goodput(tmp_path, 5, saved)
-  time.pass_by(20)
+  assert goodput.summary()['goodput/share'] == 1
+  # Killed in step 8; resumes from 5 after 80 s, the first step after 100 s.
+  time.advance(80)
+  goodput = timing.Goodput(tmp_path, 5, saved)
+  time.advance(20)
   goodput.finished(6)
-  assert goodput.row() == {
+  assert goodput.summary() == {
     'goodput/share': pytest.approx(1 - 120 / 170),
     'goodput/lost_seconds': 120,
     'goodput/redone_steps': 2,
     'goodput/starts': 2,
   }
-  # A stage that is done and gets more steps a day later lost nothing.
+  # A complete stage that gets more steps a day later loses nothing.
   goodput.close(done=True)
-  time.pass_by(86_400)
-  goodput = clock_lib.Goodput(tmp_path, 6, time.now - 86_400)
+  time.advance(86_400)
+  goodput = timing.Goodput(tmp_path, 6, time.now - 86_400)
   goodput.finished(7)
-  assert goodput.row()['goodput/lost_seconds'] == 120
+  assert goodput.summary()['goodput/lost_seconds'] == 120
 
 
-def test_a_file_that_was_cut_off_or_is_of_another_run(time, tmp_path):
-  path = tmp_path / clock_lib.FILE
+def test_goodput_ignores_a_truncated_file_and_one_of_another_run(
+  time, tmp_path
+):
+  path = tmp_path / timing.GOODPUT_FILE
   path.write_text('{"beg')
-  clock_lib.Goodput(tmp_path, 5, time.now).finished(6)
+  timing.Goodput(tmp_path, 5, time.now).finished(6)
   assert json.loads(path.read_text())['starts'] == 1
-  clock_lib.Goodput(tmp_path, 0, None).finished(1)
+  timing.Goodput(tmp_path, 0, None).finished(1)
   assert json.loads(path.read_text())['starts'] == 1
 
 
 @pytest.mark.parametrize('window', ['5', '5:4', '0:3', 'a:b', '3:'])
-def test_windows_to_profile_that_cannot_be(window, tmp_path):
+def test_invalid_ranges_to_profile(window, tmp_path):
   with pytest.raises(ValueError, match='FIRST:LAST, for example 100:105'):
     profile_lib.Profile(window, tmp_path, 9)

@@ -1,4 +1,4 @@
-"""Reading in time and space, writing, contact sheets, bad files."""
+"""Frame rates, rotations, damaged files, and writing."""
 
 import fractions
 import os
@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from ttt_jax.video import resize
 from ttt_jax.video import video_file
 
 SIZE = dict(height=16, width=32)
@@ -26,7 +25,7 @@ def make(
   times=None,
   value=lambda i: 3 * i + 10,
 ):
-  """A video of plain grey frames; frame i has the brightness `value(i)`."""
+  """Writes a video of grey frames; frame i has the brightness `value(i)`."""
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', rate, options={'crf': '0'})
     stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
@@ -43,7 +42,7 @@ def make(
 
 
 def shown(path, **kwargs):
-  """Numbers of the source frames that a read gives."""
+  """Reads a video; returns the indices of the source frames."""
   frames = video_file.read_video(path, **SIZE, **kwargs)
   assert frames.dtype == np.uint8 and frames.shape[1:] == (16, 32, 3)
   return np.round((frames.mean((1, 2, 3)) - 10) / 3).astype(int).tolist()
@@ -69,7 +68,7 @@ def test_the_nearest_frame_in_time(tmp_path, rate):
   assert shown(path, start=0.25, frames=len(nearest) - 4) == nearest[4:]
 
 
-def test_a_start_that_is_no_binary_fraction_reaches_the_last_frame(tmp_path):
+def test_a_start_that_is_not_a_binary_fraction_reaches_the_last_frame(tmp_path):
   path = make(tmp_path / 'a.mp4', 45, 15)
   for k in range(45):
     assert shown(path, fps=15, start=k / 15, frames=45 - k)[-1] == 44
@@ -82,33 +81,8 @@ def test_uneven_timestamps(tmp_path):
   assert shown(path, fps=10, frames=7) == [0, 1, 2, 2, 4, 5, 5]
 
 
-def test_the_centre_is_cut_out():
-  pixels = np.zeros((40, 200, 3), np.uint8)
-  pixels[:, 60:140] = 200  # exactly the 2:1 middle
-
-  def white(*args, **kwargs):
-    """Share of the row that is white, to a pixel's blur at the ends."""
-    return (resize.fit(*args, **kwargs)[8, :, 0] > 100).mean()
-
-  assert white(pixels, 16, 32) == 1
-  assert white(pixels, 16, 64) == 0.5
-  # Pixels that are shown half as wide: the middle 2:1 is 160 of them.
-  assert white(pixels, 16, 32, pixel_aspect=0.5) == 0.5
-  tall = np.moveaxis(pixels, 0, 1)
-  assert white(tall, 16, 64, quarter_turns=1) == 0.5
-  # Turned, the pixels are shown twice as wide, too.
-  assert white(tall, 16, 64, quarter_turns=1, pixel_aspect=0.5) == 1
-
-
-def test_quarter_turns_are_counterclockwise():
-  pixels = np.zeros((32, 32, 3), np.uint8)
-  pixels[:16, :] = 250  # bright above
-  out = resize.fit(pixels, 16, 16, quarter_turns=1)
-  assert out[:, :4].min() > 200 and out[:, -4:].max() < 50  # bright left
-
-
 def test_a_rotated_video_is_turned_upright(tmp_path):
-  """A phone stores landscape and says by how much to turn it."""
+  """Phones store landscape frames and a rotation."""
   path = tmp_path / 'a.mp4'
   with av.open(str(path), 'w') as container:
     stream = container.add_stream('libx264', 16, options={'crf': '0'})
@@ -116,7 +90,9 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
     stream.set_display_rotation(90)
     for _ in range(4):
       pixels = np.zeros((32, 64, 3), np.uint8)
-      pixels[:, 32:] = 250  # bright right: above after a turn to the left
+      pixels[:, 32:] = (
+        250  # The right becomes the top after a turn to the left.
+      )
       frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
@@ -124,19 +100,8 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
   assert out[0, :20].min() > 200 and out[0, -20:].max() < 50
 
 
-def test_soften_is_one_two_one():
-  pixels = np.zeros((16, 16, 3), np.uint8)
-  pixels[8, 8] = 160
-  out = resize.fit(pixels, 16, 16, soften=True)
-  kernel = np.outer([1, 2, 1], [1, 2, 1]) * 10
-  np.testing.assert_array_equal(out[7:10, 7:10, 0], kernel)
-  assert out.sum() == 3 * 160
-  flat = np.full((16, 16, 3), 77, np.uint8)
-  np.testing.assert_array_equal(resize.fit(flat, 16, 16, soften=True), flat)
-
-
 def test_memory_does_not_grow_with_the_file(tmp_path):
-  """300 frames of 150 KB; kept are as many of 1.5 KB."""
+  """The file has 300 frames of 150 KB; the result as many of 1.5 KB."""
   path = make(
     tmp_path / 'a.mp4', 300, height=192, width=256, value=lambda i: i % 250
   )
@@ -173,10 +138,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     (dict(SIZE, start=5.0), 'start is 5 s, beyond the end .* 2.50 s'),
     (dict(SIZE, frames=41), 'has 40 frames at 16 fps from 0 s on; 41'),
     (dict(SIZE, frames=40, start=1.0), 'has 24 frames .* 1 s on; 40'),
-    (dict(SIZE, fps=60), 'has 16 frames a second; at least 30'),
+    (dict(SIZE, fps=60), 'has 16 frames per second; at least 30'),
   ],
 )
-def test_wrong_requests(tmp_path, kwargs, message):
+def test_invalid_arguments(tmp_path, kwargs, message):
   path = make(tmp_path / 'a.mp4', 40)
   with pytest.raises(ValueError, match=message) as e:
     video_file.read_video(path, **kwargs)
@@ -193,14 +158,14 @@ def test_bad_files(tmp_path):
   refused(tmp_path, 'there is no video', FileNotFoundError)
   text = tmp_path / 'text.mp4'
   text.write_text('no video at all')
-  refused(text, 'no video that can be read')
+  refused(text, 'cannot be read as a video')
   (tmp_path / 'empty.mp4').touch()
-  refused(tmp_path / 'empty.mp4', 'no video that can be read')
+  refused(tmp_path / 'empty.mp4', 'cannot be read as a video')
   refused(make(tmp_path / 'one.mp4', 1), 'one frame only')
   whole = make(tmp_path / 'whole.mp4', 30).read_bytes()
   cut = tmp_path / 'cut.mp4'
   cut.write_bytes(whole[: len(whole) // 2])
-  refused(cut, 'no video that can be read')
+  refused(cut, 'cannot be read as a video')
 
   sound = tmp_path / 'sound.mp4'
   with av.open(str(sound), 'w') as container:
@@ -214,7 +179,7 @@ def test_bad_files(tmp_path):
   refused(sound, 'has no video stream')
 
 
-def test_a_picture_is_no_video(tmp_path):
+def test_a_picture_is_not_a_video(tmp_path):
   Image.new('RGB', (64, 32)).save(tmp_path / 'a.png')
   with pytest.raises(ValueError, match='one frame only'):
     video_file.read_video(tmp_path / 'a.png', **SIZE)
@@ -278,7 +243,9 @@ def test_write_then_read(tmp_path):
     ),
   ],
 )
-def test_write_refuses(tmp_path, frames, name, error, message):
+def test_invalid_frames_and_paths_are_not_written(
+  tmp_path, frames, name, error, message
+):
   with pytest.raises(error, match=message):
     video_file.write_video(tmp_path / name, frames)
   assert not os.listdir(tmp_path)
@@ -299,7 +266,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
-  """A limit on the size of files stands for the disk."""
+  """A limit on the size of files acts as the full disk."""
   script = textwrap.dedent(f"""
       import resource, signal
       import numpy as np
@@ -308,7 +275,8 @@ def test_a_full_disk_leaves_nothing(tmp_path):
       resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
       frames = np.random.default_rng(0).integers(0, 255, (30, 64, 96, 3))
       try:
-        video_file.write_video({str(tmp_path / 'a.mp4')!r}, frames.astype('uint8'))
+        path = {str(tmp_path / 'a.mp4')!r}
+        video_file.write_video(path, frames.astype('uint8'))
       except ValueError as e:
         print(e)
   """)
@@ -319,33 +287,6 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     text=True,
     env={**os.environ, 'PYTHONPATH': os.getcwd()},
   )
-  assert 'could not be written' in done.stdout, done.stderr
+  assert 'could not write' in done.stdout, done.stderr
   assert done.stdout.count('\n') == 1
   assert not os.listdir(tmp_path)
-
-
-def test_contact_sheet(tmp_path):
-  frames = np.zeros((5, 64, 96, 3), np.uint8)
-  frames[:] = np.array([10, 60, 110, 160, 210])[:, None, None, None]
-  path = tmp_path / 'a.png'
-  video_file.contact_sheet(frames, path, columns=2)
-  sheet = np.asarray(Image.open(path))
-  # Two columns, three rows of frames shown at double size, gaps of 4.
-  assert sheet.shape == (4 + 3 * (128 + 4), 4 + 2 * (192 + 4), 3)
-  for i, value in enumerate((10, 60, 110, 160, 210)):
-    y, x = 4 + i // 2 * 132, 4 + i % 2 * 196
-    assert (sheet[y : y + 128, x : x + 192] == value).all()
-  labels = ['a label that is much wider than the frame above it'] * 5
-  video_file.contact_sheet(frames, path, columns=2, labels=labels)
-  labelled = np.asarray(Image.open(path))
-  assert labelled.shape[0] == sheet.shape[0] + 3 * 18
-  strip = labelled[4 + 128 : 4 + 128 + 18]
-  assert (strip[:, 4:196] < 128).any() and (strip[:, 197:199] == 255).all()
-  with pytest.raises(ValueError, match='1 labels for 5 frames'):
-    video_file.contact_sheet(frames, path, labels=['x'])
-  assert os.listdir(tmp_path) == ['a.png']
-
-
-def test_one_frame_of_each_segment():
-  frames = np.arange(49 + 48 + 48)
-  assert video_file.segment_frames(frames, 3).tolist() == [25, 73, 121]

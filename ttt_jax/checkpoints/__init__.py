@@ -1,1 +1,1 @@
-"""The state of a run, saved and restored as one."""
+"""Checkpoints: the complete state of a training run, saved as one."""

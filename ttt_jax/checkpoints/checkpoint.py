@@ -1,9 +1,9 @@
-"""Checkpoints: all state as one thing, written atomically, read back checked.
+"""Checkpoints of a stage: written atomically, verified when they are read.
 
-Orbax writes beside and renames at the end, so a killed or failed save leaves
-no step behind. Fingerprints, integer sums over all bits, catch what damages a
-file later. Shardings are never read from files: arrays are restored onto
-ours, on any mesh and by any number of processes. `saved` has the layout.
+Orbax writes to a temporary folder and renames it at the end, so a killed or
+failed save leaves no step. Fingerprints detect later damage. Shardings are
+never read from files: arrays are restored onto the current ones, on any mesh
+and by any number of processes. `checkpoint_format` describes the files.
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ from ttt_jax.checkpoints import compatibility
 from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import distributed
-from ttt_jax.runtime import paths
-
-FOLDER = checkpoint_format.FOLDER
-fingerprint = checkpoint_format.fingerprint
-stage_folder = checkpoint_format.stage_folder
+from ttt_jax.runtime import files
 
 
 def _items(state: state_lib.TrainState) -> dict[str, Any]:
-  # An optimizer's state is a tuple of tuples; saved as a flat dict by its
-  # paths, it is read back without the optimizer's classes.
+  # The optimizer's state, a tuple of tuples, is saved as a flat dict by path:
+  # reading it does not need the optimizer's classes.
   leaves = jax.tree_util.tree_flatten_with_path(state.opt_state)[0]
   flat = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
   items = dict(params=state.params, ema=state.ema, opt_state=flat)
@@ -46,14 +42,19 @@ class Checkpoints:
   """The checkpoints of one stage folder."""
 
   def __init__(self, folder: checkpoint_format.Path, config: Any):
-    """`config` gives keep_last (newest) and keep_every (steps, 0: none)."""
+    """Opens the checkpoints, which need not exist.
+
+    Args:
+      folder: Folder of the stage, local or in a bucket.
+      config: Config of the run. `keep_last` is the number of newest
+        checkpoints to keep; those at multiples of `keep_every` steps are kept
+        in addition (0: none).
+    """
     self.folder = epath.Path(folder)
-    self._config = compatibility.plain(config)
-    logging.getLogger('absl').addFilter(disk.not_orbax)
-    root = self.folder / FOLDER
+    self._config = files.to_json_types(config)
+    logging.getLogger('absl').addFilter(disk.drop_orbax_logs)
     self._manager = ocp.CheckpointManager(
-      # A bucket is not below the current folder.
-      root if paths.in_bucket(root) else root.resolve(),
+      checkpoint_format.absolute(self.folder) / checkpoint_format.FOLDER,
       item_handlers={
         k: ocp.StandardCheckpointHandler() for k in checkpoint_format.ARRAYS
       }
@@ -66,26 +67,25 @@ class Checkpoints:
       ),
     )
 
-  def check(self) -> None:
-    """Raises ValueError if the folder holds a run of another config."""
+  def check_config(self) -> None:
+    """Raises ValueError if the checkpoints are those of another config."""
     for step in checkpoint_format.steps(self.folder):
       try:
         meta = checkpoint_format.read_meta(self.folder, step)
       except (ValueError, OSError):
-        continue  # Damaged: `restore` tells of it.
+        continue  # `restore` reports damage.
       compatibility.check_config(meta['config'], self._config, self.folder)
       return
 
-  @property
-  def latest(self) -> int | None:
-    """The newest whole step."""
-    return self._manager.latest_step()
-
   def save(self, state: state_lib.TrainState, data: Mapping[str, Any]) -> None:
-    """Begins to write a state, in the background; `data` is JSON.
+    """Starts to write a checkpoint in the background.
+
+    Args:
+      state: State to save.
+      data: Position and fingerprints of the data, as JSON values.
 
     Raises:
-      ValueError: the disk is full, in this save or in the one before.
+      ValueError: the disk is full, in this save or in the previous one.
     """
     step, items = int(state.step), _items(state)
     if step in self._manager.all_steps():
@@ -110,23 +110,27 @@ class Checkpoints:
   def restore(
     self, abstract: state_lib.TrainState
   ) -> tuple[state_lib.TrainState, dict[str, Any], float] | None:
-    """The newest whole state, its `data` and when it was saved, or None.
+    """Reads the newest intact checkpoint.
 
     Args:
       abstract: `jax.ShapeDtypeStruct`s with the shardings to restore onto.
+
+    Returns:
+      The state, its `data`, and the time when it was saved in seconds since
+      1970. None if there are no checkpoints.
 
     Raises:
       ValueError: checkpoints exist, but none can be read.
     """
     steps = checkpoint_format.steps(self.folder)
     like = _items(abstract)
-    found = checkpoint_format.newest(
-      self.folder, lambda *_: like, self._put_aside
+    found = checkpoint_format.read_newest(
+      self.folder, lambda *_: like, self._move_damaged
     )
     if found is None and steps:
       raise ValueError(
         f'none of the checkpoints {steps} in {self.folder} can be read;'
-        ' choose another --workdir to begin anew'
+        ' choose another --workdir to start from the beginning'
       )
     if found is None:
       return None
@@ -142,12 +146,12 @@ class Checkpoints:
     return state, meta['data'], meta['time']
 
   def __enter__(self) -> Checkpoints:
-    self._quiet = disk.quiet_threads()
-    self._quiet.__enter__()
+    self._silencer = disk.silence_disk_full_threads()
+    self._silencer.__enter__()
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    """Waits for the last save; an error on the way here is told first."""
+    """Waits for the last save; an earlier error has precedence."""
     try:
       with self._disk_errors():
         self._manager.close()
@@ -155,50 +159,54 @@ class Checkpoints:
       if error is None:
         raise
     finally:
-      self._quiet.__exit__(None, None, None)
+      self._silencer.__exit__(None, None, None)
 
-  def _put_aside(self, step: int, reason: str) -> None:
-    path = self.folder / FOLDER / str(step)
-    aside = self.folder / f'damaged-{step}'
-    if aside.exists():  # Of an earlier time, or half moved in a bucket.
-      aside = self.folder / f'damaged-{step}-{time.time():.0f}'
+  def _move_damaged(self, step: int, reason: str) -> None:
+    """Moves a damaged checkpoint out of the folder of checkpoints."""
+    path = self.folder / checkpoint_format.FOLDER / str(step)
+    target = self.folder / f'damaged-{step}'
+    if target.exists():  # Earlier damage, or an interrupted move in a bucket.
+      target = self.folder / f'damaged-{step}-{time.time():.0f}'
     warnings.warn(
-      f'checkpoint {step} in {self.folder} cannot be read and is put aside'
-      f' as {aside.name}: {reason}'
+      f'checkpoint {step} in {self.folder} cannot be read and is moved to'
+      f' {target.name}: {reason}'
     )
     if jax.process_index() == 0 and path.exists():
-      path.rename(aside)
-    distributed.all_agree(True)  # All wait for the renaming.
+      path.rename(target)
+    distributed.all_agree(True)  # Every process waits for the move.
     self._manager.reload()
 
   @contextlib.contextmanager
   def _disk_errors(self) -> Iterator[None]:
-    """Turns a full disk into one line that says what is safe."""
+    """Turns the error of a full disk into one line."""
     try:
       yield
     except Exception as e:  # pylint: disable=broad-except
       if not disk.is_full(e):
         raise
-      for part in (self.folder / FOLDER).glob('*.orbax-checkpoint-tmp*'):
-        part.rmtree(missing_ok=True)
-      whole = checkpoint_format.steps(self.folder)
+      root = self.folder / checkpoint_format.FOLDER
+      for unfinished in root.glob('*.orbax-checkpoint-tmp*'):
+        unfinished.rmtree(missing_ok=True)
+      saved = checkpoint_format.steps(self.folder)
       detail = f' ({e.strerror})' if isinstance(e, OSError) else ''
       raise ValueError(
         f'the disk is full while saving a checkpoint in {self.folder}'
-        f'{detail}; the last whole one is {max(whole, default="none")}; free'
-        ' space and start again'
+        f'{detail}; the last complete one is {max(saved, default="none")};'
+        ' free some space and start again'
       ) from e
 
 
 def load_config(folder: checkpoint_format.Path) -> ml_collections.ConfigDict:
-  """The config that the newest state was trained with."""
-  meta = checkpoint_format.newest_meta(stage_folder(folder))
+  """Returns the config of the newest checkpoint."""
+  stage = checkpoint_format.stage_folder(folder)
+  meta = checkpoint_format.newest_meta(stage)
   return ml_collections.ConfigDict(meta['config'])
 
 
 def load_data(folder: checkpoint_format.Path) -> dict[str, Any]:
-  """What was saved beside the newest state: data position and identity."""
-  return checkpoint_format.newest_meta(stage_folder(folder))['data']
+  """Returns position and fingerprints of the newest checkpoint's data."""
+  stage = checkpoint_format.stage_folder(folder)
+  return checkpoint_format.newest_meta(stage)['data']
 
 
 def load_params(
@@ -207,18 +215,18 @@ def load_params(
   *,
   sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
 ) -> tuple[dict[str, Any], ml_collections.ConfigDict]:
-  """Parameters of the newest checkpoint that can be read, and its config.
+  """Returns parameters and config of the newest intact checkpoint.
 
   Args:
-    folder: a stage folder, or a workdir (then its stage saved last).
-    ema: the averaged values of the trained parameters.
-    sharding: where each array goes; None is the first device.
+    folder: Folder of a stage, or a workdir (then its stage saved last).
+    ema: Returns the averaged values of the trained parameters.
+    sharding: Sharding of each array; None is the first device.
 
   Raises:
-    FileNotFoundError: no checkpoint there.
+    FileNotFoundError: there are no checkpoints.
     ValueError: no checkpoint can be read.
   """
-  stage = stage_folder(folder)
+  stage = checkpoint_format.stage_folder(folder)
   if sharding is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = lambda _: device
@@ -237,7 +245,7 @@ def load_params(
   def damaged(step, reason):
     warnings.warn(f'checkpoint {step} in {stage} cannot be read: {reason}')
 
-  found = checkpoint_format.newest(stage, trees, damaged)
+  found = checkpoint_format.read_newest(stage, trees, damaged)
   if found is None:
     raise ValueError(f'no checkpoint in {stage} can be read')
   items, meta = found

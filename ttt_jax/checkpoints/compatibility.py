@@ -1,16 +1,15 @@
-"""Whether a folder belongs to a config."""
+"""Compatibility of a config with the checkpoints in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
-import ml_collections
+from ttt_jax.runtime import files
 
 # Fields that may change between two runs of one stage: they alter neither the
-# network nor a finished step. What the folders hold is checked by itself.
+# network nor a finished step. Other checks compare the contents of folders.
 FREE_FIELDS = (
   'steps',
   'log_every',
@@ -42,14 +41,8 @@ FREE_FIELDS = (
 )
 
 
-def plain(config: Any) -> Any:
-  """A config as dicts, lists and scalars: what JSON gives back."""
-  if isinstance(config, ml_collections.ConfigDict):
-    config = config.to_dict()
-  return json.loads(json.dumps(config))
-
-
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
+  """Returns '.'-joined name -> value of all fields."""
   if isinstance(config, Mapping) and config:
     return {
       k: v
@@ -62,8 +55,14 @@ def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
 def check_config(
   saved: Mapping[str, Any], config: Mapping[str, Any], folder: pathlib.Path
 ) -> None:
-  """Raises ValueError if `folder` holds a run of another config."""
-  old, new = _fields(saved), _fields(plain(config))
+  """Raises ValueError if a config does not continue the run in `folder`.
+
+  Args:
+    saved: Config of the checkpoints.
+    config: Config of this run.
+    folder: Folder of the stage, for the message.
+  """
+  old, new = _fields(saved), _fields(files.to_json_types(config))
   free = lambda k: any(k == f or k.startswith(f + '.') for f in FREE_FIELDS)
   differ = [
     f'{k} = {old.get(k)!r} there, {new.get(k)!r} here'

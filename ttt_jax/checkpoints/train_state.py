@@ -1,4 +1,4 @@
-"""What a training run is at a step, and the split into trained and frozen."""
+"""State of a training run, and its split into trained and frozen parts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Params = Mapping[str, Any]
 
 @struct.dataclass
 class TrainState:
-  """All that changes from step to step.
+  """Everything that changes from step to step.
 
   Attributes:
-    step: int32 [], number of updates done.
-    params: nested dict, every parameter of the network.
-    opt_state: state of the optimizer, for the trained parameters only.
-    ema: nested dict, running mean of the trained parameters only; empty where
-      none is kept.
+    step: Number of completed updates, int32 [].
+    params: Nested dict of all parameters of the network.
+    opt_state: State of the optimizer, for the trained parameters only.
+    ema: Nested dict of the running means of the trained parameters; empty if
+      none are kept.
   """
 
   step: jax.Array
@@ -34,12 +34,12 @@ class TrainState:
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-  """A nested dict as {'/'-joined path: leaf}."""
+  """Returns a nested dict as {'/'-joined path: leaf}."""
   return traverse_util.flatten_dict(tree, sep='/')
 
 
 def unflatten(paths: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flatten`."""
+  """Returns the inverse of `flatten`."""
   return traverse_util.unflatten_dict(paths, sep='/')
 
 
@@ -53,7 +53,7 @@ def split(params: Params, trainable: Set[str]) -> tuple[Params, Params]:
 
 
 def merge(first: Params, second: Params) -> Params:
-  """Joins nested dicts; where both have a parameter, `second` counts."""
+  """Returns both nested dicts in one; `second` has precedence."""
   return unflatten(flatten(first) | flatten(second))
 
 
@@ -66,38 +66,38 @@ def create(
   """Returns the state before the first step.
 
   Args:
-    params: all parameters.
-    tx: the optimizer of the trained ones.
-    trainable: paths of the trained parameters.
-    ema: keeps a running mean of them.
+    params: All parameters.
+    tx: Optimizer of the trained parameters.
+    trainable: Paths of the trained parameters.
+    ema: Keeps running means of the trained parameters.
   """
   trained, _ = split(params, trainable)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=tx.init(trained),
-    # A copy: the step donates its state, and a buffer donates only once.
+    # A copy, because the step donates its state and each buffer only once.
     ema=jax.tree.map(jnp.copy, trained) if ema else {},
   )
 
 
 def averaged(state: TrainState) -> Params:
-  """All parameters, the trained ones averaged: what samples should use."""
+  """Returns all parameters, the trained ones averaged, for sampling."""
   return merge(state.params, state.ema)
 
 
 def inherit(params: Params, loaded: Params) -> tuple[Params, list[str]]:
-  """Takes over the parameters of an earlier stage.
+  """Replaces initial parameters by those of an earlier stage.
 
   Args:
-    params: freshly initialised parameters.
-    loaded: those of the earlier stage.
+    params: Initial parameters.
+    loaded: Parameters of the earlier stage.
 
   Returns:
     `params` with the loaded values, and the paths that were not loaded.
 
   Raises:
-    ValueError: a loaded parameter has no place here, or another shape.
+    ValueError: a loaded parameter does not exist, or has another shape.
   """
   ours, theirs = flatten(params), flatten(loaded)
   if extra := sorted(set(theirs) - set(ours)):

@@ -1,4 +1,4 @@
-"""Weights in the layouts of others, to and from our parameters."""
+"""Conversion of weights between published layouts and our parameters."""
 
 from ttt_jax.convert.clip import load_clip
 from ttt_jax.convert.clip import save_clip

@@ -2,24 +2,25 @@
 
     python -m ttt_jax.convert --source=CogVideoX-5b --out=DIR
 
---source is what is there, and says which way it goes:
+The contents of --source decide the direction:
 
-  a folder as `save_pretrained` writes it (config.json and safetensors, one
-  file or several with an index) becomes a folder of ours, config.json and an
-  Orbax tree. Transformers (CogVideoX-2B, -5B), their autoencoder and T5 v1.1
-  encoders are known, and U-Net, autoencoder and CLIP text encoder of Stable
-  Diffusion 1.x and 2.x; of a whole model each of its folders is converted.
+  A folder as `save_pretrained` writes it (config.json and safetensors, one
+  file or several with an index) becomes a converted folder: config.json and
+  an Orbax checkpoint. Supported are transformers (CogVideoX-2B, -5B), their
+  autoencoder, T5 v1.1 encoders, and U-Net, autoencoder and CLIP text encoder
+  of Stable Diffusion 1.x and 2.x. Of a complete model every part is
+  converted.
 
-  a folder of ours becomes what it was made from, bit by bit.
+  A converted folder becomes the original again, bit by bit.
 
-  the folder of a training run (--workdir of ttt_jax.train, or a stage in it):
-  its transformer or U-Net becomes a folder for diffusers, TTT layers or
-  attention over time beside.
+  The folder of a training run (--workdir of ttt_jax.train, or a stage in it)
+  becomes a transformer or U-Net for diffusers, with TTT layers or temporal
+  attention in a second file.
 
-Training starts from either form: --config.init_from=DIR. Nothing is replaced,
-and --out appears when all of it is there. Memory holds about three times the
-largest parameter, an estimated 9 GB for CogVideoX-5B in bfloat16; a training
-run is read whole.
+Training starts from either layout: --config.init_from=DIR. Existing folders
+are not replaced, and --out appears once it is complete. Memory holds about
+three times the largest parameter, an estimated 9 GB for CogVideoX-5B in
+bfloat16; a training run is loaded completely.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -38,128 +38,132 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 _SOURCE = flags.DEFINE_string(
-  'source', None, 'Folder that is converted.', required=True
+  'source', None, 'Folder to convert.', required=True
 )
-_OUT = flags.DEFINE_string('out', None, 'Folder that is made.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'Folder to create.', required=True)
 _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'bfloat16', 'float16'],
-  'Type of the new weights; that of the old ones if not given.',
+  'Type of the converted weights; by default that of the source.',
 )
 _MIXER = flags.DEFINE_enum(
   'mixer',
   None,
   ['none', 'ttt_mlp', 'ttt_linear'],
-  'Adds fresh TTT layers to a transformer, or leaves them away (none). Not'
-  ' needed for training, which adds its own.',
+  'TTT layers to add to a transformer with initial weights; none omits those'
+  ' of the source. Training does not need it: it adds its own.',
 )
 _MINI_BATCH = flags.DEFINE_integer(
-  'mini_batch', None, 'Tokens that share a step of fresh TTT layers; 64.'
+  'mini_batch', None, 'Tokens per mini-batch of new TTT layers; by default 64.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of fresh TTT layers.')
-_EMA = flags.DEFINE_bool('ema', True, 'The averaged weights of a training run.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of new TTT layers.')
+_EMA = flags.DEFINE_bool(
+  'ema', True, 'Averaged weights of a training run instead of the last ones.'
+)
 _SHARD_GB = flags.DEFINE_float(
-  'shard_gb', 10.0, 'Largest safetensors file in GB; more are split.'
+  'shard_gb',
+  10.0,
+  'Largest safetensors file in GB; larger models become several files.',
 )
 
 
 def main(_) -> None:
-  # Nothing here needs an accelerator.
+  # Conversion does not need an accelerator.
   jax.config.update('jax_platforms', 'cpu')
-  from ttt_jax.convert import native
   from ttt_jax.convert import registry
 
   source, out = (pathlib.Path(f.value).resolve() for f in (_SOURCE, _OUT))
   if not source.is_dir():
     raise FileNotFoundError(f'--source is {source}; there is no such folder')
   if out == source or source in out.parents:
-    raise ValueError(f'--out {out} is inside of --source; name another folder')
+    raise ValueError(f'--out {out} is inside --source; choose another folder')
   if _SHARD_GB.value <= 0:
     raise ValueError(f'--shard_gb is {_SHARD_GB.value}; it must be above 0')
-  native.check_free(out)
   start = time.perf_counter()
-  parts = registry.parts_of(source)
-  _check_options(parts, registry, native)
-  half = out.with_name(out.name + '.tmp')
-  shutil.rmtree(half, ignore_errors=True)
-  half.mkdir(parents=True)
-  try:
+  with files.atomic_folder(out) as temporary:
+    parts = registry.find_parts(source)
+    _check_options(parts)
     for name, part in parts.items():
-      _convert(part, half / name, registry, native)
-    half.rename(out)
-  finally:
-    shutil.rmtree(half, ignore_errors=True)
+      _convert(part, temporary / name)
   print(f'wrote {out} in {time.perf_counter() - start:.1f} s')
 
 
-def _check_options(parts, registry, native) -> None:
-  """Raises ValueError for flags that nothing in `parts` could obey."""
+def _check_options(parts: dict[str, pathlib.Path]) -> None:
+  """Raises ValueError for flags that apply to none of the parts."""
+  from ttt_jax.convert import native
+  from ttt_jax.convert import registry
+
   given = [f'--{f.name}' for f in (_MIXER, _MINI_BATCH) if f.value is not None]
   if given and not any(
-    not native.is_tree(part)
-    and not registry.is_run(part)
-    and registry.of_folder(part).name == 'transformer'
+    not native.is_checkpoint(part)
+    and not registry.is_training_run(part)
+    and registry.detect_format(part).name == 'transformer'
     for part in parts.values()
   ):
     raise ValueError(
       f'{given[0]} is only for transformers as save_pretrained writes them;'
-      ' leave it away'
+      ' omit it'
     )
 
 
-def _convert(source: pathlib.Path, out: pathlib.Path, registry, native) -> None:
+def _convert(source: pathlib.Path, out: pathlib.Path) -> None:
   """Converts one model."""
-  if registry.is_run(source):
+  from ttt_jax.convert import lazy_params
+  from ttt_jax.convert import native
+  from ttt_jax.convert import registry
+
+  if registry.is_training_run(source):
     config, params = registry.load_run(source, _EMA.value)
-    kind = registry.of_config(config)
-  elif native.is_tree(source):
+  elif native.is_checkpoint(source):
     found = native.read(source)
-    kind = registry.KINDS[found.model]
-    config = registry.config_of(found)
-    params = found.params(sharding=registry.UNREAD)
+    config = registry.native_config(found)
+    params = found.params(sharding=lazy_params.ABSTRACT)
   else:
-    _import(registry.of_folder(source), source, out, registry, native)
+    _import(source, out)
     return
-  _report(f'{kind.name}, for Hugging Face', params)
-  kind.save(
-    config=config,
-    params=params,
-    folder=out,
+  model = registry.format_for_config(config)
+  _print_parameters(f'{model.name}, for Hugging Face', params)
+  model.save(
+    config,
+    params,
+    out,
     dtype=_DTYPE.value,
     shard_bytes=int(_SHARD_GB.value * 10**9),
   )
 
 
-def _import(kind, source, out, registry, native) -> None:
-  """Makes a folder of ours."""
+def _import(source: pathlib.Path, out: pathlib.Path) -> None:
+  """Converts a model from the layout of Hugging Face to ours."""
+  from ttt_jax.convert import lazy_params
+  from ttt_jax.convert import native
+  from ttt_jax.convert import registry
   from ttt_jax.runtime import progress
 
-  options = {}
-  if kind.name == 'transformer':
+  model, options = registry.detect_format(source), {}
+  if model.name == 'transformer':
     options = dict(
       mixer=_MIXER.value, mini_batch=_MINI_BATCH.value, seed=_SEED.value
     )
-  config, params = kind.load(
-    source, dtype=None, sharding=registry.UNREAD, **options
-  )
-  _report(f'{kind.name}, from {source.name}', params)
-  leaves = jax.tree.leaves(params)
-  with progress.Bar(f'writing {kind.name}', len(leaves)) as bar:
+  config, params = model.load(source, sharding=lazy_params.ABSTRACT, **options)
+  _print_parameters(f'{model.name}, from {source.name}', params)
+  count = len(jax.tree.leaves(params))
+  with progress.Bar(f'writing {model.name}', count) as bar:
     native.write(
       out,
-      kind.name,
+      model.name,
       dataclasses.asdict(config),
       params,
       dtype=_DTYPE.value,
-      on_leaf=lambda _: bar.advance(),
+      on_parameter=lambda _: bar.advance(),
     )
 
 
-def _report(title: str, params: Any) -> None:
-  """Prints how many parameters of which type are in which group."""
+def _print_parameters(title: str, params: Any) -> None:
+  """Prints the number of parameters by group and type."""
   groups = {}
   for path, leaf in traverse_util.flatten_dict(params).items():
     depth = 3 if path[:2] == ('layers', 'seq') else 2

@@ -1,8 +1,8 @@
-"""Parameters that no file has, drawn as a new model draws them."""
+"""Initial values for parameters that a folder does not contain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
@@ -13,89 +13,83 @@ import jax
 import numpy as np
 
 from ttt_jax.convert import lazy_params
-from ttt_jax.models import dit
 
 DTYPE = np.dtype(np.float32)
-# Bytes that are drawn together where one after the other is asked for.
+# Parameters that are initialised by one call when they are read one by one.
 _GROUP_BYTES = 256 * 2**20
 
+# (config, key) -> all parameters of a new model, nested.
+InitFn = Callable[[Any, jax.Array], Any]
 
-def draw(
-  config: dit.DiTConfig,
+
+def init_missing_params(
+  init_params: InitFn,
+  config: Any,
   shapes: Mapping[str, tuple[int, ...]],
   seed: int,
   dtype: Any = None,
-  sharding: lazy_params.Sharding | None = None,
+  sharding: lazy_params.Placement = None,
 ) -> dict[str, Any]:
-  """Path -> initial value of some parameters, those of `dit.init_params`.
+  """Returns path -> value: the parameters of a new model that `shapes` lists.
 
   Args:
-    config: of the model.
-    shapes: path -> shape of the parameters.
-    seed: of the draw.
-    dtype: of the values; None is float32.
-    sharding: where each goes; None gives numpy arrays.
+    init_params: Function that initialises all parameters.
+    config: Config of the model.
+    shapes: '/'-joined path -> shape of the parameters.
+    seed: Seed of the initial values.
+    dtype: Type of the values; None is float32.
+    sharding: Sharding of each value; None returns numpy arrays,
+      `lazy_params.ABSTRACT` returns a `LazyInit` for each, in float32.
   """
+  if sharding is lazy_params.ABSTRACT:
+    sizes = {p: math.prod(s) * DTYPE.itemsize for p, s in shapes.items()}
+    return {
+      path: LazyInit(
+        shapes[path],
+        path,
+        (init_params, config, tuple((p, shapes[p]) for p in group), seed),
+      )
+      for group in lazy_params.group_by_size(sizes, _GROUP_BYTES)
+      for path in group
+    }
   dtype = np.dtype(DTYPE if dtype is None else dtype)
 
   def init(key):
-    # What is not asked for is not computed.
-    flat = traverse_util.flatten_dict(dit.init_params(config, key), sep='/')
+    # The compiler drops what is not returned.
+    flat = traverse_util.flatten_dict(init_params(config, key), sep='/')
     return {path: flat[path].astype(dtype) for path in shapes}
 
-  like = {
-    path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()
+  out_shardings = sharding and {
+    path: sharding(jax.ShapeDtypeStruct(shape, dtype))
+    for path, shape in shapes.items()
   }
-  where = sharding and {path: sharding(leaf) for path, leaf in like.items()}
-  flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
+  flat = jax.jit(init, out_shardings=out_shardings)(jax.random.key(seed))
   return flat if sharding else jax.device_get(flat)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fresh:
-  """An initial value that is not drawn yet; `np.asarray` draws it.
+class LazyInit:
+  """An initial value that is not computed yet; `np.asarray` computes it.
 
   Attributes:
-    config: of the model.
-    group: (path, shape) of the parameters that are drawn together.
-    path: of this one.
-    shape: of this one.
-    seed: of the draw.
+    shape: Shape of the parameter.
+    path: '/'-joined path of the parameter.
+    group: Arguments of `_init_group`, for all parameters of a group.
   """
 
-  config: dit.DiTConfig
-  group: tuple[tuple[str, tuple[int, ...]], ...]
-  path: str
   shape: tuple[int, ...]
-  seed: int
+  path: str
+  group: tuple[Any, ...]
 
   @property
   def dtype(self) -> np.dtype:
     return DTYPE
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    value = _draw(self.config, self.group, self.seed)[self.path]
+    value = _init_group(*self.group)[self.path]
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
-def later(
-  config: dit.DiTConfig, shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> dict[str, Fresh]:
-  """As `draw`, but each is drawn when it is asked for."""
-  groups, size = [{}], 0
-  for path, shape in shapes.items():
-    size += math.prod(shape) * DTYPE.itemsize
-    if groups[-1] and size > _GROUP_BYTES:
-      groups.append({})
-      size = math.prod(shape) * DTYPE.itemsize
-    groups[-1][path] = shape
-  return {
-    path: Fresh(config, tuple(group.items()), path, shape, seed)
-    for group in groups
-    for path, shape in group.items()
-  }
-
-
 @functools.lru_cache(maxsize=1)
-def _draw(config, group, seed):
-  return draw(config, dict(group), seed)
+def _init_group(init_params, config, shapes, seed):
+  return init_missing_params(init_params, config, dict(shapes), seed)

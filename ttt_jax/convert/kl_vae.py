@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import functools
 import os
 from typing import Any
 
-from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
-from ttt_jax.convert import safetensors_reader
-from ttt_jax.convert import safetensors_writer
 from ttt_jax.convert import stable_diffusion as sd
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models.vae import kl
 
-WEIGHTS = 'diffusion_pytorch_model'
-
 _CLASS = 'AutoencoderKL'
-_FIELDS = (
-  'in_channels',
-  'out_channels',
-  'latent_channels',
-  'layers_per_block',
-  'norm_num_groups',
-)
-# What the files of Stable Diffusion 1, which are older than these, mean.
-_OLD = {'norm_num_groups': 32, 'scaling_factor': 0.18215}
-# What only one value of is supported: anything else changes the function.
+# Files of Stable Diffusion 1 lack the fields with defaults.
+_FIELDS = {
+  'in_channels': ('in_channels', int),
+  'out_channels': ('out_channels', int),
+  'latent_channels': ('latent_channels', int),
+  'layers_per_block': ('layers_per_block', int),
+  'norm_num_groups': ('norm_num_groups', 32),
+  'block_out_channels': ('block_out_channels', list),
+  'scaling_factor': ('scaling_factor', 0.18215),
+  'sample_size': ('sample_size', None),
+}
 _FIXED = {
   'act_fn': 'silu',
   'latents_mean': None,
@@ -41,7 +38,8 @@ _FIXED = {
   'use_post_quant_conv': True,
   'use_quant_conv': True,
 }
-# Of the attention: ours, theirs, and theirs in files of Stable Diffusion 1.
+# Layers of the attention: our name, the published one, and the one in files of
+# Stable Diffusion 1.
 _NAMES = (
   ('norm', 'group_norm', 'group_norm'),
   ('to_q', 'to_q', 'query'),
@@ -52,32 +50,32 @@ _NAMES = (
 
 
 def _attention(source: str, target: str) -> list[Rule]:
-  """Present names before old ones, so that they are the ones written."""
+  """Returns the rules of attention, present names first: those are written."""
   out = []
-  for ours, *both in _NAMES:
+  for ours, *theirs in _NAMES:
     rules = rules_lib.norm if ours == 'norm' else rules_lib.dense
-    for theirs in dict.fromkeys(both):
-      out += rules(f'{source}.{theirs}', f'{target}/{ours}')
+    for name in dict.fromkeys(theirs):
+      out += rules(f'{source}.{name}', f'{target}/{ours}')
   return out
 
 
 def rules(config: kl.KLVAEConfig) -> list[Rule]:
-  """The table for a model of these sizes."""
+  """Returns the rules for a model of these sizes."""
   c = config.latent_channels
   mid = '{side}.mid_block.', '{side}/mid_block_'
   blocks = '{side}.{blocks}.{i}.', '{side}/{blocks}_{i}_'
   out = [
-    *sd.conv('{side}.conv_in', '{side}/conv_in'),
-    *sd.conv('{side}.conv_out', '{side}/conv_out'),
+    *rules_lib.conv('{side}.conv_in', '{side}/conv_in'),
+    *rules_lib.conv('{side}.conv_out', '{side}/conv_out'),
     *rules_lib.norm('{side}.conv_norm_out', '{side}/norm_out'),
     *sd.resnet(f'{mid[0]}resnets.{{j}}', f'{mid[1]}resnets_{{j}}'),
     *_attention(f'{mid[0]}attentions.{{j}}', f'{mid[1]}attentions_{{j}}'),
     *sd.resnet(f'{blocks[0]}resnets.{{j}}', f'{blocks[1]}resnets_{{j}}'),
-    *sd.conv(
+    *rules_lib.conv(
       f'{blocks[0]}{{samplers}}.0.conv', f'{blocks[1]}{{samplers}}_0/conv'
     ),
   ]
-  # Convolutions of one pixel.
+  # Convolutions of one pixel are dense layers.
   for name, size in (('quant', 2 * c), ('post_quant', c)):
     out += [
       Rule(
@@ -92,47 +90,28 @@ def rules(config: kl.KLVAEConfig) -> list[Rule]:
   return out
 
 
-def config_from_json(found: Mapping[str, Any], what: str) -> kl.KLVAEConfig:
-  """The config that a `config.json` holds.
+def config_from_json(found: Mapping[str, Any], path: str) -> kl.KLVAEConfig:
+  """Returns the config that a `config.json` contains.
 
   Raises:
-    ValueError: another class, an option that we do not support, or sizes
-      that cannot be.
+    ValueError: another class, an option that is not supported, or invalid
+      sizes.
   """
-  sd.check_class(found, _CLASS, what)
-  found = _OLD | dict(found)
-  sd.check_fixed(found, _FIXED, what)
-  sd.check_sizes(found, _FIELDS, what, ['block_out_channels'])
-  channels = found['block_out_channels']
-  for key, kind in _block_types(len(channels)).items():
-    sd.check_fixed(found, {key: kind}, what)
-  scale = found['scaling_factor']
-  if not isinstance(scale, (int, float)) or scale <= 0:
-    raise ValueError(
-      f'{what}: scaling_factor is {scale!r}; it must be a number above 0, for'
-      ' example 0.18215'
-    )
-  try:
-    return kl.KLVAEConfig(
-      **{name: found[name] for name in _FIELDS},
-      block_out_channels=tuple(channels),
-      scaling_factor=scale,
-      sample_size=found.get('sample_size'),
-    )
-  except ValueError as e:
-    raise ValueError(f'{what}: {e}') from e
+  model_format.check_class(found, _CLASS, path, sd.SUPPORTED)
+  model_format.check_fixed(found, _FIXED, path)
+  fields = model_format.read_fields(found, _FIELDS, path)
+  blocks = _block_types(len(fields['block_out_channels']))
+  model_format.check_fixed(found, blocks, path)
+  return model_format.construct(kl.KLVAEConfig, path, **fields)
 
 
 def config_to_json(config: kl.KLVAEConfig) -> dict[str, Any]:
-  """The content of `config.json`."""
+  """Returns the content of `config.json`."""
   return {
     '_class_name': _CLASS,
     **_FIXED,
     **_block_types(len(config.block_out_channels)),
-    **{name: getattr(config, name) for name in _FIELDS},
-    'block_out_channels': list(config.block_out_channels),
-    'scaling_factor': config.scaling_factor,
-    'sample_size': config.sample_size,
+    **model_format.write_fields(config, _FIELDS),
   }
 
 
@@ -143,77 +122,43 @@ def _block_types(levels: int) -> dict[str, list[str]]:
   }
 
 
+def _abstract_params(config: kl.KLVAEConfig) -> Any:
+  side = config.spatial_compression
+  frames = jax.ShapeDtypeStruct(
+    (1, 1, side, side, config.in_channels), jnp.float32
+  )
+  return model_format.abstract_init(kl.KLVAE(config), frames)
+
+
+FORMAT = model_format.ModelFormat(
+  name='kl_vae',
+  part='vae',
+  config_class=kl.KLVAEConfig,
+  class_names=(_CLASS,),
+  weights='diffusion_pytorch_model',
+  config_from_json=config_from_json,
+  config_to_json=config_to_json,
+  abstract_params=_abstract_params,
+  rules=rules,
+  find=sd.find_part,
+)
+save_kl_vae = FORMAT.save
+
+
 def load_kl_vae(
   folder: str | os.PathLike[str],
   *,
   dtype: Any = np.float32,
-  sharding: lazy_params.Sharding | None = None,
+  sharding: lazy_params.Placement = None,
 ) -> tuple[kl.KLVAEConfig, dict[str, Any]]:
-  """Loads the autoencoder of Stable Diffusion 1 or 2.
+  """Loads the autoencoder of Stable Diffusion as `ModelFormat.load` does.
 
   Args:
-    folder: holds `config.json` and safetensors, one file or several with an
-      index; or has such a folder called `vae`.
-    dtype: of the parameters; None keeps that of the files.
-    sharding: where each parameter goes; None gives numpy arrays.
+    folder: Folder of the model, or of a complete one with `vae`.
+    dtype: Type of the parameters; None keeps the type in the files.
+    sharding: Sharding of each parameter; None returns numpy arrays.
 
   Returns:
     The config and the parameters for `KLVAE(config)`.
-
-  Raises:
-    FileNotFoundError: a file is missing.
-    ValueError: the config is not supported, the weights are cut short, or
-      the two do not fit each other.
   """
-  folder = sd.find_part(folder, 'vae')
-  path = folder / 'config.json'
-  config = config_from_json(sd.read_config(path), str(path))
-  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
-  params = rules_lib.from_source(
-    rules(config),
-    tensors,
-    parameter_shapes(config),
-    tensors.name,
-    dtype=dtype,
-    sharding=sharding,
-  )
-  return config, params
-
-
-def save_kl_vae(
-  config: kl.KLVAEConfig,
-  params: Mapping[str, Any],
-  folder: str | os.PathLike[str],
-  *,
-  dtype: Any = None,
-  shard_bytes: int = safetensors_writer.SHARD_BYTES,
-) -> None:
-  """Writes an autoencoder in diffusers' layout.
-
-  Args:
-    config: of the model.
-    params: its parameters.
-    folder: made if it is not there.
-    dtype: of the files; None keeps that of the parameters.
-    shard_bytes: more than that go into several files with an index.
-
-  Raises:
-    FileExistsError: the folder holds a model already.
-  """
-  safetensors_writer.write_folder(
-    folder,
-    WEIGHTS,
-    rules(config),
-    params,
-    dtype=dtype,
-    shard_bytes=shard_bytes,
-    config=config_to_json(config),
-  )
-
-
-def parameter_shapes(config: kl.KLVAEConfig) -> dict[str, tuple[int, ...]]:
-  """'/'-joined path -> shape of the model's parameters."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  tree = jax.eval_shape(functools.partial(kl.init_params, config), key)
-  flat = traverse_util.flatten_dict(tree, sep='/')
-  return {path: leaf.shape for path, leaf in flat.items()}
+  return FORMAT.load(folder, dtype=dtype, sharding=sharding)

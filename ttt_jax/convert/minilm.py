@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 import os
-import pathlib
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
+from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
-from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models.text import minilm
 
-WEIGHTS = 'model.safetensors'
-
 _LAYER = 'encoder.layer.{i}'
-# Name in config.json -> field of ours.
 _FIELDS = {
-  'vocab_size': 'vocab_size',
-  'hidden_size': 'width',
-  'num_hidden_layers': 'num_layers',
-  'num_attention_heads': 'num_heads',
-  'intermediate_size': 'mlp_dim',
-  'max_position_embeddings': 'max_length',
-  'type_vocab_size': 'type_vocab_size',
-  'layer_norm_eps': 'norm_eps',
+  'vocab_size': ('vocab_size', int),
+  'hidden_size': ('width', int),
+  'num_hidden_layers': ('num_layers', int),
+  'num_attention_heads': ('num_heads', int),
+  'intermediate_size': ('mlp_dim', int),
+  'max_position_embeddings': ('max_length', int),
+  'type_vocab_size': ('type_vocab_size', int),
+  'layer_norm_eps': ('norm_eps', float),
 }
-# What only one value of is supported: anything else changes the function.
 _FIXED = {'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
-# Tensors of the file that token states do not need: 0, 1, 2, ... and the head
-# that makes one vector of a sentence.
+# The numbers 0, 1, 2, ..., and the head that embeds a sentence in one vector.
 _UNUSED = ('embeddings.position_ids', 'pooler.')
 
 
 def rules(config: minilm.MiniLMConfig) -> list[Rule]:
-  """The table for a model of these sizes."""
+  """Returns the rules for a model of these sizes."""
   m, h = config.width, config.num_heads
   d = m // h
   out = [
@@ -78,65 +71,53 @@ def rules(config: minilm.MiniLMConfig) -> list[Rule]:
   return out
 
 
-def config_from_json(found: dict[str, Any], what: str) -> minilm.MiniLMConfig:
-  """The config that a `config.json` holds.
+def config_from_json(
+  found: Mapping[str, Any], path: str
+) -> minilm.MiniLMConfig:
+  """Returns the config that a `config.json` contains.
 
   Raises:
-    ValueError: a size is missing, or an option that we do not support.
+    ValueError: a size is missing, or an option is not supported.
   """
-  for key, value in _FIXED.items():
-    if found.get(key, value) != value:
-      raise ValueError(
-        f'{what} has {key} = {found[key]!r}: only {value!r} is supported'
-      )
-  missing = [name for name in _FIELDS if name not in found]
-  if missing:
-    raise ValueError(f'{what} lacks {", ".join(missing)}')
-  return minilm.MiniLMConfig(**{o: found[n] for n, o in _FIELDS.items()})
+  model_format.check_fixed(found, _FIXED, path)
+  fields = model_format.read_fields(found, _FIELDS, path)
+  return minilm.MiniLMConfig(**fields)
+
+
+def _rename(key: str) -> str | None:
+  # Models with a head of their own have the encoder under 'bert.'.
+  key = key.removeprefix('bert.')
+  return None if key.startswith(_UNUSED) else key
+
+
+def _abstract_params(config: minilm.MiniLMConfig) -> Any:
+  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  return model_format.abstract_init(minilm.MiniLMEncoder(config), ids, ids)
+
+
+FORMAT = model_format.ModelFormat(
+  name='bert',
+  part='text_encoder',
+  config_class=minilm.MiniLMConfig,
+  class_names=('BertModel',),
+  weights='model',
+  config_from_json=config_from_json,
+  abstract_params=_abstract_params,
+  rules=rules,
+  rename=_rename,
+)
 
 
 def load_minilm(
   folder: str | os.PathLike[str],
 ) -> tuple[minilm.MiniLMConfig, dict[str, Any]]:
-  """Loads a BERT encoder.
+  """Loads a BERT encoder as `ModelFormat.load` does.
 
   Args:
-    folder: holds `config.json` and `model.safetensors`.
+    folder: Folder with `config.json` and `model.safetensors`.
 
   Returns:
     The config and float32 parameters for `MiniLMEncoder(config)`.
-
-  Raises:
-    FileNotFoundError: one of the two files is missing.
-    ValueError: the config is not supported, the weights are cut short, or
-      the two do not fit each other.
   """
-  folder = pathlib.Path(folder)
-  path = folder / 'config.json'
-  config = config_from_json(json.loads(path.read_text()), str(path))
-  tensors = {
-    # Models with a head of their own keep the encoder under 'bert.'.
-    key.removeprefix('bert.'): tensor
-    for key, tensor in safetensors_reader.open_file(folder / WEIGHTS).items()
-  }
-  tensors = {k: v for k, v in tensors.items() if not k.startswith(_UNUSED)}
-  params = rules_lib.from_source(
-    rules(config),
-    tensors,
-    parameter_shapes(config),
-    str(folder / WEIGHTS),
-    dtype=jnp.float32,
-  )
+  config, params = FORMAT.load(folder, dtype=jnp.float32)
   return config, jax.tree.map(jnp.asarray, params)
-
-
-def parameter_shapes(
-  config: minilm.MiniLMConfig,
-) -> dict[str, tuple[int, ...]]:
-  """'/'-joined path -> shape of the model's parameters."""
-  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  tree = jax.eval_shape(
-    minilm.MiniLMEncoder(config).init, jax.random.key(0), ids, ids
-  )
-  flat = traverse_util.flatten_dict(tree['params'], sep='/')
-  return {path: value.shape for path, value in flat.items()}

@@ -1,7 +1,7 @@
-"""Our own folders: config.json and the parameters as an Orbax tree.
+"""Converted models in our own layout: config.json and an Orbax checkpoint.
 
     DIR/config.json   {"format": 1, "model": "transformer", "config": {...}}
-    DIR/params        an Orbax checkpoint of the nested parameters
+    DIR/params        Orbax checkpoint of the nested parameters
 
 They are written and read one parameter at a time.
 """
@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 from typing import Any
 
 from flax import traverse_util
@@ -23,28 +22,27 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from ttt_jax.convert import lazy_params
-from ttt_jax.convert import rules
-from ttt_jax.convert import safetensors_writer
+from ttt_jax.convert import model_format
 from ttt_jax.runtime import disk
-from ttt_jax.runtime import json_file
+from ttt_jax.runtime import files
 
 _FORMAT = 1
 _PARAMS = 'params'
-# Pieces in which an array is stored, so that a device can read its part.
+# Arrays are stored in chunks, so that a device can read its part.
 _CHUNK_BYTES = 64 * 2**20
-# Small parameters are written together, up to so much.
+# Small parameters are written together, because every write has a fixed cost.
 _GROUP_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
-  """A parameter of a tree that is not read yet; `np.asarray` reads it.
+class NativeParameter:
+  """A parameter that is not read yet; `np.asarray` reads it.
 
   Attributes:
-    folder: of the Orbax checkpoint.
-    path: '/'-joined.
-    shape: of the parameter.
-    dtype: of the parameter.
+    folder: Folder of the Orbax checkpoint.
+    path: '/'-joined path of the parameter.
+    shape: Shape of the parameter.
+    dtype: Type of the parameter.
   """
 
   folder: pathlib.Path
@@ -52,93 +50,93 @@ class Leaf:
   shape: tuple[int, ...]
   dtype: np.dtype
 
-  def read(self, dtype: Any, where: Any) -> jax.Array:
-    """The parameter in `dtype`, with the sharding `where`."""
-    like = jax.ShapeDtypeStruct(self.shape, dtype, sharding=where)
+  def read(self, dtype: Any, sharding: Any) -> jax.Array:
+    """Returns the parameter in `dtype`, with a sharding."""
+    like = jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
     nested = traverse_util.unflatten_dict({self.path: like}, sep='/')
     with _context():
-      tree = ocp.load(self.folder, nested)
-    return traverse_util.flatten_dict(tree, sep='/')[self.path]
+      found = ocp.load(self.folder, nested)
+    return traverse_util.flatten_dict(found, sep='/')[self.path]
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    return np.asarray(self.read(dtype or self.dtype, _device()))
+    return np.asarray(self.read(dtype or self.dtype, _first_device()))
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
-  """A folder of ours.
+class NativeCheckpoint:
+  """A converted model whose parameters are not read yet.
 
   Attributes:
-    model: what it is, such as 'transformer'.
-    config: fields of its config.
-    leaves: '/'-joined path -> parameter.
+    model: Name of its `ModelFormat`, such as 'transformer'.
+    config: Fields of the config.
+    parameters: '/'-joined path -> parameter.
   """
 
   model: str
   config: dict[str, Any]
-  leaves: dict[str, Leaf]
+  parameters: dict[str, NativeParameter]
 
   def params(
-    self, dtype: Any = None, sharding: lazy_params.Sharding | None = None
+    self, dtype: Any = None, sharding: lazy_params.Placement = None
   ) -> dict[str, Any]:
-    """The nested parameters.
+    """Returns the nested parameters.
 
     Args:
-      dtype: of them; None keeps their own.
-      sharding: where each goes; None gives numpy arrays, `placing.UNREAD` the
-        leaves as they are.
+      dtype: Type of the parameters; None keeps their own types.
+      sharding: Sharding of each parameter; None returns numpy arrays,
+        `lazy_params.ABSTRACT` returns them unread in their own types.
     """
 
-    def read(leaf):
-      kind = leaf.dtype if dtype is None else np.dtype(dtype)
+    def read(parameter):
+      kind = parameter.dtype if dtype is None else np.dtype(dtype)
       if sharding is None:
-        return np.asarray(leaf, kind)
-      like = jax.ShapeDtypeStruct(leaf.shape, kind)
-      return leaf.read(kind, sharding(like))
+        return np.asarray(parameter, kind)
+      like = jax.ShapeDtypeStruct(parameter.shape, kind)
+      return parameter.read(kind, sharding(like))
 
-    flat = self.leaves
-    if sharding is not lazy_params.UNREAD:
-      flat = {path: read(leaf) for path, leaf in flat.items()}
+    flat = self.parameters
+    if sharding is not lazy_params.ABSTRACT:
+      flat = {path: read(parameter) for path, parameter in flat.items()}
     return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def is_tree(folder: str | os.PathLike[str]) -> bool:
-  """Whether `write` made this folder."""
+def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
+  """Returns whether `write` created this folder."""
   return pathlib.Path(folder, _PARAMS, 'orbax.checkpoint').is_file()
 
 
-def read(folder: str | os.PathLike[str]) -> Tree:
-  """Opens a folder that `write` made; its parameters stay there.
+def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
+  """Opens a folder that `write` created; its parameters are not read.
 
   Raises:
-    FileNotFoundError: it is none.
-    ValueError: another format, or it is damaged.
+    FileNotFoundError: `write` did not create the folder.
+    ValueError: another format, or a damaged checkpoint.
   """
   folder = pathlib.Path(folder).resolve()
-  if not is_tree(folder):
+  if not is_checkpoint(folder):
     raise FileNotFoundError(
-      f'{folder} holds no converted model; make one with python -m'
+      f'{folder} contains no converted model; convert one with python -m'
       ' ttt_jax.convert'
     )
-  found = json_file.read(folder / 'config.json')
-  if not isinstance(found, dict) or found.get('format') != _FORMAT:
+  found = model_format.read_object(folder / 'config.json')
+  if found.get('format') != _FORMAT:
     raise ValueError(
       f'{folder / "config.json"} is not of format {_FORMAT}; convert the'
       ' model again'
     )
-  place = folder / _PARAMS
+  params = folder / _PARAMS
   try:
-    metadata = ocp.metadata(place).metadata
-  except Exception as e:  # pylint: disable=broad-except
-    reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+    metadata = ocp.metadata(params).metadata
+  except Exception as e:  # Orbax raises nothing narrower.
     raise ValueError(
-      f'{place} cannot be read ({reason[:200]}); convert the model again'
+      f'{params} cannot be read ({files.first_line(e)[:200]}); convert the'
+      ' model again'
     ) from e
-  leaves = {
-    path: Leaf(place, path, tuple(leaf.shape), np.dtype(leaf.dtype))
+  parameters = {
+    path: NativeParameter(params, path, tuple(leaf.shape), np.dtype(leaf.dtype))
     for path, leaf in traverse_util.flatten_dict(metadata, sep='/').items()
   }
-  return Tree(found['model'], found['config'], leaves)
+  return NativeCheckpoint(found['model'], found['config'], parameters)
 
 
 def write(
@@ -148,93 +146,60 @@ def write(
   params: Mapping[str, Any],
   *,
   dtype: Any = None,
-  on_leaf: Callable[[str], None] | None = None,
+  on_parameter: Callable[[str], None] | None = None,
 ) -> None:
-  """Writes a folder of ours; the folder appears when all of it is there.
+  """Writes a converted model; the folder appears once it is complete.
 
   Args:
-    folder: must not exist.
-    model: what it is, such as 'transformer'.
-    config: its fields, JSON.
-    params: nested; the leaves are arrays, or have a shape, a dtype and a
+    folder: Folder to create; it must not contain anything.
+    model: Name of the `ModelFormat`, such as 'transformer'.
+    config: Fields of the config, as JSON has them.
+    params: Nested parameters: arrays, or objects with a shape, a dtype and a
       value for `np.asarray`.
-    dtype: in which to store them; None keeps that of each.
-    on_leaf: called with the path of each when it has been written.
+    dtype: Type of the stored parameters; None keeps that of each.
+    on_parameter: Called with the path of each parameter after it is written.
 
   Raises:
-    FileExistsError: the folder exists.
+    FileExistsError: the folder exists and is not empty.
   """
-  folder = pathlib.Path(folder).resolve()
-  check_free(folder)
-  half = folder.with_name(folder.name + '.tmp')
-  shutil.rmtree(half, ignore_errors=True)
-  half.mkdir(parents=True)
   flat = traverse_util.flatten_dict(params, sep='/')
-  try:
+  # As float32 or less.
+  sizes = {path: math.prod(leaf.shape) * 4 for path, leaf in flat.items()}
+  with files.atomic_folder(pathlib.Path(folder).resolve()) as temporary:
     with _context():
-      for group in _groups(flat):
+      for group in lazy_params.group_by_size(sizes, _GROUP_BYTES):
+        arrays = {path: _to_device(flat[path], dtype) for path in group}
         ocp.partial.save(
-          half / _PARAMS,
-          traverse_util.unflatten_dict(
-            {
-              path: _on_device(
-                flat[path], flat[path].dtype if dtype is None else dtype
-              )
-              for path in group
-            },
-            sep='/',
-          ),
+          temporary / _PARAMS, traverse_util.unflatten_dict(arrays, sep='/')
         )
-        if on_leaf is not None:
+        if on_parameter is not None:
           for path in group:
-            on_leaf(path)
-      ocp.partial.finalize(half / _PARAMS)
-    safetensors_writer.write_json(
-      half / 'config.json',
+            on_parameter(path)
+      ocp.partial.finalize(temporary / _PARAMS)
+    files.write_json(
       dict(format=_FORMAT, model=model, config=dict(config)),
-    )
-    half.rename(folder)
-  finally:
-    shutil.rmtree(half, ignore_errors=True)
-
-
-def check_free(folder: pathlib.Path) -> None:
-  """Raises FileExistsError if there is something in the way."""
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise FileExistsError(
-      f'{folder} exists and is not replaced; name another folder'
+      temporary / 'config.json',
+      indent=2,
     )
 
 
-def _groups(flat: Mapping[str, Any]) -> list[list[str]]:
-  """Paths that are written together: every single write has its costs."""
-  groups, size = [[]], 0
-  for path, leaf in flat.items():
-    # As float32 or less.
-    size += math.prod(leaf.shape) * 4
-    if groups[-1] and size > _GROUP_BYTES:
-      groups.append([])
-      size = math.prod(leaf.shape) * 4
-    groups[-1].append(path)
-  return groups
-
-
-def _device() -> jax.sharding.Sharding:
+def _first_device() -> jax.sharding.Sharding:
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _on_device(leaf: Any, dtype: Any) -> jax.Array:
-  # Arrays of JAX are written without a copy.
-  if isinstance(leaf, rules.Parameter):
-    return lazy_params.place(leaf, dtype, lambda _: _device())
-  return jax.device_put(np.asarray(leaf, dtype), _device())
+def _to_device(parameter: Any, dtype: Any) -> jax.Array:
+  # Orbax writes JAX arrays without a copy.
+  dtype = parameter.dtype if dtype is None else dtype
+  if isinstance(parameter, lazy_params.Parameter):
+    return lazy_params.materialize(parameter, dtype, lambda _: _first_device())
+  return jax.device_put(np.asarray(parameter, dtype), _first_device())
 
 
 def _context() -> ocp.Context:
-  logging.getLogger('absl').addFilter(disk.not_orbax)
+  logging.getLogger('absl').addFilter(disk.drop_orbax_logs)
   context = ocp.Context()
   context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
-  # Weights do not get smaller, only slower to read.
+  # Compression makes weights slower to read, but not smaller.
   context.array.saving.use_compression = False
   context.pytree.loading.partial_load = True
   return context

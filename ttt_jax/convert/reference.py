@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
+from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert.rules import Rule
@@ -18,7 +18,7 @@ from ttt_jax.models import dit
 _BLOCK = 'dit.layers.{i}'
 _SEQ = f'{_BLOCK}.seq_modeling_block'
 
-# Name in their config -> field of ours.
+# Name in their config -> our field.
 _FIELDS = {
   'model_dim': 'model_dim',
   'num_heads': 'num_heads',
@@ -39,12 +39,12 @@ _FIELDS = {
 
 
 def rules(config: dit.DiTConfig) -> list[Rule]:
-  """The table for a model of these sizes."""
+  """Returns the rules for a model of these sizes."""
   m, p, c = config.model_dim, config.patch_size, config.out_channels
   out = [
     *rules_lib.dense('dit.time_embed.0', 'time_1'),
     *rules_lib.dense('dit.time_embed.2', 'time_2'),
-    # A convolution by patches: channels first there, last here.
+    # A dense layer over patches; published with the channels first.
     Rule(
       'dit.patch_embedding.vid_proj.weight',
       'patch/kernel',
@@ -74,7 +74,7 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
 
 
 def output(source: str, patch: int, channels: int, dim: int) -> list[Rule]:
-  """The last layer: channels come before the patch there, last here."""
+  """Returns the rules of the last layer, published with the channels first."""
   features = channels * patch**2
   return [
     Rule(
@@ -95,7 +95,7 @@ def output(source: str, patch: int, channels: int, dim: int) -> list[Rule]:
 
 
 def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
-  """The TTT layer and its gates; `source` is the prefix of their names."""
+  """Returns the rules of TTT layer and gates, given their names' prefix."""
   m, heads = config.model_dim, config.num_heads
   d = m // heads
   hidden = 4 * d if config.mixer == 'ttt_mlp' else d
@@ -137,15 +137,14 @@ def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
 def load_reference(
   weights: str | os.PathLike[str], config: str | os.PathLike[str]
 ) -> tuple[dit.DiTConfig, dict[str, Any]]:
-  """A transformer with the key names of the paper's code.
+  """Loads a transformer with the key names of the paper's code.
 
-  The inner loop of ours gives every token its own learned step size, which
-  the paper's code misplaces where there are several scenes: outputs for one
-  scene agree, for several they agree up to that.
+  Outputs agree for one scene. For several they differ, because the paper's
+  code assigns the learned step sizes of the inner loop to other tokens.
 
   Args:
-    weights: safetensors file, keys 'dit. ...'.
-    config: JSON file with the fields of their ModelConfig.
+    weights: Path of the safetensors file, with keys 'dit. ...'.
+    config: Path of the JSON file with the fields of their ModelConfig.
 
   Returns:
     The config and float32 parameters.
@@ -154,24 +153,18 @@ def load_reference(
     FileNotFoundError: a file is missing.
     ValueError: the file is damaged or does not fit the config.
   """
-  with open(config) as file:
-    theirs = json.load(file)
+  theirs = model_format.read_object(config)
   fields = {
     ours: theirs[name] for name, ours in _FIELDS.items() if name in theirs
   }
-  # They use one epsilon for every norm.
+  # Their norms share one epsilon.
   fields['qk_norm_eps'] = fields['norm_eps']
   ours = dit.DiTConfig(**fields)
-  shapes = {
-    path: leaf.shape
-    for path, leaf in traverse_util.flatten_dict(
-      dit.abstract_params(ours), sep='/'
-    ).items()
-  }
-  params = rules_lib.from_source(
+  flat = traverse_util.flatten_dict(dit.abstract_params(ours), sep='/')
+  params = rules_lib.import_params(
     rules(ours),
     safetensors_reader.open_file(weights),
-    shapes,
+    {path: leaf.shape for path, leaf in flat.items()},
     pathlib.Path(weights).name,
     dtype=np.float32,
   )

@@ -1,122 +1,46 @@
-"""The kinds of models that can be converted, by what their config says."""
+"""The models that can be converted, and which of them a folder contains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import pathlib
 from typing import Any
 
 from ttt_jax import backbones
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import kl_vae as convert_kl_vae
-from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_format
 from ttt_jax.convert import native
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.convert import unet as convert_unet
 from ttt_jax.convert import vae as convert_vae
 from ttt_jax.models import dit
-from ttt_jax.models.text import clip
-from ttt_jax.models.text import t5
 from ttt_jax.models.unet3d import unet
-from ttt_jax.models.vae import causal3d
-from ttt_jax.models.vae import kl
-from ttt_jax.runtime import json_file
+from ttt_jax.runtime import files
 
-UNREAD = lazy_params.UNREAD
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """A kind of model.
-
-  Attributes:
-    name: in folders of ours.
-    part: of a whole model, the name of its folder there.
-    config: class of its config.
-    classes: what its config.json calls itself.
-    load: (folder, *, dtype, sharding, ...) -> (config, params).
-    save: takes config=, params=, folder=, dtype=, shard_bytes=.
-  """
-
-  name: str
-  part: str
-  config: Callable[..., Any]
-  classes: tuple[str, ...]
-  load: Callable[..., tuple[Any, Any]]
-  save: Callable[..., None]
-
-
-def _load_unet(folder, **options):
-  """A U-Net as it is, with temporal attention if it has any."""
-  temporal = convert_unet.has_temporal(folder)
-  return convert_unet.load_unet(folder, temporal=temporal, **options)
-
-
-KINDS = {
-  kind.name: kind
-  for kind in (
-    Kind(
-      'transformer',
-      'transformer',
-      dit.DiTConfig,
-      ('CogVideoXTransformer3DModel',),
-      convert_dit.load_dit,
-      convert_dit.save_dit,
-    ),
-    Kind(
-      'vae',
-      'vae',
-      causal3d.CausalVAEConfig,
-      ('AutoencoderKLCogVideoX',),
-      convert_vae.load_vae,
-      convert_vae.save_vae,
-    ),
-    Kind(
-      'text_encoder',
-      'text_encoder',
-      t5.T5Config,
-      ('T5EncoderModel',),
-      convert_t5.load_t5,
-      convert_t5.save_t5,
-    ),
-    Kind(
-      'unet',
-      'unet',
-      unet.UNet3DConfig,
-      (convert_unet.CLASS,),
-      _load_unet,
-      convert_unet.save_unet,
-    ),
-    Kind(
-      'kl_vae',
-      'vae',
-      kl.KLVAEConfig,
-      ('AutoencoderKL',),
-      convert_kl_vae.load_kl_vae,
-      convert_kl_vae.save_kl_vae,
-    ),
-    Kind(
-      'clip',
-      'text_encoder',
-      clip.CLIPTextConfig,
-      ('CLIPTextModel',),
-      convert_clip.load_clip,
-      convert_clip.save_clip,
-    ),
+FORMATS = {
+  module.FORMAT.name: module.FORMAT
+  for module in (
+    convert_dit,
+    convert_vae,
+    convert_t5,
+    convert_unet,
+    convert_kl_vae,
+    convert_clip,
   )
 }
 
 
-def of_folder(folder: pathlib.Path) -> Kind:
-  """The kind of the model in a folder as `save_pretrained` writes it.
+def detect_format(folder: pathlib.Path) -> model_format.ModelFormat:
+  """Returns the format of a model in the layout of `save_pretrained`.
 
   Raises:
-    FileNotFoundError: no config.json.
-    ValueError: a model that is not known.
+    FileNotFoundError: the folder has no config.json.
+    ValueError: the model is not supported.
   """
   path = folder / 'config.json'
   if not path.is_file():
@@ -125,34 +49,41 @@ def of_folder(folder: pathlib.Path) -> Kind:
       ' writes it, one that python -m ttt_jax.convert wrote, or the folder'
       ' of a training run'
     )
-  found = json_file.read(path)
+  found = files.read_json(path)
   found = found if isinstance(found, dict) else {}
   names = [found.get('_class_name'), *(found.get('architectures') or ())]
-  for kind in KINDS.values():
-    if set(names) & set(kind.classes):
-      return kind
-  known = ', '.join(name for kind in KINDS.values() for name in kind.classes)
+  for model in FORMATS.values():
+    if set(names) & set(model.class_names):
+      return model
+  known = ', '.join(name for m in FORMATS.values() for name in m.class_names)
   raise ValueError(
-    f'{path} describes {names[0] or names[1:] or "no model"}; known are {known}'
+    f'{path} describes {names[0] or names[1:] or "no model"}; expected one of'
+    f' {known}'
   )
 
 
-def config_of(found: native.Tree) -> Any:
-  """The config of a folder of ours.
+def format_for_config(config: Any) -> model_format.ModelFormat:
+  """Returns the format of the model that a config describes."""
+  return next(m for m in FORMATS.values() if type(config) is m.config_class)
+
+
+def native_config(found: native.NativeCheckpoint) -> Any:
+  """Returns the config of a converted model.
 
   Raises:
-    ValueError: a model or a config of another version.
+    ValueError: an unknown model, or a config of another version.
   """
-  if found.model not in KINDS:
+  if found.model not in FORMATS:
     raise ValueError(
-      f'{found.model!r} is no model that is known; known are {", ".join(KINDS)}'
+      f'{found.model!r} is not a known model; expected one of'
+      f' {", ".join(FORMATS)}'
     )
   fields = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in found.config.items()
   }
   try:
-    return KINDS[found.model].config(**fields)
+    return FORMATS[found.model].config_class(**fields)
   except TypeError as e:
     raise ValueError(
       f'the config of this {found.model} is of another version ({e}); convert'
@@ -160,12 +91,12 @@ def config_of(found: native.Tree) -> Any:
     ) from e
 
 
-def is_run(folder: pathlib.Path) -> bool:
-  """Whether training has saved something in `folder`."""
+def is_training_run(folder: pathlib.Path) -> bool:
+  """Returns whether a folder contains checkpoints of a training run."""
   if (folder / 'config.json').is_file():
     return False
   try:
-    checkpoint.stage_folder(folder)
+    checkpoint_format.stage_folder(folder)
   except FileNotFoundError:
     return False
   return True
@@ -174,11 +105,11 @@ def is_run(folder: pathlib.Path) -> bool:
 def load_run(
   folder: pathlib.Path, ema: bool
 ) -> tuple[dit.DiTConfig | unet.UNet3DConfig, dict[str, Any]]:
-  """Config and parameters of the newest checkpoint of a training run."""
+  """Returns config and parameters of a training run's newest checkpoint."""
   params, config = checkpoint.load_params(folder, ema)
-  model = backbones.of(config).config
+  model = backbones.from_config(config).config
   if isinstance(model, dit.DiTConfig) and model.base is None:
-    # Counting rows from 0 is what the frames of the run's size get.
+    # Frames of the size of the run have positions that count from 0.
     g = backbones.geometry(config)
     model = dataclasses.replace(
       model,
@@ -188,22 +119,19 @@ def load_run(
   return model, params
 
 
-def of_config(config: Any) -> Kind:
-  """The kind of the model that a config describes."""
-  return next(k for k in KINDS.values() if type(config) is k.config)
+def find_parts(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns name -> folder of the parts of a complete model.
 
-
-def parts_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Name -> folder of the models in `folder`: itself, or those of a whole.
+  A folder of one model is the only part, with the name ''.
 
   Raises:
-    ValueError: a whole Stable Diffusion XL or 3.
+    ValueError: a complete Stable Diffusion XL or 3.
   """
   stable_diffusion.check_generation(folder)
   if not (folder / 'config.json').is_file():
     parts = {
       name: folder / name
-      for name in dict.fromkeys(kind.part for kind in KINDS.values())
+      for name in dict.fromkeys(model.part for model in FORMATS.values())
       if (folder / name / 'config.json').is_file()
     }
     if parts:

@@ -1,13 +1,13 @@
-"""Weight conversion by a table of rules, checked both ways.
+"""Conversion of weights by a table of rules, checked in both directions.
 
-A rule names a tensor of the source file and its place in our parameters:
+A rule maps a tensor of a file to a parameter:
 
   Rule('blocks.{i}.norm.weight', 'blocks_{i}/norm/scale')
   Rule('blocks.{layer}.q.weight', 'layers/q/kernel', (1, 0))
 
-`{name}` stands for one piece of a name (no dot, no slash) and is carried
-over. A placeholder of the source that the target lacks is a layer number:
-those tensors are stacked on a new leading axis of the target, in order.
+`{name}` matches one piece of a name (no dot, no slash) and has the same value
+in source and target. A placeholder that only the source has is a layer
+number: those tensors are stacked on a new leading axis, in order.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from ttt_jax.convert import lazy_params
 
 _PLACEHOLDER = re.compile(r'\{(\w+)\}')
 
+# Axes of a convolution's kernel, which has its features last here.
+CONV2D = (2, 3, 1, 0)
+CONV3D = (2, 3, 4, 1, 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """One line of a table.
 
   Attributes:
-    source: pattern of the key in the file.
-    target: pattern of the parameter path, pieces joined by '/'.
-    axes: target = source transposed so; None leaves the axes alone.
-    view: shape that a tensor of the file is given before it is transposed;
-      behind that it takes the shape of its place. None: shapes stay.
-    shape: of a tensor in the file, where that is not `view`.
+    source: Pattern of the key in the file.
+    target: Pattern of the '/'-joined parameter path.
+    axes: Permutation that transposes the tensor; None keeps the axes.
+    view: Shape of the tensor before it is transposed; the result is reshaped
+      to the parameter's shape. None keeps the shape.
+    shape: Shape of the tensor in the file; None if it equals `view`.
   """
 
   source: str
@@ -47,13 +51,13 @@ class Rule:
 
   @property
   def layer(self) -> str | None:
-    """The placeholder that becomes the leading axis, if any."""
+    """The placeholder that becomes the leading axis, or None."""
     names = set(_PLACEHOLDER.findall(self.target))
     extra = [n for n in _PLACEHOLDER.findall(self.source) if n not in names]
     return extra[0] if extra else None
 
   def read(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of the file as it stands at its place, of shape `shape`."""
+    """Returns a tensor of the file as a parameter of shape `shape`."""
     if self.view is not None and tensor.shape == (self.shape or self.view):
       return tensor.reshape(self.view).transpose(self.axes).reshape(shape)
     if self.axes is not None and len(self.axes) == tensor.ndim:
@@ -61,7 +65,7 @@ class Rule:
     return tensor
 
   def write(self, value: np.ndarray) -> np.ndarray | None:
-    """The inverse of `read`; None if the rule is for other ranks."""
+    """Returns the inverse of `read`; None if the rule needs another rank."""
     axes = None if self.axes is None else tuple(np.argsort(self.axes))
     if self.view is not None:
       value = value.reshape(np.array(self.view)[list(self.axes)])
@@ -72,15 +76,25 @@ class Rule:
 
 
 def dense(source: str, target: str) -> list[Rule]:
-  """The rules of PyTorch's nn.Linear, whose weight is our transpose."""
+  """Returns the rules of a PyTorch nn.Linear; its weight is transposed."""
   return [
     Rule(f'{source}.weight', f'{target}/kernel', (1, 0)),
     Rule(f'{source}.bias', f'{target}/bias'),
   ]
 
 
+def conv(
+  source: str, target: str, axes: tuple[int, ...] = CONV2D
+) -> list[Rule]:
+  """Returns the rules of a convolution."""
+  return [
+    Rule(f'{source}.weight', f'{target}/kernel', axes),
+    Rule(f'{source}.bias', f'{target}/bias'),
+  ]
+
+
 def norm(source: str, target: str) -> list[Rule]:
-  """The rules of a LayerNorm."""
+  """Returns the rules of a LayerNorm."""
   return [
     Rule(f'{source}.weight', f'{target}/scale'),
     Rule(f'{source}.bias', f'{target}/bias'),
@@ -88,7 +102,7 @@ def norm(source: str, target: str) -> list[Rule]:
 
 
 def _match(pattern: str, name: str) -> dict[str, str] | None:
-  """Values of the placeholders if `name` fits `pattern`."""
+  """Returns the values of the placeholders if `name` matches `pattern`."""
   parts = _PLACEHOLDER.split(pattern)
   regex = ''.join(
     f'(?P<{part}>[^./]+)' if i % 2 else re.escape(part)
@@ -98,49 +112,50 @@ def _match(pattern: str, name: str) -> dict[str, str] | None:
   return found.groupdict() if found else None
 
 
-def from_source(
+def import_params(
   rules: Sequence[Rule],
   tensors: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]],
-  what: str,
+  name: str,
   *,
   dtype: Any = None,
-  sharding: lazy_params.Sharding | None = None,
+  sharding: lazy_params.Placement = None,
 ) -> dict:
-  """Returns the nested parameters that a file's tensors make.
+  """Returns the nested parameters that consist of a file's tensors.
 
-  Memory on the host holds one tensor at a time beside the result, and where
-  `sharding` puts the result on devices, that tensor alone.
+  Memory on the host holds one tensor at a time, in addition to the result if
+  that is not on devices.
 
   Args:
-    rules: the table; the first rule whose source fits a key is used.
-    tensors: key -> array, or a tensor not read yet, see `files.Tensor`.
-    shapes: '/'-joined path -> shape of every parameter to be filled.
-    what: the file's name, for messages.
-    dtype: of the parameters; None keeps that of the tensors.
-    sharding: where each parameter goes; None gives numpy arrays, and
-      `lazy_params.UNREAD` the checked `Parameter`s, which `dtype` leaves alone.
+    rules: Table of rules; the first whose source matches a key is used.
+    tensors: Key -> array, or `safetensors_reader.Tensor`.
+    shapes: '/'-joined path -> shape of every parameter.
+    name: Name of the file, for messages.
+    dtype: Type of the parameters; None keeps the type of the tensors.
+    sharding: Sharding of each parameter; None returns numpy arrays,
+      `lazy_params.ABSTRACT` returns the checked `Parameter`s in their own
+      types.
 
   Raises:
-    ValueError: keys without a place, parameters not filled, types that are
-      no floats, or shapes that differ: all of them in one message.
+    ValueError: keys without a parameter, parameters without a tensor, types
+      that are not floats, or shapes that differ: all in one message.
   """
-  flat = _plan(rules, tensors, shapes, what)
-  if sharding is not lazy_params.UNREAD:
+  flat = _match_tensors(rules, tensors, shapes, name)
+  if sharding is not lazy_params.ABSTRACT:
     flat = {
-      path: lazy_params.place(parameter, dtype, sharding)
+      path: lazy_params.materialize(parameter, dtype, sharding)
       for path, parameter in flat.items()
     }
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def _plan(
+def _match_tensors(
   rules: Sequence[Rule],
   tensors: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]],
-  what: str,
+  name: str,
 ) -> dict[str, lazy_params.Parameter]:
-  """Path -> parameter, all checked and none read; see `from_source`."""
+  """Returns path -> parameter, checked but not read; see `import_params`."""
   found, problems = {}, []
   for key, tensor in tensors.items():
     for rule in rules:
@@ -168,7 +183,7 @@ def _plan(
       problems += _problems(path, found[path], tuple(shape))
   if problems:
     raise ValueError(
-      f'{what} does not fit its config, {len(problems)} problem(s): '
+      f'{name} does not fit its config, {len(problems)} problem(s): '
       + '; '.join(problems)
     )
   return {
@@ -183,7 +198,7 @@ def _plan(
 
 
 def _dtype(tensor: Any) -> np.dtype:
-  """Its type; that of bytes for names that numpy does not know."""
+  """Returns the type of a tensor, uint8 if numpy does not have it."""
   return np.dtype(np.uint8 if isinstance(tensor.dtype, str) else tensor.dtype)
 
 
@@ -192,35 +207,34 @@ def _problems(
   layers: Mapping[int | None, tuple[Rule, Any]],
   shape: tuple[int, ...],
 ) -> list[str]:
-  """What keeps the tensors of `layers` from making a parameter."""
+  """Returns why the tensors of `layers` do not form a parameter, if so."""
   numbers = list(layers)
   if None not in layers and sorted(numbers) != list(range(len(numbers))):
     return [f'layers {sorted(numbers)} of {path} have gaps']
   inner = shape if None in layers else shape[1:]
-  read = lambda rule, tensor: (
-    rule.read(
-      # Has a shape, but no memory.
-      np.broadcast_to(np.float32(0), tensor.shape),
-      inner,
-    ).shape
-  )
-  found = {read(rule, tensor) for rule, tensor in layers.values()}
+  # An array with that shape that takes no memory.
+  empty = lambda tensor: np.broadcast_to(np.float32(0), tensor.shape)
+  found = {
+    rule.read(empty(tensor), inner).shape for rule, tensor in layers.values()
+  }
   if len(found) > 1:
     return [f'layers of {path} differ in shape']
   if len({_dtype(tensor) for _, tensor in layers.values()}) > 1:
     return [f'layers of {path} differ in type']
-  whole = found.pop()
+  actual = found.pop()
   if None not in layers:
-    whole = (len(numbers), *whole)
-  if whole != shape:
-    return [f'{path} has shape {whole}, the config asks for {shape}']
+    actual = (len(numbers), *actual)
+  if actual != shape:
+    return [f'{path} has shape {actual}, the config requires {shape}']
   return []
 
 
-def to_source(rules: Sequence[Rule], params: Mapping) -> dict[str, np.ndarray]:
-  """Returns key -> array for a file: the inverse of `from_source`.
+def export_params(
+  rules: Sequence[Rule], params: Mapping
+) -> dict[str, np.ndarray]:
+  """Returns key -> array for a file, the inverse of `import_params`.
 
-  The arrays are views of the parameters where these are numpy arrays.
+  The arrays are views of parameters that are numpy arrays.
 
   Raises:
     ValueError: parameters that no rule writes.

@@ -1,9 +1,9 @@
-"""Weights in safetensors files: opened at once, read when asked for.
+"""Weights in safetensors files: opened at once, read on demand.
 
-A folder holds one file, NAME.safetensors, or several with an index,
-NAME.safetensors.index.json, that says which tensor is in which. Nothing but
-safetensors and JSON is ever read: no file is unpickled. Files are read, not
-mapped, so that memory holds the tensors in use and no more.
+A folder contains one file, NAME.safetensors, or several with an index,
+NAME.safetensors.index.json, which maps tensors to files. Only safetensors and
+JSON are read: no file is unpickled. Files are read, not mapped, so that
+memory holds only the tensors in use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-# Types that weights can have, by their names in the files.
+# Name in the files -> type that weights can have.
 DTYPES = {
   'F64': np.dtype(np.float64),
   'F32': np.dtype(np.float32),
@@ -30,14 +30,15 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A tensor of a file, not read yet; `np.asarray` reads it.
+  """A tensor of a file that is not read yet; `np.asarray` reads it.
 
   Attributes:
-    file: that holds it.
-    key: its name there.
-    shape: of the tensor.
-    dtype: a numpy type, or for what weights cannot have its name there.
-    handle: of the open file.
+    file: Path of the file.
+    key: Name of the tensor in the file.
+    shape: Shape of the tensor.
+    dtype: Numpy type; the name in the file for a type that weights cannot
+      have.
+    handle: Handle of the open file.
   """
 
   file: pathlib.Path
@@ -47,7 +48,7 @@ class Tensor:
   handle: Any = dataclasses.field(repr=False, compare=False)
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    """The tensor, in `dtype` or its own; always a copy."""
+    """Returns the tensor as a copy, in `dtype` or its own type."""
     if isinstance(self.dtype, str):
       raise ValueError(
         f'{self.key} in {self.file} has type {self.dtype}; weights must be'
@@ -58,11 +59,11 @@ class Tensor:
 
 
 class Tensors(Mapping[str, Tensor]):
-  """The tensors of a model by their names.
+  """The tensors of a model by name.
 
   Attributes:
-    name: of the file or the index, for messages.
-    largest: bytes of the largest file.
+    name: Path of the file or the index, for messages.
+    largest: Size of the largest file in bytes.
   """
 
   def __init__(self, tensors: Mapping[str, Tensor], name: str, largest: int):
@@ -80,19 +81,19 @@ class Tensors(Mapping[str, Tensor]):
 
 
 def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
-  """The folder of a part of a model, with its `config.json`.
+  """Returns the folder of a part of a model, which contains `config.json`.
 
   Args:
-    folder: that folder, or the whole model's with `part` in it.
-    part: such as 'transformer' or 'vae'.
+    folder: Folder of the part, or of the complete model.
+    part: Name of the part, such as 'transformer' or 'vae'.
 
   Raises:
-    FileNotFoundError: neither.
+    FileNotFoundError: neither folder contains the part.
   """
   folder = pathlib.Path(folder)
-  for place in (folder, folder / part):
-    if (place / 'config.json').is_file():
-      return place
+  for path in (folder, folder / part):
+    if (path / 'config.json').is_file():
+      return path
   raise FileNotFoundError(
     f'no config.json in {folder} or {folder / part}: it must be a folder as'
     ' save_pretrained writes it'
@@ -100,22 +101,22 @@ def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
 
 
 def open_file(path: str | os.PathLike[str]) -> Tensors:
-  """The tensors of one safetensors file.
+  """Returns the tensors of one safetensors file.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is cut short or not safetensors.
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is truncated or not safetensors.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(
-      f'no weights at {path}: a safetensors file belongs there'
+      f'no weights at {path}: a safetensors file is required'
     )
   try:
     handle = safetensors.safe_open(path, 'numpy', backend='pread')
   except (safetensors.SafetensorError, ValueError, OSError) as e:
     raise ValueError(
-      f'{path} is not a whole safetensors file ({e}): copy it again'
+      f'{path} is not a complete safetensors file ({e}): copy it again'
     ) from e
   found = {}
   for key in handle.keys():
@@ -126,57 +127,57 @@ def open_file(path: str | os.PathLike[str]) -> Tensors:
 
 
 def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
-  """The tensors of a folder, in one file or in several with an index.
+  """Returns the tensors of a folder, from one file or several with an index.
 
   Args:
-    folder: as `save_pretrained` writes it.
-    name: of the weights, such as 'diffusion_pytorch_model' or 'model'.
+    folder: Folder in the layout of `save_pretrained`.
+    name: Name of the weights, such as 'diffusion_pytorch_model' or 'model'.
 
   Raises:
-    FileNotFoundError: no weights there, or a file that the index names.
-    ValueError: a file is cut short, or the index does not fit the files: all
+    FileNotFoundError: the weights, or a file in the index, are missing.
+    ValueError: a file is truncated, or the index does not fit the files: all
       differences in one message.
   """
   folder = pathlib.Path(folder)
   index = folder / f'{name}.safetensors.index.json'
   if not index.is_file():
-    _check_there(folder, name)
+    _check_no_pickles(folder, name)
     return open_file(folder / f'{name}.safetensors')
-  places = _read_index(index)
+  files = _read_index(index)
   missing = sorted(
-    {file for file in places.values() if not (folder / file).is_file()}
+    {file for file in files.values() if not (folder / file).is_file()}
   )
   if missing:
     raise FileNotFoundError(
-      f'{index} names files that are not there: {", ".join(missing)}; copy'
+      f'{index} lists files that do not exist: {", ".join(missing)}; copy'
       ' them, too'
     )
   shards = {
-    file: open_file(folder / file) for file in sorted(set(places.values()))
+    file: open_file(folder / file) for file in sorted(set(files.values()))
   }
   problems = [
     f'{key} is not in {file}'
-    for key, file in places.items()
+    for key, file in files.items()
     if key not in shards[file]
   ]
   problems += [
     f'{key} in {file} is not in the index'
     for file, shard in shards.items()
     for key in shard
-    if places.get(key) != file
+    if files.get(key) != file
   ]
   if problems:
     raise ValueError(
       f'{index} does not fit its files, {len(problems)} problem(s): '
       + '; '.join(problems)
     )
-  found = {key: shards[file][key] for key, file in places.items()}
+  found = {key: shards[file][key] for key, file in files.items()}
   largest = max(shard.largest for shard in shards.values())
   return Tensors(found, str(index), largest)
 
 
-def _check_there(folder: pathlib.Path, name: str) -> None:
-  """Says what is there instead of NAME.safetensors, if that is a pickle."""
+def _check_no_pickles(folder: pathlib.Path, name: str) -> None:
+  """Raises FileNotFoundError if the folder contains only pickled weights."""
   if (folder / f'{name}.safetensors').is_file():
     return
   pickles = sorted(
@@ -193,25 +194,25 @@ def _check_there(folder: pathlib.Path, name: str) -> None:
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
-  """Key -> file name of an index."""
+  """Returns key -> file name from an index."""
   try:
-    places = json.loads(path.read_text())['weight_map']
+    files = json.loads(path.read_text())['weight_map']
   except (ValueError, KeyError, TypeError) as e:
     raise ValueError(
-      f'{path} is no index of safetensors files ({type(e).__name__}: {e}):'
+      f'{path} is not an index of safetensors files ({type(e).__name__}: {e}):'
       ' it needs an object "weight_map"'
     ) from e
-  odd = (
+  invalid = (
     [
       file
-      for file in places.values()
+      for file in files.values()
       if not isinstance(file, str) or pathlib.PurePath(file).name != file
     ]
-    if isinstance(places, dict) and places
-    else [places]
+    if isinstance(files, dict) and files
+    else [files]
   )
-  if odd:
+  if invalid:
     raise ValueError(
-      f'{path}: {odd[0]!r} in "weight_map" does not name a file of its folder'
+      f'{path}: "weight_map" contains {invalid[0]!r}, which is not a file name'
     )
-  return places
+  return files

@@ -1,53 +1,44 @@
 """Stable Diffusion's U-Net in diffusers' layout, inflated to video.
 
-config.json and the weights are those of the 2-D model, which diffusers loads
-as such. What the inflation adds, attention over frames, lies beside them in a
-file that diffusers does not look at, with the names of Tune-A-Video.
+config.json and the weights are those of the 2-D model, and diffusers can load
+them. Temporal attention, which the inflation adds, is in a second file, with
+the names of Tune-A-Video.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
+import dataclasses
 import os
 import pathlib
 from typing import Any
 
-from flax import traverse_util
-import jax
-import numpy as np
-
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
-from ttt_jax.convert import safetensors_reader
-from ttt_jax.convert import safetensors_writer
 from ttt_jax.convert import stable_diffusion as sd
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models.unet3d import unet
 from ttt_jax.models.unet3d.config import UNet3DConfig
 
-# Ours: diffusers leaves unknown fields alone.
-PREDICTION = 'prediction_type'
-
 CLASS = 'UNet2DConditionModel'
+# A field of ours, which diffusers ignores.
+_PREDICTION = 'prediction_type'
 _DOWN = {True: 'CrossAttnDownBlock2D', False: 'DownBlock2D'}
 _UP = {True: 'CrossAttnUpBlock2D', False: 'UpBlock2D'}
-# Name in config.json, and of ours.
+# Old files lack the fields with defaults.
 _FIELDS = {
-  'in_channels': 'in_channels',
-  'out_channels': 'out_channels',
-  'layers_per_block': 'layers_per_block',
-  'cross_attention_dim': 'text_dim',
-  'norm_num_groups': 'norm_num_groups',
+  'in_channels': ('in_channels', int),
+  'out_channels': ('out_channels', int),
+  'layers_per_block': ('layers_per_block', int),
+  'cross_attention_dim': ('text_dim', int),
+  'norm_num_groups': ('norm_num_groups', int),
+  'block_out_channels': ('block_out_channels', list),
+  'norm_eps': ('norm_eps', 1e-5),
+  'sample_size': ('sample_size', None),
+  'upcast_attention': ('upcast_attention', False),
+  'use_linear_projection': ('use_linear_projection', False),
 }
-# With the values of files that are older than these.
-_OPTIONS = dict(
-  norm_eps=1e-5,
-  sample_size=None,
-  upcast_attention=False,
-  use_linear_projection=False,
-)
-# What only one value of is supported: anything else changes the function.
 _FIXED = {
   'act_fn': 'silu',
   'addition_embed_type': None,
@@ -83,99 +74,85 @@ _FIXED = {
 }
 
 
-def config_from_json(
-  found: Mapping[str, Any], what: str, **choices: Any
-) -> UNet3DConfig:
-  """The config that a `config.json` holds.
-
-  Args:
-    found: its content.
-    what: its name, for messages.
-    **choices: fields of ours that it does not have.
-
-  Raises:
-    ValueError: another class, a model that we do not support, or sizes that
-      cannot be.
-  """
-  sd.check_class(found, CLASS, what)
-  if found.get('addition_embed_type') == 'text_time':
-    raise ValueError(f'{what} is Stable Diffusion XL: {sd.SUPPORTED}')
-  sd.check_fixed(found, _FIXED, what)
-  # A number of heads in spite of its name; one for all levels (SD 1) or one
-  # for each (SD 2).
-  heads = found.get('attention_head_dim')
-  names, lists = [*_FIELDS], ['block_out_channels']
-  (lists if isinstance(heads, list) else names).append('attention_head_dim')
-  sd.check_sizes(found, names, what, lists)
-  channels = found['block_out_channels']
-  down, up = found.get('down_block_types'), found.get('up_block_types')
-  crossing = [name == _DOWN[True] for name in down or ()]
-  wanted = [_DOWN[c] for c in crossing], [_UP[c] for c in reversed(crossing)]
-  if (down, up) != wanted or len(crossing) != len(channels):
-    raise ValueError(
-      f'{what} has down_block_types {down} and up_block_types {up}: they must'
-      f' be {len(channels)} of {", ".join(_DOWN.values())}, and the same with'
-      ' Up in reverse order'
-    )
-  if isinstance(heads, int):
-    heads = [heads] * len(channels)
-  options = {name: found.get(name, value) for name, value in _OPTIONS.items()}
-  try:
-    return UNet3DConfig(
-      **{ours: found[theirs] for theirs, ours in _FIELDS.items()},
-      **options,
-      block_out_channels=tuple(channels),
-      cross_attention=tuple(crossing),
-      num_heads=tuple(heads),
-      **choices,
-    )
-  except ValueError as e:
-    raise ValueError(f'{what}: {e}') from e
-
-
-def config_to_json(config: UNet3DConfig) -> dict[str, Any]:
-  """The content of `config.json`."""
-  heads = config.num_heads
-  return {
-    '_class_name': CLASS,
-    **_FIXED,
-    **{key: getattr(config, name) for key, name in _FIELDS.items()},
-    **{name: getattr(config, name) for name in _OPTIONS},
-    'attention_head_dim': heads[0] if len(set(heads)) == 1 else list(heads),
-    'block_out_channels': list(config.block_out_channels),
-    'down_block_types': [_DOWN[c] for c in config.cross_attention],
-    'up_block_types': [_UP[c] for c in reversed(config.cross_attention)],
-    PREDICTION: config.prediction,
-  }
-
-
-WEIGHTS = 'diffusion_pytorch_model'
-TEMPORAL = 'temporal_extra'
-
-_NEW = ('/norm_temp/', '/attn_temp/')
-# Places with blocks: theirs, ours.
-_PLACES = (
+# Prefixes of modules with blocks: published, ours.
+_PREFIXES = (
   ('{side}_blocks.{i}.', '{side}_blocks_{i}_'),
   ('mid_block.', 'mid_block_'),
 )
 _BLOCK = 'attentions.{j}.transformer_blocks.0'
 
 
-def rules(config: unet.UNet3DConfig) -> list[Rule]:
-  """The table of the 2-D model."""
+def config_from_json(
+  found: Mapping[str, Any], path: str, **choices: Any
+) -> UNet3DConfig:
+  """Returns the config that a `config.json` contains.
+
+  Args:
+    found: Content of the file.
+    path: Name of the file, for messages.
+    **choices: Config fields that the file lacks, or that it does not decide.
+
+  Raises:
+    ValueError: another class, a model that is not supported, or invalid
+      sizes.
+  """
+  model_format.check_class(found, CLASS, path, sd.SUPPORTED)
+  if found.get('addition_embed_type') == 'text_time':
+    raise ValueError(f'{path} is Stable Diffusion XL: {sd.SUPPORTED}')
+  model_format.check_fixed(found, _FIXED, path)
+  # The number of heads in spite of its name: one for all levels (SD 1), or
+  # one per level (SD 2).
+  heads = found.get('attention_head_dim')
+  kind = list if isinstance(heads, list) else int
+  fields = model_format.read_fields(
+    found, _FIELDS | {'attention_head_dim': ('num_heads', kind)}, path
+  )
+  levels = len(fields['block_out_channels'])
+  if isinstance(heads, int):
+    fields['num_heads'] = (heads,) * levels
+  down, up = found.get('down_block_types'), found.get('up_block_types')
+  crossing = tuple(name == _DOWN[True] for name in down or ())
+  expected = [_DOWN[c] for c in crossing], [_UP[c] for c in crossing[::-1]]
+  if (down, up) != expected or len(crossing) != levels:
+    raise ValueError(
+      f'{path} has down_block_types {down} and up_block_types {up}: they must'
+      f' be {levels} of {", ".join(_DOWN.values())}, and the same with Up in'
+      ' reverse order'
+    )
+  fields['cross_attention'] = crossing
+  fields['prediction'] = found.get(_PREDICTION, 'epsilon')
+  return model_format.construct(UNet3DConfig, path, **fields | choices)
+
+
+def config_to_json(config: UNet3DConfig) -> dict[str, Any]:
+  """Returns the content of `config.json`."""
+  heads = config.num_heads
+  return {
+    '_class_name': CLASS,
+    **_FIXED,
+    **model_format.write_fields(config, _FIELDS),
+    'attention_head_dim': heads[0] if len(set(heads)) == 1 else list(heads),
+    'down_block_types': [_DOWN[c] for c in config.cross_attention],
+    'up_block_types': [_UP[c] for c in reversed(config.cross_attention)],
+    _PREDICTION: config.prediction,
+  }
+
+
+def rules(config: UNet3DConfig) -> list[Rule]:
+  """Returns the rules for the 2-D model."""
   out = [
-    *sd.conv('conv_in', 'conv_in'),
-    *sd.conv('conv_out', 'conv_out'),
+    *rules_lib.conv('conv_in', 'conv_in'),
+    *rules_lib.conv('conv_out', 'conv_out'),
     *rules_lib.norm('conv_norm_out', 'norm_out'),
     *rules_lib.dense('time_embedding.linear_1', 'time_1'),
     *rules_lib.dense('time_embedding.linear_2', 'time_2'),
-    *sd.conv(
+    *rules_lib.conv(
       '{side}_blocks.{i}.{samplers}.0.conv',
       '{side}_blocks_{i}_{samplers}_0/conv',
     ),
   ]
-  project = rules_lib.dense if config.use_linear_projection else sd.conv
-  for theirs, ours in _PLACES:
+  project = rules_lib.dense if config.use_linear_projection else rules_lib.conv
+  for theirs, ours in _PREFIXES:
     resnet = f'{theirs}resnets.{{j}}', f'{ours}resnets_{{j}}'
     out += sd.resnet(*resnet)
     out += rules_lib.dense(f'{resnet[0]}.time_emb_proj', f'{resnet[1]}/time')
@@ -194,9 +171,9 @@ def rules(config: unet.UNet3DConfig) -> list[Rule]:
 
 
 def temporal_rules() -> list[Rule]:
-  """The table of what the inflation adds."""
+  """Returns the rules for temporal attention."""
   out = []
-  for theirs, ours in _PLACES:
+  for theirs, ours in _PREFIXES:
     inner = f'{theirs}{_BLOCK}', f'{ours}attentions_{{j}}/block'
     out += rules_lib.norm(f'{inner[0]}.norm_temp', f'{inner[1]}/norm_temp')
     out += _attention(f'{inner[0]}.attn_temp', f'{inner[1]}/attn_temp')
@@ -210,9 +187,50 @@ def _attention(source: str, target: str) -> list[Rule]:
   ] + rules_lib.dense(f'{source}.to_out.0', f'{target}/to_out')
 
 
+def _config_from_folder(
+  folder: pathlib.Path, temporal: bool | None = None, **choices: Any
+) -> UNet3DConfig:
+  """Returns the config; `temporal` None follows the contents of the folder."""
+  path = folder / 'config.json'
+  if temporal is None:
+    temporal = _TEMPORAL.is_in(folder)
+  config = config_from_json(
+    model_format.read_object(path), str(path), temporal=temporal, **choices
+  )
+  parent = folder.absolute().parent
+  # A complete model whose scheduler is missing might predict anything.
+  if (parent / 'scheduler').is_dir() or sd.is_complete(parent):
+    prediction = sd.load_schedule(parent).prediction
+    config = dataclasses.replace(config, prediction=prediction)
+  return config
+
+
+_TEMPORAL = model_format.Extension(
+  name='temporal_extra',
+  owns=lambda path: '/norm_temp/' in path or '/attn_temp/' in path,
+  rules=lambda config: temporal_rules(),
+  init_params=unet.init_params,
+)
+FORMAT = model_format.ModelFormat(
+  name='unet',
+  part='unet',
+  config_class=UNet3DConfig,
+  class_names=(CLASS,),
+  weights='diffusion_pytorch_model',
+  config_from_json=config_from_json,
+  config_to_json=config_to_json,
+  abstract_params=unet.abstract_params,
+  rules=rules,
+  find=sd.find_part,
+  config_from_folder=_config_from_folder,
+  extension=_TEMPORAL,
+)
+save_unet = FORMAT.save
+
+
 def has_temporal(folder: str | os.PathLike[str]) -> bool:
-  """Whether the folder of a U-Net holds temporal attention, too."""
-  return (pathlib.Path(folder) / f'{TEMPORAL}.safetensors').is_file()
+  """Returns whether the folder of a U-Net contains temporal attention."""
+  return _TEMPORAL.is_in(pathlib.Path(folder))
 
 
 def load_unet(
@@ -223,150 +241,33 @@ def load_unet(
   reference_bias: bool = False,
   seed: int = 0,
   dtype: Any = None,
-  sharding: lazy_params.Sharding | None = None,
-) -> tuple[unet.UNet3DConfig, dict[str, Any]]:
-  """Loads the U-Net of Stable Diffusion 1 or 2, tuned or not.
+  sharding: lazy_params.Placement = None,
+) -> tuple[UNet3DConfig, dict[str, Any]]:
+  """Loads the U-Net of Stable Diffusion as `ModelFormat.load` does.
 
-  What the network predicts is in `scheduler` beside the folder, in
-  config.json where `save_unet` wrote it, or else the noise.
+  The prediction of the network is defined by `scheduler` next to the folder,
+  else by config.json if `save_unet` wrote it, else it is the noise.
 
   Args:
-    folder: holds `config.json` and safetensors, one file or several with an
-      index; or has such a folder called `unet`.
-    temporal: inflate. Without it this is the 2-D model.
-    fresh: draw the temporal attention anew even where the folder has one.
-    reference_bias: of `UNet3DConfig`, for fresh ones.
-    seed: of fresh weights.
-    dtype: of the parameters; None keeps that of the files, float32 for fresh
-      ones.
-    sharding: where each parameter goes, for example
-      `functools.partial(sharding.param_sharding, mesh)`: the host then holds
-      one tensor at a time. None gives numpy arrays.
+    folder: Folder of the model, or of a complete one with `unet`.
+    temporal: Adds temporal attention; False loads the 2-D model.
+    fresh: Initialises temporal attention even if the folder contains it.
+    reference_bias: Field of `UNet3DConfig`, for initial values.
+    seed: Seed of the initial values.
+    dtype: Type of the parameters; None keeps the type in the files, and is
+      float32 for initial values.
+    sharding: Sharding of each parameter; None returns numpy arrays.
 
   Returns:
     The config, computing in float32, and the parameters for
     `UNet3D(config)`.
-
-  Raises:
-    FileNotFoundError: a file is missing, or the scheduler of a whole model.
-    ValueError: the model is not supported, a file is cut short, or config
-      and weights do not fit each other.
   """
-  folder = sd.find_part(folder, 'unet')
-  path = folder / 'config.json'
-  found = sd.read_config(path)
-  config = config_from_json(
-    found,
-    str(path),
-    prediction=_prediction(folder, found),
+  return FORMAT.load(
+    folder,
+    dtype=dtype,
+    sharding=sharding,
+    seed=seed,
+    fresh=fresh,
     temporal=temporal,
     reference_bias=reference_bias,
   )
-  shapes = {
-    name: leaf.shape
-    for name, leaf in traverse_util.flatten_dict(
-      unet.abstract_params(config), sep='/'
-    ).items()
-  }
-  is_new = lambda name: any(part in name for part in _NEW)
-  new = {name: shape for name, shape in shapes.items() if is_new(name)}
-  tensors = safetensors_reader.open_folder(folder, WEIGHTS)
-  params = rules_lib.from_source(
-    rules(config),
-    tensors,
-    {name: shape for name, shape in shapes.items() if name not in new},
-    tensors.name,
-    dtype=dtype,
-    sharding=sharding,
-  )
-  flat = traverse_util.flatten_dict(params, sep='/')
-  if new and not fresh and has_temporal(folder):
-    tensors = safetensors_reader.open_file(folder / f'{TEMPORAL}.safetensors')
-    more = rules_lib.from_source(
-      temporal_rules(),
-      tensors,
-      new,
-      tensors.name,
-      dtype=dtype,
-      sharding=sharding,
-    )
-    flat |= traverse_util.flatten_dict(more, sep='/')
-  elif new:
-    flat |= _draw(config, new, seed, dtype, sharding)
-  return config, traverse_util.unflatten_dict(flat, sep='/')
-
-
-def save_unet(
-  config: unet.UNet3DConfig,
-  params: Mapping[str, Any],
-  folder: str | os.PathLike[str],
-  *,
-  dtype: Any = None,
-  shard_bytes: int = safetensors_writer.SHARD_BYTES,
-) -> None:
-  """Writes a U-Net in diffusers' layout, temporal attention beside.
-
-  Args:
-    config: of the model.
-    params: its parameters.
-    folder: made if it is not there.
-    dtype: of the files; None keeps that of the parameters.
-    shard_bytes: more than that go into several files with an index.
-
-  Raises:
-    FileExistsError: the folder holds a model already.
-  """
-  folder = pathlib.Path(folder)
-  content = config_to_json(config)
-  safetensors_writer.check_free(folder, WEIGHTS)
-  safetensors_writer.check_free(folder, TEMPORAL)
-  flat = traverse_util.flatten_dict(params, sep='/')
-  new = {
-    name: flat.pop(name)
-    for name in list(flat)
-    if any(part in name for part in _NEW)
-  }
-  nested = lambda flat: traverse_util.unflatten_dict(flat, sep='/')
-  if new:
-    safetensors_writer.write_folder(
-      folder,
-      TEMPORAL,
-      temporal_rules(),
-      nested(new),
-      dtype=dtype,
-      shard_bytes=math.inf,
-    )
-  safetensors_writer.write_folder(
-    folder,
-    WEIGHTS,
-    rules(config),
-    nested(flat),
-    dtype=dtype,
-    shard_bytes=shard_bytes,
-    config=content,
-  )
-
-
-def _prediction(folder: pathlib.Path, found: Mapping[str, Any]) -> str:
-  whole = folder.absolute().parent
-  # A whole model without one is not taken for a model that predicts noise.
-  if (whole / 'scheduler').is_dir() or sd.is_whole(whole):
-    return sd.load_schedule(whole).prediction
-  return found.get(PREDICTION, 'epsilon')
-
-
-def _draw(config, shapes, seed, dtype, sharding):
-  """Path -> initial value of some parameters, those of `unet.init_params`."""
-  dtype = np.dtype(np.float32 if dtype is None else dtype)
-
-  def init(key):
-    # What is not asked for is not computed.
-    flat = traverse_util.flatten_dict(unet.init_params(config, key), sep='/')
-    return {name: flat[name].astype(dtype) for name in shapes}
-
-  where = sharding and {
-    name: sharding(jax.ShapeDtypeStruct(shape, dtype))
-    for name, shape in shapes.items()
-  }
-  flat = jax.jit(init, out_shardings=where)(jax.random.key(seed))
-  return flat if sharding else jax.device_get(flat)

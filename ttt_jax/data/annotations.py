@@ -1,54 +1,53 @@
-"""Captions of long videos: which scenes they have, one text for every 3 s.
+"""Captions of long videos: scenes, and one text for every three seconds.
 
-An annotation file (.json with a list, .jsonl with one a line) holds episodes
-in one of three forms; `data.episodes` cuts them into storyboards.
+An annotation file (.json with a list, .jsonl with one per line) contains
+episodes in one of three forms; `data.episodes` crops them into storyboards.
 
     {"name": "ep01", "video": "ep01.mp4", "scenes": [
         {"start": 0, "end": 10.2, "texts": ["...", "...", "..."]}, ...]}
 
-is ours: an episode with its scenes. `start` and `end` are seconds and may be
-left out where a scene is a file of its own ("video" in the scene). The two
-others are those of the paper's data:
+is this project's form: an episode with its scenes. `start` and `end` are in
+seconds; both are optional if the scene is a file of its own ("video" in the
+scene). The other forms are those of the paper's data:
 
     {"mp4": "ep01/000.mp4", "text_0": "...", "text_1": "...",
      "scene_start": [true, false], "scene_end": [false, true]}
 
-one video of consecutive 3 s segments (its docs), and
+is one video of consecutive segments (from its documents), and
 
     {"1": {"mp4": "ep01/video_sample_0001.mp4", "text": "...",
            "scene_start": true, "scene_end": false}, ...}
 
-one video a segment (its script): the segments of a folder are an episode, in
-the order of the numbers in their names. "video" may stand for "mp4".
+one video per segment (from its script). The segments of a folder form an
+episode, ordered by the numbers in their names. "video" is a synonym of "mp4".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
-from ttt_jax import storyboard as segment_lib
+import msgspec
 
-_EPISODE_KEYS = ('name', 'video', 'scenes')
-_SCENE_KEYS = ('video', 'start', 'end', 'texts')
-_MARKS = ('scene_start', 'scene_end')
-_PAPER_KEYS = ('name', 'mp4', 'video', *_MARKS)
-_NUMBERED = re.compile(r'text_(\d+)')
+from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.runtime import schema
+
+_TEXT_KEY = re.compile(r'text_\d+')
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
-  """A part of one video and the texts of its segments.
+class VideoSpan:
+  """A part of a video and the texts of its segments.
 
   Attributes:
-    video: path.
-    start: seconds into it.
-    end: seconds into it; None is its end.
-    texts: one a segment.
-    scenes: number of the scene of each segment, within the episode.
+    video: Path of the video.
+    start: Seconds into the video.
+    end: Seconds into the video; None is its end.
+    texts: One text per segment.
+    scenes: Index of the scene of each segment, within the episode.
   """
 
   video: str
@@ -60,245 +59,232 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """Stretches that follow each other."""
+  """Consecutive parts of videos."""
 
   name: str
-  stretches: tuple[Stretch, ...]
+  spans: tuple[VideoSpan, ...]
 
 
-class _Piece(NamedTuple):
-  """One segment of an episode, and whether a scene starts or ends with it."""
+class _SceneEntry(msgspec.Struct, forbid_unknown_fields=True):
+  """A scene in this project's form."""
 
-  episode: str
-  stretch: Stretch
-  starts: bool
-  ends: bool
+  texts: Annotated[list[str], msgspec.Meta(min_length=1)]
+  video: schema.Text | None = None
+  start: schema.Seconds | None = None
+  end: schema.Seconds | None = None
+
+
+class _EpisodeEntry(msgspec.Struct, forbid_unknown_fields=True):
+  """An episode in this project's form."""
+
+  scenes: Annotated[list[Any], msgspec.Meta(min_length=1)]
+  name: schema.Text | None = None
+  video: schema.Text | None = None
+
+
+class _VideoEntry(msgspec.Struct, forbid_unknown_fields=True):
+  """A video of consecutive segments; `texts` are text_0, text_1, ..."""
+
+  texts: list[str]
+  name: schema.Text | None = None
+  mp4: schema.Text | None = None
+  video: schema.Text | None = None
+  scene_start: list[bool] | None = None
+  scene_end: list[bool] | None = None
+
+
+class _SegmentEntry(msgspec.Struct, forbid_unknown_fields=True):
+  """A video of one segment."""
+
+  text: str
+  mp4: schema.Text | None = None
+  video: schema.Text | None = None
+  scene_start: bool = False
+  scene_end: bool = False
 
 
 def is_annotation(value: Any) -> bool:
-  """Whether a file's value holds episodes rather than storyboards."""
+  """Returns whether a file's value has episodes rather than storyboards."""
   if isinstance(value, Mapping):
     if 'segments' in value or 'storyboards' in value:
       return False
-    if _kind(value):
+    if _detect_form(value):
       return True
     value = list(value.values())
-  return isinstance(value, list) and any(map(_kind, value))
+  return isinstance(value, list) and any(map(_detect_form, value))
 
 
-def _kind(item: Any) -> str | None:
-  """Which form an item has, by its keys."""
+def parse(value: Any) -> list[Episode]:
+  """Validates the JSON value of an annotation file.
+
+  Raises:
+    ValueError: entries of several forms, an unknown or missing key, or a value
+      that is not valid; with the number of the entry.
+  """
+  if isinstance(value, Mapping) and not _detect_form(value):
+    items = {f'entry {key!r}': item for key, item in value.items()}
+  else:
+    value = [value] if isinstance(value, Mapping) else value
+    items = {f'entry {i}': item for i, item in enumerate(value, 1)}
+  form = next(filter(None, map(_detect_form, items.values())))
+  for location, item in items.items():
+    if _detect_form(item) != form:
+      raise ValueError(
+        f'{location} is not of the form of the others ({form}); a file has'
+        ' entries of one form'
+      )
+  if form == 'segment':
+    return _join_segments(items)
+  read: Callable[[Any, str], Episode]
+  read = _read_episode if form == 'episode' else _read_video
+  episodes = [read(item, location) for location, item in items.items()]
+  names = set()
+  for episode in episodes:
+    if episode.name in names:
+      raise ValueError(
+        f'two episodes have the name {episode.name!r}; give each a "name" of'
+        ' its own'
+      )
+    names.add(episode.name)
+  return episodes
+
+
+def _detect_form(item: Any) -> str | None:
+  """Returns the form of an item by its keys; None if it is not an entry."""
   if not isinstance(item, Mapping):
     return None
   if 'vid_emb' in item:
     raise ValueError(
       'the file lists the paper\'s own precomputed tensors ("vid_emb"), which'
-      ' are pickles and never read; give it the captions and videos that'
-      ' they were made from'
+      ' are pickles and never read; use the captions and videos that they were'
+      ' made from'
     )
   if 'scenes' in item:
     return 'episode'
-  if any(map(_NUMBERED.fullmatch, item)):
+  if any(map(_TEXT_KEY.fullmatch, item)):
     return 'video'
-  if 'mp4' in item or any(mark in item for mark in _MARKS):
+  if item.keys() & {'mp4', 'scene_start', 'scene_end'}:
     return 'segment'
   return None
 
 
-def parse(value: Any) -> list[Episode]:
-  """Validates what `json.load` gives for an annotation file.
-
-  Raises:
-    ValueError: forms that are mixed, a key that is not legal or is missing,
-      or a value of the wrong kind; with the number of the entry.
-  """
-  if isinstance(value, Mapping) and not _kind(value):
-    items = {f'entry {key!r}': item for key, item in value.items()}
-  else:
-    value = [value] if isinstance(value, Mapping) else value
-    items = {f'entry {i}': item for i, item in enumerate(value, 1)}
-  first = next(filter(None, map(_kind, items.values())))
-  for where, item in items.items():
-    if _kind(item) != first:
-      raise ValueError(
-        f'{where} is no {first} as the others are; a file holds entries of'
-        ' one form'
-      )
-  if first == 'segment':
-    return _join([_piece(item, where) for where, item in items.items()])
-  read = {'episode': _episode, 'video': _video}[first]
-  return _named_apart([read(item, where) for where, item in items.items()])
-
-
-def _episode(item: Mapping[str, Any], where: str) -> Episode:
-  """Our form."""
-  segment_lib.check_keys(item, _EPISODE_KEYS, where)
-  scenes = item['scenes']
-  if not isinstance(scenes, list) or not scenes:
-    raise ValueError(f'{where} has no scenes; "scenes" must be a list of them')
-  stretches = []
-  for i, scene in enumerate(scenes):
-    place = f'scene {i + 1} of {where}'
-    if not isinstance(scene, Mapping):
-      raise ValueError(
-        f'{place} is {segment_lib.kind_of(scene)}; it must be an object with'
-        ' "texts"'
-      )
-    segment_lib.check_keys(scene, _SCENE_KEYS, place)
-    texts = scene.get('texts')
-    if not isinstance(texts, list) or not texts:
-      raise ValueError(
-        f'{place} has no texts; "texts" must be a list, one for every 3 s'
-      )
-    video = scene.get('video', item.get('video'))
-    stretches.append(
-      _stretch(
-        video,
-        scene.get('start'),
-        scene.get('end'),
-        texts,
-        [i] * len(texts),
-        place,
-      )
+def _read_episode(item: Mapping[str, Any], location: str) -> Episode:
+  entry = schema.convert(item, _EpisodeEntry, location)
+  spans = []
+  for i, scene_item in enumerate(entry.scenes):
+    scene_location = f'scene {i + 1} of {location}'
+    scene = schema.convert(scene_item, _SceneEntry, scene_location)
+    video = scene.video or entry.video
+    if video is None:
+      raise ValueError(f'{scene_location} has no "video"; name its file')
+    scenes = [i] * len(scene.texts)
+    span = _make_span(
+      video, scene.texts, scenes, scene_location, scene.start, scene.end
     )
-  return Episode(_name(item, stretches[0].video, where), tuple(stretches))
+    spans.append(span)
+  return Episode(entry.name or _default_name(spans[0].video), tuple(spans))
 
 
-def _video(item: Mapping[str, Any], where: str) -> Episode:
-  """The form of the paper's docs: text_0, text_1, ... of one video."""
-  numbers = [int(m[1]) for m in map(_NUMBERED.fullmatch, item) if m]
-  legal = tuple(f'text_{i}' for i in range(len(numbers)))
-  segment_lib.check_keys(item, (*legal, *_PAPER_KEYS), where)
-  texts = [item[key] for key in legal]
-  stretch = _stretch(
-    _path(item, where),
-    None,
-    None,
-    texts,
-    _labels(item, len(texts), where),
-    where,
-  )
-  return Episode(_name(item, stretch.video, where), (stretch,))
-
-
-def _piece(item: Mapping[str, Any], where: str) -> _Piece:
-  """The form of the paper's script: one text and one video."""
-  segment_lib.check_keys(item, ('text', 'mp4', 'video', *_MARKS), where)
-  marks = [item.get(mark, False) for mark in _MARKS]
-  for mark, value in zip(_MARKS, marks):
-    if type(value) is not bool:
+def _read_video(item: Mapping[str, Any], location: str) -> Episode:
+  count = sum(map(bool, map(_TEXT_KEY.fullmatch, item)))
+  keys = [f'text_{i}' for i in range(count)]
+  fields = {k: v for k, v in item.items() if k not in keys}
+  fields['texts'] = [item[key] for key in keys if key in item]
+  entry = schema.convert(fields, _VideoEntry, location)
+  video = _video_of(entry, location)
+  for key, marks in (
+    ('scene_start', entry.scene_start),
+    ('scene_end', entry.scene_end),
+  ):
+    if marks is not None and len(marks) != count:
       raise ValueError(
-        f'{where} has "{mark}": {value!r}; it must be true or false'
+        f'{location} has {count} texts, but {len(marks)} values of "{key}";'
+        ' give one per text'
       )
-  stretch = _stretch(
-    _path(item, where), None, None, [item.get('text')], [0], where
+  no_marks = [False] * count
+  scenes = _number_scenes(
+    entry.scene_start or no_marks, entry.scene_end or no_marks
   )
-  folder = str(pathlib.PurePath(stretch.video).parent)
-  return _Piece('episode' if folder == '.' else folder, stretch, *marks)
+  span = _make_span(video, entry.texts, scenes, location)
+  return Episode(entry.name or _default_name(video), (span,))
 
 
-def _join(pieces: Sequence[_Piece]) -> list[Episode]:
-  """Episodes of their pieces, ordered by the numbers in the videos' names."""
-  episodes: dict[str, list[_Piece]] = {}
-  for piece in pieces:
-    episodes.setdefault(piece.episode, []).append(piece)
-  out = []
-  for name, parts in episodes.items():
-    parts.sort(key=lambda p: _natural(p.stretch.video))
-    scenes = _scenes([p.starts for p in parts], [p.ends for p in parts])
-    stretches = [
-      dataclasses.replace(p.stretch, scenes=(scene,))
-      for p, scene in zip(parts, scenes)
+def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
+  """Returns one episode per folder of videos of one segment."""
+  folders: dict[str, list[tuple[_SegmentEntry, VideoSpan]]] = {}
+  for location, item in items.items():
+    entry = schema.convert(item, _SegmentEntry, location)
+    span = _make_span(_video_of(entry, location), [entry.text], [0], location)
+    folder = str(pathlib.PurePath(span.video).parent)
+    name = 'episode' if folder == '.' else folder
+    folders.setdefault(name, []).append((entry, span))
+  episodes = []
+  for name, parts in folders.items():
+    parts.sort(key=lambda part: _natural_key(part[1].video))
+    scenes = _number_scenes(
+      [entry.scene_start for entry, _ in parts],
+      [entry.scene_end for entry, _ in parts],
+    )
+    spans = [
+      dataclasses.replace(span, scenes=(scene,))
+      for (_, span), scene in zip(parts, scenes)
     ]
-    out.append(Episode(name, tuple(stretches)))
-  return out
+    episodes.append(Episode(name, tuple(spans)))
+  return episodes
 
 
-def _natural(path: str) -> list[Any]:
-  """Sorts 'sample_10' behind 'sample_9'."""
+def _natural_key(path: str) -> list[Any]:
+  """Returns a key that sorts 'sample_10' after 'sample_9'."""
   parts = re.split(r'(\d+)', path)
   return [(int(p), '') if p.isdigit() else (-1, p) for p in parts]
 
 
-def _labels(item: Mapping[str, Any], count: int, where: str) -> list[int]:
-  """Scene of each segment, from the two lists of marks of an entry."""
-  marks = []
-  for mark in _MARKS:
-    value = item.get(mark, [False] * count)
-    if not isinstance(value, list) or any(type(v) is not bool for v in value):
-      raise ValueError(
-        f'{where} has "{mark}": {value!r}; it must be a list of true and false'
-      )
-    if len(value) != count:
-      raise ValueError(
-        f'{where} has {count} texts, but {len(value)} values of "{mark}"; it'
-        ' needs one a text'
-      )
-    marks.append(value)
-  return _scenes(*marks)
+def _number_scenes(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
+  """Returns the scene of each segment.
 
-
-def _scenes(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
-  """Scene of each segment: a new one where one ends or the next one starts.
-
-  That both are marked is not asked for.
+  A scene begins after a segment that ends one or at one that starts one; the
+  data need not mark both.
   """
   scenes = [0]
-  for ended, started in zip(ends, starts[1:]):
-    scenes.append(scenes[-1] + (ended or started))
+  for is_end, is_start in zip(ends, starts[1:]):
+    scenes.append(scenes[-1] + (is_end or is_start))
   return scenes
 
 
-def _path(item: Mapping[str, Any], where: str) -> Any:
-  if ('mp4' in item) == ('video' in item):
+def _video_of(entry: _VideoEntry | _SegmentEntry, location: str) -> str:
+  videos = [v for v in (entry.mp4, entry.video) if v is not None]
+  if len(videos) != 1:
     raise ValueError(
-      f'{where} must name its video once, for example "mp4": "ep01/000.mp4"'
+      f'{location} must name its video once, for example "mp4": "ep01/000.mp4"'
     )
-  return item.get('mp4', item.get('video'))
+  return videos[0]
 
 
-def _stretch(
-  video: Any,
-  start: Any,
-  end: Any,
-  texts: Sequence[Any],
+def _default_name(video: str) -> str:
+  """Returns the name of a video with its folder."""
+  return str(pathlib.PurePath(video).with_suffix(''))
+
+
+def _make_span(
+  video: str,
+  texts: Sequence[str],
   scenes: Sequence[int],
-  where: str,
-) -> Stretch:
-  """Checks what a storyboard would check of the same fields."""
-  if video is None:
-    raise ValueError(f'{where} has no "video"; name its file')
+  location: str,
+  start: float | None = None,
+  end: float | None = None,
+) -> VideoSpan:
+  """Returns a span whose texts and times are checked as a storyboard's are."""
+  fields = {'video': video, 'start': start, 'end': end}
   segments = [
-    segment_lib.make_segment(
-      {'text': text, 'video': video, 'start': start, 'end': end},
-      f'text {i} of {where}',
+    storyboard_lib.make_segment(
+      {**fields, 'text': text}, f'text {i} of {location}'
     )
     for i, text in enumerate(texts, 1)
   ]
-  return Stretch(
-    video,
-    segments[0].start or 0.0,
-    segments[0].end,
-    tuple(s.text for s in segments),
-    tuple(scenes),
+  return VideoSpan(
+    video=video,
+    start=start or 0.0,
+    end=end,
+    texts=tuple(segment.text for segment in segments),
+    scenes=tuple(scenes),
   )
-
-
-def _name(item: Mapping[str, Any], video: str, where: str) -> str:
-  """The given name, or that of the (first) video, with its folder."""
-  name = item.get('name', str(pathlib.PurePath(video).with_suffix('')))
-  if not isinstance(name, str) or not name:
-    raise ValueError(f'the name of {where} is {name!r}; it must be a text')
-  return name
-
-
-def _named_apart(episodes: list[Episode]) -> list[Episode]:
-  seen = set()
-  for episode in episodes:
-    if episode.name in seen:
-      raise ValueError(
-        f'two episodes have the name {episode.name!r}; give each a "name" of'
-        ' its own'
-      )
-    seen.add(episode.name)
-  return episodes

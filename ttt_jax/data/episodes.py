@@ -1,10 +1,10 @@
-"""Long videos and their captions to clips of a stage's length.
+"""Long videos and their captions to clips of the length of a stage.
 
-Scenes are cropped to whole segments around their middle and follow each other
-in an episode's order (the paper: 10 s lose half a second at both ends; less
-than 2 s is left out). A scene may be up to a third short of its last segment,
-as one of 2 to 3 s is: its last frame then stands still. Clips begin at segment
-boundaries.
+Scenes are cropped around their middle to a multiple of a segment and follow
+each other in the order of the episode (in the paper, 10 s lose half a second
+at both ends; less than 2 s is left out). The last segment of a scene may be
+short by up to a third, as that of a scene of 2 to 3 s is: its last frame is
+then repeated. Clips begin at segment boundaries.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import functools
 import os
 
 from ttt_jax import geometry as geometry_lib
-from ttt_jax import storyboard as segment_lib
 from ttt_jax import storyboard as storyboard_lib
-from ttt_jax.data import annotations
+from ttt_jax.data import annotations as annotations_lib
 from ttt_jax.data import shots
-from ttt_jax.runtime import json_file
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
-_SHOWN = 3  # of a list of problems, in a message
+_MAX_SHOWN = 3  # Problems listed in one message.
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-  """Clips, and what of the captions is in none of them.
+class ClipSet:
+  """Clips, and the captions that are in none of them.
 
   Attributes:
-    clips: storyboards of a stage's length.
-    segments: of all sources together.
-    unused: segments that are in no clip, as at the end of an episode.
-    too_short: names of the scenes that are too short for one segment.
+    clips: Storyboards of a stage's length.
+    segments: Number of segments of all sources.
+    unused: Number of segments that are in no clip, for example at the end of
+      an episode.
+    too_short: Names of the scenes that are too short for one segment.
   """
 
   clips: tuple[storyboard_lib.Storyboard, ...]
@@ -42,15 +42,15 @@ class Cut:
   unused: int
   too_short: tuple[str, ...] = ()
 
-  def lines(self) -> list[str]:
-    """What to tell the user."""
+  def summary(self) -> list[str]:
+    """Returns the numbers as lines for the user."""
     out = [f'{self.segments} segments make {len(self.clips)} clips']
     if self.unused:
       out.append(f'{self.unused} segments are in no clip')
     if self.too_short:
       out.append(
         f'{len(self.too_short)} scenes are too short for a segment:'
-        f' {_some(self.too_short)}'
+        f' {_abbreviate(self.too_short)}'
       )
     return out
 
@@ -60,36 +60,36 @@ def read_clips(
   videos_dir: str,
   geometry: geometry_lib.Geometry,
   stride: int = 0,
-) -> Cut:
-  """Reads a file of storyboards or annotations and cuts it into clips.
+) -> ClipSet:
+  """Reads a file of storyboards or annotations and crops it into clips.
 
   Args:
-    path: JSON or JSONL, see `storyboard` and `annotations`.
-    videos_dir: folder, also 'package:...', of the videos. Of a scene without
-      an "end" the header of its video is read.
-    geometry: of a clip.
-    stride: segments between the beginnings of two clips of one source; 0 is
-      a clip's length, so that clips do not overlap.
+    path: JSON or JSONL file, see `storyboard` and `annotations`.
+    videos_dir: Folder of the videos; may begin with 'package:'. If a scene has
+      no "end", the header of its video is read.
+    geometry: Geometry of a clip.
+    stride: Segments between the beginnings of two clips of one source; 0 is
+      the length of a clip, so that clips do not overlap.
 
   Raises:
-    FileNotFoundError: no such file, or no such video.
-    ValueError: not such a file, captions that do not fit their scenes, or no
-      source as long as a clip.
+    FileNotFoundError: the file or a video does not exist.
+    ValueError: the file is not valid, captions do not fit their scenes, or no
+      source is as long as a clip.
   """
-  value = json_file.read(path)
+  value = files.read_json(path)
   path = paths.resolve(path)
   too_short: list[str] = []
   try:
-    if annotations.is_annotation(value):
-      boards = _storyboards(
-        annotations.parse(value), videos_dir, geometry, too_short
+    if annotations_lib.is_annotation(value):
+      boards = _crop_episodes(
+        annotations_lib.parse(value), videos_dir, geometry, too_short
       )
     else:
       boards = storyboard_lib.parse_storyboards(value, path.stem)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
-  cuts = [cut(board, geometry, stride) for board in boards]
-  clips = [clip for clips in cuts for clip in clips]
+  clips_by_board = [split_into_clips(b, geometry, stride) for b in boards]
+  clips = [clip for clips in clips_by_board for clip in clips]
   if not clips:
     longest = max(boards, key=lambda b: len(b.segments), default=None)
     found = (
@@ -101,27 +101,27 @@ def read_clips(
     raise ValueError(
       f'{path} makes no clip of {geometry.segments} segments'
       f' ({geometry.segments * seconds:g} s): {found}; set'
-      ' config.data.seconds to a length that is there, for example'
+      ' config.data.seconds to an available length, for example'
       f' {seconds * (len(longest.segments) if longest else 1):g}'
     )
   total = sum(len(b.segments) for b in boards)
   length = geometry.segments
-  fresh = min(stride or length, length)  # segments that a further clip adds
-  used = 0
-  for count in filter(None, map(len, cuts)):
-    used += (count - 1) * fresh + length
-  return Cut(tuple(clips), total, total - used, tuple(too_short))
+  added = min(stride or length, length)  # Segments that the next clip adds.
+  used = sum(
+    (len(clips) - 1) * added + length for clips in clips_by_board if clips
+  )
+  return ClipSet(tuple(clips), total, total - used, tuple(too_short))
 
 
-def cut(
+def split_into_clips(
   board: storyboard_lib.Storyboard,
   geometry: geometry_lib.Geometry,
   stride: int = 0,
 ) -> list[storyboard_lib.Storyboard]:
-  """The clips of a storyboard: all of `geometry.segments`, at boundaries.
+  """Returns the clips of a storyboard, each of `geometry.segments`.
 
-  One that is a clip keeps its name; the clips of a longer one are named by
-  their beginning, 'NAME@9s'.
+  A storyboard of that length keeps its name; the clips of a longer one are
+  named by their beginning, 'NAME@9s'.
   """
   if stride < 0:
     raise ValueError(f'a stride of {stride} segments; it must be 0 or more')
@@ -138,41 +138,39 @@ def cut(
   ]
 
 
-def _storyboards(
-  episodes: Sequence[annotations.Episode],
+def _crop_episodes(
+  episodes: Sequence[annotations_lib.Episode],
   videos_dir: str,
   geometry: geometry_lib.Geometry,
   too_short: list[str],
 ) -> list[storyboard_lib.Storyboard]:
-  """Crops all scenes; names those that are too short in `too_short`."""
-  seconds_of = functools.cache(lambda name: _seconds(name, videos_dir))
+  """Crops all scenes; appends the names of short ones to `too_short`."""
+  duration = functools.cache(lambda name: _duration(name, videos_dir))
   wrong = []
   boards = []
   for episode in episodes:
-    segments: list[segment_lib.Segment] = []
-    for stretch in episode.stretches:
-      end = stretch.end
-      if end is None:
-        end = seconds_of(stretch.video)
+    segments: list[storyboard_lib.Segment] = []
+    for span in episode.spans:
+      end = duration(span.video) if span.end is None else span.end
       try:
-        cropped = _crop(stretch, end, geometry)
+        cropped = _crop_to_segments(span, end, geometry)
       except ValueError as e:
         wrong.append(f'{episode.name}: {e}')
         continue
       if not cropped:
-        too_short.append(f'{stretch.video} from {stretch.start:g} s')
+        too_short.append(f'{span.video} from {span.start:g} s')
       segments += cropped
     if segments:
       boards.append(storyboard_lib.Storyboard(episode.name, tuple(segments)))
   if wrong:
     raise ValueError(
-      f'{len(wrong)} scenes do not fit their texts: {_some(wrong, "; ")}'
+      f'{len(wrong)} scenes do not fit their texts: {_abbreviate(wrong, "; ")}'
     )
   return boards
 
 
-def _seconds(name: str, videos_dir: str) -> float | None:
-  """How long a video is; None if it cannot be read or does not say."""
+def _duration(name: str, videos_dir: str) -> float | None:
+  """Returns a video's seconds; None if its header has none or is damaged."""
   path = shots.resolve(name, videos_dir)
   try:
     return video_file.probe(path).seconds or None
@@ -180,53 +178,53 @@ def _seconds(name: str, videos_dir: str) -> float | None:
     return None
 
 
-def _crop(
-  stretch: annotations.Stretch,
+def _crop_to_segments(
+  span: annotations_lib.VideoSpan,
   end: float | None,
   geometry: geometry_lib.Geometry,
-) -> list[segment_lib.Segment]:
-  """The segments of a stretch, [] if it is too short for one.
+) -> list[storyboard_lib.Segment]:
+  """Returns the segments of a span, [] if it is too short for one.
 
-  A stretch whose video is damaged, or shorter than its texts, is not cropped:
-  reading it will say what is wrong, and leave its clips out.
+  A span whose video is damaged, or shorter than its texts, is not cropped:
+  reading its frames reports the problem and leaves its clips out.
 
   Raises:
-    ValueError: it lasts longer or shorter than its texts.
+    ValueError: the span is longer or shorter than its texts.
   """
   unit = shots.segment_frames(geometry)
-  count = len(stretch.texts)
-  begin, stop = stretch.start, None
+  count = len(span.texts)
+  begin, stop = span.start, None
   if end is not None:
-    # Times are rounded, a thousandth of a frame is none.
-    frames = int((end - stretch.start) * geometry.fps + 1e-3)
+    # Times are rounded: a thousandth of a frame is tolerated.
+    frames = int((end - span.start) * geometry.fps + 1e-3)
     is_short = frames < count * unit - unit // 3
     if is_short and count == 1:
       return []
-    if frames >= (count + 1) * unit or (is_short and stretch.end is not None):
+    if frames >= (count + 1) * unit or (is_short and span.end is not None):
       raise ValueError(
-        f'{stretch.video} from {stretch.start:g} to {end:g} s makes'
+        f'{span.video} from {span.start:g} to {end:g} s makes'
         f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
         f' {count} texts'
       )
     if not is_short:
-      # A clip that begins with this stretch shows one frame more.
+      # A clip that begins with this span shows one frame more.
       offset = max(0, frames - count * unit - 1) // 2
       begin += offset / geometry.fps
       stop = begin + min(frames - offset, count * unit + 1) / geometry.fps
   seconds = unit / geometry.fps
   return [
-    segment_lib.Segment(
+    storyboard_lib.Segment(
       text,
       scene=scene,
-      video=stretch.video,
+      video=span.video,
       start=begin + i * seconds,
       end=stop,
     )
-    for i, (text, scene) in enumerate(zip(stretch.texts, stretch.scenes))
+    for i, (text, scene) in enumerate(zip(span.texts, span.scenes))
   ]
 
 
-def _some(items: Sequence[str], separator: str = ', ') -> str:
-  """The first few."""
-  more = f'{separator}...' if len(items) > _SHOWN else ''
-  return separator.join(items[:_SHOWN]) + more
+def _abbreviate(items: Sequence[str], separator: str = ', ') -> str:
+  """Returns the first few items, joined."""
+  more = f'{separator}...' if len(items) > _MAX_SHOWN else ''
+  return separator.join(items[:_MAX_SHOWN]) + more

@@ -1,12 +1,12 @@
-"""Storyboards and their videos to a data set of latents and embeddings.
+"""Encodes storyboards and their videos into a data set.
 
-Clips are read, encoded and written one after the other (the frames of the next
-one are read meanwhile): memory does not grow with their number. A run that was
-stopped goes on behind the last whole clip.
+Clips are read, encoded and written one after the other, while the frames of the
+next one are read, so the memory does not depend on their number. A run that was
+stopped resumes after the last complete clip.
 
 Several processes share the work by a fixed split, row `i` to process `i mod
-count`, and need not know of each other. When one dies, its rows are missing:
-start it again, or any number of processes, and they do what is not done.
+count`, and do not communicate. If one dies, its rows are missing: start it
+again, or any number of processes, to encode the missing rows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import numpy as np
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import shots
+from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
-from ttt_jax.data.store import reader as dataset_reader
+from ttt_jax.data.store import writer as writer_lib
 from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
 from ttt_jax.encoders import video_encoder
@@ -35,12 +36,12 @@ from ttt_jax.runtime import progress as progress_lib
 
 @dataclasses.dataclass(frozen=True)
 class _Clip:
-  """What is known of a clip before any pixel is read."""
+  """Properties of a clip that are known before any frame is read."""
 
   row: int
   storyboard: storyboard_lib.Storyboard
   prompts: tuple[str, ...]
-  spans: tuple[shots.Span, ...]
+  ranges: tuple[shots.FrameRange, ...]
   fingerprint: str
 
   @property
@@ -64,39 +65,38 @@ def precompute(
 ) -> manifest_lib.Manifest | None:
   """Encodes every storyboard into one clip of a data set.
 
-  All that the storyboards alone can tell (segments, videos, lengths of the
-  texts) is checked before the first clip. A video that cannot be read leaves
-  its clip out: it is listed in `manifest.corrupt` with the reason, and tried
-  again by the next run.
+  Numbers of segments, videos and lengths of texts are checked before the first
+  clip. If a video cannot be read, its clip is left out: `manifest.corrupt`
+  lists it with the reason, and the next run tries it again.
 
   Args:
-    storyboards: of `geometry.segments` segments each, with different names.
-    videos_dir: folder of the videos, also 'package:...'.
-    vae: for example `encoders.CausalVideoEncoder.load(folder)`.
-    text_encoder: `TextEncoder`.
-    geometry: of every clip.
-    out: folder of the data set; one that holds some of the clips already is
-      continued.
-    soften: blur the frames a little, as `read_video` describes.
-    text_cache: folder of embeddings that other runs share, see `TextCache`.
-    progress: show a bar.
-    process_index: this process.
-    process_count: processes that share the work, in folders that all see.
+    storyboards: Storyboards of `geometry.segments` segments each, with
+      different names.
+    videos_dir: Folder of the videos; may begin with 'package:'.
+    vae: Video encoder, for example `CausalVideoEncoder.load(folder)`.
+    text_encoder: Text encoder.
+    geometry: Geometry of every clip.
+    out: Folder of the data set; an unfinished data set is continued.
+    soften: Whether to soften the frames, as `video_file.read_video` does.
+    text_cache: Folder of embeddings shared by several runs, see `TextCache`.
+    progress: Whether to show a bar.
+    process_index: Index of this process.
+    process_count: Number of processes that share the work and the folders.
 
   Returns:
-    The manifest, which is written too; None where other processes have not
-    done their clips yet: the last one writes it.
+    The manifest, which is also written; None if other processes have not
+    encoded all of their clips: the last one writes it.
 
   Raises:
-    ValueError, FileNotFoundError: bad input, a data set of another kind in
-      `out`, no clip that can be read, or a full disk.
+    ValueError, FileNotFoundError: the input is not valid, `out` has a data set
+      of another identity, no clip can be read, or the disk is full.
   """
   if not 0 <= process_index < process_count:
     raise ValueError(
       f'process_index is {process_index}; of {process_count} processes it'
       f' must be in 0 .. {process_count - 1}'
     )
-  clips = _plan(storyboards, videos_dir, text_encoder, geometry, soften)
+  clips = _list_clips(storyboards, videos_dir, text_encoder, geometry, soften)
   identity = manifest_lib.Manifest(
     vae_identity=vae.identity,
     text_identity=text_encoder.identity,
@@ -104,21 +104,25 @@ def precompute(
     scene_token_ids=text_encoder.scene_token_ids,
     **manifest_lib.geometry_fields(geometry),
   )
-  writer = dataset_reader.LatentWriter(out, identity, rows=len(clips))
+  writer = writer_lib.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
   todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
   texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
   if process_index == 0 and not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
 
+  remedy = (
+    f'use a VAE that compresses {geometry.temporal_compression}x in time and'
+    f' {geometry.spatial_compression}x in space'
+  )
   bar = contextlib.nullcontext()
   if progress and todo:
-    done = len(share) - len(todo)
-    bar = progress_lib.Bar('encode clips', len(share), completed=done)
-  with bar as shown:
+    completed = len(share) - len(todo)
+    bar = progress_lib.Bar('encode clips', len(share), completed=completed)
+  with bar as active_bar:
     for clip, frames in _read_ahead(todo, geometry, soften):
       try:
-        mean, logvar = _latents(vae, frames.result(), geometry)
+        mean, logvar = encode_latents(vae, frames.result(), geometry, remedy)
         writer.write(
           clip.row,
           clip.name,
@@ -127,34 +131,34 @@ def precompute(
           logvar=logvar,
           text=texts.encode(clip.prompts),
         )
-      except (shots.UnreadableVideoError, dataset_reader.CorruptClipError) as e:
+      except (shots.UnreadableVideoError, arrays.CorruptClipError) as e:
         reason = files.first_line(e)
         logging.warning('clip %r left out: %s', clip.name, reason)
         writer.leave_out(clip.row, clip.name, clip.fingerprint, reason)
-      if shown:
-        shown.advance(note=clip.name)
+      if active_bar:
+        active_bar.advance(note=clip.name)
   return _finish(writer, clips)
 
 
 def _read_ahead(
   clips: Sequence[_Clip], geometry: geometry_lib.Geometry, soften: bool
 ) -> Iterator[tuple[_Clip, futures.Future]]:
-  """Each clip with its frames, while those of the next one are being read."""
+  """Yields each clip with its frames, while the next ones are being read."""
   with futures.ThreadPoolExecutor(1) as reader:
-    before = None
+    previous = None
     for clip in clips:
-      frames = reader.submit(shots.read_frames, clip.spans, geometry, soften)
-      if before:
-        yield before
-      before = clip, frames
-    if before:
-      yield before
+      frames = reader.submit(shots.read_frames, clip.ranges, geometry, soften)
+      if previous:
+        yield previous
+      previous = clip, frames
+    if previous:
+      yield previous
 
 
 def _finish(
-  writer: dataset_reader.LatentWriter, clips: Sequence[_Clip]
+  writer: writer_lib.LatentWriter, clips: Sequence[_Clip]
 ) -> manifest_lib.Manifest | None:
-  """Writes the manifest if every row is settled, by whichever process."""
+  """Writes the manifest if every row is settled, by any process."""
   states = [writer.settled(c.row, c.fingerprint) for c in clips]
   if None in states:
     return None
@@ -172,7 +176,7 @@ def _finish(
   return writer.finish(table, corrupt)
 
 
-def _plan(
+def _list_clips(
   storyboards: Sequence[storyboard_lib.Storyboard],
   videos_dir: str,
   text_encoder: encoder_lib.TextEncoder,
@@ -190,21 +194,35 @@ def _plan(
         ' a name of its own'
       )
     names.add(storyboard.name)
-    spans = shots.spans(storyboard, videos_dir, geometry)
+    ranges = shots.frame_ranges(storyboard, videos_dir, geometry)
     prompts = tuple(storyboard.prompts())
-    fingerprint = shots.fingerprint(spans, prompts, soften)
-    clips.append(_Clip(row, storyboard, prompts, spans, fingerprint))
+    fingerprint = shots.fingerprint(ranges, prompts, soften)
+    clips.append(
+      _Clip(
+        row=row,
+        storyboard=storyboard,
+        prompts=prompts,
+        ranges=ranges,
+        fingerprint=fingerprint,
+      )
+    )
   storyboard_lib.lint_all(
     storyboards, geometry.text_length, text_encoder.count_tokens
   )
   return clips
 
 
-def _latents(
+def encode_latents(
   vae: video_encoder.VideoEncoder,
   frames: np.ndarray,
-  geometry: geometry_lib.Geometry,
+  geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
+  remedy: str,
 ) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean and logvar of a clip; `remedy` ends the error.
+
+  Raises:
+    ValueError: the latents are not of the geometry's size.
+  """
   mean, logvar = vae.encode(frames)
   expected = (
     geometry.latent_frames,
@@ -214,15 +232,13 @@ def _latents(
   if mean.shape[:-1] != expected:
     raise ValueError(
       f'the VAE makes latents of {list(mean.shape[:-1])} frames, rows and'
-      f' columns; the geometry asks for {list(expected)}: take a VAE that'
-      f' compresses {geometry.temporal_compression}x in time and'
-      f' {geometry.spatial_compression}x in space'
+      f' columns; the configuration requires {list(expected)}: {remedy}'
     )
   return mean, logvar
 
 
 def _entry(clip: _Clip) -> dict[str, Any]:
-  """A clip in the manifest, with a storyboard that `Storyboard.parse` reads."""
+  """Returns the manifest entry of a clip, with its storyboard as JSON."""
   segments = [
     {k: v for k, v in dataclasses.asdict(s).items() if v not in (None, '')}
     for s in clip.storyboard.segments

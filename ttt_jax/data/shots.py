@@ -1,17 +1,17 @@
-"""Which frames of which videos a storyboard's segments show.
+"""The frames of videos that the segments of a storyboard show.
 
-The first segment of a clip contributes one frame more than the others (the
-causal VAE's first latent frame stands for a single pixel frame): 49, then 48,
-at the paper's sizes. A segment that follows its predecessor in the same shot
-starts one frame later, so that no frame is shown twice:
+The first segment of a clip has one frame more than the others (the causal
+VAE's first latent frame represents a single pixel frame): 49, then 48, at the
+paper's sizes. A segment that follows another one of the same shot starts one
+frame later, so that no frame is shown twice:
 
     same shot, same start        the shot again, without its first frame
-    same shot, start + 3 s       reads on where the segment before stopped
+    same shot, start + 3 s       continues after the previous segment
     anything else                a cut: the frames from `start` on
 
-The same shot is the same video and, if there is one, the same `end`. Nothing
-behind the end is shown: the frame before it stands still, which may take a
-third of a segment, as where a scene of two seconds makes one of three.
+The same shot is the same video and, if given, the same `end`. No frame after
+the end is shown: the last frame before it is repeated instead, for at most a
+third of a segment, as where a scene of two seconds fills one of three.
 """
 
 from __future__ import annotations
@@ -32,56 +32,56 @@ from ttt_jax.video import video_file
 
 
 class UnreadableVideoError(ValueError):
-  """A video that cannot be read, or not as far as a storyboard asks."""
+  """A video that cannot be read, or is shorter than a storyboard needs."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
-  """Frames of one video.
+class FrameRange:
+  """Consecutive frames of one video.
 
   Attributes:
-    name: of the video, as the storyboard gives it.
-    path: of its file.
-    start: seconds.
-    frames: how many.
-    held: how many of them repeat the last one that is read.
+    name: Name of the video in the storyboard.
+    path: Path of its file.
+    start: Seconds into the video.
+    frames: Number of frames.
+    repeated_last: How many of them repeat the last frame that is read.
   """
 
   name: str
   path: pathlib.Path
   start: float
   frames: int
-  held: int = 0
+  repeated_last: int = 0
 
 
-def spans(
+def frame_ranges(
   storyboard: storyboard_lib.Storyboard,
   videos_dir: str,
   geometry: geometry_lib.Geometry,
-) -> tuple[Span, ...]:
-  """One span a segment; together `geometry.frames` frames.
+) -> tuple[FrameRange, ...]:
+  """Returns one range per segment; together they have `geometry.frames`.
 
   Args:
-    storyboard: with a video for every segment.
-    videos_dir: folder, also 'package:...', of videos given by a relative
-      path.
-    geometry: of the clips.
+    storyboard: Storyboard with a video for every segment.
+    videos_dir: Folder of videos with a relative path; may begin with
+      'package:'.
+    geometry: Geometry of the clips.
 
   Raises:
-    ValueError: another number of segments, or a segment without a video.
-    FileNotFoundError: no such video.
+    ValueError: the number of segments does not fit, or one has no video.
+    FileNotFoundError: a video does not exist.
   """
   count = len(storyboard.segments)
   if count != geometry.segments:
     raise ValueError(
       f'storyboard {storyboard.name!r} has {count} segments; the data set'
-      f' holds clips of {geometry.segments}: write {geometry.segments}'
+      f' has clips of {geometry.segments}: write {geometry.segments}'
       ' segments or set config.data.seconds to'
       f' {count * segment_seconds(geometry):g}'
     )
-  frame, unit = 1 / geometry.fps, segment_frames(geometry)
-  out = []
-  before, reached = None, 0.0
+  period, unit = 1 / geometry.fps, segment_frames(geometry)
+  ranges = []
+  previous, previous_end = None, 0.0
   for i, segment in enumerate(storyboard.segments):
     if not segment.video:
       raise ValueError(
@@ -89,87 +89,107 @@ def spans(
         ' precompute needs one for every segment, for example "bikes.mp4"'
       )
     begin = start = float(segment.start or 0.0)
-    if before and (segment.video, segment.end) == (before.video, before.end):
-      since = start - float(before.start or 0.0)
-      if since == 0:
-        begin = start + frame
-      elif abs(since - unit * frame) < frame / 2:
-        begin = reached
+    if previous and (segment.video, segment.end) == (
+      previous.video,
+      previous.end,
+    ):
+      offset = start - float(previous.start or 0.0)
+      if offset == 0:
+        begin = start + period
+      elif abs(offset - unit * period) < period / 2:
+        begin = previous_end
     frames = unit + (i == 0)
-    reached, before = begin + frames * frame, segment
-    held = 0
+    previous_end, previous = begin + frames * period, segment
+    repeated = 0
     if segment.end is not None:
-      # A frame counts where it begins before the end; times are rounded.
-      there = math.ceil((segment.end - begin) / frame - 1e-3)
-      held = max(0, frames - there)
-      if there < 1 or held > unit // 3 + 1:
+      # A frame belongs to the shot if it begins before the end; times are
+      # rounded.
+      available = math.ceil((segment.end - begin) / period - 1e-3)
+      repeated = max(0, frames - available)
+      if available < 1 or repeated > unit // 3 + 1:
         raise ValueError(
           f'segment {i + 1} of storyboard {storyboard.name!r} shows'
-          f' {unit * frame:g} s of {segment.video} from {start:g} s on, but'
+          f' {unit * period:g} s of {segment.video} from {start:g} s on, but'
           f' the shot ends at {segment.end:g} s; at least'
-          f' {(unit - unit // 3) * frame:g} s are needed'
+          f' {(unit - unit // 3) * period:g} s are needed'
         )
-    path = resolve(segment.video, videos_dir)
-    out.append(Span(segment.video, path, begin, frames, held))
-  return tuple(out)
+    ranges.append(
+      FrameRange(
+        name=segment.video,
+        path=resolve(segment.video, videos_dir),
+        start=begin,
+        frames=frames,
+        repeated_last=repeated,
+      )
+    )
+  return tuple(ranges)
 
 
 def segment_frames(geometry: geometry_lib.Geometry) -> int:
-  """Pixel frames of every segment but the first."""
+  """Returns the pixel frames of every segment but the first."""
   return (geometry.frames - 1) // geometry.segments
 
 
 def segment_seconds(geometry: geometry_lib.Geometry) -> float:
-  """3 in the paper."""
+  """Returns the duration of a segment; 3 s in the paper."""
   return segment_frames(geometry) / geometry.fps
 
 
 def resolve(name: str, videos_dir: str) -> pathlib.Path:
-  """The file of a video given by its name in a storyboard."""
+  """Returns the file of a video by its name in a storyboard."""
   if name.startswith('package:') or pathlib.PurePath(name).is_absolute():
     return paths.resolve(name)
   return paths.resolve(f'{videos_dir}/{name}')
 
 
 def fingerprint(
-  parts: Sequence[Span], prompts: Sequence[str], soften: bool
+  ranges: Sequence[FrameRange], prompts: Sequence[str], soften: bool
 ) -> str:
-  """Changes with the frames a clip is made of, its files' sizes, its texts.
+  """Returns a hash of a clip's frame ranges, file sizes and texts.
 
-  Where the videos' folder lies is no part of it: machines may differ in that.
+  It does not depend on the folder of the videos, which may differ by machine.
   """
   sources = [
-    (p.name, p.path.stat().st_size, p.start, p.frames, p.held) for p in parts
+    (r.name, r.path.stat().st_size, r.start, r.frames, r.repeated_last)
+    for r in ranges
   ]
   text = json.dumps([sources, list(prompts), soften])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_frames(
-  parts: Sequence[Span], geometry: geometry_lib.Geometry, soften: bool
+  ranges: Sequence[FrameRange], geometry: geometry_lib.Geometry, soften: bool
 ) -> np.ndarray:
-  """Reads and joins spans: uint8 [F', H, W, 3]; `soften`: see `read_video`.
+  """Reads ranges of frames and concatenates them.
+
+  Args:
+    ranges: Ranges that together have `geometry.frames` frames.
+    geometry: Geometry of the clip.
+    soften: Whether to soften the frames, as `video_file.read_video` does.
+
+  Returns:
+    uint8 [F', H, W, 3], F' pixel frames.
 
   Raises:
     UnreadableVideoError: a video is damaged or too short.
   """
   shape = (geometry.frames, geometry.height, geometry.width, 3)
   out = np.empty(shape, np.uint8)
-  at = 0
-  for part in parts:
-    read = part.frames - part.held
+  first = 0
+  for part in ranges:
+    count = part.frames - part.repeated_last
     try:
-      out[at : at + read] = video_file.read_video(
+      out[first : first + count] = video_file.read_video(
         part.path,
         fps=geometry.fps,
         height=geometry.height,
         width=geometry.width,
         start=part.start,
-        frames=read,
+        frames=count,
         soften=soften,
       )
     except (ValueError, OSError) as e:
       raise UnreadableVideoError(str(e)) from e
-    out[at + read : at + part.frames] = out[at + read - 1]
-    at += part.frames
+    out[first + count : first + part.frames] = out[first + count - 1]
+    first += part.frames
   return out

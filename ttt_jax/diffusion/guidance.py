@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ttt_jax.diffusion import grid
+from ttt_jax.diffusion import sampling_schedule
 
 Schedule = Callable[[float, int, np.ndarray | None], np.ndarray]
 # (x [B,F,h,w,c], t [B], scale []) -> v [B,F,h,w,c]
@@ -25,7 +25,7 @@ _EXPONENT = 5
 
 
 def _check(scale: float, steps: int, timesteps: np.ndarray | None) -> None:
-  grid.check_steps(steps)
+  sampling_schedule.check_steps(steps)
   if not math.isfinite(scale):
     raise ValueError(f'guidance scale {scale} must be finite, e.g. 6.0')
   if timesteps is not None and np.shape(timesteps) != (steps,):
@@ -76,7 +76,7 @@ def reference(
   """
   _check(scale, steps, timesteps)
   if timesteps is None:
-    timesteps = grid.reference_timesteps(steps)
+    timesteps = sampling_schedule.reference_timesteps(steps)
   return _dynamic(scale, (steps - np.asarray(timesteps, np.float64)) / steps)
 
 

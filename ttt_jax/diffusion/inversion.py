@@ -18,7 +18,7 @@ import numpy as np
 
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import schedule
-from ttt_jax.diffusion.grid import SamplingGrid
+from ttt_jax.diffusion.sampling_schedule import SamplingSchedule
 
 OnStep = Callable[[int], None]
 
@@ -26,7 +26,7 @@ OnStep = Callable[[int], None]
 def invert(
   network: guidance.Network,
   latents: jax.Array,
-  grid: SamplingGrid,
+  grid: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   *,
   prediction: str = 'v_prediction',
@@ -105,7 +105,7 @@ def as_velocity(network: guidance.Network, prediction: str) -> guidance.Network:
   schedule.check_prediction(prediction)
   if prediction == 'v_prediction':
     return network
-  table = schedule.raw_schedule()
+  table = schedule.scaled_linear_alphas()
 
   def velocity(x, t, scale):
     shape = (-1,) + (1,) * (x.ndim - 1)

@@ -137,7 +137,7 @@ def diffusion_loss(
     timesteps: [B] integers, e.g. of a fixed validation set.
     noise: [B, ...] standard normal.
     stratified: as in `sample_timesteps`.
-    prediction: what the network returns, of `schedule.PREDICTIONS`.
+    prediction: what the network returns, of `schedule_lib.PREDICTIONS`.
 
   Returns:
     The loss []; and {'per_sample_loss': [B], 'timesteps': int32 [B]}.
@@ -146,7 +146,7 @@ def diffusion_loss(
     ValueError: there is no key, and timesteps or noise are not given; or an
       unknown prediction.
   """
-  schedule.check_prediction(prediction)
+  schedule_lib.check_prediction(prediction)
   if key is None and (timesteps is None or noise is None):
     raise ValueError(
       'diffusion_loss without a key: give key=, or both timesteps= and noise='
@@ -182,7 +182,7 @@ def diffusion_loss(
   }
 
 
-def bucket_losses(
+def loss_by_timestep(
   losses: jax.Array,
   timesteps: jax.Array,
   buckets: int = 10,

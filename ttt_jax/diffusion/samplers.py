@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.diffusion import guidance
-from ttt_jax.diffusion.grid import SamplingGrid
+from ttt_jax.diffusion.sampling_schedule import SamplingSchedule
 
 OnStep = Callable[[int], None]
 
@@ -40,7 +40,7 @@ class Trajectory(NamedTuple):
   denoised: jax.Array
 
 
-def _dpmpp_2m_sde_coefficients(grid: SamplingGrid) -> _Coefficients:
+def _dpmpp_2m_sde_coefficients(grid: SamplingSchedule) -> _Coefficients:
   """Lu et al. 2022 (DPM-Solver++, 2M SDE), exponentials written as ratios.
 
   lambda = log(a / s), h = lambda' - lambda; then e^-h = a s' / (a' s) is
@@ -66,7 +66,7 @@ def _dpmpp_2m_sde_coefficients(grid: SamplingGrid) -> _Coefficients:
   )
 
 
-def _ddim_coefficients(grid: SamplingGrid, eta: float) -> _Coefficients:
+def _ddim_coefficients(grid: SamplingSchedule, eta: float) -> _Coefficients:
   """Song et al. 2021 (DDIM), eq. 12 and 16."""
   a, a_next = grid.alpha, grid.next_alpha
   s, s_next = np.sqrt(1 - a**2), np.sqrt(1 - a_next**2)
@@ -83,7 +83,7 @@ def _ddim_coefficients(grid: SamplingGrid, eta: float) -> _Coefficients:
 def _run(
   network: guidance.Network,
   x: jax.Array,
-  grid: SamplingGrid,
+  grid: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   coefficients: _Coefficients,
   key: jax.Array | None,
@@ -143,7 +143,7 @@ def _run(
 def dpmpp_2m_sde(
   network: guidance.Network,
   noise: jax.Array,
-  grid: SamplingGrid,
+  grid: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   key: jax.Array | None = None,
   *,
@@ -190,7 +190,7 @@ def dpmpp_2m_sde(
 def ddim(
   network: guidance.Network,
   noise: jax.Array,
-  grid: SamplingGrid,
+  grid: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   key: jax.Array | None = None,
   *,

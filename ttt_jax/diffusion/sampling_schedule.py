@@ -18,7 +18,7 @@ from ttt_jax.diffusion import schedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SamplingGrid:
+class SamplingSchedule:
   """The levels of one sampling run, noisiest first.
 
   Compares and hashes by identity: `sampling_grid` returns the same object for
@@ -63,7 +63,7 @@ def reference_timesteps(steps: int) -> np.ndarray:
   return np.linspace(last, 0, steps, endpoint=False).astype(np.int64)
 
 
-def _diffusers(steps: int, shift: float) -> SamplingGrid:
+def _diffusers(steps: int, shift: float) -> SamplingSchedule:
   """Trailing timesteps on the table of 1000, as diffusers steps along them.
 
   A step goes from t to t - 1000 // steps. Where `steps` divides 1000 that is
@@ -75,9 +75,11 @@ def _diffusers(steps: int, shift: float) -> SamplingGrid:
     np.round(schedule.TIMESTEPS - spacing * np.arange(steps)).astype(np.int64)
     - 1
   )
-  table = schedule.zero_terminal(schedule.raw_schedule(shift=shift))
+  table = schedule.rescale_zero_terminal_snr(
+    schedule.scaled_linear_alphas(shift=shift)
+  )
   ends = timesteps - schedule.TIMESTEPS // steps
-  return SamplingGrid(
+  return SamplingSchedule(
     'diffusers',
     timesteps.astype(np.float32),
     table[timesteps],
@@ -86,7 +88,7 @@ def _diffusers(steps: int, shift: float) -> SamplingGrid:
   )
 
 
-def _reference(steps: int, shift: float) -> SamplingGrid:
+def _reference(steps: int, shift: float) -> SamplingSchedule:
   """The paper's sampler: to replay its trajectories, not to be preferred.
 
   The zero-SNR rescale uses the end points of the visited subset, so the same
@@ -100,11 +102,11 @@ def _reference(steps: int, shift: float) -> SamplingGrid:
       ' takes 1'
     )
   timesteps = reference_timesteps(steps)
-  subset = schedule.raw_schedule(shift=shift)[timesteps]
-  alpha = schedule.zero_terminal(subset[::-1])[::-1]
-  table = schedule.zero_terminal(schedule.raw_schedule())
+  subset = schedule.scaled_linear_alphas(shift=shift)[timesteps]
+  alpha = schedule.rescale_zero_terminal_snr(subset[::-1])[::-1]
+  table = schedule.rescale_zero_terminal_snr(schedule.scaled_linear_alphas())
   nearest = np.abs(alpha[:, None] - table).argmin(axis=1)
-  return SamplingGrid(
+  return SamplingSchedule(
     'reference',
     timesteps.astype(np.float32),
     alpha,
@@ -113,20 +115,20 @@ def _reference(steps: int, shift: float) -> SamplingGrid:
   )
 
 
-GRIDS: dict[str, Callable[[int, float], SamplingGrid]] = {
+GRIDS: dict[str, Callable[[int, float], SamplingSchedule]] = {
   'diffusers': _diffusers,
   'reference': _reference,
 }
 
 
 @functools.cache
-def _build(name: str, steps: int, shift: float) -> SamplingGrid:
+def _build(name: str, steps: int, shift: float) -> SamplingSchedule:
   return GRIDS[name](steps, shift)
 
 
-def sampling_grid(
+def from_name(
   name: str = 'diffusers', steps: int = 50, shift: float = 1.0
-) -> SamplingGrid:
+) -> SamplingSchedule:
   """Returns the grid `name` of `steps` levels; equal arguments, same object.
 
   Raises:
@@ -140,9 +142,9 @@ def sampling_grid(
   return _build(name, int(steps), float(shift))
 
 
-def leading_grid(
+def leading(
   steps: int = 50, *, offset: int = 1, ends_clean: bool = False
-) -> SamplingGrid:
+) -> SamplingSchedule:
   """Returns "leading" timesteps on the table of 1000, not rescaled.
 
   Multiples of 1000 // steps, plus the offset: diffusers' DDIM as Stable
@@ -169,11 +171,11 @@ def leading_grid(
 
 @functools.cache
 def _build_leading(steps, offset, ends_clean):
-  table = schedule.raw_schedule()
+  table = schedule.scaled_linear_alphas()
   stride = schedule.TIMESTEPS // steps
   timesteps = np.arange(steps)[::-1] * stride + offset
   ends = timesteps - stride
-  return SamplingGrid(
+  return SamplingSchedule(
     'leading',
     timesteps.astype(np.float32),
     table[timesteps],

@@ -18,7 +18,9 @@ _BETA_START = 0.00085
 _BETA_END = 0.012
 
 
-def raw_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
+def scaled_linear_alphas(
+  num: int = TIMESTEPS, shift: float = 1.0
+) -> np.ndarray:
   """Returns sqrt(alpha_bar) before the zero-SNR rescale, float64 [num].
 
   The betas are linear in their square root ("scaled linear", latent
@@ -42,7 +44,7 @@ def raw_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   return np.sqrt(alpha_bar / (shift + (1.0 - shift) * alpha_bar))
 
 
-def zero_terminal(alpha: np.ndarray) -> np.ndarray:
+def rescale_zero_terminal_snr(alpha: np.ndarray) -> np.ndarray:
   """Moves and scales falling `alpha` so that it ends at exactly 0.
 
   The first entry keeps its value. Lin et al., "Common Diffusion Noise
@@ -58,7 +60,9 @@ def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   Raises:
     ValueError: as `raw_schedule`.
   """
-  return zero_terminal(raw_schedule(num, shift)).astype(np.float32)
+  return rescale_zero_terminal_snr(scaled_linear_alphas(num, shift)).astype(
+    np.float32
+  )
 
 
 def check_prediction(prediction: str) -> None:

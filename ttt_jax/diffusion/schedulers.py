@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 
-from ttt_jax.diffusion import grid as grid_lib
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import sampling_schedule
 
 DEFAULT = 'cogvideox_dpm'
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheduler:
+class SamplerSpec:
   """One way from noise to latents.
 
   Attributes:
@@ -28,19 +28,21 @@ class Scheduler:
   sample: Callable
   levels: str
 
-  def grid(self, steps: int, shift: float) -> grid_lib.SamplingGrid:
+  def grid(
+    self, steps: int, shift: float
+  ) -> sampling_schedule.SamplingSchedule:
     """As `grid.sampling_grid`."""
-    return grid_lib.sampling_grid(self.levels, steps, shift)
+    return sampling_schedule.from_name(self.levels, steps, shift)
 
 
 SCHEDULERS = {
-  'cogvideox_dpm': Scheduler(samplers.dpmpp_2m_sde, 'diffusers'),
-  'cogvideox_ddim': Scheduler(samplers.ddim, 'diffusers'),
-  'reference': Scheduler(samplers.dpmpp_2m_sde, 'reference'),
+  'cogvideox_dpm': SamplerSpec(samplers.dpmpp_2m_sde, 'diffusers'),
+  'cogvideox_ddim': SamplerSpec(samplers.ddim, 'diffusers'),
+  'reference': SamplerSpec(samplers.dpmpp_2m_sde, 'reference'),
 }
 
 
-def scheduler(name: str) -> Scheduler:
+def scheduler(name: str) -> SamplerSpec:
   """Returns the scheduler `name`; ValueError lists the legal names."""
   if name not in SCHEDULERS:
     raise ValueError(

@@ -1,1 +1,1 @@
-"""Captions and pixels to the arrays that the networks read."""
+"""Encoders: captions and pixels become the arrays that networks read."""

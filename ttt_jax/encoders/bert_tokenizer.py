@@ -10,7 +10,7 @@ import tokenizers
 
 from ttt_jax import storyboard
 
-# Rows of BERT's vocabulary that no text reaches, kept for tokens like these.
+# BERT's vocabulary reserves these rows: no text is converted to them.
 _SCENE_TOKENS = {
   storyboard.START_SCENE: '[unused1]',
   storyboard.END_SCENE: '[unused2]',
@@ -20,13 +20,27 @@ _SCENE_TOKENS = {
 def load_tokenizer(
   path: pathlib.Path,
 ) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
-  """'[CLS] text [SEP]' with scene tokens: text -> ids, and the two rows."""
+  """Loads a tokenizer that produces '[CLS] text [SEP]' with scene tokens.
+
+  Args:
+    path: Path of tokenizer.json.
+
+  Returns:
+    A function that converts a text to ids, and the rows of '<start_scene>'
+    and '<end_scene>'.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is damaged, or a special token is missing.
+  """
   if not path.is_file():
     raise FileNotFoundError(f'no tokenizer.json in {path.parent}')
   try:
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
   except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(f'{path} is no tokenizer ({e})') from e
+    raise ValueError(
+      f'{path} is not a valid tokenizer ({e}): copy it again'
+    ) from e
   tokenizer.no_truncation()
   tokenizer.no_padding()
 

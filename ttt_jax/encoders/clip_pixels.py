@@ -1,4 +1,4 @@
-"""Pictures as CLIP reads them, by its preprocessor_config.json."""
+"""Preprocessing of pictures for CLIP, as preprocessor_config.json defines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ttt_jax.runtime import json_file
+from ttt_jax.convert import model_format
 
 CONFIG = 'preprocessor_config.json'
 
-# What only one value of is supported, which is also what a file without it
-# means.
+# Files that omit an option mean the supported value.
 _FIXED = {
   'do_resize': True,
   'do_center_crop': True,
@@ -26,14 +25,14 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class ClipPixels:
-  """Resizes, cuts out the centre, and normalises.
+  """Resizes pictures, crops the center, and normalizes.
 
   Attributes:
-    shortest: rows or columns after resizing, whichever are fewer.
-    size: rows and columns that are cut out.
-    resample: filter of the resizing, a number of PIL's.
-    mean: of each channel.
-    deviation: of each channel.
+    shortest: Length of the shorter side after resizing.
+    size: Side of the cropped square.
+    resample: Filter for resizing, a `PIL.Image.Resampling`.
+    mean: Mean per channel.
+    deviation: Standard deviation per channel.
   """
 
   shortest: int
@@ -44,27 +43,22 @@ class ClipPixels:
 
   @classmethod
   def load(cls, folder: str | os.PathLike[str]) -> ClipPixels:
-    """Reads the file of a folder.
+    """Reads preprocessor_config.json in a folder.
 
     Raises:
-      FileNotFoundError: it is not there.
-      ValueError: something that we do not do.
+      FileNotFoundError: the file does not exist.
+      ValueError: an option is not supported.
     """
     path = pathlib.Path(folder, CONFIG)
     if not path.is_file():
       raise FileNotFoundError(
-        f'{folder} has no {CONFIG}, which says how CLIP reads pictures; it'
-        ' belongs to the model, copy it, too'
+        f'{folder} has no {CONFIG}, which defines the preprocessing of'
+        ' pictures; it is part of the model, copy it, too'
       )
-    found = json_file.read(path)
-    found = found if isinstance(found, dict) else {}
-    for key, value in _FIXED.items():
-      if found.get(key, value) is not value:
-        raise ValueError(
-          f'{path} has {key} = {found[key]!r}: only {value!r} is supported'
-        )
-    shortest = _whole(found.get('size', 224), ['shortest_edge'])
-    size = _whole(found.get('crop_size', 224), ['height', 'width'])
+    found = model_format.read_object(path)
+    model_format.check_fixed(found, _FIXED, str(path))
+    shortest = _side(found.get('size', 224), ['shortest_edge'])
+    size = _side(found.get('crop_size', 224), ['height', 'width'])
     resample = found.get('resample', Image.Resampling.BICUBIC)
     mean, deviation = found.get('image_mean'), found.get('image_std')
     if (
@@ -76,14 +70,14 @@ class ClipPixels:
       or min(deviation) <= 0
     ):
       raise ValueError(
-        f'{path} is not understood: size needs a shortest_edge, crop_size'
-        ' equal height and width, at most that, resample a filter of PIL,'
-        ' image_mean and image_std three numbers each'
+        f'{path} is not supported: size must have a shortest_edge, crop_size'
+        ' equal height and width of at most that, resample must be a filter'
+        ' of PIL, image_mean and image_std three numbers each'
       )
     return cls(shortest, size, resample, tuple(mean), tuple(deviation))
 
   def __call__(self, frames: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> float32 [N, size, size, 3]."""
+    """Returns float32 [N, size, size, 3] of uint8 [N, H, W, 3]."""
     height, width = frames.shape[1:3]
     short = min(height, width)
     height, width = (n * self.shortest // short for n in (height, width))
@@ -100,8 +94,8 @@ class ClipPixels:
     return (pixels.astype(np.float32) / 255 - mean) / deviation
 
 
-def _whole(value: Any, keys: list[str]) -> int | None:
-  """The size that a number, or equal numbers with these names, say."""
+def _side(value: Any, keys: list[str]) -> int | None:
+  """Returns the size in a number, or in equal numbers with these names."""
   if isinstance(value, dict):
     numbers = {value.get(key) for key in keys} if set(value) <= {*keys} else {0}
     value = numbers.pop() if len(numbers) == 1 else None

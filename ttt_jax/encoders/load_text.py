@@ -1,10 +1,9 @@
-"""Loads the encoder of texts that a folder holds."""
+"""Loads the text encoder in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import functools
-import hashlib
 import os
 import pathlib
 from typing import Any
@@ -15,16 +14,17 @@ import numpy as np
 from ttt_jax import sharding
 from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import minilm as convert_minilm
+from ttt_jax.convert import model_format
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.encoders import bert_tokenizer
 from ttt_jax.encoders import clip_tokenizer
+from ttt_jax.encoders import identity
 from ttt_jax.encoders import t5_tokenizer
 from ttt_jax.encoders import text_encoder
 from ttt_jax.models.text import clip
 from ttt_jax.models.text import minilm
 from ttt_jax.models.text import t5
-from ttt_jax.runtime import json_file
 
 TextEncoder = text_encoder.TextEncoder
 
@@ -38,16 +38,16 @@ def load_text_encoder(
   dtype: str = 'float32',
   mesh: jax.sharding.Mesh | None = None,
 ) -> TextEncoder:
-  """Loads the encoder that a folder in the layout of transformers holds.
+  """Loads the encoder in a folder in the layout of transformers.
 
   Args:
-    folder: with config.json and model.safetensors (or several files with an
-      index); or a whole model with a folder `text_encoder`. The tokenizer is
-      there, too, or in the folder `tokenizer` beside.
-    text_length: tokens a text, L.
-    dtype: of the weights and activations of a T5, of the activations of a
-      CLIP, 'float32' or 'bfloat16'. BERT is always float32.
-    mesh: of `sharding.make_mesh`, over which a T5 is split; None is the
+    folder: Folder with config.json and model.safetensors (or several files
+      with an index), or of a complete model with `text_encoder`. The
+      tokenizer is in the same folder, or in `tokenizer` next to it.
+    text_length: Tokens per text, L.
+    dtype: Type of the activations of T5 and CLIP, and of the weights of T5:
+      'float32' or 'bfloat16'. BERT is always float32.
+    mesh: Mesh of `sharding.make_mesh` over which a T5 is split; None is the
       default device.
 
   Raises:
@@ -56,7 +56,7 @@ def load_text_encoder(
       length that the model does not have.
   """
   folder = safetensors_reader.find_folder(folder, 'text_encoder')
-  kind = _config(folder)['model_type']
+  kind = _read_config(folder)['model_type']
   if kind == 'bert':
     return _load_bert(folder, text_length)
   if kind == _CLIP:
@@ -66,57 +66,60 @@ def load_text_encoder(
 
 def load_tokenizer(
   folder: str | os.PathLike[str],
-) -> tuple[Callable[[str], list[int]], tuple[int, int]]:
-  """The tokenizer of `load_text_encoder`'s encoder, without its weights.
+) -> tuple[Callable[[str], list[int]], tuple[int, ...]]:
+  """Loads the tokenizer of `load_text_encoder`'s encoder, without weights.
 
   Returns:
-    text -> ids, and the rows of '<start_scene>' and '<end_scene>', none of
-    CLIP.
+    A function that converts a text to ids, and the rows of '<start_scene>'
+    and '<end_scene>', which are empty for CLIP.
 
   Raises:
     FileNotFoundError, ValueError: as `load_text_encoder`.
   """
   folder = safetensors_reader.find_folder(folder, 'text_encoder')
-  config = _config(folder)
-  if config['model_type'] == 'bert':
+  kind = _read_config(folder)['model_type']
+  if kind == 'bert':
     return bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
-  if config['model_type'] == _CLIP:
+  if kind == _CLIP:
     return clip_tokenizer.find_tokenizer(folder).tokens, ()
-  sizes = convert_t5.config_from_json(config, str(folder / 'config.json'))
+  sizes = convert_t5.FORMAT.load_config(folder)
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   return tokenizer, tokenizer.scene_token_ids
 
 
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-  """The config.json of a model that we have."""
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the config.json of a supported model."""
   path = folder / 'config.json'
-  config = json_file.read(path)
-  if not isinstance(config, dict):
-    raise ValueError(f'{path} is no JSON object')
+  config = model_format.read_object(path)
   if config.get('model_type') not in ('bert', _CLIP, 't5'):
     raise ValueError(
-      f'{path} has model_type {config.get("model_type")!r}; supported are'
+      f'{path} has model_type {config.get("model_type")!r}; expected one of'
       f" 'bert', {_CLIP!r} and 't5'"
     )
   return config
 
 
+def _check_length(folder: pathlib.Path, length: int, longest: int) -> None:
+  if not 3 <= length <= longest:
+    raise ValueError(
+      f'the text length is {length}; {folder} has positions for 3 to {longest}'
+    )
+
+
 def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   config, params = convert_minilm.load_minilm(folder)
-  if not 3 <= text_length <= config.max_length:
-    raise ValueError(
-      f'the text length is {text_length}; {folder} has positions for 3 to'
-      f' {config.max_length}'
-    )
+  _check_length(folder, text_length, config.max_length)
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
   path = folder / 'tokenizer.json'
   tokenize, scene_token_ids = bert_tokenizer.load_tokenizer(path)
   return TextEncoder(
-    tokenize,
-    lambda ids, mask: apply(params, ids, mask),
-    identity=_identity(
-      'bert', _digest(folder / convert_minilm.WEIGHTS), _digest(path)
+    tokenize=tokenize,
+    states=functools.partial(apply, params),
+    identity=identity.combined_identity(
+      'bert',
+      identity.file_digest(folder / 'model.safetensors'),
+      identity.file_digest(path),
     ),
     width=config.width,
     text_length=text_length,
@@ -130,32 +133,23 @@ def _load_clip(
   config, params = convert_clip.load_clip(
     folder, compute_dtype=dtype, dtype=np.float32
   )
-  if not 3 <= text_length <= config.max_length:
-    raise ValueError(
-      f'the text length is {text_length}; {folder} has positions for 3 to'
-      f' {config.max_length}'
-    )
+  _check_length(folder, text_length, config.max_length)
   tokenizer = clip_tokenizer.find_tokenizer(folder)
   module = clip.CLIPTextEncoder(config)
   apply = jax.jit(lambda p, ids: module.apply({'params': p}, ids))
-  weights = safetensors_reader.open_folder(folder, convert_clip.WEIGHTS)
   return TextEncoder(
-    tokenizer.tokens,
-    lambda ids, mask: apply(params, ids),
-    identity=_identity(
-      'clip' if dtype == 'float32' else f'clip-{dtype}',
-      _digest_tensors(weights),
-      *(
-        _digest(tokenizer.path / name)
-        for name in (clip_tokenizer.VOCABULARY, clip_tokenizer.MERGES)
-      ),
+    tokenize=tokenizer.tokens,
+    states=lambda ids, mask: apply(params, ids),
+    identity=identity.combined_identity(
+      _with_dtype('clip', dtype),
+      _weights_digest(folder, convert_clip.FORMAT),
+      identity.file_digest(tokenizer.path / clip_tokenizer.VOCABULARY),
+      identity.file_digest(tokenizer.path / clip_tokenizer.MERGES),
     ),
     width=config.width,
     text_length=text_length,
-    # No row stands for the beginning or the end of a scene.
     scene_token_ids=(),
     pad_id=tokenizer.pad_id,
-    # Stable Diffusion was trained to read the padding.
     keep_padding=True,
   )
 
@@ -171,34 +165,35 @@ def _load_t5(
       f'the text length is {text_length}; it must be 1 or more, CogVideoX'
       ' has 226'
     )
-  sizes = convert_t5.config_from_json(
-    _config(folder), str(folder / 'config.json'), dtype
-  )
-  # Before the weights, which may take minutes.
+  # First of all, because loading the weights may take minutes.
+  sizes = convert_t5.FORMAT.load_config(folder, compute_dtype=dtype)
   tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   if mesh is None:
     batch = text_encoder.BATCH
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    place, ids_place, out_place = lambda leaf: where, where, where
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    param_sharding = lambda _: device
+    ids_sharding = out_sharding = device
   else:
     data = mesh.shape['data']
     batch = -(-text_encoder.BATCH // data) * data
-    place = functools.partial(sharding.param_sharding, mesh)
-    ids_place = sharding.batch_sharding(mesh)
-    out_place = sharding.replicated(mesh)
+    param_sharding = functools.partial(sharding.param_sharding, mesh)
+    ids_sharding = sharding.batch_sharding(mesh)
+    out_sharding = sharding.replicated(mesh)
   config, params = convert_t5.load_t5(
-    folder, compute_dtype=dtype, dtype=dtype, sharding=place
+    folder, compute_dtype=dtype, dtype=dtype, sharding=param_sharding
   )
-  module = t5.T5Encoder(config, sharding.Layout(mesh))
+  module = t5.T5Encoder(config, sharding.ShardingPlan(mesh))
   apply = jax.jit(
-    lambda p, ids: module.apply({'params': p}, ids), out_shardings=out_place
+    lambda p, ids: module.apply({'params': p}, ids), out_shardings=out_sharding
   )
-  kind = 't5' if dtype == 'float32' else f't5-{dtype}'
-  weights = safetensors_reader.open_folder(folder, convert_t5.WEIGHTS)
   return TextEncoder(
-    tokenizer,
-    lambda ids, mask: apply(params, jax.device_put(ids, ids_place)),
-    identity=_identity(kind, _digest_tensors(weights), _digest(tokenizer.path)),
+    tokenize=tokenizer,
+    states=lambda ids, mask: apply(params, jax.device_put(ids, ids_sharding)),
+    identity=identity.combined_identity(
+      _with_dtype('t5', dtype),
+      _weights_digest(folder, convert_t5.FORMAT),
+      identity.file_digest(tokenizer.path),
+    ),
     width=config.width,
     text_length=text_length,
     scene_token_ids=tokenizer.scene_token_ids,
@@ -208,21 +203,13 @@ def _load_t5(
   )
 
 
-def _identity(kind: str, *digests: bytes) -> str:
-  """The same for the same contents, wherever the files lie."""
-  return f'{kind}:{hashlib.sha256(b"".join(digests)).hexdigest()[:16]}'
+def _with_dtype(kind: str, dtype: str) -> str:
+  return kind if dtype == 'float32' else f'{kind}-{dtype}'
 
 
-def _digest(path: pathlib.Path) -> bytes:
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').digest()
-
-
-def _digest_tensors(tensors: Mapping[str, safetensors_reader.Tensor]) -> bytes:
-  """The same however the tensors are spread over files."""
-  digest = hashlib.sha256()
-  for key in sorted(tensors):
-    tensor = tensors[key]
-    digest.update(f'{key} {tensor.dtype} {tensor.shape}'.encode())
-    digest.update(np.ascontiguousarray(tensor).view(np.uint8))
-  return digest.digest()
+def _weights_digest(
+  folder: pathlib.Path, model: model_format.ModelFormat
+) -> bytes:
+  return identity.tensors_digest(
+    safetensors_reader.open_folder(folder, model.weights)
+  )

@@ -1,9 +1,9 @@
 """T5's tokenizer: a unigram model of pieces (Kudo 2018), and scene tokens.
 
-The vocabulary is that of the file, then the `<extra_id_*>` that T5 adds to
-it (100 in the released model: 32 000 + 100). The rows of the embedding table
-behind those are spare, and the scene tokens take the first two as the paper's
-code does: `<end_scene>`, then `<start_scene>` (32100 and 32101).
+The vocabulary consists of the file's, then the `<extra_id_*>` that T5 adds
+(100 in the released model: 32 000 + 100). The next rows of the embedding table
+are spare, and the scene tokens use the first two as in the paper's code:
+`<end_scene>`, then `<start_scene>` (32100 and 32101).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from ttt_jax import storyboard
 
 MODEL = 'spiece.model'
 FAST = 'tokenizer.json'
-# The order counts: in this one the tokens join the vocabulary.
+# In the order in which the tokens are added to the vocabulary.
 _SCENE_TOKENS = (storyboard.END_SCENE, storyboard.START_SCENE)
 _EXTRA_IDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Tokenizer:
-  """Text to ids.
+  """Converts texts to ids.
 
   Attributes:
-    path: the file that the pieces come from.
-    pieces: ids of a text without special tokens.
-    eos_id: ends every text.
-    pad_id: fills up what is shorter than the others.
-    rows: special token -> row, of the two scene tokens.
+    path: File with the vocabulary.
+    pieces: Converts a text to ids without special tokens.
+    eos_id: Id of the token that ends every text.
+    pad_id: Id of the token that fills up short texts.
+    rows: Scene token -> row of the embedding table.
   """
 
   path: pathlib.Path
@@ -50,10 +50,10 @@ class T5Tokenizer:
     return self.rows[storyboard.START_SCENE], self.rows[storyboard.END_SCENE]
 
   def __call__(self, text: str) -> list[int]:
-    """The ids of a text, scene tokens as one id each, and the end."""
-    marks = '|'.join(map(re.escape, self.rows))
+    """Returns the ids of a text, one per scene token, and the end token."""
+    scene_tokens = '|'.join(map(re.escape, self.rows))
     ids = []
-    for part in re.split(f'({marks})', text):
+    for part in re.split(f'({scene_tokens})', text):
       ids += [self.rows[part]] if part in self.rows else self.pieces(part)
     return ids + [self.eos_id]
 
@@ -62,69 +62,70 @@ def find_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
   """Reads the tokenizer of an encoder in the layout of transformers.
 
   Args:
-    folder: of the encoder; the tokenizer is in it, or in `tokenizer` beside
-      it. That has `spiece.model`, or `tokenizer.json` where that is all there
-      is. Tokens that `tokenizer_config.json` adds keep their rows.
-    rows: of the encoder's embedding table.
+    folder: Folder of the encoder; the tokenizer is in it, or in `tokenizer`
+      next to it, as `spiece.model`, or else as `tokenizer.json`. Tokens that
+      `tokenizer_config.json` adds keep their rows.
+    rows: Number of rows of the encoder's embedding table.
 
   Raises:
-    FileNotFoundError: neither file is there.
-    ValueError: a damaged file, or no row is left for the scene tokens.
+    FileNotFoundError: neither file exists.
+    ValueError: a damaged file, or no spare row for the scene tokens.
   """
-  beside = folder.absolute().parent / 'tokenizer'
-  for path in (folder / MODEL, beside / MODEL, folder / FAST, beside / FAST):
+  sibling = folder.absolute().parent / 'tokenizer'
+  for path in (folder / MODEL, sibling / MODEL, folder / FAST, sibling / FAST):
     if path.is_file():
       break
   else:
     raise FileNotFoundError(
-      f'no {MODEL} and no {FAST} in {folder} or {beside}: T5 needs its'
+      f'no {MODEL} and no {FAST} in {folder} or {sibling}: T5 needs its'
       ' tokenizer'
     )
-  read = _from_pieces if path.name == MODEL else _from_fast
-  tokenizer = read(path)
+  load = _load_sentencepiece if path.name == MODEL else _load_fast
+  tokenizer = load(path)
   last = max(tokenizer.rows.values())
   if last >= rows:
     raise ValueError(
-      f'the tokenizer {tokenizer.path} leaves no row for the scene tokens:'
-      f' they would be {sorted(tokenizer.rows.values())}, and the embedding'
-      f' table of the text encoder has {rows} rows; it needs {last + 1} or'
-      ' more'
+      f'the scene tokens of the tokenizer {tokenizer.path} need the rows'
+      f' {sorted(tokenizer.rows.values())}, but the embedding table of the'
+      f' text encoder has {rows} rows; it needs {last + 1} or more'
     )
   return tokenizer
 
 
-def _from_pieces(path: pathlib.Path) -> T5Tokenizer:
+def _load_sentencepiece(path: pathlib.Path) -> T5Tokenizer:
   try:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
   except (RuntimeError, OSError) as e:
     raise ValueError(
-      f'{path} is no whole sentencepiece model: copy it again'
+      f'{path} is not a complete sentencepiece model: copy it again'
     ) from e
   for name, found in (('</s>', model.eos_id()), ('<pad>', model.pad_id())):
     if found < 0:
-      raise ValueError(f'{path} has no token {name}: it is no T5 tokenizer')
+      raise ValueError(f'{path} has no token {name}, so it is not for T5')
   added, extra = _added_tokens(path.with_name('tokenizer_config.json'))
-  behind = max([model.get_piece_size() + extra - 1, *added.values()]) + 1
+  next_row = max([model.get_piece_size() + extra - 1, *added.values()]) + 1
   return T5Tokenizer(
     path,
     model.encode,
     model.eos_id(),
     model.pad_id(),
-    _scene_rows(added, behind),
+    _scene_rows(added, next_row),
   )
 
 
-def _from_fast(path: pathlib.Path) -> T5Tokenizer:
+def _load_fast(path: pathlib.Path) -> T5Tokenizer:
   try:
     model = tokenizers.Tokenizer.from_file(str(path))
   except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(f'{path} is no tokenizer ({e})') from e
+    raise ValueError(
+      f'{path} is not a valid tokenizer ({e}): copy it again'
+    ) from e
   model.no_truncation()
   model.no_padding()
   vocabulary = model.get_vocab(with_added_tokens=True)
   for name in ('</s>', '<pad>'):
     if name not in vocabulary:
-      raise ValueError(f'{path} has no token {name}: it is no T5 tokenizer')
+      raise ValueError(f'{path} has no token {name}, so it is not for T5')
   return T5Tokenizer(
     path,
     lambda text: model.encode(text, add_special_tokens=False).ids,
@@ -135,7 +136,7 @@ def _from_fast(path: pathlib.Path) -> T5Tokenizer:
 
 
 def _added_tokens(path: pathlib.Path) -> tuple[dict[str, int], int]:
-  """Tokens and their rows, and the number of extra ids, from the config."""
+  """Returns token -> row of added tokens, and the number of extra ids."""
   if not path.is_file():
     return {}, _EXTRA_IDS
   try:
@@ -146,13 +147,15 @@ def _added_tokens(path: pathlib.Path) -> tuple[dict[str, int], int]:
       int(found.get('extra_ids', _EXTRA_IDS)),
     )
   except (ValueError, TypeError, KeyError, AttributeError) as e:
-    raise ValueError(f'{path} is no config of a tokenizer ({e})') from e
+    raise ValueError(
+      f'{path} is not a valid config of a tokenizer ({e}): copy it again'
+    ) from e
 
 
-def _scene_rows(known: dict[str, int], behind: int) -> dict[str, int]:
-  """Rows of the scene tokens; those not known yet follow from `behind` on."""
+def _scene_rows(known: dict[str, int], next_row: int) -> dict[str, int]:
+  """Returns the rows of the scene tokens, from `next_row` on if unknown."""
   out = {}
   for token in _SCENE_TOKENS:
-    out[token] = known.get(token, behind)
-    behind += token not in known
+    out[token] = known.get(token, next_row)
+    next_row += token not in known
   return out

@@ -1,10 +1,9 @@
-"""Embeddings of texts, kept in memory and in a folder."""
+"""Cache of text embeddings, in memory and in a folder."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -16,10 +15,10 @@ from ttt_jax.runtime import files
 
 
 class TextCache:
-  """Embeddings of texts; what is known is not computed again.
+  """Embeds texts and stores the embeddings.
 
-  Recent ones are in memory; in a folder are all, under a hash of the text and
-  of the encoder's identity. Several processes may use one folder.
+  Memory contains the recent ones, the folder all of them, named by a hash of
+  the text and the encoder's identity. Several processes may use one folder.
   """
 
   def __init__(
@@ -28,7 +27,13 @@ class TextCache:
     cache_bytes: int = 256 << 20,
     folder: str | os.PathLike[str] | None = None,
   ):
-    """Args: the encoder, bytes to keep in memory, folder of files or None."""
+    """Creates an empty cache in memory.
+
+    Args:
+      encoder: Encoder of the texts.
+      cache_bytes: Size of the embeddings to keep in memory.
+      folder: Folder of the files; None writes none.
+    """
     self._encoder = encoder
     self._bytes = cache_bytes
     self._folder = None if folder is None else pathlib.Path(folder)
@@ -37,7 +42,7 @@ class TextCache:
     )
 
   def encode(self, prompts: Sequence[str]) -> np.ndarray:
-    """float32 [len(prompts), L, Dt]."""
+    """Returns the embeddings, float32 [len(prompts), L, Dt]."""
     fresh = [p for p in dict.fromkeys(prompts) if p not in self._known]
     for prompt in fresh:
       if (found := self._read(prompt)) is not None:
@@ -62,13 +67,13 @@ class TextCache:
     return self._folder / name[:2] / f'{name}.npy'
 
   def _read(self, prompt: str) -> np.ndarray | None:
-    """None where there is no file, or only a damaged one."""
+    """Returns a stored embedding; None if it is missing or damaged."""
     if self._folder is None:
       return None
     try:
       found = np.load(self._path(prompt), allow_pickle=False)
     except (OSError, ValueError, EOFError):
-      return None  # A folder that cannot be used fails when it is written.
+      return None  # Writing reports a folder that cannot be used.
     shape = self._encoder.text_length, self._encoder.width
     return found if found.shape == shape else None
 
@@ -76,14 +81,9 @@ class TextCache:
     if self._folder is None:
       return
     path = self._path(prompt)
-    # Of this process alone, until it is whole.
-    half = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      with open(half, 'wb') as file:
-        np.save(file, embedding, allow_pickle=False)
-      half.replace(path)
     except OSError as e:
-      with contextlib.suppress(OSError):
-        half.unlink()
       raise files.write_error(path, e) from e
+    with files.atomic_write(path) as temporary, open(temporary, 'wb') as file:
+      np.save(file, embedding, allow_pickle=False)

@@ -1,103 +1,87 @@
-"""Texts to embeddings: tokens, padding, batches."""
+"""Embedding of texts: tokens, padding, batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import dataclasses
 
 import jax
 import numpy as np
 
-# Texts a call: with one shape for all the encoder compiles once.
+# Texts per call: with one shape for all, the encoder compiles once.
 BATCH = 8
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextEncoder:
   """A tokenizer and an encoder.
 
   Attributes:
-    identity: 'kind:hash' of the weights and the tokenizer; the kind names a
-      compute type other than float32.
-    width: of an embedding, Dt.
-    text_length: tokens a text, L.
-    scene_token_ids: vocabulary rows of '<start_scene>' and '<end_scene>'.
+    tokenize: Converts a text to ids.
+    states: Converts int32 ids and mask [batch, L] to states [batch, L, Dt].
+    identity: 'kind:hash' of weights and tokenizer; the kind contains a compute
+      type other than float32.
+    width: Width of an embedding, Dt.
+    text_length: Tokens per text, L.
+    scene_token_ids: Vocabulary rows of '<start_scene>' and '<end_scene>';
+      empty if the vocabulary has none.
+    pad_id: Id of the token that fills up short texts.
+    keep_padding: Whether embeddings of padding are the encoder's, not zero.
+    batch: Texts per call.
   """
 
-  def __init__(
-    self,
-    tokenize: Callable[[str], list[int]],
-    states: Callable[[np.ndarray, np.ndarray], jax.Array],
-    *,
-    identity: str,
-    width: int,
-    text_length: int,
-    scene_token_ids: tuple[int, int],
-    pad_id: int = 0,
-    keep_padding: bool = False,
-    batch: int = BATCH,
-  ):
-    """Wraps the two.
-
-    Args:
-      tokenize: text -> ids.
-      states: int32 ids, mask [batch, L] -> states [batch, L, Dt].
-      identity: and the following are attributes.
-      width: see there.
-      text_length: see there.
-      scene_token_ids: see there.
-      pad_id: of the token that fills up short texts.
-      keep_padding: embeddings of padding are the encoder's, not zero.
-      batch: texts a call.
-    """
-    self._tokenize = tokenize
-    self._states = states
-    self.identity = identity
-    self.width = width
-    self.text_length = text_length
-    self.scene_token_ids = scene_token_ids
-    self._pad_id = pad_id
-    self._keep_padding = keep_padding
-    self._batch = batch
+  tokenize: Callable[[str], list[int]]
+  states: Callable[[np.ndarray, np.ndarray], jax.Array]
+  identity: str
+  width: int
+  text_length: int
+  scene_token_ids: tuple[int, ...]
+  pad_id: int = 0
+  keep_padding: bool = False
+  batch: int = BATCH
 
   def count_tokens(self, text: str) -> int:
-    """Tokens of a text, with those that begin and end it."""
-    return len(self._tokenize(text))
+    """Returns the number of tokens, including those of start and end."""
+    return len(self.tokenize(text))
 
   def encode(self, texts: Sequence[str]) -> np.ndarray:
     """Embeds texts; equal ones are computed once.
 
     Args:
-      texts: N texts, '' for no text.
+      texts: N texts; '' is no text.
 
     Returns:
-      float32 [N, L, Dt]; positions behind the last token are zero, but of
-      T5, whose padding CogVideoX was trained to read.
+      float32 [N, L, Dt]. Positions after the last token are zero, except with
+      T5 and CLIP: CogVideoX and Stable Diffusion were trained to read them.
 
     Raises:
       ValueError: a text has more than L tokens.
     """
     rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    count = -(-len(rows) // self._batch) * self._batch
-    ids = np.full((count, self.text_length), self._pad_id, np.int32)
+    count = -(-len(rows) // self.batch) * self.batch
+    ids = np.full((count, self.text_length), self.pad_id, np.int32)
     mask = np.zeros((count, self.text_length), np.int32)
-    # Rows that only fill the batch need a token, else softmax has nothing.
+    # Rows that only fill the batch need a token: softmax over none is NaN.
     mask[:, 0] = 1
     for text, i in rows.items():
-      tokens = self._tokenize(text)
+      tokens = self.tokenize(text)
       if len(tokens) > self.text_length:
         raise ValueError(
-          f'the text {_shorten(text)!r} has {len(tokens)} tokens; at most'
+          f'the text {shorten(text, 40)!r} has {len(tokens)} tokens; at most'
           f' {self.text_length} fit, shorten it'
         )
       ids[i, : len(tokens)] = tokens
       mask[i, : len(tokens)] = 1
     out = np.zeros((count, self.text_length, self.width), np.float32)
-    for i in range(0, count, self._batch):
-      part = slice(i, i + self._batch)
-      out[part] = self._states(ids[part], mask[part])
-    if not self._keep_padding:
+    for i in range(0, count, self.batch):
+      part = slice(i, i + self.batch)
+      out[part] = self.states(ids[part], mask[part])
+    if not self.keep_padding:
       out *= mask[..., None]
     return out[[rows[text] for text in texts]]
 
 
-def _shorten(text: str) -> str:
-  return text if len(text) <= 40 else text[:37] + '...'
+def shorten(text: str, limit: int = 60) -> str:
+  """Returns a text for a message of one line, at most `limit` characters."""
+  text = ' '.join(text.split())
+  return text if len(text) <= limit else f'{text[: limit - 3]}...'

@@ -1,4 +1,4 @@
-"""What turns a clip's frames and texts into the arrays that are stored."""
+"""Encoders of frames: the autoencoders of CogVideoX and Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from ttt_jax.models.vae import causal3d
 from ttt_jax.models.vae import kl
 from ttt_jax.models.vae import stream as vae_stream
 from ttt_jax.models.vae import tiling as tiling_lib
-from ttt_jax.runtime import json_file
+from ttt_jax.runtime import files
 
 
 class VideoEncoder(Protocol):
-  """Pixels to latents.
+  """Converts pixels to latents.
 
   Attributes:
-    identity: kind and content hash.
-    scale: latent scale (or one a channel), for the record.
+    identity: Kind and content hash.
+    scale: Scale of the latents, or one per channel, for the manifest.
   """
 
   identity: str
   scale: float | Sequence[float]
 
   def encode(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [F', H, W, 3] -> mean, logvar float32 [F, h, w, c]."""
+    """Returns mean and logvar, float32 [F, h, w, c], of uint8 [F', H, W, 3]."""
 
 
 class CausalVideoEncoder:
-  """`VideoEncoder` of the causal 3-D VAE, in constant device memory.
+  """`VideoEncoder` with the causal 3-D VAE, in constant device memory.
 
   Attributes:
-    identity: kind and content hash; tiles and a compute type other than
-      float32, which change the latents, are part of the kind.
-    scale: latent scale (or one a channel).
-    stream: the autoencoder, which decodes, too.
+    identity: Kind and content hash; the kind contains tiles and a compute
+      type other than float32, which change the latents.
+    scale: Scale of the latents, or one per channel.
+    stream: The autoencoder, which also decodes.
   """
 
   def __init__(
@@ -56,14 +56,23 @@ class CausalVideoEncoder:
     dtype: str = 'float32',
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Args: see `VAEStream`."""
+    """Creates an encoder.
+
+    Args:
+      config: Config of the autoencoder.
+      params: Parameters of the autoencoder.
+      tiling: Spatial tiles that are processed one by one; None is one tile.
+      dtype: Type of the activations, 'float32' or 'bfloat16'.
+      devices: Devices over which frames are split, see `VAEStream`; None is
+        the first one.
+    """
     kind = 'causal3d'
     if tiling is not None:
       kind += '-' + '-'.join(map(str, dataclasses.astuple(tiling)))
     if dtype != 'float32':
       kind += f'-{dtype}'
     self.identity = identity.content_identity(kind, config, params)
-    self.scale = config.scaling_factor
+    self.scale: float | Sequence[float] = config.scaling_factor
     self.stream = vae_stream.VAEStream(
       config, params, tiling=tiling, dtype=dtype, devices=devices
     )
@@ -72,79 +81,43 @@ class CausalVideoEncoder:
   def load(
     cls, folder: str | os.PathLike[str], **options: Any
   ) -> CausalVideoEncoder:
-    """From a folder in the diffusers layout, with options of `__init__`."""
+    """Loads a folder in diffusers' layout, with options of `__init__`."""
     return cls(*convert.load_vae(folder), **options)
 
   def encode(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [F', H, W, 3] -> mean, logvar float32 [F, h, w, c]."""
-    windows = zip(*self.stream.encode(frames[None]))
-    mean, logvar = (np.concatenate(parts, axis=1)[0] for parts in windows)
+    """Returns mean and logvar, float32 [F, h, w, c], of uint8 [F', H, W, 3]."""
+    parts = zip(*self.stream.encode(frames[None]))
+    mean, logvar = (np.concatenate(part, axis=1)[0] for part in parts)
     return mean, logvar
 
   def decode(self, latents: np.ndarray) -> np.ndarray:
-    """float32 [F, h, w, c] in model units -> uint8 [F', H, W, 3]."""
+    """Returns uint8 [F', H, W, 3] of float32 [F, h, w, c] in model units."""
     windows = self.stream.decode_pixels(np.asarray(latents)[None])
     return np.concatenate(list(windows), axis=1)[0]
 
 
-def vae_options(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Options of `CausalVideoEncoder` from config.vae.
-
-  Optional fields: `tiling` (True takes CogVideoX's tiles), `dtype`.
-  """
-  options = {}
-  if config.get('tiling'):
-    options['tiling'] = tiling_lib.Tiling()
-  if config.get('dtype'):
-    options['dtype'] = config['dtype']
-  return options
-
-
-def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Options of `load_text_encoder` from config.text: `dtype`, if there."""
-  return {'dtype': config['dtype']} if config.get('dtype') else {}
-
-
-def check_identity(
-  known: Mapping[str, Any],
-  where: str,
-  *,
-  vae: VideoEncoder,
-  text: text_encoder.TextEncoder,
-) -> None:
-  """Raises ValueError unless these encoders made what is known.
-
-  Args:
-    known: with 'vae_identity' and 'text_identity', see `manifest.Manifest`.
-    where: it comes from, for the message.
-    vae: the autoencoder now.
-    text: the text encoder now.
-  """
-  for name, encoder in (('vae', vae), ('text', text)):
-    theirs = known[f'{name}_identity']
-    if theirs != encoder.identity:
-      raise ValueError(
-        f'{where} was made with the {name} encoder {theirs}, but'
-        f' config.{name}.folder holds {encoder.identity}; restore that folder'
-      )
-
-
 class FrameVideoEncoder:
-  """`encoders.VideoEncoder` that reads and writes frame by frame.
+  """`VideoEncoder` with Stable Diffusion's VAE, which has no time axis.
 
   Attributes:
-    identity: kind and content hash; a compute type other than float32 is part
-      of the kind.
-    scale: latent scale.
+    identity: Kind and content hash; the kind contains a compute type other
+      than float32.
+    scale: Scale of the latents.
   """
 
   def __init__(
     self, config: kl.KLVAEConfig, params: Any, *, dtype: str = 'float32'
   ):
-    """Args: of the autoencoder; `dtype` of its activations."""
+    """Creates an encoder.
+
+    Args:
+      config: Config of the autoencoder.
+      params: Parameters of the autoencoder.
+      dtype: Type of the activations, 'float32' or 'bfloat16'.
+    """
     kind = 'kl' if dtype == 'float32' else f'kl-{dtype}'
     self.identity = identity.content_identity(kind, config, params)
-    self.scale = config.scaling_factor
+    self.scale: float | Sequence[float] = config.scaling_factor
     self._params = params
     module = kl.KLVAE(config, jnp.dtype(dtype))
 
@@ -159,26 +132,70 @@ class FrameVideoEncoder:
     self._encode, self._decode = jax.jit(encode), jax.jit(decode)
 
   def encode(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [F, H, W, 3] -> mean, logvar float32 [F, h, w, c]."""
+    """Returns mean and logvar, float32 [F, h, w, c], of uint8 [F, H, W, 3]."""
     mean, logvar = jax.device_get(self._encode(self._params, frames[None]))
     return mean[0], logvar[0]
 
   def decode(self, latents: np.ndarray) -> np.ndarray:
-    """float32 [F, h, w, c] in model units -> uint8 [F, H, W, 3]."""
+    """Returns uint8 [F, H, W, 3] of float32 [F, h, w, c] in model units."""
     return np.asarray(self._decode(self._params, latents[None])[0])
 
 
 def load_video_encoder(
   folder: str | os.PathLike[str], **options: Any
 ) -> FrameVideoEncoder | CausalVideoEncoder:
-  """The encoder of a folder in diffusers' layout, by what config.json says.
+  """Loads the autoencoder whose class config.json contains.
 
   Args:
-    folder: of the autoencoder.
-    **options: of the encoder, see `encoders.vae_options`.
+    folder: Folder of the autoencoder, in diffusers' layout.
+    **options: Options of the encoder, see `vae_options`.
   """
-  config = json_file.read(pathlib.Path(folder) / 'config.json')
+  config = files.read_json(pathlib.Path(folder) / 'config.json')
   name = config.get('_class_name') if isinstance(config, dict) else None
   if name == 'AutoencoderKL':
     return FrameVideoEncoder(*convert.load_kl_vae(folder), **options)
   return CausalVideoEncoder.load(folder, **options)
+
+
+def vae_options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the options of `CausalVideoEncoder` in config.vae.
+
+  Optional fields: `tiling` (True selects CogVideoX's tiles), `dtype`.
+  """
+  options = {}
+  if config.get('tiling'):
+    options['tiling'] = tiling_lib.Tiling()
+  if config.get('dtype'):
+    options['dtype'] = config['dtype']
+  return options
+
+
+def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the options of `load_text_encoder` in config.text: `dtype`."""
+  return {'dtype': config['dtype']} if config.get('dtype') else {}
+
+
+def check_identity(
+  known: Mapping[str, Any],
+  where: str,
+  *,
+  vae: VideoEncoder,
+  text: text_encoder.TextEncoder,
+) -> None:
+  """Raises ValueError unless the recorded identities are those of the encoders.
+
+  Args:
+    known: Recorded 'vae_identity' and 'text_identity', see
+      `manifest.Manifest`.
+    where: Origin of the record, for the message.
+    vae: Current autoencoder.
+    text: Current text encoder.
+  """
+  for name, encoder in (('vae', vae), ('text', text)):
+    theirs = known[f'{name}_identity']
+    if theirs != encoder.identity:
+      raise ValueError(
+        f'{where} was made with the {name} encoder {theirs}, but'
+        f' config.{name}.folder contains {encoder.identity}; restore that'
+        ' folder'
+      )

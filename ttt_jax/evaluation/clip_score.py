@@ -1,7 +1,7 @@
-"""How consistent frames are and how well they fit a text, by CLIP.
+"""Frame consistency and text alignment of videos, measured with a CLIP.
 
 The metrics of Tune-A-Video (Wu et al. 2023, arXiv:2212.11565, section 4), times
-100 as its tables have them. The CLIP is the user's: the paper's kind is
+100 as in its tables. The user provides the CLIP, for example
 openai/clip-vit-large-patch14.
 """
 
@@ -20,12 +20,12 @@ from ttt_jax.encoders import clip_tokenizer
 from ttt_jax.models import clip
 
 PAIRS = ('all', 'consecutive')
-# Frames a call: with one shape for all CLIP compiles once.
+# Frames per call; one shape for all calls compiles once.
 _BATCH = 8
 
 
 class CLIPScore:
-  """Judges videos by a CLIP."""
+  """Computes scores of videos with a CLIP."""
 
   def __init__(
     self,
@@ -34,7 +34,7 @@ class CLIPScore:
     tokenizer: clip_tokenizer.CLIPTokenizer,
     pixels: clip_pixels.ClipPixels,
   ):
-    """Wraps a loaded CLIP; `load` reads one."""
+    """Wraps a CLIP; `load` reads one from files."""
     self._tokenizer = dataclasses.replace(
       tokenizer, length=config.text.max_length
     )
@@ -48,15 +48,15 @@ class CLIPScore:
 
   @classmethod
   def load(cls, folder: str | os.PathLike[str]) -> CLIPScore:
-    """Loads a CLIP in the layout of transformers.
+    """Loads a CLIP in transformers' layout.
 
     Args:
-      folder: of a CLIPModel: config.json, model.safetensors, vocab.json,
-        merges.txt and preprocessor_config.json.
+      folder: Folder of a CLIPModel with config.json, model.safetensors,
+        vocab.json, merges.txt and preprocessor_config.json.
 
     Raises:
-      FileNotFoundError: one of them is missing.
-      ValueError: another model, or damaged files.
+      FileNotFoundError: one of the files is missing.
+      ValueError: the folder contains another model, or a file is damaged.
     """
     folder = pathlib.Path(folder)
     pixels = clip_pixels.ClipPixels.load(folder)
@@ -65,22 +65,22 @@ class CLIPScore:
     if pixels.size != config.vision.image_size:
       raise ValueError(
         f'{clip_pixels.CONFIG} in {folder} makes pictures of'
-        f' {pixels.size} pixels, but config.json says'
-        f' {config.vision.image_size}: they are of different models'
+        f' {pixels.size} pixels, but config.json requires'
+        f' {config.vision.image_size}: they belong to different models'
       )
     return cls(config, params, tokenizer, pixels)
 
   def embed(self, frames: np.ndarray) -> np.ndarray:
-    """Unit vectors of pictures.
+    """Embeds frames as unit vectors.
 
     Args:
-      frames: uint8 [F, H, W, 3].
+      frames: Frames, uint8 [F, H, W, 3].
 
     Returns:
       float32 [F, J].
 
     Raises:
-      ValueError: no such frames.
+      ValueError: the frames have another shape or dtype.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
@@ -90,48 +90,48 @@ class CLIPScore:
       )
     out = []
     for i in range(0, len(frames), _BATCH):
-      part = self._pixels(frames[i : i + _BATCH])
-      fill = ((0, _BATCH - len(part)), *[(0, 0)] * 3)
-      found = self._images(self._params, np.pad(part, fill))
-      out.append(np.asarray(found)[: len(part)])
+      pixels = self._pixels(frames[i : i + _BATCH])
+      padding = ((0, _BATCH - len(pixels)), *[(0, 0)] * 3)
+      vectors = self._images(self._params, np.pad(pixels, padding))
+      out.append(np.asarray(vectors)[: len(pixels)])
     return np.concatenate(out)
 
   def embed_text(self, text: str) -> np.ndarray:
-    """The unit vector [J] of a text; ValueError if it is too long."""
+    """Returns the unit vector [J] of a text; ValueError if it is too long."""
     ids = self._tokenizer([text])
     end = np.int32([len(self._tokenizer.tokens(text)) - 1])
     return np.asarray(self._texts(self._params, ids, end))[0]
 
   def frame_consistency(self, frames: np.ndarray, pairs: str = 'all') -> float:
-    """Mean cosine of the embeddings of two frames, times 100.
+    """Returns the mean cosine of the embeddings of two frames, times 100.
 
     Args:
-      frames: uint8 [F, H, W, 3], F at least 2.
-      pairs: 'all' pairs of frames, as the paper; or 'consecutive' ones, as
-        much later work.
+      frames: Frames, uint8 [F, H, W, 3], F at least 2.
+      pairs: 'all' pairs of frames, as in the paper, or 'consecutive' pairs, as
+        in much later work.
 
     Raises:
-      ValueError: too few frames, or no such pairs.
+      ValueError: too few frames, or unknown pairs.
     """
     return consistency(self.embed(frames), pairs)
 
   def text_alignment(self, frames: np.ndarray, prompt: str) -> float:
-    """Mean cosine of the embeddings of frames and of the prompt, times 100.
+    """Returns the mean cosine of frames and prompt, times 100.
 
     Args:
-      frames: uint8 [F, H, W, 3].
-      prompt: of the edit.
+      frames: Frames, uint8 [F, H, W, 3].
+      prompt: Text of the edit.
 
     Raises:
-      ValueError: a prompt that is longer than CLIP reads.
+      ValueError: the prompt is too long for the CLIP.
     """
     return alignment(self.embed(frames), self.embed_text(prompt))
 
 
 def consistency(vectors: np.ndarray, pairs: str = 'all') -> float:
-  """`CLIPScore.frame_consistency` of unit vectors [F, J]."""
+  """Computes `CLIPScore.frame_consistency` of unit vectors [F, J]."""
   if pairs not in PAIRS:
-    raise ValueError(f'pairs {pairs!r}; legal are {", ".join(PAIRS)}')
+    raise ValueError(f'pairs {pairs!r}; expected one of {", ".join(PAIRS)}')
   if len(vectors) < 2:
     raise ValueError(
       f'{len(vectors)} frame cannot be compared with another; a video has 2'
@@ -139,12 +139,12 @@ def consistency(vectors: np.ndarray, pairs: str = 'all') -> float:
     )
   cosines = vectors.astype(np.float64) @ vectors.T
   if pairs == 'all':
-    chosen = cosines[np.triu_indices(len(vectors), 1)]
+    selected = cosines[np.triu_indices(len(vectors), 1)]
   else:
-    chosen = np.diagonal(cosines, 1)
-  return float(100 * chosen.mean())
+    selected = np.diagonal(cosines, 1)
+  return float(100 * selected.mean())
 
 
 def alignment(vectors: np.ndarray, text: np.ndarray) -> float:
-  """`CLIPScore.text_alignment` of unit vectors [F, J] and [J]."""
+  """Computes `CLIPScore.text_alignment` of unit vectors [F, J] and [J]."""
   return float(100 * (vectors.astype(np.float64) @ text).mean())

@@ -1,30 +1,34 @@
-"""Which of the known shots does a sampled segment show?
+"""Recognizes which training shot each sampled segment shows.
 
-A judge for models trained on a handful of clips: it compares every segment of
-a sample with what the VAE makes of each training shot, the best that the model
-could have drawn. The nearest shot counts as the one shown.
+For models trained on a few clips: every segment of a sample is compared with
+the VAE's reconstruction of each training shot, the best possible sample. The
+nearest shot counts as the one shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-# A shot is a place in a video: (file, seconds from its start).
+from ttt_jax.runtime import paths
+from ttt_jax.video import video_file
+
+# A position in a video: (file, seconds from its start).
 Shot = tuple[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recall:
-  """The judgement of one sample.
+  """The shots of one sample.
 
   Attributes:
-    name: of the storyboard.
-    expected: the shot every segment should show, by its number.
-    shown: the nearest one.
-    psnr: decibels between each segment and its nearest shot.
+    name: Name of the storyboard.
+    expected: Index of the shot that each segment should show.
+    shown: Index of the nearest shot of each segment.
+    psnr: PSNR in decibels between each segment and its nearest shot.
   """
 
   name: str
@@ -33,22 +37,22 @@ class Recall:
   psnr: tuple[float, ...]
 
   def share_right(self, first: int = 0) -> float:
-    """Share of the segments from number `first` on that show their shot."""
+    """Returns the share of segments, from index `first`, with their shot."""
     pairs = list(zip(self.expected, self.shown))[first:]
     return float(np.mean([e == s for e, s in pairs]))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-  """Peak signal-to-noise ratio of two uint8 arrays in decibels."""
+  """Returns the PSNR of two uint8 arrays in decibels."""
   error = np.mean(np.square(a.astype(np.float32) - b.astype(np.float32)))
   return float(10 * np.log10(255.0**2 / max(error, 1e-12)))
 
 
-def shots_of(storyboards: Sequence) -> list[Shot]:
-  """The distinct shots of storyboards, in order of appearance.
+def distinct_shots(storyboards: Sequence) -> list[Shot]:
+  """Returns the distinct shots of storyboards, in order of appearance.
 
   Raises:
-    ValueError: a segment without a video: nothing tells what it should show.
+    ValueError: a segment has no video, so its expected shot is unknown.
   """
   shots = {}
   for storyboard in storyboards:
@@ -56,16 +60,45 @@ def shots_of(storyboards: Sequence) -> list[Shot]:
       if not segment.video:
         raise ValueError(
           f'segment {i + 1} of storyboard {storyboard.name!r} has no "video";'
-          ' the judge needs one to know what the segment should show, for'
-          ' example "bikes.mp4"'
+          ' recall compares each segment with its video, for example'
+          ' "bikes.mp4"'
         )
-      shots[shot_of(segment)] = None
+      shots[segment_shot(segment)] = None
   return list(shots)
 
 
-def shot_of(segment) -> Shot:
-  """The shot of a storyboard's segment."""
+def segment_shot(segment) -> Shot:
+  """Returns the shot of a storyboard's segment."""
   return segment.video, float(segment.start or 0.0)
+
+
+def reconstruct_shots(
+  pipe: Any, shots: Sequence[Shot], videos: str, soften: bool = True
+) -> dict[Shot, np.ndarray]:
+  """Encodes and decodes one segment of each shot with the VAE.
+
+  Args:
+    pipe: `pipeline.VideoPipeline` with the VAE.
+    shots: File and start in seconds of each shot.
+    videos: Folder of the files, which may begin with 'package:'.
+    soften: Whether frames are antialiased as in training.
+
+  Returns:
+    uint8 [n + 1, H, W, 3] for each shot.
+  """
+  reconstructions = {}
+  for name, start in shots:
+    frames = video_file.read_video(
+      paths.resolve(f'{videos}/{name}'),
+      fps=pipe.fps,
+      height=pipe.height,
+      width=pipe.width,
+      start=start,
+      frames=pipe.segment_frames + 1,
+      soften=soften,
+    )
+    reconstructions[name, start] = pipe.decode(pipe.encode(frames))
+  return reconstructions
 
 
 def judge(
@@ -73,16 +106,15 @@ def judge(
   frames: np.ndarray,
   references: Mapping[Shot, np.ndarray],
 ) -> Recall:
-  """Compares a sample with every known shot.
+  """Compares a sample with every shot.
+
+  The first frame of the video, which precedes the n frames of the first
+  segment, is ignored.
 
   Args:
-    storyboard: what was asked for, with a shot for every segment.
-    frames: what was sampled, uint8 [S n + 1, H, W, 3].
-    references: n + 1 frames of each shot as the VAE reconstructs it.
-
-  Returns:
-    The judgement. The first frame of the video, which precedes the first
-    segment's n, is left out.
+    storyboard: Storyboard of the sample, with a shot for every segment.
+    frames: Sampled frames, uint8 [S n + 1, H, W, 3].
+    references: Reconstructions of n + 1 frames of each shot.
   """
   shots = list(references)
   segments = np.split(frames[1:], len(storyboard.segments))
@@ -94,7 +126,7 @@ def judge(
   )
   return Recall(
     storyboard.name,
-    tuple(shots.index(shot_of(s)) for s in storyboard.segments),
+    tuple(shots.index(segment_shot(s)) for s in storyboard.segments),
     tuple(int(i) for i in scores.argmax(axis=1)),
     tuple(float(s) for s in scores.max(axis=1)),
   )

@@ -1,14 +1,13 @@
-"""CLIP: pictures and texts in one space (Radford et al. 2021,
-arXiv:2103.00020).
+"""CLIP: images and texts in one space (Radford et al. 2021, arXiv:2103.00020).
 
-The towers are the text encoder that Stable Diffusion has and a vision
-transformer; a projection of each gives vectors whose angle says how well a
-picture and a text fit.
+The towers are Stable Diffusion's text encoder and a vision transformer. The
+angle between their projections measures how well an image and a text match.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -21,11 +20,11 @@ from ttt_jax.models.text import clip as text_clip
 
 @dataclasses.dataclass(frozen=True)
 class CLIPVisionConfig(text_clip.TowerConfig):
-  """Sizes of the vision transformer; the defaults are ViT-B/32's.
+  """Sizes of the vision transformer; defaults are ViT-B/32's.
 
   Attributes:
-    image_size: rows and columns of a picture.
-    patch_size: rows and columns of a patch.
+    image_size: Pixel rows and columns of an image.
+    patch_size: Pixel rows and columns of a patch.
   """
 
   image_size: int = 224
@@ -35,13 +34,13 @@ class CLIPVisionConfig(text_clip.TowerConfig):
     super().__post_init__()
     if self.image_size % self.patch_size:
       raise ValueError(
-        f'the pictures of CLIP are {self.image_size} pixels wide; its patches'
-        f' of {self.patch_size} do not divide that'
+        f'image_size {self.image_size} of CLIP is not a multiple of its'
+        f' patch_size {self.patch_size}'
       )
 
   @property
   def patches(self) -> int:
-    """Patches of a picture."""
+    """Patches per image."""
     return (self.image_size // self.patch_size) ** 2
 
 
@@ -50,9 +49,9 @@ class CLIPConfig:
   """Sizes of a `CLIP`.
 
   Attributes:
-    text: of the text tower.
-    vision: of the vision tower.
-    projection_dim: of the common space, J.
+    text: Sizes of the text tower.
+    vision: Sizes of the vision tower.
+    projection_dim: Dimension of the common space, J.
   """
 
   text: text_clip.CLIPTextConfig
@@ -61,28 +60,28 @@ class CLIPConfig:
 
 
 class CLIPVisionEncoder(nn.Module):
-  """A picture to the state of its class token."""
+  """Encoder of an image to the state of its class token."""
 
   config: CLIPVisionConfig
 
   @nn.compact
   def __call__(self, pixels: jax.Array) -> jax.Array:
-    """Encodes.
+    """Encodes images.
 
     Args:
-      pixels: float [N, H, W, 3], normalised, H = W = `config.image_size`.
+      pixels: Normalised float [N, H, W, 3], H = W = `config.image_size`.
 
     Returns:
       float32 [N, M].
 
     Raises:
-      ValueError: pictures of another size.
+      ValueError: the images have another size.
     """
     c = self.config
     size = (c.image_size, c.image_size, 3)
     if pixels.shape[1:] != size:
       raise ValueError(
-        f'pictures are {pixels.shape[1:]}; this CLIP reads {size}'
+        f'images have shape {pixels.shape[1:]}; this CLIP requires {size}'
       )
     x = nn.Conv(
       c.width,
@@ -106,7 +105,7 @@ class CLIPVisionEncoder(nn.Module):
 
 
 class CLIP(nn.Module):
-  """Both towers; `apply(..., method='images')` and `'texts'`."""
+  """Both towers, for `apply(..., method='images')` and `'texts'`."""
 
   config: CLIPConfig
 
@@ -120,14 +119,14 @@ class CLIP(nn.Module):
   def __call__(
     self, pixels: jax.Array, ids: jax.Array, ends: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Both; creates all parameters when initialising."""
+    """Encodes both; initialisation creates all parameters."""
     return self.images(pixels), self.texts(ids, ends)
 
   def images(self, pixels: jax.Array) -> jax.Array:
-    """Unit vectors of pictures.
+    """Returns unit vectors of images.
 
     Args:
-      pixels: float [N, H, W, 3], normalised.
+      pixels: Normalised float [N, H, W, 3].
 
     Returns:
       float32 [N, J].
@@ -135,11 +134,12 @@ class CLIP(nn.Module):
     return _unit(self.vision_projection(self.vision(pixels)))
 
   def texts(self, ids: jax.Array, ends: jax.Array) -> jax.Array:
-    """Unit vectors of texts.
+    """Returns unit vectors of texts.
 
     Args:
-      ids: int32 [N, L], padded.
-      ends: int32 [N], where the end token is, which has read all of the text.
+      ids: Padded token ids, int32 [N, L].
+      ends: Index of each text's end token, int32 [N]; its state depends on the
+        complete text.
 
     Returns:
       float32 [N, J].
@@ -153,14 +153,15 @@ def _unit(x: jax.Array) -> jax.Array:
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def abstract_params(config: CLIPConfig) -> Any:
-  """The parameters as `jax.ShapeDtypeStruct`; nothing is computed."""
+def init_params(config: CLIPConfig, key: jax.Array) -> Any:
+  """Returns fresh parameters, a nested dict."""
   size = config.vision.image_size
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(
-    CLIP(config).init,
+  return CLIP(config).init(
     key,
-    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-    jax.ShapeDtypeStruct((1, 2), jnp.int32),
-    jax.ShapeDtypeStruct((1,), jnp.int32),
+    pixels=jnp.zeros((1, size, size, 3)),
+    ids=jnp.zeros((1, 2), jnp.int32),
+    ends=jnp.zeros(1, jnp.int32),
   )['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

@@ -1,4 +1,4 @@
-"""Latents, text and time to tokens, and tokens back to latents."""
+"""Conversions of latents, text and timesteps to tokens, and back to latents."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import token_order
+from ttt_jax.models import layers
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
-  """Sinusoid of the timestep, cosines first: [B] -> [B, dim].
+  """Returns sinusoids of timesteps [B], cosines first: [B, dim].
 
-  At least float32 whatever the compute type: in bfloat16 timestep 999 would
-  become 1000.
+  The result is at least float32 for any compute type: bfloat16 would round
+  timestep 999 to 1000.
   """
   dtype = jnp.promote_types(timesteps.dtype, jnp.float32)
   half = dim // 2
@@ -25,42 +26,38 @@ def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
 
 
 def patchify(latents: jax.Array, patch_size: int) -> jax.Array:
-  """[B, F, h, w, c] -> [B, F, rows * columns, patch * patch * c]."""
-  b, f, h, w, c = latents.shape
-  p = patch_size
-  x = latents.reshape(b, f, h // p, p, w // p, p, c)
-  x = x.transpose(0, 1, 2, 4, 3, 5, 6)
-  return x.reshape(b, f, (h // p) * (w // p), p * p * c)
+  """Cuts [B, F, h, w, c] into patches [B, F, P, patch_size^2 * c]."""
+  x = layers.space_to_depth(latents, patch_size)
+  return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
 def unpatchify(
   tokens: jax.Array, rows: int, columns: int, patch_size: int
 ) -> jax.Array:
-  """[B, F, rows * columns, patch * patch * c] -> [B, F, h, w, c]."""
+  """Inverts `patchify`."""
   b, f, _, features = tokens.shape
-  p = patch_size
-  x = tokens.reshape(b, f, rows, columns, p, p, features // p**2)
-  x = x.transpose(0, 1, 2, 4, 3, 5, 6)
-  return x.reshape(b, f, rows * p, columns * p, features // p**2)
+  x = tokens.reshape(b, f, rows, columns, features)
+  return layers.depth_to_space(x, patch_size)
 
 
 def store_video(
   video: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
-  """[B, F, P, X] -> [B, length, X] in storage order, zeros elsewhere."""
+  """Puts [B, F, P, X] in storage order, [B, length, X]; zeros elsewhere."""
   b, _, p, x = video.shape
   rest = video[:, 1:].reshape(b, order.segments, -1, x)
   body = jnp.pad(rest, ((0, 0), (0, 0), (order.text_length, 0), (0, 0)))
-  whole = jnp.concatenate([video[:, 0], body.reshape(b, -1, x)], axis=1)
-  return jnp.pad(whole, ((0, 0), (0, length - order.length), (0, 0)))
+  sequence = jnp.concatenate([video[:, 0], body.reshape(b, -1, x)], axis=1)
+  return jnp.pad(sequence, ((0, 0), (0, length - order.length), (0, 0)))
 
 
 def store_text(
   text: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
-  """[B, S, L, M] -> [B, length, M] in storage order, text anywhere else.
+  """Puts [B, S, L, M] in storage order, [B, length, M].
 
-  A gather: every device takes the tokens that it will hold.
+  Positions of video hold arbitrary text. The gather lets every device read only
+  the tokens that it will hold.
   """
   index = np.zeros(length, np.int32)
   index[order.text_index.ravel()] = np.arange(order.text_index.size)
@@ -69,7 +66,7 @@ def store_text(
 
 
 def video_tokens(x: jax.Array, order: token_order.TokenOrder) -> jax.Array:
-  """[B, T', M] in storage order -> the video alone, [B, F, P, M]."""
+  """Returns the video [B, F, P, M] of tokens [B, T', M] in storage order."""
   b, _, m = x.shape
   p = order.tokens_per_frame
   body = x[:, p : order.length].reshape(b, order.segments, order.stride, m)

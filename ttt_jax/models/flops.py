@@ -1,10 +1,10 @@
-"""Floating-point operations that a network needs, counted from its sizes.
+"""Floating-point operations of a network, counted from its sizes.
 
-Counted are matrix products and convolutions, two operations a multiplication
-with its addition; norms, softmax and the like are left out, and so is what an
-implementation adds: padding, recomputation in the backward pass. Divided by
-the time of a step and what a chip can do these are model FLOPs utilisation
-(MFU, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+The count includes matrix products and convolutions, with two operations per
+multiply-add. It excludes norms, softmax and other pointwise operations, and the
+overhead of an implementation, such as padding and recomputation in the backward
+pass. Divided by the time of a step and the peak of a chip, it gives the model
+FLOPs utilisation (MFU, Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -18,32 +18,16 @@ from typing import Any
 from ttt_jax.models.dit import config as dit_config
 from ttt_jax.models.unet3d import config as unet_config
 
-# Dense bf16 operations a second of a JAX device, by a part of its kind's name;
-# from the vendors' public specifications. The first match counts.
-_PEAK = (
-  ('TPU v6', 918e12),
-  ('TPU v5 lite', 197e12),
-  ('TPU v5e', 197e12),
-  ('TPU v5', 459e12),
-  ('TPU v4', 275e12),
-  ('B200', 2250e12),
-  ('H200', 989e12),
-  ('H100 PCIe', 756e12),
-  ('H100', 989e12),
-  ('A100', 312e12),
-  ('L40S', 362e12),
-  ('L4', 121e12),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Product:
   """Products of one kind in the forward pass of one clip.
 
   Attributes:
-    part: of the network, for tables.
-    flops: operations.
-    weight: path of the parameter that is one factor; None where neither is.
+    part: Part of the network in tables.
+    flops: Number of operations.
+    weight: Path of the parameter that is one factor; None if neither factor is
+      a parameter.
   """
 
   part: str
@@ -51,16 +35,13 @@ class Product:
   weight: str | None = None
 
 
-def peak(device: Any) -> float | None:
-  """bf16 operations a second of a JAX device; None if its kind is unknown."""
-  kind = device.device_kind
-  return next((flops for name, flops in _PEAK if name in kind), None)
-
-
 def tokens(config: Any, latents: tuple[int, ...], text: tuple[int, ...]) -> int:
-  """Tokens of a clip's sequence; of a U-Net latent pixels at its finest level.
+  """Returns a clip's tokens; for a U-Net, latent pixels at the finest level.
 
-  Arguments as of `forward_flops`.
+  Args:
+    config: Config as for `forward_flops`.
+    latents: Shape [F, h, w, c] of a clip.
+    text: Shape [S, L, Dt] of its text.
   """
   if isinstance(config, unet_config.UNet3DConfig):
     return math.prod(latents[:3])
@@ -70,12 +51,12 @@ def tokens(config: Any, latents: tuple[int, ...], text: tuple[int, ...]) -> int:
 def forward_flops(
   config: Any, latents: tuple[int, ...], text: tuple[int, ...]
 ) -> dict[str, float]:
-  """Operations of one clip's forward pass, part of the network -> number.
+  """Returns the operations of one clip's forward pass by part of the network.
 
   Args:
-    config: DiTConfig or UNet3DConfig.
-    latents: shape [F, h, w, c] of a clip.
-    text: shape [S, L, Dt].
+    config: `DiTConfig` or `UNet3DConfig`.
+    latents: Shape [F, h, w, c] of a clip.
+    text: Shape [S, L, Dt] of its text.
   """
   return _total((p.part, p.flops) for p in products(config, latents, text))
 
@@ -86,24 +67,26 @@ def training_flops(
   text: tuple[int, ...],
   trainable: Set[str] | None = None,
 ) -> dict[str, float]:
-  """Operations of one clip's forward and backward pass, part -> number.
+  """Returns the operations of one clip's forward and backward pass by part.
 
-  Backwards every product is two: one for the gradient of either factor. A
-  frozen weight needs no gradient of its own.
+  In the backward pass every product becomes two, one for the gradient of each
+  factor. A frozen weight needs no gradient.
 
   Args:
-    config: DiTConfig or UNet3DConfig.
-    latents: shape [F, h, w, c] of a clip.
-    text: shape [S, L, Dt].
-    trainable: paths of parameters; None is all of them.
+    config: `DiTConfig` or `UNet3DConfig`.
+    latents: Shape [F, h, w, c] of a clip.
+    text: Shape [S, L, Dt] of its text.
+    trainable: Paths of the trainable parameters; None is all parameters.
   """
 
-  def times(weight):
+  def passes(weight):
     frozen = trainable is not None and weight and weight not in trainable
     return 2 if frozen else 3
 
-  found = products(config, latents, text)
-  return _total((p.part, times(p.weight) * p.flops) for p in found)
+  return _total(
+    (p.part, passes(p.weight) * p.flops)
+    for p in products(config, latents, text)
+  )
 
 
 def _total(parts):
@@ -116,14 +99,14 @@ def _total(parts):
 def products(
   config: Any, latents: tuple[int, ...], text: tuple[int, ...]
 ) -> list[Product]:
-  """The products of a clip's forward pass; arguments as `forward_flops`."""
+  """Returns a clip's products; arguments as for `forward_flops`."""
   if isinstance(config, unet_config.UNet3DConfig):
     return _unet(config, latents, text)
   return _transformer(config, latents, text)
 
 
 def _dense(part, path, rows, inputs, outputs):
-  """A product of `rows` rows with a kernel [inputs, outputs]."""
+  """Returns the product of `rows` rows with a kernel [inputs, outputs]."""
   return Product(part, 2.0 * rows * inputs * outputs, f'{path}/kernel')
 
 
@@ -155,13 +138,13 @@ def _transformer(c: dit_config.DiTConfig, latents, text):
   found.append(Product('attention', n * scores))
   if c.mixer == 'none':
     return found
-  # The layer reads the sequence twice, forwards and backwards.
+  # The layer scans the sequence twice, forwards and in reverse.
   for name, size in (*zip('qkvo', 4 * [m]), ('lr', c.num_heads)):
     dense('TTT projections', f'seq/ttt/{name}', 2 * t, m, size)
   d = m // c.num_heads
-  # A token's products with a matrix of the inner network: through it with k
-  # and with q, the gradient of the matrix, and behind the first the gradient
-  # of the layer below.
+  # Products of a token with each matrix of the inner model: the forward pass of
+  # k and of q, the gradient of the matrix, and, for all matrices but the first,
+  # the gradient of the layer's input.
   inner = {'ttt_linear': 3 * d * d, 'ttt_mlp': 7 * d * 4 * d}[c.mixer]
   loop = 2 * 2.0 * t * c.num_heads * inner
   found.append(Product('TTT inner loop', n * loop))

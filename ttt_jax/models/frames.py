@@ -1,10 +1,11 @@
-"""The frames of a clip, split over devices.
+"""Operations across the frames of a clip that is split over devices.
 
-Most of the network works frame by frame. What meets other frames is here:
-means over a clip, the first and the previous frame of each, and all frames of
-a pixel. It runs inside `jax.shard_map`, where a device sees its own frames.
+Most of the U-Net treats each frame on its own. This module contains the
+exceptions: means over a clip, the first and the previous frame of each frame,
+and all frames of a pixel. They run inside `jax.shard_map`, where a device has
+only its own frames.
 
-Alphabet: f frames of a device, P pixels of a frame.
+Alphabet: f frames per device, P pixels per frame.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ _AXIS = 'sp'
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-  """Which frames of a clip a device has: equally many, in order.
+  """Distribution of a clip's frames: consecutive runs of equal length.
 
-  The last devices may have frames behind the end, whose values nobody reads.
+  The last devices may have padding frames after the end, whose values are not
+  used.
 
   Attributes:
-    total: F, frames of a clip.
-    parts: devices of the mesh axis `sp`; 1 runs outside of a mesh, too.
+    total: Frames of a clip, F.
+    parts: Devices of the mesh axis `sp`; 1 also runs outside a mesh.
   """
 
   total: int
@@ -34,16 +36,16 @@ class Frames:
 
   @property
   def local(self) -> int:
-    """f."""
+    """Frames per device, f."""
     return -(-self.total // self.parts)
 
   @property
   def padding(self) -> int:
-    """Frames behind the end, over all devices."""
+    """Padding frames over all devices."""
     return self.local * self.parts - self.total
 
   def mean(self, x: jax.Array) -> jax.Array:
-    """[B, f, ..., C] -> [B, C], over pixels and all frames of a clip."""
+    """Returns the mean over all pixels and frames: [B, f, ..., C] -> [B, C]."""
     x = x.mean(axis=tuple(range(2, x.ndim - 1)))
     if self.parts == 1:
       return x.mean(axis=1)
@@ -53,44 +55,44 @@ class Frames:
     return jax.lax.psum(x.sum(axis=1), _AXIS) / self.total
 
   def first_and_previous(self, x: jax.Array) -> jax.Array:
-    """Tokens of the first and the previous frame, for each frame.
+    """Returns tokens of the first and the previous frame, for each frame.
 
-    The first frame has itself twice, the second the first one twice: where a
-    token is there twice, softmax gives what it gives to one.
+    The first frame gets itself twice and the second frame gets the first one
+    twice: softmax attention does not change if every key is duplicated.
 
     Args:
-      x: [B f, P, M].
+      x: Tokens [B f, P, M].
 
     Returns:
-      [B f, 2 P, M]; for clips of one frame, x.
+      [B f, 2 P, M]; x itself for clips of one frame.
     """
     if self.total == 1:
       return x
     n, p, m = x.shape
     x = x.reshape(-1, self.local, p, m)
-    first = before = x[:, :1]
+    first = preceding = x[:, :1]
     if self.parts > 1:
       is_first = jax.lax.axis_index(_AXIS) == 0
       first = jax.lax.psum(jnp.where(is_first, first, 0), _AXIS)
-      before = jax.lax.ppermute(
+      preceding = jax.lax.ppermute(
         x[:, -1:], _AXIS, [(i, i + 1) for i in range(self.parts - 1)]
       )
-      before = jnp.where(is_first, first, before)
-    previous = jnp.concatenate([before, x[:, :-1]], axis=1)
+      preceding = jnp.where(is_first, first, preceding)
+    previous = jnp.concatenate([preceding, x[:, :-1]], axis=1)
     first = jnp.broadcast_to(first, x.shape)
     return jnp.concatenate([first, previous], axis=2).reshape(n, 2 * p, m)
 
   def by_pixels(
     self, function: Callable[[jax.Array], jax.Array], x: jax.Array
   ) -> jax.Array:
-    """Calls `function` where all frames of some pixels are at hand.
+    """Calls `function` on all frames of some of the pixels.
 
     Args:
-      function: [N, F, M] -> [N, F, M], N pixels of clips.
-      x: [B f, P, M].
+      function: Maps [N, F, M] to [N, F, M] for N pixels of clips.
+      x: Tokens [B f, P, M].
 
     Returns:
-      As x.
+      Array of the same shape as x.
     """
     n, p, m = x.shape
     x = x.reshape(-1, self.local, p, m)

@@ -1,8 +1,8 @@
-"""Residual blocks and changes of resolution, convolving frame by frame.
+"""Residual blocks and changes of resolution with per-frame convolutions.
 
-The pseudo-3-D convolutions of Tune-A-Video: a kernel of 1 x 3 x 3. Norms see
-what they are given: all frames of a clip in [B, F, h, w, C], one frame in
-[N, h, w, C].
+The convolutions are the pseudo-3-D ones of Tune-A-Video, with kernels of
+1 x 3 x 3. Norms take statistics over all axes between the first and the last:
+over all frames of a clip for [B, F, h, w, C], over one frame for [N, h, w, C].
 """
 
 from __future__ import annotations
@@ -20,22 +20,37 @@ from ttt_jax.models.frames import Frames
 class GroupNorm(nn.Module):
   """Group normalisation over all axes but the first, in float32.
 
-  Sums run per channel first and join channels to groups after: reducing
-  over the few channels of a group directly is several times slower on CPU.
+  Sums run per channel first and over the channels of a group afterwards:
+  reducing over both at once is several times slower on CPU.
 
   Attributes:
-    groups: of channels.
-    eps: added to the variance.
-    frames: of clips that are split over devices; None where all is here.
+    groups: Number of channel groups.
+    eps: Epsilon added to the variance.
+    frames: Distribution of the frames over devices; None if each clip is on one
+      device.
   """
 
   groups: int
   eps: float
   frames: Frames | None = None
 
-  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, ..., C] -> float32 [N, ..., C]."""
+    """Normalises [N, ..., C]; returns float32 [N, ..., C]."""
+    mean, scale, bias = self.coefficients(x)
+    return (x - mean) * scale + bias
+
+  @nn.compact
+  def coefficients(
+    self, x: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns mean, scale and bias: the norm of x is (x - mean) * scale + bias.
+
+    Args:
+      x: Array [N, ..., C].
+
+    Returns:
+      At least float32, [N, 1, ..., C]; the bias is [C].
+    """
     channels = x.shape[-1]
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
@@ -50,26 +65,26 @@ class GroupNorm(nn.Module):
       mean = jnp.repeat(mean, channels // self.groups, axis=-1)
       return mean.reshape(len(x), *[1] * (x.ndim - 2), channels)
 
-    # Two passes: E[x^2] - E[x]^2 loses the digits that parity needs.
-    x = x - group_mean(x)
-    factor = jax.lax.rsqrt(group_mean(jnp.square(x)) + self.eps)
-    return x * (factor * scale) + bias
+    mean = group_mean(x)
+    # Two passes: E[x^2] - E[x]^2 loses digits that parity tests require.
+    variance = group_mean(jnp.square(x - mean))
+    return mean, jax.lax.rsqrt(variance + self.eps) * scale, bias
 
 
 def conv(features: int, size: int, dtype: Any, name: str) -> nn.Conv:
-  """A convolution of `size` x `size` pixels that keeps the resolution."""
+  """Returns a `size` x `size` convolution that keeps the resolution."""
   return nn.Conv(features, (size, size), dtype=dtype, name=name)
 
 
 class ResnetBlock(nn.Module):
-  """Two convolutions with norms, told the time between them, and a residual.
+  """Two normalised convolutions, the time embedding between them, a residual.
 
   Attributes:
-    features: channels of the result.
-    groups: of the norms.
-    eps: of the norms.
-    dtype: compute type.
-    frames: of the norms.
+    features: Channels of the result.
+    groups: Channel groups of the norms.
+    eps: Epsilon of the norms.
+    dtype: Compute type.
+    frames: Distribution of the frames over devices, see `GroupNorm`.
   """
 
   features: int
@@ -80,8 +95,15 @@ class ResnetBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-    """x [N, ..., h, w, C], time [N, E] after its SiLU -> x."""
-    norm = lambda name: GroupNorm(self.groups, self.eps, self.frames, name=name)
+    """Returns the block's output, [N, ..., h, w, features].
+
+    Args:
+      x: Array [N, ..., h, w, C].
+      time: Time embedding after its SiLU, [N, E]; None for an autoencoder.
+    """
+    norm = lambda name: GroupNorm(
+      groups=self.groups, eps=self.eps, frames=self.frames, name=name
+    )
     y = nn.silu(norm('norm1')(x))
     y = conv(self.features, 3, self.dtype, 'conv1')(y)
     if time is not None:
@@ -98,9 +120,9 @@ class Downsample(nn.Module):
   """Halves height and width with one convolution.
 
   Attributes:
-    dtype: compute type.
-    padding: pixels (before, after) each side: (1, 1) of the U-Net, (0, 1) of
-      the autoencoder.
+    dtype: Compute type.
+    padding: Pixels of padding (before, after) per axis: (1, 1) in the U-Net,
+      (0, 1) in the autoencoder.
   """
 
   dtype: Any
@@ -119,7 +141,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Doubles height and width: nearest neighbour, then one convolution."""
+  """Doubles height and width by repetition, then convolves once."""
 
   dtype: Any
 

@@ -1,9 +1,9 @@
-"""Softmax attention over one window, by a library: XLA's, or splash on TPUs.
+"""Softmax attention over one window: XLA's, or splash attention on TPUs.
 
-XLA's keeps a window's score matrix (at 63 s 18 030 x 18 030 for each head), so
-that is for CPUs and small windows. Splash attention (JAX's Pallas kernel)
-never forms it; it wants windows of whole blocks and lower-precision inputs to
-be fast.
+XLA's keeps a window's score matrix in memory (at 63 s 18 030 x 18 030 per
+head), so it suits CPUs and small windows. Splash attention, JAX's Pallas
+kernel, never forms that matrix. It requires windows of complete blocks and is
+fast for inputs of low precision.
 """
 
 from __future__ import annotations
@@ -17,35 +17,29 @@ import jax.numpy as jnp
 from ttt_jax.models import heads as heads_lib
 
 IMPLEMENTATIONS = ('xla', 'splash')
-# Windows are padded to whole granules, in tokens; a smaller one is one granule.
+# Windows are padded to a multiple of the granule, in tokens; a shorter window
+# is one granule.
 _GRANULE = 512
-# Granules of splash's blocks at most. Larger blocks pay less often for what
-# surrounds their products; still larger ones find no room in the vector memory
-# of a v5e or v5p. At the 18 432 tokens of a padded window of 480x720 these take
-# half the cycles of single granules (forward, v5p; see `launch.planner.attention`).
+# Maximal granules per block of splash attention. Larger blocks have less
+# overhead around their products, but do not fit into the vector memory of a v5e
+# or v5p. At the 18 432 tokens of a padded window of 480x720 these take half the
+# cycles of single granules (forward, v5p; see `launch.planner.attention`).
 _QUERIES, _KEYS = 1, 12
 _QUERIES_BACKWARD, _KEYS_BACKWARD = 2, 4
-# Keys that a block takes at once.
+# Keys per product within a block.
 _KEYS_AT_ONCE = 256
 _LANES = 128
-# Name of what `attend` computed, for checkpoint policies that keep it.
+# Name of the result of `attend` in checkpoint policies.
 RESULT = 'softmax_attention'
 
 
 def choose(implementation: str | None, platform: str) -> str:
-  """The implementation named, or the best for a platform ('tpu', ...)."""
-  if implementation is None:
-    return 'splash' if platform == 'tpu' else 'xla'
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-      f'attention implementation {implementation!r}; legal are'
-      f' {", ".join(IMPLEMENTATIONS)}'
-    )
-  return implementation
+  """Returns `implementation`, or the best one of a platform for None."""
+  return implementation or ('splash' if platform == 'tpu' else 'xla')
 
 
 def padded(length: int, implementation: str) -> int:
-  """Tokens that `attend` wants for a window of `length`."""
+  """Returns the padded length that `attend` requires for `length` tokens."""
   if implementation == 'xla':
     return length
   granule = _granule(length)
@@ -60,15 +54,15 @@ def attend(
   length: int,
   implementation: str,
 ) -> jax.Array:
-  """Multi-head attention of all tokens to the first `length`.
+  """Computes multi-head attention of all tokens to the first `length`.
 
   Args:
-    q: [B, W, H * D], W = `padded(length, implementation)`.
-    k: [B, W, H * D].
-    v: [B, W, H * D].
-    head_dim: D.
-    length: tokens that count; what the others get is not defined.
-    implementation: of `IMPLEMENTATIONS`.
+    q: Queries [B, W, H * D], W = `padded(length, implementation)`.
+    k: Keys [B, W, H * D].
+    v: Values [B, W, H * D].
+    head_dim: Features per head, D.
+    length: Tokens before the padding; results of the padding are undefined.
+    implementation: One of `IMPLEMENTATIONS`.
 
   Returns:
     [B, W, H * D]; softmax in float32.
@@ -85,7 +79,7 @@ def _granule(length):
 
 
 def _block(tokens, most):
-  """Tokens of a block: at most that many granules of `tokens`, whole blocks."""
+  """Returns the tokens per block: a divisor, at most `most` granules."""
   granule = _granule(tokens)
   granules = tokens // granule
   fits = (n for n in range(most, 0, -1) if granules % n == 0)
@@ -100,32 +94,32 @@ def splash(
   length: int,
   interpret: bool = False,
 ) -> jax.Array:
-  """Splash attention of all queries to the first `length` keys.
+  """Computes splash attention of all queries to the first `length` keys.
 
-  Heads that fill the lanes of a tile together go together, as `heads.Heads`
-  groups them: they stay where they are in keys and values, and each has queries
-  that are zero in the lanes of the others. A matrix unit multiplies 128 lanes
-  in the time of 64, and nothing has to be moved from lane to lane.
+  Heads that together fill the lanes of a tile form a group, as in
+  `heads.HeadPacking`. Keys and values of a group stay in place; the queries of
+  each head are zero in the lanes of the other heads. A matrix unit multiplies
+  128 lanes in the time of 64, and no data moves between lanes.
 
   Args:
-    q: [B, W, H * D], W = `padded(W, 'splash')`; what queries from `length` on
-      get is not defined.
-    k: [B, S, H * D], S = `padded(S, 'splash')`.
-    v: [B, S, H * D].
-    head_dim: D.
-    length: keys that count.
-    interpret: runs the kernels on any backend, slowly.
+    q: Queries [B, W, H * D], W = `padded(W, 'splash')`; results of queries from
+      `length` on are undefined.
+    k: Keys [B, S, H * D], S = `padded(S, 'splash')`.
+    v: Values [B, S, H * D].
+    head_dim: Features per head, D.
+    length: Keys before the padding.
+    interpret: Runs the kernels on any backend, slowly.
 
   Returns:
     [B, W, H * D].
   """
-  # Imported late: only where a TPU program is made.
+  # Imported here: only programs for TPUs need it.
   from jax.experimental.pallas.ops.tpu import splash_attention as library
 
   (_, w, m), s = q.shape, k.shape[1]
-  heads = heads_lib.Heads(m // head_dim, head_dim)
-  # The lanes of each head of a group.
-  own = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
+  heads = heads_lib.HeadPacking(m // head_dim, head_dim)
+  # Mask of the lanes of each head in a group.
+  masks = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
   keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
   kernel = library.make_splash_mqa_single_device(
     library.MultiHeadMask([library.FullMask((w, s))] * heads.group),
@@ -136,8 +130,8 @@ def splash(
       block_q_dkv=_block(w, _QUERIES_BACKWARD),
       block_kv_dkv=keys_backward,
       block_kv_dkv_compute=math.gcd(keys_backward, _KEYS_AT_ONCE),
-      # One kernel for all gradients: five products a pair of blocks
-      # instead of seven. Each block of keys leaves its part of the
+      # One kernel for all gradients: five products per pair of blocks
+      # instead of seven. Each block of keys writes its part of the
       # queries' gradient, rounded to their dtype.
       use_fused_bwd_kernel=True,
     ),
@@ -146,15 +140,18 @@ def splash(
   )
   segments = None
   if s > length:
-    behind = lambda size: (jnp.arange(size) >= length).astype(jnp.int32)
-    segments = library.SegmentIds(behind(w), behind(s))
-  # A group at a time, mapped: of the axes of its grid the library shares only
-  # the forward pass's heads among the cores of a chip, Pallas all that it maps.
-  attend_ = jax.vmap(jax.vmap(functools.partial(kernel, segment_ids=segments)))
-  q = heads.groups(q * head_dim**-0.5)
-  q = jnp.stack([jnp.where(lanes, q, 0) for lanes in own], axis=2)
-  each = attend_(q, heads.groups(k), heads.groups(v))
-  out = each[:, :, 0]
-  for i, lanes in enumerate(own[1:], 1):
-    out = jnp.where(lanes, each[:, :, i], out)
-  return heads.ungroup(out)
+    is_padding = lambda size: (jnp.arange(size) >= length).astype(jnp.int32)
+    segments = library.SegmentIds(is_padding(w), is_padding(s))
+  # `vmap` over groups: Pallas distributes mapped axes over the cores of a chip;
+  # of the library's own axes only the heads of the forward pass are
+  # distributed.
+  attend_group = jax.vmap(
+    jax.vmap(functools.partial(kernel, segment_ids=segments))
+  )
+  q = heads.pack_groups(q * head_dim**-0.5)
+  q = jnp.stack([jnp.where(lanes, q, 0) for lanes in masks], axis=2)
+  per_head = attend_group(q, heads.pack_groups(k), heads.pack_groups(v))
+  out = per_head[:, :, 0]
+  for i, lanes in enumerate(masks[1:], 1):
+    out = jnp.where(lanes, per_head[:, :, i], out)
+  return heads.unpack_groups(out)

@@ -1,4 +1,4 @@
-"""Trained models as callables: storyboard to video, and edits of one video."""
+"""Trained models as callables: storyboards to videos, and edits of a video."""
 
 from ttt_jax.pipeline.edit import EditPipeline as EditPipeline
 from ttt_jax.pipeline.video import VideoPipeline as VideoPipeline

@@ -1,4 +1,4 @@
-"""A whole CogVideoX in diffusers' layout, ready to sample from as it is."""
+"""Loads a pre-trained CogVideoX in diffusers' layout for sampling."""
 
 from __future__ import annotations
 
@@ -12,47 +12,49 @@ import jax
 
 from ttt_jax import convert
 from ttt_jax import sharding
-from ttt_jax.convert import stable_diffusion as convert_scheduler
+from ttt_jax.convert import stable_diffusion
 from ttt_jax.encoders import load_text as text_lib
 
-# Of the videos that CogVideoX-2B and -5B were trained on.
-_FPS = 8
+_FPS = 8  # of the videos that CogVideoX-2B and -5B were trained on
 
 
-def is_model(folder: str | os.PathLike[str]) -> bool:
-  """Whether a folder holds a whole model rather than runs of ours."""
+def is_pretrained(folder: str | os.PathLike[str]) -> bool:
+  """Returns whether a folder contains a model instead of a training run."""
   return (pathlib.Path(folder) / 'transformer' / 'config.json').is_file()
 
 
-def parts(
+def pipeline_arguments(
   folder: str | os.PathLike[str], mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
-  """The arguments of `VideoPipeline` for a pre-trained model.
+  """Returns the arguments of `VideoPipeline` for a pre-trained model.
 
-  Weights stay in the types of their files. Where those are half precision the
-  networks compute in bfloat16.
+  Weights keep the dtypes of their files. The networks compute in bfloat16
+  unless all weights of the transformer are float32.
 
   Args:
-    folder: with transformer/, vae/, text_encoder/, tokenizer/ and scheduler/.
-    mesh: of `sharding.make_mesh`; None is the first device.
+    folder: Folder with transformer/, vae/, text_encoder/, tokenizer/ and
+      scheduler/.
+    mesh: Mesh over which the networks are split; None is the first device.
 
   Raises:
     FileNotFoundError: one of the folders or a file in it is missing.
-    ValueError: a model that is not supported, or damaged files.
+    ValueError: the model is not supported, or a file is damaged.
   """
   folder = pathlib.Path(folder)
-  scheduler, shift = convert_scheduler.load_scheduler(folder / 'scheduler')
+  scheduler, shift = stable_diffusion.load_scheduler(folder / 'scheduler')
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    place = lambda leaf: device
+    param_sharding = lambda leaf: device
   else:
-    place = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
-  config, params = convert.load_dit(folder, sharding=place)
-  kinds = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
-  dtype = 'float32' if kinds == {'float32'} else 'bfloat16'
+    param_sharding = functools.partial(
+      sharding.param_sharding, mesh, axes=sharding.AXES
+    )
+  config, params = convert.load_dit(folder, sharding=param_sharding)
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
+  dtype = 'float32' if dtypes == {'float32'} else 'bfloat16'
   vae = convert.load_vae(folder / 'vae')
   rows, columns = config.base
-  side = config.patch_size * vae[0].spatial_compression
+  pixels = config.patch_size * vae[0].spatial_compression  # per token, side
   return dict(
     config=dataclasses.replace(config, dtype=dtype),
     params=params,
@@ -63,8 +65,8 @@ def parts(
       dtype=dtype,
       mesh=mesh,
     ),
-    height=rows * side,
-    width=columns * side,
+    height=rows * pixels,
+    width=columns * pixels,
     fps=_FPS,
     scheduler=scheduler,
     schedule_shift=shift,

@@ -1,4 +1,4 @@
-"""Videos made while training, by the functions that users call."""
+"""Samples videos during training, with the pipelines that users call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tempfile
 from etils import epath
 import jax
 
-from ttt_jax import pipeline
 from ttt_jax import sharding
 from ttt_jax import storyboard
-from ttt_jax.pipeline import edit
+from ttt_jax.pipeline import edit as edit_lib
+from ttt_jax.pipeline import video as video_lib
 from ttt_jax.runtime import disk
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
@@ -22,23 +22,26 @@ from ttt_jax.video import video_file
 _STEPS = 25  # of the sampler
 
 
-def hook(
+def make_sample_hook(
   experiment: experiment_lib.Experiment, workdir: str | os.PathLike[str]
 ) -> loop.SampleHook | None:
-  """What `loop.train` calls to make samples; loads the encoders.
+  """Loads the encoders and returns the function that samples.
 
-  A tuning makes one video of each text in `config.edits` (none without any),
-  other training the first clip's storyboard.
+  A tuning samples one video per text in `config.edits`. Other training samples
+  the storyboard of the first clip.
 
   Args:
-    experiment: that trains.
-    workdir: of the run.
+    experiment: Experiment that trains.
+    workdir: Folder of the training run.
+
+  Returns:
+    The hook of `loop.train`, or None if there is nothing to sample.
   """
   config = experiment.config
   if 'video' in config:
     return _edits(config, workdir) if config.edits else None
   board = storyboard.Storyboard.parse(experiment.clips[0]['storyboard'])
-  pipe = pipeline.VideoPipeline.from_config(config, None, _mesh(config))
+  pipe = video_lib.VideoPipeline.from_config(config, None, _mesh(config))
 
   def sample(params, step: int, folder: epath.Path) -> None:
     pipe.params = params
@@ -48,7 +51,7 @@ def hook(
 
 
 def _edits(config, workdir):
-  pipe = edit.EditPipeline(config, None, workdir, _mesh(config))
+  pipe = edit_lib.EditPipeline(config, None, workdir, _mesh(config))
 
   def sample(params, step: int, folder: epath.Path) -> None:
     pipe.params = params
@@ -60,16 +63,16 @@ def _edits(config, workdir):
 
 
 def _mesh(config):
-  """That of training, where it is more than one device."""
+  """Returns the mesh of training; None for a single device."""
   mesh = sharding.make_mesh(config.mesh)
   return mesh if mesh.size > 1 else None
 
 
 def _write(frames, fps, step, folder):
-  """Writes STAGE/samples/STEP.mp4, by one of several processes."""
+  """Writes STAGE/samples/STEP.mp4; the first process does."""
   if jax.process_index():
     return
-  with tempfile.TemporaryDirectory() as draft:
-    out = pathlib.Path(draft, f'{step:06d}.mp4')
+  with tempfile.TemporaryDirectory() as temporary:
+    out = pathlib.Path(temporary, f'{step:06d}.mp4')
     video_file.write_video(out, frames, fps=fps)
-    disk.mirror(draft, epath.Path(folder) / 'samples')
+    disk.copy_to(temporary, epath.Path(folder) / 'samples')

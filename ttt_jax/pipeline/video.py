@@ -1,16 +1,15 @@
-"""From a storyboard to frames: what a notebook imports.
+"""Samples the video of a storyboard with a trained model.
 
     from ttt_jax.pipeline import VideoPipeline
     pipe = VideoPipeline.load('workdir')
     frames = pipe(Storyboard.load('story.json'), steps=50, seed=0)
 
-and, for the video that a run was tuned on, `EditPipeline`. The commands and the
-samples made during training call the same functions.
+The commands and the samples made during training call the same functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 import functools
 import os
 from typing import Any
@@ -28,31 +27,25 @@ from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
 from ttt_jax.encoders import video_encoder
-from ttt_jax.evaluation import shot_recall
 from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
-from ttt_jax.pipeline import edit
 from ttt_jax.pipeline import pretrained
+from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import paths
-from ttt_jax.video import video_file
-
-EditPipeline = edit.EditPipeline
-
-# Called with the number of steps done, e.g. to move a progress bar.
-OnStep = Callable[[int], None]
 
 
 class VideoPipeline:
-  """Text encoder, transformer, sampler and VAE, each compiled once a shape.
+  """Text encoder, transformer, sampler and VAE, each compiled once per shape.
 
   Attributes:
-    config: of the transformer.
-    params: of the transformer; may be replaced by others of the same shapes.
-    text_encoder: of the storyboard's prompts.
-    height: pixels of the video.
-    width: pixels.
-    fps: frames a second.
-    scheduler: name of the one that samples where a call names none.
+    config: Config of the transformer.
+    params: Parameters of the transformer; they may be replaced by others of the
+      same shapes.
+    text_encoder: Encoder of the storyboard's texts.
+    height: Height of the video in pixels.
+    width: Width of the video in pixels.
+    fps: Frames per second.
+    scheduler: Name of the default scheduler.
   """
 
   def __init__(
@@ -71,12 +64,21 @@ class VideoPipeline:
     vae_options: Mapping[str, Any] | None = None,
     text_cache: str | os.PathLike[str] | None = None,
   ):
-    """Puts the parts together.
+    """Builds the pipeline.
 
     Args:
-      vae: config and parameters.
-      vae_options: of `CausalVideoEncoder`, such as `tiling`.
-      text_cache: folder of embeddings, shared with other runs.
+      config: Config of the transformer.
+      params: Parameters of the transformer.
+      vae: Config and parameters of the VAE.
+      text_encoder: Encoder of the storyboard's texts.
+      height: Height of the video in pixels.
+      width: Width of the video in pixels.
+      fps: Frames per second.
+      schedule_shift: Shift of the noise schedule.
+      scheduler: Name of the default scheduler.
+      mesh: Mesh over which the transformer is split; None is the first device.
+      vae_options: Options of `CausalVideoEncoder`, such as `tiling`.
+      text_cache: Folder of embeddings that runs share.
     """
     self.config = config
     self.params = params
@@ -84,10 +86,10 @@ class VideoPipeline:
     self.height, self.width, self.fps = height, width, fps
     self.scheduler = scheduler
     self._shift = schedule_shift
-    self._on_step: OnStep | None = None
-    self._module = dit.DiffusionTransformer(config, sharding.Layout(mesh))
+    self._step_callback = step_callback.StepCallback()
+    self._module = dit.DiffusionTransformer(config, sharding.ShardingPlan(mesh))
     self._vae_config = vae[0]
-    # Every process decodes on devices of its own.
+    # Every process decodes on its own devices.
     devices = None if mesh is None else mesh.local_devices
     self._video_encoder = video_encoder.CausalVideoEncoder(
       *vae, devices=devices, **(vae_options or {})
@@ -95,7 +97,7 @@ class VideoPipeline:
     self._texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
     self._sample = jax.jit(
       self._sample_latents,
-      static_argnames=('scheduler', 'grid'),
+      static_argnames=('scheduler', 'schedule'),
       out_shardings=mesh and sharding.replicated(mesh),
     )
 
@@ -106,25 +108,26 @@ class VideoPipeline:
     ema: bool = True,
     mesh: jax.sharding.Mesh | None = None,
   ) -> VideoPipeline:
-    """The pipeline of a trained stage, or of a pre-trained CogVideoX.
+    """Loads a trained stage or a pre-trained CogVideoX.
 
     Args:
-      folder: a stage folder, or a workdir: then its stage saved last; or a
-        whole model in diffusers' layout, see `pretrained`.
-      ema: the averaged weights, where training kept an average.
-      mesh: of `sharding.make_mesh`, over which the transformer is split; None
-        is the first device.
+      folder: Folder of a stage; or a workdir, for its stage that was saved
+        last; or a complete model in diffusers' layout, see `pretrained`.
+      ema: Whether to load the averaged weights, if training kept an average.
+      mesh: Mesh over which the transformer is split; None is the first device.
 
     Raises:
-      FileNotFoundError: no checkpoint, VAE or text encoder there.
+      FileNotFoundError: the checkpoint, VAE or text encoder is missing.
       ValueError: the VAE or the text encoder is not the one of training.
     """
-    if pretrained.is_model(folder):
-      return cls(**pretrained.parts(folder, mesh))
-    place = mesh and functools.partial(
+    if pretrained.is_pretrained(folder):
+      return cls(**pretrained.pipeline_arguments(folder, mesh))
+    param_sharding = mesh and functools.partial(
       sharding.param_sharding, mesh, axes=sharding.AXES
     )
-    params, config = checkpoint.load_params(folder, ema, sharding=place)
+    params, config = checkpoint.load_params(
+      folder, ema, sharding=param_sharding
+    )
     params = dit.inference_params(dit.DiTConfig(**config.model), params)
     pipe = cls.from_config(config, params, mesh)
     video_encoder.check_identity(
@@ -139,7 +142,7 @@ class VideoPipeline:
   def from_config(
     cls, config, params, mesh: jax.sharding.Mesh | None = None
   ) -> VideoPipeline:
-    """The pipeline of a training config and parameters."""
+    """Builds the pipeline from a training config and parameters."""
     return cls(
       dit.DiTConfig(**config.model),
       params,
@@ -163,10 +166,10 @@ class VideoPipeline:
   def geometry(
     self, storyboard: storyboard_lib.Storyboard
   ) -> geometry_lib.Geometry:
-    """Sizes and token order of the video that a storyboard makes."""
+    """Returns sizes and token order of a storyboard's video."""
     config = self.config
     return geometry_lib.Geometry(
-      len(storyboard.segments) * self._segment_frames + 1,
+      len(storyboard.segments) * self.segment_frames + 1,
       self.height,
       self.width,
       self.fps,
@@ -179,49 +182,27 @@ class VideoPipeline:
     )
 
   @property
-  def _segment_frames(self) -> int:
-    """Pixel frames of every segment but the first, which has one more."""
+  def segment_frames(self) -> int:
+    """The pixel frames per segment; the first segment has one more."""
     ratio = self._vae_config.temporal_compression_ratio
     return self.config.segment_latent_frames * ratio
 
   def __call__(
-    self,
-    storyboard: storyboard_lib.Storyboard,
-    *,
-    steps: int = 50,
-    guidance: float = 6.0,
-    seed: int = 0,
-    scheduler: str | None = None,
-    guidance_schedule: str = 'cosine',
-    on_step: OnStep | None = None,
+    self, storyboard: storyboard_lib.Storyboard, **options: Any
   ) -> np.ndarray:
-    """Samples the storyboard's video.
+    """Samples the video of a storyboard.
 
     Args:
-      storyboard: one text a segment, negative texts if any.
-      steps: sampling steps, 1 to 1000.
-      guidance: strength of the text, see `ttt_jax.diffusion.guidance`.
-      seed: of the noise; equal seeds give equal videos.
-      scheduler: of `diffusion.schedulers`; None is the pipeline's own.
-      guidance_schedule: 'cosine', 'constant' or 'reference'.
-      on_step: called with the number of steps done.
+      storyboard: Storyboard with one text per segment.
+      **options: Options of `sample_latents`.
 
     Returns:
       uint8 [frames, height, width, 3]; 3 s are 49 frames, 63 s 1009.
 
     Raises:
-      ValueError: a text too long for the model, or an option out of range.
+      ValueError: a text is too long for the model, or an option is invalid.
     """
-    latents = self.sample_latents(
-      storyboard,
-      steps=steps,
-      guidance=guidance,
-      seed=seed,
-      scheduler=scheduler,
-      guidance_schedule=guidance_schedule,
-      on_step=on_step,
-    )
-    return self.decode(latents)
+    return self.decode(self.sample_latents(storyboard, **options))
 
   def sample_latents(
     self,
@@ -232,13 +213,30 @@ class VideoPipeline:
     seed: int = 0,
     scheduler: str | None = None,
     guidance_schedule: str = 'cosine',
-    on_step: OnStep | None = None,
+    on_step: step_callback.OnStep | None = None,
   ) -> jax.Array:
-    """As `__call__`, but the latents, float32 [1, F, h, w, c]."""
+    """Samples the latents of a storyboard's video.
+
+    Args:
+      storyboard: Storyboard with one text per segment, and negative texts if
+        any.
+      steps: Sampling steps, 1 to 1000.
+      guidance: Strength of the text, see `diffusion.guidance`.
+      seed: Seed of the noise; equal seeds give equal videos.
+      scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
+      guidance_schedule: 'cosine', 'constant' or 'reference'.
+      on_step: Function called with the number of steps done.
+
+    Returns:
+      float32 [1, F, h, w, c].
+
+    Raises:
+      ValueError: a text is too long for the model, or an option is invalid.
+    """
     chosen = schedulers.scheduler(scheduler or self.scheduler)
-    grid = chosen.grid(steps, self._shift)
+    schedule = chosen.schedule(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(
-      guidance, steps, grid.timesteps
+      guidance, steps, schedule.timesteps
     )
     storyboard.lint(
       self.text_encoder.text_length, self.text_encoder.count_tokens
@@ -260,8 +258,7 @@ class VideoPipeline:
         self.config.in_channels,
       ),
     )
-    self._on_step = on_step
-    try:
+    with self._step_callback.report_to(on_step):
       latents = self._sample(
         self.params,
         noise,
@@ -270,62 +267,27 @@ class VideoPipeline:
         np.asarray(scales, np.float32),
         jax.random.fold_in(key, 1),
         scheduler=chosen,
-        grid=grid,
+        schedule=schedule,
       )
       return latents.block_until_ready()
-    finally:
-      jax.effects_barrier()
-      self._on_step = None
 
   def decode(self, latents: jax.Array) -> np.ndarray:
-    """Latents [1, F, h, w, c] -> uint8 frames [F', H, W, 3]."""
+    """Decodes latents [1, F, h, w, c] to uint8 frames [F', H, W, 3]."""
     return self._video_encoder.decode(np.asarray(latents)[0])
 
-  def reconstruct_shots(
-    self,
-    shots: Sequence[shot_recall.Shot],
-    videos: str,
-    soften: bool = True,
-  ) -> dict[shot_recall.Shot, np.ndarray]:
-    """One segment of each shot, through the VAE and back.
-
-    Args:
-      shots: (file, start in seconds) of each.
-      videos: folder of the files, also 'package:...'.
-      soften: as the frames of training were.
-
-    Returns:
-      uint8 [n + 1, H, W, 3] for each shot.
-    """
-    out = {}
-    for name, start in shots:
-      pixels = video_file.read_video(
-        paths.resolve(f'{videos}/{name}'),
-        fps=self.fps,
-        height=self.height,
-        width=self.width,
-        start=start,
-        frames=self._segment_frames + 1,
-        soften=soften,
-      )
-      mean, _ = self._video_encoder.encode(pixels)
-      out[name, start] = self.decode(mean[None])
-    return out
-
-  def _tick(self, step: int) -> None:
-    # One function for all calls: it is part of the compiled program.
-    if self._on_step is not None:
-      self._on_step(step + 1)
+  def encode(self, frames: np.ndarray) -> np.ndarray:
+    """Encodes uint8 frames [F', H, W, 3] to mean latents [1, F, h, w, c]."""
+    return self._video_encoder.encode(frames)[0][None]
 
   def _sample_latents(
-    self, params, noise, text, negative, scales, key, *, scheduler, grid
+    self, params, noise, text, negative, scales, key, *, scheduler, schedule
   ):
     apply = functools.partial(self._module.apply, {'params': params})
     return scheduler.sample(
       guidance_lib.guided(apply, text, negative),
       noise,
-      grid,
+      schedule,
       scales,
       key,
-      on_step=self._tick,
+      on_step=self._step_callback,
     )

@@ -1,4 +1,4 @@
-"""What the entry points share: one-line errors instead of tracebacks."""
+"""Entry points: flags, configs, and one-line errors instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -16,53 +16,56 @@ from absl import logging
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import distributed
 
-# What a user can mend by other input. Everything else is a defect of ours
-# and keeps its traceback.
+# Errors that a user can fix by other input. All others are defects of the
+# program and keep their traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError)
 
 
 def run(
   main: Callable[[Sequence[str]], int | None], arguments: bool = False
 ) -> None:
-  """Runs `main` with absl flags; user errors become `error: ...`, exit 2.
+  """Runs `main` with absl flags; user errors become `error: ...`, status 2.
 
-  `TTT_JAX_TRACEBACK=1` keeps the traceback. Of several processes one that
-  fails ends without waiting for the others; one that lost another, or does not
-  reach a bucket, exits with 75, for which launchers start all again.
+  `TTT_JAX_TRACEBACK=1` keeps the traceback. If one of several processes fails,
+  it exits without waiting for the others; if it lost another process or cannot
+  reach a bucket, it exits with status 75, on which launchers restart all.
 
   Args:
-    main: of the entry point, takes argv and returns the exit status.
-    arguments: whether it takes arguments that are no flags.
+    main: Entry point; takes argv and returns the exit status.
+    arguments: Whether arguments that are not flags are accepted.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1 and not arguments:
       return _fail(f'unexpected argument {argv[1]!r}; see --help')
-    # absl's default shows what jax and orbax say of their inner life.
+    # At absl's default level jax and orbax log their internal steps.
     logging.set_verbosity(logging.WARNING)
-    # Its errors come to us as exceptions, too.
+    # The errors of gcsfs reach us as exceptions, too.
     python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
     try:
       return main(argv)
     except Exception as e:  # pylint: disable=broad-except
-      plain = not os.environ.get('TTT_JAX_TRACEBACK')
-      if plain and (lost := distributed.lost(e) or bucket.lost(e)):
-        return distributed.leave(_fail(lost, os.EX_TEMPFAIL))
-      if plain and isinstance(e, USER_ERRORS):
-        return distributed.leave(_fail(e))
-      if distributed.several():
+      if not os.environ.get('TTT_JAX_TRACEBACK'):
+        disconnect = distributed.describe_disconnect(
+          e
+        ) or bucket.describe_disconnect(e)
+        if disconnect:
+          return distributed.hard_exit(_fail(disconnect, os.EX_TEMPFAIL))
+        if isinstance(e, USER_ERRORS):
+          return distributed.hard_exit(_fail(e))
+      if distributed.is_multiprocess():
         traceback.print_exc()
-        distributed.leave(1)
+        distributed.hard_exit(1)
       raise
 
   app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags and the config file; what is wrong there is a user error."""
-  # Help wants the flags as they are, config or not.
+  """Parses the flags and the config file; exits with one line on an error."""
+  # Help works with and without a config.
   if any(a.lstrip('-').startswith('help') for a in argv[1:]):
-    return app.parse_flags_with_usage(argv)
+    return app.parse_flags_with_usage(list(argv))
   for argument in argv[1:]:
     if argument.startswith('--config='):
       path = argument.partition('=')[2].partition(':')[0]
@@ -73,7 +76,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as e:
-    # A config file's own error arrives inside of absl's, with its traceback.
+    # An error of a config file is part of absl's, with its traceback.
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     sys.exit(_fail(lines[-1].removeprefix('ValueError: ')))
   except (AttributeError, KeyError, TypeError) as e:

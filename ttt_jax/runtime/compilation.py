@@ -1,4 +1,4 @@
-"""Keeps compiled programs, so that a restart does not compile again."""
+"""The cache of compiled programs, so that a restart does not compile again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import jax
 _FOLDER = flags.DEFINE_string(
   'compilation_cache',
   None,
-  'Folder of compiled programs; default:'
-  " JAX_COMPILATION_CACHE_DIR, else WORKDIR/compilation_cache; '' for none.",
+  'Folder of compiled programs; by default JAX_COMPILATION_CACHE_DIR, else'
+  " WORKDIR/compilation_cache. '' disables the cache.",
 )
 
 
-def keep(workdir: str | os.PathLike[str]) -> None:
-  """Keeps what takes a second or more to compile; before anything is.
+def enable_compilation_cache(workdir: str | os.PathLike[str]) -> None:
+  """Caches programs that take a second or more to compile.
 
   A program that was compiled before, for the same devices by the same version
-  of JAX, is then read from the folder that the flag names.
+  of JAX, is then read from the folder of the flag --compilation_cache. Must be
+  called before the first compilation.
   """
   folder = _FOLDER.value
   if folder is None and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):

@@ -1,4 +1,4 @@
-"""Folders on disks, which may be full, and in buckets."""
+"""Full disks, copies into buckets, and writes to buckets that fail."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ import jax
 
 from ttt_jax.runtime import paths
 
+# TensorStore's errors have no number.
+_FULL = ('No space left on device', 'Disk quota exceeded')
+
 
 def is_full(error: BaseException | None) -> bool:
-  """Whether an error, or one it came from, says that no space is left."""
+  """Returns whether an error, or one that it came from, is of a full disk."""
   while error is not None:
-    if isinstance(error, OSError) and error.errno in (
-      errno.ENOSPC,
-      errno.EDQUOT,
-    ):
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
       return True
-    # TensorStore tells it in words.
-    if any(
-      words in str(error)
-      for words in ('No space left on device', 'Disk quota exceeded')
-    ):
+    if any(words in str(error) for words in _FULL):
       return True
     error = error.__cause__ or error.__context__
   return False
 
 
-def mirror(folder: str | os.PathLike[str], bucket: epath.Path) -> None:
-  """Copies the files of a local folder to another place, if it is another."""
-  if epath.Path(folder) == bucket:
+def copy_to(folder: str | os.PathLike[str], target: epath.Path) -> None:
+  """Copies the files of a local folder to another one, local or in a bucket."""
+  if epath.Path(folder) == target:
     return
   for path in pathlib.Path(folder).rglob('*'):
     if path.is_file():
-      copy = bucket / str(path.relative_to(folder))
+      copy = target / str(path.relative_to(folder))
       copy.parent.mkdir(parents=True, exist_ok=True)
       epath.Path(path).copy(copy, overwrite=True)
 
 
 @contextlib.contextmanager
-def may_wait(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Warns of an error in writing to a bucket, where a later write does.
+def tolerate_bucket_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns an error of a write to a bucket into a warning.
 
-  A service that fails for a minute need not end a run for a curve's sake.
+  For files that are written again later, such as curves: a service that fails
+  for a minute should not end a run. Errors on a local disk are raised.
   """
   try:
     yield
   except Exception as e:  # pylint: disable=broad-except
-    if not paths.in_bucket(path):
+    if not paths.is_remote(path):
       raise
-    warnings.warn(f'{path} cannot be written now: {e or type(e).__name__}')
+    warnings.warn(
+      f'{path} cannot be written now: {e or type(e).__name__}', stacklevel=2
+    )
 
 
 def check_space(folder: os.PathLike[str], tree: Any) -> None:
-  """Raises OSError ENOSPC if the arrays of `tree` have no room in `folder`."""
-  if paths.in_bucket(folder):
+  """Raises OSError ENOSPC if the arrays of `tree` do not fit into `folder`."""
+  if paths.is_remote(folder):
     return
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
   free = shutil.disk_usage(folder).free
@@ -76,10 +76,10 @@ def check_space(folder: os.PathLike[str], tree: Any) -> None:
 
 
 @contextlib.contextmanager
-def quiet_threads() -> Iterator[None]:
-  """Keeps threads that meet a full disk from printing a traceback each.
+def silence_disk_full_threads() -> Iterator[None]:
+  """Suppresses the tracebacks of threads that fail because of a full disk.
 
-  The error reaches us as an exception of Orbax' next call.
+  The error is raised again by the next call into Orbax.
   """
   hook = threading.excepthook
   threading.excepthook = lambda a: is_full(a.exc_value) or hook(a)
@@ -89,6 +89,6 @@ def quiet_threads() -> Iterator[None]:
     threading.excepthook = hook
 
 
-def not_orbax(record: logging.LogRecord) -> bool:
-  """A logging filter: Orbax logs every phase, and a traceback per thread."""
+def drop_orbax_logs(record: logging.LogRecord) -> bool:
+  """Logging filter: Orbax logs every phase, and a traceback per thread."""
   return '/orbax/' not in record.pathname

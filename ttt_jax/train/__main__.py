@@ -2,10 +2,10 @@
 
     python -m ttt_jax.train --config=configs/quickstart.py:3s --workdir=DIR
 
-Everything of the stage goes to DIR/STAGE: checkpoints/, TensorBoard events,
-metrics.jsonl, losses.png. The same command goes on where a run was stopped.
-`--dry_run` prints sizes and parameter groups instead. Any value of the config
-can be set by --config.a.b=VALUE.
+Writes checkpoints/, TensorBoard events, metrics.jsonl and losses.png to
+DIR/STAGE. The same command resumes a run that was stopped. `--dry_run` prints
+sizes and parameter groups instead. --config.a.b=VALUE replaces a value of the
+config.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of all stages.')
-_PROFILE_STEPS = flags.DEFINE_string(
-  'profile_steps', '', 'Steps to trace, FIRST:LAST, into STAGE/profile.'
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file of the stage.'
 )
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print sizes, train nothing.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the training run, with a folder per stage.'
+)
+_PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps', '', 'Range of steps to trace into STAGE/profile, FIRST:LAST.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Whether to only print sizes and parameter groups.'
+)
 
 
 def dry_run(config) -> None:
@@ -47,14 +53,14 @@ def dry_run(config) -> None:
   sizes.add_column('value', justify='right')
   for row in backbones.geometry(config).table():
     sizes.add_row(*row)
-  params = backbones.of(config).abstract_params()
+  params = backbones.from_config(config).abstract_params()
   console = rich_console.Console()
   console.print(sizes)
   console.print(optimizer.group_table(config.optimizer, params))
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Trains the stage of `--config`."""
   del argv
   config = _CONFIG.value
   if config is None:
@@ -67,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
   bucket.check(_WORKDIR.value, write=True)
   for path in (config.get('init_from', ''), config.data.folder):
     bucket.check(path)
-  distributed.start()
-  compilation.keep(_WORKDIR.value)
+  distributed.initialize()
+  compilation.enable_compilation_cache(_WORKDIR.value)
   if 'video' in config:
     experiment_lib.check_config(config)
     single_video.prepare(config, _WORKDIR.value)
@@ -79,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
   )
   sample = None
   if config.sample_every:
-    sample = training_samples.hook(experiment, _WORKDIR.value)
+    sample = training_samples.make_sample_hook(experiment, _WORKDIR.value)
   state = loop.train(experiment, sample, _PROFILE_STEPS.value)
   folder = experiment.folder
   print(

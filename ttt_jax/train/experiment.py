@@ -1,4 +1,4 @@
-"""A config made ready to train: checked, with its data; no device yet."""
+"""A checked config with its data set and initial weights; uses no device."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ttt_jax import backbones
 from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import batches as batches_lib
 from ttt_jax.data.store import manifest as manifest_lib
-from ttt_jax.data.store import reader as latents_lib
+from ttt_jax.data.store import reader as dataset_reader
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import flops
 from ttt_jax.runtime import paths
-from ttt_jax.train import init_from as source_lib
+from ttt_jax.train import init_from as init_from_lib
 from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import timing
 
-# Whole numbers of the config and their least values.
-_LEAST = dict(
+# Integer fields of the config and their minimum values.
+_MINIMUM = dict(
   seed=0,
   steps=1,
   batch_size=1,
@@ -40,12 +40,12 @@ _LEAST = dict(
 
 def check_config(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a value that cannot work; touches no device."""
-  for name, least in _LEAST.items():
+  for name, minimum in _MINIMUM.items():
     value = config[name]
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int) or value < minimum:
       raise ValueError(
-        f'config.{name} is {value!r}; it must be a whole number of {least}'
-        ' or more'
+        f'config.{name} is {value!r}; it must be an integer of {minimum} or'
+        ' more'
       )
   for name in ('ema_decay', 'text_dropout'):
     if not 0 <= config[name] < 1:
@@ -55,10 +55,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       )
   if not config.stage or '/' in config.stage:
     raise ValueError(
-      f'config.stage is {config.stage!r}; it names a folder, for example 3s'
+      f'config.stage is {config.stage!r}; it must be the name of a folder, for'
+      ' example 3s'
     )
   schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
-  network = backbones.of(config).network
+  network = backbones.from_config(config).network
   if config.diagnose_every and not hasattr(network, 'diagnostics'):
     raise ValueError(
       f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
@@ -68,7 +69,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     config.mesh,
     batch_size=config.batch_size,
     microbatches=config.microbatches,
-    num_heads=backbones.of(config).num_heads,
+    num_heads=backbones.from_config(config).num_heads,
   )
 
 
@@ -76,67 +77,67 @@ class Experiment:
   """One stage in one folder.
 
   Attributes:
-    config: the stage's config, checked.
-    folder: of the stage, WORKDIR/STAGE.
-    source: folder whose weights it starts from, or None.
-    clips: of the manifest, by the clip index of a batch.
-    abstract_params: nested dict of `jax.ShapeDtypeStruct`.
+    config: Checked config of the stage.
+    folder: Folder of the stage, WORKDIR/STAGE.
+    init_folder: Folder of the weights that training starts from, or None.
+    clips: Clips of the manifest, by the clip index of a batch.
+    abstract_params: Nested dict of `jax.ShapeDtypeStruct`.
   """
 
   def __init__(
     self, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
   ):
-    """Checks the config, the data set and the earlier stage.
+    """Checks the config, the data set and the previous stage.
 
     Raises:
-      ValueError: a value, a parameter group or a manifest that does not fit.
-      FileNotFoundError: no data set, or no earlier stage.
+      ValueError: a value, a parameter group or a manifest does not fit.
+      FileNotFoundError: the data set or the previous stage is missing.
     """
     check_config(config)
     workdir = epath.Path(workdir)
     self.config, self.folder = config, workdir / config.stage
-    self._backbone = backbones.of(config)
+    self._backbone = backbones.from_config(config)
     self.abstract_params = self._backbone.abstract_params()
-    optimizer_lib.assign(config.optimizer.groups, self.abstract_params)
+    optimizer_lib.assign_groups(config.optimizer.groups, self.abstract_params)
     self._dataset = _open_data(config, workdir)
     self._manifest = self._dataset.manifest
     self._null_text = self._dataset.null_text
     self.clips = self._manifest.clips
-    self._source = _source(config, workdir)
-    self.source = self._source and self._source.folder
+    self._init_from = _find_init_from(config, workdir)
+    self.init_folder = self._init_from and self._init_from.folder
 
   def init(self, key: jax.Array) -> Any:
-    """Fresh parameters."""
+    """Returns random parameters."""
     return self._backbone.init(key)
 
   def objective(self, mesh: jax.sharding.Mesh) -> objective_lib.Objective:
-    """What is minimised, on a mesh."""
+    """Returns the loss and the diagnostics on a mesh."""
     return objective_lib.Objective(self.config, self._null_text, mesh)
 
   def batches(
     self, mesh: jax.sharding.Mesh | None = None
   ) -> batches_lib.BatchIterator:
-    """Endless batches from the first on; on a mesh this process's rows."""
+    """Returns endless batches; on a mesh, only the rows of this process."""
     size = self.config.batch_size
     rows = mesh and sharding_lib.local_rows(mesh, size)
     return batches_lib.batches(self._dataset, size, self.config.seed, rows=rows)
 
-  def work(self, trainable: Set[str]) -> timing.Work:
-    """What a clip costs if these parameters are trained."""
+  def clip_cost(self, trainable: Set[str]) -> timing.ClipCost:
+    """Returns the cost of one clip if these parameters are trained."""
     sizes = (
       self._backbone.config,
       self._dataset.latent_shape,
       self._dataset.text_shape,
     )
     total = sum(flops.training_flops(*sizes, trainable).values())
-    return timing.Work(flops.tokens(*sizes), total)
+    return timing.ClipCost(flops.tokens(*sizes), total)
 
   def identity(self) -> dict[str, Any]:
-    """What latents and texts mean: saved with the weights, JSON."""
+    """Returns the fingerprints of the encoders, which checkpoints contain."""
     return self._manifest.identity()
 
   def check_identity(self, saved: dict[str, Any], where: epath.Path) -> None:
-    """Raises ValueError if weights in `where` saw other latents or texts."""
+    """Raises ValueError if the weights in `where` had other encoders."""
     for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
       ours = self.identity()[name]
       if saved[name] != ours:
@@ -145,27 +146,25 @@ class Experiment:
           f' but the data set has {ours!r}; precompute with the same encoders'
         )
 
-  def load_source(self, sharding: Callable[..., Any]) -> Any:
-    """Parameters to start from, averaged where a stage kept an average."""
-    # Pre-trained weights do not say which encoders they saw.
-    if (identity := self._source.identity()) is not None:
-      self.check_identity(identity, self.source)
-    return self._source.load(sharding)
+  def load_init_params(self, sharding: Callable[..., Any]) -> Any:
+    """Loads the initial parameters, averaged if the stage kept an average."""
+    # Pre-trained weights do not record their encoders.
+    if (identity := self._init_from.identity()) is not None:
+      self.check_identity(identity, self.init_folder)
+    return self._init_from.load(sharding)
 
 
 def _open_data(
   config: ml_collections.ConfigDict, workdir: epath.Path
-) -> latents_lib.LatentDataset:
-  folder = epath.Path(
-    config.data.folder.replace('{workdir}', os.fspath(workdir))
-  )
+) -> dataset_reader.LatentDataset:
+  folder = epath.Path(paths.in_workdir(config.data.folder, workdir))
   if not folder.exists():
     raise FileNotFoundError(
       f'no data set in {folder}; make it with python -m ttt_jax.precompute'
       f' and the same --config and --workdir={workdir}'
     )
-  dataset = latents_lib.LatentDataset(folder)
-  g, backbone = backbones.geometry(config), backbones.of(config)
+  dataset = dataset_reader.LatentDataset(folder)
+  g, backbone = backbones.geometry(config), backbones.from_config(config)
   manifest_lib.check_manifest(
     dataset.manifest,
     fps=g.fps,
@@ -183,30 +182,30 @@ def _open_data(
     backbone.in_channels,
   )
   text = (g.segments, g.text_length, backbone.text_dim)
-  for name, found, wanted in (
+  for name, shape, expected in (
     ('latents', dataset.latent_shape, latents),
     ('texts', dataset.text_shape, text),
   ):
-    if tuple(found) != wanted:
+    if tuple(shape) != expected:
       raise ValueError(
-        f'{name} in {folder} have shape {tuple(found)}, config.model needs'
-        f' {wanted}'
+        f'{name} in {folder} have shape {tuple(shape)}, config.model needs'
+        f' {expected}'
       )
   return dataset
 
 
-def _source(
+def _find_init_from(
   config: ml_collections.ConfigDict, workdir: epath.Path
-) -> source_lib.Source | None:
-  """The weights that a fresh stage starts from, if any."""
-  named = config.get('init_from', '')
-  if not named and not config.previous_stage:
+) -> init_from_lib.InitFrom | None:
+  """Returns the weights that a new stage starts from, if any."""
+  name = config.get('init_from', '')
+  if not name and not config.previous_stage:
     return None
-  folder = epath.Path(named or workdir / config.previous_stage)
-  if named.startswith(paths.PACKAGE):
-    folder = paths.resolve(named)
-  source = source_lib.find(folder, config.stage)
-  source_lib.check(
-    source, backbones.of(config).config, backbones.geometry(config)
+  folder = epath.Path(name or workdir / config.previous_stage)
+  if name.startswith(paths.PACKAGE):
+    folder = paths.resolve(name)
+  init_from = init_from_lib.resolve_init_from(folder, config.stage)
+  init_from_lib.check(
+    init_from, backbones.from_config(config).config, backbones.geometry(config)
   )
-  return source
+  return init_from

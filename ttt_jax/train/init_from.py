@@ -1,4 +1,4 @@
-"""The weights that a fresh stage starts from: of a stage, or pre-trained."""
+"""Initial weights of a stage: those of another stage, or pre-trained."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import lazy_params
 from ttt_jax.convert import native
@@ -19,10 +20,10 @@ from ttt_jax.convert import registry
 from ttt_jax.convert import unet as convert_unet
 from ttt_jax.models import dit
 from ttt_jax.models.unet3d import unet
-from ttt_jax.runtime import json_file
+from ttt_jax.runtime import files
 
-# Fields of the network that make other numbers of the same weights.
-_FIELDS = (
+# Fields of the network that change the outputs of the same weights.
+_DIT_FIELDS = (
   'model_dim',
   'num_heads',
   'num_layers',
@@ -55,16 +56,16 @@ _NAMES = {dit.DiTConfig: 'transformer', unet.UNet3DConfig: 'U-Net'}
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """Where weights come from.
+class InitFrom:
+  """Weights in a folder, not loaded yet.
 
   Attributes:
-    folder: that holds them.
-    load: gives the nested float32 parameters, each with the sharding that
-      the callable says for its shape.
-    config: of the network that they belong to; None for a stage of ours,
-      whose shapes are compared when it is loaded.
-    identity: gives what latents and texts were to them, see
+    folder: Folder of the weights.
+    load: Function that returns the nested float32 parameters; its argument
+      maps a shape to a sharding.
+    config: Config of their network; None for a stage of a training run, whose
+      shapes are compared when it is loaded.
+    identity: Function that returns the fingerprints of their encoders, see
       `manifest.Manifest.identity`; None for pre-trained weights.
   """
 
@@ -74,94 +75,97 @@ class Source:
   identity: Callable[[], Mapping[str, Any] | None] = lambda: None
 
 
-def find(folder: epath.Path, stage: str) -> Source:
-  """The weights in a folder, looked at but not read.
+def resolve_init_from(folder: epath.Path, stage: str) -> InitFrom:
+  """Returns the weights in a folder without reading them.
 
   Args:
-    folder: of a transformer, a U-Net or a whole model as `save_pretrained`
-      writes it or as `ttt_jax.convert` does, of a stage, or of all stages:
-      then the one saved last.
-    stage: that starts from them, for messages.
+    folder: Folder of a transformer, a U-Net or a complete model that
+      `save_pretrained` or `ttt_jax.convert` wrote; or of a stage; or of all
+      stages, which stands for the stage that was saved last.
+    stage: Name of the stage that starts from them, for messages.
 
   Raises:
-    FileNotFoundError: none of these, or a file of the model is missing.
-    ValueError: a model that is not supported, or that is damaged.
+    FileNotFoundError: the folder is none of these, or a file is missing.
+    ValueError: the model is not supported, or damaged.
   """
-  for place in (folder, folder / 'transformer', folder / 'unet'):
-    if native.is_tree(place):
-      return _of_tree(place)
-    if (place / 'config.json').is_file():
-      return _of_model(place)
+  for path in (folder, folder / 'transformer', folder / 'unet'):
+    if native.is_checkpoint(path):
+      return _from_native(path)
+    if (path / 'config.json').is_file():
+      return _from_pretrained(path)
   try:
-    folder = checkpoint.stage_folder(folder)
+    folder = checkpoint_format.stage_folder(folder)
   except FileNotFoundError as e:
     raise FileNotFoundError(
       f'stage {stage} starts from weights in {folder}, but there are none;'
       ' train that stage first, name the folder of a transformer, or set'
       ' --config.previous_stage= to start from random weights'
     ) from e
-  return Source(
+  return InitFrom(
     folder,
     lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
     identity=lambda: checkpoint.load_data(folder)['identity'],
   )
 
 
-def _of_tree(folder):
-  found = native.read(folder)
-  if found.model not in ('transformer', 'unet'):
+def _from_native(folder):
+  saved = native.read(folder)
+  if saved.model not in ('transformer', 'unet'):
     raise ValueError(
-      f'{folder} holds a {found.model}; training starts from a transformer or'
-      ' a unet'
+      f'{folder} contains a {saved.model}; training starts from a transformer'
+      ' or a unet'
     )
-  return Source(
+  return InitFrom(
     folder,
-    lambda sharding: found.params(jnp.float32, sharding),
-    registry.config_of(found),
+    lambda sharding: saved.params(jnp.float32, sharding),
+    registry.native_config(saved),
   )
 
 
-def _of_model(folder):
-  # Files and shapes are checked here, before any device has to do with it.
-  found = json_file.read(folder / 'config.json')
-  if isinstance(found, dict) and found.get('_class_name') == convert_unet.CLASS:
-    # New temporal attention is drawn with all that is new.
+def _from_pretrained(folder):
+  # Checks files and shapes before a device is used.
+  content = files.read_json(folder / 'config.json')
+  if (
+    isinstance(content, dict)
+    and content.get('_class_name') == convert_unet.CLASS
+  ):
+    # Missing temporal attention is initialized with all new parameters.
     config, params = convert_unet.load_unet(
       folder,
       temporal=convert_unet.has_temporal(folder),
-      sharding=lazy_params.UNREAD,
+      sharding=lazy_params.ABSTRACT,
     )
   else:
-    config, params = convert_dit.load_dit(folder, sharding=lazy_params.UNREAD)
-  return Source(
+    config, params = convert_dit.load_dit(folder, sharding=lazy_params.ABSTRACT)
+  return InitFrom(
     folder,
     lambda sharding: jax.tree.map(
-      lambda leaf: lazy_params.place(leaf, jnp.float32, sharding), params
+      lambda leaf: lazy_params.materialize(leaf, jnp.float32, sharding), params
     ),
     config,
   )
 
 
 def check(
-  source: Source,
+  init_from: InitFrom,
   config: dit.DiTConfig | unet.UNet3DConfig,
   geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
 ) -> None:
-  """Raises ValueError if a network would not do with the weights as theirs.
+  """Raises ValueError if a network does not compute what the weights expect.
 
   Args:
-    source: of the weights.
-    config: of the network.
-    geometry: of its clips.
+    init_from: Weights.
+    config: Config of the network.
+    geometry: Sizes of its clips.
   """
-  theirs = source.config
+  theirs = init_from.config
   if theirs is None:
     return
   if type(theirs) is not type(config):
     raise ValueError(
-      f'the weights in {source.folder} are of a {_NAMES[type(theirs)]}, but'
-      f' this config trains a {_NAMES[type(config)]}; name the folder of one'
-      ' in --config.init_from'
+      f'the weights in {init_from.folder} belong to a'
+      f' {_NAMES[type(theirs)]}, but this config trains a'
+      f' {_NAMES[type(config)]}; name the folder of one in --config.init_from'
     )
   names = list(_UNET_FIELDS)
   if isinstance(config, dit.DiTConfig):
@@ -174,19 +178,25 @@ def check(
   ]
   if differ:
     raise ValueError(
-      f'the weights in {source.folder} are of another network:'
+      f'the weights in {init_from.folder} belong to another network:'
       f' {"; ".join(differ)}; set config.model to their values'
     )
 
 
 def _transformer_fields(theirs, ours, grid):
-  """Names of what two transformers must share; `grid`: tokens of a frame."""
-  names = list(_FIELDS)
+  """Returns the fields that two transformers must share.
+
+  Args:
+    theirs: Config of the weights.
+    ours: Config of the network.
+    grid: Rows and columns of a frame's tokens.
+  """
+  names = list(_DIT_FIELDS)
   if ours.positions == theirs.positions == 'sincos':
     names += _SINCOS_FIELDS
   if theirs.mixer != 'none':
     names += _TTT_FIELDS
-  # A base of the frames' own size changes nothing.
+  # A base that equals the grid has no effect.
   base = lambda config: None if config.base == grid else config.base
   if ours.positions == theirs.positions == 'rope' and (
     base(ours) != base(theirs)

@@ -1,4 +1,4 @@
-"""The training loop: restore, then batch, step, log, save, until the end."""
+"""The training loop: restores, then repeats batch, step, log and save."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import preemption
 from ttt_jax.train import profile as profile_lib
 from ttt_jax.train import step as step_lib
-from ttt_jax.train import timing as clock_lib
+from ttt_jax.train import timing
 
-if TYPE_CHECKING:  # The loop works with any network and data.
+if TYPE_CHECKING:
   from ttt_jax.train import experiment as experiment_lib
 
-# (all parameters, the trained ones averaged; step; stage folder)
+# Called with all parameters (the trained ones averaged), step, stage folder.
 SampleHook = Callable[[Any, int, pathlib.Path], None]
 
 
-def begin(
+def restore_or_init(
   experiment: experiment_lib.Experiment,
   optimizer: optimizer_lib.Optimizer,
   checkpoints: checkpoint.Checkpoints,
   mesh: jax.sharding.Mesh,
 ):
-  """The state to go on from: saved > of an earlier stage > from scratch."""
+  """Returns the saved state; else initial weights of `init_from`; else random.
+
+  Returns:
+    The state, its shardings, the saved data position and the time of saving;
+    the last two are None for a new run.
+  """
   ema = experiment.config.ema_decay > 0
   create = functools.partial(
     state_lib.create,
@@ -50,17 +55,17 @@ def begin(
   restored = checkpoints.restore(abstract)
   if restored is not None:
     state, data, saved = restored
-    print(f'continues {checkpoints.folder} after step {int(state.step)}')
+    print(f'resumes {checkpoints.folder} after step {int(state.step)}')
     return state, shardings, data, saved
-  key = step_lib.step_key(experiment.config.seed, 0, step_lib.Purpose.INIT)
+  key = step_lib.step_key(experiment.config.seed, 0, step_lib.RngStream.INIT)
   params = jax.jit(experiment.init, out_shardings=shardings.params)(key)
-  if experiment.source is not None:
-    loaded = experiment.load_source(
+  if experiment.init_folder is not None:
+    loaded = experiment.load_init_params(
       functools.partial(sharding.param_sharding, mesh)
     )
     params, new = state_lib.inherit(params, loaded)
     print(
-      f'starts from the weights in {experiment.source};'
+      f'starts from the weights in {experiment.init_folder};'
       f' new parameters: {_summary(new)}'
     )
   state = jax.jit(create, out_shardings=shardings)(params)
@@ -68,7 +73,7 @@ def begin(
 
 
 def _summary(paths: list[str]) -> str:
-  """Paths of parameters in few words: what blocks share is said once."""
+  """Joins paths of parameters; those that blocks share are listed once."""
   shared = dict.fromkeys(path.partition('/')[2] for path in paths)
   if len(shared) < len(paths):
     paths = [f'*/{path}' for path in shared]
@@ -83,16 +88,17 @@ def train(
   """Runs a stage to its end, or until SIGTERM or Ctrl-C, and saves it.
 
   Args:
-    experiment: what to train, already checked.
-    sample: called every `config.sample_every` steps.
-    profile: steps to trace, 'FIRST:LAST'; '' takes `config.profile`, if any.
+    experiment: Checked experiment.
+    sample: Function called every `config.sample_every` steps.
+    profile: Steps to trace, 'FIRST:LAST'; '' stands for `config.profile`, if
+      any.
 
   Returns:
-    The last state; its `step` is below `config.steps` if a signal came.
+    The last state; its `step` is below `config.steps` after a signal.
 
   Raises:
     ValueError: a loss that is not finite, a full disk, a folder of another
-      config, a mesh that does not fit the devices.
+      config, or a mesh that does not fit the devices.
   """
   try:
     return _train(experiment, sample, profile)
@@ -100,7 +106,7 @@ def train(
     if disk.is_full(e):
       raise ValueError(
         f'the disk is full: cannot write to {experiment.folder}; free space'
-        ' and start again, the saved checkpoints are whole'
+        ' and start again; the saved checkpoints are intact'
       ) from e
     raise
 
@@ -111,7 +117,7 @@ def _train(experiment, sample, profile):
     profile or config.get('profile', ''), folder, config.steps
   )
   checkpoints = checkpoint.Checkpoints(folder, config)
-  checkpoints.check()
+  checkpoints.check_config()
   sharding.check_mesh(
     config.mesh,
     batch_size=config.batch_size,
@@ -122,7 +128,7 @@ def _train(experiment, sample, profile):
   optimizer = optimizer_lib.make_optimizer(
     config.optimizer, experiment.abstract_params, config.steps
   )
-  state, shardings, data, saved = begin(
+  state, shardings, data, saved = restore_or_init(
     experiment, optimizer, checkpoints, mesh
   )
   objective = experiment.objective(mesh)
@@ -146,56 +152,56 @@ def _train(experiment, sample, profile):
     experiment.check_identity(data['identity'], folder)
     batches.set_state(data['batches'])
   due = lambda step, every: every and step % every == 0
-  clock = clock_lib.Clock(
-    experiment.work(optimizer.trainable),
+  timer = timing.StepTimer(
+    experiment.clip_cost(optimizer.trainable),
     config.batch_size,
     list(mesh.devices.flat),
   )
-  goodput = clock_lib.Goodput(folder, start, saved, first_host)
+  goodput = timing.Goodput(folder, start, saved, first_host)
   with (
-    preemption.Stop() as stop,
+    preemption.PreemptionHandler() as preempted,
     checkpoints,
     metrics_lib.Writer(folder, start, first_host) as writer,
     progress.Bar(f'training {config.stage}', config.steps, start) as bar,
   ):
     names = [clip['name'] for clip in experiment.clips]
-    monitor = metrics_lib.Monitor(writer, clock, goodput, names, config)
+    reader = metrics_lib.MetricsReader(writer, timer, goodput, names, config)
     for step in range(start + 1, config.steps + 1):
-      with clock.data():
+      with timer.wait_for_data():
         batch = next(batches)
         arrays = sharding.put_batch(mesh, batch)
       profile.before(step)
       with jax.transfer_guard('disallow'):  # No hidden copies in the loop.
         state, metrics = train_step(state, arrays)
       profile.after(step, metrics)
-      monitor.push(step, metrics, batch['clip'])
-      bar.advance(note=monitor.note)
-      clock.step()
+      reader.push(step, metrics, batch['clip'])
+      bar.advance(note=reader.note)
+      timer.step()
       if due(step, config.diagnose_every):
-        key = step_lib.step_key(config.seed, step, step_lib.Purpose.DIAGNOSE)
-        with clock.pause():
-          found = jax.device_get(diagnose(state.params, arrays, key))
-        monitor.extra(metrics_lib.scalars(found))
-      last = stop.after(step) or step == config.steps
+        key = step_lib.step_key(config.seed, step, step_lib.RngStream.DIAGNOSE)
+        with timer.pause():
+          diagnostics = jax.device_get(diagnose(state.params, arrays, key))
+        reader.extra(metrics_lib.scalars(diagnostics))
+      last = preempted.should_stop(step) or step == config.steps
       if last or due(step, config.checkpoint_every):
-        # Only a state whose step was finite is worth keeping.
-        monitor.flush()
-        with clock.pause():
+        # Raises if a step was not finite, before its state is saved.
+        reader.flush()
+        with timer.pause():
           checkpoints.save(
             state,
             dict(batches=batches.get_state(), identity=experiment.identity()),
           )
           writer.plot()
       if sample is not None and due(step, config.sample_every):
-        with clock.pause():
+        with timer.pause():
           sample(state_lib.averaged(state), step, folder)
       if last:
         break
   goodput.close(int(state.step) == config.steps)
-  if stop.signal is not None and int(state.step) < config.steps:
+  if preempted.signal is not None and int(state.step) < config.steps:
     print(
-      f'{stop.signal.name}: saved step {int(state.step)} of {config.steps}'
-      f' in {folder}; start the same command again to go on'
+      f'{preempted.signal.name}: saved step {int(state.step)} of {config.steps}'
+      f' in {folder}; run the same command again to resume'
     )
   if batches.skipped:
     print(f'clips that could not be read: {dict(batches.skipped)}')

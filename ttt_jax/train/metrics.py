@@ -1,7 +1,7 @@
-"""Curves of a run: TensorBoard events, metrics.jsonl and a plot.
+"""Metrics of a run: TensorBoard events, metrics.jsonl and a plot.
 
-A run that starts again at step n forgets what was logged after n, so that no
-step is in a curve twice.
+A run that resumes from step n discards the rows after n, so each step appears
+at most once.
 """
 
 from __future__ import annotations
@@ -20,75 +20,81 @@ import numpy as np
 import tensorboardX
 
 from ttt_jax.runtime import disk
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.train import timing
 
 LOG = 'metrics.jsonl'
 PLOT = 'losses.png'
-# Timesteps 0 (clean) to 999 (noise) in this many equal parts.
-BUCKETS = 10
-# Metrics that the step returns as sums, one entry a bucket.
-SUM, COUNT = 'bucket_loss_sum', 'bucket_count'
-_COPY_SECONDS = 60.0
+# Bins of equal width for the timesteps 0 (clean) to 999 (noise).
+TIMESTEP_BINS = 10
+# Metrics that the step returns as sums, one entry per bin.
+LOSS_SUM, LOSS_COUNT = 'bucket_loss_sum', 'bucket_count'
+_COPY_INTERVAL = 60.0  # seconds
 
 
-def bucket_name(index: int) -> str:
-  """Metric name of a timestep bucket, for example loss_t/000-099."""
-  width = 1000 // BUCKETS
+def timestep_bin(index: int) -> str:
+  """Returns the metric name of a timestep bin, for example loss_t/000-099."""
+  width = 1000 // TIMESTEP_BINS
   return f'loss_t/{index * width:03d}-{(index + 1) * width - 1:03d}'
 
 
-class Window:
-  """Metrics of the steps since the last log line, on the host."""
+class MetricAccumulator:
+  """Collects metrics of the steps since the last row, on the host."""
 
   def __init__(self):
     self._steps: list[Mapping[str, np.ndarray]] = []
 
   def add(self, metrics: Mapping[str, Any]) -> None:
-    """Adds the metrics of one step: scalars and the bucket sums."""
+    """Adds the metrics of one step: scalars and the sums of the bins."""
     self._steps.append(metrics)
 
-  def drain(self) -> dict[str, float]:
-    """Means over the steps; buckets without a sample are left out."""
+  def pop_means(self) -> dict[str, float]:
+    """Returns means over the steps and clears them; empty bins are omitted."""
     steps, self._steps = self._steps, []
     if not steps:
       return {}
     scalars = {
       k: float(np.mean([m[k] for m in steps]))
       for k in steps[-1]
-      if k not in (SUM, COUNT)
+      if k not in (LOSS_SUM, LOSS_COUNT)
     }
-    sums = np.sum([m[SUM] for m in steps], axis=0)
-    counts = np.sum([m[COUNT] for m in steps], axis=0)
-    buckets = {
-      bucket_name(i): float(sums[i] / counts[i]) for i in np.flatnonzero(counts)
+    sums = np.sum([m[LOSS_SUM] for m in steps], axis=0)
+    counts = np.sum([m[LOSS_COUNT] for m in steps], axis=0)
+    bins = {
+      timestep_bin(i): float(sums[i] / counts[i])
+      for i in np.flatnonzero(counts)
     }
-    return scalars | buckets
+    return scalars | bins
 
 
 class Writer:
-  """Writes the metrics of one stage folder; only the first host writes.
+  """Writes the metrics of one stage folder.
 
-  Files in a bucket cannot grow: for one they grow in a local folder, which is
-  copied there with every plot and every minute.
+  Objects in a bucket cannot be appended to. The files of such a stage are
+  written to a local folder, which is copied every minute and with every plot.
   """
 
   def __init__(
     self, folder: str | os.PathLike[str], step: int, active: bool = True
   ):
-    """Continues the curves of `folder` after `step`."""
-    self._bucket, self._active = epath.Path(folder), active
+    """Opens the files.
+
+    Args:
+      folder: Folder of the stage.
+      step: Step from which the run resumes; later rows are removed.
+      active: Whether this process writes; one process does.
+    """
+    self._target, self._active = epath.Path(folder), active
     if not active:
       return
     self._folder = pathlib.Path(folder)
-    if paths.in_bucket(folder):
+    if paths.is_remote(folder):
       self._folder = pathlib.Path(tempfile.mkdtemp())
     self._folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row in read(folder) if row['step'] <= step]
-    # Replaced whole: a kill in between leaves the old file or the new one.
-    draft = self._folder / (LOG + '.tmp')
-    draft.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-    os.replace(draft, self._folder / LOG)
+    with files.atomic_write(self._folder / LOG) as temporary:
+      temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
     self._log = open(self._folder / LOG, 'a', encoding='utf-8')
     self._events = tensorboardX.SummaryWriter(
       str(self._folder),
@@ -107,7 +113,7 @@ class Writer:
     self._log.flush()
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
-    if time.monotonic() - self._copied > _COPY_SECONDS:
+    if time.monotonic() - self._copied > _COPY_INTERVAL:
       self._copy()
 
   def plot(self) -> None:
@@ -117,8 +123,8 @@ class Writer:
       self._copy()
 
   def _copy(self) -> None:
-    with disk.may_wait(self._bucket):
-      disk.mirror(self._folder, self._bucket)
+    with disk.tolerate_bucket_errors(self._target):
+      disk.copy_to(self._folder, self._target)
     self._copied = time.monotonic()
 
   def __enter__(self) -> Writer:
@@ -132,20 +138,20 @@ class Writer:
 
 
 def scalars(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """Diagnostics as scalars: an array gives one an entry of its first axis."""
-  found = {}
+  """Reduces each diagnostic to a scalar, or to one per entry of its axis 0."""
+  reduced = {}
   for name, value in arrays.items():
     value = np.asarray(value)
     if value.ndim == 0:
-      found[name] = float(value)
+      reduced[name] = float(value)
     else:
       means = value.reshape(len(value), -1).mean(axis=1)
-      found |= {f'{name}/{i:02d}': float(x) for i, x in enumerate(means)}
-  return found
+      reduced |= {f'{name}/{i:02d}': float(x) for i, x in enumerate(means)}
+  return reduced
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Rows of metrics.jsonl; a last line cut off by a kill is left out."""
+  """Returns the rows of metrics.jsonl without a truncated last line."""
   rows = []
   path = epath.Path(folder) / LOG
   if path.exists():
@@ -157,8 +163,8 @@ def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return rows
 
 
-def curve(rows: list[dict[str, Any]], name: str) -> np.ndarray:
-  """[n, 2] steps and values of one metric."""
+def extract_series(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+  """Returns steps and values [n, 2] of one metric."""
   points = [(row['step'], row[name]) for row in rows if name in row]
   return np.asarray(points, np.float64).reshape(-1, 2)
 
@@ -183,16 +189,16 @@ def plot(folder: pathlib.Path) -> None:
   fig = figure.Figure(figsize=(10, 4), layout='constrained')
   backend_agg.FigureCanvasAgg(fig)
   left, right = fig.subplots(1, 2)
-  loss = curve(rows, 'loss')
+  loss = extract_series(rows, 'loss')
   if len(loss):
     left.plot(loss[:, 0], loss[:, 1], color='0.8', linewidth=0.8)
     left.plot(loss[:, 0], _smooth(loss[:, 1]), color='C0')
   left.set(title='loss', xlabel='step')
-  colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, BUCKETS))
+  colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, TIMESTEP_BINS))
   for i, colour in enumerate(colours):
-    points = curve(rows, bucket_name(i))
+    points = extract_series(rows, timestep_bin(i))
     if len(points):
-      label = bucket_name(i).removeprefix('loss_t/')
+      label = timestep_bin(i).removeprefix('loss_t/')
       right.plot(points[:, 0], _smooth(points[:, 1]), color=colour, label=label)
   right.set(title='loss by timestep (smoothed)', xlabel='step')
   if right.lines:
@@ -202,46 +208,57 @@ def plot(folder: pathlib.Path) -> None:
     if values and min(values) > 0:
       axes.set_yscale('log')
     axes.grid(alpha=0.3)
-  draft = folder / (PLOT + '.tmp')
-  fig.savefig(draft, format='png', dpi=110)
-  os.replace(draft, folder / PLOT)
+  with files.atomic_write(folder / PLOT) as temporary:
+    fig.savefig(temporary, format='png', dpi=110)
 
 
-class Monitor:
-  """Reads metrics one step late, so that the device never waits for us."""
+class MetricsReader:
+  """Reads metrics one step late, so that the device never waits for the host.
+
+  Attributes:
+    note: Text for the progress bar: the loss and the speed.
+  """
 
   def __init__(
     self,
     writer: Writer,
-    clock: timing.Clock,
+    timer: timing.StepTimer,
     goodput: timing.Goodput,
     names: Sequence[str],
     config: Any,
   ):
-    """`names`: of clips; `config` says `log_every` and the last of `steps`."""
-    self._writer, self._clock, self._goodput = writer, clock, goodput
+    """Connects the parts.
+
+    Args:
+      writer: Destination of the rows.
+      timer: Timer of the steps.
+      goodput: Losses by restarts.
+      names: Names of the clips, by the clip index of a batch.
+      config: Config with `log_every` and `steps`.
+    """
+    self._writer, self._timer, self._goodput = writer, timer, goodput
     self._names = names
     self._log_every, self._steps = config.log_every, config.steps
     self._speed = ''
-    self._window, self._pending = Window(), None
+    self._accumulator, self._pending = MetricAccumulator(), None
     self._extra: dict[str, float] = {}
     self.note = ''
 
   def extra(self, values: dict[str, float]) -> None:
-    """Adds values to the next row: that of the step pushed last, or later."""
+    """Adds values to the next row."""
     self._extra |= values
 
   def push(self, step: int, metrics: Any, clips: np.ndarray) -> None:
-    """Takes the metrics of `step` and looks at those of the step before."""
+    """Stores the metrics of `step` and reads those of the previous step."""
     pending, self._pending = self._pending, (step, metrics, clips)
-    self._look(pending)
+    self._read(pending)
 
   def flush(self) -> None:
-    """Looks at everything pushed so far."""
+    """Reads everything pushed so far."""
     pending, self._pending = self._pending, None
-    self._look(pending)
+    self._read(pending)
 
-  def _look(self, pending: tuple[int, Any, np.ndarray] | None) -> None:
+  def _read(self, pending: tuple[int, Any, np.ndarray] | None) -> None:
     if pending is None:
       return
     step, metrics, clips = pending
@@ -251,15 +268,20 @@ class Monitor:
       names = ', '.join(sorted({self._names[i] for i in clips}))
       raise ValueError(
         f'{bad[0]} is {metrics[bad[0]]} in step {step}, batch of clips'
-        f' {names}; nothing of it was saved. A smaller'
-        ' config.optimizer learning rate or clip, or without these clips'
+        f' {names}; the step was not saved. Reduce a learning rate or clip in'
+        ' config.optimizer, or remove these clips'
       )
-    self._window.add(metrics)
+    self._accumulator.add(metrics)
     self._goodput.finished(step)
     if step % self._log_every == 0 or step == self._steps:
-      speed = self._clock.row()
-      self._speed = timing.note(speed) or self._speed
-      row = self._window.drain() | self._extra | speed | self._goodput.row()
+      speed = self._timer.summary()
+      self._speed = timing.format_summary(speed) or self._speed
+      row = (
+        self._accumulator.pop_means()
+        | self._extra
+        | speed
+        | self._goodput.summary()
+      )
       self._writer.write(step, row)
       self._extra = {}
     self.note = f'loss {metrics["loss"]:.4f} {self._speed}'.rstrip()

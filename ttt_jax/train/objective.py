@@ -1,4 +1,4 @@
-"""What training minimises: a network on a mesh, and its loss."""
+"""The loss of a network on a mesh, and its diagnostics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ttt_jax.train import step as step_lib
 
 
 class Objective:
-  """Loss and diagnostics of a config's network."""
+  """Computes loss and diagnostics of a config's network."""
 
   def __init__(
     self,
@@ -24,20 +24,20 @@ class Objective:
     null_text: np.ndarray,
     mesh: jax.sharding.Mesh,
   ):
-    """Takes a checked config.
+    """Builds the network.
 
     Args:
-      config: of the stage.
-      null_text: [L, Dt], the encoding of the empty text.
-      mesh: over which the network is split.
+      config: Checked config of the stage.
+      null_text: Encoding [L, Dt] of the empty text.
+      mesh: Mesh over which the network is split.
     """
     self._text_dropout = config.text_dropout
     self._null_text = null_text
-    self._backbone = backbones.of(config)
-    self._module = self._backbone.module(sharding.Layout(mesh))
+    self._backbone = backbones.from_config(config)
+    self._module = self._backbone.module(sharding.ShardingPlan(mesh))
 
   def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """See `step.LossFn`: latents drawn from the VAE's posterior."""
+    """Computes a `step.LossFn` on latents drawn from the VAE's posterior."""
     latents_key, text_key, noise_key = jax.random.split(key, 3)
     latents = objective.sample_posterior(
       latents_key, batch['mean'], batch['logvar']
@@ -59,7 +59,7 @@ class Objective:
     return loss, (aux['per_sample_loss'], aux['timesteps'])
 
   def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
-    """Gate sizes and inner losses of a transformer on a noisy batch."""
+    """Returns gate sizes and inner losses of a transformer on a noisy batch."""
     noise_key, time_key = jax.random.split(key)
     latents = batch['mean']
     timesteps = objective.sample_timesteps(

@@ -1,9 +1,10 @@
 """One optimizer from an ordered list of parameter groups.
 
-A group is `(regex, options)`. The first group whose regex matches the whole
-'/'-joined path of a parameter takes it; options `None` freeze it: no gradient,
-no optimizer state. A `muon` group takes matrices only, so vectors fall through
-to the groups after it. A parameter that no group takes is an error.
+A group is `(regex, options)`. A parameter belongs to the first group whose
+regex matches its complete '/'-joined path. Options `None` freeze the group: it
+has no gradient and no optimizer state. A `muon` group matches matrices only, so
+vectors fall through to the groups after it. A parameter without a group is an
+error.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from ttt_jax.checkpoints import train_state
 
 Params = Mapping[str, Any]
 
-# Not decayed, as in the paper's code, which knows biases, norms, b1 and b2 by
-# name (REFERENCE.md E). Gates and the step-size projection are decayed there.
-# The inner models' W1, W2 and W are matrices and stay decayed.
+# Exempt from weight decay, by name as in the paper's code: biases, norms, b1
+# and b2. Gates, the step-size projection and the inner models' W1, W2 and W
+# are decayed.
 _NO_DECAY = re.compile(r'bias|norm|(^|/)(scale|ln_scale|b|b1|b2)(/|$)')
-# Parameters under this prefix carry a leading layer axis (nn.scan).
+# Parameters under this prefix have a leading layer axis (nn.scan).
 _STACKED = 'layers/'
 
 _DEFAULTS = dict(
@@ -43,12 +44,12 @@ _DEFAULTS = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """An optax transformation with what the trainer must know about it.
+  """An optax transformation with its schedules and groups.
 
   Attributes:
-    tx: works on the trainable subtree, see `state.split`.
-    schedules: group name -> learning rate as a function of the step.
-    groups: parameter path -> group name, `None` for frozen parameters.
+    tx: Transformation of the trainable subtree, see `train_state.split`.
+    schedules: Group name -> learning rate as a function of the step.
+    groups: Parameter path -> group name, `None` for frozen parameters.
   """
 
   tx: optax.GradientTransformation
@@ -57,15 +58,15 @@ class Optimizer:
 
   @property
   def trainable(self) -> frozenset[str]:
-    """Paths of the parameters that train."""
+    """The paths of the parameters that train."""
     return frozenset(k for k, v in self.groups.items() if v is not None)
 
 
 def is_matrix(path: str, ndim: int) -> bool:
-  """Whether the last two axes are a matrix to be orthogonalized by Muon.
+  """Returns whether the last two axes are a matrix that Muon orthogonalizes.
 
-  Axes before them (layers, heads) are a batch. Biases and norms that are
-  stacked over layers or heads have two axes too, but are known by their names.
+  Leading axes (layers, heads) are a batch. Biases and norms that are stacked
+  over layers or heads also have two axes; they are recognized by their names.
   """
   rank = ndim - path.startswith(_STACKED)
   return rank >= 2 and not _NO_DECAY.search(path)
@@ -74,13 +75,13 @@ def is_matrix(path: str, ndim: int) -> bool:
 def schedule(
   kind: str, lr: float, *, steps: int, warmup: int = 0, end_lr: float = 0.0
 ) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-  """Learning rate of a step: linear warm-up, then `kind` down to `end_lr`.
+  """Returns a learning rate: linear warm-up, then `kind` down to `end_lr`.
 
-  The first step already moves: the rate is lr / warmup, not zero.
+  The rate of the first step is lr / warmup, not zero.
   """
   if kind not in ('constant', 'linear', 'cosine'):
     raise ValueError(
-      f'schedule {kind!r} is not known; use constant, linear or cosine'
+      f'schedule {kind!r}; expected one of constant, linear, cosine'
     )
 
   def rate(step: jax.typing.ArrayLike) -> jax.Array:
@@ -97,8 +98,10 @@ def schedule(
   return rate
 
 
-def _parse(groups: Sequence[Any]) -> list[tuple[re.Pattern[str], dict | None]]:
-  """Checks the groups of a config and fills in defaults and names."""
+def _parse_groups(
+  groups: Sequence[Any],
+) -> list[tuple[re.Pattern[str], dict | None]]:
+  """Checks the groups of a config and adds defaults and names."""
   parsed, names = [], set()
   for pattern, options in groups:
     if options is None:
@@ -107,19 +110,19 @@ def _parse(groups: Sequence[Any]) -> list[tuple[re.Pattern[str], dict | None]]:
     options = dict(options)
     if unknown := sorted(set(options) - set(_DEFAULTS)):
       raise ValueError(
-        f'parameter group {pattern!r} has unknown options {unknown}; legal'
-        f' are {sorted(_DEFAULTS)}'
+        f'parameter group {pattern!r} has unknown options {unknown};'
+        f' expected some of {sorted(_DEFAULTS)}'
       )
     options = _DEFAULTS | options
     if options['optimizer'] not in ('adamw', 'muon'):
       raise ValueError(
-        f'parameter group {pattern!r}: optimizer {options["optimizer"]!r} is'
-        ' not known; use adamw or muon'
+        f'parameter group {pattern!r}: optimizer {options["optimizer"]!r};'
+        ' expected one of adamw, muon'
       )
     if options['lr'] is None or not options['lr'] > 0:
       raise ValueError(
         f'parameter group {pattern!r}: lr is {options["lr"]}, it must be'
-        ' positive; None in place of the options freezes a group'
+        ' positive; to freeze a group, replace its options by None'
       )
     name = options['name'] or re.sub(r'\W+', '_', pattern).strip('_') or 'rest'
     while name in names:
@@ -129,18 +132,20 @@ def _parse(groups: Sequence[Any]) -> list[tuple[re.Pattern[str], dict | None]]:
   return parsed
 
 
-def assign(groups: Sequence[Any], params: Params) -> dict[str, str | None]:
-  """Group name of each parameter path, `None` where it is frozen.
+def assign_groups(
+  groups: Sequence[Any], params: Params
+) -> dict[str, str | None]:
+  """Returns the group name of each parameter path, `None` if it is frozen.
 
   Args:
-    groups: sequence of (regex, options or None), first match wins.
-    params: nested dict of arrays or of `jax.ShapeDtypeStruct`.
+    groups: Sequence of (regex, options or None); the first match wins.
+    params: Nested dict of arrays or of `jax.ShapeDtypeStruct`.
 
   Raises:
-    ValueError: a parameter is in no group, or no parameter trains.
+    ValueError: a parameter belongs to no group, or no parameter trains.
   """
-  parsed = _parse(groups)
-  found: dict[str, str | None] = {}
+  parsed = _parse_groups(groups)
+  names: dict[str, str | None] = {}
   for path, leaf in train_state.flatten(params).items():
     for pattern, options in parsed:
       if not pattern.fullmatch(path):
@@ -148,36 +153,37 @@ def assign(groups: Sequence[Any], params: Params) -> dict[str, str | None]:
       muon = options is not None and options['optimizer'] == 'muon'
       if muon and not is_matrix(path, len(leaf.shape)):
         continue
-      found[path] = options and options['name']
+      names[path] = options and options['name']
       break
-  if missing := [p for p in train_state.flatten(params) if p not in found]:
+  if missing := [p for p in train_state.flatten(params) if p not in names]:
     raise ValueError(
-      f'{len(missing)} parameters are in no group of config.optimizer.groups:'
+      f'{len(missing)} parameters belong to no group of'
+      ' config.optimizer.groups:'
       f" {', '.join(missing)}; add a last group such as ('.*', None)"
     )
-  if not any(found.values()):
+  if not any(names.values()):
     raise ValueError(
       'config.optimizer.groups freezes every parameter; give one group an lr'
     )
-  return found
+  return names
 
 
 def make_optimizer(
   config: Mapping[str, Any], params: Params, steps: int
 ) -> Optimizer:
-  """The optimizer of a stage.
+  """Returns the optimizer of a stage.
 
   Args:
-    config: `groups` (see the module), `clip` (global gradient norm, 0 is off),
-      `betas` and `eps` of AdamW.
-    params: nested dict of arrays or of `jax.ShapeDtypeStruct`, all parameters.
-    steps: length of the stage, for the schedules.
+    config: Mapping with `groups` (see the module), `clip` (limit of the global
+      gradient norm, 0 disables it), `betas` and `eps` of AdamW.
+    params: Nested dict of all parameters, arrays or `jax.ShapeDtypeStruct`.
+    steps: Length of the stage, for the schedules.
   """
-  groups = assign(config['groups'], params)
+  groups = assign_groups(config['groups'], params)
   b1, b2 = config.get('betas', (0.9, 0.95))
   eps = config.get('eps', 1e-8)
   schedules, transforms = {}, {}
-  for _, options in _parse(config['groups']):
+  for _, options in _parse_groups(config['groups']):
     if options is None or options['name'] not in groups.values():
       continue
     rate = schedule(
@@ -189,7 +195,7 @@ def make_optimizer(
     )
     schedules[options['name']] = rate
     if options['optimizer'] == 'muon':
-      # Matrices only: nothing here is exempt from decay.
+      # A muon group has matrices only, which are all decayed.
       transforms[options['name']] = optax.contrib.muon(
         rate,
         weight_decay=options['weight_decay'],
@@ -219,8 +225,8 @@ def _last_two_axes(params: Params) -> Params:
 
 
 def _decayed(params: Params) -> Params:
-  # Leaves of other groups are masked nodes without children: only the paths
-  # of arrays are seen here.
+  # Leaves of other groups are masked nodes without children, so `decays` is
+  # called for the arrays of this group only.
   def decays(path, _):
     name = '/'.join(str(key.key) for key in path)
     return not _NO_DECAY.search(name)
@@ -229,21 +235,22 @@ def _decayed(params: Params) -> Params:
 
 
 def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
-  """Parameter group -> arrays, parameters, trainable, learning rate."""
-  groups = assign(config['groups'], params)
+  """Returns a table of groups: arrays, parameters, trains, learning rate."""
+  groups = assign_groups(config['groups'], params)
   sizes = {
     k: math.prod(v.shape) for k, v in train_state.flatten(params).items()
   }
   table = rich_table.Table(title='parameter groups')
   for column in ('group', 'arrays', 'parameters', 'trains', 'learning rate'):
     table.add_column(column, justify='left' if column == 'group' else 'right')
-  rows = [o for _, o in _parse(config['groups']) if o is not None]
-  for o in rows:
-    mine = [k for k, v in groups.items() if v == o['name']]
-    rate = f'{o["optimizer"]} {o["lr"]:g} {o["schedule"]}'
-    count = f'{sum(sizes[k] for k in mine):,}'
-    trains = 'yes' if mine else '-'
-    table.add_row(o['name'], str(len(mine)), count, trains, rate)
+  for _, options in _parse_groups(config['groups']):
+    if options is None:
+      continue
+    members = [k for k, v in groups.items() if v == options['name']]
+    rate = f'{options["optimizer"]} {options["lr"]:g} {options["schedule"]}'
+    count = f'{sum(sizes[k] for k in members):,}'
+    trains = 'yes' if members else '-'
+    table.add_row(options['name'], str(len(members)), count, trains, rate)
   frozen = [k for k, v in groups.items() if v is None]
   count = f'{sum(sizes[k] for k in frozen):,}'
   table.add_row('frozen', str(len(frozen)), count, 'no', '-')

@@ -10,36 +10,36 @@ from jax.experimental import multihost_utils
 from ttt_jax.runtime import distributed
 
 
-class Stop:
-  """Turns SIGTERM and Ctrl-C into a wish that the loop reads.
+class PreemptionHandler:
+  """Records SIGTERM and Ctrl-C in a flag that the loop checks at every step.
 
-  Of several processes any one may be asked: JAX' preemption service then
-  agrees on the step after which all of them stop.
+  In a run of several processes any one of them may receive the signal. JAX's
+  preemption service then agrees on the step after which all of them stop.
   """
 
   def __init__(self):
     self.signal: signal.Signals | None = None
 
-  def __enter__(self) -> Stop:
-    handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-    if distributed.several():
-      # JAX itself listens to SIGTERM.
+  def __enter__(self) -> PreemptionHandler:
+    handlers = {signal.SIGTERM: self._record, signal.SIGINT: self._record}
+    if distributed.is_multiprocess():
+      # JAX handles SIGTERM itself.
       handlers = {signal.SIGINT: self._terminate}
-    self._before = {s: signal.signal(s, f) for s, f in handlers.items()}
+    self._previous = {s: signal.signal(s, f) for s, f in handlers.items()}
     return self
 
   def __exit__(self, *_) -> None:
-    for s, handler in self._before.items():
+    for s, handler in self._previous.items():
       signal.signal(s, handler)
 
-  def after(self, step: int) -> bool:
-    """Whether to stop after this step; every process asks at every step."""
-    # False where this process is alone.
+  def should_stop(self, step: int) -> bool:
+    """Returns whether to stop after this step; all processes must call it."""
+    # False in a run of one process.
     if multihost_utils.reached_preemption_sync_point(step):
       self.signal = signal.SIGTERM
     return self.signal is not None
 
-  def _note(self, number, _) -> None:
+  def _record(self, number, _) -> None:
     self.signal = signal.Signals(number)
 
   def _terminate(self, *_) -> None:

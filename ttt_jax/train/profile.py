@@ -1,4 +1,4 @@
-"""A window of steps that JAX' profiler looks at."""
+"""Traces a range of steps with JAX's profiler."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ FOLDER = 'profile'
 
 
 class Profile:
-  """Traces the steps FIRST:LAST, both included, of this process.
+  """Traces the steps FIRST to LAST, inclusive, of the first process.
 
-  TensorBoard and Perfetto show what it leaves in `folder`/profile.
+  TensorBoard and Perfetto display the trace in `folder`/profile.
   """
 
   def __init__(self, window: str, folder: str | os.PathLike[str], steps: int):
-    """Takes the window.
+    """Parses the range of steps.
 
     Args:
-      window: 'FIRST:LAST', or '' for none.
-      folder: of the stage.
-      steps: of the stage; the window ends with it.
+      window: 'FIRST:LAST', or '' for no trace.
+      folder: Folder of the stage.
+      steps: Steps of the stage, the limit of LAST.
 
     Raises:
-      ValueError: another window.
+      ValueError: a malformed range.
     """
     self._folder = epath.Path(folder) / FOLDER
     self._first = self._last = 0
     if not window:
       return
     first, _, last = window.partition(':')
-    legal = first.isdecimal() and last.isdecimal()
-    if not legal or not 0 < int(first) <= int(last):
+    is_valid = first.isdecimal() and last.isdecimal()
+    if not is_valid or not 0 < int(first) <= int(last):
       raise ValueError(
-        f'the window of steps to profile is {window!r}; it must be'
+        f'the range of steps to profile is {window!r}; it must be'
         ' FIRST:LAST, for example 100:105'
       )
     self._first, self._last = int(first), min(int(last), steps)
 
   def before(self, step: int) -> None:
-    """Begins a trace before the first step of the window."""
+    """Starts the trace if `step` is the first of the range."""
     if step == self._first and jax.process_index() == 0:
       self._local = str(self._folder)
-      if paths.in_bucket(self._folder):
+      if paths.is_remote(self._folder):
         self._local = tempfile.mkdtemp()
       jax.profiler.start_trace(self._local)
 
   def after(self, step: int, result: jax.Array) -> None:
-    """Ends it behind the last one, when its `result` is there."""
+    """Ends the trace if `step` is the last one, once `result` is computed."""
     if step == self._last and jax.process_index() == 0:
       jax.block_until_ready(result)
       jax.profiler.stop_trace()
-      disk.mirror(self._local, self._folder)
+      disk.copy_to(self._local, self._folder)
       print(f'wrote {self._folder}, steps {self._first} to {step}')

@@ -1,4 +1,4 @@
-"""One training step: a pure function of state and batch."""
+"""A training step: a pure function of state and batch."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from ttt_jax.train import metrics as metrics_lib
 from ttt_jax.train import optimizer as optimizer_lib
 
 Batch = Mapping[str, jax.Array]
-# (params, batch, key) -> mean loss, (loss of each clip [B], timesteps [B]).
+# (params, batch, key) -> (mean loss, (loss of each clip [B], timesteps [B])).
 LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, jax.Array]]]
 
 
-class Purpose(enum.IntEnum):
-  """What a random key is for; the numbers are part of a run's identity."""
+class RngStream(enum.IntEnum):
+  """Streams of random keys; a run reproduces only with the same numbers."""
 
   INIT = 0
   LOSS = 1
   DIAGNOSE = 2
 
 
-def step_key(seed: int, step: jax.typing.ArrayLike, purpose: Purpose):
-  """The key of a purpose at a step: no key is ever stored."""
+def step_key(seed: int, step: jax.typing.ArrayLike, stream: RngStream):
+  """Returns the key of a stream at a step; no key is ever stored."""
   key = jax.random.fold_in(jax.random.key(seed), step)
-  return jax.random.fold_in(key, purpose)
+  return jax.random.fold_in(key, stream)
 
 
 def accumulate(
-  loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array, parts: int
+  loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array, count: int
 ):
-  """Loss, per-clip values and gradients (f32), `parts` microbatches in turn.
+  """Returns loss, per-clip values and gradients (float32) of microbatches.
 
-  Each microbatch takes every `parts`-th clip, so that a batch that is split
-  over devices stays where it is.
+  Each microbatch contains every `count`-th clip, so a batch that is split over
+  devices needs no communication.
   """
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  if parts == 1:
+  if count == 1:
     return grad_fn(trained, batch, key)
   batches = jax.tree.map(
-    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
   )
 
-  def part(total, inputs):
+  def add_microbatch(total, inputs):
     i, microbatch = inputs
     out = grad_fn(trained, microbatch, jax.random.fold_in(key, i))
     (loss, aux), grads = jax.tree.map(lambda x: x.astype(jnp.float32), out)
@@ -57,14 +57,16 @@ def accumulate(
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trained)
   (loss, grads), aux = jax.lax.scan(
-    part, (jnp.zeros(()), zeros), (jnp.arange(parts), batches)
+    add_microbatch, (jnp.zeros(()), zeros), (jnp.arange(count), batches)
   )
-  loss, grads = jax.tree.map(lambda x: x / parts, (loss, grads))
+  loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
   return (loss, jax.tree.map(jnp.ravel, aux)), grads
 
 
-def norms(grads: Any, groups: Mapping[str, str | None]) -> dict[str, jax.Array]:
-  """Euclidean norm of all gradients and of each group's."""
+def grad_norms(
+  grads: Any, groups: Mapping[str, str | None]
+) -> dict[str, jax.Array]:
+  """Returns the Euclidean norm of all gradients and of each group's."""
   squares: dict[str, jax.Array] = {}
   for path, g in state_lib.flatten(grads).items():
     name = f'grad_norm/{groups[path]}'
@@ -84,21 +86,21 @@ def make_step(
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
   """Returns (state, batch) -> (state, metrics), to be jitted by the caller.
 
-  The running mean starts short, min(ema_decay, (1 + n) / (10 + n)), so that a
-  short run does not average in its own beginning.
+  The decay of the moving average at step n is min(ema_decay, (1 + n) /
+  (10 + n)), so that a short run does not average in its first steps.
   """
 
   def train_step(state: state_lib.TrainState, batch: Batch):
     trained, frozen = state_lib.split(state.params, optimizer.trainable)
 
-    # Differentiated by the trained subtree alone: frozen parameters cost no
-    # gradient, and none of their backward pass.
-    def loss_of(trained, batch, key):
+    # Differentiates the trained subtree only: frozen parameters need no
+    # gradient and no backward pass of their own.
+    def loss_of_trained(trained, batch, key):
       return loss_fn(state_lib.merge(frozen, trained), batch, key)
 
-    key = step_key(seed, state.step, Purpose.LOSS)
+    key = step_key(seed, state.step, RngStream.LOSS)
     (loss, (losses, timesteps)), grads = accumulate(
-      loss_of, trained, batch, key, microbatches
+      loss_of_trained, trained, batch, key, microbatches
     )
     updates, opt_state = optimizer.tx.update(grads, state.opt_state, trained)
     trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
@@ -108,9 +110,9 @@ def make_step(
       lambda m, p: decay * m + (1 - decay) * p, state.ema, trained
     )
     metrics = dict(loss=loss, param_norm=optax.tree.norm(trained))
-    metrics |= norms(grads, optimizer.groups)
-    metrics[metrics_lib.SUM], metrics[metrics_lib.COUNT] = (
-      objective.bucket_losses(losses, timesteps, metrics_lib.BUCKETS)
+    metrics |= grad_norms(grads, optimizer.groups)
+    metrics[metrics_lib.LOSS_SUM], metrics[metrics_lib.LOSS_COUNT] = (
+      objective.loss_by_timestep(losses, timesteps, metrics_lib.TIMESTEP_BINS)
     )
     for name, rate in optimizer.schedules.items():
       metrics[f'lr/{name}'] = rate(state.step)

@@ -1,4 +1,4 @@
-"""How fast training is: seconds, tokens and operations of its steps."""
+"""Throughput of training: seconds, tokens and FLOPs per step, and goodput."""
 
 from __future__ import annotations
 
@@ -13,93 +13,103 @@ from typing import Any
 from etils import epath
 import jax
 
-from ttt_jax.models import flops as flops_lib
+from ttt_jax.runtime import chips
 from ttt_jax.runtime import disk
-from ttt_jax.runtime import paths
+from ttt_jax.runtime import files
+
+GOODPUT_FILE = 'goodput.json'
+_WRITE_INTERVAL = 10.0  # seconds between two writes of it
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """What one clip asks of a network.
+class ClipCost:
+  """Cost of training on one clip.
 
   Attributes:
-    tokens: of its sequence.
-    flops: of its forward and backward pass.
+    tokens: Tokens of its sequence.
+    flops: Floating-point operations of the forward and backward pass.
   """
 
   tokens: int
   flops: float
 
 
-class Clock:
-  """Measures the loop between two rows of metrics.
+class StepTimer:
+  """Measures the steps between two rows of metrics.
 
-  The loop reads a step's metrics while the next one runs, so what passes
-  between two calls of `step` is what a step takes. Before the second call the
-  first step was compiled and run: that is told by itself.
+  The loop reads the metrics of a step while the next one runs, so the time
+  between two calls of `step` is the duration of a step. Until the second call
+  the first step is compiled and run; that time is reported separately.
   """
 
-  def __init__(self, work: Work, batch_size: int, devices: Sequence[Any]):
-    """`work` of each of `batch_size` clips, on all `devices`."""
-    self._work, self._batch_size = work, batch_size
+  def __init__(self, cost: ClipCost, batch_size: int, devices: Sequence[Any]):
+    """Starts the timer.
+
+    Args:
+      cost: Cost of each clip.
+      batch_size: Clips per step.
+      devices: Devices that share the step.
+    """
+    self._cost, self._batch_size = cost, batch_size
     self._devices = devices
     self._calls = 0
     self._first: float | None = None
-    self._begin()
+    self._reset()
 
-  def _begin(self) -> None:
+  def _reset(self) -> None:
     self._start = time.perf_counter()
     self._data = self._paused = 0.0
     self._steps = 0
 
   @contextlib.contextmanager
-  def data(self) -> Iterator[None]:
-    """Around waiting for a batch."""
+  def wait_for_data(self) -> Iterator[None]:
+    """Counts the time inside the block as waiting for a batch."""
     start = time.perf_counter()
     yield
     self._data += time.perf_counter() - start
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Around what is no step: saving, diagnosing, sampling."""
+    """Excludes the time inside the block: saving, diagnostics, sampling."""
     start = time.perf_counter()
     yield
     self._paused += time.perf_counter() - start
 
   def step(self) -> None:
-    """Behind each step that was begun."""
+    """Counts a step; called after its dispatch."""
     self._calls += 1
     self._steps += self._calls > 2
     if self._calls == 2:
       self._first = time.perf_counter() - self._start
-      self._begin()
+      self._reset()
 
-  def row(self) -> dict[str, float]:
-    """Metrics since the last call; seconds, GiB, operations a second."""
-    found = self._memory()
+  def summary(self) -> dict[str, float]:
+    """Returns metrics since the last call; in seconds, GiB and FLOP/s."""
+    metrics = self._memory()
     if self._first is not None:
-      found['time/first_step'], self._first = self._first, None
+      metrics['time/first_step'], self._first = self._first, None
     if self._steps:
       busy = time.perf_counter() - self._start - self._paused
       seconds = busy / self._steps
-      chips = len(self._devices)
-      clips = self._batch_size / (seconds * chips)
-      found |= {
+      clips = self._batch_size / (seconds * len(self._devices))
+      metrics |= {
         'time/step': seconds,
         'time/data_share': self._data / busy,
-        'speed/tokens_per_second_per_chip': clips * self._work.tokens,
-        'speed/tflops_per_chip': clips * self._work.flops / 1e12,
+        'speed/tokens_per_second_per_chip': clips * self._cost.tokens,
+        'speed/tflops_per_chip': clips * self._cost.flops / 1e12,
       }
-      peak = flops_lib.peak(self._devices[0])
+      peak = chips.peak_flops(self._devices[0].device_kind)
       if peak is not None:
-        found['speed/mfu'] = clips * self._work.flops / peak
-      self._begin()
-    return found
+        metrics['speed/mfu'] = clips * self._cost.flops / peak
+      self._reset()
+    return metrics
 
   def _memory(self) -> dict[str, float]:
-    """Of this process's fullest device; nothing where none is told."""
-    here = jax.process_index()
-    stats = [d.memory_stats() for d in self._devices if d.process_index == here]
+    """Memory of this process's fullest device; empty if not reported."""
+    process = jax.process_index()
+    stats = [
+      d.memory_stats() for d in self._devices if d.process_index == process
+    ]
     stats = [s for s in stats if s]
     names = dict(in_use='bytes_in_use', peak='peak_bytes_in_use')
     return {
@@ -109,28 +119,24 @@ class Clock:
     }
 
 
-def note(row: dict[str, float]) -> str:
-  """A row in words, for a progress bar: '2.31 s a step, MFU 41 %'."""
-  if 'time/step' not in row:
+def format_summary(metrics: dict[str, float]) -> str:
+  """Formats a `StepTimer.summary` for a progress bar: '2.31 s per step'."""
+  if 'time/step' not in metrics:
     return ''
-  words = [f'{row["time/step"]:.3g} s a step']
-  if 'speed/mfu' in row:
-    words.append(f'MFU {row["speed/mfu"]:.1%}')
-  if row['time/data_share'] > 0.05:
-    words.append(f'{row["time/data_share"]:.0%} of it waiting for data')
+  words = [f'{metrics["time/step"]:.3g} s per step']
+  if 'speed/mfu' in metrics:
+    words.append(f'MFU {metrics["speed/mfu"]:.1%}')
+  if metrics['time/data_share'] > 0.05:
+    words.append(f'{metrics["time/data_share"]:.0%} of it waiting for data')
   return ', '.join(words)
 
 
-FILE = 'goodput.json'
-_EVERY = 10.0  # seconds between two writes
-
-
 class Goodput:
-  """Adds up the time that led to no step, over all starts of a stage.
+  """Adds up the time lost to restarts, over all starts of a stage.
 
-  A start that goes on from step n loses what the one before did after n, and
-  the time from its last sign of life to the first new step. A run that ended
-  by itself leaves nothing to lose.
+  A start that resumes from step n loses the work of the previous start after
+  n, and the time between its last step and the first new one. After a stage
+  that reached its end nothing is lost.
   """
 
   def __init__(
@@ -143,16 +149,16 @@ class Goodput:
     """Reads the file of earlier starts.
 
     Args:
-      folder: of the stage.
-      step: from which this start goes on.
-      saved: when that step was saved, seconds since 1970; None at the
-        beginning.
-      active: whether to write; one process does.
+      folder: Folder of the stage.
+      step: Step from which this start resumes.
+      saved: Time at which that step was saved, in seconds since 1970; None at
+        the beginning of a stage.
+      active: Whether this process writes the file; one process does.
     """
-    self._path = epath.Path(folder) / FILE
+    self._path = epath.Path(folder) / GOODPUT_FILE
     self._active, self._written = active, 0.0
-    self._step, self._saved, self._waiting = step, saved, True
-    self._file: dict[str, Any] = dict(
+    self._step, self._saved, self._is_first = step, saved, True
+    self._totals: dict[str, Any] = dict(
       began=time.time(),
       starts=0,
       redone_steps=0,
@@ -164,52 +170,48 @@ class Goodput:
     )
     if step:
       try:
-        self._file |= json.loads(self._path.read_text())
+        self._totals |= json.loads(self._path.read_text())
       except (OSError, ValueError):
-        pass  # A folder of an earlier version, or cut off.
-    self._file['starts'] += 1
+        pass  # The file is missing or truncated.
+    self._totals['starts'] += 1
 
   def finished(self, step: int) -> None:
-    """Called when a step's numbers are known to be good."""
-    now, file = time.time(), self._file
-    if self._waiting:
-      self._waiting = False
+    """Counts a step whose metrics are known to be finite."""
+    now, totals = time.time(), self._totals
+    if self._is_first:
+      self._is_first = False
       # Steps of a start that got no further than this one are not lost.
-      if file['time'] and not file['done']:
-        file['redone_steps'] += max(0, file['step'] - self._step)
-        file['redone_seconds'] += max(0.0, file['time'] - (self._saved or 0))
-        file['down_seconds'] += max(0.0, now - file['time'])
-    file.update(step=step, time=now, done=False)
-    self._write(now)
+      if totals['time'] and not totals['done']:
+        totals['redone_steps'] += max(0, totals['step'] - self._step)
+        totals['redone_seconds'] += max(
+          0.0, totals['time'] - (self._saved or 0)
+        )
+        totals['down_seconds'] += max(0.0, now - totals['time'])
+    totals.update(step=step, time=now, done=False)
+    if now - self._written >= _WRITE_INTERVAL:
+      self._write(now)
 
-  def row(self) -> dict[str, float]:
-    """Metrics: the share of time that was not lost, and what was."""
-    file = self._file
-    if not file['time']:
+  def summary(self) -> dict[str, float]:
+    """Returns metrics: the share of time that was not lost, and the losses."""
+    totals = self._totals
+    if not totals['time']:
       return {}
-    whole = max(file['time'] - file['began'], 1e-9)
-    lost = file['redone_seconds'] + file['down_seconds']
+    elapsed = max(totals['time'] - totals['began'], 1e-9)
+    lost = totals['redone_seconds'] + totals['down_seconds']
     return {
-      'goodput/share': max(0.0, 1 - lost / whole),
+      'goodput/share': max(0.0, 1 - lost / elapsed),
       'goodput/lost_seconds': lost,
-      'goodput/redone_steps': file['redone_steps'],
-      'goodput/starts': file['starts'],
+      'goodput/redone_steps': totals['redone_steps'],
+      'goodput/starts': totals['starts'],
     }
 
   def close(self, done: bool) -> None:
-    """Writes the file; `done` if the stage is."""
-    self._file['done'] = done
-    self._write(time.time(), always=True)
+    """Writes the file; `done` if the stage reached its end."""
+    self._totals['done'] = done
+    self._write(time.time())
 
-  def _write(self, now: float, always: bool = False) -> None:
-    if not self._active or not always and now - self._written < _EVERY:
-      return
+  def _write(self, now: float) -> None:
     self._written = now
-    text = json.dumps(self._file, indent=1) + '\n'
-    if paths.in_bucket(self._path):  # Objects of a bucket appear whole.
-      with disk.may_wait(self._path):
-        self._path.write_text(text)
-      return
-    draft = self._path.with_name(FILE + '.tmp')
-    draft.write_text(text)
-    draft.replace(self._path)
+    if self._active:
+      with disk.tolerate_bucket_errors(self._path):
+        files.write_json(self._totals, self._path)

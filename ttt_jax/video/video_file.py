@@ -1,4 +1,4 @@
-"""Videos: read a stretch at any frame rate and size; write."""
+"""Reads a part of a video at any frame rate and size; writes videos."""
 
 from __future__ import annotations
 
@@ -13,33 +13,23 @@ import pathlib
 import av
 import numpy as np
 
+from ttt_jax.runtime import files
 from ttt_jax.video import resize
-from ttt_jax.video.contact_sheet import contact_sheet
-from ttt_jax.video.contact_sheet import segment_frames
 
-__all__ = [
-  'VideoInfo',
-  'contact_sheet',
-  'probe',
-  'read_video',
-  'segment_frames',
-  'write_video',
-]
-
-# 8 pixels a latent cell, 2 cells a patch.
+# 8 pixels per latent cell, 2 cells per patch.
 _SIZE_STEP = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-  """What a file says of its first video stream.
+  """The header of a file's first video stream.
 
   Attributes:
-    width: pixels as stored.
-    height: pixels as stored.
-    fps: frames a second, the average.
-    seconds: duration.
-    frames: how many, an estimate where the file does not say.
+    width: Width in stored pixels.
+    height: Height in stored pixels.
+    fps: Average frames per second.
+    seconds: Duration; 0 if the file does not contain it.
+    frames: Number of frames; estimated if the file does not contain it.
   """
 
   width: int
@@ -58,11 +48,11 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     else:
       seconds = (container.duration or 0) / av.time_base
     return VideoInfo(
-      stream.width,
-      stream.height,
-      fps,
-      seconds,
-      stream.frames or round(seconds * fps),
+      width=stream.width,
+      height=stream.height,
+      fps=fps,
+      seconds=seconds,
+      frames=stream.frames or round(seconds * fps),
     )
 
 
@@ -76,42 +66,42 @@ def read_video(
   frames: int | None = None,
   soften: bool = True,
 ) -> np.ndarray:
-  """Reads a stretch of a video.
+  """Reads a part of a video.
 
-  In time: frame j is the source frame whose timestamp is nearest to
-  `start + j / fps`; whole steps of 1 / fps only, so 5.28 s at 16 fps are 84
-  frames. In space: rotated and stretched as the file says (phone videos,
+  Frame j is the source frame whose timestamp is nearest to `start + j / fps`;
+  a rest shorter than 1 / fps is dropped, so 5.28 s at 16 fps are 84 frames. A
+  frame is rotated and stretched by the metadata of the file (phone videos,
   pixels that are not square), resized with a Lanczos filter until it covers
-  the picture, then the centre is cut out.
+  the size, and cropped to its centre.
 
-  The file is decoded frame by frame and only the small frames are kept.
+  The file is decoded frame by frame, and only resized frames are kept.
 
   Args:
-    path: of the video.
-    fps: frames a second of the result.
-    height: pixels, a multiple of 16.
-    width: pixels, a multiple of 16.
-    start: seconds from the first frame.
-    frames: how many; None reads to the end.
-    soften: blur with (1, 2, 1) / 4 along both axes after the resize. The
-      result has fewer details than its pixels could hold, but a small VAE
-      keeps them.
+    path: Path of the video.
+    fps: Frames per second of the result.
+    height: Height in pixels, a multiple of 16.
+    width: Width in pixels, a multiple of 16.
+    start: Seconds from the first frame.
+    frames: Number of frames; None reads to the end.
+    soften: Whether to filter with (1, 2, 1) / 4 along both axes after
+      resizing. The result has less detail than its pixels could hold, but a
+      small VAE can reconstruct it.
 
   Returns:
     uint8 [n, height, width, 3].
 
   Raises:
-    FileNotFoundError: no such file.
-    ValueError: a size that is no multiple of 16; a file that is no video, is
-      damaged, has one frame only, has too few frames a second for `fps`, or
-      does not reach far enough (with the number of frames that there are).
+    FileNotFoundError: the file does not exist.
+    ValueError: a size is not a multiple of 16; the file is not a video, is
+      damaged, has a single frame, has too few frames per second for `fps`, or
+      ends too early (the message has the number of frames).
   """
   for name, value in (('height', height), ('width', width)):
     if value < _SIZE_STEP or value % _SIZE_STEP:
-      legal = max(_SIZE_STEP, round(value / _SIZE_STEP) * _SIZE_STEP)
+      nearest = max(_SIZE_STEP, round(value / _SIZE_STEP) * _SIZE_STEP)
       raise ValueError(
         f'{name} is {value}; it must be a multiple of {_SIZE_STEP}, for'
-        f' example {legal}'
+        f' example {nearest}'
       )
   if not 0 < fps < math.inf:
     raise ValueError(f'fps is {fps}; it must be above 0, for example 16')
@@ -121,59 +111,64 @@ def read_video(
     raise ValueError(f'frames is {frames}; it must be 1 or more')
 
   period = 1 / fractions.Fraction(fps).limit_denominator(100_000)
-  # 3.2 as 16/5: the rounding of a float must not cost the last frame.
+  # 3.2 becomes 16/5: the rounding of a float must not drop the last frame.
   begin = fractions.Fraction(start).limit_denominator(1_000_000)
   out = []
   with _open(path) as (container, stream):
     rate = stream.average_rate
     if rate and 2 * rate * period < 1:
       raise ValueError(
-        f'{path} has {float(rate):g} frames a second; at least'
-        f' {float(1 / period) / 2:g} are needed for {fps:g}, else each frame'
-        ' shows more than twice'
+        f'{path} has {float(rate):g} frames per second; at least'
+        f' {float(1 / period) / 2:g} are needed for {fps:g}, or frames would'
+        ' repeat more than twice'
       )
-    before, at, end = None, None, None
+    previous, previous_time, end = None, fractions.Fraction(), begin
     for time, duration, frame in _decode(path, container, stream, begin):
-      # All wanted times up to the middle between two frames show the first.
-      while before is not None and begin + len(out) * period <= (at + time) / 2:
-        out.append(_shape(before, stream, height, width, soften))
+      # Every output time up to the middle between two frames is the first's.
+      while (
+        previous is not None
+        and begin + len(out) * period <= (previous_time + time) / 2
+      ):
+        out.append(_resize(previous, stream, height, width, soften))
         if len(out) == frames:
           return np.stack(out)
-      duration = duration or (time - at if before is not None else 0)
-      before, at, end = frame, time, time + duration
-    if before is None:
+      if not duration:
+        duration = 0 if previous is None else time - previous_time
+      previous, previous_time, end = frame, time, time + duration
+    if previous is None:
       raise ValueError(f'{path} has no frame that can be decoded')
-    if at == 0:
+    if previous_time == 0:
       raise ValueError(f'{path} has one frame only; a video needs 2 or more')
-    there = max(0, math.floor((end - begin) / period))
-    if there == 0:
+    available = max(0, math.floor((end - begin) / period))
+    if available == 0:
       raise ValueError(
         f'start is {start:g} s, beyond the end of {path}; it lasts'
         f' {float(end):.2f} s'
       )
-    if frames is not None and there < frames:
+    if frames is not None and available < frames:
       raise ValueError(
-        f'{path} has {there} frames at {fps:g} fps from {start:g} s on;'
+        f'{path} has {available} frames at {fps:g} fps from {start:g} s on;'
         f' {frames} are needed'
       )
-    while len(out) < there:
-      out.append(_shape(before, stream, height, width, soften))
-  return np.stack(out[:there])
+    while len(out) < available:
+      out.append(_resize(previous, stream, height, width, soften))
+  return np.stack(out[:available])
 
 
 def write_video(
   path: str | os.PathLike[str], frames: np.ndarray, fps: float = 16
 ) -> None:
-  """Writes an H.264 MP4 (yuv420p, CRF 18) whole or not at all.
+  """Writes an H.264 MP4 (yuv420p, CRF 18), completely or not at all.
 
   Args:
-    path: ends in .mp4; replaced if it exists.
-    frames: uint8 [n, H, W, 3], H and W even.
-    fps: frames a second.
+    path: Path that ends in .mp4; replaced if it exists.
+    frames: Frames, uint8 [n, H, W, 3], H and W even.
+    fps: Frames per second.
 
   Raises:
-    ValueError: frames of another kind, or the file cannot be written.
-    FileNotFoundError: there is no such folder.
+    ValueError: the frames have another dtype, shape or an odd size, or the
+      file cannot be written.
+    FileNotFoundError: the folder does not exist.
   """
   path = pathlib.Path(path)
   frames = np.asarray(frames)
@@ -192,31 +187,30 @@ def write_video(
     )
   if path.suffix != '.mp4':
     raise ValueError(f'{path} must end in .mp4')
-  if not path.parent.is_dir():
-    raise FileNotFoundError(f'there is no folder {path.parent} for {path.name}')
-  part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-  try:
-    _encode(part, frames, fps)
-    # Some failures to write (a full disk) show only in what can be read.
-    if probe(part).frames != len(frames):
-      raise ValueError(f'{path} could not be written whole; is the disk full?')
-    os.replace(part, path)
-  except (av.FFmpegError, OSError) as e:
-    raise ValueError(f'{path} could not be written: {_reason(e)}') from e
-  finally:
-    part.unlink(missing_ok=True)
+  with files.atomic_write(path) as temporary:
+    try:
+      _encode(temporary, frames, fps)
+      # FFmpeg does not report every failed write, as on a full disk.
+      is_complete = probe(temporary).frames == len(frames)
+    except (av.FFmpegError, ValueError) as e:
+      raise files.write_error(path, e) from e
+    if not is_complete:
+      raise ValueError(
+        f'could not write {path} completely; free some space or choose another'
+        ' folder'
+      )
 
 
 @contextlib.contextmanager
 def _open(path) -> Iterator[tuple]:
-  """The container and its first video stream."""
+  """Opens a file; yields the container and its first video stream."""
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(f'there is no video {path}')
   try:
     container = av.open(os.fspath(path))
   except (av.FFmpegError, OSError) as e:
     raise ValueError(
-      f'{path} is no video that can be read: {_reason(e)}'
+      f'{path} cannot be read as a video: {files.first_line(e)}'
     ) from e
   with container:
     if not container.streams.video:
@@ -229,34 +223,34 @@ def _open(path) -> Iterator[tuple]:
 def _decode(path, container, stream, begin) -> Iterator[tuple]:
   """Yields (seconds from the first frame, duration or None, frame).
 
-  Starts at or before the last key frame before `begin`.
+  Starts at a key frame at or before `begin`.
   """
   base = stream.time_base
   first = stream.start_time
-  jumped = False
+  is_first = False  # The first frame after a seek.
   try:
     if begin and first is not None:
       container.seek(first + math.floor(begin / base), stream=stream)
-      jumped = True
+      is_first = True
     for frame in container.decode(stream):
       if frame.pts is None:
         raise ValueError(f'{path} has frames without a timestamp')
       first = frame.pts if first is None else first
       time = (frame.pts - first) * base
-      if jumped and time > begin:
-        # The file's index is wrong: from the start, then.
+      if is_first and time > begin:
+        # The index of the file is wrong: decode from the start instead.
         container.seek(first, stream=stream)
         yield from _decode(path, container, stream, 0)
         return
-      jumped = False
+      is_first = False
       yield time, frame.duration * base if frame.duration else None, frame
   except av.FFmpegError as e:
-    raise ValueError(f'{path} is damaged: {_reason(e)}') from e
+    raise ValueError(f'{path} is damaged: {files.first_line(e)}') from e
 
 
-def _shape(frame, stream, height, width, soften) -> np.ndarray:
-  """uint8 [height, width, 3] of a decoded frame."""
-  return resize.fit(
+def _resize(frame, stream, height, width, soften) -> np.ndarray:
+  """Returns a decoded frame as uint8 [height, width, 3]."""
+  return resize.resize_and_crop(
     frame.to_ndarray(format='rgb24'),
     height,
     width,
@@ -266,7 +260,7 @@ def _shape(frame, stream, height, width, soften) -> np.ndarray:
   )
 
 
-def _encode(path: pathlib.Path, frames: np.ndarray, fps: float) -> None:
+def _encode(path: os.PathLike[str], frames: np.ndarray, fps: float) -> None:
   with av.open(
     str(path), 'w', format='mp4', options={'movflags': 'faststart'}
   ) as container:
@@ -278,7 +272,3 @@ def _encode(path: pathlib.Path, frames: np.ndarray, fps: float) -> None:
       frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
-
-
-def _reason(error: Exception) -> str:
-  return str(getattr(error, 'strerror', None) or error).splitlines()[0]

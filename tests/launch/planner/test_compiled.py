@@ -1,4 +1,4 @@
-"""launch/planner/compiled.py: programs are kept and taken by what they are."""
+"""launch/planner/compiled.py: the cache of compiled programs, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,17 @@ def _compile(factor, cache):
   return compiled.compile_program(function, (x,), mesh, cache=cache)
 
 
+class _Lowered:
+  """A lowered program whose compilation fails."""
+
+  def __init__(self, message):
+    self._message = message
+
+  def compile(self, compiler_options):
+    del compiler_options
+    raise jax.errors.JaxRuntimeError(self._message)
+
+
 def test_a_program_is_compiled_once(tmp_path, monkeypatch):
   first = _compile(2.0, tmp_path)
   assert first.peak > 0 and first.program.entry
@@ -26,15 +37,9 @@ def test_a_program_is_compiled_once(tmp_path, monkeypatch):
   assert _compile(2.0, tmp_path) == first
 
 
-def test_what_does_not_fit_is_kept_as_well(tmp_path, monkeypatch):
+def test_the_cache_keeps_what_does_not_fit(tmp_path, monkeypatch):
   message = 'RESOURCE_EXHAUSTED: no memory\n  1. Size: 4.00G'
-
-  class Lowered:
-    def compile(self, compiler_options):
-      del compiler_options
-      raise jax.errors.JaxRuntimeError(message)
-
-  found = compiled._compile(Lowered(), None)
+  found = compiled._compile(_Lowered(message), None)
   monkeypatch.setattr(compiled, '_compile', lambda *_: dict(found))
   for _ in range(2):
     with pytest.raises(compiled.DoesNotFitError) as e:
@@ -43,13 +48,7 @@ def test_what_does_not_fit_is_kept_as_well(tmp_path, monkeypatch):
     assert e.value.message == message and '\n' not in str(e.value)
 
 
-def test_a_kernel_without_room_is_a_defect_not_a_plan():
+def test_a_kernel_that_exceeds_its_vector_memory_is_a_defect():
   message = 'RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out'
-
-  class Lowered:
-    def compile(self, compiler_options):
-      del compiler_options
-      raise jax.errors.JaxRuntimeError(message)
-
   with pytest.raises(jax.errors.JaxRuntimeError, match='ScopedVmemOom'):
-    compiled._compile(Lowered(), None)
+    compiled._compile(_Lowered(message), None)

@@ -19,28 +19,28 @@ _GPU = topology.parse('gpu:h100x16')
     (64, [(8, True), (8, True)]),
     (32, [(8, True), (4, True)]),
     (256, [(8, True), (8, True), (4, True)]),
-    (2, [(2, False)]),  # a part of an axis
+    (2, [(2, False)]),  # A part of an axis.
     (16, [(8, True), (2, False)]),
   ],
 )
 def test_axes(devices, axes):
-  found = roofline.axes_of(devices, _V5P)
+  found = roofline.group_axes(devices, _V5P)
   assert found == axes and math.prod(n for n, _ in found) == devices
 
 
 def test_times_of_collectives():
-  seconds = lambda kind, n, where=_V5P: roofline.link_seconds(
-    kind, n, 90e9, where
+  seconds = lambda kind, n, topology_=_V5P: roofline.link_seconds(
+    kind, n, 90e9, topology_
   )
-  # A ring of four: three parts of four, over two links of 90 GB/s.
+  # A ring of four: three of four parts over two links of 90 GB/s.
   assert seconds('all-gather', 4) == 0.75 / 2
   assert seconds('reduce-scatter', 4) == 0.75 / 2
   assert seconds('all-reduce', 4) == 1.5 / 2
   # Two of four chips send half of their bytes over two links.
   assert seconds('all-to-all', 4) == 0.5
   assert seconds('all-gather', 64) == 63 / 64 / 4
-  assert seconds('all-to-all', 64) == 1  # a ring of eight
-  # Half a ring has its ends open.
+  assert seconds('all-to-all', 64) == 1  # A ring of eight.
+  # The ends of half a ring are not linked.
   v6e = topology.parse('v6e:16x16')
   assert seconds('all-to-all', 8, v6e) == 2
   assert seconds('all-to-all', 16, v6e) == 2
@@ -49,36 +49,38 @@ def test_times_of_collectives():
   assert seconds('all-gather', 16, _GPU) == 15 / 16 * 90 / 50
 
 
-def _one(start, end, computation=''):
-  # Half a second each.
+def _collective(start, end, computation=''):
+  """Returns a collective of half a second that runs twice."""
   return collectives.Collective(
-    'all-to-all',
-    4,
-    'u8[90000000000]',
-    2,
-    '',
-    computation,
-    start * _V5P.chip.clock,
-    end * _V5P.chip.clock,
+    kind='all-to-all',
+    devices=4,
+    type='u8[90000000000]',
+    times=2,
+    op_name='',
+    computation=computation,
+    start=start * _V5P.chip.clock,
+    end=end * _V5P.chip.clock,
   )
 
 
 @pytest.mark.parametrize(
   'found, exposed, hidden',
   [
-    ([_one(0, 0)], 1, 0),
-    ([_one(0, 0.25)], 0.5, 0.5),
-    ([_one(0, 3)], 0, 1),
-    # The second waits for the links, not for the first one's user.
-    ([_one(0, 1), _one(0, 1)], 0, 2),
-    ([_one(0, 0.75), _one(0, 0.75)], 0.5, 1.5),
-    ([_one(0, 0.75), _one(0, 0.75, 'another')], 0, 2),
-    # What waits once is late for all that follows, which is then there.
-    ([_one(0, 0), _one(0, 0.25)], 1.5, 0.5),
+    ([_collective(0, 0)], 1, 0),
+    ([_collective(0, 0.25)], 0.5, 0.5),
+    ([_collective(0, 3)], 0, 1),
+    # The second waits for the links, not for the user of the first one.
+    ([_collective(0, 1), _collective(0, 1)], 0, 2),
+    ([_collective(0, 0.75), _collective(0, 0.75)], 0.5, 1.5),
+    ([_collective(0, 0.75), _collective(0, 0.75, 'another')], 0, 2),
+    # A wait delays all that follows, by which time the second has arrived.
+    ([_collective(0, 0), _collective(0, 0.25)], 1.5, 0.5),
   ],
 )
-def test_waiting(found, exposed, hidden):
-  assert roofline.waiting(found, _V5P) == pytest.approx((exposed, hidden))
+def test_exposed_and_hidden_time(found, exposed, hidden):
+  assert roofline.exposed_and_hidden_time(found, _V5P) == pytest.approx(
+    (exposed, hidden)
+  )
 
 
 def test_a_step():
@@ -88,20 +90,20 @@ def test_a_step():
     flops=chip.flops,
     written=chip.hbm_bandwidth,
     cycles=10 * chip.clock,
-    collectives=[_one(0, 0)],
-    host=6 * chip.host,
+    collectives=[_collective(0, 0)],
+    host=6 * chip.host_bandwidth,
   )
   assert (line.products, line.memory, line.work) == (1, 2, 10)
   assert (line.exposed, line.hidden, line.host) == (1, 0, 3)
   assert line.step == 11 and line.bound == 3
-  # A quarter of a second of work beside each of the two.
+  # A quarter of a second of work during each of the two.
   line = roofline.estimate(
     _V5P,
     flops=0,
     written=0,
     cycles=0,
     host=0,
-    collectives=[_one(0, 0.25)],
+    collectives=[_collective(0, 0.25)],
   )
   assert (line.exposed, line.hidden, line.step) == (0.5, 0.5, 1)
 
@@ -110,8 +112,8 @@ def test_a_gpu_has_no_cycles():
   line = roofline.estimate(
     _GPU, flops=_GPU.chip.flops, written=0, cycles=0, collectives=[], host=0
   )
-  assert line.step == pytest.approx(1 / roofline.GPU_RATE)
-  assert 'no cycles' in ' '.join(roofline.assumptions(_GPU))
+  assert line.step == pytest.approx(1 / roofline.GPU_EFFICIENCY)
+  assert 'does not estimate cycles' in ' '.join(roofline.assumptions(_GPU))
 
 
 def test_assumptions_name_every_number():

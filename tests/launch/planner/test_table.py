@@ -4,11 +4,14 @@ import json
 
 import pytest
 
-from configs import ttt_video
 from launch import topology
 from launch.planner import advice
 from launch.planner import table
+from tests.helpers import configs
+from ttt_jax import recipes
 from ttt_jax import sharding
+
+ttt_video = configs.load('ttt_video')
 
 
 def _plan(peak=20.0, step=50.0, stage='63s'):
@@ -22,7 +25,7 @@ def _plan(peak=20.0, step=50.0, stage='63s'):
     remat='offload',
     memory=dict(peak=peak * gib, limit=95 * gib),
     host=dict(kept=21 * gib, moved=45 * gib),
-    all_to_alls_a_layer=6.0,
+    all_to_alls_per_layer=6.0,
     sequence_sized=[],
     flops=dict(model=dict(mlp=4e15, attention=1e15)),
     roofline=dict(
@@ -44,7 +47,7 @@ def _plan(peak=20.0, step=50.0, stage='63s'):
 
 
 @pytest.mark.parametrize('row', table.ROWS, ids=lambda row: row.name)
-def test_rows_can_run(row):
+def test_rows_are_valid(row):
   config = ttt_video.get_config(row.stage)
   config.microbatches = row.microbatches
   chips = topology.parse(row.topology).chips
@@ -54,31 +57,31 @@ def test_rows_can_run(row):
     assert row.microbatches in advice.microbatches(config, mesh)
 
 
-def test_rows_have_names_of_their_own():
+def test_names_of_rows_are_unique():
   assert len({row.name for row in table.ROWS}) == len(table.ROWS)
-  assert {row.stage for row in table.ROWS} == set(ttt_video.STAGES)
+  assert {row.stage for row in table.ROWS} == set(recipes.STAGES)
 
 
-def test_what_is_checked_is_in_the_budget():
+def test_checked_rows_are_in_the_budget():
   budget = json.loads(table.BUDGET.read_text())
   checked = {row.name for row in table.ROWS if row.checked}
   assert checked == set(budget)
-  # What 256 chips, or 32 for sampling, must not exceed.
-  for name, least in (('v5p:8x8x4', 30), ('v5e:16x16', 14.4), ('v5p:4x4x2', 5)):
+  # Limits for 256 chips, or 32 for sampling.
+  for name, limit in (('v5p:8x8x4', 30), ('v5e:16x16', 14.4), ('v5p:4x4x2', 5)):
     [row] = [v for k, v in budget.items() if name in k]
-    assert row['peak_gib'] <= least
-    assert row['all_to_alls_a_layer'] <= 6 and row['sequence_sized'] == 0
+    assert row['peak_gib'] <= limit
+    assert row['all_to_alls_per_layer'] <= 6 and row['sequence_sized'] == 0
 
 
-def test_complaints():
+def test_regressions():
   budget = dict(row=table.entry(_plan()))
-  assert table.complaints('row', _plan(20.3), budget) == []
-  assert table.complaints('row', _plan(20.5), budget) == [
+  assert table.regressions('row', _plan(20.3), budget) == []
+  assert table.regressions('row', _plan(20.5), budget) == [
     'row: peak_gib is 20.5, the budget is 20.0'
   ]
-  worse = _plan() | dict(all_to_alls_a_layer=6.1, sequence_sized=['a'])
-  assert len(table.complaints('row', worse, budget)) == 2
-  assert 'not in the budget' in table.complaints('other', _plan(), budget)[0]
+  worse = _plan() | dict(all_to_alls_per_layer=6.1, sequence_sized=['a'])
+  assert len(table.regressions('row', worse, budget)) == 2
+  assert 'not in the budget' in table.regressions('other', _plan(), budget)[0]
 
 
 def test_the_page():
@@ -89,7 +92,7 @@ def test_the_page():
   ) in page
   assert page.count('459 TFLOP/s') == 1
   assert f'Not compiled yet: {table.ROWS[0].name}, ' in page
-  rows = [l for l in page.splitlines() if l.startswith('|')]
+  rows = [line for line in page.splitlines() if line.startswith('|')]
   assert len({row.count('|') for row in rows[:4]}) == 1
   assert len({row.count('|') for row in rows[4:]}) == 1
 
@@ -106,7 +109,7 @@ def test_rows_that_did_not_run_stay(tmp_path):
   assert path.read_text() == table.markdown(found)
 
 
-def test_what_a_plan_says_when_it_fails(monkeypatch, tmp_path):
+def test_the_error_of_a_plan_that_fails(monkeypatch, tmp_path):
   row = table.Row('3s', 'train', 'v9:1x1', 'data:1,sp:1')
   script = 'echo noise >&2; echo "error: no v9" >&2; exit 2'
   monkeypatch.setattr(table.Row, 'command', lambda *_: ['sh', '-c', script])

@@ -1,1 +1,1 @@
-"""The data set on disk: TensorStore arrays beside a manifest."""
+"""The data set on disk: TensorStore arrays and a manifest."""

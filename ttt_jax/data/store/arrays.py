@@ -1,18 +1,19 @@
 """Layout of a data set on disk: TensorStore arrays and a manifest.
 
     DIR/manifest.json     written last; without it the data set is unfinished
-    DIR/mean, DIR/logvar  [rows, F, h, w, c] float32, the diffusion model's
-                          units, one zarr3 chunk a clip, with a checksum
-    DIR/text              [rows, S, L, Dt] float32, one chunk a clip
-    DIR/null_text         [L, Dt] float32, the embedding of no text
-    DIR/clips/ROW.json    written after the row's arrays: this row is whole
+    DIR/mean, DIR/logvar  [rows, F, h, w, c] float32, in the diffusion model's
+                          units, one zarr3 chunk per clip, with a checksum
+    DIR/text              [rows, S, L, Dt] float32, one chunk per clip
+    DIR/null_text         [L, Dt] float32, the embedding of the empty text
+    DIR/clips/ROW.json    written after the row's arrays: the row is complete
 
-The fill value is NaN, so that a chunk that was lost is not read as zeros.
+The fill value is NaN, so that a lost chunk is not read as zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import json
 import os
 from typing import Any
 
@@ -30,7 +31,7 @@ _CODECS = (
 
 
 class CorruptClipError(ValueError):
-  """A stored clip that cannot be used; the message names it and the reason."""
+  """A stored clip that cannot be used; the message names clip and reason."""
 
   def __init__(self, name: str, reason: str):
     super().__init__(f'clip {name!r}: {reason}')
@@ -39,8 +40,8 @@ class CorruptClipError(ValueError):
 
 
 def spec(path: epath.Path) -> dict[str, Any]:
-  """TensorStore's name of an array, on a disk or in a bucket."""
-  if paths.in_bucket(path):
+  """Returns the TensorStore spec of an array, on a disk or in a bucket."""
+  if paths.is_remote(path):
     return {'driver': 'zarr3', 'kvstore': os.fspath(path)}
   return {
     'driver': 'zarr3',
@@ -51,7 +52,7 @@ def spec(path: epath.Path) -> dict[str, Any]:
 def create(
   path: epath.Path, shape: Sequence[int], chunk: Sequence[int]
 ) -> ts.TensorStore:
-  """Creates an array, or opens it if it is there."""
+  """Creates an array, or opens it if it exists."""
   metadata = {
     'shape': list(shape),
     'data_type': 'float32',
@@ -70,6 +71,15 @@ def create(
   ).result()
 
 
-def marker(folder: epath.Path, row: int) -> epath.Path:
-  """The file that says that a row was written whole."""
+def completion_marker(folder: epath.Path, row: int) -> epath.Path:
+  """Returns the path of the file that marks a row as complete."""
   return folder / 'clips' / f'{row:06d}.json'
+
+
+def read_marker(folder: epath.Path, row: int) -> dict[str, Any]:
+  """Returns the fields of a row's marker; empty if there is none."""
+  try:
+    fields = json.loads(completion_marker(folder, row).read_text())
+  except (OSError, ValueError):
+    return {}
+  return fields if isinstance(fields, dict) else {}

@@ -1,8 +1,8 @@
-"""What a folder of precomputed latents says about itself.
+"""The manifest of a data set: its identity and its table of contents.
 
-`manifest.json` is written last, by a rename: a folder without it is
-unfinished and refused. It names everything the latents depend on, so that a
-trainer or a second precompute can tell whether they fit.
+`manifest.json` is written last; a folder without it is unfinished and refused.
+It names everything that the latents depend on, so that a trainer or a second
+precompute can decide whether they fit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 from etils import epath
-import numpy as np
 
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.runtime import files
@@ -29,23 +28,23 @@ class Manifest:
   """Identity and table of contents of a data set.
 
   Attributes:
-    vae_identity: kind and content hash of the video encoder
+    vae_identity: Kind and content hash of the video encoder
       (`content_identity`).
-    text_identity: kind and content hash of the text encoder.
-    scale: latent scale of the VAE (or one a channel), for the record only:
-      the stored values are in the diffusion model's units already.
-    fps: frames a second.
-    height: pixels.
-    width: pixels.
-    frames: pixel frames of a clip, F'.
-    segments: S.
-    text_length: text tokens of a segment, L.
-    mini_batch: tokens of a TTT step that the data was made for, C.
-    scene_token_ids: vocabulary rows of the scene tokens.
-    clips: readable clips, each {'name', 'row', 'storyboard'}: the row of its
+    text_identity: Kind and content hash of the text encoder.
+    scale: Latent scale of the VAE (or one per channel), for the record: the
+      stored values are in the diffusion model's units already.
+    fps: Frames per second.
+    height: Height in pixels.
+    width: Width in pixels.
+    frames: Pixel frames per clip.
+    segments: Segments per clip, S.
+    text_length: Text tokens per segment, L.
+    mini_batch: Tokens per mini-batch that the data was made for, C.
+    scene_token_ids: Ids of the scene tokens in the vocabulary.
+    clips: Readable clips, each {'name', 'row', 'storyboard'}: the row of its
       values in the arrays and its storyboard as JSON.
-    corrupt: clips that could not be encoded, each {'name', 'row', 'reason'}.
-    schema_version: of this file's layout.
+    corrupt: Clips that could not be encoded, each {'name', 'row', 'reason'}.
+    schema_version: Version of this file's layout.
   """
 
   vae_identity: str
@@ -64,23 +63,23 @@ class Manifest:
   schema_version: int = SCHEMA_VERSION
 
   def identity(self) -> dict[str, Any]:
-    """All fields but the table of contents, as JSON gives them back."""
+    """Returns all fields but the table of contents, in JSON types."""
     fields = dataclasses.asdict(self)
     del fields['clips'], fields['corrupt']
-    return _plain(fields)
+    return files.to_json_types(fields)
 
 
 def check_manifest(manifest: Manifest, **expected: Any) -> None:
   """Raises ONE error that names every field that differs, with both values.
 
   Args:
-    manifest: of the data set.
-    **expected: fields of `Manifest` and the values this run needs; None is
-      not compared.
+    manifest: Manifest of the data set.
+    **expected: Values that this run needs, by field of `Manifest`; None is not
+      compared.
 
   Raises:
     ValueError: at least one value differs.
-    TypeError: no such field.
+    TypeError: a field does not exist.
   """
   found = manifest.identity()
   unknown = sorted(set(expected) - set(found))
@@ -97,8 +96,10 @@ def check_manifest(manifest: Manifest, **expected: Any) -> None:
     )
 
 
-def geometry_fields(geometry: geometry_lib.Geometry) -> dict[str, int]:
-  """The fields of `Manifest` that a geometry decides."""
+def geometry_fields(
+  geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
+) -> dict[str, Any]:
+  """Returns the fields of `Manifest` that a geometry determines."""
   names = (
     'fps',
     'height',
@@ -112,31 +113,20 @@ def geometry_fields(geometry: geometry_lib.Geometry) -> dict[str, int]:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-  """Names each expected value that differs; empty where all agree."""
+  """Returns a list of the expected values that differ; '' if all agree."""
+  expected = files.to_json_types(expected)
   return ', '.join(
-    f'{name} is {found.get(name)!r} in the data set but'
-    f' {_plain(value)!r} in this run'
+    f'{name} is {found.get(name)!r} in the data set but {value!r} in this run'
     for name, value in expected.items()
-    if found.get(name) != _plain(value)
+    if found.get(name) != value
   )
 
 
-def _plain(value: Any) -> Any:
-  """What JSON makes of a value: numpy numbers plain, tuples lists."""
-
-  def number(x):
-    if isinstance(x, (np.generic, np.ndarray)):
-      return x.tolist()
-    raise TypeError(f'{x!r} cannot be written as JSON')
-
-  return json.loads(json.dumps(value, default=number))
-
-
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-  """The manifest of a finished data set.
+  """Returns the manifest of a finished data set.
 
   Raises:
-    FileNotFoundError: no data set there.
+    FileNotFoundError: there is no data set.
     ValueError: it is unfinished, unreadable or of another schema version.
   """
   folder = epath.Path(folder)
@@ -144,7 +134,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     if (folder / UNFINISHED).exists():
       raise ValueError(
         f'the data set in {folder} is unfinished (it has no {FINAL}); run'
-        ' precompute again, it goes on where it stopped'
+        ' precompute again to complete it'
       )
     raise FileNotFoundError(
       f'no data set in {folder} (it has no {FINAL}); make one with python'
@@ -176,11 +166,11 @@ def load(path: epath.Path) -> Manifest:
     AttributeError,
   ) as e:
     raise ValueError(
-      f'{path} is no manifest of a data set ({files.first_line(e)}); delete the'
+      f'{path} is not a valid manifest ({files.first_line(e)}); delete the'
       ' folder and run precompute again'
     ) from e
 
 
 def save(manifest: Manifest, path: epath.Path) -> None:
-  """Writes a manifest file, whole or not at all."""
-  files.write_json(_plain(dataclasses.asdict(manifest)), path)
+  """Writes a manifest file, completely or not at all."""
+  files.write_json(files.to_json_types(dataclasses.asdict(manifest)), path)

@@ -1,9 +1,10 @@
-"""Reads a data set of latents; its layout is described in `arrays`."""
+"""Reads a data set of latents; `arrays` describes its layout."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import os
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -11,27 +12,14 @@ import tensorstore as ts
 
 from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
-from ttt_jax.data.store.arrays import CorruptClipError
-from ttt_jax.data.store.manifest import check_manifest
-from ttt_jax.data.store.manifest import Manifest
-from ttt_jax.data.store.writer import LatentWriter
 from ttt_jax.runtime import files
-
-__all__ = [
-  'check_manifest',
-  'CorruptClipError',
-  'LatentDataset',
-  'LatentWriter',
-  'Manifest',
-]
 
 
 class LatentDataset:
-  """Reads a finished data set lazily: `len`, `[i]`, `manifest`, `null_text`.
+  """A finished data set, read lazily: `len`, `[i]`, `manifest`, `null_text`.
 
-  Decoded clips stay in memory up to `cache_bytes` (the least recently used
-  go first), so a small data set is read once; a large one needs no more than
-  that.
+  Decoded clips are cached up to `cache_bytes`, and the least recently used
+  ones are dropped first: a small data set is read once.
   """
 
   def __init__(
@@ -40,14 +28,14 @@ class LatentDataset:
     """Opens a data set; reads no clip yet.
 
     Raises:
-      FileNotFoundError: no data set there.
+      FileNotFoundError: there is no data set.
       ValueError: it is unfinished, or its arrays do not fit its manifest.
     """
     self.folder = epath.Path(folder)
     self.manifest = manifest_lib.read_manifest(folder)
     context = ts.Context({'cache_pool': {'total_bytes_limit': cache_bytes}})
 
-    def array(name):
+    def open_array(name):
       try:
         return ts.open(
           arrays.spec(self.folder / name),
@@ -64,21 +52,21 @@ class LatentDataset:
           ' precompute again'
         ) from e
 
-    self._arrays = {name: array(name) for name in arrays.ARRAYS}
-    self._null_text = array('null_text')
+    self._arrays = {name: open_array(name) for name in arrays.ARRAYS}
+    self._null_text = open_array('null_text')
     self._check_shapes()
 
   def _check_shapes(self) -> None:
     m = self.manifest
     mean, logvar, text = (self._arrays[name].shape for name in arrays.ARRAYS)
     rows = 1 + max((c['row'] for c in m.clips), default=-1)
-    facts = (
+    checks = (
       ('clips', min(mean[0], logvar[0], text[0]) >= rows),
       ('mean and logvar', len(mean) == 5 and mean == logvar),
       ('segments and text_length', text[1:3] == (m.segments, m.text_length)),
       ('null_text', self._null_text.shape == text[2:]),
     )
-    wrong = [name for name, right in facts if not right]
+    wrong = [name for name, passed in checks if not passed]
     if wrong:
       raise ValueError(
         f'the arrays in {self.folder} do not fit its manifest'
@@ -90,31 +78,34 @@ class LatentDataset:
     return len(self.manifest.clips)
 
   def name(self, index: int) -> str:
-    """Name of a clip."""
+    """Returns the name of a clip."""
     return self.manifest.clips[index]['name']
 
   @property
   def latent_shape(self) -> tuple[int, ...]:
-    """(F, h, w, c)."""
+    """Shape of a clip's latents, (F, h, w, c)."""
     return tuple(self._arrays['mean'].shape[1:])
 
   @property
   def text_shape(self) -> tuple[int, ...]:
-    """(S, L, Dt)."""
+    """Shape of a clip's text embeddings, (S, L, Dt)."""
     return tuple(self._arrays['text'].shape[1:])
 
   @property
   def null_text(self) -> np.ndarray:
-    """[L, Dt] float32, the embedding of no text."""
+    """Embedding of the empty text, [L, Dt] float32."""
     value = self._read('null_text', {'null_text': self._null_text})
     return value['null_text']
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """One clip: mean, logvar [F,h,w,c], text [S,L,Dt], clip (int32 index).
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns a clip.
+
+    Returns:
+      mean and logvar [F, h, w, c], text [S, L, Dt], clip (int32 index).
 
     Raises:
       CorruptClipError: it cannot be read or is not finite.
-      IndexError: no such clip.
+      IndexError: the clip does not exist.
     """
     index = int(index)
     if not 0 <= index < len(self):
@@ -132,11 +123,11 @@ class LatentDataset:
       try:
         values[name] = future.result()
       except (ValueError, OSError) as e:
-        raise CorruptClipError(
+        raise arrays.CorruptClipError(
           clip, f'{name} cannot be read: {files.first_line(e)}'
         ) from e
       if not np.isfinite(values[name]).all():
-        raise CorruptClipError(
-          clip, f'{name} holds values that are lost or not finite'
+        raise arrays.CorruptClipError(
+          clip, f'{name} has values that are lost or not finite'
         )
     return values

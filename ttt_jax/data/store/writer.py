@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -18,15 +17,15 @@ from ttt_jax.runtime import files
 
 
 class LatentWriter:
-  """Writes a data set clip by clip; stopped and opened again it goes on.
+  """Writes a data set clip by clip; resumes one that is unfinished.
 
-  Clips written before under the same identity are found by `is_done`. The
-  first write takes the final manifest of a finished data set away, `finish`
-  puts the new one in place: no reader ever sees half of a change.
+  `is_done` finds clips that were written before under the same identity. The
+  first write removes the final manifest of a finished data set and `finish`
+  writes the new one: a reader never sees part of a change.
 
-  Several processes may write to one folder, each its own rows: everything
-  else they do to it, they do alike, by renames. Whoever finds all rows
-  settled finishes it.
+  Several processes may write to one folder, each its own rows. Everything else
+  they do in the same way, by renames; the process that finds all rows settled
+  finishes the data set.
   """
 
   def __init__(
@@ -35,17 +34,17 @@ class LatentWriter:
     manifest: manifest_lib.Manifest,
     rows: int,
   ):
-    """Opens or continues a data set.
+    """Opens a data set, or creates it.
 
     Args:
-      folder: where it lies.
-      manifest: its identity; `clips` and `corrupt` are ignored.
-      rows: clips that it shall hold.
+      folder: Folder of the data set.
+      manifest: Identity of the data set; `clips` and `corrupt` are ignored.
+      rows: Number of clips of the finished data set.
 
     Raises:
-      ValueError: the folder holds a data set of another identity, or cannot
-        be written.
-      FileExistsError: the folder holds something else.
+      ValueError: the folder has a data set of another identity, or cannot be
+        written.
+      FileExistsError: the folder has other contents.
     """
     self.folder = epath.Path(folder)
     self._identity = dataclasses.replace(manifest, clips=(), corrupt=())
@@ -53,14 +52,14 @@ class LatentWriter:
     self._arrays: dict[str, ts.TensorStore] = {}
     self._final = self.folder / manifest_lib.FINAL
     self._unfinished = self.folder / manifest_lib.UNFINISHED
-    if self._found() is None:
-      self._start()
+    if self._load_manifest() is None:
+      self._create()
     self._check_identity()
-    self._drop_rows_beyond()
+    self._drop_extra_rows()
 
-  def _found(self) -> manifest_lib.Manifest | None:
-    """The manifest that the folder has now."""
-    # A third look: another process may rename one to the other meanwhile.
+  def _load_manifest(self) -> manifest_lib.Manifest | None:
+    """Returns the folder's present manifest, finished or not."""
+    # The final one twice: another process may rename between the two reads.
     for path in (self._final, self._unfinished, self._final):
       try:
         return manifest_lib.load(path)
@@ -69,8 +68,8 @@ class LatentWriter:
     return None
 
   def _check_identity(self) -> None:
-    """Raises ValueError if the folder holds a data set of another kind."""
-    found = self._found()
+    """Raises ValueError if the folder has a data set of another identity."""
+    found = self._load_manifest()
     if found is None:
       raise ValueError(
         f'{self.folder} lost its manifest while this run wrote to it; delete'
@@ -81,98 +80,94 @@ class LatentWriter:
     )
     if wrong:
       raise ValueError(
-        f'{self.folder} holds a data set of another kind: {wrong}; choose'
+        f'{self.folder} has a data set of another identity: {wrong}; choose'
         ' another folder or delete this one'
       )
 
-  def _start(self) -> None:
-    """Makes an unfinished data set of a new or empty folder."""
+  def _create(self) -> None:
+    """Creates an unfinished data set in a new or empty folder."""
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      # An empty folder of a bucket is none.
-      there = self.folder.iterdir() if self.folder.exists() else ()
-      strange = any(p.suffix != '.tmp' for p in there)
+      # An empty folder in a bucket does not exist.
+      found = self.folder.iterdir() if self.folder.exists() else ()
+      has_other_files = any(p.suffix != '.tmp' for p in found)
     except OSError as e:
       raise files.write_error(self.folder, e) from e
-    # Another process may have begun a moment ago: its manifest came first.
-    if self._found() is not None:
+    # Another process may have created it a moment ago, its manifest first.
+    if self._load_manifest() is not None:
       return
-    if strange:
+    if has_other_files:
       raise FileExistsError(
-        f'{self.folder} is not empty and holds no data set; choose an'
-        ' empty or a new folder'
+        f'{self.folder} is not empty and has no data set; choose an empty or a'
+        ' new folder'
       )
     manifest_lib.save(self._identity, self._unfinished)
 
-  def _drop_rows_beyond(self) -> None:
-    """Forgets the rows that a shorter list of clips no longer has."""
+  def _drop_extra_rows(self) -> None:
+    """Drops the rows that a shorter list of clips no longer has."""
     for marker in (self.folder / 'clips').glob('*.json'):
       if int(marker.stem) >= self._rows:
         self._reopen()
         marker.unlink(missing_ok=True)
 
   def _reopen(self) -> None:
-    """From finished to unfinished, in one rename."""
+    """Makes a finished data set unfinished, by one rename."""
     try:
       self._final.replace(self._unfinished)
     except FileNotFoundError:
-      pass  # It was not finished, or another process was faster.
+      pass  # It was unfinished, or another process was faster.
 
   @property
   def finished(self) -> bool:
-    """Whether the folder holds a whole data set now."""
+    """Whether the data set is complete at present."""
     return self._final.exists()
 
   def is_done(self, row: int, fingerprint: str) -> bool:
-    """Whether this row was written whole from the same source."""
+    """Returns whether a row was written completely from the same source."""
     return self.settled(row, fingerprint) == ''
 
   def settled(self, row: int, fingerprint: str) -> str | None:
-    """What became of a row of this source.
+    """Returns the outcome of a row of this source.
 
     Returns:
-      '' if it was written whole, the reason if it was left out, None if no
-      process is done with it.
+      '' if the row is complete, the reason if it was left out, None if no
+      process has settled it.
     """
-    try:
-      found = json.loads(arrays.marker(self.folder, row).read_text())
-    except (OSError, ValueError):
+    marker = arrays.read_marker(self.folder, row)
+    if marker.get('fingerprint') != fingerprint:
       return None
-    if found.get('fingerprint') != fingerprint:
-      return None
-    return found.get('left_out', '')
+    return marker.get('left_out', '')
 
   def leave_out(
     self, row: int, name: str, fingerprint: str, reason: str
   ) -> None:
-    """Records that a clip cannot be made; `is_done` stays False."""
+    """Records that a clip cannot be encoded; `is_done` stays False."""
     if self.settled(row, fingerprint) == reason:
-      return  # As the run before found.
+      return  # A previous run has recorded it.
     self._reopen()
     self._mark(row, name=name, fingerprint=fingerprint, left_out=reason)
 
   def _mark(self, row: int, **fields: str) -> None:
-    marker = arrays.marker(self.folder, row)
+    marker = arrays.completion_marker(self.folder, row)
     marker.parent.mkdir(exist_ok=True)
     files.write_json(fields, marker)
 
   def _array(self, name: str, clip_shape: Sequence[int]) -> ts.TensorStore:
-    """The array of all rows, created, opened or resized on first use."""
+    """Returns the array of all rows; creates or resizes it on first use."""
     if name in self._arrays:
       return self._arrays[name]
     path = self.folder / name
     try:
       array = arrays.create(path, (self._rows, *clip_shape), (1, *clip_shape))
       if array.shape[0] != self._rows:
-        free = [None] * (array.rank - 1)
-        array = array.resize(exclusive_max=[self._rows, *free]).result()
+        unchanged = [None] * (array.rank - 1)
+        array = array.resize(exclusive_max=[self._rows, *unchanged]).result()
     except (ValueError, OSError) as e:
       raise files.write_error(path, e) from e
     if array.shape[1:] != tuple(clip_shape):
       raise ValueError(
-        f'{path} holds clips of shape {list(array.shape[1:])}, this run'
-        f' makes {list(clip_shape)}; choose another folder or delete this'
-        ' one'
+        f'{path} has clips of shape {list(array.shape[1:])}, but this run has'
+        f' {list(clip_shape)}; choose another folder or delete this one'
       )
     self._arrays[name] = array
     return array
@@ -180,12 +175,12 @@ class LatentWriter:
   def write(
     self, row: int, name: str, fingerprint: str, **values: np.ndarray
   ) -> None:
-    """Writes one clip, then marks it as whole.
+    """Writes one clip, then marks it as complete.
 
     Args:
-      row: of the arrays.
-      name: of the clip, for messages.
-      fingerprint: of its source, see `is_done`.
+      row: Row of the arrays.
+      name: Name of the clip, for messages.
+      fingerprint: Fingerprint of its source, see `is_done`.
       **values: mean and logvar [F, h, w, c], text [S, L, Dt].
 
     Raises:
@@ -195,9 +190,8 @@ class LatentWriter:
     for key in arrays.ARRAYS:
       if not np.isfinite(values[key]).all():
         raise arrays.CorruptClipError(name, f'{key} is not finite')
-    marker = arrays.marker(self.folder, row)
     self._reopen()
-    marker.unlink(missing_ok=True)
+    arrays.completion_marker(self.folder, row).unlink(missing_ok=True)
     stores = {key: self._array(key, values[key].shape) for key in arrays.ARRAYS}
     try:
       pending = [
@@ -211,7 +205,7 @@ class LatentWriter:
     self._mark(row, name=name, fingerprint=fingerprint)
 
   def write_null_text(self, null_text: np.ndarray) -> None:
-    """Writes the embedding of no text [L, Dt]."""
+    """Writes the embedding of the empty text, [L, Dt]."""
     path = self.folder / 'null_text'
     try:
       array = arrays.create(path, null_text.shape, null_text.shape)
@@ -224,18 +218,18 @@ class LatentWriter:
     clips: Sequence[Mapping[str, Any]],
     corrupt: Sequence[Mapping[str, Any]] = (),
   ) -> manifest_lib.Manifest:
-    """Makes the data set whole; see `Manifest` for the two lists.
+    """Writes the manifest; see `Manifest` for the two lists.
 
     Raises:
-      ValueError: the folder became a data set of another kind, or cannot be
-        written.
+      ValueError: another run changed the identity of the data set, or it
+        cannot be written.
     """
     self._check_identity()
     manifest = dataclasses.replace(
       self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
     )
     for clip in clips:
-      if not arrays.marker(self.folder, clip['row']).exists():
+      if not arrays.completion_marker(self.folder, clip['row']).exists():
         raise RuntimeError(f'finish before {clip["name"]!r} was written')
     manifest_lib.save(manifest, self._final)
     self._unfinished.unlink(missing_ok=True)

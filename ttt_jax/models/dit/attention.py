@@ -1,9 +1,9 @@
-"""Self-attention that stays inside a segment (paper section 3.2).
+"""Self-attention within a segment (paper section 3.2).
 
-Segment i sees its own text, its own frames and one frame that it shares with
-the segment before. In storage order (see `ttt_jax.token_order`) that is one
-contiguous window. Tokens of a shared frame are computed in two windows and
-averaged.
+Segment i attends to its own text, its own frames and one frame that it shares
+with the previous segment. In storage order (see `ttt_jax.token_order`) these
+form one contiguous window. Tokens of a shared frame are computed in two windows
+and averaged.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def windows(
   """Cuts a sequence in storage order into overlapping windows.
 
   Args:
-    x: [B, T', ...]; tokens behind the sequence are left out.
-    order: of the tokens.
-    size: tokens of a window, at least `order.window`; zeros fill it up.
+    x: Sequence [B, T', ...]; padding after its tokens is dropped.
+    order: Order of the tokens.
+    size: Tokens per window with padding of zeros, at least `order.window`.
 
   Returns:
     [S, B, size, ...].
@@ -39,20 +39,23 @@ def windows(
   body = x[:, p : order.length]
   body = body.reshape(x.shape[0], order.segments, -1, *x.shape[2:])
   shared = jnp.concatenate([x[:, None, :p], body[:, :-1, -p:]], axis=1)
-  fill = size - order.window
-  fill = jnp.zeros((*body.shape[:2], fill, *x.shape[2:]), x.dtype)
-  return jnp.concatenate([shared, body, fill], axis=2).swapaxes(0, 1)
+  shape = (*body.shape[:2], size - order.window, *x.shape[2:])
+  padding = jnp.zeros(shape, x.dtype)
+  return jnp.concatenate([shared, body, padding], axis=2).swapaxes(0, 1)
 
 
 def merge_windows(
   y: jax.Array, order: token_order.TokenOrder, length: int
 ) -> jax.Array:
-  """The inverse of `windows`; shared frames become the mean of the two.
+  """Inverts `windows`; a shared frame becomes the mean of its two copies.
 
   Args:
-    y: [S, B, size, ...].
-    order: of the tokens.
-    length: T' of the result [B, T', ...]; zeros fill it up.
+    y: Windows [S, B, size, ...].
+    order: Order of the tokens.
+    length: Tokens of the result with padding of zeros, T'.
+
+  Returns:
+    [B, T', ...].
   """
   p = order.tokens_per_frame
   y = y.swapaxes(0, 1)
@@ -62,25 +65,26 @@ def merge_windows(
   )
   body = jnp.concatenate([body[:, :, :-p], last], axis=2)
   body = body.reshape(y.shape[0], -1, *y.shape[3:])
-  fill = jnp.zeros((y.shape[0], length - order.length, *y.shape[3:]), y.dtype)
-  return jnp.concatenate([shared[:, 0], body, fill], axis=1)
+  shape = (y.shape[0], length - order.length, *y.shape[3:])
+  padding = jnp.zeros(shape, y.dtype)
+  return jnp.concatenate([shared[:, 0], body, padding], axis=1)
 
 
 class SegmentAttention(nn.Module):
   """Multi-head attention within overlapping windows.
 
   Attributes:
-    num_heads: H.
-    qk_norm_eps: epsilon of the LayerNorms on queries and keys.
-    dtype: compute type; softmax and norms are float32.
-    layout: of the sequence on the mesh.
-    implementation: of the softmax attention, see `softmax.attend`.
+    num_heads: Number of heads, H.
+    qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
+    dtype: Compute type; softmax and norms are float32.
+    sharding_plan: Placement of sequences on the mesh.
+    implementation: Implementation of softmax attention, see `softmax.attend`.
   """
 
   num_heads: int
   qk_norm_eps: float
   dtype: jnp.dtype
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
   implementation: str | None = None
 
   @nn.compact
@@ -88,14 +92,14 @@ class SegmentAttention(nn.Module):
     self,
     x: jax.Array,
     order: token_order.TokenOrder,
-    turns: heads_lib.Turns,
+    rotary: heads_lib.RotaryTable,
   ) -> jax.Array:
     """Attends within windows.
 
     Args:
-      x: [B, T', M] in storage order.
-      order: of its tokens.
-      turns: of the tokens of a window, [order.window, D] each.
+      x: Tokens [B, T', M] in storage order.
+      order: Order of the tokens.
+      rotary: Rotary table of the tokens of a window, [order.window, D] each.
 
     Returns:
       [B, T', M].
@@ -104,41 +108,47 @@ class SegmentAttention(nn.Module):
     d = m // self.num_heads
     weights = [layers.DenseWeights(m, name=name)(m) for name in 'qkv']
     norms = [layers.NormWeights(d, name=f'{name}_norm')() for name in 'qk']
-    implementation = softmax.choose(self.implementation, self.layout.platform)
+    implementation = softmax.choose(
+      self.implementation, self.sharding_plan.platform
+    )
     size = softmax.padded(order.window, implementation)
-    fill = ((0, size - order.window), (0, 0))
-    turns = tuple(jnp.pad(table, fill) for table in turns)
+    padding = ((0, size - order.window), (0, 0))
+    rotary = tuple(jnp.pad(table, padding) for table in rotary)
 
     def all_windows(z, _, shared):
-      norms, turns = shared
-      width = m // self.layout.sp
-      heads = heads_lib.Heads(width // d, d)
-      turns = heads.spread(turns)
+      norms, rotary = shared
+      width = m // self.sharding_plan.sp
+      heads = heads_lib.HeadPacking(width // d, d)
+      rotary = heads.tile_over_lanes(rotary)
 
-      # One window after the other: their score matrices never exist together,
-      # and the backward pass makes them again. Both keep memory flat in the
-      # number of segments and, on a CPU, the work inside its cache. Where
-      # there are no score matrices (splash), the result and its norms stay.
+      # Windows run in sequence, so that only one score matrix exists at a time,
+      # and the backward pass recomputes it. Memory then does not grow with the
+      # number of segments, and on a CPU the work fits into its cache. Splash
+      # attention has no score matrices; its result is saved instead.
       @functools.partial(
         jax.checkpoint,
         prevent_cse=False,
         policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
       )
       def attend(z, norms):
-        q, k, v = projections.split(z, [width] * 3)
+        q, k, v = projections.split_projection(z, [width] * 3)
         q, k = (
           heads.rotate(
-            heads.layer_norm(heads.view(y), norm, self.qk_norm_eps), turns
+            heads.layer_norm(heads.pack(y), norm, self.qk_norm_eps), rotary
           ).astype(y.dtype)
           for y, norm in zip((q, k), norms)
         )
-        q, k = heads.tokens(q), heads.tokens(k)
+        q, k = heads.unpack(q), heads.unpack(k)
         return softmax.attend(q, k, v, d, order.window, implementation)
 
       out = jax.lax.map(lambda z: attend(z, norms), windows(z, order, size))
-      # Averaging before the output projection equals averaging behind it.
+      # Averaging before the output projection equals averaging after it.
       return merge_windows(out, order, z.shape[1]), ()
 
-    z = projections.project(x.astype(self.dtype), weights, self.layout)
-    out, _ = self.layout.by_heads(all_windows, z, shared=(norms, turns))
-    return projections.collect(out, layers.DenseWeights(m, name='o')(m))
+    z = projections.qkv_projection(
+      x.astype(self.dtype), weights, self.sharding_plan
+    )
+    out, _ = self.sharding_plan.by_heads(all_windows, z, shared=(norms, rotary))
+    return projections.output_projection(
+      out, layers.DenseWeights(m, name='o')(m)
+    )

@@ -1,4 +1,4 @@
-"""One block of the diffusion transformer, and what all blocks share."""
+"""One block of the diffusion transformer, and the inputs that blocks share."""
 
 from __future__ import annotations
 
@@ -20,80 +20,78 @@ from ttt_jax.models.dit import config as dit_config
 from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions
 from ttt_jax.models.dit import rope
-from ttt_jax.models.dit import ttt
 
-# Name of a block's input, for checkpoint policies.
+# Name of a block's input in checkpoint policies.
 INPUT = 'block_input'
 
 
 class Context(NamedTuple):
-  """What all blocks share, beside their input.
+  """Inputs that all blocks share.
 
   Attributes:
-    time: embedding [B, E].
-    window_turns: rotary positions of a window's tokens, [window, D] each.
-    turns: those of the sequence in the order read, [T', D] each.
+    time: Time embedding [B, E].
+    window_rotary: Rotary table of a window's tokens, [window, D] each.
+    scan_rotary: Rotary table of the sequence in scan order, [T', D] each.
   """
 
   time: jax.Array
-  window_turns: heads_lib.Turns
-  turns: heads_lib.Turns
+  window_rotary: heads_lib.RotaryTable
+  scan_rotary: heads_lib.RotaryTable
 
 
 def make_context(
   config: dit_config.DiTConfig,
   order: token_order.TokenOrder,
   time: jax.Array,
-  layout: sharding.Layout = sharding.Layout(),
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan(),
 ) -> Context:
-  """The context of blocks for sequences of `order`, time [B, E]."""
-  turns = functools.partial(
-    rope.turns,
+  """Returns the context of blocks for sequences of `order`.
+
+  Args:
+    config: Sizes of the network.
+    order: Order of the tokens.
+    time: Time embedding [B, E].
+    sharding_plan: Placement of sequences on the mesh.
+  """
+  table = functools.partial(
+    rope.rotary_cos_sin,
     head_dim=config.model_dim // config.num_heads,
     theta=config.rope_theta,
     dtype=jnp.dtype(config.dtype),
   )
-  length = layout.padded(order.length, config.mini_batch)
-  windows = positions.of_windows(order, config.positions, config.base)
-  read = np.full((length, 3), -1)
-  read[: order.length] = order.ttt_positions
-  return Context(time, turns(windows), turns(read))
+  length = sharding_plan.padded(order.length, config.mini_batch)
+  windows = positions.window_positions(order, config.positions, config.base)
+  scanned = np.full((length, 3), -1)
+  scanned[: order.length] = order.ttt_positions
+  return Context(
+    time=time, window_rotary=table(windows), scan_rotary=table(scanned)
+  )
 
 
-class SequenceBlock(nn.Module):
-  """Local attention, then the global mixer on its output, [B, T', M]."""
+class MixerBlock(nn.Module):
+  """Attention within segments, then the mixer on its output, [B, T', M]."""
 
   config: dit_config.DiTConfig
   order: token_order.TokenOrder
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
   def __call__(self, x: jax.Array, context: Context, *, diagnose: bool = False):
     config = self.config
-    dtype = jnp.dtype(config.dtype)
     x = attention.SegmentAttention(
-      config.num_heads,
-      config.qk_norm_eps,
-      dtype,
-      self.layout,
-      config.attention,
+      num_heads=config.num_heads,
+      qk_norm_eps=config.qk_norm_eps,
+      dtype=jnp.dtype(config.dtype),
+      sharding_plan=self.sharding_plan,
+      implementation=config.attention,
       name='attn',
-    )(x, self.order, context.window_turns)
-    if config.mixer == 'none':
+    )(x, self.order, context.window_rotary)
+    mixer = mixers.MIXERS[config.mixer](config, self.sharding_plan)
+    if mixer is None:
       return x, {}
-    layer = ttt.TTTLayer(
-      config.mixer,
-      config.num_heads,
-      config.mini_batch,
-      config.ttt_base_lr,
-      dtype,
-      config.implementation,
-      self.layout,
-      name='ttt',
-    )
-    return mixers.BidirectionalTTT(layer, config.gate_init, name='gates')(
-      x, self.order, context.turns, diagnose=diagnose
-    )
+    return mixers.BidirectionalMixer(
+      mixer=mixer, gate_init=config.gate_init, name='gates'
+    )(x, self.order, context.scan_rotary, diagnose=diagnose)
 
 
 class Block(nn.Module):
@@ -101,29 +99,39 @@ class Block(nn.Module):
 
   config: dit_config.DiTConfig
   order: token_order.TokenOrder
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
   diagnose: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, context: Context):
-    """[B, T', M] -> [B, T', M] and a dict of diagnostics."""
+    """Maps [B, T', M] to [B, T', M] and a dict of diagnostics."""
     config = self.config
     dtype = jnp.dtype(config.dtype)
     is_text = jnp.asarray(self.order.is_text_padded(x.shape[1]))
+    by_tokens = self.sharding_plan.by_tokens
 
-    def modulated(name):
+    def modulate(x, name):
       shift, scale, gate = layers.ExpertModulation(
-        config.model_dim, dtype, self.layout, name=f'{name}_modulation'
+        model_dim=config.model_dim,
+        dtype=dtype,
+        sharding_plan=self.sharding_plan,
+        name=f'{name}_modulation',
       )(context.time, is_text)
       y = layers.LayerNorm(epsilon=config.norm_eps, name=f'{name}_norm')(x)
       return (y * (1 + scale) + shift).astype(dtype), gate
 
-    x = checkpoint_name(self.layout.by_tokens(x), INPUT)
-    y, gate = modulated('seq')
-    y, aux = SequenceBlock(config, self.order, self.layout, name='seq')(
-      y, context, diagnose=self.diagnose
+    x = checkpoint_name(by_tokens(x), INPUT)
+    # The scope 'seq' is part of parameter paths in checkpoints.
+    y, gate = modulate(x, 'seq')
+    y, aux = MixerBlock(
+      config=config,
+      order=self.order,
+      sharding_plan=self.sharding_plan,
+      name='seq',
+    )(y, context, diagnose=self.diagnose)
+    x = by_tokens(x + (gate * y).astype(dtype))
+    y, gate = modulate(x, 'mlp')
+    y = layers.FeedForward(model_dim=config.model_dim, dtype=dtype, name='mlp')(
+      y
     )
-    x = self.layout.by_tokens(x + (gate * y).astype(dtype))
-    y, gate = modulated('mlp')
-    y = layers.FeedForward(config.model_dim, dtype, name='mlp')(y)
-    return self.layout.by_tokens(x + (gate * y).astype(dtype)), aux
+    return by_tokens(x + (gate * y).astype(dtype)), aux

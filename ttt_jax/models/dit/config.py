@@ -1,10 +1,12 @@
-"""Sizes and choices of the diffusion transformer."""
+"""Sizes and options of the diffusion transformer."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from ttt_jax import token_order
+from ttt_jax.models import layers
+from ttt_jax.models import softmax
 from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions as positions_lib
 
@@ -13,42 +15,47 @@ REMAT_POLICIES = ('none', 'layer', 'offload')
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
-  """Sizes and choices of a `DiffusionTransformer`; defaults are the 5B model.
+  """Sizes and options of a `DiffusionTransformer`; defaults are the 5B model.
 
   Attributes:
-    model_dim: M, a multiple of 16 `num_heads`.
-    num_heads: H.
-    num_layers: blocks.
-    time_embed_dim: width of the time embedding.
-    text_dim: width of the text encoder's states, Dt.
-    in_channels: latent channels, c.
-    out_channels: channels of the output; those of the latents.
-    patch_size: latent cells a token, per side.
-    segment_latent_frames: latent frames of a segment, n.
-    mixer: one of `mixers.MIXERS`.
-    mini_batch: C, tokens that share one inner step. Weights trained with one
-      value do not work with another.
-    ttt_base_lr: inner learning rate before the learned factor: 0.1 for
-      ttt_mlp and 1.0 for ttt_linear in the paper's code.
-    gate_init: initial alpha of the mixer's gates.
-    norm_eps: epsilon of the LayerNorms, but for
-    qk_norm_eps: that of the norms on queries and keys.
-    rope_theta: base of the rotary frequencies.
-    positions: of attention, one of `positions.KINDS`: 'rope' (5B) or 'sincos'
-      (2B).
-    base_rows: token rows of a frame in pre-training. With 'rope' frames of
-      another size take its positions, see `positions.of_windows`; 0 counts
-      rows from 0 whatever their number.
-    base_columns: token columns of a frame in pre-training, 0 with base_rows.
-    spatial_scale: of 'sincos', see `positions.table`.
-    temporal_scale: the same in time.
-    max_text_length: tokens of a text in pre-training; the model takes any
-      number and only an export tells it.
-    dtype: compute type, 'float32' or 'bfloat16'. Parameters are float32.
-    remat: 'none'; 'layer': keep only the blocks' inputs for the backward
-      pass; 'offload': keep them in the host's memory.
-    implementation: of the mixer's kernel; None takes the backend's best.
-    attention: implementation of softmax attention, 'xla' or 'splash'; None
+    model_dim: Model dim, M; a multiple of 16 * `num_heads`.
+    num_heads: Number of heads, H.
+    num_layers: Number of blocks.
+    time_embed_dim: Width of the time embedding, E.
+    text_dim: Width of the text encoder's states, Dt.
+    in_channels: Latent channels, c.
+    out_channels: Channels of the output, the same as of the latents.
+    patch_size: Latent cells per token and side.
+    segment_latent_frames: Latent frames per segment, n.
+    mixer: Name of the mixer, one of `mixers.MIXERS`.
+    mini_batch: Tokens that share one inner step, C. Weights that were trained
+      with one value do not work with another.
+    ttt_base_lr: Inner step size before the learned factor; 0.1 for ttt_mlp and
+      1.0 for ttt_linear in the paper's code.
+    gate_init: Initial value of the mixer's gates before their tanh.
+    norm_eps: Epsilon of the LayerNorms on tokens.
+    qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
+    rope_theta: Base of the rotary frequencies.
+    positions: Position embedding of attention, one of `positions.KINDS`: 'rope'
+      (5B) or 'sincos' (2B).
+    base_rows: Token rows of a frame in pre-training. With 'rope', frames of
+      another size take the positions of this one, see
+      `positions.window_positions`; 0 counts rows from 0 for any size.
+    base_columns: Token columns of a frame in pre-training; 0 if `base_rows` is
+      0.
+    spatial_scale: Rows and columns per unit of position with 'sincos', see
+      `positions.table`.
+    temporal_scale: Frames per unit of position with 'sincos'.
+    max_text_length: Text tokens per segment in pre-training. The model takes
+      any number; only an export records this one.
+    dtype: Compute type, 'float32', 'bfloat16' or 'float64'. Parameters are
+      float32.
+    remat: Activations that are kept for the backward pass: 'none' keeps all of
+      them, 'layer' keeps the blocks' inputs, 'offload' keeps the blocks' inputs
+      in host memory.
+    implementation: Implementation of the mixer's kernel; None takes the
+      backend's best.
+    attention: Implementation of softmax attention, 'xla' or 'splash'; None
       takes the backend's best.
   """
 
@@ -83,21 +90,18 @@ class DiTConfig:
     if self.model_dim % (16 * self.num_heads):
       raise ValueError(
         f'model_dim {self.model_dim} over num_heads {self.num_heads} must'
-        ' give heads of a multiple of 16, for example'
-        f' {max(16, self.model_dim // self.num_heads // 16 * 16)} each'
+        ' give a head dim that is a multiple of 16, for example'
+        f' {max(16, self.model_dim // self.num_heads // 16 * 16)}'
       )
-    for name, legal in (
-      ('mixer', mixers.MIXERS),
-      ('remat', REMAT_POLICIES),
-      ('positions', positions_lib.KINDS),
-      ('dtype', ('float32', 'bfloat16', 'float64')),
-    ):
-      if getattr(self, name) not in legal:
-        raise ValueError(
-          f'model.{name} is {getattr(self, name)!r}; legal are'
-          f' {", ".join(legal)}'
-        )
-
+    layers.check_choices(
+      'model',
+      self,
+      mixer=mixers.MIXERS,
+      remat=REMAT_POLICIES,
+      positions=positions_lib.KINDS,
+      dtype=('float32', 'bfloat16', 'float64'),
+      attention=(None, *softmax.IMPLEMENTATIONS),
+    )
     if min(self.base_rows, self.base_columns) < 0 or (
       bool(self.base_rows) != bool(self.base_columns)
     ):
@@ -108,7 +112,7 @@ class DiTConfig:
 
   @property
   def base(self) -> tuple[int, int] | None:
-    """(rows, columns) of a frame in pre-training, None for any."""
+    """Rows and columns of a frame in pre-training; None if unknown."""
     return (self.base_rows, self.base_columns) if self.base_rows else None
 
   def order(
@@ -116,14 +120,14 @@ class DiTConfig:
     latents: tuple[int, ...],
     text: tuple[int, ...],
   ) -> token_order.TokenOrder:
-    """The token order for latents [B, F, h, w, c] and text [B, S, L, Dt].
+    """Returns the token order of a batch.
 
     Args:
-      latents: their shape.
-      text: its shape.
+      latents: Shape [B, F, h, w, c] of the latents.
+      text: Shape [B, S, L, Dt] of the text.
 
     Raises:
-      ValueError: shapes that do not fit each other or this model.
+      ValueError: the shapes do not fit each other or this model.
     """
     if len(latents) != 5 or latents[-1] != self.in_channels:
       raise ValueError(
@@ -148,9 +152,9 @@ class DiTConfig:
         f' {self.patch_size}'
       )
     return token_order.TokenOrder(
-      segments,
-      self.segment_latent_frames,
-      h // self.patch_size,
-      w // self.patch_size,
-      text[2],
+      segments=segments,
+      segment_latent_frames=self.segment_latent_frames,
+      rows=h // self.patch_size,
+      columns=w // self.patch_size,
+      text_length=text[2],
     )

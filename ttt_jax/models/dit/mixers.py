@@ -1,12 +1,21 @@
-"""What carries information over the whole sequence, by name.
+"""Mixers: layers that carry information over the complete sequence.
 
-A mixer maps [B, T, M] in storage order to the same plus what it adds. Local
-attention has run before it; `none` leaves it at that.
+Attention stays inside a segment; a mixer runs on its output and scans all
+segments. A mixer is a module that is called as
+
+    y, aux = mixer(x, rotary, permutation, length, diagnose=...)
+
+with x and y [B, T', M], the rotary table of the tokens in scan order, the
+permutation that puts them in scan order, the number of tokens before the
+padding, and a dict of scalar diagnostics. `BidirectionalMixer` runs it in both
+directions and adds its gates. `MIXERS` contains one entry per mixer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -14,44 +23,65 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import Permutation
+from ttt_jax import sharding
 from ttt_jax import token_order
 from ttt_jax.models import heads
 from ttt_jax.models.dit import ttt
 
-MIXERS = ('none', *ttt.INNER_MODELS)
+
+def _ttt_layer(config: Any, sharding_plan: sharding.ShardingPlan) -> nn.Module:
+  return ttt.TTTLayer(
+    inner=config.mixer,
+    num_heads=config.num_heads,
+    mini_batch=config.mini_batch,
+    base_lr=config.ttt_base_lr,
+    dtype=jnp.dtype(config.dtype),
+    implementation=config.implementation,
+    sharding_plan=sharding_plan,
+    name='ttt',
+  )
+
+
+# Name -> (DiTConfig, sharding plan) -> mixer; its name is its parameters'
+# scope.
+MIXERS: dict[str, Callable[[Any, sharding.ShardingPlan], nn.Module | None]] = {
+  'none': lambda config, sharding_plan: None,
+  'ttt_mlp': _ttt_layer,
+  'ttt_linear': _ttt_layer,
+}
 
 
 @functools.lru_cache(maxsize=16)
 def scan_permutation(
   order: token_order.TokenOrder, reverse: bool, length: int
 ) -> Permutation:
-  """Returns the order in which a padded sequence is scanned.
+  """Returns the permutation that puts a padded sequence in scan order.
 
   Args:
-    order: of the tokens.
-    reverse: takes `order.reverse` instead of `order.forward`.
-    length: tokens with the padding after the sequence, which stays there.
+    order: Order of the tokens.
+    reverse: Takes `order.reverse_order` instead of `order.forward_order`.
+    length: Tokens with the padding after the sequence, which stays in place.
   """
-  index = order.reverse if reverse else order.forward
+  index = order.reverse_order if reverse else order.forward_order
   return Permutation.from_index(
     np.concatenate([index, np.arange(order.length, length)])
   )
 
 
-class BidirectionalTTT(nn.Module):
-  """A TTT layer read forwards, then backwards, each behind gates.
+class BidirectionalMixer(nn.Module):
+  """A mixer that runs forwards, then in reverse, each time behind a gate.
 
-    z = x + tanh(a) * TTT(x);  out = z + tanh(b) * rev(TTT(rev(z)))
+    z = x + tanh(a) * mix(x);  out = z + tanh(b) * reverse(mix(reverse(z)))
 
-  (paper section 3.1). Both directions share the layer's weights; the gates
-  are per channel, per direction and per kind of token.
+  (paper section 3.1). Both directions share the mixer's weights. There is one
+  gate per channel, direction and kind of token.
 
   Attributes:
-    layer: the TTT layer, unbound.
-    gate_init: initial alpha.
+    mixer: Mixer that both directions share.
+    gate_init: Initial value of a and b.
   """
 
-  layer: ttt.TTTLayer
+  mixer: nn.Module
   gate_init: float
 
   @nn.compact
@@ -59,51 +89,46 @@ class BidirectionalTTT(nn.Module):
     self,
     x: jax.Array,
     order: token_order.TokenOrder,
-    turns: heads.Turns,
+    rotary: heads.RotaryTable,
     *,
     diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reads in both directions.
+    """Mixes in both directions.
 
     Args:
-      x: [B, T', M] in storage order.
-      order: of its tokens; what follows them is not read.
-      turns: rotary positions of the tokens in the order read, which are the
-        same forwards and backwards.
-      diagnose: also compute the inner losses.
+      x: Tokens [B, T', M] in storage order.
+      order: Order of the tokens; padding after them is not scanned.
+      rotary: Rotary table of the tokens in scan order, the same for both
+        directions.
+      diagnose: Also returns the mixer's diagnostics and the sizes of the gates.
+
+    Returns:
+      [B, T', M], and a dict of scalars, empty without `diagnose`.
     """
     b, t, m = x.shape
     is_text = jnp.asarray(order.is_text_padded(t))
-    # With the batch's shape before `where`: broadcast over the batch, the
-    # mask would make its gradient all-reduce a whole activation.
+    # The mask gets the batch's shape before `where`: if `where` broadcast it
+    # over the batch, the gradient would all-reduce a complete activation.
     is_text = jnp.broadcast_to(is_text[None, :, None], x.shape)
+    init = nn.initializers.constant(self.gate_init)
     aux = {}
     for direction in ('forward', 'reverse'):
       text, video = (
-        jnp.tanh(
-          self.param(
-            f'{direction}_{kind}',
-            nn.initializers.constant(self.gate_init),
-            (m,),
-          )
-        )
+        jnp.tanh(self.param(f'{direction}_{kind}', init, (m,)))
         for kind in ('text', 'video')
       )
-      y, losses = self.layer(
-        x,
-        turns,
-        scan_permutation(order, direction == 'reverse', t),
-        order.length,
-        diagnose=diagnose,
+      permutation = scan_permutation(order, direction == 'reverse', t)
+      y, diagnostics = self.mixer(
+        x, rotary, permutation, order.length, diagnose=diagnose
       )
-      # For each clip its own gates: they are then added up by clip, too.
+      # One copy per clip, so that the gradients are first summed by clip.
       text_gate, video_gate = (
         jnp.broadcast_to(gate, (b, 1, m)) for gate in (text, video)
       )
       gate = jnp.where(is_text, text_gate, video_gate)
       x = x + (gate * y).astype(x.dtype)
       if diagnose:
-        aux |= {f'{direction}_{name}': a for name, a in losses.items()}
+        aux |= {f'{direction}_{name}': a for name, a in diagnostics.items()}
         aux |= {
           f'{direction}_text_gate': jnp.abs(text).mean(),
           f'{direction}_video_gate': jnp.abs(video).mean(),

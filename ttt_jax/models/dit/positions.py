@@ -1,10 +1,9 @@
-"""Where tokens are in time, height and width, as the pre-trained models count.
+"""Positions of tokens in time, height and width, as in the pre-trained models.
 
-CogVideoX-5B turns queries and keys by their positions (`rope`), CogVideoX-2B
+CogVideoX-5B rotates queries and keys by their positions (`rope`); CogVideoX-2B
 adds a table of sines and cosines to the tokens before the first block. Both
-count within a segment: it is the length that they were trained with. The TTT
-layers are ours and count through the whole video, with rotary positions in
-either model.
+count positions within a segment, the length that they were trained with. The
+mixers have rotary positions in either model, counted over the complete video.
 """
 
 from __future__ import annotations
@@ -18,18 +17,20 @@ from ttt_jax import token_order
 KINDS = ('rope', 'sincos')
 
 
-def of_windows(
+def window_positions(
   order: token_order.TokenOrder,
   kind: str,
   base: tuple[int, int] | None = None,
 ) -> np.ndarray:
-  """[window, 3] rotary positions in a window, -1 for what is not turned.
+  """Returns rotary positions in an attention window, [window, 3].
+
+  Tokens with position -1 are not rotated.
 
   Args:
-    order: of the tokens.
-    kind: 'rope', or 'sincos': then no token is turned.
-    base: (rows, columns) of a frame in pre-training. Frames of another size
-      are fitted into it and centred, as diffusers' pipeline does; None counts
+    order: Order of the tokens.
+    kind: One of `KINDS`; with 'sincos' no token is rotated.
+    base: Rows and columns of a frame in pre-training. Frames of another size
+      are fitted into it and centred, as in diffusers' pipeline. None counts
       rows and columns from 0.
   """
   positions = order.window_positions
@@ -52,13 +53,13 @@ def of_windows(
 
 
 def _fit(order, base):
-  """First row and the one behind the last, then columns, of a centred fit."""
+  """Returns (start, stop) of rows, then of columns, of a centred fit."""
   sizes = order.rows, order.columns
   scale = min(b / s for b, s in zip(base, sizes))
   spans = []
-  for size, whole in zip(sizes, base):
+  for size, available in zip(sizes, base):
     fitted = round(size * scale)
-    start = round((whole - fitted) / 2)
+    start = round((available - fitted) / 2)
     spans.append((start, start + fitted))
   return spans
 
@@ -75,29 +76,29 @@ def table(
   temporal_scale: float,
   dtype: jnp.dtype,
 ) -> jax.Array:
-  """Sines and cosines to be added to tokens, zeros for text: [length, dim].
+  """Returns sines and cosines to add to tokens, [length, dim]; zeros for text.
 
-  A quarter of the features is for time, three eighths each for column and
-  row; of each, the sines come first. Every segment counts its own frames
-  from 1, and the very first frame is 0: with one segment, these are the
-  positions of diffusers.
+  A quarter of the features encodes time, three eighths each encode column and
+  row; the sines of each come first. Every segment counts its own frames from 1;
+  the first frame of the video is 0. With one segment, these are the positions
+  of diffusers.
 
   Args:
-    order: of the tokens.
-    length: tokens, at least those of `order`.
-    dim: M, a multiple of 16.
-    spatial_scale: positions count 1 / spatial_scale a row or column.
-    temporal_scale: the same for a frame.
-    dtype: of the result.
+    order: Order of the tokens.
+    length: Tokens with padding, at least `order.length`.
+    dim: Model dim, M, a multiple of 16.
+    spatial_scale: Rows and columns per unit of position.
+    temporal_scale: Frames per unit of position.
+    dtype: Dtype of the result.
   """
   p = order.tokens_per_frame
   window = order.window_positions
-  places = np.full((length, 3), -1, np.int32)
-  places[:p] = window[:p]
-  places[p : order.length] = np.tile(window[p:], (order.segments, 1))
-  # Made on the device: as constants they would be most of the program.
+  positions = np.full((length, 3), -1, np.int32)
+  positions[:p] = window[:p]
+  positions[p : order.length] = np.tile(window[p:], (order.segments, 1))
+  # Computed on the device: as constants they would be most of the program.
   wide = jnp.promote_types(dtype, jnp.float32)
-  found = jnp.asarray(np.maximum(places, 0), wide)
+  counts = jnp.asarray(np.maximum(positions, 0), wide)
   parts = []
   for axis, width, scale in (
     (0, dim // 4, temporal_scale),
@@ -106,7 +107,7 @@ def table(
   ):
     half = width // 2
     frequencies = 10_000.0 ** (-np.arange(half) / half) / scale
-    angles = found[:, axis, None] * jnp.asarray(frequencies, wide)
+    angles = counts[:, axis, None] * jnp.asarray(frequencies, wide)
     parts += [jnp.sin(angles), jnp.cos(angles)]
-  is_text = jnp.asarray(places[:, :1] < 0)
+  is_text = jnp.asarray(positions[:, :1] < 0)
   return jnp.where(is_text, 0, jnp.concatenate(parts, axis=-1)).astype(dtype)

@@ -1,9 +1,9 @@
 """Projections to and from heads that are split over devices.
 
-Arrays between a projection and the all-to-all are [sp, B, T, X]: first the
-device that will own the heads, last its features. The projection writes them
-in this order and the one on the way back reads them so; nothing is copied to
-make blocks that can be sent (the TPU compiler's program has no such copy).
+Arrays between a projection and the all-to-all are [sp, B, T, X]: the first axis
+is the device that will own the heads, the last one its features. The projection
+to heads writes this order and the output projection reads it, so no copy is
+needed to form the blocks that are sent (the TPU compiler inserts none).
 """
 
 from __future__ import annotations
@@ -20,49 +20,50 @@ Weights = tuple[jax.Array, jax.Array]
 _LANES = 128
 
 
-def project(
-  x: jax.Array, weights: Sequence[Weights], layout: sharding.Layout
+def qkv_projection(
+  x: jax.Array, weights: Sequence[Weights], sharding_plan: sharding.ShardingPlan
 ) -> jax.Array:
-  """Several projections to heads as one product.
+  """Computes several projections to heads as one product.
 
   Args:
-    x: [B, T, M].
-    weights: kernel [M, H * n] and bias [H * n] of each, n features a head.
-    layout: which splits the heads.
+    x: Tokens [B, T, M].
+    weights: Kernel [M, H * n] and bias [H * n] of each projection to n features
+      per head.
+    sharding_plan: Plan that splits the heads.
 
   Returns:
-    [sp, B, T, X], X the sum of H * n / sp, on TPUs up to whole lanes; `split`
-    takes it apart.
+    [sp, B, T, X] for `split_projection`; X is the sum of H * n / sp, on TPUs
+    rounded up to full lanes.
   """
-  m, sp = x.shape[-1], layout.sp
+  m, sp = x.shape[-1], sharding_plan.sp
   kernel = jnp.concatenate(
     [kernel.reshape(m, sp, -1) for kernel, _ in weights], axis=-1
   )
   bias = jnp.concatenate([bias.reshape(sp, -1) for _, bias in weights], axis=-1)
-  if layout.platform == 'tpu':
+  if sharding_plan.platform == 'tpu':
     fill = -bias.shape[-1] % _LANES
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, fill)))
     bias = jnp.pad(bias, ((0, 0), (0, fill)))
   return layers.affine('btm,mpx->pbtx', x, kernel, bias)
 
 
-def split(z: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
-  """[b, T, X] -> arrays of the sizes, [b, T, size] each; drops what is left."""
-  rest = z.shape[-1] - sum(sizes)
-  # Not slices: the gradients of a split are joined, those of slices padded to
-  # the whole and added up.
-  return jax.lax.split(z, [*sizes, rest], axis=2)[: len(sizes)]
+def split_projection(z: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+  """Splits [b, T, X] into [b, T, size] for each size; drops the remainder."""
+  remainder = z.shape[-1] - sum(sizes)
+  # Not slices: gradients of a split are concatenated, gradients of slices are
+  # padded to the full size and added.
+  return jax.lax.split(z, [*sizes, remainder], axis=2)[: len(sizes)]
 
 
-def collect(y: jax.Array, weights: Weights) -> jax.Array:
-  """Projects [sp, B, T, H * n / sp] from heads to [B, T, M]."""
+def output_projection(y: jax.Array, weights: Weights) -> jax.Array:
+  """Projects heads [sp, B, T, H * n / sp] to tokens [B, T, M]."""
   kernel, bias = weights
   kernel = kernel.reshape(y.shape[0], y.shape[-1], -1)
   return layers.affine('pbtx,pxm->btm', y, kernel, bias)
 
 
 def layer_norm(y: jax.Array, weights: Weights, epsilon: float) -> jax.Array:
-  """LayerNorm over all heads of [sp, B, T, X], float32 or better."""
+  """Applies LayerNorm over all heads of [sp, B, T, X], in float32 or wider."""
   scale, bias = (w.reshape(y.shape[0], 1, 1, y.shape[-1]) for w in weights)
   y = y.astype(jnp.promote_types(y.dtype, scale.dtype))
   y -= y.mean(axis=(0, 3), keepdims=True)

@@ -1,4 +1,4 @@
-"""3-D rotary positions: how far each feature of each token is turned."""
+"""3-D rotary position embedding."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def turns(
+def rotary_cos_sin(
   positions: np.ndarray,
   head_dim: int,
   theta: float = 10_000.0,
   dtype: jnp.dtype = jnp.float32,
 ) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines of rotary position embedding, for `Heads.rotate`.
+  """Returns the rotary table for `HeadPacking.rotate`.
 
-  A quarter of the head is turned by time and three eighths each by row and
-  column (CogVideoX). Text (position -1) is not turned.
+  Time rotates a quarter of a head's features, row and column three eighths each
+  (CogVideoX). Text, at position -1, is not rotated.
 
   Args:
-    positions: [T, 3] numbers (time, row, column), -1 for text.
-    head_dim: D, a multiple of 16.
-    theta: base of the frequencies.
-    dtype: of the result, at least float32.
+    positions: Numbers (time, row, column), [T, 3]; -1 for text.
+    head_dim: Features per head, D, a multiple of 16.
+    theta: Base of the frequencies.
+    dtype: Dtype of the result, raised to at least float32.
 
   Returns:
-    cos and sin, each [T, D]; the features 2i and 2i + 1 are turned together.
+    cos and sin, each [T, D]; the features 2i and 2i + 1 are rotated together.
 
   Raises:
-    ValueError: a head size that does not split.
+    ValueError: 16 does not divide the head dim.
   """
   if head_dim % 16:
     raise ValueError(
-      f'head size is {head_dim}; 3-D rotary positions need a multiple of'
-      ' 16, for example 64'
+      f'head_dim is {head_dim}; 3-D rotary positions need a multiple of 16,'
+      ' for example 64'
     )
-  # Angles are made on the device: as constants they would be most of the
-  # program (90 MB for 63 seconds).
+  # Computed on the device: as constants the angles would be most of the program
+  # (90 MB for 63 seconds).
   dtype = jnp.promote_types(dtype, jnp.float32)
   positions = jnp.asarray(np.maximum(positions, 0), dtype)
   angles = []

@@ -1,8 +1,8 @@
 """The TTT layer around the inner-loop kernels (paper sections 2 and 3.1).
 
-A TTT layer reads a sequence token by token into the weights of a small
-network. It knows nothing of videos: which token comes when, and with which
-rotary angle, is the caller's business.
+A TTT layer writes a sequence, token by token, into the weights of a small
+network. The caller defines the order of the tokens and their rotary table; the
+layer does not depend on the structure of a video.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _NORMAL = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class InnerModel:
-  """The network whose weights are the hidden state.
+  """Inner model: the small network whose weights are the hidden state.
 
   Attributes:
-    weights: (name, shape from the head dimension D, is a bias) of each
-      weight, in the kernel's order; the leading head axis is left out.
-    op: the kernel, see `pallas_kernels`.
-    losses: the inner loss of every mini-batch before and after its update.
+    weights: Name, shape as a function of the head dim D, and whether it is a
+      bias, for each weight in the kernel's order; without the leading head
+      axis.
+    op: Kernel, see `pallas_kernels`.
+    losses: Function that returns the inner loss of every mini-batch before and
+      after its update.
   """
 
   weights: tuple[tuple[str, Callable[[int], tuple[int, ...]], bool], ...]
@@ -71,13 +73,13 @@ class TTTLayer(nn.Module):
   """Test-time training over one sequence, [B, T, M] -> [B, T, M].
 
   Attributes:
-    inner: name in `INNER_MODELS`.
-    num_heads: H.
-    mini_batch: C, tokens that share one inner step.
-    base_lr: inner learning rate before the learned factor in (0, 1).
-    dtype: compute type; fast weights and inner gradients are float32.
-    implementation: of the kernel; None takes the backend's best.
-    layout: of the sequence on the mesh.
+    inner: Name in `INNER_MODELS`.
+    num_heads: Number of heads, H.
+    mini_batch: Tokens that share one inner step, C.
+    base_lr: Inner step size before the learned factor in (0, 1).
+    dtype: Compute type; inner weights and inner gradients are float32.
+    implementation: Implementation of the kernel; None takes the backend's best.
+    sharding_plan: Placement of sequences on the mesh.
   """
 
   inner: str
@@ -86,39 +88,41 @@ class TTTLayer(nn.Module):
   base_lr: float
   dtype: jnp.dtype
   implementation: str | None = None
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
-    turns: heads_lib.Turns,
-    reading: Permutation | None = None,
+    rotary: heads_lib.RotaryTable,
+    permutation: Permutation | None = None,
     length: int | None = None,
     *,
     diagnose: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reads `x`.
+    """Scans `x`.
 
     Args:
-      x: [B, T, M].
-      turns: rotary positions of the tokens in the order read, [T, D] each.
-      reading: the order in which they are read; None for as they come.
-      length: how many of them are read; None for all.
-      diagnose: also compute the inner losses.
+      x: Tokens [B, T, M].
+      rotary: Rotary table of the tokens in scan order, [T, D] each.
+      permutation: Permutation that puts the tokens in scan order; None if they
+        already are.
+      length: Number of tokens to scan; None scans all of them.
+      diagnose: Also computes the inner losses.
 
-    Returns:
-      [B, T, M], and a dict that is empty or holds `inner_loss_before` and
-      `inner_loss_after`, scalars: the mean inner loss of a mini-batch at the
-      weights that met it and at the weights that it left.
+    Returns: [B, T, M], and a dict that is empty without `diagnose`. Else it
+    contains the scalars `inner_loss_before` and `inner_loss_after`: the mean
+    inner loss
+      of a mini-batch at the weights before and after its update.
     """
     t, m = x.shape[1:]
     d = m // self.num_heads
     inner = INNER_MODELS[self.inner]
     length = t if length is None else length
-    dense = lambda name, size=m: layers.DenseWeights(size, _NORMAL, name=name)(
-      m
-    )
+
+    def dense(name, features=m):
+      return layers.DenseWeights(features, _NORMAL, name=name)(m)
+
     projections = [dense(name) for name in 'qkv']
     shape = (self.num_heads, d)
     scale = self.param('ln_scale', nn.initializers.ones, shape)
@@ -133,21 +137,21 @@ class TTTLayer(nn.Module):
       for name, shape, is_bias in inner.weights
     ]
 
-    # Only for TPUs are there kernels for what is around the inner loop.
-    beside = self.implementation
-    if beside not in (None, 'pallas_tpu'):
-      beside = 'xla'
+    # Kernels before and after the inner loop exist only for TPUs.
+    io_implementation = self.implementation
+    if io_implementation not in (None, 'pallas_tpu'):
+      io_implementation = 'xla'
 
-    def read(z, weights, turns):
-      if reading is not None:
-        z = permute_rows(z, reading, implementation=beside)
+    def scan(z, weights, rotary):
+      if permutation is not None:
+        z = permute_rows(z, permutation, implementation=io_implementation)
       *tokens, eta = ttt_inputs(
         z,
-        *turns,
+        *rotary,
         *weights[-2:],
         rate=self.base_lr / d / self.mini_batch,
         length=length,
-        implementation=beside,
+        implementation=io_implementation,
       )
       out, _ = inner.op(
         *tokens,
@@ -157,19 +161,25 @@ class TTTLayer(nn.Module):
         implementation=self.implementation,
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      if reading is not None:
-        out = permute_rows(out, reading.inverse, implementation=beside)
+      if permutation is not None:
+        out = permute_rows(
+          out, permutation.inverse, implementation=io_implementation
+        )
       losses = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
         losses = inner.losses(k, v, eta, *weights, mini_batch=self.mini_batch)
       return out, losses
 
-    z = projections_lib.project(x.astype(self.dtype), projections, self.layout)
-    out, losses = self.layout.by_heads(read, z, (*weights, scale, bias), turns)
+    z = projections_lib.qkv_projection(
+      x.astype(self.dtype), projections, self.sharding_plan
+    )
+    out, losses = self.sharding_plan.by_heads(
+      scan, z, (*weights, scale, bias), rotary
+    )
     norm = layers.NormWeights(m, name='post_norm')()
     out = projections_lib.layer_norm(out, norm, 1e-6).astype(self.dtype)
     names = 'inner_loss_before', 'inner_loss_after'
-    return projections_lib.collect(out, dense('o')), {
+    return projections_lib.output_projection(out, dense('o')), {
       name: x.mean() for name, x in zip(names, losses)
     }

@@ -1,7 +1,7 @@
-"""The text encoder of CLIP (Radford et al. 2021, arXiv:2103.00020).
+"""Text encoder of CLIP (Radford et al. 2021, arXiv:2103.00020).
 
-Stable Diffusion reads the last hidden states after the final norm. Each token
-sees those before it, padding too, and there is no other mask.
+Stable Diffusion uses the last hidden states after the final norm. Attention is
+causal and has no other mask, so that tokens also attend to padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ttt_jax.models import layers
 
 DTYPES = ('float32', 'bfloat16')
 ACTIVATIONS = {
-  # The one that OpenAI's CLIP was trained with.
+  # Activation of OpenAI's CLIP.
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
   'gelu': functools.partial(nn.gelu, approximate=False),
 }
@@ -26,17 +26,17 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
-  """Sizes that CLIP's towers share; the defaults are Stable Diffusion 1's.
+  """Sizes that CLIP's towers share; defaults are Stable Diffusion 1's.
 
   Attributes:
-    width: M.
-    num_layers: blocks.
-    num_heads: H.
-    mlp_dim: hidden width of the MLP.
-    activation: of the MLP, one of `ACTIVATIONS`.
-    norm_eps: of every norm.
-    dtype: compute type, 'float32' or 'bfloat16'. Norms, softmax and the sum
-      of the residuals are float32 in both.
+    width: Model dim, M.
+    num_layers: Number of blocks.
+    num_heads: Number of heads, H.
+    mlp_dim: Hidden width of the MLP.
+    activation: Activation of the MLP, one of `ACTIVATIONS`.
+    norm_eps: Epsilon of every norm.
+    dtype: Compute type, 'float32' or 'bfloat16'. Norms, softmax and the
+      residual stream are float32 in both.
   """
 
   width: int = 768
@@ -48,12 +48,9 @@ class TowerConfig:
   dtype: str = 'float32'
 
   def __post_init__(self):
-    for name, legal in (('dtype', DTYPES), ('activation', ACTIVATIONS)):
-      if getattr(self, name) not in legal:
-        raise ValueError(
-          f'the {name} of CLIP is {getattr(self, name)!r}; legal are'
-          f' {", ".join(legal)}'
-        )
+    layers.check_choices(
+      'CLIPConfig', self, dtype=DTYPES, activation=ACTIVATIONS
+    )
     if self.width % self.num_heads:
       raise ValueError(
         f'the {self.num_heads} heads of CLIP do not divide its width'
@@ -66,8 +63,8 @@ class CLIPTextConfig(TowerConfig):
   """Sizes of a `CLIPTextEncoder`.
 
   Attributes:
-    vocab_size: rows of the token embedding.
-    max_length: rows of the position embedding.
+    vocab_size: Rows of the token embedding.
+    max_length: Rows of the position embedding.
   """
 
   vocab_size: int = 49408
@@ -75,11 +72,11 @@ class CLIPTextConfig(TowerConfig):
 
 
 class Block(nn.Module):
-  """Attention and MLP, each added to what it reads.
+  """Attention and MLP, each with a residual.
 
   Attributes:
-    config: of the tower.
-    is_causal: a token sees those before it; else all.
+    config: Sizes of the tower.
+    is_causal: Whether a token attends only to itself and previous tokens.
   """
 
   config: TowerConfig
@@ -87,7 +84,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-    """x f32 [N, L, M] -> x; nothing more for `nn.scan`."""
+    """Maps x float32 [N, L, M] to (x, None)."""
     c = self.config
     n, length, m = x.shape
     dense = functools.partial(layers.Dense, dtype=jnp.dtype(c.dtype))
@@ -108,7 +105,7 @@ class Block(nn.Module):
 
 
 def stack(config: TowerConfig) -> Any:
-  """The class of all blocks of a tower, one after the other."""
+  """Returns the class of all blocks of a tower, in sequence."""
   return nn.scan(
     Block,
     variable_axes={'params': 0},
@@ -118,28 +115,28 @@ def stack(config: TowerConfig) -> Any:
 
 
 class CLIPTextEncoder(nn.Module):
-  """Token ids to token states."""
+  """Encoder of token ids to token states."""
 
   config: CLIPTextConfig
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    """Encodes.
+    """Encodes token ids.
 
     Args:
-      ids: int32 [N, L], padded by the tokenizer's padding token.
+      ids: Token ids int32 [N, L], padded by the tokenizer's padding token.
 
     Returns:
-      float32 [N, L, M], the last hidden states, padding too.
+      Last hidden states float32 [N, L, M], those of the padding included.
 
     Raises:
-      ValueError: more tokens than there are positions.
+      ValueError: there are more tokens than positions.
     """
     c = self.config
     if ids.shape[1] > c.max_length:
       raise ValueError(
-        f'{ids.shape[1]} tokens are more than CLIP has positions; at most'
-        f' {c.max_length} fit'
+        f'{ids.shape[1]} tokens exceed the positions of CLIP; use at most'
+        f' {c.max_length}'
       )
     x = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
     positions = nn.Embed(c.max_length, c.width, name='positions')
@@ -148,8 +145,10 @@ class CLIPTextEncoder(nn.Module):
     return layers.LayerNorm(epsilon=c.norm_eps, name='final_norm')(x)
 
 
-def abstract_params(config: CLIPTextConfig) -> Any:
-  """The parameters as `jax.ShapeDtypeStruct`; nothing is computed."""
-  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(CLIPTextEncoder(config).init, key, ids)['params']
+def init_params(config: CLIPTextConfig, key: jax.Array) -> Any:
+  """Returns fresh parameters, a nested dict."""
+  ids = jnp.zeros((1, 2), jnp.int32)
+  return CLIPTextEncoder(config).init(key, ids)['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

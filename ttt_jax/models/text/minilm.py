@@ -1,31 +1,35 @@
-"""BERT's encoder, as MiniLM (6 layers, 384 wide) uses it.
+"""BERT's encoder in the sizes of MiniLM.
 
-Post-norm transformer with learned positions: Devlin et al. 2018; the distilled
-weights: Wang et al. 2020, "MiniLM".
+A post-norm transformer with learned positions (Devlin et al. 2018); MiniLM
+(Wang et al. 2020) distils it to 6 layers of width 384.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ttt_jax.models import layers
+
 
 @dataclasses.dataclass(frozen=True)
 class MiniLMConfig:
-  """Sizes; the defaults are those of all-MiniLM-L6-v2.
+  """Sizes of a `MiniLMEncoder`; defaults are all-MiniLM-L6-v2.
 
   Attributes:
-    vocab_size: rows of the token embedding.
-    width: M.
-    num_layers: blocks.
-    num_heads: H.
-    mlp_dim: hidden width of the MLP.
-    max_length: positions that have an embedding.
-    type_vocab_size: rows of the token type embedding; the first is used.
-    norm_eps: of every LayerNorm.
+    vocab_size: Rows of the token embedding.
+    width: Model dim, M.
+    num_layers: Number of blocks.
+    num_heads: Number of heads, H.
+    mlp_dim: Hidden width of the MLP.
+    max_length: Rows of the position embedding.
+    type_vocab_size: Rows of the token type embedding; only the first is used.
+    norm_eps: Epsilon of every LayerNorm.
   """
 
   vocab_size: int = 30522
@@ -39,7 +43,7 @@ class MiniLMConfig:
 
 
 def _norm(config: MiniLMConfig, name: str) -> nn.LayerNorm:
-  return nn.LayerNorm(config.norm_eps, use_fast_variance=False, name=name)
+  return layers.LayerNorm(epsilon=config.norm_eps, name=name)
 
 
 class Block(nn.Module):
@@ -49,7 +53,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
-    """x [N, L, M], mask bool [N, L] -> x, and nothing for `nn.scan`."""
+    """Maps x [N, L, M], with mask bool [N, L], to (x, None)."""
     c = self.config
     heads = lambda name: nn.DenseGeneral(
       (c.num_heads, c.width // c.num_heads), name=name
@@ -66,18 +70,18 @@ class Block(nn.Module):
 
 
 class MiniLMEncoder(nn.Module):
-  """Token ids to token states."""
+  """Encoder of token ids to token states."""
 
   config: MiniLMConfig
 
   @nn.compact
   def __call__(self, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    """Encodes.
+    """Encodes token ids.
 
     Args:
-      ids: int32 [N, L], L at most `max_length`.
-      mask: [N, L], nonzero where there is a token. States of the other
-        positions mean nothing.
+      ids: Token ids int32 [N, L], L at most `max_length`.
+      mask: Array [N, L], nonzero at tokens and zero at padding. States of the
+        padding are meaningless.
 
     Returns:
       float32 [N, L, M].
@@ -87,15 +91,24 @@ class MiniLMEncoder(nn.Module):
     positions = nn.Embed(c.max_length, c.width, name='positions')(
       jnp.arange(ids.shape[1])
     )
-    kinds = nn.Embed(c.type_vocab_size, c.width, name='types')(
+    types = nn.Embed(c.type_vocab_size, c.width, name='types')(
       jnp.zeros_like(ids)
     )
-    x = _norm(c, 'norm')(tokens + positions + kinds)
-    layers = nn.scan(
+    x = _norm(c, 'norm')(tokens + positions + types)
+    blocks = nn.scan(
       Block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=nn.broadcast,
       length=c.num_layers,
     )
-    return layers(c, name='layers')(x, mask.astype(bool))[0]
+    return blocks(c, name='layers')(x, mask.astype(bool))[0]
+
+
+def init_params(config: MiniLMConfig, key: jax.Array) -> Any:
+  """Returns fresh parameters, a nested dict."""
+  ids = jnp.zeros((1, 2), jnp.int32)
+  return MiniLMEncoder(config).init(key, ids, ids)['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

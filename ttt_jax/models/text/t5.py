@@ -1,11 +1,12 @@
-"""The encoder of T5 v1.1 (Raffel et al. 2020, arXiv:1910.10683; Shazeer 2020).
+"""Encoder of T5 v1.1 (Raffel et al. 2020, arXiv:1910.10683; Shazeer 2020).
 
-RMS norms before each part, no biases, a learned bias by relative position on
-the attention logits (one table for all layers), queries that are not divided
-by the root of the head's width, and an MLP whose GELU gates its other half.
+It differs from a standard transformer in RMS norms before each part, no biases
+in dense layers, a learned bias by relative position on the attention logits
+(one table for all layers), logits without the factor 1 / sqrt(D), and an MLP
+whose GELU gates its other half.
 
-CogVideoX feeds it padded texts without an attention mask: padding attends and
-is attended, and its states are used. So there is no mask here.
+CogVideoX encodes padded texts without an attention mask and uses the states of
+the padding. The encoder therefore has no mask.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import sharding
+from ttt_jax.models import layers
 
 DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Sizes; the defaults are those of T5 v1.1 XXL, which CogVideoX uses.
+  """Sizes of a `T5Encoder`; defaults are T5 v1.1 XXL, which CogVideoX uses.
 
   Attributes:
-    vocab_size: rows of the token embedding, more than the tokenizer has.
-    width: M.
-    num_layers: blocks.
-    num_heads: H.
-    head_dim: D; H D may differ from M.
-    mlp_dim: hidden width of the MLP.
-    num_buckets: of relative positions, half of them for each direction.
-    max_distance: in tokens; all that is further away shares a bucket.
-    norm_eps: of every RMS norm.
-    dtype: compute type, 'float32' or 'bfloat16'. Norms, softmax and the sum
-      of the residuals are float32 in both.
+    vocab_size: Rows of the token embedding, more than the tokenizer's tokens.
+    width: Model dim, M.
+    num_layers: Number of blocks.
+    num_heads: Number of heads, H.
+    head_dim: Features per head, D; H D may differ from M.
+    mlp_dim: Hidden width of the MLP.
+    num_buckets: Buckets of relative positions, half of them per direction.
+    max_distance: Distance in tokens from which on all positions share a bucket.
+    norm_eps: Epsilon of every RMS norm.
+    dtype: Compute type, 'float32' or 'bfloat16'. Norms, softmax and the
+      residual stream are float32 in both.
   """
 
   vocab_size: int = 32128
@@ -55,14 +57,11 @@ class T5Config:
   dtype: str = 'float32'
 
   def __post_init__(self):
-    if self.dtype not in DTYPES:
-      raise ValueError(
-        f'the dtype of T5 is {self.dtype!r}; legal are {", ".join(DTYPES)}'
-      )
+    layers.check_choices('T5Config', self, dtype=DTYPES)
     if self.num_buckets % 4 or self.num_buckets < 4:
       raise ValueError(
-        f'relative_attention_num_buckets {self.num_buckets} is no multiple'
-        ' of 4 (e.g. 32)'
+        f'relative_attention_num_buckets {self.num_buckets} is not a'
+        ' multiple of 4 (e.g. 32)'
       )
     if self.max_distance <= self.num_buckets // 4:
       raise ValueError(
@@ -71,40 +70,45 @@ class T5Config:
       )
 
 
-def position_buckets(
+def relative_position_buckets(
   length: int, num_buckets: int, max_distance: int
 ) -> np.ndarray:
-  """The bucket of every key's position relative to every query's.
+  """Returns the bucket of every key's position relative to every query's.
 
-  Half of the buckets are for keys behind the query. Of each half, the first
-  half is one distance a bucket, the second grows with the logarithm of the
+  The second half of the buckets is for keys after the query. In each half, the
+  first half has one distance per bucket; the second is logarithmic in the
   distance up to `max_distance`.
 
+  Args:
+    length: Tokens of the text, L.
+    num_buckets: Number of buckets.
+    max_distance: Distance from which on all positions share a bucket.
+
   Returns:
-    int32 [length, length], queries by keys.
+    int32 [L, L], queries by keys.
   """
   relative = np.arange(length) - np.arange(length)[:, None]
   half = num_buckets // 2
   exact = half // 2
   distance = np.abs(relative)
-  # Single precision, as where the weights were trained: at the borders it
-  # decides between two buckets.
+  # Single precision, as in the code that trained the weights: rounding decides
+  # the bucket at the borders.
   far = np.log(np.maximum(distance, exact).astype(np.float32) / exact)
   far = far / np.float32(math.log(max_distance / exact)) * (half - exact)
   far = np.minimum(exact + far.astype(np.int32), half - 1)
-  bucket = np.where(distance < exact, distance, far)
-  return (bucket + half * (relative > 0)).astype(np.int32)
+  buckets = np.where(distance < exact, distance, far)
+  return (buckets + half * (relative > 0)).astype(np.int32)
 
 
 class Block(nn.Module):
-  """Attention and gated MLP, each added to what it reads."""
+  """Attention and gated MLP, each with a residual."""
 
   config: T5Config
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
   def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    """x f32 [N, L, M], bias f32 [1, H, L, L] -> x; nothing for `nn.scan`."""
+    """Maps float32 x [N, L, M], with bias [1, H, L, L], to (x, None)."""
     c = self.config
     dtype = jnp.dtype(c.dtype)
     norm = lambda name: nn.RMSNorm(c.norm_eps, dtype=dtype, name=name)
@@ -115,49 +119,53 @@ class Block(nn.Module):
     q, k, v = (dense(heads, name=n)(y) for n in ('query', 'key', 'value'))
     y = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0)
     y = dense(c.width, axis=(-2, -1), name='out')(y)
-    x = self.layout.by_batch(x + y.astype(x.dtype))
+    x = self.sharding_plan.by_batch(x + y.astype(x.dtype))
 
     y = norm('mlp_norm')(x)
     gate = nn.gelu(dense(c.mlp_dim, name='gate')(y), approximate=True)
     y = dense(c.width, name='down')(gate * dense(c.mlp_dim, name='up')(y))
-    return self.layout.by_batch(x + y.astype(x.dtype)), None
+    return self.sharding_plan.by_batch(x + y.astype(x.dtype)), None
 
 
 class T5Encoder(nn.Module):
-  """Token ids to token states."""
+  """Encoder of token ids to token states."""
 
   config: T5Config
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:
-    """Encodes.
+    """Encodes token ids.
 
     Args:
-      ids: int32 [N, L], padded by the tokenizer's padding token.
+      ids: Token ids int32 [N, L], padded by the tokenizer's padding token.
 
     Returns:
-      float32 [N, L, M], padding too.
+      float32 [N, L, M], states of the padding included.
     """
     c = self.config
     x = nn.Embed(c.vocab_size, c.width, name='tokens')(ids)
-    x = self.layout.by_batch(x.astype(jnp.float32))
+    x = self.sharding_plan.by_batch(x.astype(jnp.float32))
     table = nn.Embed(c.num_buckets, c.num_heads, name='relative_bias')
-    bias = table(position_buckets(ids.shape[1], c.num_buckets, c.max_distance))
+    buckets = relative_position_buckets(
+      ids.shape[1], c.num_buckets, c.max_distance
+    )
+    bias = table(buckets)
     bias = bias.astype(jnp.float32).transpose(2, 0, 1)[None]
-    layers = nn.scan(
+    blocks = nn.scan(
       Block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=nn.broadcast,
       length=c.num_layers,
     )
-    x, _ = layers(c, self.layout, name='layers')(x, bias)
+    x, _ = blocks(c, self.sharding_plan, name='layers')(x, bias)
     return nn.RMSNorm(c.norm_eps, dtype=jnp.float32, name='final_norm')(x)
 
 
-def abstract_params(config: T5Config) -> Any:
-  """The parameters as `jax.ShapeDtypeStruct`; nothing is computed."""
-  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(T5Encoder(config).init, key, ids)['params']
+def init_params(config: T5Config, key: jax.Array) -> Any:
+  """Returns fresh parameters, a nested dict."""
+  return T5Encoder(config).init(key, jnp.zeros((1, 2), jnp.int32))['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

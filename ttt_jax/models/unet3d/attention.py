@@ -1,8 +1,8 @@
 """The transformer of the inflated U-Net (Wu et al. 2023, arXiv:2212.11565).
 
-A block reads, one after the other: the pixels of the first and the previous
-frame (sparse-causal attention), the text, a gated MLP, and the same pixel in
-all frames (temporal attention).
+A block consists of attention to the pixels of the first and the previous frame
+(sparse-causal attention), attention to the text, a gated MLP, and attention to
+the same pixel in all frames (temporal attention).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ttt_jax.models.unet3d.config import UNet3DConfig
 
 Initializer = nn.initializers.Initializer
 
-# Fewer keys, and their scores are small: XLA's attention does.
+# With fewer keys the scores are small and XLA's attention is used.
 _SPLASH_KEYS = 1024
-# U(-1 / sqrt(I), 1 / sqrt(I)) for I inputs, as the reference draws.
+# U(-1 / sqrt(I), 1 / sqrt(I)) for I inputs, as in the reference.
 _fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
@@ -34,54 +34,53 @@ def attend(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  at_once: int | None = None,
+  batch_size: int | None = None,
   implementation: str = 'xla',
 ) -> jax.Array:
-  """Softmax attention.
+  """Computes softmax attention.
 
   Args:
-    q: [N, T, H, D].
-    k: [N, S, H, D].
-    v: [N, S, H, D].
-    at_once: of N whose scores are in memory together; None is all.
-    implementation: of `softmax.IMPLEMENTATIONS`; 'splash' is for many keys
-      and has no scores in memory.
+    q: Queries [N, T, H, D].
+    k: Keys [N, S, H, D].
+    v: Values [N, S, H, D].
+    batch_size: Number of the N batch entries whose scores are in memory at
+      once; None is all of them.
+    implementation: One of `softmax.IMPLEMENTATIONS`; 'splash' is for many keys
+      and keeps no scores in memory.
 
   Returns:
     [N, T, H, D]; logits and softmax in float32.
   """
   if implementation == 'splash' and k.shape[1] >= _SPLASH_KEYS:
 
-    def filled(x):
+    def pad(x):
       rows = softmax.padded(x.shape[1], 'splash') - x.shape[1]
       return jnp.pad(x.reshape(*x.shape[:2], -1), ((0, 0), (0, rows), (0, 0)))
 
-    out = softmax.splash(
-      filled(q), filled(k), filled(v), q.shape[-1], k.shape[1]
-    )
+    out = softmax.splash(pad(q), pad(k), pad(v), q.shape[-1], k.shape[1])
     return out[:, : q.shape[1]].reshape(q.shape)
-  if at_once is None or at_once >= len(q):
+  if batch_size is None or batch_size >= len(q):
     return jax.nn.dot_product_attention(q, k, v)
-  # The backward pass computes the scores again: else it would keep them all.
-  one = jax.checkpoint(lambda qkv: jax.nn.dot_product_attention(*qkv))
-  return jax.lax.map(one, (q, k, v), batch_size=at_once)
+  # The backward pass recomputes the scores instead of keeping all of them.
+  attend_batch = jax.checkpoint(lambda qkv: jax.nn.dot_product_attention(*qkv))
+  return jax.lax.map(attend_batch, (q, k, v), batch_size=batch_size)
 
 
 class Attention(nn.Module):
   """Multi-head attention; queries, keys and values have no bias.
 
   Attributes:
-    heads: H.
-    dtype: compute type.
-    at_once: of `attend`.
-    implementation: of `attend`.
-    out_init: initializer of the output's kernel.
-    out_bias_init: of its bias.
+    heads: Number of heads, H.
+    dtype: Compute type.
+    batch_size: Batch entries whose scores are in memory at once, see `attend`.
+    implementation: Implementation of attention, see `attend`.
+    out_init: Initializer of the output projection's kernel.
+    out_bias_init: Initializer of the output projection's bias.
   """
 
   heads: int
   dtype: Any
-  at_once: int | None = None
+  batch_size: int | None = None
   implementation: str = 'xla'
   out_init: Initializer = _fan_in
   out_bias_init: Initializer = nn.initializers.zeros
@@ -93,12 +92,12 @@ class Attention(nn.Module):
     context: jax.Array | None = None,
     gather: Callable[[jax.Array], jax.Array] = lambda keys: keys,
   ) -> jax.Array:
-    """Attends.
+    """Attends from x to the context.
 
     Args:
-      x: queries, [N, T, M].
-      context: [N, S, X]; None is x.
-      gather: which keys and values the queries meet, [N, S, M] -> [N, S', M].
+      x: Inputs of the queries, [N, T, M].
+      context: Inputs of keys and values, [N, S, X]; None is x.
+      gather: Function that selects keys and values, [N, S, M] -> [N, S', M].
 
     Returns:
       [N, T, M].
@@ -108,11 +107,13 @@ class Attention(nn.Module):
     dense = functools.partial(
       nn.Dense, width, use_bias=False, dtype=self.dtype, kernel_init=_fan_in
     )
-    split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)
-    q = split(dense(name='to_q')(x))
-    k = split(gather(dense(name='to_k')(context)))
-    v = split(gather(dense(name='to_v')(context)))
-    y = attend(q, k, v, self.at_once, self.implementation).reshape(x.shape)
+    split_heads = lambda y: y.reshape(
+      *y.shape[:-1], self.heads, width // self.heads
+    )
+    q = split_heads(dense(name='to_q')(x))
+    k = split_heads(gather(dense(name='to_k')(context)))
+    v = split_heads(gather(dense(name='to_v')(context)))
+    y = attend(q, k, v, self.batch_size, self.implementation).reshape(x.shape)
     return nn.Dense(
       width,
       dtype=self.dtype,
@@ -123,22 +124,22 @@ class Attention(nn.Module):
 
 
 class SparseCausalAttention(Attention):
-  """Each frame attends to the first and the previous frame."""
+  """Attention of each frame to the first and the previous frame."""
 
   @nn.compact
   def __call__(self, x: jax.Array, frames: frames_lib.Frames) -> jax.Array:
-    """[B f, P, M] -> [B f, P, M]."""
+    """Maps [B f, P, M] to [B f, P, M]."""
     return super().__call__(x, gather=frames.first_and_previous)
 
 
 def _reference_bias(key, shape, dtype=jnp.float32):
-  """The bias that PyTorch gives a new square layer."""
+  """Draws PyTorch's initial bias of a square layer."""
   bound = 1 / np.sqrt(shape[-1])
   return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class FeedForward(nn.Module):
-  """An MLP whose GELU gates its other half (GEGLU), [..., M] -> [..., M]."""
+  """MLP whose GELU gates its other half (GEGLU), [..., M] -> [..., M]."""
 
   dtype: Any
 
@@ -152,7 +153,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-  """Four parts, each added to what it reads."""
+  """Spatial, text and temporal attention and an MLP, each with a residual."""
 
   config: UNet3DConfig
   heads: int
@@ -160,17 +161,21 @@ class TransformerBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-    """x [B f, P, M], text [B, L, Dt] -> x."""
+    """Maps x [B f, P, M], with text [B, L, Dt], to [B f, P, M]."""
     c = self.config
     n, p, m = x.shape
     dtype = jnp.dtype(c.dtype)
     norm = lambda name: layers.LayerNorm(epsilon=1e-5, name=name)
-    attention = functools.partial(Attention, self.heads, dtype)
+    attention = functools.partial(Attention, heads=self.heads, dtype=dtype)
 
     x = x + SparseCausalAttention(
-      self.heads, dtype, c.attention_frames, c.attention, name='attn1'
+      heads=self.heads,
+      dtype=dtype,
+      batch_size=c.attention_frames,
+      implementation=c.attention,
+      name='attn1',
     )(norm('norm1')(x), self.frames)
-    # All frames of a clip read the same text: one long row of queries.
+    # All frames of a clip attend to the same text, as one sequence of queries.
     y = norm('norm2')(x).reshape(-1, self.frames.local * p, m)
     x = x + attention(name='attn2')(y, text).reshape(n, p, m)
     x = x + FeedForward(dtype, name='ff')(norm('norm3')(x))
@@ -188,7 +193,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Pixels to tokens, a block, and back, added to the pixels."""
+  """A transformer block on the pixels of a level, with a residual."""
 
   config: UNet3DConfig
   heads: int
@@ -196,7 +201,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-    """x [B, f, h, w, M], text [B, L, Dt] -> x."""
+    """Maps x [B, f, h, w, M], with text [B, L, Dt], to [B, f, h, w, M]."""
     c = self.config
     b, f, h, w, m = x.shape
     dtype = jnp.dtype(c.dtype)
@@ -206,10 +211,12 @@ class Transformer(nn.Module):
         return layers.Dense(m, dtype=dtype, name=name)(y)
       return resnet.conv(m, 1, dtype, name)(y)
 
-    # One frame at a time, other than the norms of the residual blocks.
+    # Statistics per frame, unlike in the residual blocks.
     y = x.reshape(b * f, h, w, m)
-    y = resnet.GroupNorm(c.norm_num_groups, 1e-6, name='norm')(y)
+    y = resnet.GroupNorm(groups=c.norm_num_groups, eps=1e-6, name='norm')(y)
     y = project(y, 'proj_in').reshape(b * f, h * w, m)
-    y = TransformerBlock(c, self.heads, self.frames, name='block')(y, text)
+    y = TransformerBlock(
+      config=c, heads=self.heads, frames=self.frames, name='block'
+    )(y, text)
     y = project(y.reshape(b * f, h, w, m), 'proj_out')
     return x + y.reshape(x.shape)

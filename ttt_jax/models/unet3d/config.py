@@ -1,9 +1,10 @@
-"""Sizes and choices of the inflated U-Net."""
+"""Sizes and options of the inflated U-Net."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from ttt_jax.models import layers
 from ttt_jax.models import softmax
 
 DTYPES = ('float32', 'bfloat16')
@@ -13,41 +14,41 @@ REMAT_POLICIES = ('none', 'layer')
 
 @dataclasses.dataclass(frozen=True)
 class UNet3DConfig:
-  """Sizes and choices of a `UNet3D`; the defaults are Stable Diffusion 1's.
+  """Sizes and options of a `UNet3D`; defaults are Stable Diffusion 1's.
 
-  Levels count from the finest; the way up mirrors the way down.
+  Levels count from the finest; decoder levels mirror encoder levels.
 
   Attributes:
-    in_channels: latent channels, c.
-    out_channels: channels of the output.
-    block_out_channels: features of each level.
-    layers_per_block: residual blocks of a level on the way down; one more on
-      the way up.
-    cross_attention: which levels have transformers.
-    num_heads: H of each level; its features are a multiple.
-    text_dim: width of the text encoder's states, Dt.
-    norm_num_groups: of every group norm.
-    norm_eps: of the group norms, but for those of the transformers (1e-6).
-    use_linear_projection: transformers begin and end with dense layers (SD
-      2) instead of convolutions of one pixel (SD 1). The function is the
-      same, the shapes of the weights are not.
-    upcast_attention: kept for exports. Attention logits and softmax are
-      float32 here whatever it says.
-    sample_size: latent rows and columns in pre-training, None if unknown.
-    prediction: what the output is: 'epsilon', the noise, or 'v_prediction'.
-    temporal: attention over frames. Without it and with one frame this is
-      the 2-D model.
-    reference_bias: a fresh temporal attention has the random output bias of
-      the reference, which zeroes the weight alone: its fresh inflation is not
-      the 2-D model. For comparisons.
-    dtype: compute type. Parameters, norms and softmax are float32.
-    remat: 'none', or 'layer': keep only the inputs of residual blocks and
-      transformers for the backward pass.
-    attention: implementation of spatial attention, 'xla' or 'splash'; None
-      is splash on TPUs, which has no scores in memory.
-    attention_frames: frames whose spatial attention scores XLA's has in
-      memory at once; None is all of them. One frame of 512 x 512 pixels has
-      8 x 4096 x 8192 of them at the finest level, 1 GiB.
+    in_channels: Latent channels, c.
+    out_channels: Channels of the output.
+    block_out_channels: Features of each level.
+    layers_per_block: Residual blocks per encoder level; decoder levels have one
+      more.
+    cross_attention: Whether each level has transformers.
+    num_heads: Heads of each level, H; divides its features.
+    text_dim: Width of the text encoder's states, Dt.
+    norm_num_groups: Channel groups of every group norm.
+    norm_eps: Epsilon of the group norms outside transformers, which have 1e-6.
+    use_linear_projection: Transformers begin and end with dense layers (SD 2)
+      instead of 1 x 1 convolutions (SD 1). The function is the same; the shapes
+      of the weights differ.
+    upcast_attention: Recorded for exports. Attention logits and softmax are
+      always float32 here.
+    sample_size: Latent rows and columns in pre-training; None if unknown.
+    prediction: Output of the network, 'epsilon' (the noise) or 'v_prediction'.
+    temporal: Attention over frames. Without it, and with one frame, the network
+      is the 2-D model.
+    reference_bias: Initialises the output bias of temporal attention randomly,
+      as the reference does. It sets only the weight to zero, so that its fresh
+      inflation is not the 2-D model. For comparisons.
+    dtype: Compute type. Parameters, norms and softmax are float32.
+    remat: Activations that are kept for the backward pass: 'none' keeps all of
+      them, 'layer' keeps the inputs of residual blocks and transformers.
+    attention: Implementation of spatial attention, 'xla' or 'splash'. None
+      takes splash on TPUs, which keeps no scores in memory.
+    attention_frames: Frames whose spatial attention scores XLA's implementation
+      keeps in memory at once; None is all frames. One frame of 512 x 512 pixels
+      has 8 x 4096 x 8192 scores at the finest level, 1 GiB.
   """
 
   in_channels: int = 4
@@ -71,17 +72,14 @@ class UNet3DConfig:
   attention_frames: int | None = None
 
   def __post_init__(self):
-    for name, legal in (
-      ('prediction', PREDICTIONS),
-      ('dtype', DTYPES),
-      ('remat', REMAT_POLICIES),
-      ('attention', (None, *softmax.IMPLEMENTATIONS)),
-    ):
-      if getattr(self, name) not in legal:
-        raise ValueError(
-          f'{name} of the U-Net is {getattr(self, name)!r}; legal are'
-          f' {", ".join(map(str, legal))}'
-        )
+    layers.check_choices(
+      'UNet3DConfig',
+      self,
+      prediction=PREDICTIONS,
+      dtype=DTYPES,
+      remat=REMAT_POLICIES,
+      attention=(None, *softmax.IMPLEMENTATIONS),
+    )
     levels = len(self.block_out_channels)
     for name in ('cross_attention', 'num_heads'):
       if len(getattr(self, name)) != levels:
@@ -90,12 +88,8 @@ class UNet3DConfig:
           f' the {levels} levels of block_out_channels'
           f' {self.block_out_channels}'
         )
+    layers.check_groups(self.block_out_channels, self.norm_num_groups)
     for channels, heads in zip(self.block_out_channels, self.num_heads):
-      if channels % self.norm_num_groups:
-        raise ValueError(
-          f'block_out_channels {channels} is not a multiple of'
-          f' norm_num_groups {self.norm_num_groups}'
-        )
       if heads < 1 or channels % heads:
         raise ValueError(
           f'block_out_channels {channels} is not a multiple of its'
@@ -116,11 +110,11 @@ class UNet3DConfig:
     latents: tuple[int, ...],
     text: tuple[int, ...],
   ) -> None:
-    """Raises ValueError for shapes that this model cannot take.
+    """Raises ValueError for shapes that the network does not support.
 
     Args:
-      latents: shape of [B, F, h, w, c].
-      text: shape of [B, ..., Dt].
+      latents: Shape [B, F, h, w, c] of the latents.
+      text: Shape [B, ..., Dt] of the text.
     """
     if len(latents) != 5 or latents[-1] != self.in_channels:
       raise ValueError(

@@ -1,9 +1,9 @@
 """Stable Diffusion's U-Net, inflated to video (Tune-A-Video, section 3).
 
-What was a model of images reads [B, F, h, w, c]: convolutions run frame by
-frame, group norms of residual blocks over all frames of a clip, and the
-transformers' attention goes to other frames, too. A fresh inflation gives a
-still clip, and a clip of one frame, what the 2-D model gives the picture.
+The model of images now processes [B, F, h, w, c]: convolutions treat each frame
+on its own, group norms of residual blocks take statistics over all frames of a
+clip, and transformers also attend to other frames. For a still clip, and for a
+clip of one frame, a fresh inflation returns the output of the 2-D model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNet3DConfig = config_lib.UNet3DConfig
 
 
 class Network(nn.Module):
-  """The network on one device, which has some frames of some clips."""
+  """The network on one device, which holds some frames of some clips."""
 
   config: UNet3DConfig
   frames: frames_lib.Frames
@@ -38,7 +38,7 @@ class Network(nn.Module):
   def __call__(
     self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """[B, f, h, w, c], [B, L, Dt], [B] -> float32 [B, f, h, w, c]."""
+    """Maps [B, f, h, w, c], [B, L, Dt], [B] to float32 [B, f, h, w, c]."""
     c = self.config
     dtype = jnp.dtype(c.dtype)
     text = text.astype(dtype)
@@ -50,17 +50,20 @@ class Network(nn.Module):
 
     def block(x, features, name, i):
       return resnet_class(
-        features,
-        c.norm_num_groups,
-        c.norm_eps,
-        dtype,
-        self.frames,
+        features=features,
+        groups=c.norm_num_groups,
+        eps=c.norm_eps,
+        dtype=dtype,
+        frames=self.frames,
         name=f'{name}_resnets_{i}',
       )(x, time)
 
     def transformer(x, level, name, i):
       return transformer_class(
-        c, c.num_heads[level], self.frames, name=f'{name}_attentions_{i}'
+        config=c,
+        heads=c.num_heads[level],
+        frames=self.frames,
+        name=f'{name}_attentions_{i}',
       )(x, text)
 
     last = c.levels - 1
@@ -92,13 +95,16 @@ class Network(nn.Module):
         x = resnet.Upsample(dtype, name=f'{name}_upsamplers_0')(x)
 
     x = resnet.GroupNorm(
-      c.norm_num_groups, c.norm_eps, self.frames, name='norm_out'
+      groups=c.norm_num_groups,
+      eps=c.norm_eps,
+      frames=self.frames,
+      name='norm_out',
     )(x)
     x = resnet.conv(c.out_channels, 3, dtype, 'conv_out')(nn.silu(x))
     return x.astype(jnp.float32)
 
   def _time(self, timesteps):
-    """[B] -> the time embedding after its last SiLU, [B, 4 C]."""
+    """Returns the time embedding of [B] after its last SiLU, [B, 4 C]."""
     width = self.config.block_out_channels[0]
     dense = functools.partial(
       layers.Dense, 4 * width, dtype=jnp.dtype(self.config.dtype)
@@ -112,54 +118,57 @@ class UNet3D(nn.Module):
   """Predicts noise or v from noisy latents, text and timesteps.
 
   Attributes:
-    config: sizes and choices.
-    layout: the mesh: clips over `data`, frames over `sp`, any number of them.
+    config: Sizes and options.
+    sharding_plan: Placement on the mesh: clips over `data`, frames over `sp`.
+      Any number of frames is padded.
   """
 
   config: UNet3DConfig
-  layout: sharding.Layout = sharding.Layout()
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
   def __call__(
     self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """The network's output, `config.prediction`.
+    """Returns `config.prediction`.
 
     Args:
-      latents: [B, F, h, w, c].
-      text: [B, L, Dt]; or [B, S, L, Dt], whose tokens are read together.
-      timesteps: [B], 0 (clean) to 999 (noise).
+      latents: Noisy latents [B, F, h, w, c].
+      text: Text states [B, L, Dt], or [B, S, L, Dt] to concatenate to those.
+      timesteps: Timesteps [B] from 0 (clean) to 999 (noise).
 
     Returns:
       float32 [B, F, h, w, c].
 
     Raises:
-      ValueError: shapes that do not fit each other or the config.
+      ValueError: the shapes do not fit each other or the config.
     """
     c = self.config
     c.check_inputs(latents.shape, text.shape)
     c = dataclasses.replace(
-      c, attention=softmax.choose(c.attention, self.layout.platform)
+      c, attention=softmax.choose(c.attention, self.sharding_plan.platform)
     )
     text = text.reshape(len(text), -1, c.text_dim)
-    frames = frames_lib.Frames(latents.shape[1], self.layout.sp)
-    if self.layout.mesh is None or self.is_initializing():
+    frames = frames_lib.Frames(
+      total=latents.shape[1], parts=self.sharding_plan.sp
+    )
+    if self.sharding_plan.mesh is None or self.is_initializing():
       network = Network(c, dataclasses.replace(frames, parts=1))
       nn.share_scope(self, network)
       return network(latents, text, timesteps)
     network = Network(c, frames, parent=None)
-    behind = ((0, 0), (0, frames.padding), (0, 0), (0, 0), (0, 0))
-    return self.layout.by_frames(
+    padding = ((0, 0), (0, frames.padding), (0, 0), (0, 0), (0, 0))
+    return self.sharding_plan.by_frames(
       lambda params, *inputs: network.apply({'params': params}, *inputs),
       self.variables['params'],
-      jnp.pad(latents, behind),
+      jnp.pad(latents, padding),
       text,
       timesteps,
     )[:, : frames.total]
 
 
 def init_params(config: UNet3DConfig, key: jax.Array) -> Any:
-  """Fresh parameters, nested dict; they do not depend on a video's size."""
+  """Returns fresh parameters, a nested dict, for videos of any size."""
   side = 2 ** (config.levels - 1)
   return UNet3D(config).init(
     key,
@@ -169,7 +178,4 @@ def init_params(config: UNet3DConfig, key: jax.Array) -> Any:
   )['params']
 
 
-def abstract_params(config: UNet3DConfig) -> Any:
-  """Their shapes as `jax.ShapeDtypeStruct`; nothing is computed."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(functools.partial(init_params, config), key)
+abstract_params = functools.partial(layers.abstract_params, init_params)

@@ -129,7 +129,7 @@ class CausalVAEConfig:
       )
 
 
-def first_window(frames: int, window: int) -> int:
+def first_chunk_length(frames: int, window: int) -> int:
   """Frames of the first window: `window` plus the remainder."""
   return window + frames % window if frames >= window else frames
 
@@ -232,7 +232,7 @@ class CausalVAE(nn.Module):
       per_window: frames that one window becomes.
     """
     coder = getattr(self, method)
-    split = first_window(x.shape[1], window)
+    split = first_chunk_length(x.shape[1], window)
     y, cache = coder(x[:, :split])
     if split == x.shape[1]:
       return y

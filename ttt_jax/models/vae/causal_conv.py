@@ -1,9 +1,9 @@
 """Convolutions of the causal video autoencoder, channel-last, with caches.
 
-Letters: B batch, F frames of the window at hand, h w its height and width,
-c channels. A causal convolution sees the current and the two previous frames;
-between windows it hands on its last input frames as a cache, so that windows
-join without a seam. `cache=None` starts a video: the first frame is repeated.
+Alphabet: B batch, F frames of a chunk, h w its height and width, c channels. A
+causal convolution depends on the current and the two previous frames. It returns
+its last input frames as a cache for the next chunk, so that chunks join without
+a seam. `cache=None` starts a video: the first frame is repeated.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from jax import lax
 import jax.numpy as jnp
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-# Pixels of a frame from which on frames are convolved one by one.
+# Pixels per frame from which on frames are convolved one by one.
 _LARGE = 1024
 
-# (frames [B,n,h,w,c], maps of as many frames) -> what is convolved.
+# (frames [B, n, h, w, c], maps of n frames) -> input of the convolution.
 Prepare = Callable[[jax.Array, Any], jax.Array]
 
 
 def conv2d(
   x: jax.Array, kernel: jax.Array, stride: int = 1, padding=((1, 1), (1, 1))
 ) -> jax.Array:
-  """2-D convolution of every frame: [B,F,h,w,i] * [kh,kw,i,o]."""
+  """Convolves every frame: x [B, F, h, w, i], kernel [kh, kw, i, o]."""
   frames = x.reshape((-1,) + x.shape[2:])
   y = lax.conv_general_dilated(
     frames, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
@@ -36,15 +36,14 @@ def conv2d(
 
 
 def causal_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3-D convolution, 'same' in space, 'valid' in time.
+  """Computes a 3-D convolution, 'same' in space and 'valid' in time.
 
-  Written as a sum of one 2-D convolution per time tap: XLA's own 3-D
-  convolution reaches a quarter of its speed on CPU, and its automatic
-  gradients keep that speed.
+  It is a sum of one 2-D convolution per time tap: on CPU, XLA's 3-D convolution
+  runs at a quarter of the speed of this sum, forwards and backwards.
 
   Args:
-    x: [B, F + kt - 1, h, w, i].
-    kernel: [kt, kh, kw, i, o], odd kh and kw.
+    x: Frames [B, F + kt - 1, h, w, i].
+    kernel: Kernel [kt, kh, kw, i, o]; kh and kw are odd.
 
   Returns:
     [B, F, h, w, o].
@@ -65,89 +64,83 @@ def conv_frame_by_frame(
   maps: Any,
   finish: Prepare,
 ) -> tuple[jax.Array, jax.Array]:
-  """As `causal_conv3d`, holding little more than input and output.
+  """Computes `causal_conv3d` with little more memory than input and output.
 
-  A loop over the frames: what is convolved exists one frame at a time, and
-  the taps of time are channels of one 2-D convolution.
+  A loop over the frames prepares one frame at a time; the time taps are channels
+  of one 2-D convolution.
 
   Args:
-    x: [B, F, h, w, i'].
-    kernel: [kt, kh, kw, i, o].
-    cache: [B, kt - 1, h, w, i], what was convolved before.
-    prepare: (frame of x, frame of maps) -> [B, 1, h, w, i].
-    maps: pytree of [B, F, ...].
-    finish: (frame of the result, frame of maps) -> frame of the output.
+    x: Frames [B, F, h, w, i'].
+    kernel: Kernel [kt, kh, kw, i, o].
+    cache: Prepared frames before x, [B, kt - 1, h, w, i].
+    prepare: Maps a frame of x and of `maps` to [B, 1, h, w, i].
+    maps: Pytree of [B, F, ...].
+    finish: Maps a frame of the result and of `maps` to a frame of the output.
 
   Returns:
-    [B, F, h, w, o], and the cache of the next frames.
+    [B, F, h, w, o], and the cache for the next frames.
   """
   taps, height, width, _, features = kernel.shape
   kernel = jnp.moveaxis(kernel, 0, 2).reshape(height, width, -1, features)
   pad = ((height // 2,) * 2, (width // 2,) * 2)
 
-  def step(seen, frame, maps):
-    seen = [*seen, prepare(frame, maps)]
-    y = conv2d(jnp.concatenate(seen, axis=-1), kernel, padding=pad)
-    return seen[1:], finish(y, maps)
+  def step(previous, frame, maps):
+    frames = [*previous, prepare(frame, maps)]
+    y = conv2d(jnp.concatenate(frames, axis=-1), kernel, padding=pad)
+    return frames[1:], finish(y, maps)
 
-  seen = [cache[:, i : i + 1] for i in range(taps - 1)]
-  y, seen = over_frames(step, seen, x, maps, (*x.shape[:4], features))
-  return y, jnp.concatenate(seen, axis=1)
+  previous = [cache[:, i : i + 1] for i in range(taps - 1)]
+  y, previous = scan_frames(step, previous, x, maps, (*x.shape[:4], features))
+  return y, jnp.concatenate(previous, axis=1)
 
 
-def over_frames(
+def scan_frames(
   step: Callable[..., tuple[Any, jax.Array]],
   carry: Any,
   x: jax.Array,
   maps: Any,
   shape: tuple[int, ...],
 ) -> tuple[jax.Array, Any]:
-  """A loop over frames that writes where it has read, if the shapes allow.
+  """Scans over frames; overwrites x with the result if the shapes are equal.
 
   Args:
-    step: (carry, frame [B, 1, ...] of x, frame of maps) -> carry, frame of
-      the result.
-    carry: for the first frame.
-    x: [B, F, ...].
-    maps: pytree of [B, F, ...].
-    shape: of the result, [B, F, ...].
+    step: Maps the carry, a frame [B, 1, ...] of x and a frame of `maps` to the
+      next carry and a frame of the result.
+    carry: Carry of the first frame.
+    x: Frames [B, F, ...].
+    maps: Pytree of [B, F, ...].
+    shape: Shape of the result, [B, F, ...].
 
   Returns:
     The result, and the last carry.
   """
-  at = lambda z, i: lax.dynamic_slice_in_dim(z, i, 1, axis=1)
+  take = lambda z, i: lax.dynamic_slice_in_dim(z, i, 1, axis=1)
   put = lambda z, y, i: lax.dynamic_update_slice_in_dim(z, y, i, axis=1)
-  frames = jnp.arange(x.shape[1])
-  if x.shape == shape:
+  in_place = x.shape == shape
+  out = x
+  if not in_place:
+    # Without the barrier XLA allocates the results of all loops at the start.
+    x, out = lax.optimization_barrier((x, jnp.zeros(shape, x.dtype)))
 
-    def in_place(both, i):
-      carry, z = both
-      carry, y = step(carry, at(z, i), jax.tree.map(lambda m: at(m, i), maps))
-      return (carry, put(z, y, i)), None
+  def write_frame(state, i):
+    carry, out = state
+    frame = take(out if in_place else x, i)
+    carry, y = step(carry, frame, jax.tree.map(lambda m: take(m, i), maps))
+    return (carry, put(out, y, i)), None
 
-    (carry, y), _ = lax.scan(in_place, (carry, x), frames)
-    return y, carry
-
-  def beside(both, i):
-    carry, z = both
-    carry, y = step(carry, at(x, i), jax.tree.map(lambda m: at(m, i), maps))
-    return (carry, put(z, y, i)), None
-
-  # Without the barrier XLA allocates the results of all loops at the start.
-  x, z = lax.optimization_barrier((x, jnp.zeros(shape, x.dtype)))
-  (carry, y), _ = lax.scan(beside, (carry, z), frames)
-  return y, carry
+  (carry, out), _ = lax.scan(write_frame, (carry, out), jnp.arange(x.shape[1]))
+  return out, carry
 
 
 class CausalConv3d(nn.Module):
-  """Convolution over time and space that never looks at a later frame.
+  """Convolution over space and time that is causal in time.
 
   Attributes:
-    features: channels of the result.
-    kernel_size: in time and space.
-    loop: convolve large frames one by one: less memory, and faster but for
-      gradients on CPU, where XLA runs those of convolutions inside a loop
-      some ten times slower than outside.
+    features: Channels of the result.
+    kernel_size: Size of the kernel in time and space.
+    loop: Convolves large frames one by one. This takes less memory and is faster,
+      except for gradients on CPU, where XLA runs convolutions about ten times
+      slower inside a loop.
   """
 
   features: int
@@ -163,14 +156,14 @@ class CausalConv3d(nn.Module):
     maps=(),
     add=None,
   ):
-    """Convolves.
+    """Convolves a chunk.
 
     Args:
-      x: [B, F, h, w, c].
-      cache: of the frames before.
-      prepare: applied to x first; (x, maps) -> what is convolved.
-      maps: for `prepare`, pytree of [B, F, ...].
-      add: added to the result, [B, F, h, w, features].
+      x: Frames [B, F, h, w, c].
+      cache: Cache of the previous chunk; None starts a video.
+      prepare: Function that maps x and `maps` to the input of the convolution.
+      maps: Pytree of [B, F, ...] for `prepare`.
+      add: Array to add to the result, [B, F, h, w, features].
 
     Returns:
       y [B, F, h, w, features], cache [B, kernel_size - 1, h, w, c].
@@ -196,9 +189,9 @@ class CausalConv3d(nn.Module):
         x,
         kernel,
         cache,
-        lambda z, both: prepare(z, both[0]),
+        lambda z, pair: prepare(z, pair[0]),
         (maps, add),
-        lambda y, both: finish(y, both[1]),
+        lambda y, pair: finish(y, pair[1]),
       )
     x = jnp.concatenate([cache, prepare(x, maps)], axis=1)
     y = finish(causal_conv3d(x, kernel), add)
@@ -206,15 +199,15 @@ class CausalConv3d(nn.Module):
 
 
 class Conv2d(nn.Module):
-  """The same 3x3 convolution on every frame."""
+  """A 3x3 convolution of every frame."""
 
   features: int
   stride: int = 1
   loop: bool = False
 
   @nn.compact
-  def __call__(self, x, padding=((1, 1), (1, 1)), doubled=False):
-    """With `doubled`, of x at twice its height and width (nearest)."""
+  def __call__(self, x, padding=((1, 1), (1, 1)), upsample=False):
+    """Convolves [B, F, h, w, c]; with `upsample`, as in `upsample_conv`."""
     kernel = self.param(
       'kernel',
       nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
@@ -222,27 +215,27 @@ class Conv2d(nn.Module):
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    if doubled and self.loop and x.shape[2] * x.shape[3] >= _LARGE:
+    if upsample and self.loop and x.shape[2] * x.shape[3] >= _LARGE:
       b, f, h, w, _ = x.shape
-      step = lambda _, x, __: ((), conv_of_doubled(x, kernel) + bias)
-      return over_frames(step, (), x, (), (b, f, 2 * h, 2 * w, self.features))[
+      step = lambda _, x, __: ((), upsample_conv(x, kernel) + bias)
+      return scan_frames(step, (), x, (), (b, f, 2 * h, 2 * w, self.features))[
         0
       ]
-    if doubled:
-      return conv_of_doubled(x, kernel) + bias
+    if upsample:
+      return upsample_conv(x, kernel) + bias
     return conv2d(x, kernel, self.stride, padding) + bias
 
 
-def conv_of_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3 convolution of x doubled in height and width, 4/9 of the products.
+def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Doubles height and width by repetition and convolves, with 4/9 of the work.
 
-  Of three neighbouring rows two are the same row of x, so two taps join: row
-  2 i of the result has the taps k0 and k1 + k2 on the rows i - 1 and i of x,
-  row 2 i + 1 has k0 + k1 and k2 on the rows i and i + 1. Columns alike.
+  Of three adjacent rows of the doubled frame, two are the same row of x, so two
+  taps are added: row 2 i of the result applies k0 and k1 + k2 to rows i - 1 and i
+  of x; row 2 i + 1 applies k0 + k1 and k2 to rows i and i + 1. Columns likewise.
 
   Args:
-    x: [B, F, h, w, i].
-    kernel: [3, 3, i, o].
+    x: Frames [B, F, h, w, i].
+    kernel: Kernel [3, 3, i, o].
 
   Returns:
     [B, F, 2 h, 2 w, o].
@@ -265,24 +258,24 @@ def conv_of_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.stack(rows, axis=3).reshape(b, f, 2 * h, 2 * w, -1)
 
 
-def halve_time(x: jax.Array) -> jax.Array:
-  """Averages pairs of frames; an odd window's first frame stays alone."""
+def downsample_time(x: jax.Array) -> jax.Array:
+  """Averages pairs of frames; keeps the first frame of an odd chunk."""
   first = x[:, : x.shape[1] % 2]
   rest = x[:, x.shape[1] % 2 :]
   pairs = rest.reshape(rest.shape[0], -1, 2, *rest.shape[2:]).mean(axis=2)
   return jnp.concatenate([first, pairs], axis=1)
 
 
-def lengthen(x: jax.Array, frames: int) -> jax.Array:
-  """Repeats every frame until there are `frames`.
+def repeat_frames(x: jax.Array, frames: int) -> jax.Array:
+  """Repeats every frame, so that the result has `frames` frames.
 
-  With an odd number above one, the first frame stands alone (it is the
-  video's first, which time compression leaves alone).
+  If their number is odd and above one, the first frame is not repeated: it is
+  the first of the video, which is not compressed in time.
   """
-  alone = frames % 2 if frames > 1 else 0
-  times = (frames - alone) // (x.shape[1] - alone)
-  rest = jnp.repeat(x[:, alone:], times, axis=1)
-  return jnp.concatenate([x[:, :alone], rest], axis=1)
+  single = frames % 2 if frames > 1 else 0
+  times = (frames - single) // (x.shape[1] - single)
+  rest = jnp.repeat(x[:, single:], times, axis=1)
+  return jnp.concatenate([x[:, :single], rest], axis=1)
 
 
 class Downsample(nn.Module):
@@ -293,7 +286,7 @@ class Downsample(nn.Module):
   @nn.compact
   def __call__(self, x):
     if self.time:
-      x = halve_time(x)
+      x = downsample_time(x)
     conv = Conv2d(x.shape[-1], stride=2, name='conv')
     return conv(x, padding=((0, 1), (0, 1)))
 
@@ -306,6 +299,6 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    y = Conv2d(x.shape[-1], loop=self.loop, name='conv')(x, doubled=True)
-    # The convolution sees one frame at a time: repeating comes after it.
-    return lengthen(y, 2 * x.shape[1] - x.shape[1] % 2) if self.time else y
+    y = Conv2d(x.shape[-1], loop=self.loop, name='conv')(x, upsample=True)
+    # Frames are repeated last, since the convolution treats each on its own.
+    return repeat_frames(y, 2 * x.shape[1] - x.shape[1] % 2) if self.time else y

@@ -81,7 +81,7 @@ class VAEStream:
     windows = self._run(
       'encode_window', frames, self.config.encode_window, plan
     )
-    for moments in _ahead(windows):
+    for moments in _prefetch(windows):
       yield jax.device_get(self._to_units(moments))
 
   def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
@@ -93,12 +93,12 @@ class VAEStream:
     Yields:
       float32 [B, f, H, W, 3] about [-1, 1], unclipped, on the host.
     """
-    for frames in _ahead(self._decode(latents)):
+    for frames in _prefetch(self._decode(latents)):
       yield np.asarray(frames)
 
   def decode_pixels(self, latents: np.ndarray) -> Iterator[np.ndarray]:
     """As `decode`, but uint8."""
-    for frames in _ahead(map(_to_pixels, self._decode(latents))):
+    for frames in _prefetch(map(_to_pixels, self._decode(latents))):
       yield np.asarray(frames)
 
   def _decode(self, latents):
@@ -113,13 +113,15 @@ class VAEStream:
     method: str,
     x: np.ndarray,
     window: int,
-    plan: tiling_lib.Plan | None,
+    plan: tiling_lib.TileGrid | None,
   ) -> Iterator[jax.Array]:
     """Results of `method`, window after window."""
     caches = {}
     start = 0
     while start < x.shape[1]:
-      size = window if start else causal3d.first_window(x.shape[1], window)
+      size = (
+        window if start else causal3d.first_chunk_length(x.shape[1], window)
+      )
       part = x[:, start : start + size]
       start += size
       if plan is None:
@@ -155,7 +157,7 @@ class VAEStream:
     return jax.jit(functools.partial(self._module.apply, {}, method='to_units'))
 
 
-def _ahead(windows: Iterator[jax.Array]) -> Iterator[jax.Array]:
+def _prefetch(windows: Iterator[jax.Array]) -> Iterator[jax.Array]:
   """The same; while one is used, the next is computed."""
   last = next(windows)
   for window in windows:

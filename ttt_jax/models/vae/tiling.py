@@ -43,14 +43,14 @@ class Tiling:
 
   def encoding(
     self, config: causal3d.CausalVAEConfig, height: int, width: int
-  ) -> Plan | None:
+  ) -> TileGrid | None:
     """Tiles of frames of this size; None where one tile holds them."""
     latent = self._latent(config)
     return self._plan((self.height, self.width), latent, height, width)
 
   def decoding(
     self, config: causal3d.CausalVAEConfig, height: int, width: int
-  ) -> Plan | None:
+  ) -> TileGrid | None:
     """Tiles of latents of this size; None where one tile holds them."""
     latent = self._latent(config)
     return self._plan(latent, (self.height, self.width), height, width)
@@ -74,11 +74,11 @@ class Tiling:
     )
     faded = [int(side * overlap) for side, overlap in zip(result, overlaps)]
     kept = [side - fade for side, fade in zip(result, faded)]
-    return Plan(rows, columns, *source, *faded, *kept)
+    return TileGrid(rows, columns, *source, *faded, *kept)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TileGrid:
   """Where the tiles of frames of one size lie, and how results are joined.
 
   Attributes:
@@ -109,7 +109,7 @@ class Plan:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _join(tiles: list[list[jax.Array]], plan: Plan) -> jax.Array:
+def _join(tiles: list[list[jax.Array]], plan: TileGrid) -> jax.Array:
   rows = []
   for i, row in enumerate(tiles):
     for j, tile in enumerate(row):

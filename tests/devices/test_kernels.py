@@ -1,26 +1,30 @@
-"""Heads of the ops over 8 devices; prints the largest relative errors.
-
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.kernels.sharded
-"""
-
-import json
+"""Every implementation of the ops with its heads over eight devices."""
 
 import jax
 import numpy as np
+import pytest
 
 from pallas_kernels.specs import Spec
+from tests.helpers import compare
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
-from tests.kernels.ops import relative_error
 
 SPEC = Spec(
   batch=1, heads=16, tokens=53, head_dim=32, hidden=128, mini_batch=16
 )
 
 
-def error(op, name: str) -> float:
-  """Returns the largest error of out, state and gradients."""
+@pytest.mark.parametrize(
+  'op, name',
+  [
+    pytest.param(op, name, id=f'{op.name}-{name}')
+    for op in OPS
+    for name in op.api.IMPLEMENTATIONS
+    if name != 'reference'
+  ],
+)
+def test_heads_over_devices(op, name):
+  """Outputs, states and gradients of shards are those of the definition."""
   arguments = op.arguments(SPEC)
   arguments['eta'] = arguments['eta'] * 100
   p = jax.sharding.PartitionSpec
@@ -50,21 +54,5 @@ def error(op, name: str) -> float:
   )
   with interpreted(name):
     got = jax.jit(sharded)(arguments)
-  return max(
-    relative_error(x, y)
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want))
-  )
-
-
-if __name__ == '__main__':
-  assert jax.device_count() == 8, jax.device_count()
-  print(
-    json.dumps(
-      {
-        f'{op.name} {name}': error(op, name)
-        for op in OPS
-        for name in op.api.IMPLEMENTATIONS
-        if name != 'reference'
-      }
-    )
-  )
+  errors = compare.relative_errors(got, want)
+  assert max(errors.values()) < 2e-5, errors

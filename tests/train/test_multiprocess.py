@@ -1,7 +1,6 @@
-"""Real processes train together, die one by one, and go on in other numbers.
+"""Processes train together, are killed, and resume in other numbers.
 
-Each test starts processes of its own (CPU devices, gloo), which takes long:
-they are `slow`.
+Each test starts its own processes (CPU devices, gloo) and is slow.
 """
 
 import pathlib
@@ -15,9 +14,9 @@ import time
 import numpy as np
 import pytest
 
-from launch import local_processes
 from tests.helpers import fake_training
 from tests.helpers import tiny_config
+from tests.helpers import training_processes
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import train_state
 from ttt_jax.train import loop
@@ -25,40 +24,8 @@ from ttt_jax.train import metrics
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Wide enough for parameters that are split over processes.
+# Wide enough that parameters are split over processes.
 CONFIG = dict(batch_size=8, log_every=1, model=dict(width=128))
-
-
-def _start(workdir, count, *flags, mesh=None):
-  """Starts processes of the stand-in; each mesh axis `data` is a process."""
-  command = [
-    sys.executable,
-    '-m',
-    'tests.helpers.fake_training',
-    f'--workdir={workdir}',
-    '--config=tests/helpers/tiny_config.py',
-    '--config.batch_size=8',
-    '--config.model.width=128',
-    f'--config.mesh.data={mesh or count}',
-    '--config.log_every=1',
-    '--heartbeat_timeout=10',
-    *flags,
-  ]
-  return local_processes.start(command, count)
-
-
-def _finish(processes, seconds=240):
-  """Outputs and exit codes, in time."""
-  end = time.monotonic() + seconds
-  try:
-    outputs = [
-      p.communicate(timeout=max(1, end - time.monotonic()))[0]
-      for p in processes
-    ]
-  finally:
-    for p in processes:
-      p.kill()
-  return outputs, [p.returncode for p in processes]
 
 
 def _wait_for(condition, seconds=120):
@@ -80,7 +47,7 @@ def _params(workdir):
 
 
 def _assert_close(workdir, want, exact=False):
-  """Losses and parameters as those of another run."""
+  """Compares losses and parameters with those of another run."""
   rtol = 0 if exact else 1e-5
   for a, b in zip(_rows(workdir), _rows(want), strict=True):
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=rtol)
@@ -92,7 +59,7 @@ def _assert_close(workdir, want, exact=False):
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
-  """The same training by one process."""
+  """The folder of the same training by one process."""
   workdir = tmp_path_factory.mktemp('alone')
   config = tiny_config.get_config()
   with config.unlocked():
@@ -103,12 +70,14 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """And by two."""
+  """The folder of the training by two processes."""
   workdir = tmp_path_factory.mktemp('two')
-  outputs, codes = _finish(_start(workdir, 2))
+  outputs, codes = training_processes.finish(
+    training_processes.start(workdir, 2)
+  )
   assert codes == [0, 0], outputs
   assert 'training one: 12/12' in outputs[0]
-  assert 'training' not in outputs[1]  # Process 0 alone speaks.
+  assert 'training' not in outputs[1]  # Only process 0 prints.
   return workdir
 
 
@@ -117,15 +86,17 @@ def test_two_processes_train_as_one_does(two, alone):
 
 
 @pytest.mark.parametrize('dies', [0, 1])
-def test_one_is_killed_the_other_ends_and_both_go_on(dies, two, tmp_path):
-  processes = _start(tmp_path, 2, '--pause=0.3')
+def test_one_is_killed_the_other_ends_and_both_resume(dies, two, tmp_path):
+  processes = training_processes.start(tmp_path, 2, '--pause=0.3')
   _wait_for(lambda: (tmp_path / 'one/checkpoints/6').exists())
   processes[dies].kill()
   killed = time.monotonic()
-  outputs, codes = _finish(processes, 60)
+  outputs, codes = training_processes.finish(processes, 60)
   print('ended after', time.monotonic() - killed, codes, outputs)
   assert codes[dies] == -signal.SIGKILL and codes[1 - dies] != 0
-  outputs, codes = _finish(_start(tmp_path, 2))
+  outputs, codes = training_processes.finish(
+    training_processes.start(tmp_path, 2)
+  )
   assert codes == [0, 0], outputs
   assert re.search('after step [69]', outputs[0])
   _assert_close(tmp_path, two, exact=True)
@@ -133,31 +104,34 @@ def test_one_is_killed_the_other_ends_and_both_go_on(dies, two, tmp_path):
 
 @pytest.mark.parametrize('told', [0, 1])
 def test_sigterm_to_any_one_makes_both_save_the_same_step(told, two, tmp_path):
-  processes = _start(
+  processes = training_processes.start(
     tmp_path, 2, '--pause=0.3', '--config.checkpoint_every=100'
   )
   _wait_for(lambda: metrics.read(tmp_path / 'one'))
   processes[told].send_signal(signal.SIGTERM)
-  outputs, codes = _finish(processes)
+  outputs, codes = training_processes.finish(processes)
   assert codes == [0, 0], outputs
   (step,) = re.findall(r'SIGTERM: saved step (\d+) of 12', outputs[0])
   saved = [p.name for p in (tmp_path / 'one/checkpoints').iterdir()]
   assert saved == [step]
-  outputs, codes = _finish(_start(tmp_path, 2, '--config.checkpoint_every=100'))
+  outputs, codes = training_processes.finish(
+    training_processes.start(tmp_path, 2, '--config.checkpoint_every=100')
+  )
   assert codes == [0, 0], outputs
   assert f'after step {step}' in outputs[0]
   _assert_close(tmp_path, two, exact=True)
 
 
-def test_other_numbers_of_processes_go_on_with_the_same_data(alone, tmp_path):
-  """One, two and four of them, each time until one is killed."""
+def test_other_numbers_of_processes_resume_with_the_same_data(alone, tmp_path):
   for count, step in ((1, 3), (2, 6), (4, 9)):
-    processes = _start(tmp_path, count, '--pause=0.5')
+    processes = training_processes.start(tmp_path, count, '--pause=0.5')
     _wait_for((tmp_path / f'one/checkpoints/{step}').exists)
     processes[-1].kill()
-    _finish(processes, 90)
-  # Two that share a sequence read the same rows.
-  outputs, codes = _finish(_start(tmp_path, 2, '--config.mesh.sp=2', mesh=1))
+    training_processes.finish(processes, 90)
+  # Two processes that share a sequence read the same rows.
+  outputs, codes = training_processes.finish(
+    training_processes.start(tmp_path, 2, '--config.mesh.sp=2', mesh=1)
+  )
   assert codes == [0, 0], outputs
   _assert_close(tmp_path, alone)
 
@@ -165,17 +139,19 @@ def test_other_numbers_of_processes_go_on_with_the_same_data(alone, tmp_path):
 def test_damage_in_the_part_of_one_process(two, tmp_path):
   shutil.copytree(two, tmp_path / 'w')
   params = tmp_path / 'w/one/checkpoints/12/params'
-  # Every process wrote a folder of its own.
+  # Every process wrote its own folder.
   for path in (params / 'ocdbt.process_1').rglob('d/*'):
     path.write_bytes(path.read_bytes()[:50])
-  outputs, codes = _finish(_start(tmp_path / 'w', 2))
+  outputs, codes = training_processes.finish(
+    training_processes.start(tmp_path / 'w', 2)
+  )
   assert codes == [0, 0], outputs
-  assert 'checkpoint 12' in outputs[0] and 'put aside' in outputs[0]
+  assert 'checkpoint 12' in outputs[0] and 'moved to' in outputs[0]
   assert 'after step 9' in outputs[0]
   _assert_close(tmp_path / 'w', two, exact=True)
 
 
-def test_the_script_ends_all_if_one_dies_and_passes_signals_on(tmp_path):
+def test_the_launcher_ends_all_processes_and_forwards_signals(tmp_path):
   wait = 'import time; print("up", flush=True); time.sleep(60)'
   die = f'import os; os.environ["JAX_PROCESS_ID"] == "1" and exit(7); {wait}'
   script = [sys.executable, '-m', 'launch.local_processes', '--count=3']
@@ -187,7 +163,7 @@ def test_the_script_ends_all_if_one_dies_and_passes_signals_on(tmp_path):
     **run,
   )
   assert done.returncode == 7 and time.monotonic() - started < 40
-  assert 'process 1 ended with 7' in done.stdout and '[0] up' in done.stdout
+  assert 'process 1 exited with 7' in done.stdout and '[0] up' in done.stdout
   process = subprocess.Popen([*script, '--', sys.executable, '-c', wait], **run)
   for _ in range(3):
     assert 'up' in process.stdout.readline()

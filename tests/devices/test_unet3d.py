@@ -1,20 +1,11 @@
-"""Compares a small U-Net on meshes of eight devices with one device.
-
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.models.unet_meshes [--all]
-
-prints, as JSON, for every case the largest errors of each quantity, relative
-to its largest value: {case: {quantity: error}}. Without --all the network runs
-on one mesh, and what frames do with each other on all of them.
-"""
+"""The U-Net on meshes of eight devices: outputs and gradients."""
 
 import functools
-import json
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
@@ -44,6 +35,7 @@ def draw(seed, *shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@functools.cache
 def parameters():
   """Random everywhere: fresh ones are zero in places that matter."""
   leaves, tree = jax.tree.flatten(unet.abstract_params(CONFIG))
@@ -53,7 +45,7 @@ def parameters():
 
 def run_network(params, clips, frames, mesh):
   """Output and gradients: {quantity: array}."""
-  module = unet.UNet3D(CONFIG, sharding.Layout(mesh))
+  module = unet.UNet3D(CONFIG, sharding.ShardingPlan(mesh))
   latents, target = draw(1, 2, clips, frames, 3, 3, 4)
   text, times = draw(2, clips, 3, 6), np.linspace(3, 996, clips)
   if mesh is not None:
@@ -73,8 +65,8 @@ def run_network(params, clips, frames, mesh):
 
 def run_frames(clips, frames, mesh):
   """What frames do with each other, with its gradient: {quantity: array}."""
-  layout = sharding.Layout(mesh)
-  here = frames_lib.Frames(frames, layout.sp)
+  sharding_plan = sharding.ShardingPlan(mesh)
+  here = frames_lib.Frames(frames, sharding_plan.sp)
   # Five pixels, which no sp divides.
   x, target = draw(3, 2, clips, frames, 5, 4)
   behind = ((0, 0), (0, here.padding), (0, 0), (0, 0))
@@ -98,7 +90,7 @@ def run_frames(clips, frames, mesh):
     if mesh is None:
       out = mixed(weight, x, target)
     else:
-      out = layout.by_frames(
+      out = sharding_plan.by_frames(
         lambda w, x: mixed(w, x[..., :4], x[..., 4:]),
         weight,
         jnp.concatenate([x, target], axis=-1),
@@ -120,16 +112,16 @@ def errors(run, clips, frames, shape):
   }
 
 
-def main(everywhere):
-  params, report = parameters(), {}
-  for i, (shape, clips, frames) in enumerate(CASES):
-    found = errors(run_frames, clips, frames, shape)
-    if everywhere or i == 0:
-      network = functools.partial(run_network, params)
-      found |= errors(network, clips, frames, shape)
-    report[f'{shape}, {clips} clips of {frames} frames'] = found
-  print(json.dumps(report))
+@pytest.mark.parametrize('shape, clips, frames', CASES)
+def test_frames_over_devices(shape, clips, frames):
+  found = errors(run_frames, clips, frames, shape)
+  assert max(found.values()) < 1e-5, found
 
 
-if __name__ == '__main__':
-  main('--all' in sys.argv)
+@pytest.mark.slow  # What meshes change is what frames do with each other.
+@pytest.mark.parametrize('shape, clips, frames', CASES)
+def test_every_mesh_gives_what_one_device_gives(shape, clips, frames):
+  network = functools.partial(run_network, parameters())
+  found = errors(network, clips, frames, shape)
+  assert 'conv_in/kernel' in found
+  assert max(found.values()) < 1e-5, found

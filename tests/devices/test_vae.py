@@ -1,17 +1,10 @@
-"""Compares the autoencoder over eight devices with one device.
-
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-        python -m tests.models.vae_devices [encode] [decode] [tiled]
-
-prints, as JSON, the largest errors relative to the largest value.
-"""
-
-import json
-import sys
+"""The autoencoder over eight devices: parts of frames and tiles."""
 
 import jax
 import numpy as np
+import pytest
 
+from tests.helpers import compare
 from tests.helpers import tiny_vae
 from ttt_jax.models.vae import stream as stream_lib
 from ttt_jax.models.vae import tiling as tiling_lib
@@ -23,7 +16,16 @@ def run(params, devices, tiling=None):
   )
 
 
-def main(*names):
+@pytest.mark.parametrize(
+  'what',
+  [
+    'encode',
+    # The same convolutions over parts of frames, in three more programs.
+    pytest.param('decode', marks=pytest.mark.slow),
+    pytest.param('tiled', marks=pytest.mark.slow),
+  ],
+)
+def test_results_do_not_depend_on_the_number_of_devices(what):
   params = tiny_vae.parameters(tiny_vae.CONFIG)
   # Frames of 1024 pixels and more are convolved one by one, others are not.
   frames, latents = tiny_vae.clip(9, 32, 48), tiny_vae.latents(5, 16, 24)
@@ -33,13 +35,5 @@ def main(*names):
     'decode': lambda n: list(run(params, n).decode(latents)),
     'tiled': lambda n: list(run(params, n, tiles).decode(latents[:, :3])),
   }
-  report = {}
-  for name in names:
-    call = calls[name]
-    one, eight = (np.concatenate(call(n), axis=1) for n in (1, 8))
-    report[name] = float(np.abs(one - eight).max() / np.abs(one).max())
-  print(json.dumps(report))
-
-
-if __name__ == '__main__':
-  main(*sys.argv[1:])
+  one, eight = (np.concatenate(calls[what](n), axis=1) for n in (1, 8))
+  assert compare.relative_error(eight, one) < 1e-5

@@ -1,0 +1,82 @@
+"""launch/planner/budget.py: work of the kernels, and the cycles of a step."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from launch.planner import budget
+from launch.planner import hlo
+from pallas_kernels.tools import compile_tpu
+from tests.helpers import configs
+from ttt_jax import geometry
+from ttt_jax.models import dit
+
+_LOOPS = pathlib.Path(__file__).parent / 'data/loops.hlo'
+ttt_video = configs.load('ttt_video')
+
+
+def test_the_work_of_a_chip():
+  config = ttt_video.get_config('63s')
+  work = budget.kernel_work(
+    geometry.Geometry.from_config(config),
+    dit.DiTConfig(**config.model),
+    dict(data=32, sp=8),
+    clips=64,
+  )
+  assert work.window_heads == 6 * 2 and work.windows == 2 * 21
+  assert work.window == 18432
+  assert work.mini_batch_heads == 5495 * 6 * 2
+
+
+def test_budgets_of_kernels(tmp_path):
+  path = tmp_path / 'budget.json'
+  row = dict(chip='v5p', op='call', call='paper_63s', forward=10, backward=0)
+  path.write_text(json.dumps([row, {**row, 'call': 'one_chip', 'forward': 9}]))
+  work = budget.KernelWork(
+    mini_batch_heads=4, windows=1, window=128, window_heads=1, head_dim=64
+  )
+  program = hlo.Program(_LOOPS.read_text())
+  kernels = {}
+  cycles_of = lambda instruction: budget.instruction_cycles(
+    instruction, work, kernels
+  )
+  cycles, unknown = budget.cycles_by_part(program, cycles_of)
+  assert unknown == ['call'] and sum(cycles.values()) == 1500
+  assert cycles['dense layers'] == 1500
+  kernels = budget.read(path, 'v5p')
+  assert kernels['call_forward'] == 10 and kernels['call_backward'] == 0
+  assert 0 < kernels['splash_forward'] < kernels['splash_backward']
+  kernels = dict(call=kernels['call_forward'])
+  cycles, unknown = budget.cycles_by_part(program, cycles_of)
+  assert not unknown and sum(cycles.values()) == 1500 + 3 * 4 * 10
+  with pytest.raises(ValueError, match='no budget for v6e; it has v5p'):
+    budget.read(path, 'v6e')
+  path.write_text('{"v5p": {}}')
+  with pytest.raises(ValueError, match='is not a budget of kernels'):
+    budget.read(path, 'v5p')
+
+
+def test_attention_costs_the_square_of_a_window():
+  call = 'custom-call(), custom_call_target="tpu_custom_call"'
+  name = 'splash_mqa_dkv_segmented_no_residuals.7'
+  instruction = hlo.Instruction(
+    name=name, opcode='custom-call', type='bf16[8]', operands=call, root=False
+  )
+  work = budget.KernelWork(
+    mini_batch_heads=1, windows=1, window=18432, window_heads=6, head_dim=64
+  )
+  kernels = dict(splash_forward=1, splash_backward=10)
+  cycles = lambda **sizes: budget.instruction_cycles(
+    instruction, dataclasses.replace(work, **sizes), kernels
+  )
+  assert cycles() == 60
+  assert cycles(window=9216) == 15
+  assert cycles(head_dim=128) is None  # Not counted.
+  assert budget.part(instruction) == 'attention'
+
+
+def test_the_budget_of_the_kernels_contains_their_names():
+  cycles = budget.read(compile_tpu.BUDGET, 'v5p')
+  assert 0 < cycles['ttt_mlp_forward'] < cycles['ttt_mlp_backward']

@@ -1,0 +1,44 @@
+"""launch/topology.py: names of slices and servers."""
+
+import pytest
+
+from launch import topology
+
+
+def test_topologies():
+  slice_ = topology.parse('v5p:8x8x4')
+  assert (slice_.chips, slice_.chip.name) == (256, 'v5p')
+  assert topology.parse('v5e:16x16').chips == 256
+  assert topology.parse('gpu:h100x8').chips == 8
+
+
+@pytest.mark.parametrize(
+  'name, larger',
+  [
+    ('v5e:16x16', 'v5p:8x8x4'),
+    ('v5e:1x1', 'v5p:1x1x1'),
+    ('v6e:3x2', 'v5p:3x2x1'),
+  ],
+)
+def test_as_many_chips_with_more_memory(name, larger):
+  assert topology.largest_memory_slice(topology.parse(name)) == topology.parse(
+    larger
+  )
+  assert topology.largest_memory_slice(topology.parse('v5p:8x8x4')) is None
+  assert topology.largest_memory_slice(topology.parse('gpu:h100x8')) is None
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('v9:2x2', "unknown chip 'v9'; expected one of v5e, v5p, v6e"),
+    ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
+    ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
+    ('h100:8', "unknown chip 'h100'; expected one of v5e, v5p, v6e, gpu"),
+    ('gpu:a1x8', "unknown GPU 'a1'; expected one of h100"),
+    ('gpu:h100x12', 'at most 8 or a multiple of it, for example gpu:h100x8'),
+  ],
+)
+def test_invalid_topologies(name, message):
+  with pytest.raises(ValueError, match=message):
+    topology.parse(name)

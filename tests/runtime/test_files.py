@@ -1,0 +1,97 @@
+"""Files are written completely or not at all; one line for an error."""
+
+import errno
+import json
+import pathlib
+import resource
+import signal
+
+import ml_collections
+import numpy as np
+import pytest
+
+from ttt_jax.runtime import files
+
+
+def test_the_file_appears_only_when_the_block_has_ended(tmp_path):
+  path = tmp_path / 'a.bin'
+  path.write_bytes(b'old')
+  with files.atomic_write(path) as temporary:
+    temporary.write_bytes(b'new')
+    assert path.read_bytes() == b'old'
+    assert pathlib.Path(temporary).parent == tmp_path
+    assert temporary.suffix == '.tmp'
+  assert path.read_bytes() == b'new' and list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_of_one_file_have_names_of_their_own(tmp_path):
+  with (
+    files.atomic_write(tmp_path / 'a') as one,
+    files.atomic_write(tmp_path / 'a') as two,
+  ):
+    assert one != two
+    one.write_text('1')
+    two.write_text('2')
+  assert (tmp_path / 'a').read_text() == '1'
+
+
+@pytest.mark.parametrize('error', [RuntimeError('x'), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+  path = tmp_path / 'a'
+  path.write_text('old')
+  with pytest.raises(type(error)), files.atomic_write(path) as temporary:
+    temporary.write_text('half')
+    raise error
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line_with_a_remedy(tmp_path):
+  path = tmp_path / 'a'
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+  try:
+    with pytest.raises(ValueError, match=f'could not write {path}: ') as e:
+      files.write_json(['x' * 1000], path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+  assert 'choose another folder' in str(e.value) and '\n' not in str(e.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_json_is_read_back_as_it_was(tmp_path):
+  value = {'a': [1, 2.5, None, 'ü']}
+  files.write_json(value, tmp_path / 'a.json')
+  assert json.loads((tmp_path / 'a.json').read_text()) == value
+
+
+@pytest.mark.parametrize(
+  'error, line',
+  [
+    (ValueError('one\ntwo'), 'one'),
+    (ValueError('lost [os_error_code=5] [source=x]'), 'lost'),
+    (OSError(errno.ENOSPC, 'No space', '/a/b'), 'No space'),
+    (OSError('in words'), 'in words'),
+    (KeyError(), 'KeyError'),
+  ],
+)
+def test_the_first_line_of_an_error(error, line):
+  assert files.first_line(error) == line
+
+
+def test_json_types():
+  value = {
+    'a': (1, np.float32(0.5)),
+    'b': np.arange(2),
+    'c': ml_collections.ConfigDict({'d': (3,)}),
+  }
+  expected = {'a': [1, 0.5], 'b': [0, 1], 'c': {'d': [3]}}
+  assert files.to_json_types(value) == expected
+  with pytest.raises(TypeError, match='cannot be written as JSON'):
+    files.to_json_types(object())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=f'there is no folder {tmp_path}'):
+    files.write_json(1, tmp_path / 'no' / 'a.json')

@@ -1,0 +1,374 @@
+"""Folders of models in the layouts of diffusers and transformers.
+
+A `ModelFormat` describes how one kind of model is stored: the fields of its
+config.json, the rules for its tensors, the names of its files. `load` and
+`save` are the same for all of them. The functions at the end check a
+config.json against such descriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+
+from ttt_jax.convert import init_missing
+from ttt_jax.convert import lazy_params
+from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.convert import safetensors_writer
+from ttt_jax.runtime import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+  """Parameters that the published model lacks, stored in a file of their own.
+
+  Other libraries ignore the file.
+
+  Attributes:
+    name: Name of the file without '.safetensors'.
+    owns: Returns whether a '/'-joined path belongs to the extension.
+    rules: config -> rules for the tensors of the file.
+    init_params: (config, key) -> all parameters of a new model.
+    fields: Config fields that are stored in `name`.json next to the file.
+  """
+
+  name: str
+  owns: Callable[[str], bool]
+  rules: Callable[[Any], Sequence[rules_lib.Rule]]
+  init_params: init_missing.InitFn
+  fields: tuple[str, ...] = ()
+
+  def is_in(self, folder: pathlib.Path) -> bool:
+    """Returns whether a folder contains the extension."""
+    kind = 'json' if self.fields else 'safetensors'
+    return (folder / f'{self.name}.{kind}').is_file()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFormat:
+  """Description of a kind of model in a folder.
+
+  Attributes:
+    name: Name of the kind of model, as converted folders record it.
+    part: Name of the model's folder within a complete model.
+    config_class: Class of the config.
+    class_names: Names of the published class in config.json.
+    weights: Name of the weights file without '.safetensors'.
+    config_from_json: (content, file name, **options) -> config.
+    abstract_params: config -> nested `jax.ShapeDtypeStruct`s.
+    rules: config -> rules for the tensors.
+    config_to_json: config -> content of config.json; None if such models are
+      only read.
+    rename: Key in the file -> key in the rules, or None to ignore the tensor.
+    find: (folder, part) -> the folder that contains config.json.
+    config_from_folder: (folder, **options) -> config, where config.json does
+      not define all of it.
+    extension: Parameters in a second file.
+  """
+
+  name: str
+  part: str
+  config_class: type[Any]
+  class_names: tuple[str, ...]
+  weights: str
+  config_from_json: Callable[..., Any]
+  abstract_params: Callable[[Any], Any]
+  rules: Callable[[Any], Sequence[rules_lib.Rule]]
+  config_to_json: Callable[[Any], dict[str, Any]] | None = None
+  rename: Callable[[str], str | None] = lambda key: key
+  find: Callable[..., pathlib.Path] = safetensors_reader.find_folder
+  config_from_folder: Callable[..., Any] | None = None
+  extension: Extension | None = None
+
+  def load_config(self, folder: str | os.PathLike[str], **options: Any) -> Any:
+    """Returns the config of a model without reading its weights.
+
+    Args:
+      folder: Folder of the model, or of a complete model with such a part.
+      **options: Options of the format's config.
+    """
+    folder = self.find(folder, self.part)
+    if self.config_from_folder is not None:
+      return self.config_from_folder(folder, **options)
+    path = folder / 'config.json'
+    return self.config_from_json(read_object(path), str(path), **options)
+
+  def load(
+    self,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    sharding: lazy_params.Placement = None,
+    seed: int = 0,
+    fresh: bool = False,
+    **options: Any,
+  ) -> tuple[Any, dict[str, Any]]:
+    """Loads a model.
+
+    Args:
+      folder: Folder with `config.json` and safetensors, one file or several
+        with an index; or the folder of a complete model with such a part.
+      dtype: Type of the parameters; None keeps the type in the files, and is
+        float32 for parameters of a missing extension.
+      sharding: Sharding of each parameter, for example
+        `functools.partial(sharding.param_sharding, mesh)`: the host then
+        holds one tensor at a time. None returns numpy arrays;
+        `lazy_params.ABSTRACT` leaves the parameters in their files.
+      seed: Seed of the parameters of a missing extension.
+      fresh: Initialises the extension even if the folder contains one.
+      **options: Options of the format's config.
+
+    Returns:
+      The config and the nested parameters.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: the model is not supported, a file is truncated, or config
+        and weights do not fit each other.
+    """
+    folder = self.find(folder, self.part)
+    config = self.load_config(folder, **options)
+    shapes = self.parameter_shapes(config)
+    extra = {}
+    if self.extension is not None:
+      extra = {p: s for p, s in shapes.items() if self.extension.owns(p)}
+    tensors = safetensors_reader.open_folder(folder, self.weights)
+    named = {self.rename(key): tensor for key, tensor in tensors.items()}
+    named.pop(None, None)
+    params = rules_lib.import_params(
+      self.rules(config),
+      named,
+      {path: shape for path, shape in shapes.items() if path not in extra},
+      tensors.name,
+      dtype=dtype,
+      sharding=sharding,
+    )
+    if not extra:
+      return config, params
+    if self.extension.is_in(folder) and not fresh:
+      tensors = safetensors_reader.open_file(
+        folder / f'{self.extension.name}.safetensors'
+      )
+      more = _flatten(
+        rules_lib.import_params(
+          self.extension.rules(config),
+          tensors,
+          extra,
+          tensors.name,
+          dtype=dtype,
+          sharding=sharding,
+        )
+      )
+    else:
+      more = init_missing.init_missing_params(
+        self.extension.init_params, config, extra, seed, dtype, sharding
+      )
+    return config, _unflatten(_flatten(params) | more)
+
+  def save(
+    self,
+    config: Any,
+    params: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    shard_bytes: float = safetensors_writer.SHARD_BYTES,
+  ) -> None:
+    """Writes a model as `load` reads it; config.json is written last.
+
+    Args:
+      config: Config of the model.
+      params: Nested parameters: arrays, or objects with a shape, a dtype and
+        a value for `np.asarray`.
+      folder: Folder to write to, created if necessary.
+      dtype: Type of the tensors; None keeps that of each parameter.
+      shard_bytes: Largest file; larger models become several files with an
+        index.
+
+    Raises:
+      FileExistsError: the folder contains a model.
+      ValueError: the format cannot express the config.
+    """
+    if self.config_to_json is None:
+      raise NotImplementedError(f'models of kind {self.name} are only read')
+    folder = pathlib.Path(folder)
+    content = self.config_to_json(config)
+    safetensors_writer.check_free(folder, self.weights)
+    flat, extra = _flatten(params), {}
+    if self.extension is not None:
+      safetensors_writer.check_free(folder, self.extension.name)
+      extra = {p: flat.pop(p) for p in list(flat) if self.extension.owns(p)}
+    if extra:
+      safetensors_writer.write_folder(
+        folder,
+        self.extension.name,
+        self.extension.rules(config),
+        _unflatten(extra),
+        dtype=dtype,
+        shard_bytes=float('inf'),
+      )
+      if self.extension.fields:
+        files.write_json(
+          {name: getattr(config, name) for name in self.extension.fields},
+          folder / f'{self.extension.name}.json',
+          indent=2,
+        )
+    safetensors_writer.write_folder(
+      folder,
+      self.weights,
+      self.rules(config),
+      _unflatten(flat),
+      dtype=dtype,
+      shard_bytes=shard_bytes,
+      config=content,
+    )
+
+  def parameter_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
+    """Returns '/'-joined path -> shape of every parameter."""
+    flat = _flatten(self.abstract_params(config))
+    return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def abstract_init(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> Any:
+  """Returns the shapes of a module's parameters without computing any."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(module.init, key, *inputs)['params']
+
+
+def ignore(*prefixes: str) -> Callable[[str], str | None]:
+  """Returns a `ModelFormat.rename` that drops keys with these prefixes."""
+  return lambda key: None if key.startswith(prefixes) else key
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the JSON object in a file.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: the file contains something else.
+  """
+  found = files.read_json(path)
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} does not contain a JSON object; copy it again')
+  return found
+
+
+def check_class(
+  found: Mapping[str, Any], name: str, path: str, supported: str = ''
+) -> None:
+  """Raises ValueError unless a config.json is for the class `name`."""
+  if found.get('_class_name', name) != name:
+    raise ValueError(
+      f'{path} describes a {found["_class_name"]}: only {name} can be loaded'
+      + (supported and f'; {supported}')
+    )
+
+
+def check_fixed(
+  found: Mapping[str, Any],
+  fixed: Mapping[str, Any],
+  path: str,
+  *,
+  required: bool = False,
+) -> None:
+  """Raises ValueError for options whose value is not the supported one.
+
+  Args:
+    found: Content of the file.
+    fixed: Name -> the only supported value.
+    path: Name of the file, for messages.
+    required: An absent option is an error; else it has the supported value.
+  """
+  wrong = [
+    f'{key} = {found.get(key)!r}: only {value!r} is supported'
+    for key, value in fixed.items()
+    if found.get(key, None if required else value) != value
+  ]
+  if wrong:
+    raise ValueError(f'{path} has {"; ".join(wrong)}')
+
+
+# Published name -> (our name, default). A type (int, float or list) in place
+# of the default makes the field required.
+Fields = Mapping[str, tuple[str, Any]]
+
+
+def read_fields(
+  found: Mapping[str, Any], fields: Fields, path: str
+) -> dict[str, Any]:
+  """Returns our name -> value of the fields in a config.json.
+
+  Integers, floats and lists of integers must be positive; other defaults
+  admit any value. Lists become tuples.
+
+  Args:
+    found: Content of the file.
+    fields: Description of the fields.
+    path: Name of the file, for messages.
+
+  Raises:
+    ValueError: required fields are missing, or a size is not positive.
+  """
+  missing = [
+    name
+    for name, (_, default) in fields.items()
+    if isinstance(default, type) and name not in found
+  ]
+  if missing:
+    raise ValueError(f'{path} lacks {", ".join(missing)}')
+  out = {}
+  for name, (ours, default) in fields.items():
+    value = found.get(name, default)
+    kind = default if isinstance(default, type) else type(default)
+    legal = _describe_violation(value, kind)
+    if legal:
+      example = '' if kind is default else f', for example {default}'
+      raise ValueError(
+        f'{path}: {name} is {value!r}; it must be {legal}{example}'
+      )
+    out[ours] = tuple(value) if isinstance(value, list) else value
+  return out
+
+
+def write_fields(config: Any, fields: Fields) -> dict[str, Any]:
+  """Returns the inverse of `read_fields`: published name -> value."""
+  values = {name: getattr(config, ours) for name, (ours, _) in fields.items()}
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def construct(config_class: type[Any], path: str, **fields: Any) -> Any:
+  """Returns a config; a ValueError names the file `path` first."""
+  try:
+    return config_class(**fields)
+  except ValueError as e:
+    raise ValueError(f'{path}: {e}') from e
+
+
+def _describe_violation(value: Any, kind: type[Any]) -> str:
+  """Returns what a value of this kind must be, or '' if it is legal."""
+  is_size = lambda n: type(n) is int and n > 0
+  if kind is int:
+    return '' if is_size(value) else 'a whole number above 0'
+  if kind is float:
+    is_legal = type(value) in (int, float) and value > 0
+    return '' if is_legal else 'a number above 0'
+  if kind is list:
+    is_legal = isinstance(value, list) and value and all(map(is_size, value))
+    return '' if is_legal else 'a list of whole numbers above 0'
+  return ''
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+  return traverse_util.flatten_dict(tree, sep='/')
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  return traverse_util.unflatten_dict(flat, sep='/')

@@ -1,0 +1,74 @@
+"""Validates JSON values by msgspec, with one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import re
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+Text = Annotated[str, msgspec.Meta(pattern=r'\S')]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+# msgspec's words and those for users.
+_TERMS = (
+  (r'`|Expected ', ''),
+  (r', got .*', ''),
+  (r" matching regex '\\\\S'", ' that is not blank'),
+  (r'(\w+)\.0\b', r'\1'),
+  (r'\bstr\b', 'a text'),
+  (r'\bint\b', 'a whole number'),
+  (r'\bfloat\b', 'a number'),
+  (r'\bbool\b', 'true or false'),
+  (r'\barray\b', 'a list'),
+  (r'\bobject\b', 'an object'),
+  (r' \| ', ' or '),
+)
+
+
+def convert(value: Any, kind: Any, location: str) -> Any:
+  """Returns a JSON value as an instance of `kind`.
+
+  Args:
+    value: Result of `json.load`.
+    kind: Type that msgspec supports, at most one of them a Struct.
+    location: Name of the value in messages, for example 'entry 3'.
+
+  Raises:
+    ValueError: unknown or missing keys, or a value of another type or range;
+      one line with the location, the key, the value and what is expected.
+  """
+  try:
+    return msgspec.convert(value, kind)
+  except msgspec.ValidationError as e:
+    reason, _, path = str(e).partition(' - at `$')
+  if 'unknown field' in reason:
+    structs = (k for k in get_args(kind) or (kind,) if isinstance(k, type))
+    (keys,) = (
+      s.__struct_fields__ for s in structs if hasattr(s, '__struct_fields__')
+    )
+    unknown = ', '.join(repr(key) for key in value if key not in keys)
+    raise ValueError(
+      f'{location} has the unknown key {unknown}; expected one of'
+      f' {", ".join(keys)}'
+    )
+  if 'missing required' in reason:
+    key = reason.split('`')[1]
+    raise ValueError(f'{location} has no "{key}"')
+  for key, index in re.findall(r'\.(\w+)|\[(\d+)\]', path):
+    value = value[key or int(index)]
+    name = f'"{key}"' if key else f'item {int(index) + 1}'
+    location = f'{name} of {location}'
+  for pattern, term in _TERMS:
+    reason = re.sub(pattern, term, reason)
+  raise ValueError(f'{location} is {_show(value)}; expected {reason}')
+
+
+def _show(value: Any) -> str:
+  """Returns the beginning of a value as JSON."""
+  if isinstance(value, Mapping):
+    return 'an object'
+  text = json.dumps(value, ensure_ascii=False, default=repr)
+  return text if len(text) <= 60 else text[:57] + '...'
