@@ -3,12 +3,12 @@
     python -m benchmarks.codec [--frames=9] [--size=64x96] [--layers=2]
         [--calls=3] [--threads=2] [--cpu_time] [--json=FILE]
 
-needs the environment of `make parity`. Both sides have the same random
-weights, those of CogVideoX's own sizes (of T5 v1.1 XXL with fewer layers), and
-run by turns in one process on the same cores, in float32. Of several calls the
-least counts. On a machine that others use, too, compare with --threads=1
---cpu_time under `taskset -c 0`: with two threads PyTorch waits for the slower
-one after every operation, and the clock on the wall counts the others' work.
+Requires the environment of `make parity`. Both sides have the same random
+weights, of CogVideoX's sizes (T5 v1.1 XXL with fewer layers), and alternate in
+one process on the same cores, in float32. The fastest of several calls counts.
+On a shared machine, use --threads=1 --cpu_time under `taskset -c 0`: with two
+threads PyTorch waits for the slower one after every operation, and wall time
+includes the work of other processes.
 """
 
 from __future__ import annotations
@@ -29,20 +29,26 @@ from ttt_jax.models.text import t5
 from ttt_jax.models.vae import stream as stream_lib
 from ttt_jax.runtime import cli
 
-_FRAMES = flags.DEFINE_integer('frames', 9, 'Frames of the video, 4 n + 1.')
-_SIZE = flags.DEFINE_string('size', '64x96', 'Its height and width.')
-_LAYERS = flags.DEFINE_integer('layers', 2, 'Layers of T5; XXL has 24.')
-_PROMPTS = flags.DEFINE_integer('prompts', 4, 'Texts of 226 tokens.')
-_CALLS = flags.DEFINE_integer('calls', 3, 'Calls of which the least counts.')
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch.')
-_CPU_TIME = flags.DEFINE_bool(
-  'cpu_time', False, 'Processor time of this process in place of the clock.'
+_FRAMES = flags.DEFINE_integer(
+  'frames', 9, 'Number of frames of the video, 4 n + 1.'
 )
-_JSON = flags.DEFINE_string('json', '', 'File for the numbers.')
+_SIZE = flags.DEFINE_string('size', '64x96', 'Height and width of the video.')
+_LAYERS = flags.DEFINE_integer(
+  'layers', 2, 'Number of layers of T5; XXL has 24.'
+)
+_PROMPTS = flags.DEFINE_integer('prompts', 4, 'Number of texts of 226 tokens.')
+_CALLS = flags.DEFINE_integer(
+  'calls', 3, 'Number of timed calls; the fastest counts.'
+)
+_THREADS = flags.DEFINE_integer('threads', 2, 'Number of threads of PyTorch.')
+_CPU_TIME = flags.DEFINE_bool(
+  'cpu_time', False, 'Whether to measure processor time, not wall time.'
+)
+_JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
 
 
-def by_turns(calls: int, ours, theirs) -> tuple[float, float]:
-  """Least seconds of each, after a call of each that compiles."""
+def alternate(calls: int, ours, theirs) -> tuple[float, float]:
+  """Returns the least seconds of each, after a call of each that compiles."""
   ours(), theirs()
   clock = time.process_time if _CPU_TIME.value else time.perf_counter
   times = [], []
@@ -55,7 +61,7 @@ def by_turns(calls: int, ours, theirs) -> tuple[float, float]:
 
 
 def autoencoder(folder: str, frames: int, height: int, width: int):
-  """(name, our call, their call, function of their results) both ways."""
+  """Yields (name, our call, their call) of encoding and of decoding."""
   import diffusers
   import torch
 
@@ -93,14 +99,14 @@ def autoencoder(folder: str, frames: int, height: int, width: int):
 
 
 def text_encoder(folder: str, layers: int, prompts: int):
-  """As `autoencoder`."""
+  """Yields (name, our call, their call) of T5."""
   import torch
   import transformers
 
   torch.manual_seed(0)
   theirs = transformers.T5EncoderModel(
     transformers.T5Config(
-      # XXL but for the depth, and few rows of the table, which is only read.
+      # XXL, except for the depth and the size of the embedding table.
       vocab_size=1000,
       d_model=4096,
       d_kv=64,
@@ -138,13 +144,13 @@ def main(_) -> None:
       for name, ours, theirs in part:
         want = theirs()
         error = np.abs(ours() - want).max() / np.abs(want).max()
-        mine, other = by_turns(_CALLS.value, ours, theirs)
+        our_time, their_time = alternate(_CALLS.value, ours, theirs)
         rows.append(
           dict(
             name=name,
-            jax=mine,
-            torch=other,
-            ratio=other / mine,
+            jax=our_time,
+            torch=their_time,
+            ratio=their_time / our_time,
             error=float(error),
           )
         )

@@ -1,13 +1,13 @@
-"""Time and memory of converting a transformer of the 5B model's shapes.
+"""Measures converting a transformer of the 5B model: time and memory.
 
     python -m benchmarks.convert --layers=2,8 --shard_gb=10
 
-Writes models of random weights with so many of the 42 layers, as
-`save_pretrained` would, and converts each: to our Orbax tree, back, and onto a
-mesh of eight simulated devices. Each conversion is a process of its own, whose
-peak of resident memory the system tells. The bound is that of one process:
-1.3 times the largest file plus 1 GB. Simulated devices have the host's memory
-for theirs; what they hold at the end is taken off.
+Writes models of random weights with the given numbers of the 42 layers, in the
+format of `save_pretrained`, and converts each: to our Orbax tree, back, and
+onto a mesh of eight simulated devices. Each conversion is a separate process,
+whose peak resident memory is measured. The bound per process is 1.3 times the
+largest file plus 1 GB. Simulated devices use the memory of the host; the size
+of the result on them is subtracted.
 """
 
 from __future__ import annotations
@@ -31,18 +31,26 @@ from ttt_jax import convert
 from ttt_jax import sharding
 from ttt_jax.models import dit
 
-_LAYERS = flags.DEFINE_list('layers', ['2', '8'], 'Layers of the models.')
-_SHARD_GB = flags.DEFINE_float('shard_gb', 10.0, 'Largest file.')
-_DTYPE = flags.DEFINE_string('dtype', 'bfloat16', 'Of the files.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'For the models.')
-_ONTO_MESH = flags.DEFINE_string('onto_mesh', None, 'Load this; internal.')
+_LAYERS = flags.DEFINE_list(
+  'layers', ['2', '8'], 'Number of layers of each model.'
+)
+_SHARD_GB = flags.DEFINE_float(
+  'shard_gb', 10.0, 'Maximum size of a file in GB.'
+)
+_DTYPE = flags.DEFINE_string('dtype', 'bfloat16', 'Dtype of the files.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder for the models; a temporary one if not set.'
+)
+_ONTO_MESH = flags.DEFINE_string(
+  'onto_mesh', None, 'Folder of a model to load onto a mesh; internal.'
+)
 
 _GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """A parameter that is drawn when it is written."""
+  """A parameter with random values that are drawn when it is written."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -56,7 +64,7 @@ class Noise:
 
 
 def write(folder: pathlib.Path, layers: int) -> None:
-  """A model of random weights."""
+  """Writes a model of random weights."""
   config = dit.DiTConfig(
     num_layers=layers, mixer='none', base_rows=30, base_columns=45
   )
@@ -70,7 +78,7 @@ def write(folder: pathlib.Path, layers: int) -> None:
 
 
 def onto_mesh(folder: str) -> None:
-  """Loads a transformer over eight devices."""
+  """Loads a transformer onto eight devices."""
   mesh = sharding.make_mesh(dict(data=8))
   _, params = convert.load_dit(
     folder, sharding=functools.partial(sharding.param_sharding, mesh)
@@ -79,7 +87,7 @@ def onto_mesh(folder: str) -> None:
 
 
 def measure(*arguments: str) -> tuple[float, float]:
-  """Seconds and peak GB of a Python process."""
+  """Returns the seconds and peak GB of a Python process."""
   start = time.perf_counter()
   process = subprocess.Popen(
     [sys.executable, '-m', *arguments],
@@ -135,12 +143,12 @@ def main(_) -> None:
         seconds, peak = measure(*arguments)
         print(
           f'  {name:<20} {seconds:6.1f} s, peak {peak:.2f} GB'
-          + (f', {peak - held:.2f} GB beside the result' if held else ''),
+          + (f', {peak - held:.2f} GB without the result' if held else ''),
           flush=True,
         )
       for path in sorted(source.glob('*.safetensors')):
         same = path.read_bytes() == pathlib.Path(back, path.name).read_bytes()
-        print(f'  {path.name} came back {"the same" if same else "CHANGED"}')
+        print(f'  {path.name} was restored {"exactly" if same else "CHANGED"}')
       for path in (source, ours, back):
         shutil.rmtree(path)
   finally:

@@ -7,14 +7,15 @@
 First each kernel is compared with the XLA path in float32 on a short sequence:
 outputs, states and all gradients, with float32 and with bfloat16 tokens. Then,
 with bfloat16 tokens at the sizes of the model, the forward pass and forward
-with backward are timed one after the other (two of them need not fit): the
-kernel, the XLA path and, where installed, at the same width and length,
+with backward are timed one after the other (so that only one must fit into
+memory): the kernel, the XLA path and, where installed, at the same width and
+length,
 
     flash-linear-attention   its TTT-Linear (it has no TTT-MLP), Gated DeltaNet
     mamba-ssm                Mamba 2, with a state of 128
 
-(pip install torch flash-linear-attention mamba-ssm). The least of the repeats
-counts. --shapes prints what would be timed, and needs no GPU.
+(pip install torch flash-linear-attention mamba-ssm). The fastest of the repeats
+counts. --shapes prints the calls that would be timed, without a GPU.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ import pallas_kernels
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
 
-# dtype of the tokens -> sizes and tolerance of the check against float32; the
-# last mini-batch is not full. Rounding of operands is all that differs.
+# Dtype of the tokens -> sizes and tolerance of the check against float32; the
+# last mini-batch is not full. The results differ only by rounding of operands.
 CHECKS = {
   'float32': (Spec(1, 4, 1000, 32, 128), 1e-4),
   'bfloat16': (Spec(1, 4, 1000, 64, 256), 5e-2),
@@ -95,7 +96,7 @@ def check(op: str, dtype: str) -> float:
 
 
 def time_jax(op: str, name: str, spec: Spec, both: bool) -> Callable[[], None]:
-  """Returns a function that runs one call to its end, already compiled."""
+  """Returns a function that runs one compiled call and waits for its end."""
   function = functools.partial(load(op, name), mini_batch=spec.mini_batch)
   shapes = specs_of(op).shapes(spec)
 
@@ -131,7 +132,7 @@ def time_jax(op: str, name: str, spec: Spec, both: bool) -> Callable[[], None]:
 
 
 def time_torch(name: str, spec: Spec, both: bool) -> Callable[[], None]:
-  """Returns a function that runs one call of a PyTorch kernel to its end.
+  """Returns a function that runs a PyTorch kernel and waits for its end.
 
   Raises:
     ImportError: the package is not installed.
@@ -189,7 +190,7 @@ def time_torch(name: str, spec: Spec, both: bool) -> Callable[[], None]:
 
 
 def measure(run: Callable[[], None], repeats: int) -> float:
-  """Returns the least milliseconds of a run, after one that does not count."""
+  """Returns the least milliseconds of a run, after one that is not timed."""
   run()
   best = float('inf')
   for _ in range(repeats):
@@ -200,7 +201,7 @@ def measure(run: Callable[[], None], repeats: int) -> float:
 
 
 def candidates(flags: argparse.Namespace, spec: Spec, both: bool):
-  """Yields (name, function that prepares the run) of all that is timed."""
+  """Yields (name, function that prepares the run) of each timed call."""
   skip = flags.skip.split(',')
   for op in flags.ops.split(','):
     for name in ('pallas_gpu', 'xla'):
@@ -212,7 +213,7 @@ def candidates(flags: argparse.Namespace, spec: Spec, both: bool):
 
 
 def time_all(flags: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-  """Returns a row of the table for each candidate at one spec; prints them."""
+  """Prints and returns a row of the table for each candidate at one spec."""
   rows = {}
   for which in PASSES:
     for title, prepare in candidates(flags, SPECS[name], which == 'both'):
@@ -241,16 +242,30 @@ def print_shapes(flags: argparse.Namespace) -> None:
 
 
 def main() -> int:
-  """Runs what the flags say; returns the exit status."""
+  """Runs the checks and timings; returns the exit status."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('--specs', default='paper_3s,paper_63s')
-  parser.add_argument('--ops', default='ttt_mlp,ttt_linear')
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument('--skip', default='', help='of xla, torch, pallas_gpu')
-  parser.add_argument('--json', type=pathlib.Path)
-  parser.add_argument('--shapes', action='store_true')
+  parser.add_argument(
+    '--specs', default='paper_3s,paper_63s', help='Comma-separated sizes.'
+  )
+  parser.add_argument(
+    '--ops', default='ttt_mlp,ttt_linear', help='Comma-separated ops.'
+  )
+  parser.add_argument(
+    '--repeats', type=int, default=5, help='Number of timed calls.'
+  )
+  parser.add_argument(
+    '--skip',
+    default='',
+    help='Implementations to skip: any of xla, torch, pallas_gpu.',
+  )
+  parser.add_argument(
+    '--json', type=pathlib.Path, help='File to write the numbers to.'
+  )
+  parser.add_argument(
+    '--shapes', action='store_true', help='Print the calls and exit.'
+  )
   flags = parser.parse_args()
   unknown = set(flags.specs.split(',')) - set(SPECS)
   if unknown:
@@ -260,8 +275,8 @@ def main() -> int:
     return 0
   if jax.default_backend() != 'gpu':
     print(
-      f'no GPU: jax runs on {jax.default_backend()!r} here. --shapes shows'
-      ' what would be timed; pallas_kernels.tools.compile_gpu compiles without one',
+      f'no GPU: jax runs on {jax.default_backend()!r} here. --shapes prints the'
+      ' calls; pallas_kernels.tools.compile_gpu compiles without a GPU',
       file=sys.stderr,
     )
     return NO_GPU

@@ -1,4 +1,4 @@
-"""Draws the named guidance schedules.
+"""Plots the named guidance schedules.
 
 python -m benchmarks.guidance_plot docs/guidance.png
 """
@@ -22,7 +22,7 @@ _STEPS = 50
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
-    raise app.UsageError('give one argument: the PNG file to write')
+    raise app.UsageError('expected one argument: the PNG file to write')
   timesteps = sampling_schedule.from_name(steps=_STEPS).timesteps
   figure, axes = pyplot.subplots(figsize=(7, 3), layout='constrained')
   for name, style in (

@@ -1,10 +1,10 @@
-"""Seconds a denoising step at 3, 9, 30 and 63 seconds of video.
+"""Measures a denoising step at 3, 9, 30 and 63 seconds of video.
 
     python -m benchmarks.sampling --workdir=demo [--json=FILE]
 
-Linear growth is the claim of the architecture: a token of the 63-second video
-should cost what a token of the 9-second one does. Times are the least of a few
-calls in one process; every step has guidance, that is a batch of two.
+The architecture promises linear growth: a token of the 63-second video should
+cost as much as a token of the 9-second one. Times are the least of a few calls
+in one process; every step uses guidance, with a batch of two.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from ttt_jax.models import dit
 from ttt_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of a trained model.')
-_JSON = flags.DEFINE_string('json', '', 'File for the numbers.')
-_CALLS = flags.DEFINE_integer('calls', 5, 'Calls of which the least counts.')
+_JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
+_CALLS = flags.DEFINE_integer(
+  'calls', 5, 'Number of timed calls; the fastest counts.'
+)
 
 
 def least_seconds(call, calls: int) -> float:
-  """Of `calls` calls, after one that compiles."""
+  """Returns the seconds of the fastest call, after one that compiles."""
   jax.block_until_ready(call())
   times = []
   for _ in range(calls):
@@ -74,7 +76,7 @@ def main(_) -> None:
     )
   at_9 = rows[1]['step_seconds'] / rows[1]['tokens']
   table = rich_table.Table(title='one denoising step with guidance')
-  for name in ('video', 'tokens', 'seconds', 'a token, 9 s = 1', 'decoding'):
+  for name in ('video', 'tokens', 'seconds', 'per token, 9 s = 1', 'decoding'):
     table.add_column(name, justify='right')
   for row in rows:
     row['per_token_to_9s'] = row['step_seconds'] / row['tokens'] / at_9

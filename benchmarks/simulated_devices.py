@@ -1,10 +1,10 @@
-"""What it costs to split a training step over eight simulated CPU devices.
+"""Measures the overhead of splitting a training step over simulated devices.
 
     python -m benchmarks.simulated_devices
 
-The same batch on one device and on meshes of eight, which share the same
-cores: all that is more than the time of one device is overhead of splitting,
-collectives among it. It says nothing of the speed of chips and links.
+Runs the same batch on one CPU device and on meshes of eight, which share the
+same cores: any time beyond that of one device is overhead of splitting,
+including collectives. The speed of chips and links is not simulated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _step(config, mesh):
 
 
 def main() -> None:
-  """Prints a table: seconds of a forward and backward pass by mesh."""
+  """Prints the seconds of a forward and backward pass for each mesh."""
   config = dit.DiTConfig(
     model_dim=128,
     num_heads=8,
@@ -65,7 +65,8 @@ def main() -> None:
   )
   params = dit.init_params(config, jax.random.key(0))
   print(
-    '| data | sp | seconds | to one device |\n| ---: | ---: | ---: | ---: |'
+    '| data | sp | seconds | relative to one device |\n'
+    '| ---: | ---: | ---: | ---: |'
   )
   first = None
   for data, sp in _MESHES:

@@ -1,10 +1,11 @@
-"""Our transformer against diffusers', in one process, by turns.
+"""Compares the speed of our transformer with diffusers'.
 
     .venv-parity/bin/python -m benchmarks.transformer --heads=30 --layers=2
 
-`make parity` makes the environment. Both have the same weights, sizes and
+`make parity` creates the environment. Both have the same weights, sizes and
 inputs: the width of CogVideoX-2B with a few of its layers, one segment of 13
-latent frames. Forward passes in float32; the least of a few calls each.
+latent frames. Forward passes in float32 alternate in one process; the least of
+a few calls each counts.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ import torch
 from ttt_jax import convert
 from ttt_jax.models import dit
 
-_HEADS = flags.DEFINE_integer('heads', 30, 'Heads of 64: 30 is 2B, 48 is 5B.')
-_LAYERS = flags.DEFINE_integer('layers', 2, 'Layers.')
+_HEADS = flags.DEFINE_integer(
+  'heads', 30, 'Number of heads of 64 features: 30 for 2B, 48 for 5B.'
+)
+_LAYERS = flags.DEFINE_integer('layers', 2, 'Number of layers.')
 _ROWS = flags.DEFINE_integer('rows', 8, 'Token rows of a frame.')
 _COLUMNS = flags.DEFINE_integer('columns', 12, 'Token columns of a frame.')
-_CALLS = flags.DEFINE_integer('calls', 5, 'Calls of which the least counts.')
+_CALLS = flags.DEFINE_integer(
+  'calls', 5, 'Number of timed calls; the fastest counts.'
+)
 
 
 @torch.no_grad()

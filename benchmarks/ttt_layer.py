@@ -3,21 +3,22 @@
     python benchmarks/ttt_layer.py [--shapes=quickstart_63s,benchmark]
         [--repeats=5] [--passes=forward,both] [--threads=1] [--json=FILE]
 
-Both run in this process on the same cores, by turns. --by_core splits the heads
-of JAX's op over a device a core, as a mesh splits them: each device has a thread
-of its own. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives both large pages, which
-Linux hands out faster. On a machine that others use too, compare with
---threads=1: PyTorch waits for its slowest thread after every operation. PyTorch
-runs in two forms: `primal`, step by step what `pallas_kernels/ttt_mlp/xla.py`
-does, and `dual`, the form of the paper's code, which never forms the updated
-weights before it reads (Sun et al. 2024, arXiv:2407.04620, section 2.5). Its
-backward pass is autograd's without recomputation, JAX's recomputes from the
-states: PyTorch spends more memory and fewer products. All in float32.
+Both alternate in this process on the same cores. --by_core splits the heads of
+JAX's op over one device per core, as a mesh does: each device has its own
+thread. GLIBC_TUNABLES=glibc.malloc.hugetlb=1 gives both large pages, which
+Linux provides faster. On a shared machine, compare with --threads=1: PyTorch
+waits for its slowest thread after every operation. PyTorch runs in two forms:
+`primal`, the steps of `pallas_kernels/ttt_mlp/xla.py`, and `dual`, the form of
+the paper's code, which reads without forming the updated weights (Sun et al.
+2024, arXiv:2407.04620, section 2.5). PyTorch's backward pass is autograd's
+without recomputation, JAX's recomputes from the states: PyTorch needs more
+memory and fewer products. All in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -40,13 +41,14 @@ COLUMNS = ('jax', 'torch primal', 'torch dual')
 def torch_ttt_mlp(
   q, k, v, eta, w1, b1, w2, b2, ln_scale, ln_bias, *, mini_batch, dual
 ):
-  """Returns what `pallas_kernels.ttt_mlp` does, for PyTorch tensors.
+  """Computes `pallas_kernels.ttt_mlp` for PyTorch tensors.
+
+  The other arguments are those of `pallas_kernels.ttt_mlp`, weights without B.
 
   Args:
-    q: [B, H, T, D]; T must be a multiple of mini_batch; k, v, eta, the
-      weights (without B) and the norm as for `pallas_kernels.ttt_mlp`.
+    q: [B, H, T, D]; T must be a multiple of mini_batch.
     mini_batch: C.
-    dual: reads with q k^T products instead of the updated weights.
+    dual: whether to read with q k^T products, not with the updated weights.
   """
   import torch
   from torch.nn import functional
@@ -101,11 +103,10 @@ def jax_calls(arguments, cotangent, mini_batch, devices):
   """Returns {'forward': f, 'both': f}, each waiting for its result.
 
   Args:
-    arguments: of the op, arrays; the heads of each are its axis 1, of weights
-      0.
-    cotangent: of out.
+    arguments: arrays of the op; heads are axis 1 of tokens, 0 of weights.
+    cotangent: cotangent of out.
     mini_batch: C.
-    devices: over which the heads are split.
+    devices: number of devices over which the heads are split.
   """
 
   def op(*arguments):
@@ -130,13 +131,13 @@ def jax_calls(arguments, cotangent, mini_batch, devices):
     out, pull = jax.vjp(op, *arguments)
     return out, pull(cotangent)
 
-  place = lambda x, spec: jax.device_put(
+  put = lambda x, spec: jax.device_put(
     x, jax.sharding.NamedSharding(mesh, spec)
   )
   arrays = [
-    place(x, tokens if i < 4 else weights) for i, x in enumerate(arguments)
+    put(x, tokens if i < 4 else weights) for i, x in enumerate(arguments)
   ]
-  cotangent = place(cotangent, tokens)
+  cotangent = put(cotangent, tokens)
   forward, both = jax.jit(op), jax.jit(both)
   return {
     'forward': lambda: jax.block_until_ready(forward(*arrays)),
@@ -169,8 +170,8 @@ def torch_calls(arguments, cotangent, mini_batch, dual):
 def measure(name: str, passes: list[str], repeats: int) -> list[dict]:
   """Returns one row per pass: seconds of every column and their ratios."""
   spec = SPECS[name]
-  whole = -(-spec.tokens // spec.mini_batch) * spec.mini_batch
-  spec = type(spec)(**{**vars(spec), 'tokens': whole})
+  tokens = -(-spec.tokens // spec.mini_batch) * spec.mini_batch
+  spec = dataclasses.replace(spec, tokens=tokens)
   arguments = [x.astype(np.float32) for x in random_arguments(spec).values()]
   cotangent = np.ones_like(arguments[0])
   calls = dict(
@@ -233,42 +234,48 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-  """Measures and prints."""
+  """Prints the table of times."""
   parser = argparse.ArgumentParser(
     description='Times TTT-MLP in JAX against eager PyTorch on CPU.'
   )
   parser.add_argument(
     '--shapes',
     default='quickstart_63s,benchmark',
-    help=f'comma-separated, of {", ".join(SPECS)}',
+    help=f'Comma-separated sizes, any of {", ".join(SPECS)}.',
   )
-  parser.add_argument('--passes', default='forward,both')
-  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument(
+    '--passes', default='forward,both', help='Comma-separated passes.'
+  )
+  parser.add_argument(
+    '--repeats', type=int, default=5, help='Number of timed calls.'
+  )
   parser.add_argument(
     '--threads',
     type=int,
-    help='cores to use (default: all that this process may)',
+    help='Number of cores to use; default: all that are available.',
   )
   parser.add_argument(
-    '--by_core', action='store_true', help='one XLA device a core'
+    '--by_core',
+    action='store_true',
+    help='Split the heads over one XLA device per core.',
   )
-  parser.add_argument('--json', help='also write the rows to this file')
+  parser.add_argument('--json', help='File to write the rows to.')
   flags = parser.parse_args()
   unknown = set(flags.shapes.split(',')) - set(SPECS)
   if unknown:
     sys.exit(
-      f'error: --shapes={",".join(sorted(unknown))}: must be of'
+      f'error: --shapes={",".join(sorted(unknown))}: expected any of'
       f' {", ".join(SPECS)}'
     )
   try:
     import torch
   except ImportError:
     sys.exit(
-      'error: the comparison needs PyTorch: pip install torch==2.13.0 (into'
-      ' an environment of its own, beside jax)'
+      'error: the comparison requires PyTorch: pip install torch==2.13.0 (in a'
+      ' separate environment, next to jax)'
     )
   jax.config.update('jax_platforms', 'cpu')
-  # XLA sizes its thread pool, at its first use, by the cores it may run on.
+  # XLA sizes its thread pool, at its first use, by the available cores.
   cores = sorted(os.sched_getaffinity(0))[-(flags.threads or 0) :]
   os.sched_setaffinity(0, cores)
   threads = len(cores)

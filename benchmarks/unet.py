@@ -1,17 +1,17 @@
-"""Our inflated U-Net against the same mathematics in PyTorch, by turns.
+"""Compares the speed of our inflated U-Net with the same network in PyTorch.
 
     .venv-parity/bin/python -m benchmarks.unet --frames=8 --side=32
 
-`make parity` makes the environment. PyTorch's side is diffusers' U-Net with
-what Tune-A-Video puts into it: sparse-causal and temporal attention, and norms
+`make parity` creates the environment. PyTorch's side is diffusers' U-Net with
+the changes of Tune-A-Video: sparse-causal and temporal attention, and norms
 over all frames. Both have the same weights, float32, and the same inputs:
 
   forward   one call of the network
-  2-D       frames as pictures, diffusers' U-Net as it is
-  step      of tuning: loss, gradients of what trains, AdamW
+  2-D       each frame separately, with diffusers' unchanged U-Net
+  step      one step of tuning: loss, gradients of the trained weights, AdamW
   edit      DDIM inversion, then sampling with guidance, a few steps each
 
-The least of a few calls each, in one process.
+The calls alternate in one process; the fastest of a few counts.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models.unet3d import unet
 
-_FRAMES = flags.DEFINE_integer('frames', 8, 'Frames of the clip.')
-_SIDE = flags.DEFINE_integer('side', 32, 'Rows and columns of its latents.')
-_CHANNELS = flags.DEFINE_list('channels', ['64', '128', '128'], 'By level.')
-_STEPS = flags.DEFINE_integer('steps', 3, 'Of inversion and of sampling.')
-_CALLS = flags.DEFINE_integer('calls', 4, 'Calls of which the least counts.')
+_FRAMES = flags.DEFINE_integer('frames', 8, 'Number of frames of the clip.')
+_SIDE = flags.DEFINE_integer('side', 32, 'Rows and columns of the latents.')
+_CHANNELS = flags.DEFINE_list(
+  'channels', ['64', '128', '128'], 'Channels of each level.'
+)
+_STEPS = flags.DEFINE_integer(
+  'steps', 3, 'Number of steps of inversion and of sampling.'
+)
+_CALLS = flags.DEFINE_integer(
+  'calls', 4, 'Number of timed calls; the fastest counts.'
+)
 
 _TRAINS = re.compile(r'.*/(attn[12]/to_q|attn_temp)/.*')
 _HEADS, _TEXT, _LENGTH, _LR, _GUIDANCE = 8, 64, 77, 3e-5, 12.5
@@ -100,7 +106,7 @@ class ClipNorm(torch.nn.Module):
 
 
 def inflate(model, params, frames):
-  """Makes diffusers' U-Net Tune-A-Video's, with our temporal weights."""
+  """Turns diffusers' U-Net into Tune-A-Video's, with our temporal weights."""
   flat = train_state.flatten(params)
   for name, module in list(model.named_modules()):
     parent, _, child = name.rpartition('.')
@@ -125,7 +131,7 @@ def inflate(model, params, frames):
 
 
 def make(channels):
-  """diffusers' model, and our config and parameters with the same weights."""
+  """Returns diffusers' model, and our config and parameters of its weights."""
   torch.manual_seed(0)
   levels = len(channels)
   theirs = diffusers.UNet2DConditionModel(
@@ -149,7 +155,7 @@ def make(channels):
 
 
 def our_step(config, params, latents, text, noise):
-  """The state of tuning and a jitted step of it."""
+  """Returns a jitted step of tuning and its initial state."""
   flat = train_state.flatten(params)
   trained = {k: v for k, v in flat.items() if _TRAINS.fullmatch(k)}
   frozen = {k: v for k, v in flat.items() if k not in trained}
@@ -187,7 +193,7 @@ def main(_) -> None:
   their_text = torch.tensor(np.concatenate([negative, text]))
 
   def theirs(x, text, t):
-    # Every frame comes with its clip's text.
+    # Every frame gets the text of its clip.
     each = text.repeat_interleave(frames, 0)
     return model(x, torch.full(x.shape[:1], t), each).sample
 
@@ -248,7 +254,7 @@ def main(_) -> None:
       x = ddim_step(x, without + _GUIDANCE * (found - without), a, b)
     return array(x)
 
-  # Before diffusers' U-Net becomes another.
+  # Before `inflate` changes diffusers' U-Net.
   rows = [measure('2-D', our_pictures, their_forward)]
   inflate(model, params, frames)
   trained = [w for w in model.parameters() if w.requires_grad]
@@ -284,13 +290,13 @@ def main(_) -> None:
 
 
 def ddim_step(x, noise, a, b):
-  """From level a to b along the noise found."""
+  """Returns the latents at level b, given those at level a and their noise."""
   clean = (x - (1 - a**2) ** 0.5 * noise) / a
   return b * clean + (1 - b**2) ** 0.5 * noise
 
 
 def measure(name, ours, theirs):
-  """(name, least seconds of each, largest difference of their results)."""
+  """Returns (name, least seconds of each, largest difference of results)."""
   found, want = ours(), theirs()
   error = np.abs(found - want).max() / np.abs(want).max()
   least = dict.fromkeys((ours, theirs), float('inf'))

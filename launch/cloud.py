@@ -13,7 +13,7 @@ import re
 from launch import topology as topology_lib
 
 _CHIPS_PER_HOST = 4
-_ZONE = re.compile(r'[a-z]+(-[a-z]+)+\d+-[a-z0-9]+')
+_ZONE = re.compile(r'[a-z]+(-[a-z]+)+[0-9]+-[a-z0-9]+')
 
 
 @dataclasses.dataclass(frozen=True)

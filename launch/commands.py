@@ -16,6 +16,9 @@ import sys
 
 from absl import flags
 
+# Flags that `define_flags` defines belong to the launcher that calls it.
+flags.disclaim_key_flags()
+
 _MESH = re.compile(r'--config\.mesh\.(data|sp)=(\d+)')
 
 
@@ -33,7 +36,7 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class Syntax:
   """Syntax of a value that another program receives.
 
   Attributes:
@@ -49,48 +52,48 @@ class Format:
 
 # A label of RFC 1123, as Kubernetes and Google Cloud require. It starts with a
 # letter and leaves room for what JobSet and XPK append.
-NAME = Format(
+NAME = Syntax(
   r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?',
   'up to 40 lower-case letters, digits and -, a letter first',
   'my-run',
 )
-PROJECT = Format(
+PROJECT = Syntax(
   r'([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]',
   '6 to 30 lower-case letters, digits and -, a letter first',
   'my-project',
 )
-BUCKET = Format(
+BUCKET = Syntax(
   r'[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]',
   'a bare name of 3 or more lower-case letters, digits, -, _ and .',
   'my-bucket',
 )
-IMAGE = Format(
+IMAGE = Syntax(
   r'[a-z0-9][-a-zA-Z0-9._]*(:\d+)?(/[a-z0-9][-a-z0-9._]*)*'
   r'(:\w[-\w.]{0,127})?(@sha256:[0-9a-f]{64})?',
   'HOST/PROJECT/REPOSITORY/IMAGE:TAG',
   'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1',
 )
-SERVICE_ACCOUNT = Format(
+SERVICE_ACCOUNT = Syntax(
   r'[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?',
   'lower-case letters, digits, - and ., a letter or digit first and last',
   'default',
 )
-RESERVATION = Format(
+RESERVATION = Syntax(
   r'(projects/[-a-z0-9.:]+/reservations/)?[a-z]([-a-z0-9]{0,61}[a-z0-9])?',
   'NAME or projects/PROJECT/reservations/NAME',
   'my-reservation',
 )
-RUNTIME = Format(
+RUNTIME = Syntax(
   r'[a-z0-9][-.a-z0-9]*',
   'lower-case letters, digits, - and .',
   'v2-alpha-tpuv5',
 )
-SLURM_NAME = Format(
+SLURM_NAME = Syntax(
   r'\w[-\w.]*(,\w[-\w.]*)*', 'letters, digits, _, - and .', 'gpu'
 )
 
 
-def check(flag: str, value: str | None, syntax: Format) -> str:
+def check(flag: str, value: str | None, syntax: Syntax) -> str:
   """Returns the value of a flag; raises ValueError if it is not valid."""
   if not value:
     raise ValueError(
@@ -114,7 +117,7 @@ def define_flags(*names: str) -> None:
   )
   for name in names:
     flags.DEFINE_string(name, None, texts[name])
-  flags.DEFINE_bool('dry_run', False, 'Print the commands without running any.')
+  flags.DEFINE_bool('dry_run', False, 'Whether to only print the commands.')
 
 
 def check_action(

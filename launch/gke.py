@@ -170,7 +170,7 @@ def _stages(tpu_slice, stage_flags) -> tuple[str, ...]:
   )
 
 
-def _flag(name: str, syntax: commands.Format) -> str:
+def _flag(name: str, syntax: commands.Syntax) -> str:
   """Returns the value of a flag that an action requires."""
   return commands.check(name, flags.FLAGS[name].value, syntax)
 
@@ -324,7 +324,9 @@ def define_flags() -> None:
   flags.DEFINE_enum('action', None, list(ACTIONS), 'Action to perform.')
   commands.define_flags('name', 'zone', 'project', 'topology')
   flags.DEFINE_string('cluster', None, 'Name of the GKE cluster.')
-  flags.DEFINE_bool('spot', False, 'Spot capacity: cheap, can be pre-empted.')
+  flags.DEFINE_bool(
+    'spot', False, 'Whether to use spot capacity, which can be taken away.'
+  )
   flags.DEFINE_string('reservation', None, 'Name of your reservation.')
   flags.DEFINE_string('image', None, 'Name of the container image.')
   flags.DEFINE_string('bucket', None, 'Bucket that pods see as /bucket.')

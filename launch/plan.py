@@ -49,7 +49,9 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _MESH = flags.DEFINE_string('mesh', None, 'Mesh, such as data:64,sp:4.')
 _MODE = flags.DEFINE_string('mode', 'train', 'Program: train or sample.')
-_SWEEP = flags.DEFINE_bool('sweep', False, 'Compile several candidates.')
+_SWEEP = flags.DEFINE_bool(
+  'sweep', False, 'Whether to compile several candidates.'
+)
 _LIMIT = flags.DEFINE_integer('limit', 3, 'Candidates that a sweep compiles.')
 _JSON = flags.DEFINE_string('json', None, 'JSON file for the results.')
 _CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')

@@ -22,7 +22,7 @@ from absl import flags
 from launch import commands
 from ttt_jax.runtime import cli
 
-_TIME = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d')
+_TIME = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d', re.ASCII)
 _JOB = 'launch/slurm.sbatch'
 
 

@@ -182,8 +182,10 @@ def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_enum('action', None, ACTIONS, 'Action to perform.')
   commands.define_flags('name', 'zone', 'project', 'topology')
-  flags.DEFINE_bool('spot', False, 'Spot capacity: cheap, can be pre-empted.')
-  flags.DEFINE_bool('reserved', False, 'Capacity of your reservation.')
+  flags.DEFINE_bool(
+    'spot', False, 'Whether to use spot capacity, which can be taken away.'
+  )
+  flags.DEFINE_bool('reserved', False, 'Whether to use your reservation.')
   flags.DEFINE_string('runtime', None, 'Software version of the TPU VMs.')
   flags.DEFINE_list('fetch', [], 'gs:// paths to copy to every worker.')
   flags.DEFINE_string('logs', 'logs', 'Local folder for the logs.')

@@ -35,7 +35,7 @@ case "${1:-}" in
       exit 2
     fi
     rm -f run.status
-    echo "$(date -u +%FT%TZ) $*" >> run.log
+    echo "$(date -u +%FT%TZ)$(printf ' %q' "$@")" >> run.log
     # Detached, so that it outlives the connection. `stop` signals only the
     # command itself, so this shell remains to write its status.
     # shellcheck disable=SC2016

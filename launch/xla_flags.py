@@ -175,7 +175,9 @@ def compiler_error(kind: str) -> str | None:
 
 def define_flags() -> None:
   """Defines the flags of this command."""
-  flags.DEFINE_bool('check', False, 'Compile a small program with the flags.')
+  flags.DEFINE_bool(
+    'check', False, 'Whether to compile a small program with the flags.'
+  )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Ops of test-time training, fused and portable: arrays in, arrays out."""
+"""Ops of test-time training and linear recurrences: arrays in, arrays out."""
 
 from pallas_kernels.gated_delta_rule.api import gated_delta_rule
 from pallas_kernels.permute_rows.api import permute_rows

@@ -35,7 +35,7 @@ def check_sequence(
       f'{name} has shape {jnp.shape(first)}: it must have 4 dimensions'
       ' [B, H, T, D], for example (1, 4, 64, 32)'
     )
-  sizes = dict(zip('BHTD', first.shape))
+  sizes: dict[str, int] = dict(zip('BHTD', first.shape))
   if not all(sizes.values()):
     raise ValueError(
       f'{name} has shape {first.shape}: every size of [B, H, T, D] must be'
@@ -54,15 +54,18 @@ def check_sequence(
 
 
 def check_state(
-  state: Mapping[str, tuple[jax.Array, str]], sizes: dict[str, int]
+  shapes: Mapping[str, str],
+  state: Sequence[jax.Array],
+  sizes: dict[str, int],
 ) -> None:
   """Raises ValueError unless each state has its shape, with or without B.
 
   Args:
-    state: name -> (array, letters of its shape without B, such as 'HDK').
+    shapes: name -> letters of the shape without B, such as 'HDK'.
+    state: the arrays, in the order of `shapes`.
     sizes: size by letter; 'K' is taken from the first state that has it.
   """
-  for name, (array, letters) in state.items():
+  for (name, letters), array in zip(shapes.items(), state):
     if jnp.ndim(array) == len(letters) + 1:
       letters = 'B' + letters
     if 'K' in letters and 'K' not in sizes and jnp.ndim(array) == len(letters):
@@ -117,11 +120,14 @@ def batched_state(
 def check_shapes(
   arrays: Mapping[str, tuple[jax.Array, str]],
 ) -> dict[str, int]:
-  """Returns the size of every letter; raises ValueError on a misfit.
+  """Returns the size of every letter.
 
   Args:
     arrays: name -> (array, letters of its shape, such as 'BHTK'); the first
-      array that has a letter decides its size.
+      array that has a letter determines its size.
+
+  Raises:
+    ValueError: an array has another shape or is not floating.
   """
   sizes: dict[str, int] = {}
   for name, (array, letters) in arrays.items():
@@ -153,10 +159,10 @@ def check_chunk(chunk: int) -> None:
 def first_state(
   initial_state: jax.Array | None, shape: Sequence[int], *arrays: jax.Array
 ) -> jax.Array:
-  """Returns the state to start from, float64 if any array is, else float32.
+  """Returns the initial state, float64 if any array is, else float32.
 
   Args:
-    initial_state: the state given; zeros if None.
+    initial_state: initial state of the call; zeros if None.
     shape: shape of the state.
     *arrays: the other arguments of the op.
   """

@@ -1,9 +1,12 @@
-"""Sizes of an inner-loop call, and random arguments of those sizes."""
+"""Sizes of an inner-loop call, and arguments of those sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -41,7 +44,40 @@ SPECS = {
 }
 
 
-def random_sequence(spec: Spec, seed: int) -> dict[str, np.ndarray]:
+def argument_shapes(
+  spec: Spec,
+  dtype: jnp.dtype = jnp.float32,
+  *,
+  weights: Mapping[str, str],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns name -> shape and dtype in the order of the call; weights lack B.
+
+  Args:
+    spec: sizes.
+    dtype: dtype of all arguments.
+    weights: name of each weight -> letters of its shape, such as 'HDK'.
+  """
+  letters = {
+    **dict(q='BHTD', k='BHTD', v='BHTD', eta='BHT'),
+    **weights,
+    **dict(ln_scale='HD', ln_bias='HD'),
+  }
+  sizes = dict(
+    B=spec.batch, H=spec.heads, T=spec.tokens, D=spec.head_dim, K=spec.hidden
+  )
+  return {
+    name: jax.ShapeDtypeStruct([sizes[x] for x in letters[name]], dtype)
+    for name in letters
+  }
+
+
+def random_arguments(
+  spec: Spec,
+  seed: int = 0,
+  deviation: float = 0.02,
+  *,
+  weights: Mapping[str, str],
+) -> dict[str, np.ndarray]:
   """Returns name -> float64 array, distributed like the arguments of a layer.
 
   q, k have unit norm, v - k is of order 1, eta is base_lr * sigmoid / D / C
@@ -50,22 +86,29 @@ def random_sequence(spec: Spec, seed: int) -> dict[str, np.ndarray]:
   Args:
     spec: sizes.
     seed: seed of NumPy's generator.
+    deviation: standard deviation of the weights; the paper initialises with
+      0.02.
+    weights: name of each weight -> letters of its shape, such as 'HDK'.
   """
+  shapes = argument_shapes(spec, weights=weights)
   rng = np.random.default_rng(seed)
-  rows = (spec.batch, spec.heads, spec.tokens)
-  norms = (spec.heads, spec.head_dim)
 
-  def unit():
-    x = rng.standard_normal((*rows, spec.head_dim))
+  def normal(name):
+    return rng.standard_normal(shapes[name].shape)
+
+  def unit(name):
+    x = normal(name)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-  q, k = unit(), unit()
-  gate = 1 / (1 + np.exp(-rng.standard_normal(rows)))
-  return {
-    'q': q,
-    'k': k,
-    'v': k + rng.standard_normal((*rows, spec.head_dim)),
+  arguments = {'q': unit('q'), 'k': unit('k')}
+  gate = 1 / (1 + np.exp(-normal('eta')))
+  arguments |= {
+    'v': arguments['k'] + normal('v'),
     'eta': 0.1 * gate / spec.head_dim / spec.mini_batch,
-    'ln_scale': 1 + 0.1 * rng.standard_normal(norms),
-    'ln_bias': 0.1 * rng.standard_normal(norms),
+    'ln_scale': 1 + 0.1 * normal('ln_scale'),
+    'ln_bias': 0.1 * normal('ln_bias'),
   }
+  rng = np.random.default_rng([seed, 1])
+  for name in weights:
+    arguments[name] = deviation * normal(name)
+  return {name: arguments[name] for name in shapes}

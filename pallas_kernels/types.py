@@ -1,10 +1,11 @@
-"""The arguments of an inner loop, in the groups in which they travel."""
+"""Argument types that all implementations of an inner loop share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
+# An array, or in kernels its reference, block or shape.
+Array = Any
 
 
 class Tokens(NamedTuple):
@@ -20,10 +21,10 @@ class Tokens(NamedTuple):
     eta: step size of each token.
   """
 
-  q: jax.Array
-  k: jax.Array
-  v: jax.Array
-  eta: jax.Array
+  q: Array
+  k: Array
+  v: Array
+  eta: Array
 
 
 class Norm(NamedTuple):
@@ -32,5 +33,5 @@ class Norm(NamedTuple):
   [H, D] in the public functions; each backend repeats or packs them.
   """
 
-  scale: jax.Array
-  bias: jax.Array
+  scale: Array
+  bias: Array

@@ -1,4 +1,4 @@
-"""Rules of placement and errors of meshes that cannot work."""
+"""Rules of sharding, and errors of meshes that do not divide."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_a_mesh_that_divides_passes():
 
 
 def test_parameters_are_split_along_their_largest_divisible_axis():
-  # Sharding rules ask a mesh for its sizes only.
+  # Sharding rules need only the sizes of a mesh.
   mesh = jax.sharding.AbstractMesh((4, 1), sharding.AXES)
   spec = lambda *shape: (
     sharding.param_sharding(mesh, jax.ShapeDtypeStruct(shape, jnp.float32)).spec
@@ -43,8 +43,8 @@ def test_parameters_are_split_along_their_largest_divisible_axis():
   assert spec(42, 256, 512) == P(None, None, 'data')
   assert spec(512, 256) == P('data')
   assert spec(1023, 256) == P(None, 'data')
-  assert spec(1023, 255) == P()  # nothing divides
-  assert spec(64, 64) == P()  # small
+  assert spec(1023, 255) == P()  # Nothing divides.
+  assert spec(64, 64) == P()  # Small.
 
 
 def test_parameters_over_both_axes():
@@ -56,11 +56,11 @@ def test_parameters_over_both_axes():
   )
   P = jax.sharding.PartitionSpec
   assert spec(42, 256, 512) == P(None, None, ('data', 'sp'))
-  assert spec(42, 1022) == P(None, 'data')  # 16 does not divide
+  assert spec(42, 1022) == P(None, 'data')  # 16 does not divide.
   assert spec(1023, 255) == P()
 
 
-def test_batches_arrive_whole():
+def test_batches_arrive_complete():
   mesh = sharding.make_mesh(dict(data=1, sp=1))
   batch = dict(clip=np.arange(4, dtype=np.int32), mean=np.ones((4, 2)))
   put = sharding.put_batch(mesh, batch)
@@ -68,7 +68,7 @@ def test_batches_arrive_whole():
   assert put['mean'].sharding.spec == jax.sharding.PartitionSpec('data')
 
 
-def test_a_mesh_in_words():
+def test_parsing_a_mesh():
   assert sharding.parse_mesh('data:64,sp:4') == dict(data=64, sp=4)
   assert sharding.parse_mesh('sp:2') == dict(data=1, sp=2)
   for wrong in ('', 'data', 'data:0', 'model:2', 'sp:x'):
@@ -76,6 +76,20 @@ def test_a_mesh_in_words():
       sharding.parse_mesh(wrong)
 
 
-def test_a_mesh_that_the_machine_lacks():
+def test_a_mesh_larger_than_the_machine():
   with pytest.raises(ValueError, match='needs 4096 devices; there are'):
     sharding.make_mesh(dict(data=1024, sp=4))
+
+
+def test_lengths_and_heads_that_do_not_split():
+  one = sharding.ShardingPlan()
+  assert one.padded(35, 16) == 35
+  one.check_heads(7)
+  # Sizes only: no device is needed.
+  sharding_plan = sharding.ShardingPlan(
+    jax.sharding.AbstractMesh((1, 4), sharding.AXES)
+  )
+  assert [sharding_plan.padded(n, 16) for n in (1, 64, 65)] == [64, 64, 128]
+  sharding_plan.check_heads(8)
+  with pytest.raises(ValueError, match='6 heads.* 4 devices.*; 2 divides'):
+    sharding_plan.check_heads(6)

@@ -37,7 +37,7 @@ _NEGATIVE = flags.DEFINE_string(
   'negative', '', 'Negative text of the guidance.'
 )
 _INVERSION = flags.DEFINE_bool(
-  'inversion', True, 'Whether to start from the inverted source.'
+  'inversion', True, 'Inverted source as the start, instead of noise.'
 )
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Seed of the initial noise without inversion.'
@@ -51,7 +51,7 @@ _MESH = flags.DEFINE_string(
   'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
 )
 _EMA = flags.DEFINE_bool(
-  'ema', True, 'Whether to use the averaged weights, if any.'
+  'ema', True, 'Averaged weights of a training run instead of the last ones.'
 )
 
 

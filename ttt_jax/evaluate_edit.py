@@ -65,7 +65,7 @@ def main(_) -> None:
   score = clip_score.CLIPScore.load(_CLIP.value)
   # Rejects a prompt that is too long before any video is read.
   texts = [score.embed_text(prompt) for prompt in prompts]
-  edits = []
+  edits: list[dict[str, Any]] = []
   for path, prompt, text in zip(videos, prompts, texts):
     frames = _read(path)
     vectors = score.embed(frames)

@@ -15,44 +15,8 @@ from ttt_jax import token_order
 MAX_SEGMENTS = 200
 
 
-class _Sizes:
-  """Sizes of the latents, which both geometries derive in the same way."""
-
-  height: int
-  width: int
-  spatial_compression: int
-
-  @property
-  def latent_height(self) -> int:
-    return self.height // self.spatial_compression
-
-  @property
-  def latent_width(self) -> int:
-    return self.width // self.spatial_compression
-
-  def _check(self, multiple: int) -> None:
-    """Raises ValueError for a size that is not possible.
-
-    Args:
-      multiple: Number of pixels that must divide height and width.
-    """
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(
-          f'geometry.{field.name} is {value!r}; it must be a positive integer'
-        )
-    for name in ('height', 'width'):
-      value = getattr(self, name)
-      if value % multiple:
-        raise ValueError(
-          f'{name} is {value} pixels; it must be a multiple of {multiple}, for'
-          f' example {max(multiple, value // multiple * multiple)}'
-        )
-
-
 @dataclasses.dataclass(frozen=True)
-class Geometry(_Sizes):
+class Geometry:
   """Sizes and token order of one video.
 
   Attributes:
@@ -83,13 +47,13 @@ class Geometry(_Sizes):
   segment_latent_frames: int = 12
 
   def __post_init__(self):
-    self._check(self.spatial_compression * self.patch_size)
+    _check_sizes(self, self.spatial_compression * self.patch_size)
     unit = self.segment_latent_frames * self.temporal_compression
     if (self.frames - 1) % unit or self.frames == 1:
-      legal = max(1, round((self.frames - 1) / unit)) * unit + 1
+      valid = max(1, round((self.frames - 1) / unit)) * unit + 1
       raise ValueError(
         f'{self.frames} frames are not a number of complete segments; it must'
-        f' be a multiple of {unit} plus 1, for example {legal}'
+        f' be a multiple of {unit} plus 1, for example {valid}'
       )
     if self.segments > MAX_SEGMENTS:
       raise ValueError(
@@ -113,16 +77,18 @@ class Geometry(_Sizes):
       ValueError: the length is not a number of complete segments, or a size
         does not divide; the message names a valid value.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-    defaults.update(sizes)
-    unit = defaults['segment_latent_frames'] * defaults['temporal_compression']
+    latent_frames = sizes.get(
+      'segment_latent_frames', cls.segment_latent_frames
+    )
+    compression = sizes.get('temporal_compression', cls.temporal_compression)
+    unit = latent_frames * compression
     segments = seconds * fps / unit
     if segments < 1 or segments != int(segments):
       segment_seconds = unit / fps
-      legal = max(1, round(segments)) * segment_seconds
+      valid = max(1, round(segments)) * segment_seconds
       raise ValueError(
         f'{seconds:g} seconds are not a number of complete segments; the length'
-        f' must be a multiple of {segment_seconds:g} s, for example {legal:g}'
+        f' must be a multiple of {segment_seconds:g} s, for example {valid:g}'
       )
     return cls(
       frames=int(segments) * unit + 1,
@@ -162,6 +128,14 @@ class Geometry(_Sizes):
   def segments(self) -> int:
     """Number of segments, S."""
     return (self.latent_frames - 1) // self.segment_latent_frames
+
+  @property
+  def latent_height(self) -> int:
+    return self.height // self.spatial_compression
+
+  @property
+  def latent_width(self) -> int:
+    return self.width // self.spatial_compression
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -231,7 +205,7 @@ class Geometry(_Sizes):
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameGeometry(_Sizes):
+class FrameGeometry:
   """Sizes of a video for the U-Net, which encodes each frame on its own.
 
   Attributes:
@@ -255,7 +229,7 @@ class FrameGeometry(_Sizes):
   mini_batch = 1
 
   def __post_init__(self):
-    self._check(self.spatial_compression)
+    _check_sizes(self, self.spatial_compression)
 
   @classmethod
   def from_config(cls, config) -> FrameGeometry:
@@ -281,6 +255,14 @@ class FrameGeometry(_Sizes):
     """Latent frames, F."""
     return self.frames
 
+  @property
+  def latent_height(self) -> int:
+    return self.height // self.spatial_compression
+
+  @property
+  def latent_width(self) -> int:
+    return self.width // self.spatial_compression
+
   def table(self) -> list[tuple[str, str]]:
     """Returns rows (quantity, value) to print."""
     return [
@@ -292,3 +274,25 @@ class FrameGeometry(_Sizes):
       ),
       ('text tokens', f'{self.text_length:,}'),
     ]
+
+
+def _check_sizes(sizes: Geometry | FrameGeometry, multiple: int) -> None:
+  """Raises ValueError for a size that is not possible.
+
+  Args:
+    sizes: Sizes to check.
+    multiple: Number of pixels that must divide height and width.
+  """
+  for field in dataclasses.fields(sizes):
+    value = getattr(sizes, field.name)
+    if not isinstance(value, (int, np.integer)) or value < 1:
+      raise ValueError(
+        f'geometry.{field.name} is {value!r}; it must be a positive integer'
+      )
+  for name in ('height', 'width'):
+    value = getattr(sizes, name)
+    if value % multiple:
+      raise ValueError(
+        f'{name} is {value} pixels; it must be a multiple of {multiple}, for'
+        f' example {max(multiple, value // multiple * multiple)}'
+      )

@@ -47,7 +47,7 @@ _MESH = flags.DEFINE_string(
   'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
 )
 _EMA = flags.DEFINE_bool(
-  'ema', True, 'Whether to use the averaged weights, if any.'
+  'ema', True, 'Averaged weights of a training run instead of the last ones.'
 )
 
 

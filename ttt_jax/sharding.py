@@ -225,7 +225,7 @@ class ShardingPlan:
 
   def by_frames(
     self,
-    function: Callable[..., jax.Array],
+    function: Callable[..., Any],
     params: Any,
     video: jax.Array,
     *others: jax.Array,
@@ -253,7 +253,9 @@ class ShardingPlan:
 
   def _batch(self, x: jax.Array) -> str | None:
     """Mesh axis of the batch; None replicates one that does not divide."""
-    return None if x.shape[0] % self.mesh.shape['data'] else 'data'
+    if self.mesh is None or x.shape[0] % self.mesh.shape['data']:
+      return None
+    return 'data'
 
 
 def _to_heads(z, platform):
@@ -328,7 +330,12 @@ def local_rows(mesh: sharding.Mesh, batch_size: int) -> list[int]:
   """
   indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
   return sorted(
-    {row for (part,) in indices.values() for row in range(batch_size)[part]}
+    {
+      row
+      for index in indices.values()
+      if index is not None
+      for row in range(batch_size)[index[0]]
+    }
   )
 
 

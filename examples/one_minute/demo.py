@@ -25,7 +25,7 @@ from ttt_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
 _MEMORY = flags.DEFINE_bool(
-  'memory', False, 'Whether to compare TTT layers with local attention alone.'
+  'memory', False, 'Comparison of TTT layers with local attention alone.'
 )
 
 _STORIES = 'configs/storyboards'

@@ -101,8 +101,12 @@ def regressions(
 def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_list('chips', list(_HEADS), 'Kinds of TPUs.')
-  flags.DEFINE_bool('check', False, 'Compare the results with the budget.')
-  flags.DEFINE_bool('write', False, 'Write the results to the budget.')
+  flags.DEFINE_bool(
+    'check', False, 'Whether to compare the results with the budget.'
+  )
+  flags.DEFINE_bool(
+    'write', False, 'Whether to write the results to the budget.'
+  )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -256,8 +256,12 @@ def define_flags() -> None:
   flags.DEFINE_string('out', None, 'Markdown file for the table.')
   flags.DEFINE_list('rows', [], 'Prefixes of the names of rows.')
   flags.DEFINE_string('cache', '.plan', 'Folder of compiled programs.')
-  flags.DEFINE_bool('check', False, 'Compare the results with the budget.')
-  flags.DEFINE_bool('write', False, 'Write the results to the budget.')
+  flags.DEFINE_bool(
+    'check', False, 'Whether to compare the results with the budget.'
+  )
+  flags.DEFINE_bool(
+    'write', False, 'Whether to write the results to the budget.'
+  )
 
 
 def main(argv: Sequence[str]) -> int:

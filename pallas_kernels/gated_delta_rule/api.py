@@ -1,4 +1,4 @@
-"""The public function of the gated delta rule: checks, then implementations."""
+"""The public function of the gated delta rule: checks and dispatch."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def gated_delta_rule(
   chunk: int = 64,
   implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Reads from a linear memory that corrects itself, token by token.
+  """Runs the gated delta rule: a linear memory with error correction.
 
       S <- e^g S;  S <- S + beta k (v - S^T k)^T;  o = S^T q
 
   (Gated DeltaNet, Yang et al. 2024, arXiv:2412.06464, equation 10.)
   Differentiable in all arrays in reverse mode, also through the state. Any
-  length. The result does not depend on `chunk` but for rounding.
+  length. The result does not depend on `chunk` except for rounding.
 
   Args:
     q: queries [B, H, T, K], already scaled.
     k: keys [B, H, T, K], already normalised.
     v: values [B, H, T, V].
-    beta: rate at which a token is written, [B, H, T], 0 to 1 (to 2 with
+    beta: strength with which a token is written, [B, H, T], 0 to 1 (to 2 with
       negative eigenvalues).
-    g: log of the decay, [B, H, T], at most 0; -inf forgets everything.
+    g: logarithm of the decay, [B, H, T], at most 0; -inf clears the memory.
     initial_state: S before the first token, [B, H, K, V]; zeros if None.
     chunk: C, tokens whose updates are solved together.
     implementation: None for the best that accepts the arguments, or
@@ -53,8 +53,8 @@ def gated_delta_rule(
     state to continue the sequence.
 
   Raises:
-    ValueError: a shape, a dtype or chunk does not fit.
-    NotImplementedError: the implementation named does not exist.
+    ValueError: a shape, a dtype or chunk is invalid.
+    NotImplementedError: the named implementation does not exist.
   """
   check_shapes(
     {

@@ -1,4 +1,4 @@
-"""The gated delta rule by definition: the yardstick of the others."""
+"""The gated delta rule by definition: the oracle of the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gated_delta_rule(
   *,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes `api.gated_delta_rule` token by token; `chunk` is not used."""
+  """Implements `api.gated_delta_rule` token by token; `chunk` is not used."""
   del chunk
   state = first_state(
     initial_state, (*q.shape[:2], q.shape[-1], v.shape[-1]), q, k, v, beta, g

@@ -1,17 +1,17 @@
 """The gated delta rule in chunks, for any backend.
 
-With d(i, j) = e^(g_{j+1} + ... + g_i), d(i) the decay since the state S that
-the chunk starts from, and tril the part below the diagonal:
+With d(i, j) = e^(g_{j+1} + ... + g_i), d(i) the decay since the initial state S
+of the chunk, and tril the part below the diagonal:
 
     L = tril(beta_i (k_i . k_j) d(i, j))
-    U = (I + L)^-1 beta v            what the tokens would write into S = 0
-    W = (I + L)^-1 beta d(i) k       what they read of S and write back
+    U = (I + L)^-1 beta v            the writes of the tokens if S = 0
+    W = (I + L)^-1 beta d(i) k       the corrections of the writes, W S
     R = U - W S
     o = d(i) q S + (q_i . k_j d(i, j))_{j <= i} R
     S' = d(C) S + (d(C, i) k_i)^T R
 
 (UT transform, Yang et al. 2024, arXiv:2406.06484, section 3.) One triangular
-solve per chunk; all but the last three lines for many chunks at once.
+solve per chunk; all except the last three lines for many chunks at once.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pallas_kernels.xla.chunks import Arrays
 from pallas_kernels.xla.chunks import scan_chunks
 from pallas_kernels.xla.chunks import segment_sums
 
-# e^g is 0 from here on in any float; a finite number keeps 0 * g at 0.
+# Smallest g: e^g is 0 in any float below it, and a finite g keeps 0 * g at 0.
 _LEAST = -1e9
 
 
 class Chunk(NamedTuple):
-  """What a chunk contributes whatever the state; [n, B, H, ...]."""
+  """The parts of a chunk that do not depend on the state; [n, B, H, ...]."""
 
   u: jax.Array  # [C, V]
   w: jax.Array  # [C, K]
@@ -52,7 +52,7 @@ def gated_delta_rule(
   *,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes `api.gated_delta_rule`; reverse-mode differentiable."""
+  """Implements `api.gated_delta_rule`; differentiable in reverse mode."""
   state = first_state(
     initial_state, (*q.shape[:2], q.shape[-1], v.shape[-1]), q, k, v, beta, g
   )
@@ -61,12 +61,12 @@ def gated_delta_rule(
 
 
 def prepare(tokens: Arrays) -> Chunk:
-  """Makes what the state is not needed for."""
+  """Computes the parts of chunks that do not depend on the state."""
   q, k, v, beta, g = (tokens[name] for name in ('q', 'k', 'v', 'beta', 'g'))
   g = jnp.maximum(g, _LEAST)
   sums = segment_sums(g)
   decays = jnp.exp(sums)
-  # From the state before the chunk to each token, and from each to the last.
+  # Decays from the initial state to each token, and from each to the last.
   since_start = jnp.exp(sums[..., 0] + g[..., :1])[..., None]
   until_end = decays[..., -1, :, None]
   c = beta.shape[-1]
@@ -92,7 +92,7 @@ def prepare(tokens: Arrays) -> Chunk:
 
 
 def step(state: jax.Array, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
-  """[B, H, K, V] and a chunk -> the next state and out [B, H, C, V]."""
+  """Returns (next state, out [B, H, C, V]) of a state [B, H, K, V]."""
   written = chunk.u - chunk.w @ state
   out = chunk.q @ state + chunk.pairs @ written
   state = chunk.decay[..., None, None] * state
@@ -100,5 +100,5 @@ def step(state: jax.Array, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
 
 
 def _products(x: jax.Array, y: jax.Array) -> jax.Array:
-  """x_i . y_j for all pairs of a chunk, [..., C, C]."""
+  """Returns x_i . y_j for all pairs of a chunk, [..., C, C]."""
   return jnp.einsum('...ik,...jk->...ij', x, y)

@@ -1,1 +1,1 @@
-"""State space duality, the recurrence of Mamba 2: see `ssd.api`."""
+"""The recurrence of Mamba 2 (state space duality): see `ssd.api`."""

@@ -1,4 +1,4 @@
-"""The public function of Mamba 2's recurrence: checks, then implementations."""
+"""The public function of Mamba 2's recurrence: checks and dispatch."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def ssd(
 
   (Dao & Gu 2024, arXiv:2405.21060, section 6.) Differentiable in all arrays in
   reverse mode, also through the state. Any length. The result does not depend
-  on `chunk` but for rounding.
+  on `chunk` except for rounding.
 
   Args:
     x: inputs [B, H, T, P].
-    dt: step sizes [B, H, T], at least 0; 0 leaves the state alone.
-    a: rates of decay [H], negative.
+    dt: step sizes [B, H, T], at least 0; 0 does not change the state.
+    a: decay rates [H], negative.
     b: input directions [B, G, T, N]; G divides H, and heads H/G g to
       H/G (g + 1) - 1 share those of group g.
-    c: output directions [B, G, T, N].
-    d: weight of the direct path [H]; none if None.
+    c: output directions [B, G, T, N], shared like b.
+    d: weight of the direct path [H]; None omits the path.
     initial_state: h before the first token, [B, H, P, N]; zeros if None.
     chunk: C, tokens that are computed as one product.
     implementation: None for the best that accepts the arguments, or
@@ -52,8 +52,8 @@ def ssd(
     state to continue the sequence.
 
   Raises:
-    ValueError: a shape, a dtype or chunk does not fit.
-    NotImplementedError: the implementation named does not exist.
+    ValueError: a shape, a dtype or chunk is invalid.
+    NotImplementedError: the named implementation does not exist.
   """
   sizes = check_shapes(
     {

@@ -1,4 +1,4 @@
-"""Mamba 2's recurrence by definition: the yardstick of the others."""
+"""Mamba 2's recurrence by definition: the oracle of the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ssd(
   *,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes `api.ssd` token by token; `chunk` is not used."""
+  """Implements `api.ssd` token by token; `chunk` is not used."""
   del chunk
   heads = x.shape[1]
   state = first_state(

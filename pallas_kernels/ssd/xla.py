@@ -1,7 +1,7 @@
 """Mamba 2's recurrence in chunks, for any backend.
 
 With d(i, j) = e^(a (dt_{j+1} + ... + dt_i)) and d(i) the decay since the
-state h that the chunk starts from:
+initial state h of the chunk:
 
     y = (c_i . b_j d(i, j))_{j <= i} dt x + d(i) c h^T
     h' = d(C) h + (dt x)^T (d(C, i) b)
@@ -24,7 +24,7 @@ from pallas_kernels.xla.chunks import segment_sums
 
 
 class Chunk(NamedTuple):
-  """What a chunk contributes whatever the state; [n, B, H, ...]."""
+  """The parts of a chunk that do not depend on the state; [n, B, H, ...]."""
 
   out: jax.Array  # y without the state, [C, P]
   written: jax.Array  # (dt x)^T (d(C, i) b), [P, N]
@@ -43,7 +43,7 @@ def ssd(
   *,
   chunk: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes `api.ssd`; reverse-mode differentiable."""
+  """Implements `api.ssd`; differentiable in reverse mode."""
   state = first_state(
     initial_state, (*x.shape[:2], x.shape[-1], b.shape[-1]), x, dt, a, b, c
   )
@@ -61,13 +61,13 @@ def ssd(
 
 
 def prepare(tokens: Arrays, a: jax.Array) -> Chunk:
-  """Makes what the state is not needed for."""
+  """Computes the parts of chunks that do not depend on the state."""
   x, dt, b, c = (tokens[name] for name in ('x', 'dt', 'b', 'c'))
   heads, groups = x.shape[2], b.shape[2]
   log_decay = a[:, None] * dt
   sums = segment_sums(log_decay)
   decays = jnp.exp(sums)
-  # Products of directions once per group; the decays are the heads' own.
+  # Products of directions are shared by a group; each head has its own decays.
   pairs = jnp.einsum('nbgim,nbgjm->nbgij', c, b)
   share = lambda y: jnp.repeat(y, heads // groups, axis=2)
   x = dt[..., None] * x
@@ -81,7 +81,7 @@ def prepare(tokens: Arrays, a: jax.Array) -> Chunk:
 
 
 def step(state: jax.Array, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
-  """[B, H, P, N] and a chunk -> the next state and y [B, H, C, P]."""
+  """Returns (next state, y [B, H, C, P]) of a state [B, H, P, N]."""
   read = jnp.einsum('bhcn,bhpn->bhcp', chunk.c, state)
   out = chunk.out + chunk.since_start[..., None] * read
   decay = chunk.since_start[..., -1, None, None]

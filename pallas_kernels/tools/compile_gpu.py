@@ -69,7 +69,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 def cuda_directory() -> pathlib.Path | None:
   """Returns the folder whose bin/ contains ptxas, or None."""
   nvidia = importlib.util.find_spec('nvidia')
-  for path in nvidia.submodule_search_locations if nvidia else ():
+  for path in (nvidia and nvidia.submodule_search_locations) or ():
     found = sorted(pathlib.Path(path).glob('*/bin/ptxas'))
     if found:
       return found[0].parents[1]
@@ -139,6 +139,7 @@ def compile_call(
     seconds = time.perf_counter() - start
     kernels = kernel_report(pathlib.Path(folder))
   memory = compiled.memory_analysis()
+  assert memory is not None  # The CUDA compiler always reports it.
   return {
     'op': op,
     'pass': 'both' if backward else 'forward',
@@ -159,7 +160,10 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
   Args:
     folder: folder that XLA dumped to.
   """
-  ptxas = cuda_directory() / 'bin' / 'ptxas'
+  directory = cuda_directory()
+  if directory is None:
+    raise FileNotFoundError(missing())
+  ptxas = directory / 'bin' / 'ptxas'
   launches = {}
   for path in folder.glob('*thunk_sequence.txt'):
     for name, grid, shared in re.findall(
@@ -176,7 +180,7 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
     name = re.search(r'\.entry (\w+)', code)
     if not name or not name[1].startswith('ttt_'):
       continue
-    target = re.search(r'\.target (\w+)', code)[1]
+    target = _search(r'\.target (\w+)', code)
     log = subprocess.run(
       [ptxas, '-v', f'-arch={target}', path, '-o', os.devnull],
       capture_output=True,
@@ -185,14 +189,22 @@ def kernel_report(folder: pathlib.Path) -> dict[str, dict[str, int]]:
     ).stderr
     report[name[1]] = {
       **launches.get(name[1], {}),
-      'registers': int(re.search(r'Used (\d+) registers', log)[1]),
-      'spilled_stores': int(re.search(r'(\d+) bytes spill stores', log)[1]),
-      'spilled_loads': int(re.search(r'(\d+) bytes spill loads', log)[1]),
-      'warps': int(re.search(r'\.reqntid (\d+)', code)[1]) // 32,
+      'registers': int(_search(r'Used (\d+) registers', log)),
+      'spilled_stores': int(_search(r'(\d+) bytes spill stores', log)),
+      'spilled_loads': int(_search(r'(\d+) bytes spill loads', log)),
+      'warps': int(_search(r'\.reqntid (\d+)', code)) // 32,
       'wgmma': code.count('wgmma.mma_async'),
       'mma': code.count('mma.sync'),
     }
   return report
+
+
+def _search(pattern: str, text: str) -> str:
+  """Returns the first group of the first match; ValueError without one."""
+  match = re.search(pattern, text)
+  if match is None:
+    raise ValueError(f'no {pattern!r} in {text[:200]!r}')
+  return match[1]
 
 
 def _h100():

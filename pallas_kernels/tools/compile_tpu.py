@@ -59,6 +59,7 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
   with jax.set_mesh(mesh):
     compiled = jax.jit(function).lower(*arguments).compile()
   memory = compiled.memory_analysis()
+  assert memory is not None  # libtpu always reports it.
   return {
     'hbm': sum(
       getattr(memory, f'{kind}_size_in_bytes')
@@ -95,7 +96,7 @@ def measure(chip: str, op: str, call: str) -> dict[str, Any]:
     facts = json.loads(result.stdout.splitlines()[-1])
     kernels = schedule.read_kernels(folder, op)
   units = tpu_calls.units(op, call)
-  row = {'chip': chip, 'op': op, 'call': call}
+  row: dict[str, Any] = {'chip': chip, 'op': op, 'call': call}
   for kernel in kernels:
     name = 'backward' if 'backward' in kernel.name else 'forward'
     row[name] = round(kernel.cycles / units, 1)

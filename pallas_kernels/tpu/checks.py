@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -11,8 +13,8 @@ from pallas_kernels.tpu.tiling import HEAD_DIMS
 
 
 def check_support(
-  tokens: tuple[jax.Array, ...],
-  others: tuple[jax.Array, ...],
+  tokens: Sequence[jax.Array],
+  others: Sequence[jax.Array],
   mini_batch: int,
   hidden: int,
 ) -> jnp.dtype:

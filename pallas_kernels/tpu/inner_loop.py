@@ -254,7 +254,7 @@ def _backward_kernel(
 
 
 def _token_specs(grid):
-  return Tokens(*[grid.tokens()] * 3, grid.step_sizes())
+  return Tokens(*[grid.tokens()] * 3, eta=grid.step_sizes())
 
 
 def _scratch(grid, state):

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.inner_loss import EPSILON
+from pallas_kernels.types import Array
 from pallas_kernels.types import Norm
 
 # [C, lanes] -> [C, lanes]: the mean over each head's features in all its lanes.
@@ -32,10 +33,10 @@ Mean = Callable[[jax.Array], jax.Array]
 class InnerGradient(NamedTuple):
   """The inner gradient of one mini-batch, and its intermediate values."""
 
-  x: jax.Array  # [C, lanes]
-  r: jax.Array  # [C, lanes]
-  ux: jax.Array  # [C, lanes] mean(u x)
-  g: jax.Array  # [C, lanes]
+  x: Array  # [C, lanes]
+  r: Array  # [C, lanes]
+  ux: Array  # [C, lanes] mean(u x)
+  g: Array  # [C, lanes]
 
 
 class InnerGradientCotangents(NamedTuple):

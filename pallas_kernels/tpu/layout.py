@@ -26,8 +26,8 @@ def to_lanes(x: jax.Array, tiling: Tiling) -> jax.Array:
 def pack_tokens(tokens: Tokens, tiling: Tiling) -> Tokens:
   """Returns q, k, v [B, T, packs 128] and eta [B, T, H] of the kernels."""
   *qkv, eta = tokens
-  qkv = (to_lanes(array, tiling) for array in qkv)
-  return Tokens(*qkv, step_sizes(eta, tiling))
+  qkv = [to_lanes(array, tiling) for array in qkv]
+  return Tokens(*qkv, eta=step_sizes(eta, tiling))
 
 
 def pack_norm(norm: Norm, tiling: Tiling) -> Norm:

@@ -41,7 +41,7 @@ class GridStep:
     return self.index == 0
 
   def valid(
-    self, row: jax.Array | int, shape: tuple[int, int]
+    self, row: jax.Array | int, shape: tuple[int, ...]
   ) -> jax.Array | None:
     """Returns a mask [rows, lanes] of existing tokens; None if all exist.
 
@@ -60,7 +60,7 @@ class GridStep:
     """Returns the index of the step's packs in a state [B, *shape]."""
     sizes = self.grid.state_shape(shape)
     axis = 1 if len(shape) == 2 else 0
-    slices = [slice(None)] * len(shape)
+    slices: list[Any] = [slice(None)] * len(shape)
     slices[axis] = pl.ds(self.pack_block * sizes[axis], sizes[axis])
     return (self.sequence, *slices)
 

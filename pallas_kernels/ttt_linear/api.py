@@ -11,6 +11,7 @@ from pallas_kernels.ttt_linear import pallas_gpu
 from pallas_kernels.ttt_linear import pallas_tpu
 from pallas_kernels.ttt_linear import reference
 from pallas_kernels.ttt_linear import xla
+from pallas_kernels.ttt_linear.specs import WEIGHTS
 from pallas_kernels.types import Norm
 from pallas_kernels.types import Tokens
 
@@ -77,7 +78,7 @@ def ttt_linear(
     {'ln_scale': ln_scale, 'ln_bias': ln_bias},
     mini_batch,
   )
-  check_state({'w': (w, 'HDD'), 'b': (b, 'HD')}, sizes)
+  check_state(WEIGHTS, (w, b), sizes)
   return dispatch(
     'ttt_linear',
     IMPLEMENTATIONS,
@@ -117,7 +118,7 @@ def ttt_linear_inner_losses(
     {'ln_scale': ln_scale, 'ln_bias': ln_bias},
     mini_batch,
   )
-  check_state({'w': (w, 'HDD'), 'b': (b, 'HD')}, sizes)
+  check_state(WEIGHTS, (w, b), sizes)
   return reference.ttt_linear_inner_losses(
     k, v, eta, (w, b), Norm(ln_scale, ln_bias), mini_batch=mini_batch
   )

@@ -67,7 +67,7 @@ def ttt_linear(
   out, state = inner_loop(
     _MODEL,
     tiling,
-    Tokens(*(x.astype(dtype) for x in qkv), eta),
+    Tokens(*(x.astype(dtype) for x in qkv), eta=eta),
     batched_state(weights, (3, 2), batch, jnp.float32),
     norm,
   )

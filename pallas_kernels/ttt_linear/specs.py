@@ -1,52 +1,15 @@
-"""Arguments of `ttt_linear` at the sizes of real models."""
+"""Shapes and random values of the arguments of `ttt_linear`."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import functools
 
-from pallas_kernels.specs import random_sequence
-from pallas_kernels.specs import Spec
+from pallas_kernels import specs
 
-# In the order of the call.
-NAMES = ('q', 'k', 'v', 'eta', 'w', 'b', 'ln_scale', 'ln_bias')
+# Letters of each weight's shape without B, in the order of the call.
+WEIGHTS = {'w': 'HDD', 'b': 'HD'}
+# All arguments in the order of the call.
+NAMES = ('q', 'k', 'v', 'eta', *WEIGHTS, 'ln_scale', 'ln_bias')
 
-
-def shapes(
-  spec: Spec, dtype: jnp.dtype = jnp.float32
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns name -> shape and dtype; states have no B."""
-  rows = (spec.batch, spec.heads, spec.tokens)
-  h, d = spec.heads, spec.head_dim
-  sizes = (
-    (*rows, d),
-    (*rows, d),
-    (*rows, d),
-    rows,
-    (h, d, d),
-    (h, d),
-    (h, d),
-    (h, d),
-  )
-  return {
-    name: jax.ShapeDtypeStruct(size, dtype) for name, size in zip(NAMES, sizes)
-  }
-
-
-def random_arguments(
-  spec: Spec, seed: int = 0, deviation: float = 0.02
-) -> dict[str, np.ndarray]:
-  """Returns name -> float64 array in the order of the call.
-
-  Args:
-    spec: sizes; `hidden` is ignored.
-    seed: seed of NumPy's generator.
-    deviation: standard deviation of weights and biases; the paper initialises
-      with 0.02.
-  """
-  rng = np.random.default_rng([seed, 1])
-  arguments = random_sequence(spec, seed)
-  for name in ('w', 'b'):
-    arguments[name] = deviation * rng.standard_normal(shapes(spec)[name].shape)
-  return {name: arguments[name] for name in NAMES}
+shapes = functools.partial(specs.argument_shapes, weights=WEIGHTS)
+random_arguments = functools.partial(specs.random_arguments, weights=WEIGHTS)

@@ -50,12 +50,12 @@ def ttt_linear(
   """
   batch = tokens.q.shape[0]
   dtype = state_dtype(*tokens, *weights, *norm)
-  norm = batched_state(norm, (2, 2), batch, dtype)
+  norm = Norm(*batched_state(norm, (2, 2), batch, dtype))
   state, out = portable_loop(
     InnerModel(learn, read, backward),
     State(*batched_state(weights, (3, 2), batch, dtype)),
     tokens,
-    Norm(*norm),
+    norm,
     mini_batch,
   )
   return out, tuple(state)

@@ -11,6 +11,7 @@ from pallas_kernels.ttt_mlp import pallas_gpu
 from pallas_kernels.ttt_mlp import pallas_tpu
 from pallas_kernels.ttt_mlp import reference
 from pallas_kernels.ttt_mlp import xla
+from pallas_kernels.ttt_mlp.specs import WEIGHTS
 from pallas_kernels.types import Norm
 from pallas_kernels.types import Tokens
 
@@ -81,7 +82,7 @@ def ttt_mlp(
     {'ln_scale': ln_scale, 'ln_bias': ln_bias},
     mini_batch,
   )
-  _check_state(w1, b1, w2, b2, sizes)
+  check_state(WEIGHTS, (w1, b1, w2, b2), sizes)
   return dispatch(
     'ttt_mlp',
     IMPLEMENTATIONS,
@@ -123,20 +124,7 @@ def ttt_mlp_inner_losses(
     {'ln_scale': ln_scale, 'ln_bias': ln_bias},
     mini_batch,
   )
-  _check_state(w1, b1, w2, b2, sizes)
+  check_state(WEIGHTS, (w1, b1, w2, b2), sizes)
   return reference.ttt_mlp_inner_losses(
     k, v, eta, (w1, b1, w2, b2), Norm(ln_scale, ln_bias), mini_batch=mini_batch
-  )
-
-
-def _check_state(w1, b1, w2, b2, sizes):
-  """Raises ValueError unless the four states match each other and `sizes`."""
-  check_state(
-    {
-      'w1': (w1, 'HDK'),
-      'b1': (b1, 'HK'),
-      'w2': (w2, 'HKD'),
-      'b2': (b2, 'HD'),
-    },
-    sizes,
   )

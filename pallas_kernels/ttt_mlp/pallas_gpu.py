@@ -94,7 +94,7 @@ def ttt_mlp(
   out, state = inner_loop(
     _MODEL,
     tiling,
-    Tokens(*(x.astype(dtype) for x in qkv), eta),
+    Tokens(*(x.astype(dtype) for x in qkv), eta=eta),
     batched_state((w1.mT, b1, w2, b2), (3, 2, 3, 2), batch, jnp.float32),
     norm,
   )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -51,15 +50,18 @@ def residuals_scratch(grid: Grid, state: list[tuple[int, ...]]) -> Residuals:
   grid_step = (grid.steps, grid.packs)
   hidden = (*grid_step, tiling.packing.heads * tiling.mini_batch, state[0][-1])
   tokens = (*grid_step, tiling.mini_batch, LANES)
-  narrow = functools.partial(pltpu.VMEM, dtype=tiling.dtype)
-  wide = functools.partial(pltpu.VMEM, dtype=tiling.wide)
+  narrow = lambda shape: pltpu.VMEM(shape, tiling.dtype)
+  wide = lambda shape: pltpu.VMEM(shape, tiling.wide)
   return Residuals(
-    narrow(w1),
-    wide(b1),
-    narrow(w2),
-    wide(c2),
-    *(narrow(hidden) for _ in range(4)),
-    InnerGradient(*(wide(tokens) for _ in range(4))),
+    w1=narrow(w1),
+    b1=wide(b1),
+    w2=narrow(w2),
+    c2=wide(c2),
+    a=narrow(hidden),
+    slope=narrow(hidden),
+    h=narrow(hidden),
+    curved=narrow(hidden),
+    gradient=InnerGradient(*(wide(tokens) for _ in range(4))),
   )
 
 
@@ -95,9 +97,9 @@ def replay(
       _step(w, h, k, v, step_size, norm, state, residuals)
       for w, h in zip(windows, hidden)
     ]
-    for window, h, (f, step) in zip(windows, hidden, steps):
+    for p, (window, layer, (f, h)) in enumerate(zip(windows, hidden, steps)):
       keys = window.tiling.packing.block_diagonal(window.read(k))
-      update_state(state, window.p, keys, h.a, f, step, window.tiling)
+      update_state(state, p, keys, layer.a, f, h, window.tiling)
 
   _save_state(grid.steps, state, residuals)
 

@@ -61,12 +61,12 @@ def ttt_mlp(
   dtype = state_dtype(*tokens, *weights, *norm)
   w1, b1, w2, b2 = weights
   state = batched_state((w1, b1, w2.mT, b2), (3, 2, 3, 2), batch, dtype)
-  norm = batched_state(norm, (2, 2), batch, dtype)
+  norm = Norm(*batched_state(norm, (2, 2), batch, dtype))
   (w1, b1, w2, b2), out = portable_loop(
     InnerModel(learn, read, backward),
     State(*state),
     tokens,
-    Norm(*norm),
+    norm,
     mini_batch,
   )
   return out, (w1, b1, w2.mT, b2)

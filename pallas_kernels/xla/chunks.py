@@ -1,12 +1,12 @@
-"""Chunked linear recurrences: products inside chunks, a scan between them.
+"""Chunked linear recurrences: products within chunks, a scan between them.
 
     h_0 --step--> h_1 --step--> h_2 ...      one state [B, H, ...] per chunk
         chunk 0       chunk 1
 
-`prepare` makes all that does not need a state for many chunks at once, as
-large products; `step` is what remains. The backward pass is autodiff's. Where
-its residuals would be larger than a budget, chunks are put into groups: only
-the first state of each group is kept, and a group is computed again.
+`prepare` computes everything that does not depend on the state, for many chunks
+at once, as large products; `step` computes the rest. The backward pass is
+autodiff's. If its residuals would exceed a budget, chunks form groups: only the
+first state of each group is kept, and the group is recomputed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from pallas_kernels.xla.mini_batches import group_size
 
-# Bytes of residuals that a backward pass keeps; above, chunks go into groups.
+# Most bytes of residuals that a backward pass keeps without groups of chunks.
 KEPT_BYTES = 512 * 2**20
 
 Arrays = Mapping[str, jax.Array]
@@ -38,19 +38,19 @@ def scan_chunks(
   """Runs a recurrence over a sequence.
 
   Args:
-    prepare: name -> [n, B, H, C, ...] in the state's dtype, to a pytree with
-      the same leading axis n.
-    step: (state, one entry of what `prepare` made) -> (next state, out
+    prepare: function of a mapping, name -> [n, B, H, C, ...] in the state's
+      dtype, to a pytree with the same leading axis n.
+    step: (state, one entry of the result of `prepare`) -> (next state, out
       [B, H, C, V]).
-    state: first state [B, H, ...], in the dtype to compute in.
-    tokens: name -> [B, H, T, ...]. Zeros after the end must leave the state
-      alone. They may be narrower than the state: a group is widened when it is
-      its turn, so that the sequence never is.
+    state: initial state [B, H, ...], in the dtype to compute in.
+    tokens: name -> [B, H, T, ...]. Zeros after the end must not change the
+      state. They may be narrower than the state: one group at a time is
+      widened, so that the complete sequence never is.
     chunk: C, tokens per chunk.
     out_dtype: dtype of the result.
 
   Returns:
-    out [B, H, T, V] and the last state.
+    (out [B, H, T, V], last state).
   """
   length = next(iter(tokens.values())).shape[2]
   chunk = min(chunk, length)
@@ -89,10 +89,10 @@ def scan_chunks(
 
 
 def segment_sums(log_decay: jax.Array) -> jax.Array:
-  """[..., C] -> [..., C, C]: at (i, j) the sum over j < m <= i, -inf if j > i.
+  """Returns [..., C, C]: at (i, j) the sum over j < m <= i, -inf if j > i.
 
-  Summed directly, not as a difference of running sums: after a strong decay
-  those would have lost the digits of the weak ones.
+  Summed directly, not as a difference of cumulative sums, which lose the digits
+  of weak decays after a strong one.
   """
   c = log_decay.shape[-1]
   lower = np.tri(c, dtype=bool)

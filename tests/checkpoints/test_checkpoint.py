@@ -1,4 +1,4 @@
-"""What is saved comes back, and what is damaged is not taken for whole."""
+"""Checkpoints are restored exactly, and damaged ones are detected."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def copied(finished, tmp_path):
 
 
 def _data(folder):
-  """Files of numbers (and of the tree above them)."""
+  """Returns the files with numbers (and with the tree above them)."""
   return [p for p in (folder / 'params').rglob('d/*') if p.is_file()]
 
 
@@ -74,7 +74,7 @@ def _empty_meta(folder):
 @pytest.mark.parametrize(
   'damage', [_truncate, _flip, _other_numbers, _lose, _empty_meta]
 )
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+def test_the_previous_checkpoint_replaces_a_damaged_one(
   finished, copied, damage, capsys
 ):
   damage(copied / 'one/checkpoints/12')
@@ -86,7 +86,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     np.testing.assert_array_equal, jax.device_get(state), finished[1]
   )
   assert (copied / 'one/damaged-12').exists()
-  assert (copied / 'one/checkpoints/12').exists()  # saved anew
+  assert (copied / 'one/checkpoints/12').exists()  # saved again
 
 
 def test_a_step_may_be_damaged_a_second_time(finished, copied):
@@ -102,7 +102,7 @@ def test_a_step_may_be_damaged_a_second_time(finished, copied):
   )
 
 
-def test_sampling_too_falls_back(finished, copied):
+def test_sampling_uses_the_previous_checkpoint_too(finished, copied):
   _truncate(copied / 'one/checkpoints/12')
   with pytest.warns(UserWarning, match='checkpoint 12 .* cannot be read'):
     params, config = checkpoint.load_params(copied, ema=False)
@@ -111,7 +111,7 @@ def test_sampling_too_falls_back(finished, copied):
   assert 0 < np.abs(moved).max() < 0.1
 
 
-def test_no_readable_checkpoint_is_an_error_not_a_fresh_start(copied):
+def test_no_readable_checkpoint_is_an_error(copied):
   for folder in (copied / 'one/checkpoints').iterdir():
     _truncate(folder)
   experiment = fake_training.StandIn(tiny_config.get_config(), copied)
@@ -132,7 +132,7 @@ def test_load_params_merges_the_average(finished):
   assert (plain['readout']['kernel'] != params['readout']['kernel']).any()
 
 
-def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
+def test_a_relative_folder(finished, copied, monkeypatch):
   monkeypatch.chdir(copied.parent)
   params, _ = checkpoint.load_params('w')
   jax.tree.map(
@@ -148,17 +148,17 @@ def test_a_folder_named_from_where_one_stands(finished, copied, monkeypatch):
 
 
 def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
-  """As versions before several processes wrote it."""
+  """Old versions wrote one fingerprint for all items."""
   (path,) = (copied / 'one/checkpoints/12/meta').glob('metadata')
   meta = json.loads(path.read_text())
-  whole = int(checkpoint_format.fingerprint(checkpoint._items(finished[1])))
-  path.write_text(json.dumps(meta | dict(fingerprint=whole)))
+  total = int(checkpoint_format.fingerprint(checkpoint._items(finished[1])))
+  path.write_text(json.dumps(meta | dict(fingerprint=total)))
   state = loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
   assert not (copied / 'one/damaged-12').exists()
   jax.tree.map(
     np.testing.assert_array_equal, jax.device_get(state), finished[1]
   )
-  path.write_text(json.dumps(meta | dict(fingerprint=whole ^ 1)))
+  path.write_text(json.dumps(meta | dict(fingerprint=total ^ 1)))
   with pytest.warns(UserWarning, match='not those that were saved'):
     loop.train(fake_training.StandIn(tiny_config.get_config(), copied))
 
@@ -168,7 +168,7 @@ def test_no_checkpoint_names_the_command(tmp_path):
     checkpoint.load_params(tmp_path)
 
 
-def test_an_unfinished_save_is_no_checkpoint(copied):
+def test_an_unfinished_save_is_ignored(copied):
   folder = copied / 'one/checkpoints'
   (folder / '12').rename(folder / '12.orbax-checkpoint-tmp')
   assert checkpoint.load_data(copied)['batches'] == dict(step=9)
@@ -182,7 +182,7 @@ def test_keep_every(tmp_path):
   assert kept == {'6', '12'}
 
 
-def test_config_differences_are_named_but_for_free_fields():
+def test_differences_of_fields_that_may_not_change_are_listed():
   saved = files.to_json_types(tiny_config.get_config())
   config = tiny_config.get_config()
   config.steps, config.mesh.data, config.data.folder = 99, 2, 'elsewhere'
@@ -196,7 +196,7 @@ def test_config_differences_are_named_but_for_free_fields():
     compatibility.check_config(saved, config, pathlib.Path('w'))
 
 
-def test_inherit_lists_new_parameters_and_refuses_misfits():
+def test_inherit_lists_new_parameters_and_refuses_unknown_ones():
   zeros, ones = np.zeros(2), np.ones(2)
   params, new = state_lib.inherit(
     dict(a=zeros, ttt=dict(w=zeros)), dict(a=ones)
@@ -208,7 +208,7 @@ def test_inherit_lists_new_parameters_and_refuses_misfits():
     state_lib.inherit(dict(a=zeros), dict(a=np.ones(3)))
 
 
-def test_a_full_disk_is_known_by_number_and_by_words():
+def test_a_full_disk_is_recognized_by_number_and_by_text():
   assert disk.is_full(OSError(errno.ENOSPC, 'no'))
   error = ValueError('save failed')
   error.__cause__ = ValueError('x: No space left on device [os_error_code=28]')
@@ -217,13 +217,13 @@ def test_a_full_disk_is_known_by_number_and_by_words():
 
 
 def test_full_disk(tmp_path):
-  """Trains on a file system that has room for one checkpoint only."""
+  """Trains on a file system that can hold only one checkpoint."""
   mount = f'mount -t tmpfs -o size=4m tmpfs {tmp_path}'
   namespace = ['unshare', '--mount', 'sh', '-c']
   try:
     subprocess.run([*namespace, mount], check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):
-    pytest.skip('this machine lets us mount no small file system')
+    pytest.skip('mounting a file system is not permitted')
   train = (
     f'{sys.executable} -m tests.helpers.fake_training --workdir={tmp_path}'
     ' --config=tests/helpers/tiny_config.py --config.model.width=384'

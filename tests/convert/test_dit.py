@@ -25,7 +25,7 @@ def compiled(config):
 
 
 def run(config, params, latents, text, time):
-  """Outputs for diffusers' arrays: frames before channels, one text."""
+  """Returns outputs in diffusers' layout: frames before channels, one text."""
   out = compiled(config)(
     {'params': params},
     np.moveaxis(latents, 2, -1),
@@ -84,7 +84,7 @@ def test_own_numbers(kind, size, fixtures):
     ('sincos', dict(positions='rope')),
   ],
 )
-def test_every_choice_of_the_config_counts(kind, change, fixtures):
+def test_every_option_of_the_config_changes_the_output(kind, change, fixtures):
   config, params = convert.load_dit(fixtures / f'tiny_{kind}')
   arrays = np.load(fixtures / f'tiny_{kind}' / 'numbers.npz')
   given = [arrays[f'other_{name}'] for name in ('latents', 'text', 'time')]
@@ -137,11 +137,11 @@ def test_shards_there_and_back(fixtures, tmp_path):
   again, loaded = convert.load_dit(tmp_path / 'a')
   assert again == config
   convert.save_dit(again, loaded, tmp_path / 'b')
-  one, two = read(source), read(tmp_path / 'b')
-  assert one.keys() == two.keys()
-  for key, value in one.items():
-    assert value.dtype == two[key].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(value, two[key])
+  want, found = read(source), read(tmp_path / 'b')
+  assert want.keys() == found.keys()
+  for key, value in want.items():
+    assert value.dtype == found[key].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(value, found[key])
 
 
 def test_fresh_ttt_layers(fixtures):
@@ -168,11 +168,11 @@ def test_fresh_ttt_layers(fixtures):
 
 
 @pytest.mark.parametrize('mixer', ['ttt_mlp', 'ttt_linear'])
-def test_ttt_layers_are_written_beside(mixer, fixtures, tmp_path):
+def test_ttt_layers_are_written_to_a_second_file(mixer, fixtures, tmp_path):
   source = fixtures / 'tiny_sincos'
   config, params = convert.load_dit(source, mixer=mixer, mini_batch=8)
   assert config.ttt_base_lr == (0.1 if mixer == 'ttt_mlp' else 1.0)
-  # What has been trained is no power of anything.
+  # Trained values are not powers of two.
   ttt = params['layers']['seq']['ttt']
   ttt['w1'] = ttt['w1'] / np.float32(3)
   config = dataclasses.replace(config, gate_init=0.2)
@@ -183,7 +183,7 @@ def test_ttt_layers_are_written_beside(mixer, fixtures, tmp_path):
     np.testing.assert_array_equal(flat(loaded)[path], value)
   plain, without = convert.load_dit(tmp_path / 'out', mixer='none')
   assert plain.mixer == 'none' and '/ttt/' not in str(flat(without).keys())
-  # diffusers finds what it knows.
+  # The file for diffusers has the original keys.
   assert read(tmp_path / 'out').keys() == read(source).keys()
   for wrong in (dict(mini_batch=16), dict(mixer='ttt_nothing')):
     with pytest.raises(ValueError, match='were trained with'):
@@ -203,7 +203,7 @@ def test_types_on_loading_and_saving(fixtures, tmp_path):
   assert {x.dtype for x in read(tmp_path).values()} == {np.dtype(np.float16)}
 
 
-def test_the_whole_model_names_its_transformer(fixtures, tmp_path):
+def test_the_transformer_of_a_complete_model(fixtures, tmp_path):
   shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'transformer')
   config, _ = convert.load_dit(tmp_path)
   assert config == convert.load_dit(fixtures / 'tiny_rope')[0]
@@ -248,14 +248,14 @@ def test_a_config_that_contradicts_the_weights(fixtures, tmp_path):
   assert '25 problem(s)' in str(e.value)
 
 
-def test_what_diffusers_cannot_say(fixtures, tmp_path):
+def test_values_that_diffusers_has_no_field_for(fixtures, tmp_path):
   config, params = convert.load_dit(fixtures / 'tiny_rope')
   config = dataclasses.replace(config, rope_theta=100.0)
   with pytest.raises(ValueError, match='rope_theta is 100.0'):
     convert.save_dit(config, params, tmp_path)
 
 
-def test_nothing_is_replaced(fixtures, tmp_path):
+def test_existing_weights_are_not_replaced(fixtures, tmp_path):
   config, params = convert.load_dit(fixtures / 'tiny_rope')
   convert.save_dit(config, params, tmp_path)
   with pytest.raises(FileExistsError, match='exists and is not replaced'):

@@ -1,4 +1,4 @@
-"""The table of weight names, checked both ways."""
+"""The table of weight names, checked in both directions."""
 
 import weakref
 
@@ -71,7 +71,7 @@ def test_missing_layer():
     rules.import_params(RULES, source, SHAPES, 'f')
 
 
-def test_parameter_that_no_rule_writes():
+def test_a_parameter_without_a_rule():
   with pytest.raises(ValueError, match='tail/kernel'):
     rules.export_params(RULES, {'tail': {'kernel': np.zeros((2, 2))}})
 
@@ -125,15 +125,15 @@ def test_wrong_types_and_mixed_types():
 def test_straight_onto_devices(spec):
   source = tensors()
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
-  where = jax.sharding.NamedSharding(mesh, spec)
+  sharding = jax.sharding.NamedSharding(mesh, spec)
   placed = rules.import_params(
     RULES[:1],
     {k: v for k, v in source.items() if 'blocks' in k},
     {'layers/q/kernel': (12, 3, 2)},
     'f',
     dtype=np.float32,
-    sharding=lambda like: where,
+    sharding=lambda like: sharding,
   )['layers']['q']['kernel']
-  assert placed.sharding.is_equivalent_to(where, 3)
-  plain = [source[f'blocks.{i}.q.weight'].T for i in range(12)]
-  np.testing.assert_array_equal(placed, np.float32(plain))
+  assert placed.sharding.is_equivalent_to(sharding, 3)
+  expected = [source[f'blocks.{i}.q.weight'].T for i in range(12)]
+  np.testing.assert_array_equal(placed, np.float32(expected))

@@ -34,7 +34,7 @@ def read(folder):
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, jnp.bfloat16])
 @pytest.mark.parametrize('shard_bytes', [10**9, 100])
-def test_what_is_written_is_read(tmp_path, dtype, shard_bytes):
+def test_round_trip(tmp_path, dtype, shard_bytes):
   ours = params(dtype=dtype)
   safetensors_writer.write_folder(
     tmp_path, 'm', RULES, ours, shard_bytes=shard_bytes
@@ -92,7 +92,7 @@ def test_a_failure_leaves_no_file(tmp_path):
   assert list(tmp_path.iterdir()) == [mine] and mine.read_text() == 'x'
 
 
-def test_a_type_that_weights_do_not_have(tmp_path):
+def test_a_type_that_weights_cannot_have(tmp_path):
   with pytest.raises(ValueError, match='head/kernel has type int32; .*float32'):
     safetensors_writer.write_folder(
       tmp_path, 'm', RULES, dict(head=dict(kernel=np.ones((2, 5), np.int32)))

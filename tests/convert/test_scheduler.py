@@ -33,7 +33,7 @@ def load(tmp_path, **changes):
   return stable_diffusion.load_scheduler(tmp_path)
 
 
-def test_the_two_released_ones(tmp_path):
+def test_the_two_released_schedulers(tmp_path):
   assert load(tmp_path) == ('cogvideox_dpm', 1.0)
   changes = {
     '_class_name': 'CogVideoXDDIMScheduler',
@@ -56,13 +56,13 @@ def test_the_two_released_ones(tmp_path):
     ),
   ],
 )
-def test_what_is_refused(tmp_path, changes, message):
+def test_refusals(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message) as e:
     load(tmp_path, **changes)
   assert '\n' not in str(e.value)
 
 
-def test_no_file(tmp_path):
+def test_a_missing_or_invalid_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='scheduler_config.json'):
     stable_diffusion.load_scheduler(tmp_path)
   (tmp_path / stable_diffusion.SCHEDULER).write_text('[]')

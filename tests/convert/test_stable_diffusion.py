@@ -54,7 +54,7 @@ def abstract(config):
 
 
 def scrambled(config):
-  """Random parameters, each of them different."""
+  """Returns random parameters, each of them different."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
@@ -86,7 +86,7 @@ def test_there_and_back_is_exact(tiny, tmp_path, part):
     json.loads((folder / part / 'config.json').read_text())
     for folder in (tiny, tmp_path)
   )
-  # What we do not write is a default, or says nothing of the function.
+  # Fields that we do not write are defaults, or do not change the function.
   for key in ours.keys() & theirs.keys():
     assert ours[key] == theirs[key], key
   with pytest.raises(FileExistsError, match='is not replaced'):
@@ -102,7 +102,7 @@ def test_a_tuned_model_and_its_temporal_attention(golden, tmp_path, dtype):
   assert found_config == config
   equal(found, params)
   assert len(list(tmp_path.glob('diffusion_pytorch_model-*'))) > 1
-  # The names of diffusers and of the reference.
+  # The names of diffusers and of Tune-A-Video.
   for name in ('diffusion_pytorch_model', 'temporal_extra'):
     want = safetensors_numpy.load_file(
       golden('tav_unet2d') / f'{name}.safetensors'
@@ -122,7 +122,7 @@ def test_fresh_temporal_attention_is_seeded(tiny):
   block = lambda params: params['mid_block_attentions_0']['block']
   a, b = block(load(seed=3)), block(load(seed=3))
   equal(a, b)
-  # The type of the files for what they have; fresh parameters are float32.
+  # Parameters keep the type of the files; initial values are float32.
   assert a['attn1']['to_q']['kernel'].dtype == np.float16
   assert a['attn_temp']['to_q']['kernel'].dtype == np.float32
   assert np.any(
@@ -142,11 +142,11 @@ def test_straight_onto_a_mesh(tiny):
     equal(params, load(tiny)[1])
 
 
-def test_what_is_predicted(copy, tmp_path):
+def test_prediction(copy, tmp_path):
   load = lambda folder: convert.load_unet(folder, temporal=False)
   config, params = load(copy)
   assert config.prediction == 'v_prediction'
-  # Out of its place it says so itself.
+  # Without a scheduler, config.json contains the prediction.
   convert.save_unet(config, params, tmp_path / 'alone')
   assert load(tmp_path / 'alone')[0] == config
   change(copy / 'scheduler/scheduler_config.json', prediction_type='epsilon')
@@ -245,7 +245,7 @@ def test_other_generations(copy, name, title):
     *(load for load, _, _ in PARTS.values()),
     stable_diffusion.load_schedule,
     registry.find_parts,
-    # Training reads the folder in its config.
+    # The config of training reads the folder.
     lambda folder: tune_a_video.get_config(str(folder)),
   ):
     with pytest.raises(ValueError, match=f'is Stable Diffusion {title} '):

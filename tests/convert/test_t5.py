@@ -69,7 +69,7 @@ def test_straight_onto_a_mesh(tiny):
   assert config.dtype == 'float32'
 
 
-def test_a_whole_t5_gives_its_encoder(copy):
+def test_the_encoder_of_a_complete_t5(copy):
   path = copy / 'model.safetensors'
   tensors = safetensors_numpy.load_file(path)
   more = {
@@ -113,7 +113,7 @@ def test_missing_and_damaged(copy):
     load_t5(copy)
 
 
-def test_integers_are_no_weights(copy):
+def test_integers_are_not_weights(copy):
   path = copy / 'model.safetensors'
   tensors = safetensors_numpy.load_file(path)
   tensors['shared.weight'] = tensors['shared.weight'].astype(np.int32)

@@ -48,13 +48,13 @@ def test_straight_onto_a_mesh(params, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, found)
 
 
-def test_a_folder_is_not_written_twice(params, tmp_path):
+def test_existing_weights_are_not_replaced(params, tmp_path):
   save_vae(CONFIG, params, tmp_path)
   with pytest.raises(FileExistsError, match='is not replaced'):
     save_vae(CONFIG, params, tmp_path)
 
 
-def test_a_shard_that_is_gone_and_integers(params, tmp_path):
+def test_a_missing_shard_and_integers(params, tmp_path):
   save_vae(CONFIG, params, tmp_path, shard_bytes=9_000)
   path = sorted(tmp_path.glob('*.safetensors'))[1]
   tensors = safetensors_numpy.load_file(path)

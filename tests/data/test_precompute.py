@@ -284,7 +284,7 @@ def test_the_vae_reads_pixels_in_minus_one_to_one_and_compiles_twice(
     config: video_encoder.causal3d.CausalVAEConfig
     dtype: str
 
-    def encode_window(self, frames, cache):
+    def encode_chunk(self, frames, cache):
       traces.append(frames.shape)
       gain = self.variables['params']['gain']
       small = frames[:, ::4, ::8, ::8]

@@ -71,7 +71,7 @@ def test_one_batched_call_equals_two():
   )
 
 
-def test_without_negative_there_is_one_plain_call():
+def test_without_negative_text_there_is_one_plain_call():
   x, text, negative, t = _inputs()
   calls = []
   apply = _apply(calls)

@@ -1,4 +1,4 @@
-"""DDIM inversion against Tune-A-Video's, and there and back."""
+"""DDIM inversion against Tune-A-Video's, and sampling after it."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SHAPE = (2, 3, 2, 2, 4)
 
 
 def network(a, b):
-  """What the golden file's network predicts, channels last."""
+  """Returns the golden file's network, channels last."""
   return lambda x, t, scale: a * x + b * t[:, None, None, None, None] / 1000
 
 
@@ -25,7 +25,7 @@ def _io(golden):
     return {k: v for k, v in io.items() if k.startswith(('inv_', 'ddim_'))}
 
 
-def test_grid_of_the_reference(io):
+def test_schedule_of_the_reference(io):
   schedule = sampling_schedule.leading(50)
   np.testing.assert_array_equal(schedule.timesteps, io['inv_timesteps'])
   times = io['inv_timesteps']
@@ -72,8 +72,8 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
-def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
-  # A network that knows the answer is told the same from both ends of a step.
+def test_sampling_inverts_the_inversion_of_a_perfect_network(name):
+  # A network that knows the answer predicts the same at both ends of a step.
   schedule = SCHEDULES[name]
   rng = np.random.default_rng(0)
   x0, noise = rng.normal(size=(2, *SHAPE))
@@ -114,7 +114,7 @@ def test_sampling_undoes_the_inversion_of_what_the_network_knows(name):
 
 
 @pytest.mark.parametrize('prediction', schedule_lib.PREDICTIONS)
-def test_the_way_back_is_nearer_with_more_steps(prediction):
+def test_more_steps_make_sampling_closer_to_the_inverse(prediction):
   start = jax.random.normal(jax.random.key(0), SHAPE)
 
   def run(x, t, scale):
@@ -138,7 +138,7 @@ def test_the_way_back_is_nearer_with_more_steps(prediction):
   assert many < few / 5 and many < 0.05
 
 
-def test_both_predictions_are_one_network():
+def test_both_predictions_describe_one_network():
   schedule = sampling_schedule.leading(10)
   noise = lambda x, t, scale: 0.3 * x + scale
   a, s = schedule.next_alpha, np.sqrt(1 - schedule.next_alpha**2)
@@ -155,7 +155,7 @@ def test_both_predictions_are_one_network():
   np.testing.assert_allclose(found, want, atol=1e-5)
 
 
-def test_progress():
+def test_on_step_reports_every_step():
   seen = []
   schedule = sampling_schedule.leading(5)
   inversion.invert(
@@ -175,15 +175,17 @@ def test_errors():
     jnp.ones(SHAPE),
     sampling_schedule.leading(5),
   )
-  with pytest.raises(ValueError, match=r'shape \(4,\) for 5 steps'):
+  with pytest.raises(ValueError, match=r'shape \(4,\) for 5 sampling steps'):
     inversion.invert(run, x, schedule, np.ones(4))
   for call in (
     lambda: inversion.invert(run, x, schedule, np.ones(5), prediction='sample'),
     lambda: inversion.as_velocity(run, 'sample'),
   ):
-    with pytest.raises(ValueError, match="'sample'; legal are epsilon, v_"):
+    with pytest.raises(
+      ValueError, match="'sample'; expected one of epsilon, v_"
+    ):
       call()
   with pytest.raises(ValueError, match='must be 1 to 1000'):
     sampling_schedule.leading(0)
-  with pytest.raises(ValueError, match='1000 steps from timestep 1 on go bey'):
+  with pytest.raises(ValueError, match='1000 steps from timestep 1 on exceed'):
     sampling_schedule.leading(1000)

@@ -1,4 +1,4 @@
-"""The training loss, its draws, and the text dropout."""
+"""The training loss, its random draws, and text dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def test_a_perfect_network_has_no_loss_at_any_timestep():
   assert loss == 0 and np.all(aux['per_sample_loss'] == 0)
 
 
-def test_the_last_timestep_shows_the_network_noise_alone():
+def test_the_last_timestep_is_pure_noise():
   x0, noise = _normal(0), _normal(1)
 
   def network(x, t):
@@ -137,7 +137,7 @@ def test_timesteps_are_uniform(stratified):
   )
   drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
   assert drawn.min() == 0 and drawn.max() == 999
-  # Every place of the batch sees the whole range.
+  # Every row of the batch has the complete range.
   counts = np.stack(
     [np.bincount(column * 10 // 1000, minlength=10) for column in drawn.T]
   )
@@ -164,7 +164,7 @@ def test_posterior_has_its_mean_and_deviation():
   )
 
 
-def test_text_is_dropped_whole_and_at_the_rate():
+def test_complete_texts_are_dropped_at_the_rate():
   batch = 5000
   text = _normal(0, (batch, 2, 3, 4))
   null = _normal(1, (3, 4))
@@ -183,13 +183,13 @@ def test_text_is_dropped_whole_and_at_the_rate():
   )
 
 
-def test_buckets_add_up():
+def test_bins_add_up():
   losses = jnp.array([1.0, 2.0, 4.0, 8.0])
   timesteps = jnp.array([0, 99, 100, 999])
   sums, counts = objective.loss_by_timestep(losses, timesteps)
   np.testing.assert_array_equal(sums, [3, 4, 0, 0, 0, 0, 0, 0, 0, 8])
   np.testing.assert_array_equal(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 1])
-  sums, counts = objective.loss_by_timestep(losses, timesteps, buckets=3)
+  sums, counts = objective.loss_by_timestep(losses, timesteps, bins=3)
   assert sums.shape == (3,) and sums.sum() == 15 and counts.sum() == 4
 
 

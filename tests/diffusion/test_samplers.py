@@ -1,4 +1,4 @@
-"""Samplers against the stored trajectories, and what they must satisfy."""
+"""Samplers against stored trajectories, and their properties."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SHAPE = (2, 3, 2, 2, 4)
 
 
 def _channel_last(x):
-  """[..., B, F, C, h, w] -> [..., B, F, h, w, C]."""
+  """Moves the channels of [..., B, F, C, h, w] to the end."""
   return np.moveaxis(x, -3, -1)
 
 
@@ -179,7 +179,7 @@ def _run(key=None, **kwargs):
   )
 
 
-def test_the_last_step_takes_no_noise():
+def test_the_last_step_adds_no_noise():
   noise = _normal(4, (5, *SHAPE))
   out = _run(step_noise=noise)
   np.testing.assert_array_equal(out, _run(step_noise=noise.at[-1].set(1e3)))
@@ -192,12 +192,12 @@ def test_noise_is_a_function_of_key_and_step():
     [jax.random.normal(jax.random.fold_in(key, i), SHAPE) for i in range(5)]
   )
   out = _run(key)
-  # To rounding: the two programs are fused differently.
+  # Up to rounding, since the two programs are fused differently.
   np.testing.assert_allclose(out, _run(step_noise=noise), atol=1e-6)
   assert not np.allclose(out, _run(jax.random.key(8)), atol=1e-3)
 
 
-def test_the_network_sees_float32_timesteps_and_each_scale():
+def test_the_network_receives_float32_timesteps_and_each_scale():
   seen = []
 
   def network(x, t, scale):

@@ -1,4 +1,4 @@
-"""The noise schedule and the sampling grids."""
+"""The noise schedule and the sampling schedules."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_schedule_is_the_reference_table(golden, shift):
 
 
 @pytest.mark.parametrize('num,shift', [(1000, 1.0), (1000, 3.0), (7, 0.5)])
-def test_schedule_falls_to_exactly_zero(num, shift):
+def test_schedule_decreases_to_exactly_zero(num, shift):
   table = zero_snr_schedule(num, shift)
   assert table.dtype == np.float32 and table.shape == (num,)
   assert table[-1] == 0 and 0.99 < table[0] < 1
@@ -35,7 +35,7 @@ def test_shift_divides_the_signal_to_noise_ratio():
   plain, shifted = (
     zero_snr_schedule(shift=s).astype(np.float64) ** 2 for s in (1, 3)
   )
-  # Early on, where the zero-SNR rescale does next to nothing.
+  # At the first timestep, where the zero-SNR rescale changes almost nothing.
   np.testing.assert_allclose(
     plain[0] / (1 - plain[0]), 3 * shifted[0] / (1 - shifted[0]), rtol=1e-3
   )
@@ -43,7 +43,7 @@ def test_shift_divides_the_signal_to_noise_ratio():
 
 @pytest.mark.parametrize('shift', [1, 3])
 @pytest.mark.parametrize('steps', [20, 50])
-def test_reference_grid_is_the_reference_subset(golden, steps, shift):
+def test_reference_schedule_is_the_reference_subset(golden, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
   levels = sampling_schedule.from_name('reference', steps, shift)
   np.testing.assert_array_equal(
@@ -58,7 +58,7 @@ def test_reference_grid_is_the_reference_subset(golden, steps, shift):
 
 
 @pytest.mark.parametrize('tag,steps,shift', [('a', 50, 1), ('b', 20, 3)])
-def test_reference_grid_snaps_the_denoiser(golden, tag, steps, shift):
+def test_reference_schedule_snaps_the_denoiser(golden, tag, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
   levels = sampling_schedule.from_name('reference', steps, shift)
   np.testing.assert_allclose(
@@ -90,7 +90,7 @@ def test_diffusers_timesteps_are_trailing(golden, steps):
     ('reference', 1000),
   ],
 )
-def test_grids_go_from_noise_to_clean(name, steps):
+def test_schedules_go_from_noise_to_clean(name, steps):
   levels = sampling_schedule.from_name(name, steps)
   assert levels.steps == steps
   assert levels.timesteps[0] == 999
@@ -112,7 +112,7 @@ def test_levels_of_diffusers_where_steps_do_not_divide(steps):
   assert np.any(levels.alpha[1:] != levels.next_alpha[:-1])
 
 
-def test_equal_arguments_give_the_same_grid():
+def test_equal_arguments_give_the_same_schedule():
   assert sampling_schedule.from_name(
     'diffusers', 5
   ) is sampling_schedule.from_name(steps=5, shift=1)

@@ -1,4 +1,4 @@
-"""Schedulers by name: those of diffusers, number for number."""
+"""Samplers by scheduler name: agreement with diffusers' formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ def trajectory(name, steps, shift, start, noise):
 
 
 def as_diffusers_steps(name, steps, shift, x, noise):
-  """Its two `step` functions from their formulas, float64, step by step.
+  """Computes diffusers' two `step` functions from their formulas in float64.
 
-  A step looks up its own levels at t, t - 1000 // steps and the t before; it
-  does not know what the other steps look up.
+  A step reads its own levels at t, t - 1000 // steps and the previous t,
+  independently of the levels of other steps.
   """
   alpha = schedule.rescale_zero_terminal_snr(
     schedule.scaled_linear_alphas(shift=shift)
@@ -76,7 +76,7 @@ def test_every_step_of_diffusers(name, steps, shift):
   expected = as_diffusers_steps(name, steps, shift, start, noise)
   with jax.enable_x64(True):
     found = trajectory(name, steps, shift, start, noise)
-  # The network is told t, and t / 1000, in float32.
+  # The network receives t, and computes t / 1000, in float32.
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
@@ -86,7 +86,7 @@ def test_the_paper_has_other_levels():
   assert np.any(paper.schedule(50, 1.0).alpha != ours.schedule(50, 1.0).alpha)
 
 
-def test_unknown_names_list_the_legal_ones():
+def test_errors_of_unknown_names_list_the_valid_ones():
   with pytest.raises(
     ValueError,
     match="'euler': must be one of cogvideox_dpm, cogvideox_ddim, reference",

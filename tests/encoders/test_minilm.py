@@ -1,8 +1,8 @@
 """The BERT encoder against transformers, and the text encoder around it.
 
-fixtures/tiny_bert is a random BERT of transformers' making with a vocabulary
-of 20; fixtures/minilm.npz has states of the real all-MiniLM-L6-v2 for two
-sentences. Both sets of states were computed by transformers 5.23 in float64.
+fixtures/tiny_bert is a random BERT by transformers with a vocabulary of 20;
+fixtures/minilm.npz contains states of the real all-MiniLM-L6-v2 for two
+sentences. transformers 5.23 computed both in float64.
 """
 
 import json
@@ -70,7 +70,7 @@ def test_states_of_the_real_weights(fixtures):
   assert encoder.width == 384 and encoder.scene_token_ids == (2, 3)
 
 
-def test_the_table_is_complete_both_ways(tiny):
+def test_the_table_is_complete_in_both_directions(tiny):
   config, params = convert_minilm.load_minilm(tiny)
   written = rules.export_params(convert_minilm.rules(config), params)
   read = safetensors_numpy.load_file(tiny / 'model.safetensors')
@@ -87,19 +87,19 @@ def test_the_table_is_complete_both_ways(tiny):
 def test_the_defaults_are_minilms():
   config = minilm.MiniLMConfig()
   shapes = convert_minilm.FORMAT.parameter_shapes(config)
-  # 22 713 216 in the file, less the pooler's 147 840.
+  # 22 713 216 in the file, without the 147 840 of the pooler.
   assert sum(int(np.prod(s)) for s in shapes.values()) == 22_565_376
 
 
-def test_padding_is_zero_and_does_not_matter(tiny):
+def test_padding_is_zero_and_without_effect(tiny):
   short, long = load(tiny, 6), load(tiny, 20)
-  one = short.encode(['a cat sleeps'])
-  assert one.shape == (1, 6, 16) and one.dtype == np.float32
-  two = long.encode(['a cat sleeps', 'it goes on . it goes on .'])
+  first = short.encode(['a cat sleeps'])
+  assert first.shape == (1, 6, 16) and first.dtype == np.float32
+  both = long.encode(['a cat sleeps', 'it goes on . it goes on .'])
   assert short.count_tokens('a cat sleeps') == 6
-  np.testing.assert_allclose(two[0, :6], one[0], atol=2e-6)
-  assert not two[0, 6:].any() and two[1, :10].any(-1).all()
-  assert not two[1, 10:].any()
+  np.testing.assert_allclose(both[0, :6], first[0], atol=2e-6)
+  assert not both[0, 6:].any() and both[1, :10].any(-1).all()
+  assert not both[1, 10:].any()
 
 
 def test_tokens_of_a_text(tiny):
@@ -127,7 +127,7 @@ def test_scene_tokens_are_single_reserved_rows(tiny):
     3,
     6,
   ]
-  # What a user types cannot reach the reserved rows.
+  # Text that a user types never becomes a reserved row.
   assert not {2, 3} & set(encoder.tokenize('[unused1] cat [unused2]'))
   plain, marked = encoder.encode(['a cat', 'a cat<end_scene>'])
   assert np.abs(plain[1] - marked[1]).max() > 1e-3
@@ -167,7 +167,7 @@ def test_it_compiles_once(tiny):
     encoder.encode(['it', 'goes', 'on', 'a', 'the', 'cat', 'dog', '.', ','])
 
 
-def test_a_long_text_is_refused_not_cut(tiny):
+def test_a_long_text_is_an_error(tiny):
   with pytest.raises(ValueError, match='has 10 tokens; at most 8 fit') as e:
     load(tiny).encode(['a', 'it goes on . it goes on .'])
   assert 'it goes on' in str(e.value)

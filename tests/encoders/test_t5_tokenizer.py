@@ -10,12 +10,12 @@ from ttt_jax import storyboard
 from ttt_jax.encoders import load_text
 from ttt_jax.encoders import t5_tokenizer
 
-ROWS = 166  # of the tiny model: 38 pieces, 100 extra ids and 28 spare rows
+ROWS = 166  # The tiny model has 38 pieces, 100 extra ids and 28 spare rows.
 
 
 @pytest.fixture(name='copy')
 def _copy(fixtures, tmp_path):
-  """The tiny model's tokenizer, beside an encoder's empty folder."""
+  """Copies the tiny model's tokenizer next to an empty folder of an encoder."""
   shutil.copytree(fixtures / 'tiny_t5/tokenizer', tmp_path / 'tokenizer')
   (tmp_path / 'text_encoder').mkdir()
   return tmp_path
@@ -43,8 +43,8 @@ def test_ids_of_the_reference(golden):
       assert tokenizer.pieces(str(line)) == ids[ids >= 0].tolist()
     for text, ids in zip(io['prompts'], io['input_ids']):
       found = tokenizer(str(text))
-      whole = found[:-1][: len(ids) - 1] + [1]
-      assert whole == ids[: len(whole)].tolist()
+      truncated = found[:-1][: len(ids) - 1] + [1]
+      assert truncated == ids[: len(truncated)].tolist()
     start, end = tokenizer.scene_token_ids
     assert {start, end} == set(io['scene_token_ids'])
     assert end == start - 1
@@ -58,7 +58,7 @@ def test_rows_of_the_released_model():
   assert rows == {storyboard.END_SCENE: 32_100, storyboard.START_SCENE: 32_101}
 
 
-def test_scene_tokens_that_the_folder_names_keep_their_rows(copy):
+def test_scene_tokens_of_the_config_keep_their_rows(copy):
   config = {
     'extra_ids': 100,
     'added_tokens_decoder': {
@@ -79,7 +79,7 @@ def test_scene_tokens_that_the_folder_names_keep_their_rows(copy):
     find(copy)
 
 
-def test_what_a_user_types_is_text(copy):
+def test_special_tokens_that_a_user_types_are_text(copy):
   tokenizer = find(copy)
   typed = tokenizer('a </s> <pad> <extra_id_0> cat')
   assert typed.count(1) == 1 and 0 not in typed
@@ -94,8 +94,7 @@ def test_a_tokenizer_without_spare_rows(copy):
 
 def test_missing_and_damaged_files(copy, fixtures, tmp_path):
   path = copy / 'tokenizer/spiece.model'
-  whole = path.read_bytes()
-  path.write_bytes(whole[:100])
+  path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(ValueError, match='not a complete sentencepiece model'):
     find(copy)
   path.unlink()

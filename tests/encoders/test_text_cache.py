@@ -1,4 +1,4 @@
-"""Embeddings of texts in files, shared by runs and processes."""
+"""Text embeddings in files, shared by runs and processes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def files(folder):
   return sorted(p for p in folder.rglob('*') if p.is_file())
 
 
-def test_another_run_computes_nothing(tmp_path):
+def test_another_run_reads_the_files(tmp_path):
   first = text_cache.TextCache(FakeText(), folder=tmp_path)
   want = first.encode(['a b', 'c', 'a b'])
   assert len(files(tmp_path)) == 2
@@ -25,7 +25,7 @@ def test_another_run_computes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('field', ['identity', 'text_length'])
-def test_another_encoder_has_files_of_its_own(tmp_path, field):
+def test_another_encoder_has_other_files(tmp_path, field):
   text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
   text = FakeText()
   setattr(text, field, 'fake-text:2' if field == 'identity' else 6)
@@ -35,16 +35,16 @@ def test_another_encoder_has_files_of_its_own(tmp_path, field):
 
 
 @pytest.mark.parametrize('damage', [b'', b'no array', None])
-def test_a_damaged_file_is_made_again(tmp_path, damage):
+def test_a_damaged_file_is_replaced(tmp_path, damage):
   want = text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
   (path,) = files(tmp_path)
-  whole = path.read_bytes()
-  path.write_bytes(whole[:-4] if damage is None else damage)
+  intact = path.read_bytes()
+  path.write_bytes(intact[:-4] if damage is None else damage)
   text = FakeText()
   found = text_cache.TextCache(text, folder=tmp_path).encode(['a'])
   np.testing.assert_array_equal(found, want)
   assert text.batches == [['a']]
-  assert files(tmp_path) == [path] and path.read_bytes() == whole
+  assert files(tmp_path) == [path] and path.read_bytes() == intact
 
 
 def test_files_are_never_unpickled(tmp_path):

@@ -116,7 +116,7 @@ def test_size_of_vit_l_14():
   # The count of transformers for openai/clip-vit-large-patch14, without the
   # scale of the logits in training.
   assert sum(x.size for x in jax.tree.leaves(params)) == 427_616_512
-  with pytest.raises(ValueError, match='this CLIP reads'):
+  with pytest.raises(ValueError, match='this CLIP requires'):
     jax.eval_shape(
       clip.CLIP(config).init,
       jax.random.key(0),

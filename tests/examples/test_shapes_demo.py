@@ -103,7 +103,7 @@ def test_pictures_of_all_edits(tmp_path):
   comparison.write_pictures(
     tmp_path,
     demonstration.EDITS[:2],
-    {'source': clip} | {n: edits for n in comparison.METHODS},
+    {'source': clip} | dict.fromkeys(comparison.METHODS, edits),
     fps=8,
   )
   for name in ('source_and_edits.png', 'methods.png', 'source_and_edits.gif'):

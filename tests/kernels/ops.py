@@ -1,4 +1,4 @@
-"""The two ops side by side, so that one suite of tests serves both."""
+"""The two inner-loop ops in one form, so that one suite tests both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pallas_kernels.ttt_mlp import specs as mlp_specs
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """An op and what the tests need to know of it."""
+  """An op with its modules and the names of its states."""
 
   name: str
   call: Callable[..., Any]
@@ -59,16 +59,15 @@ OPS = (
   ),
 )
 
-# Learning rates large enough that every path through the state matters.
 SMALL = Spec(batch=2, heads=3, tokens=21, head_dim=8, hidden=32, mini_batch=6)
-# Sizes that the kernels have; H and T fill neither a pack nor a mini-batch.
+# Sizes that the kernels support; H and T fill neither a pack nor a mini-batch.
 KERNEL = Spec(
   batch=2, heads=3, tokens=53, head_dim=32, hidden=128, mini_batch=16
 )
 
 
 def spec_of(implementation: str) -> Spec:
-  """Returns a small spec that the implementation takes."""
+  """Returns a small spec that the implementation supports."""
   return KERNEL if implementation.startswith('pallas') else SMALL
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments and the choice of an implementation."""
+"""Checks of arguments, and dispatch to an implementation."""
 
 import jax.numpy as jnp
 import pytest

@@ -1,8 +1,9 @@
 """bfloat16 kernels over thousands of mini-batches, against float64.
 
-Short tests cannot see an error that feeds back into the state. Weights are of
-the order of trained ones and the step sizes large, so that the state moves.
-The error must not grow along the sequence. A small version runs always:
+Short tests cannot detect an error that feeds back into the state. Weights have
+the scale of trained ones and the step sizes are large, so that the state
+changes. The error must not grow along the sequence. A small version always
+runs; the others with
 
     pytest tests/kernels/test_long_runs.py -m slow    (minutes)
 """
@@ -18,7 +19,7 @@ from pallas_kernels.tpu import tiling
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
 
-# Of the chips whose vector unit computes in bfloat16, and of the others.
+# Chips whose vector unit computes in bfloat16, and others.
 CHIPS = {
   'float32 arithmetic': target.GENERIC,
   'bfloat16 arithmetic': target.Target(128 * 2**20, 1, narrow_arithmetic=True),
@@ -53,7 +54,7 @@ def errors_along(op, kind, n, seed, monkeypatch, parts=8):
 
 
 def _check(errors):
-  # Rounding the result alone makes 0.0017.
+  # Rounding the result alone gives 0.0017.
   assert np.isfinite(errors).all()
   assert errors.max() < 0.005, errors
   assert errors[-1] < 1.1 * errors[1], errors

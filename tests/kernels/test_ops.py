@@ -1,4 +1,4 @@
-"""What every implementation of an op must do, against the definition."""
+"""Every implementation of an inner-loop op, against the definition."""
 
 import functools
 
@@ -25,8 +25,8 @@ IMPLEMENTATIONS = [
   if name != 'reference'
 ]
 PORTABLE = [param for param in IMPLEMENTATIONS if param.values[1] == 'xla']
-# The largest kernel takes half a minute to interpret: now and then is enough
-# for what the smaller one shows, too.
+# The largest kernel takes half a minute to interpret: it runs in the slow suite
+# where the smaller one covers the same behaviour.
 SELDOM = [
   pytest.param(
     *param.values,
@@ -48,8 +48,8 @@ def _assert_equal_to_reference(
 ):
   """Compares values and gradients at `spec`, or `spec_of(name)`.
 
-  In float64, in which Pallas interprets the kernels too; the GPU kernels have
-  float32 at most, whatever runs them.
+  In float64, which Pallas' interpreter supports too; the GPU kernels refuse it
+  on every backend.
   """
   wide = name != 'pallas_gpu'
   with jax.enable_x64(True):
@@ -88,9 +88,9 @@ def test_values_and_gradients_of_kernels(op, name, mini_batch):
   'latency_bound_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
 )
 def test_packs_of_a_step(op, latency_bound_packs, monkeypatch):
-  """Three packs, which count as few and go apart, or go side by side."""
+  """Three packs are staggered if they count as few, else in lockstep."""
   monkeypatch.setattr(tiling, '_LATENCY_BOUND_PACKS', latency_bound_packs)
-  # Compiled for each: what is traced before does not know.
+  # Different sizes, because programs traced earlier ignore the new value.
   mini_batch = 16 if latency_bound_packs else 32
   spec = Spec(2, 3, 53, head_dim=128, hidden=128)
   _assert_equal_to_reference(op, 'pallas_tpu', mini_batch, spec=spec)
@@ -222,7 +222,7 @@ def test_extreme_inputs(op, name, size):
 
 @pytest.mark.parametrize('op, name', IMPLEMENTATIONS)
 def test_steps_so_large_that_nothing_converges(op, name):
-  """eta of order 10 throws the weights about, but not to infinity."""
+  """With eta of order 10 the weights diverge, but stay finite."""
   arguments = op.arguments(spec_of(name))
   arguments['eta'] = arguments['eta'] * 1e5
   result = value_and_gradients(op, arguments, 16, implementation=name)
@@ -244,7 +244,7 @@ def test_long_sequence_stays_close_to_float64(op):
 @every_op
 @pytest.mark.parametrize('mini_batch', [6, 21, 64])
 def test_inner_losses(op, mini_batch):
-  """They are those of the states on the way, and a step lowers them."""
+  """They equal the losses of the intermediate states; each step lowers them."""
   with jax.enable_x64(True):
     arguments = op.arguments(SMALL, jnp.float64)
     without_q = {n: x for n, x in arguments.items() if n != 'q'}
@@ -255,7 +255,7 @@ def test_inner_losses(op, mini_batch):
     assert before.shape == after.shape == (SMALL.batch, SMALL.heads, n)
     assert (after < before).all()
 
-    # Reading k instead of q shows LN(f(k; W')) to the outside.
+    # With k in place of q, the output contains LN(f(k; W')).
     out, _ = jax.jit(functools.partial(op.call, mini_batch=mini_batch))(
       **{**arguments, 'q': arguments['k']}
     )

@@ -1,6 +1,6 @@
 """The GPU kernels, interpreted on CPU, against the definition.
 
-The sequences are cut into several spans of several groups, and the last
+The sequences consist of several spans of several groups, and the last
 mini-batch is not full.
 """
 
@@ -35,7 +35,7 @@ def interpreted(monkeypatch):
 
 @functools.cache
 def _function(op, name, gradients):
-  """Returns the jitted call, perhaps with gradients of a loss on it all."""
+  """Returns the jitted call, or gradients of a loss on all its results."""
   call = functools.partial(op.call, implementation=name)
 
   def loss(arguments, mini_batch):
@@ -54,7 +54,7 @@ def _function(op, name, gradients):
 
 
 def _arguments(op, spec, dtype=jnp.float32):
-  """Returns arguments with steps that matter and a state per batch entry."""
+  """Returns arguments with large steps and one state per batch entry."""
   arguments = op.arguments(spec, deviation=0.1)
   arguments['eta'] = arguments['eta'] * 100
   ramp = jnp.arange(1.0, 1 + spec.batch)
@@ -141,7 +141,7 @@ def test_refuses_in_one_line(op, change, message):
   assert '\n' not in str(error.value)
 
 
-def test_gelu_is_that_of_the_definition():
+def test_gelu_equals_the_definition():
   with jax.enable_x64(True):
     x = jnp.concatenate([jnp.linspace(-12, 12, 401), jnp.array([-1e9, 1e9])])
     function = functools.partial(jax.nn.gelu, approximate=True)
@@ -155,7 +155,7 @@ def test_gelu_is_that_of_the_definition():
         np.testing.assert_allclose(a, b, atol=1e-11)
 
 
-def test_plan_keeps_the_memory_budgets(monkeypatch):
+def test_tiling_keeps_the_memory_budgets(monkeypatch):
   """63 s of the paper's model with 12 of its 48 heads: under 1.5 GB kept."""
   monkeypatch.undo()
   state = 4 * (2 * 64 * 256 + 256 + 64)

@@ -1,7 +1,7 @@
 """The ops against reference numbers from the paper's PyTorch code.
 
-The fixture of the project holds one small case, computed in float64 by an
-independent PyTorch implementation in the dual form, see
+The fixture of the project contains one small case, computed in float64 by an
+independent PyTorch implementation of the dual form, see
 `tests/fixtures/make_ttt_op.py`.
 """
 
@@ -35,10 +35,10 @@ GOLDEN_NAMES = {
 
 
 def _ours(name, array):
-  """Returns an array of the golden layout in that of the ops.
+  """Converts an array from the golden layout to the layout of the ops.
 
-  There, tokens are [B, H, N, C, D], biases [B, H, 1, K], eta [B, H, N, C, C]
-  with a row per query.
+  In the golden layout tokens are [B, H, N, C, D], biases [B, H, 1, K], and eta
+  is [B, H, N, C, C] with a row per query.
   """
   if name in ('q', 'k', 'v'):
     b, h, n, c, d = array.shape
@@ -53,9 +53,9 @@ IMPLEMENTATIONS = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
 
 @pytest.fixture
 def any_size(monkeypatch):
-  """Lets the kernels take heads and mini-batches smaller than a tile.
+  """Makes the kernels accept heads and mini-batches smaller than a tile.
 
-  Chips have no such tiles, the interpreter does not mind.
+  Chips do not support them, but the interpreter does.
   """
   for op in OPS:
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def any_size(monkeypatch):
   ],
 )
 def test_golden_values_states_and_gradients(golden, op, case, implementation):
-  """Case B has its own step sizes in each row: we have the last row's form."""
+  """In case B the step sizes differ between rows; the ops use the last row."""
   data = dict(np.load(golden(f'{op.name}_op.npz')))
   mini_batch = data['A_XK'].shape[3]
   out_name, gradient = f'{case}_out', f'{case}_grad_'
@@ -115,13 +115,13 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
   want = data[out_name].transpose(tokens_first).reshape(b, h, n * c, d)
   assert relative_error(out, want) < VALUES
 
-  # The last row alone moves the state, also where other rows differ (B).
+  # Only the last row updates the state, also where other rows differ (B).
   for name, array in zip(op.states, state) if case != 'B' else ():
     want = _ours(name, data[f'{case}_final_{GOLDEN_NAMES[name]}'])
     assert relative_error(array, want) < VALUES, name
   for name in names:
     want = data[gradient + GOLDEN_NAMES[name]]
-    if name == 'eta':  # One step size per token stands in every row.
+    if name == 'eta':  # Every row contains the same step size of a token.
       want = want.sum(axis=-2)
     assert relative_error(gradients[name], _ours(name, want)) < GRADIENTS, name
 

@@ -1,4 +1,4 @@
-"""The permutation of rows: values, gradients, and what it refuses."""
+"""The permutation of rows: values, gradients, and refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def reading(segments, frames, rows, columns, text, *, reverse, fill=0):
   return mixers.scan_permutation(order, reverse, order.length + fill)
 
 
-# Runs that meet in a block, and runs of many blocks; whole tiles and not.
+# Several runs per block, and runs of many blocks; aligned to tiles and not.
 PERMUTATIONS = {
   'forward': reading(3, 2, 4, 5, 7, reverse=False),
   'reverse': reading(3, 2, 4, 5, 7, reverse=True),

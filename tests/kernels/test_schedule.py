@@ -1,4 +1,4 @@
-"""Counting cycles in a schedule, and holding them against a budget."""
+"""Counting of cycles in a schedule, and comparison with a budget."""
 
 import json
 
@@ -16,8 +16,8 @@ def _schedule(loops, length):
   """Returns a schedule's text.
 
   Args:
-    loops: (first bundle, bundle with the branch back, trips) of each loop.
-    length: bundles in all.
+    loops: (first bundle, bundle with the backward branch, trips) of each loop.
+    length: total number of bundles.
   """
   texts = ['{ nop }'] * length
   for n, (first, branch, trips) in enumerate(loops):
@@ -33,7 +33,7 @@ def _schedule(loops, length):
   'loops, cycles',
   [
     ([], 100),
-    # Bundles 10 to 20 and the 4 behind the branch run 7 times.
+    # Bundles 10 to 20 and the 4 after the branch run 7 times.
     ([(10, 20, 7)], 85 + 15 * 7),
     ([(10, 20, 7), (40, 50, 3)], 70 + 15 * 7 + 15 * 3),
     # An inner loop of 10 bundles in an outer one of 60.
@@ -63,7 +63,7 @@ def test_a_bundle_may_take_several_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'change, complaint',
+  'change, regression',
   [
     ({'forward': 102.9}, None),
     ({'forward': 103.1}, 'v5e ttt_mlp one_chip: forward is 103.1'),
@@ -73,7 +73,7 @@ def test_a_bundle_may_take_several_lines(tmp_path):
   ],
 )
 def test_growth_beyond_the_budget_is_named(
-  tmp_path, monkeypatch, change, complaint
+  tmp_path, monkeypatch, change, regression
 ):
   row = {
     'chip': 'v5e',
@@ -87,11 +87,11 @@ def test_growth_beyond_the_budget_is_named(
   monkeypatch.setattr(compile_tpu, 'BUDGET', tmp_path / 'budget.json')
   assert 'is missing' in compile_tpu.check([row])[0]
   compile_tpu.BUDGET.write_text(json.dumps([row]))
-  complaints = compile_tpu.check([{**row, **change}])
-  if complaint is None:
-    assert not complaints
+  regressions = compile_tpu.check([{**row, **change}])
+  if regression is None:
+    assert not regressions
   else:
-    assert len(complaints) == 1 and complaint in complaints[0]
+    assert len(regressions) == 1 and regression in regressions[0]
 
 
 def test_the_budget_covers_every_call_that_is_compiled():

@@ -1,4 +1,4 @@
-"""How a call is cut for the TPU kernels: what fits, and what is saved."""
+"""Tiling of a call for the TPU kernels: limits of memory and saved states."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TARGETS = {
   'v5p': targets.Target(64 * 2**20, 2, narrow_arithmetic=False),
   '7x': targets.Target(64 * 2**20, 1, narrow_arithmetic=True),
 }
-STATE_BYTES = 4 * (2 * 128 * 256 + 128 + 2 * 256)  # Of a pack, D 64 K 256.
+STATE_BYTES = 4 * (2 * 128 * 256 + 128 + 2 * 256)  # Per pack, D 64 K 256.
 
 
 def make(target, heads, length, state_bytes=STATE_BYTES, **kwargs):
@@ -36,7 +36,7 @@ def test_steps_cover_all_heads_and_tokens(target, heads, length):
   tiling = make(target, heads, length)
   assert tiling.group % tiling.steps == 0
   assert tiling.packs * 2 >= heads
-  # Empty packs: never half of a step or more.
+  # Empty packs take less than half of a step.
   assert tiling.packs - -(-heads // 2) < max(2, tiling.backward_packs)
   for grid in (
     tilings.Grid(tiling, tiling.forward_packs, tiling.steps),

@@ -1,4 +1,4 @@
-"""The inputs of the inner loop: values, gradients, and what is refused."""
+"""The inputs of the inner loop: values, gradients, and refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from tests.helpers.compare import relative_error
 from tests.kernels.ops import interpreted
 
 RATE = 0.01
-# heads, head dim, tokens, what fills up the features, real tokens. Heads that
-# fill lanes and that do not; blocks that end with the sequence and not.
+# (heads, head dim, tokens, padding features, valid tokens). Heads that fill the
+# lanes or not; blocks that end with the sequence or not.
 SIZES = [
   (2, 64, 70, 126, 64),
   (8, 32, 33, 3, 20),
@@ -92,7 +92,7 @@ def test_narrow_tokens():
   out, grads = got[:4], got[4:]
   assert [x.dtype for x in out] == [jnp.bfloat16] * 3 + [jnp.float32]
   assert grads[0].dtype == jnp.bfloat16
-  # Two ulps of bfloat16; what is not rounded to it is closer.
+  # Two ulps of bfloat16; eta, which is float32, is closer.
   for g, w in zip(got, want):
     assert relative_error(g.astype(jnp.float32), w) < 8e-3
   assert relative_error(out[3], want[3]) < 1e-6
@@ -114,13 +114,13 @@ def test_the_definition():
   width = heads * dim
   parts = [z[b, t, i * width :][h * dim : (h + 1) * dim] for i in range(3)]
 
-  def turned(x):
+  def rotated(x):
     pairs = (x[::2] + 1j * x[1::2]) * (cos[t, ::2] + 1j * sin[t, ::2])
     x = np.stack([pairs.real, pairs.imag], axis=1).ravel()
     return x / np.linalg.norm(x)
 
-  key = turned(parts[1])
-  np.testing.assert_allclose(q[b, h, t], turned(parts[0]), atol=1e-12)
+  key = rotated(parts[1])
+  np.testing.assert_allclose(q[b, h, t], rotated(parts[0]), atol=1e-12)
   np.testing.assert_allclose(k[b, h, t], key, atol=1e-12)
   difference = parts[2] - key
   standard = (difference - difference.mean()) / (difference.std(ddof=1) + 1e-8)

@@ -1,4 +1,4 @@
-"""The portable implementation: parts, groups, memory, hand-made derivatives."""
+"""The portable implementation: parts, groups, memory, derivatives."""
 
 import dataclasses
 
@@ -69,14 +69,10 @@ def test_parts_divide_rows(monkeypatch):
   assert [part['b'].shape[1] for part in parts] == [2, 2, 2, 1, 1, 1, 1, 1]
   np.testing.assert_array_equal(cpu_cores.join(parts)['a'], tree['a'])
   monkeypatch.setattr(cpu_cores, '_cores', lambda: 2)
-  assert (
-    cpu_cores.num_core_splits(rows=6, work=10) == 1
-  )  # Too little to hand over.
+  assert cpu_cores.num_core_splits(rows=6, work=10) == 1  # Too little work.
   assert cpu_cores.num_core_splits(rows=6, work=2**20) == 6
   monkeypatch.setattr(cpu_cores, '_cores', lambda: 1)
-  assert (
-    cpu_cores.num_core_splits(rows=6, work=2**20) == 1
-  )  # No one to hand it to.
+  assert cpu_cores.num_core_splits(rows=6, work=2**20) == 1  # Only one core.
 
 
 def test_budget_decides_which_states_are_kept():
@@ -102,7 +98,7 @@ def test_memory_of_the_backward_pass_at_63_seconds():
 
 @every_op
 def test_narrow_tokens_are_never_widened_whole(op):
-  """A loop over bfloat16 that widens the sequence in each step is quadratic."""
+  """Widening the complete bfloat16 sequence in each step would be quadratic."""
   spec = Spec(1, 2, 704, 8, 16, mini_batch=8)
   arguments = op.arguments(spec, jnp.bfloat16)
   text = _pull(op, 8).lower(arguments, arguments['q']).compile().as_text()

@@ -394,6 +394,24 @@ def test_dry_runs_of_the_entry_points(tmp_path):
   assert not (ROOT / 'my-run.yaml').exists()
 
 
+def test_a_name_that_is_not_valid_ends_a_command_with_status_2(tmp_path):
+  own, dashes, stage_flags = ENTRIES['gke'][0].partition(' -- ')
+  bucket = '--bucket=my-bucket\n  privileged: true'
+  line = [*own.split(), bucket, *dashes.split(), *stage_flags.split()]
+  done = subprocess.run(
+    [sys.executable, '-m', 'launch.gke', *line],
+    cwd=ROOT,
+    env=dict(os.environ, PATH=str(tmp_path)),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  [line] = done.stderr.splitlines()
+  assert line.startswith("error: --bucket is 'my-bucket\\n  privileged: true'")
+  assert not (ROOT / 'my-run.yaml').exists()
+
+
 def test_a_program_that_is_not_installed(monkeypatch):
   monkeypatch.setenv('PATH', '')
   command = commands.Command(('gcloud', 'x'), 'try')

@@ -1,4 +1,4 @@
-"""Operations by formula against XLA's count, and every weight counted once."""
+"""Operations by formula against XLA's count; every weight is counted once."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from ttt_jax.models import dit
 from ttt_jax.models import flops
 from ttt_jax.models.unet3d import unet
 
-# Cost analysis counts the body of a loop once: one layer, one segment and one
-# mini-batch make loops of one turn.
+# Cost analysis counts the body of a loop once: with one layer, one segment and
+# one mini-batch every loop has one iteration.
 DIT = dict(
   model_dim=512,
   num_heads=4,
@@ -38,14 +38,14 @@ CASES = {
 
 
 def _network(config):
-  """Module and abstract parameters."""
+  """Returns the module and its abstract parameters."""
   if isinstance(config, unet.UNet3DConfig):
     return unet.UNet3D(config), unet.abstract_params(config)
   return dit.DiffusionTransformer(config), dit.abstract_params(config)
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_the_formula_is_what_xla_counts(name):
+def test_the_formula_equals_the_count_of_xla(name):
   config, latents = CASES[name]
   text = (1, 20, config.text_dim)
   module, params = _network(config)
@@ -55,8 +55,8 @@ def test_the_formula_is_what_xla_counts(name):
   )
   counted = lowered.cost_analysis()['flops']
   formula = sum(flops.forward_flops(config, latents, text).values())
-  # XLA counts work on single values, too, and leaves out what convolutions
-  # read beyond the edges.
+  # XLA also counts pointwise operations, and excludes the padding of
+  # convolutions.
   assert formula == pytest.approx(counted, rel=0.05)
 
 
@@ -73,20 +73,20 @@ def test_frozen_weights_have_no_gradient():
   config, latents = CASES['ttt_mlp']
   sizes = config, latents, (1, 20, 128)
   forward = flops.forward_flops(*sizes)
-  whole = flops.training_flops(*sizes)
-  assert whole == {k: 3 * v for k, v in forward.items()}
+  full = flops.training_flops(*sizes)
+  assert full == {k: 3 * v for k, v in forward.items()}
   part = flops.training_flops(*sizes, trainable={'layers/mlp/up/kernel'})
   assert part['mlp'] == 2.5 * forward['mlp']
   assert part['embeddings'] == 2 * forward['embeddings']
-  assert part['attention'] == whole['attention']
+  assert part['attention'] == full['attention']
 
 
 def test_products_of_the_5b_model_at_63_seconds():
   config = dit.DiTConfig()
   latents, text = (253, 60, 90, 16), (21, 480, 4096)
   total = flops.forward_flops(config, latents, text)
-  # 2 operations a weight and token: 12 M^2 of a block, and twice 4 M^2 of its
-  # TTT layer.
+  # 2 operations per weight and token: 12 M^2 weights per block, and 4 M^2 in
+  # its TTT layer, which runs twice.
   dense = total['mlp'] + total['attention projections']
   assert dense == 2 * 12 * 3072**2 * 351_630 * 42
   assert total['TTT projections'] == pytest.approx(

@@ -1,4 +1,4 @@
-"""Kernels kept in the compute type give what float32 ones give."""
+"""Kernels in the compute type give the outputs of float32 kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpy as np
 from ttt_jax.models import dit
 
 
-def test_sampling_with_smaller_kernels_is_the_same_to_the_bit():
+def test_outputs_with_smaller_kernels_are_bit_identical():
   config = dit.DiTConfig(
     model_dim=32,
     num_heads=2,

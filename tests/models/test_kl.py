@@ -13,7 +13,7 @@ SCALE = 0.18215
 
 
 def clip(x):
-  """[N, c, h, w] -> one clip of N frames."""
+  """Turns [N, c, h, w] into one clip of N frames."""
   return np.moveaxis(x, 1, -1)[None]
 
 
@@ -35,7 +35,7 @@ def test_moments_and_frames_of_diffusers(tiny):
   latents = SCALE * clip(want['latents'])
   found = vae.apply({'params': params}, latents, method='decode')
   assert compare.relative_error(found, clip(want['decoded'])) < 1e-5
-  # A clip of one frame takes another path.
+  # A clip of one frame has a branch of its own.
   found = vae.apply({'params': params}, latents[:, :1], method='decode')
   assert (
     compare.relative_error(found[0], want['decoded'][:1].transpose(0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""Affine layers: their gradients, and the sums that TPUs make by products."""
+"""Gradients of affine layers, and sums by matrix products on TPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,17 @@ from ttt_jax.models import layers
     ('pbtx,pxm->btm', (2, 2, 5, 4), (2, 4, 3), (3,)),
   ],
 )
-def test_gradients_are_autodiff_s(equation, x, kernel, bias):
+def test_gradients_equal_autodiff(equation, x, kernel, bias):
   rng = np.random.default_rng(0)
   arguments = [rng.normal(size=shape) for shape in (x, kernel, bias)]
   axes = equation.split('->')[1]
 
   def plain(x, kernel, bias):
-    places = [
+    shape = [
       n if a in equation.split(',')[1].split('->')[0] else 1
       for n, a in zip(jnp.einsum(equation, x, kernel).shape, axes)
     ]
-    return jnp.einsum(equation, x, kernel) + bias.reshape(places)
+    return jnp.einsum(equation, x, kernel) + bias.reshape(shape)
 
   def loss(function, *arguments):
     return jnp.sum(jnp.sin(function(*arguments)))

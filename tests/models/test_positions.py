@@ -1,4 +1,4 @@
-"""Where tokens are, as the pre-trained models count."""
+"""Positions of tokens as in the pre-trained models."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ def order(segments=1, rows=2, columns=3):
   return token_order.TokenOrder(segments, 4, rows, columns, text_length=5)
 
 
-def test_windows_of_the_size_of_pre_training_count_from_zero():
+def test_windows_of_pre_training_size_count_from_zero():
   plain = positions.window_positions(order(), 'rope')
   np.testing.assert_array_equal(plain, order().window_positions)
   np.testing.assert_array_equal(
@@ -22,7 +22,7 @@ def test_windows_of_the_size_of_pre_training_count_from_zero():
 
 
 def test_other_sizes_are_fitted_and_centred():
-  # 2 x 5 tokens go into the width of 4 x 6 ones, as round(2.4) = 2 rows in
+  # 2 x 5 tokens are fitted into the width of 4 x 6 ones: round(2.4) = 2 rows in
   # the middle.
   wide = order(rows=2, columns=5)
   found = positions.window_positions(wide, 'rope', (4, 6))
@@ -35,7 +35,7 @@ def test_other_sizes_are_fitted_and_centred():
   np.testing.assert_allclose(np.unique(column), np.arange(5) * 6 / 5)
 
 
-def test_sincos_turns_nothing():
+def test_sincos_rotates_nothing():
   assert (positions.window_positions(order(), 'sincos') == -1).all()
 
 
@@ -72,6 +72,6 @@ def test_every_segment_counts_its_own_frames():
     (dict(base_rows=-1, base_columns=2), 'set both'),
   ],
 )
-def test_what_cannot_be(fields, message):
+def test_errors(fields, message):
   with pytest.raises(ValueError, match=message):
     dit_config.DiTConfig(**fields)

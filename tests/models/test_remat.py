@@ -1,4 +1,4 @@
-"""What is kept for the backward pass does not change the gradients."""
+"""Rematerialisation does not change the gradients."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def gradients(params, remat):
 def params():
   rng = np.random.default_rng(1)
   fresh = dit.init_params(CONFIG, jax.random.key(0))
-  # The zeros of a fresh model would hide everything.
+  # The zeros of a fresh model would hide most gradients.
   return jax.tree.map(
     lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), fresh
   )

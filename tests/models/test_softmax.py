@@ -10,11 +10,11 @@ import pytest
 from ttt_jax.models import softmax
 
 
-def test_blocks_of_the_paper_s_windows():
+def test_blocks_of_windows_in_the_paper():
   assert softmax.padded(18030, 'splash') == 18432
   assert softmax._block(18432, softmax._KEYS) == 6144
   assert softmax._block(18432, softmax._KEYS_BACKWARD) == 2048
-  # 37 granules have no divisor, a short window is one.
+  # 37 granules have no divisor; a short window is one granule.
   assert softmax._block(37 * 512, 12) == 512
   assert softmax.padded(300, 'splash') == softmax._block(384, 12) == 384
 
@@ -24,7 +24,7 @@ def test_blocks_of_the_paper_s_windows():
   [(700, 4, 64, 1), (384, 3, 40, 2), (300, 1, 160, 1)],
 )
 def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
-  # Several blocks of several parts, as long windows have them.
+  # Several blocks with several parts each, as in long windows.
   monkeypatch.setattr(softmax, '_GRANULE', 128)
   monkeypatch.setattr(softmax, '_KEYS', 3)
   monkeypatch.setattr(softmax, '_KEYS_BACKWARD', 2)
@@ -37,7 +37,7 @@ def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
     out = attend(*qkv)[:, :length]
     return jnp.sum(jnp.square(out) * jnp.sin(jnp.arange(heads * dim)))
 
-  def plain(*qkv):  # It knows no padding.
+  def direct(*qkv):  # Without padding.
     q, k, v = (x.reshape(*x.shape[:2], heads, dim) for x in qkv)
     out = jax.nn.dot_product_attention(q, k[:, :length], v[:, :length])
     return out.reshape(shape)
@@ -49,7 +49,7 @@ def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
     jax.jit(jax.value_and_grad(functools.partial(loss, attend), (0, 1, 2)))(
       *qkv
     )
-    for attend in (splash, plain)
+    for attend in (splash, direct)
   )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(

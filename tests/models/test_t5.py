@@ -1,7 +1,7 @@
-"""The T5 encoder against transformers, its sizes and its placement.
+"""The T5 encoder against transformers, and its sizes.
 
-fixtures/tiny_t5 is of transformers' making, see fixtures/make_t5.py; the
-golden file is larger and made by another version.
+fixtures/tiny_t5 was written by transformers, see fixtures/make_t5.py. The
+golden file is larger and was written by another version.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import compare
+from tests.helpers import jaxprs
 from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.models.text import t5
@@ -26,23 +27,13 @@ def apply(config, params, ids):
   return t5.T5Encoder(config).apply({'params': params}, ids)
 
 
-def operations(jaxpr, names):
-  """(name, type of the result) of some operations, however deep."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name in names:
-      yield equation.primitive.name, equation.outvars[0].aval.dtype
-    for value in equation.params.values():
-      if hasattr(inner := getattr(value, 'jaxpr', value), 'eqns'):
-        yield from operations(inner, names)
-
-
 def test_states_of_the_reference(golden):
   folder = golden('t5')
   config, params = convert_t5.load_t5(folder)
   with np.load(folder / 'io.npz') as io:
     states = apply(config, params, io['input_ids'])
     assert compare.relative_error(states, io['last_hidden_state']) < 1e-5
-    # Padding is read: with a mask the states would be others.
+    # Tokens attend to padding: a mask would change the states.
     assert compare.relative_error(states, io['last_hidden_state_masked']) > 0.1
     buckets = t5.relative_position_buckets(
       24, config.num_buckets, config.max_distance
@@ -69,7 +60,7 @@ def test_bfloat16_keeps_norms_softmax_and_residuals_in_float32(tiny):
   assert params['layers']['up']['kernel'].dtype == jnp.bfloat16
   want = np.load(tiny / 'states.npz')
   jaxpr = jax.make_jaxpr(lambda p, i: apply(config, p, i))(params, want['ids'])
-  ops = list(operations(jaxpr, ('rsqrt', 'exp', 'reduce_sum')))
+  ops = list(jaxprs.operations(jaxpr, ('rsqrt', 'exp', 'reduce_sum')))
   assert {name for name, _ in ops} == {'rsqrt', 'exp', 'reduce_sum'}
   assert {dtype for _, dtype in ops} == {np.dtype(np.float32)}
   states = apply(config, params, want['ids'])
@@ -93,7 +84,7 @@ def test_the_defaults_are_xxl():
   'fields, message',
   [
     (dict(dtype='float16'), "'float16'; expected one of float32, bfloat16"),
-    (dict(num_buckets=30), 'num_buckets 30 is no multiple'),
+    (dict(num_buckets=30), 'num_buckets 30 is not a multiple'),
     (dict(max_distance=8), 'max_distance 8 is not above .* 32 buckets'),
   ],
 )
@@ -104,7 +95,7 @@ def test_sizes_that_cannot_work(fields, message):
 
 def test_buckets_by_hand():
   row = t5.relative_position_buckets(300, 32, 128)[100]
-  # Exact up to 7, then by the logarithm of the distance; 16 more behind.
+  # Exact up to 7, then logarithmic; keys after the query have 16 more.
   assert row[100:108].tolist() == [0, 17, 18, 19, 20, 21, 22, 23]
   assert row[93:100].tolist() == [7, 6, 5, 4, 3, 2, 1]
   assert row[108] == 24 and row[116] == 26 and row[132] == 28
@@ -134,7 +125,7 @@ def test_it_compiles_once(tiny):
     encoder.encode(['a', 'cat'] + ['dog', 'it'] * 20)
 
 
-def test_identity_is_that_of_the_contents(tiny, tmp_path):
+def test_identity_depends_on_the_contents(tiny, tmp_path):
   load = lambda folder, **k: encoder_lib.load_text_encoder(folder, 8, **k)
   identity = load(tiny).identity
   assert identity.startswith('t5:') and len(identity) == 19

@@ -15,7 +15,7 @@ from ttt_jax.convert import rules as rules_lib
 from ttt_jax.models.dit import rope
 from ttt_jax.models.dit import ttt
 
-# tokens of a frame (rows, columns), text tokens, scenes, mini-batch
+# Token rows and columns of a frame, text tokens, scenes, mini-batch.
 CASES = {
   'single': ((2, 3), 18, 1, 16),
   'multi': ((2, 3), 6, 3, 16),
@@ -48,7 +48,7 @@ def rules(heads, m, d, hidden):
 
 
 class Case:
-  """A layer, its inputs in reading order and the way back."""
+  """A layer, its inputs in scan order and the inverse permutation."""
 
   def __init__(self, golden, kind, scenes):
     self.arrays = np.load(golden(f'ttt_layer_{kind}.npz'))
@@ -56,14 +56,14 @@ class Case:
     (rows, columns), text, segments, mini_batch = CASES[scenes]
     self.order = token_order.TokenOrder(segments, 12, rows, columns, text)
     self.layer = ttt.TTTLayer(
-      f'ttt_{kind}',
-      2,
-      mini_batch,
-      0.1 if kind == 'mlp' else 1.0,
-      jnp.float32,
+      inner=f'ttt_{kind}',
+      num_heads=2,
+      mini_batch=mini_batch,
+      base_lr=0.1 if kind == 'mlp' else 1.0,
+      dtype=jnp.float32,
     )
     read = reference_order.text_first(self.order)
-    # From the reference's arrays to the order in which the layer reads.
+    # From the order of the reference's arrays to scan order.
     self.take = np.argsort(read)[self.order.forward_order]
     self.back = np.argsort(self.take)
     self.x = self.arrays[f'{scenes}_x'][:, self.take]
@@ -78,13 +78,13 @@ class Case:
     )
 
   def init(self, key):
-    return self.layer.init(key, self.x, self.turns())['params']
+    return self.layer.init(key, self.x, self.rotary())['params']
 
-  def turns(self):
+  def rotary(self):
     return rope.rotary_cos_sin(self.order.ttt_positions, 32)
 
   def apply(self, params, x):
-    return self.layer.apply({'params': params}, x, self.turns())[0][
+    return self.layer.apply({'params': params}, x, self.rotary())[0][
       :, self.back
     ]
 

@@ -1,4 +1,4 @@
-"""The TTT layer on the TPU's kernels, interpreted."""
+"""The TTT layer with interpreted TPU kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +15,38 @@ from ttt_jax.models.dit import ttt
 
 @pytest.mark.slow  # The kernels alone are compared in tests/kernels.
 @pytest.mark.parametrize('inner', ['ttt_linear', 'ttt_mlp'])
-def test_the_layer_is_the_same_on_every_implementation(inner):
+def test_implementations_of_the_layer_agree(inner):
   order = token_order.TokenOrder(2, 2, 3, 3, 5)
-  fill = 3
-  turns = rope.rotary_cos_sin(
-    np.pad(order.ttt_positions, ((0, fill), (0, 0)), constant_values=-1), 32
+  padding = 3
+  rotary = rope.rotary_cos_sin(
+    np.pad(order.ttt_positions, ((0, padding), (0, 0)), constant_values=-1), 32
   )
   rng = np.random.default_rng(0)
-  shape = 1, order.length + fill, 3 * 32
+  shape = 1, order.length + padding, 3 * 32
   x, d_y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
   d_y = d_y.at[:, order.length :].set(0)
-  reading = mixers.scan_permutation(order, True, order.length + fill)
+  permutation = mixers.scan_permutation(order, True, order.length + padding)
 
   def layer(implementation):
-    return ttt.TTTLayer(inner, 3, 16, 1.0, jnp.float32, implementation)
+    return ttt.TTTLayer(
+      inner=inner,
+      num_heads=3,
+      mini_batch=16,
+      base_lr=1.0,
+      dtype=jnp.float32,
+      implementation=implementation,
+    )
 
-  params = layer('xla').init(jax.random.key(0), x, turns, reading, order.length)
+  params = layer('xla').init(
+    jax.random.key(0), x, rotary, permutation, order.length
+  )
 
   def run(implementation):
     def call(params, x):
       y, _ = layer(implementation).apply(
-        params, x, turns, reading, order.length
+        params, x, rotary, permutation, order.length
       )
-      # What follows the sequence is nobody's business.
+      # Outputs of the padding are not specified.
       return y[:, : order.length]
 
     with interpreted(implementation):

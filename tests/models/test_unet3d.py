@@ -1,7 +1,7 @@
-"""The inflated U-Net against the reference's, diffusers' and its own claims.
+"""The inflated U-Net against the reference and diffusers, and its properties.
 
-fixtures/tiny_sd is of diffusers' making, see fixtures/make_sd.py; the golden
-files are Tune-A-Video's own numbers.
+fixtures/tiny_sd was written by diffusers, see fixtures/make_sd.py. The golden
+files contain Tune-A-Video's numbers.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import compare
+from tests.helpers import jaxprs
 from ttt_jax.convert import load_unet
 from ttt_jax.models import frames as frames_lib
 from ttt_jax.models.unet3d import attention
@@ -30,7 +31,7 @@ TINY = unet.UNet3DConfig(
 
 
 def last(x):
-  """[B, c, F, h, w] -> [B, F, h, w, c]."""
+  """Moves the channels of [B, c, F, h, w] to the end."""
   return np.moveaxis(x, 1, -1)
 
 
@@ -48,7 +49,7 @@ def inputs():
 
 
 def random_params(config, seed=0):
-  """All of them random: zeros would hide what they belong to."""
+  """Returns random parameters: zeros would hide the layers that they feed."""
   leaves, tree = jax.tree.flatten(unet.abstract_params(config))
   return jax.tree.unflatten(
     tree, [draw([seed, i], *leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
@@ -67,8 +68,8 @@ def test_inflated_output_of_the_reference(golden, io):
   text = io['encoder_hidden_states']
   found = apply(config, params, last(io['sample']), text, timesteps)
   assert compare.relative_error(found, last(io['out'])) < 2e-5
-  # A fresh inflation is the reference's with its temporal attention off, but
-  # the reference's own has a random bias.
+  # A fresh inflation equals the reference with temporal attention disabled. The
+  # reference's own fresh inflation has a random bias.
   for quirk in (False, True):
     _, params = load_unet(
       golden('tav_unet2d'), fresh=True, reference_bias=quirk
@@ -113,15 +114,15 @@ def test_sparse_causal_attention_of_the_reference(io):
     'kernel': io['sc_to_out.0.weight'].T,
     'bias': io['sc_to_out.0.bias'],
   }
-  for at_once in (None, 3):
+  for batch_size in (None, 3):
     module = attention.SparseCausalAttention(
-      int(io['sc_heads']), jnp.float32, at_once
+      heads=int(io['sc_heads']), dtype=jnp.float32, batch_size=batch_size
     )
     found = module.apply({'params': params}, io['sc_x'], frames)
     assert compare.relative_error(found, io['sc_out']) < 2e-5
 
 
-def test_whose_pixels_a_frame_reads():
+def test_frames_attend_to_the_first_and_the_previous_one():
   x = np.arange(6.0).reshape(6, 1, 1)  # two clips of three frames
   found = frames_lib.Frames(3).first_and_previous(x)[..., 0]
   assert found.tolist() == [[0, 0], [0, 0], [0, 1], [3, 3], [3, 3], [3, 4]]
@@ -146,7 +147,7 @@ def test_a_fresh_inflation_is_the_2d_model_on_still_clips(fixtures):
   )
   found = apply(config, params, still, *args)
   assert compare.relative_error(found, np.repeat(want, 3, axis=1)) < 2e-5
-  # With the reference's bias it is another model.
+  # With the reference's bias the outputs differ.
   _, quirk = load(reference_bias=True)
   bias = quirk['mid_block_attentions_0']['block']['attn_temp']['to_out']['bias']
   assert 0.01 < np.abs(bias).max() <= 1 / np.sqrt(len(bias))
@@ -154,7 +155,7 @@ def test_a_fresh_inflation_is_the_2d_model_on_still_clips(fixtures):
   assert compare.relative_error(found, np.repeat(want, 3, axis=1)) > 1e-3
 
 
-def test_clips_of_a_batch_do_not_meet_and_frames_do():
+def test_frames_mix_and_clips_of_a_batch_do_not():
   params = random_params(TINY)
   latents, text, timesteps = inputs()
   before = np.asarray(apply(TINY, params, latents, text, timesteps))
@@ -162,7 +163,7 @@ def test_clips_of_a_batch_do_not_meet_and_frames_do():
   after = np.asarray(apply(TINY, params, latents, text, timesteps))
   np.testing.assert_array_equal(before[0], after[0])
   assert (np.abs(before[1] - after[1]).max(axis=(1, 2, 3)) > 1e-3).all()
-  # Texts of segments are read together.
+  # Texts of segments are concatenated.
   np.testing.assert_allclose(
     apply(TINY, params, latents, text[:, None], timesteps), after, atol=1e-5
   )
@@ -171,19 +172,19 @@ def test_clips_of_a_batch_do_not_meet_and_frames_do():
 def test_attention_of_a_few_frames_at_a_time():
   q, k, v = draw(5, 3, 5, 4, 2, 2)
 
-  def loss(q, k, v, at_once):
-    return jnp.square(attention.attend(q, k, v, at_once)).sum()
+  def loss(q, k, v, batch_size):
+    return jnp.square(attention.attend(q, k, v, batch_size)).sum()
 
   gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
-  for at_once in (1, 2, 5):
+  for batch_size in (1, 2, 5):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-      gradient(q, k, v, at_once),
+      gradient(q, k, v, batch_size),
       gradient(q, k, v, None),
     )
 
 
-def test_splash_attention_of_lengths_that_fill_no_block():
+def test_splash_attention_of_lengths_that_need_padding():
   q, keys = draw(6, 1, 40, 1, 8), draw(7, 2, 1, 1100, 1, 8)
 
   with pltpu.force_tpu_interpret_mode():
@@ -216,12 +217,12 @@ def test_bfloat16_keeps_norms_and_softmax_in_float32():
   params = random_params(TINY)
   args = inputs()
   jaxpr = jax.make_jaxpr(apply, static_argnums=0)(config, params, *args)
-  types = set(operations(jaxpr, ('rsqrt', 'exp', 'reduce_max')))
+  types = set(jaxprs.operations(jaxpr, ('rsqrt', 'exp', 'reduce_max')))
   assert {name for name, _ in types} == {'rsqrt', 'exp', 'reduce_max'}
   assert {dtype for _, dtype in types} == {np.dtype(np.float32)}
   assert any(
     dtype == jnp.bfloat16
-    for _, dtype in operations(jaxpr, ('conv_general_dilated',))
+    for _, dtype in jaxprs.operations(jaxpr, ('conv_general_dilated',))
   )
   found = apply(config, params, *args)
   assert found.dtype == jnp.float32
@@ -232,21 +233,11 @@ def test_bfloat16_keeps_norms_and_softmax_in_float32():
   )
 
 
-def operations(jaxpr, names):
-  """(name, type of the result) of some operations, however deep."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name in names:
-      yield equation.primitive.name, equation.outvars[0].aval.dtype
-    for value in equation.params.values():
-      if hasattr(inner := getattr(value, 'jaxpr', value), 'eqns'):
-        yield from operations(inner, names)
-
-
-def test_remat_keeps_what_enters_each_layer():
+def test_remat_wraps_each_layer():
   params, args = random_params(TINY), inputs()
   count = lambda config: sum(
     1
-    for _ in operations(
+    for _ in jaxprs.operations(
       jax.make_jaxpr(apply, static_argnums=0)(config, params, *args),
       ('remat2', 'checkpoint', 'remat'),
     )
@@ -258,7 +249,7 @@ def test_remat_keeps_what_enters_each_layer():
 
 def test_the_defaults_are_stable_diffusion_1():
   params = unet.abstract_params(unet.UNet3DConfig(temporal=False))
-  # What diffusers counts for runwayml's 1.5.
+  # Number of parameters of runwayml's 1.5 in diffusers.
   assert sum(x.size for x in jax.tree.leaves(params)) == 859_520_964
 
 

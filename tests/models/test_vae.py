@@ -1,4 +1,4 @@
-"""The causal video autoencoder against diffusers, and its windows."""
+"""The causal video autoencoder against diffusers, and its chunks."""
 
 import dataclasses
 import json
@@ -67,25 +67,25 @@ def test_equals_diffusers(golden, frames):
 def test_one_pass_is_another_model(golden):
   folder = golden('diffusers_vae')
   config, params = load_vae(folder)
-  whole = dataclasses.replace(
+  single_chunk = dataclasses.replace(
     config, scaling_factor=1.0, encode_window=1000, decode_window=1000
   )
   with np.load(folder / 'io.npz') as file:
     x, want = (
       file[k].transpose(0, 2, 3, 4, 1) for k in ('x_17', 'mean_onepass_17')
     )
-  mean, _ = run(CausalVAE(whole), params, x, method='encode')
+  mean, _ = run(CausalVAE(single_chunk), params, x, method='encode')
   assert np.abs(mean - want).max() <= 2e-5 * np.abs(want).max()
 
 
-def test_loop_equals_written_out_windows(tiny):
+def test_loop_equals_unrolled_chunks(tiny):
   x = clip(25)
   looped = run(CausalVAE(TINY), tiny, x)
   unrolled = run(CausalVAE(TINY, unroll=True), tiny, x)
   np.testing.assert_allclose(looped, unrolled, atol=2e-5)
 
 
-def test_never_looks_at_later_windows(tiny):
+def test_chunks_do_not_depend_on_later_chunks(tiny):
   x = clip(25)
   changed = x.at[:, 17:].set(0.0)
   vae = CausalVAE(TINY)
@@ -132,7 +132,7 @@ def test_causal_conv_equals_xla():
   np.testing.assert_allclose(
     causal_conv.causal_conv3d(x, kernel), want, atol=1e-4
   )
-  # Frame by frame, with something before and something after.
+  # Frame by frame, with a function before and after the convolution.
   found, cache = causal_conv.conv_frame_by_frame(
     x[:, 2:] / 2,
     kernel,
@@ -145,7 +145,7 @@ def test_causal_conv_equals_xla():
   np.testing.assert_allclose(cache, x[:, -2:], atol=1e-6)
 
 
-def test_conv_of_doubled_equals_doubling_before():
+def test_upsample_conv_equals_repetition_before_a_convolution():
   x = jax.random.normal(jax.random.key(1), (2, 3, 5, 7, 3))
   kernel = jax.random.normal(jax.random.key(2), (3, 3, 3, 4))
   doubled = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
@@ -156,13 +156,13 @@ def test_conv_of_doubled_equals_doubling_before():
   )
 
 
-def test_training_writes_out_what_inference_loops_over():
+def test_unrolled_gradients_equal_looped_ones():
   config = tiny_vae.CONFIG
   params = tiny_vae.parameters(config)
   x = tiny_vae.clip(5, 32, 32)
 
-  def gradient(**how):
-    vae = CausalVAE(config, **how)
+  def gradient(**options):
+    vae = CausalVAE(config, **options)
     loss = lambda p: jnp.square(
       vae.apply({'params': p}, x, method='encode')[0]
     ).mean()
@@ -176,11 +176,11 @@ def test_training_writes_out_what_inference_loops_over():
 
 
 @pytest.mark.parametrize('frames', [8, 9])
-def test_blocks_of_pixels_have_an_inverse(frames):
+def test_3d_patches_have_an_inverse(frames):
   x = clip(frames).at[:, :1].set(0.25)
-  blocks = coder.patchify3d(x, 4, 8)
-  assert blocks.shape == (1, -(-frames // 4), 2, 2, 4 * 8 * 8 * 3)
-  back = coder.unpatchify3d(blocks, 4, 8, lone_first=frames % 4 == 1)
+  patches = coder.patchify3d(x, 4, 8)
+  assert patches.shape == (1, -(-frames // 4), 2, 2, 4 * 8 * 8 * 3)
+  back = coder.unpatchify3d(patches, 4, 8, single_first=frames % 4 == 1)
   np.testing.assert_allclose(back, x, atol=1e-6)
 
 
@@ -232,8 +232,8 @@ def test_missing_and_broken_files(tiny, tmp_path):
     load_vae(tmp_path)
   save_vae(TINY, tiny, tmp_path)
   path = tmp_path / WEIGHTS
-  whole = path.read_bytes()
-  path.write_bytes(whole[: len(whole) // 2])
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
   with pytest.raises(ValueError, match='not a complete safetensors file'):
     load_vae(tmp_path)
   path.unlink()
@@ -241,7 +241,7 @@ def test_missing_and_broken_files(tiny, tmp_path):
     load_vae(tmp_path)
 
 
-def test_config_that_we_do_not_support(tiny, tmp_path):
+def test_unsupported_configs(tiny, tmp_path):
   save_vae(TINY, tiny, tmp_path)
   path = tmp_path / 'config.json'
   found = json.loads(path.read_text())
@@ -253,7 +253,7 @@ def test_config_that_we_do_not_support(tiny, tmp_path):
     load_vae(tmp_path)
 
 
-def test_shipped_autoencoder_on_frames_it_never_saw(fixtures):
+def test_shipped_autoencoder_on_held_out_frames(fixtures):
   folder = pathlib.Path(ttt_jax.__file__).parent / 'assets/quickstart_vae'
   config, params = load_vae(folder)
   strip = np.asarray(Image.open(fixtures / 'vae_held_out.png'))

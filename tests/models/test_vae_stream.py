@@ -1,4 +1,4 @@
-"""Videos through the autoencoder in windows, tiles and parts."""
+"""Streams of videos through the autoencoder, in chunks, tiles and parts."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from ttt_jax.models.vae import tiling as tiling_lib
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
-# As the reference's tiled numbers were made.
+# Sizes for the reference's tiled numbers.
 TILES = tiling_lib.Tiling(24, 24, 1 / 3, 1 / 3)
 
 
@@ -31,7 +31,7 @@ def _stream(params):
 
 @pytest.fixture(scope='module', name='reference')
 def _reference(golden):
-  """Config (latents unscaled), parameters and arrays of the reference."""
+  """Returns config (unscaled latents), parameters and reference arrays."""
   folder = golden('diffusers_vae')
   config, params = load_vae(folder)
   config = dataclasses.replace(config, scaling_factor=1.0)
@@ -49,7 +49,7 @@ def decode(stream, latents):
   return np.concatenate(list(stream.decode(latents)), axis=1)
 
 
-def test_windows_equal_diffusers(reference):
+def test_chunks_equal_diffusers(reference):
   config, params, io = reference
   stream = stream_lib.VAEStream(config, params)
   mean, logvar = encode(stream, io['x_17'])
@@ -72,7 +72,7 @@ def test_tiles_equal_diffusers(reference):
   assert compare.relative_error(frames, io['tiled_decoded_9']) < 2e-5
 
 
-def test_windows_equal_the_whole(stream, params):
+def test_chunks_equal_one_program(stream, params):
   vae = CausalVAE(tiny_vae.CONFIG)
   x = tiny_vae.clip(25, 32, 32)
   mean, logvar = encode(stream, x)
@@ -108,19 +108,19 @@ def test_two_programs_serve_every_length(stream):
   assert frames == [5] + [4] * 125
 
 
-def test_what_is_on_the_device_does_not_grow(stream):
-  def most(frames):
-    found = []
+def test_device_memory_does_not_grow(stream):
+  def peak(frames):
+    sizes = []
     for _ in stream.decode(tiny_vae.latents(frames, 2, 2)):
-      found.append(sum(x.nbytes for x in jax.live_arrays()))
-    return max(found)
+      sizes.append(sum(x.nbytes for x in jax.live_arrays()))
+    return max(sizes)
 
-  most(5)
-  assert most(65) <= most(13)
+  peak(5)
+  assert peak(65) <= peak(13)
 
 
 def memory(config, frames, height, width):
-  """Bytes of temporaries to decode so many latents in one program."""
+  """Returns the bytes of temporaries to decode latents in one program."""
   vae = CausalVAE(config)
   params = jax.eval_shape(
     vae.init,
@@ -136,7 +136,7 @@ def memory(config, frames, height, width):
 
 
 def test_memory_of_one_program_does_not_grow():
-  # Tiny buffers are packed a little differently for a handful of windows.
+  # Tiny buffers are packed differently for a few chunks.
   long, short = (memory(tiny_vae.CONFIG, f, 8, 8) for f in (501, 53))
   assert long <= short
 
@@ -164,18 +164,18 @@ def test_parts_of_frames():
   assert mesh(8, 60, 90) == (4, 2)
   assert mesh(4, 60, 90) == (2, 2)
   assert mesh(8, 7, 11) == (1, 1)
-  assert mesh(8, 4, 4) == (2, 2)  # parts of two rows at least
+  assert mesh(8, 4, 4) == (2, 2)  # At least two rows per part.
 
 
 def test_tiles_of_cogvideox():
-  config, tiles = CausalVAEConfig(), tiling_lib.Tiling()
-  plan = tiles.decoding(config, 60, 90)
-  assert plan.rows == (0, 25, 50) and plan.columns == (0, 36, 72)
-  assert (plan.fade_height, plan.keep_width) == (40, 288)
-  plan = tiles.encoding(config, 480, 720)
-  assert plan.rows == (0, 200, 400) and plan.columns == (0, 288, 576)
-  assert (plan.fade_height, plan.fade_width) == (5, 9)
-  assert tiles.decoding(config, 30, 45) is None
+  config, tiling = CausalVAEConfig(), tiling_lib.Tiling()
+  tiles = tiling.decoding(config, 60, 90)
+  assert tiles.rows == (0, 25, 50) and tiles.columns == (0, 36, 72)
+  assert (tiles.fade_height, tiles.keep_width) == (40, 288)
+  tiles = tiling.encoding(config, 480, 720)
+  assert tiles.rows == (0, 200, 400) and tiles.columns == (0, 288, 576)
+  assert (tiles.fade_height, tiles.fade_width) == (5, 9)
+  assert tiling.decoding(config, 30, 45) is None
 
 
 def test_bad_sizes(stream, params):

@@ -1,4 +1,4 @@
-"""What all comparisons with PyTorch share; without it they are skipped."""
+"""Shared parts of the comparisons with PyTorch, which they need."""
 
 import pytest
 
@@ -9,6 +9,6 @@ torch = pytest.importorskip(
 
 @pytest.fixture(autouse=True)
 def no_gradients():
-  """Nothing here is differentiated by PyTorch."""
+  """Disables gradients in PyTorch."""
   with torch.no_grad():
     yield

@@ -1,4 +1,4 @@
-"""Our CLIP and its tokenizer beside transformers' own."""
+"""Our CLIP and its tokenizer against transformers'."""
 
 import jax
 import numpy as np

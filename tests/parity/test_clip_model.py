@@ -1,4 +1,4 @@
-"""Both towers of our CLIP, and its pictures, beside transformers' own."""
+"""Both towers of our CLIP, and its preprocessing, against transformers'."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ TEXTS = ['a red ball', 'the blue cat and the ball', '', 'a ' * 40]
 
 
 def their_model(seed):
-  """A CLIPModel, random everywhere, and its processor of pictures."""
+  """Returns a random CLIPModel and its image processor."""
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   tower = lambda: dict(
@@ -70,7 +70,7 @@ def test_vectors_and_pixels(seed, fixtures, tmp_path):
       (score.embed(frames), found.image_embeds),
       (np.stack([score.embed_text(t) for t in TEXTS]), found.text_embeds),
     ):
-      # Of unit vectors.
+      # The vectors have unit length.
       np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
     cosines = (found.image_embeds @ found.text_embeds[0]).mean()
     assert (

@@ -1,4 +1,4 @@
-"""Our image autoencoder beside diffusers' own: both directions."""
+"""Our image autoencoder against diffusers': both directions."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""From a text to frames: our pipeline beside diffusers' own, on one folder."""
+"""From a text to frames: our pipeline against diffusers', on one folder."""
 
 import jax
 import numpy as np
@@ -61,5 +61,5 @@ def test_a_folder_gives_the_same_frames_in_both_programs(folder):
   assert error <= 2e-5 * np.abs(expected).max()
   pixels = theirs(output_type='np', **call).frames[0]
   assert frames.shape == pixels.shape == (49, 32, 48, 3)
-  # uint8 here, rounded.
+  # Ours are rounded to uint8.
   assert np.abs(frames / 255 - pixels).max() <= 0.5 / 255 + 1e-3

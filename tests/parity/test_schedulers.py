@@ -1,4 +1,4 @@
-"""Our schedulers beside diffusers' own, live, on random networks."""
+"""Our schedulers against diffusers', live, on random networks."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ CLASSES = {
 
 
 def theirs(name, steps, shift, network, x, noise):
-  """Every state of a run."""
+  """Returns every state of a sampling run."""
   scheduler = CLASSES[name](snr_shift_scale=shift, **CONFIG)
   scheduler.set_timesteps(steps)
   out, old, before = [], None, None
@@ -51,7 +51,7 @@ def theirs(name, steps, shift, network, x, noise):
 @pytest.mark.parametrize('shift', [1.0, 3.0])
 @pytest.mark.parametrize('steps', [1, 2, 3, 7, 20, 30, 47, 50, 600])
 @pytest.mark.parametrize('name', sorted(CLASSES))
-def test_every_state_of_a_run(name, steps, shift):
+def test_every_state_of_a_sampling_run(name, steps, shift):
   rng = np.random.default_rng([steps, int(shift)])
   a, b = rng.normal(size=2) * 0.3
   start = rng.normal(size=SHAPE)

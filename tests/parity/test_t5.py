@@ -1,4 +1,4 @@
-"""Our T5 and its tokenizer beside transformers', live, both ways."""
+"""Our T5 and its tokenizer against transformers', live, in both directions."""
 
 import io
 
@@ -160,7 +160,7 @@ def test_texts(normalisation, tmp_path):
   tokenizer = transformers.T5Tokenizer.from_pretrained(tmp_path / 'tokenizer')
   rows = len(tokenizer) + 28
   theirs = make('square', 2, tmp_path / 'text_encoder', rows)
-  # In this order, as the paper's code adds them.
+  # In the order in which the paper's code adds them.
   tokenizer.add_special_tokens(
     {'additional_special_tokens': ['<end_scene>', '<start_scene>']}
   )
@@ -175,7 +175,7 @@ def test_texts(normalisation, tmp_path):
     assert ours.count_tokens(text) == (row > 0).sum(), text
   want = theirs(ids).last_hidden_state  # without a mask, as CogVideoX
   assert error(ours.encode(TEXTS), want) <= TOLERANCE
-  # The same texts by the tokenizer.json that transformers writes.
+  # The same texts with the tokenizer.json that transformers writes.
   tokenizer.save_pretrained(tmp_path / 'fast')
   (tmp_path / 'tokenizer/spiece.model').unlink()
   (tmp_path / 'fast/tokenizer.json').rename(

@@ -1,4 +1,4 @@
-"""Our transformer beside diffusers' own: random configs, both directions."""
+"""Our transformer against diffusers': random configs, both directions."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ SEEDS = range(8)
 
 
 def draw(seed):
-  """Sizes of a model, even seeds rotary, and latent sizes to run it at."""
+  """Returns the sizes of a model, rotary if `seed` is even, and of latents."""
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   patch, segment = pick(1, 2, 2), pick(1, 2, 3)
@@ -44,13 +44,13 @@ def draw(seed):
     temporal_interpolation_scale=pick(1.0, 2.0),
     use_rotary_positional_embeddings=seed % 2 == 0,
   )
-  # As in pre-training, wider and flatter.
+  # The size of pre-training, a wider and a flatter one.
   sizes = [(rows, columns), (rows, columns + 3), (rows + 2, columns)]
   return config, sizes
 
 
 def their_model(config, seed):
-  """Weights that are random everywhere, gates and norms as well."""
+  """Returns a model with random weights, including gates and norms."""
   torch.manual_seed(seed)
   model = diffusers.CogVideoXTransformer3DModel(**config).eval()
   for weight in model.parameters():
@@ -58,8 +58,8 @@ def their_model(config, seed):
   return model
 
 
-def their_turns(config, rows, columns, frames):
-  """The rotary positions that the pipeline would give the model."""
+def their_rotary_embedding(config, rows, columns, frames):
+  """Returns the rotary embedding as diffusers' pipeline computes it."""
   p = config.patch_size
   return embeddings.get_3d_rotary_pos_embed(
     config.attention_head_dim,
@@ -72,7 +72,7 @@ def their_turns(config, rows, columns, frames):
 
 
 def compare(config, params, model, sizes, seed):
-  """Both on the same inputs; diffusers' in float64."""
+  """Compares both on the same inputs; diffusers computes in float64."""
   theirs = model.config
   network = jax.jit(dit.DiffusionTransformer(config).apply)
   model = model.double()
@@ -94,7 +94,7 @@ def compare(config, params, model, sizes, seed):
     time = rng.integers(0, 1000, 2)
     turns = None
     if theirs.use_rotary_positional_embeddings:
-      turns = their_turns(theirs, rows, columns, frames)
+      turns = their_rotary_embedding(theirs, rows, columns, frames)
     wanted = model(
       torch.tensor(latents).double(),
       torch.tensor(text).double(),
@@ -112,11 +112,11 @@ def compare(config, params, model, sizes, seed):
 
 
 @pytest.mark.parametrize('seed', SEEDS)
-def test_their_folder_in_our_hands(seed, tmp_path):
+def test_we_load_their_folder(seed, tmp_path):
   config, sizes = draw(seed)
   model = their_model(config, seed)
   model = model.to(torch.bfloat16 if seed % 3 == 0 else torch.float32)
-  # The smallest models, too, come in several files.
+  # Even the smallest models become several files.
   model.save_pretrained(
     tmp_path, max_shard_size='40KB' if seed % 4 < 2 else '10GB'
   )
@@ -124,14 +124,14 @@ def test_their_folder_in_our_hands(seed, tmp_path):
   assert {x.dtype for x in jax.tree.leaves(params)} == {
     jnp.dtype(jnp.bfloat16 if seed % 3 == 0 else jnp.float32)
   }
-  # In float32 again: bfloat16 has rounded their table of positions, too.
+  # In float32 again, because bfloat16 rounded their table of positions too.
   model = diffusers.CogVideoXTransformer3DModel.from_pretrained(tmp_path)
   compare(ours, params, model, sizes, seed)
 
 
 @pytest.mark.parametrize('seed', (2, 5))
 @pytest.mark.parametrize('mixer', ['ttt_mlp', 'ttt_linear'])
-def test_ttt_layers_behind_gates_of_zero(mixer, seed, tmp_path):
+def test_ttt_layers_with_gates_of_zero(mixer, seed, tmp_path):
   config, sizes = draw(seed)
   model = their_model(config, seed)
   model.save_pretrained(tmp_path)
@@ -142,11 +142,11 @@ def test_ttt_layers_behind_gates_of_zero(mixer, seed, tmp_path):
 
 
 @pytest.mark.parametrize('seed', SEEDS)
-def test_our_folder_in_their_hands(seed, tmp_path):
+def test_they_load_our_folder(seed, tmp_path):
   config, sizes = draw(seed + 100)
   their_model(config, seed).save_pretrained(tmp_path / 'sizes')
   ours, _ = convert.load_dit(tmp_path / 'sizes')
-  # diffusers must not stumble over what it does not have.
+  # diffusers must ignore the TTT layers.
   ours = dataclasses.replace(ours, mixer='ttt_mlp' if seed % 2 else 'none')
   rng = np.random.default_rng(seed)
   params = jax.tree.map(
@@ -167,7 +167,7 @@ def test_our_folder_in_their_hands(seed, tmp_path):
   compare(plain, params, model.eval(), sizes, seed)
 
 
-def test_what_we_loaded_is_what_they_load(tmp_path):
+def test_round_trip_of_their_weights(tmp_path):
   config, _ = draw(0)
   model = their_model(config, 0).bfloat16()
   model.save_pretrained(tmp_path / 'theirs')

@@ -1,4 +1,4 @@
-"""Our U-Net beside diffusers' own: random configs, both directions."""
+"""Our U-Net against diffusers': random configs, both directions."""
 
 import json
 
@@ -19,7 +19,7 @@ UP = {True: 'CrossAttnUpBlock2D', False: 'UpBlock2D'}
 
 
 def draw(seed):
-  """Sizes of a model: even seeds as SD 1 writes them, odd ones as SD 2."""
+  """Returns the sizes of a model like SD 1 for even seeds, else like SD 2."""
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   levels = pick(2, 3)
@@ -43,7 +43,7 @@ def draw(seed):
 
 
 def their_model(config, seed):
-  """Weights that are random everywhere, norms as well."""
+  """Returns a model with random weights, including norms."""
   torch.manual_seed(seed)
   model = diffusers.UNet2DConditionModel(**config).eval()
   for weight in model.parameters():
@@ -52,7 +52,7 @@ def their_model(config, seed):
 
 
 def compare(config, params, model, seed):
-  """Both on the same inputs, a still clip of ours; diffusers' in float64."""
+  """Compares both on a still clip; diffusers computes in float64."""
   network = jax.jit(unet.UNet3D(config).apply)
   model = model.double()
   rng = np.random.default_rng(seed)
@@ -94,8 +94,8 @@ def test_our_weights(seed, tmp_path):
   their_model(draw(seed), seed).save_pretrained(tmp_path / 'theirs')
   config, params = convert.load_unet(tmp_path / 'theirs')
   convert.save_unet(config, params, tmp_path / 'ours')
-  # Ours says what theirs said, but for heads that are equal at all levels:
-  # one number says it, too.
+  # Our config.json equals theirs, except that one number stands for heads
+  # that are equal at all levels.
   theirs, ours = (
     json.loads((tmp_path / name / 'config.json').read_text())
     for name in ('theirs', 'ours')

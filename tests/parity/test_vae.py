@@ -1,4 +1,4 @@
-"""Our autoencoder beside diffusers' own, live: fresh weights, both ways."""
+"""Our autoencoder against diffusers', live: new weights, both directions."""
 
 import json
 
@@ -13,7 +13,7 @@ from ttt_jax.models.vae import tiling as tiling_lib
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
 
-# Of max: two sums in float32 in another order.
+# Relative to the maximum: sums in float32 differ in order.
 TOLERANCE = 2e-5
 CASES = {
   'as_cogvideox': dict(
@@ -43,14 +43,14 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def quick():
-  """Compiles without effort."""
+  """Disables expensive optimizations of the compiler."""
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
 
 
 def make(name, seed, folder):
-  """A random autoencoder of diffusers', saved."""
+  """Saves a random autoencoder by diffusers."""
   torch.manual_seed(seed)
   config = CASES[name]
   count = len(config['block_out_channels'])
@@ -60,7 +60,7 @@ def make(name, seed, folder):
     **config,
   ).eval()
   for key, parameter in vae.named_parameters():
-    # Norms that do something.
+    # Norms that change their input.
     if 'norm' in key and 'conv' not in key:
       parameter.add_(torch.randn_like(parameter) * 0.1)
   vae.save_pretrained(folder)
@@ -72,14 +72,14 @@ def to_torch(x):
 
 
 def compare(vae, stream, shape, seed):
-  """Both directions at one shape [B, F', H, W]."""
+  """Compares both directions at one shape [B, F', H, W]."""
   rng = np.random.default_rng(seed)
   config = stream.config
   scale = np.float32(config.scaling_factor)
   frames = rng.uniform(-1, 1, (*shape, 3)).astype(np.float32)
   want = vae.encode(to_torch(frames)).latent_dist
   mean, logvar = zip(*stream.encode(frames))
-  # The pipeline scales after encoding and before decoding; ours does inside.
+  # Their pipeline scales after encoding and before decoding; our VAE scales.
   close(np.concatenate(mean, 1), want.mean * scale)
   close(np.concatenate(logvar, 1), want.logvar + 2 * np.log(scale))
   b, f, h, w = shape

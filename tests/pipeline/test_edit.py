@@ -159,7 +159,7 @@ def test_side_by_side():
   'changes, message',
   [
     (dict(video=''), 'config.video is empty; name the video'),
-    (dict(prompt=' '), 'config.prompt is empty; say what'),
+    (dict(prompt=' '), 'config.prompt is empty; describe'),
     (dict(data=dict(stride=0)), 'stride 0 and start 0; they must be'),
     (
       dict(data=dict(frames=4)),
@@ -168,7 +168,7 @@ def test_side_by_side():
     ),
     (dict(prompt='a cat ' * 40), 'tokens; at most'),
     (dict(edits=('a cat ' * 40,)), 'tokens; at most'),
-    (dict(data=dict(spatial_compression=4)), 'the autoencoder makes'),
+    (dict(data=dict(spatial_compression=4)), 'the VAE makes latents of'),
   ],
 )
 def test_bad_clips(changes, message, clip, tmp_path):

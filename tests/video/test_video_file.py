@@ -148,7 +148,7 @@ def test_invalid_arguments(tmp_path, kwargs, message):
   assert '\n' not in str(e.value)
 
 
-def test_bad_files(tmp_path):
+def test_invalid_files(tmp_path):
   def refused(path, message, error=ValueError):
     with pytest.raises(error, match=message) as e:
       video_file.read_video(path, **SIZE)

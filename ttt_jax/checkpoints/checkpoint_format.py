@@ -109,9 +109,10 @@ def read_newest(
     None if no checkpoint can be read.
   """
   for step in steps(stage):
+    items, meta, reason = {}, {}, None
     try:
       meta = read_meta(stage, step)
-      items, reason = read_arrays(stage, step, like(step, meta)), None
+      items = read_arrays(stage, step, like(step, meta))
     except Exception as e:  # pylint: disable=broad-except
       reason = files.first_line(e)[:200]
     is_read = distributed.all_agree(reason is None)

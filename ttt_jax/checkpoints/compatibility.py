@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import pathlib
+import os
 from typing import Any
 
 from ttt_jax.runtime import files
@@ -53,7 +53,7 @@ def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def check_config(
-  saved: Mapping[str, Any], config: Mapping[str, Any], folder: pathlib.Path
+  saved: Mapping[str, Any], config: Mapping[str, Any], folder: os.PathLike[str]
 ) -> None:
   """Raises ValueError if a config does not continue the run in `folder`.
 

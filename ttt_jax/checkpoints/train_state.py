@@ -52,7 +52,7 @@ def split(params: Params, trainable: Set[str]) -> tuple[Params, Params]:
   )
 
 
-def merge(first: Params, second: Params) -> Params:
+def merge(first: Params, second: Params) -> dict[str, Any]:
   """Returns both nested dicts in one; `second` has precedence."""
   return unflatten(flatten(first) | flatten(second))
 

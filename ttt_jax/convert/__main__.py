@@ -32,7 +32,6 @@ import time
 from typing import Any
 
 from absl import flags
-from flax import traverse_util
 import jax
 from rich import console as rich_console
 from rich import table as rich_table
@@ -143,7 +142,8 @@ def _import(source: pathlib.Path, out: pathlib.Path) -> None:
   from ttt_jax.convert import registry
   from ttt_jax.runtime import progress
 
-  model, options = registry.detect_format(source), {}
+  model = registry.detect_format(source)
+  options: dict[str, Any] = {}
   if model.name == 'transformer':
     options = dict(
       mixer=_MIXER.value, mini_batch=_MINI_BATCH.value, seed=_SEED.value
@@ -164,10 +164,14 @@ def _import(source: pathlib.Path, out: pathlib.Path) -> None:
 
 def _print_parameters(title: str, params: Any) -> None:
   """Prints the number of parameters by group and type."""
+  from ttt_jax.checkpoints import train_state
+
   groups = {}
-  for path, leaf in traverse_util.flatten_dict(params).items():
-    depth = 3 if path[:2] == ('layers', 'seq') else 2
-    name = '/'.join(path[:depth] if path[0] == 'layers' else path[:1])
+  for path, leaf in train_state.flatten(params).items():
+    depth = 1
+    if path.startswith('layers/'):
+      depth = 3 if path.startswith('layers/seq/') else 2
+    name = '/'.join(path.split('/')[:depth])
     size = math.prod(leaf.shape)
     groups.setdefault((name, str(leaf.dtype)), []).append(size)
   table = rich_table.Table(title=title)

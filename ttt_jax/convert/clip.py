@@ -129,14 +129,7 @@ def load_clip(
 ) -> tuple[clip.CLIPTextConfig, dict[str, Any]]:
   """Loads the text encoder of Stable Diffusion as `ModelFormat.load` does.
 
-  Args:
-    folder: Folder of the model, or of a complete one with `text_encoder`.
-    compute_dtype: Type of the activations, 'float32' or 'bfloat16'.
-    dtype: Type of the parameters; None keeps the type in the files.
-    sharding: Sharding of each parameter; None returns numpy arrays.
-
-  Returns:
-    The config and the parameters for `CLIPTextEncoder(config)`.
+  The activations have the type `compute_dtype`, 'float32' or 'bfloat16'.
   """
   return FORMAT.load(
     folder, dtype=dtype, sharding=sharding, compute_dtype=compute_dtype

@@ -117,14 +117,5 @@ def load_clip_model(
   dtype: Any = None,
   sharding: lazy_params.Placement = None,
 ) -> tuple[clip.CLIPConfig, dict[str, Any]]:
-  """Loads both towers of CLIP as `ModelFormat.load` does.
-
-  Args:
-    folder: Folder of the model.
-    dtype: Type of the parameters; None keeps the type in the files.
-    sharding: Sharding of each parameter; None returns numpy arrays.
-
-  Returns:
-    The config and the parameters for `CLIP(config)`.
-  """
+  """Loads both towers of CLIP as `ModelFormat.load` does."""
   return FORMAT.load(folder, dtype=dtype, sharding=sharding)

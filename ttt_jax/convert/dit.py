@@ -63,7 +63,11 @@ _FIXED = {
   'use_learned_positional_embeddings': False,
 }
 # Initial step size of the inner model, as in the paper's code.
-_BASE_LR = {'none': 0.1, 'ttt_mlp': 0.1, 'ttt_linear': 1.0}
+_BASE_LR: dict[str | None, float] = {
+  'none': 0.1,
+  'ttt_mlp': 0.1,
+  'ttt_linear': 1.0,
+}
 
 
 def config_from_json(found: Mapping[str, Any], path: str) -> dit.DiTConfig:
@@ -191,7 +195,7 @@ def _config_from_folder(
   if mixer == 'none' or (saved is None and mixer is None):
     return config
   if saved is None:
-    saved = dict(
+    saved = dict[str, Any](
       mixer=mixer,
       mini_batch=mini_batch or config.mini_batch,
       ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
@@ -262,14 +266,8 @@ def load_dit(
     mini_batch: Tokens per mini-batch of new TTT layers; None is the default
       of `DiTConfig`.
     seed: Seed of new TTT layers.
-    dtype: Type of the parameters; None keeps the type in the files, and is
-      float32 for new TTT layers.
-    sharding: Sharding of each parameter, for example
-      `functools.partial(sharding.param_sharding, mesh)`: the host then holds
-      one tensor at a time. None returns numpy arrays.
-
-  Returns:
-    The config and the parameters for `DiffusionTransformer(config)`.
+    dtype: Type of the parameters, see `ModelFormat.load`.
+    sharding: Sharding of each parameter, see `ModelFormat.load`.
   """
   return FORMAT.load(
     folder,

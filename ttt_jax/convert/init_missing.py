@@ -8,10 +8,10 @@ import functools
 import math
 from typing import Any
 
-from flax import traverse_util
 import jax
 import numpy as np
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
 
 DTYPE = np.dtype(np.float32)
@@ -56,7 +56,7 @@ def init_missing_params(
 
   def init(key):
     # The compiler drops what is not returned.
-    flat = traverse_util.flatten_dict(init_params(config, key), sep='/')
+    flat = train_state.flatten(init_params(config, key))
     return {path: flat[path].astype(dtype) for path in shapes}
 
   out_shardings = sharding and {

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import os
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.convert import lazy_params
@@ -122,14 +120,6 @@ def _block_types(levels: int) -> dict[str, list[str]]:
   }
 
 
-def _abstract_params(config: kl.KLVAEConfig) -> Any:
-  side = config.spatial_compression
-  frames = jax.ShapeDtypeStruct(
-    (1, 1, side, side, config.in_channels), jnp.float32
-  )
-  return model_format.abstract_init(kl.KLVAE(config), frames)
-
-
 FORMAT = model_format.ModelFormat(
   name='kl_vae',
   part='vae',
@@ -138,7 +128,7 @@ FORMAT = model_format.ModelFormat(
   weights='diffusion_pytorch_model',
   config_from_json=config_from_json,
   config_to_json=config_to_json,
-  abstract_params=_abstract_params,
+  abstract_params=kl.abstract_params,
   rules=rules,
   find=sd.find_part,
 )
@@ -151,14 +141,5 @@ def load_kl_vae(
   dtype: Any = np.float32,
   sharding: lazy_params.Placement = None,
 ) -> tuple[kl.KLVAEConfig, dict[str, Any]]:
-  """Loads the autoencoder of Stable Diffusion as `ModelFormat.load` does.
-
-  Args:
-    folder: Folder of the model, or of a complete one with `vae`.
-    dtype: Type of the parameters; None keeps the type in the files.
-    sharding: Sharding of each parameter; None returns numpy arrays.
-
-  Returns:
-    The config and the parameters for `KLVAE(config)`.
-  """
+  """Loads a `KLVAE` as `ModelFormat.load` does."""
   return FORMAT.load(folder, dtype=dtype, sharding=sharding)

@@ -90,11 +90,6 @@ def _rename(key: str) -> str | None:
   return None if key.startswith(_UNUSED) else key
 
 
-def _abstract_params(config: minilm.MiniLMConfig) -> Any:
-  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  return model_format.abstract_init(minilm.MiniLMEncoder(config), ids, ids)
-
-
 FORMAT = model_format.ModelFormat(
   name='bert',
   part='text_encoder',
@@ -102,7 +97,7 @@ FORMAT = model_format.ModelFormat(
   class_names=('BertModel',),
   weights='model',
   config_from_json=config_from_json,
-  abstract_params=_abstract_params,
+  abstract_params=minilm.abstract_params,
   rules=rules,
   rename=_rename,
 )
@@ -111,13 +106,6 @@ FORMAT = model_format.ModelFormat(
 def load_minilm(
   folder: str | os.PathLike[str],
 ) -> tuple[minilm.MiniLMConfig, dict[str, Any]]:
-  """Loads a BERT encoder as `ModelFormat.load` does.
-
-  Args:
-    folder: Folder with `config.json` and `model.safetensors`.
-
-  Returns:
-    The config and float32 parameters for `MiniLMEncoder(config)`.
-  """
+  """Loads a BERT encoder in float32 as `ModelFormat.load` does."""
   config, params = FORMAT.load(folder, dtype=jnp.float32)
   return config, jax.tree.map(jnp.asarray, params)

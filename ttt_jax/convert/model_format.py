@@ -14,10 +14,7 @@ import os
 import pathlib
 from typing import Any
 
-from flax import linen as nn
-from flax import traverse_util
-import jax
-
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import init_missing
 from ttt_jax.convert import lazy_params
 from ttt_jax.convert import rules as rules_lib
@@ -50,6 +47,29 @@ class Extension:
     """Returns whether a folder contains the extension."""
     kind = 'json' if self.fields else 'safetensors'
     return (folder / f'{self.name}.{kind}').is_file()
+
+  def save(
+    self,
+    config: Any,
+    params: Mapping[str, Any],
+    folder: pathlib.Path,
+    dtype: Any,
+  ) -> None:
+    """Writes the extension's parameters and its config fields."""
+    safetensors_writer.write_folder(
+      folder,
+      self.name,
+      self.rules(config),
+      params,
+      dtype=dtype,
+      shard_bytes=float('inf'),
+    )
+    if self.fields:
+      files.write_json(
+        {name: getattr(config, name) for name in self.fields},
+        folder / f'{self.name}.json',
+        indent=2,
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +157,15 @@ class ModelFormat:
     folder = self.find(folder, self.part)
     config = self.load_config(folder, **options)
     shapes = self.parameter_shapes(config)
-    extra = {}
-    if self.extension is not None:
-      extra = {p: s for p, s in shapes.items() if self.extension.owns(p)}
+    extension, extra = self.extension, {}
+    if extension is not None:
+      extra = {p: s for p, s in shapes.items() if extension.owns(p)}
     tensors = safetensors_reader.open_folder(folder, self.weights)
-    named = {self.rename(key): tensor for key, tensor in tensors.items()}
-    named.pop(None, None)
+    named = {
+      name: tensor
+      for key, tensor in tensors.items()
+      if (name := self.rename(key)) is not None
+    }
     params = rules_lib.import_params(
       self.rules(config),
       named,
@@ -151,15 +174,15 @@ class ModelFormat:
       dtype=dtype,
       sharding=sharding,
     )
-    if not extra:
+    if extension is None or not extra:
       return config, params
-    if self.extension.is_in(folder) and not fresh:
+    if extension.is_in(folder) and not fresh:
       tensors = safetensors_reader.open_file(
-        folder / f'{self.extension.name}.safetensors'
+        folder / f'{extension.name}.safetensors'
       )
-      more = _flatten(
+      more = train_state.flatten(
         rules_lib.import_params(
-          self.extension.rules(config),
+          extension.rules(config),
           tensors,
           extra,
           tensors.name,
@@ -169,9 +192,9 @@ class ModelFormat:
       )
     else:
       more = init_missing.init_missing_params(
-        self.extension.init_params, config, extra, seed, dtype, sharding
+        extension.init_params, config, extra, seed, dtype, sharding
       )
-    return config, _unflatten(_flatten(params) | more)
+    return config, train_state.unflatten(train_state.flatten(params) | more)
 
   def save(
     self,
@@ -202,30 +225,17 @@ class ModelFormat:
     folder = pathlib.Path(folder)
     content = self.config_to_json(config)
     safetensors_writer.check_free(folder, self.weights)
-    flat, extra = _flatten(params), {}
-    if self.extension is not None:
-      safetensors_writer.check_free(folder, self.extension.name)
-      extra = {p: flat.pop(p) for p in list(flat) if self.extension.owns(p)}
-    if extra:
-      safetensors_writer.write_folder(
-        folder,
-        self.extension.name,
-        self.extension.rules(config),
-        _unflatten(extra),
-        dtype=dtype,
-        shard_bytes=float('inf'),
-      )
-      if self.extension.fields:
-        files.write_json(
-          {name: getattr(config, name) for name in self.extension.fields},
-          folder / f'{self.extension.name}.json',
-          indent=2,
-        )
+    flat = train_state.flatten(params)
+    if (extension := self.extension) is not None:
+      safetensors_writer.check_free(folder, extension.name)
+      extra = {p: flat.pop(p) for p in list(flat) if extension.owns(p)}
+      if extra:
+        extension.save(config, train_state.unflatten(extra), folder, dtype)
     safetensors_writer.write_folder(
       folder,
       self.weights,
       self.rules(config),
-      _unflatten(flat),
+      train_state.unflatten(flat),
       dtype=dtype,
       shard_bytes=shard_bytes,
       config=content,
@@ -233,14 +243,8 @@ class ModelFormat:
 
   def parameter_shapes(self, config: Any) -> dict[str, tuple[int, ...]]:
     """Returns '/'-joined path -> shape of every parameter."""
-    flat = _flatten(self.abstract_params(config))
+    flat = train_state.flatten(self.abstract_params(config))
     return {path: leaf.shape for path, leaf in flat.items()}
-
-
-def abstract_init(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> Any:
-  """Returns the shapes of a module's parameters without computing any."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(module.init, key, *inputs)['params']
 
 
 def ignore(*prefixes: str) -> Callable[[str], str | None]:
@@ -364,11 +368,3 @@ def _describe_violation(value: Any, kind: type[Any]) -> str:
     is_legal = isinstance(value, list) and value and all(map(is_size, value))
     return '' if is_legal else 'a list of whole numbers above 0'
   return ''
-
-
-def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-  return traverse_util.flatten_dict(tree, sep='/')
-
-
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  return traverse_util.unflatten_dict(flat, sep='/')

@@ -16,11 +16,12 @@ import os
 import pathlib
 from typing import Any
 
-from flax import traverse_util
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
 from ttt_jax.convert import model_format
 from ttt_jax.runtime import disk
@@ -53,10 +54,10 @@ class NativeParameter:
   def read(self, dtype: Any, sharding: Any) -> jax.Array:
     """Returns the parameter in `dtype`, with a sharding."""
     like = jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
-    nested = traverse_util.unflatten_dict({self.path: like}, sep='/')
+    nested: Any = train_state.unflatten({self.path: like})
     with _context():
-      found = ocp.load(self.folder, nested)
-    return traverse_util.flatten_dict(found, sep='/')[self.path]
+      found: Any = ocp.load(epath.Path(self.folder), nested)
+    return train_state.flatten(dict(found))[self.path]
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     return np.asarray(self.read(dtype or self.dtype, _first_device()))
@@ -86,18 +87,17 @@ class NativeCheckpoint:
       sharding: Sharding of each parameter; None returns numpy arrays,
         `lazy_params.ABSTRACT` returns them unread in their own types.
     """
-
-    def read(parameter):
+    if isinstance(sharding, lazy_params.Abstract):
+      return train_state.unflatten(self.parameters)
+    flat: dict[str, Any] = {}
+    for path, parameter in self.parameters.items():
       kind = parameter.dtype if dtype is None else np.dtype(dtype)
       if sharding is None:
-        return np.asarray(parameter, kind)
-      like = jax.ShapeDtypeStruct(parameter.shape, kind)
-      return parameter.read(kind, sharding(like))
-
-    flat = self.parameters
-    if sharding is not lazy_params.ABSTRACT:
-      flat = {path: read(parameter) for path, parameter in flat.items()}
-    return traverse_util.unflatten_dict(flat, sep='/')
+        flat[path] = np.asarray(parameter, kind)
+      else:
+        like = jax.ShapeDtypeStruct(parameter.shape, kind)
+        flat[path] = parameter.read(kind, sharding(like))
+    return train_state.unflatten(flat)
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
@@ -126,7 +126,7 @@ def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
     )
   params = folder / _PARAMS
   try:
-    metadata = ocp.metadata(params).metadata
+    metadata: Any = ocp.metadata(epath.Path(params)).metadata
   except Exception as e:  # Orbax raises nothing narrower.
     raise ValueError(
       f'{params} cannot be read ({files.first_line(e)[:200]}); convert the'
@@ -134,7 +134,7 @@ def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
     ) from e
   parameters = {
     path: NativeParameter(params, path, tuple(leaf.shape), np.dtype(leaf.dtype))
-    for path, leaf in traverse_util.flatten_dict(metadata, sep='/').items()
+    for path, leaf in train_state.flatten(metadata).items()
   }
   return NativeCheckpoint(found['model'], found['config'], parameters)
 
@@ -162,20 +162,21 @@ def write(
   Raises:
     FileExistsError: the folder exists and is not empty.
   """
-  flat = traverse_util.flatten_dict(params, sep='/')
+  flat = train_state.flatten(params)
   # As float32 or less.
   sizes = {path: math.prod(leaf.shape) * 4 for path, leaf in flat.items()}
   with files.atomic_folder(pathlib.Path(folder).resolve()) as temporary:
+    target = epath.Path(temporary / _PARAMS)
     with _context():
       for group in lazy_params.group_by_size(sizes, _GROUP_BYTES):
-        arrays = {path: _to_device(flat[path], dtype) for path in group}
-        ocp.partial.save(
-          temporary / _PARAMS, traverse_util.unflatten_dict(arrays, sep='/')
+        arrays: Any = train_state.unflatten(
+          {path: _to_device(flat[path], dtype) for path in group}
         )
+        ocp.partial.save(target, arrays)
         if on_parameter is not None:
           for path in group:
             on_parameter(path)
-      ocp.partial.finalize(temporary / _PARAMS)
+      ocp.partial.finalize(target)
     files.write_json(
       dict(format=_FORMAT, model=model, config=dict(config)),
       temporary / 'config.json',
@@ -187,7 +188,7 @@ def _first_device() -> jax.sharding.Sharding:
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _to_device(parameter: Any, dtype: Any) -> jax.Array:
+def _to_device(parameter: Any, dtype: Any) -> Any:
   # Orbax writes JAX arrays without a copy.
   dtype = parameter.dtype if dtype is None else dtype
   if isinstance(parameter, lazy_params.Parameter):

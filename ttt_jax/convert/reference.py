@@ -6,9 +6,9 @@ import os
 import pathlib
 from typing import Any
 
-from flax import traverse_util
 import numpy as np
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import safetensors_reader
@@ -160,7 +160,7 @@ def load_reference(
   # Their norms share one epsilon.
   fields['qk_norm_eps'] = fields['norm_eps']
   ours = dit.DiTConfig(**fields)
-  flat = traverse_util.flatten_dict(dit.abstract_params(ours), sep='/')
+  flat = train_state.flatten(dit.abstract_params(ours))
   params = rules_lib.import_params(
     rules(ours),
     safetensors_reader.open_file(weights),

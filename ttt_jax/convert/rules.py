@@ -17,10 +17,10 @@ import dataclasses
 import re
 from typing import Any
 
-from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
 
 _PLACEHOLDER = re.compile(r'\{(\w+)\}')
@@ -28,6 +28,9 @@ _PLACEHOLDER = re.compile(r'\{(\w+)\}')
 # Axes of a convolution's kernel, which has its features last here.
 CONV2D = (2, 3, 1, 0)
 CONV3D = (2, 3, 4, 1, 0)
+
+# In place of a layer number, for a tensor that is a parameter by itself.
+_UNSTACKED = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Rule:
   def write(self, value: np.ndarray) -> np.ndarray | None:
     """Returns the inverse of `read`; None if the rule needs another rank."""
     axes = None if self.axes is None else tuple(np.argsort(self.axes))
-    if self.view is not None:
+    if self.view is not None and self.axes is not None:
       value = value.reshape(np.array(self.view)[list(self.axes)])
       return value.transpose(axes).reshape(self.shape or self.view)
     if axes is None:
@@ -146,7 +149,7 @@ def import_params(
       path: lazy_params.materialize(parameter, dtype, sharding)
       for path, parameter in flat.items()
     }
-  return traverse_util.unflatten_dict(flat, sep='/')
+  return train_state.unflatten(flat)
 
 
 def _match_tensors(
@@ -171,7 +174,7 @@ def _match_tensors(
           f'{key} has type {tensor.dtype}, weights must have one of float32,'
           ' bfloat16, float16, float64'
         )
-      layer = int(values[rule.layer]) if rule.layer else None
+      layer = int(values[rule.layer]) if rule.layer else _UNSTACKED
       found.setdefault(path, {})[layer] = rule, tensor
       break
     else:
@@ -186,15 +189,16 @@ def _match_tensors(
       f'{name} does not fit its config, {len(problems)} problem(s): '
       + '; '.join(problems)
     )
-  return {
-    path: lazy_params.Parameter(
-      tuple(shape),
-      _dtype(found[path][min(found[path])][1]),
-      tuple(found[path][i] for i in sorted(found[path])),
-      None not in found[path],
+  parameters = {}
+  for path, shape in shapes.items():
+    parts = tuple(found[path][i] for i in sorted(found[path]))
+    parameters[path] = lazy_params.Parameter(
+      shape=tuple(shape),
+      dtype=_dtype(parts[0][1]),
+      parts=parts,
+      is_stacked=_UNSTACKED not in found[path],
     )
-    for path, shape in shapes.items()
-  }
+  return parameters
 
 
 def _dtype(tensor: Any) -> np.dtype:
@@ -204,14 +208,14 @@ def _dtype(tensor: Any) -> np.dtype:
 
 def _problems(
   path: str,
-  layers: Mapping[int | None, tuple[Rule, Any]],
+  layers: Mapping[int, tuple[Rule, Any]],
   shape: tuple[int, ...],
 ) -> list[str]:
   """Returns why the tensors of `layers` do not form a parameter, if so."""
-  numbers = list(layers)
-  if None not in layers and sorted(numbers) != list(range(len(numbers))):
-    return [f'layers {sorted(numbers)} of {path} have gaps']
-  inner = shape if None in layers else shape[1:]
+  is_stacked, numbers = _UNSTACKED not in layers, sorted(layers)
+  if is_stacked and numbers != list(range(len(numbers))):
+    return [f'layers {numbers} of {path} have gaps']
+  inner = shape[1:] if is_stacked else shape
   # An array with that shape that takes no memory.
   empty = lambda tensor: np.broadcast_to(np.float32(0), tensor.shape)
   found = {
@@ -222,7 +226,7 @@ def _problems(
   if len({_dtype(tensor) for _, tensor in layers.values()}) > 1:
     return [f'layers of {path} differ in type']
   actual = found.pop()
-  if None not in layers:
+  if is_stacked:
     actual = (len(numbers), *actual)
   if actual != shape:
     return [f'{path} has shape {actual}, the config requires {shape}']
@@ -240,7 +244,7 @@ def export_params(
     ValueError: parameters that no rule writes.
   """
   tensors, unknown = {}, []
-  for path, value in traverse_util.flatten_dict(params, sep='/').items():
+  for path, value in train_state.flatten(params).items():
     value = np.asarray(value)
     for rule in rules:
       values = _match(rule.target, path)

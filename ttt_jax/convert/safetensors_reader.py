@@ -8,7 +8,7 @@ memory holds only the tensors in use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -58,26 +58,16 @@ class Tensor:
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
-class Tensors(Mapping[str, Tensor]):
+class Tensors(dict[str, Tensor]):
   """The tensors of a model by name.
 
   Attributes:
     name: Path of the file or the index, for messages.
-    largest: Size of the largest file in bytes.
   """
 
-  def __init__(self, tensors: Mapping[str, Tensor], name: str, largest: int):
-    self._tensors = dict(tensors)
-    self.name, self.largest = name, largest
-
-  def __getitem__(self, key: str) -> Tensor:
-    return self._tensors[key]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._tensors)
-
-  def __len__(self) -> int:
-    return len(self._tensors)
+  def __init__(self, tensors: Mapping[str, Tensor], name: str):
+    super().__init__(tensors)
+    self.name = name
 
 
 def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
@@ -123,7 +113,7 @@ def open_file(path: str | os.PathLike[str]) -> Tensors:
     part = handle.get_slice(key)
     dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
     found[key] = Tensor(path, key, tuple(part.get_shape()), dtype, handle)
-  return Tensors(found, str(path), path.stat().st_size)
+  return Tensors(found, str(path))
 
 
 def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
@@ -172,8 +162,7 @@ def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
       + '; '.join(problems)
     )
   found = {key: shards[file][key] for key, file in files.items()}
-  largest = max(shard.largest for shard in shards.values())
-  return Tensors(found, str(index), largest)
+  return Tensors(found, str(index))
 
 
 def _check_no_pickles(folder: pathlib.Path, name: str) -> None:
@@ -196,23 +185,17 @@ def _check_no_pickles(folder: pathlib.Path, name: str) -> None:
 def _read_index(path: pathlib.Path) -> dict[str, str]:
   """Returns key -> file name from an index."""
   try:
-    files = json.loads(path.read_text())['weight_map']
+    files = dict(json.loads(path.read_text())['weight_map'])
   except (ValueError, KeyError, TypeError) as e:
     raise ValueError(
       f'{path} is not an index of safetensors files ({type(e).__name__}: {e}):'
       ' it needs an object "weight_map"'
     ) from e
-  invalid = (
-    [
-      file
-      for file in files.values()
-      if not isinstance(file, str) or pathlib.PurePath(file).name != file
-    ]
-    if isinstance(files, dict) and files
-    else [files]
-  )
-  if invalid:
-    raise ValueError(
-      f'{path}: "weight_map" contains {invalid[0]!r}, which is not a file name'
-    )
+  if not files:
+    raise ValueError(f'{path}: "weight_map" is empty; copy it again')
+  for file in files.values():
+    if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+      raise ValueError(
+        f'{path}: "weight_map" contains {file!r}, which is not a file name'
+      )
   return files

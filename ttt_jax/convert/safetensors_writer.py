@@ -15,9 +15,9 @@ import pathlib
 import re
 from typing import Any, BinaryIO
 
-from flax import traverse_util
 import numpy as np
 
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import safetensors_reader
@@ -64,7 +64,7 @@ def write_folder(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   check_free(folder, name)
-  flat = traverse_util.flatten_dict(params, sep='/')
+  flat = train_state.flatten(params)
   # Arrays of the right shapes and types that take no memory.
   empty = {}
   for path, leaf in flat.items():
@@ -75,7 +75,7 @@ def write_folder(
         f' {", ".join(map(str, _NAMES))}'
       )
     empty[path] = np.broadcast_to(np.zeros((), kind), leaf.shape)
-  tensors = rules_lib.export_params(rules, _nested(empty))
+  tensors = rules_lib.export_params(rules, train_state.unflatten(empty))
   # Layer after layer.
   sizes = {key: tensors[key].nbytes for key in sorted(tensors, key=_natural)}
   shards = lazy_params.group_by_size(sizes, shard_bytes)
@@ -93,7 +93,7 @@ def write_folder(
       writer = _Writer(stream, {key: tensors[key] for key in shard})
       writers |= dict.fromkeys(shard, writer)
     for path, leaf in flat.items():
-      nested = _nested({path: np.asarray(leaf)})
+      nested = train_state.unflatten({path: np.asarray(leaf)})
       for key, tensor in rules_lib.export_params(rules, nested).items():
         writers[key].write(key, tensor)
   if len(shards) > 1:
@@ -117,10 +117,6 @@ def check_free(folder: pathlib.Path, name: str) -> None:
     )
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  return traverse_util.unflatten_dict(dict(flat), sep='/')
-
-
 def _natural(key: str) -> list[tuple[int, str]]:
   """Returns a sort key that orders numbers in names by value."""
   return [
@@ -138,7 +134,8 @@ class _Writer:
     # Wide types first, so that every tensor is aligned. PyTorch's readers
     # require the metadata.
     order = sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))
-    header, offsets, end = {'__metadata__': {'format': 'pt'}}, {}, 0
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+    offsets, end = {}, 0
     for key in order:
       tensor = tensors[key]
       offsets[key] = end
@@ -157,4 +154,4 @@ class _Writer:
     """Writes one tensor, in the type that the header contains."""
     self._stream.seek(self._offsets[key])
     value = np.ascontiguousarray(value, self._dtypes[key])
-    self._stream.write(value.view(np.uint8))
+    self._stream.write(value.view(np.uint8).data)

@@ -254,13 +254,8 @@ def load_unet(
     fresh: Initialises temporal attention even if the folder contains it.
     reference_bias: Field of `UNet3DConfig`, for initial values.
     seed: Seed of the initial values.
-    dtype: Type of the parameters; None keeps the type in the files, and is
-      float32 for initial values.
-    sharding: Sharding of each parameter; None returns numpy arrays.
-
-  Returns:
-    The config, computing in float32, and the parameters for
-    `UNet3D(config)`.
+    dtype: Type of the parameters, see `ModelFormat.load`.
+    sharding: Sharding of each parameter, see `ModelFormat.load`.
   """
   return FORMAT.load(
     folder,

@@ -97,20 +97,12 @@ def config_from_json(
 def config_to_json(config: causal3d.CausalVAEConfig) -> dict[str, Any]:
   """Returns the content of `config.json`."""
   count = len(config.block_out_channels)
-  found = {'_class_name': _CLASS, **_FIXED}
+  found: dict[str, Any] = {'_class_name': _CLASS, **_FIXED}
   found['down_block_types'] = ['CogVideoXDownBlock3D'] * count
   found['up_block_types'] = ['CogVideoXUpBlock3D'] * count
   for name, value in dataclasses.asdict(config).items():
     found[_LATENT_FIELDS.get(name, name)] = value
   return found
-
-
-def _abstract_params(config: causal3d.CausalVAEConfig) -> Any:
-  side = config.spatial_compression
-  frames = jax.ShapeDtypeStruct(
-    (1, 1, side, side, config.in_channels), jnp.float32
-  )
-  return model_format.abstract_init(causal3d.CausalVAE(config), frames)
 
 
 FORMAT = model_format.ModelFormat(
@@ -121,7 +113,7 @@ FORMAT = model_format.ModelFormat(
   weights='diffusion_pytorch_model',
   config_from_json=config_from_json,
   config_to_json=config_to_json,
-  abstract_params=_abstract_params,
+  abstract_params=causal3d.abstract_params,
   rules=lambda config: RULES,
 )
 save_vae = FORMAT.save
@@ -133,16 +125,7 @@ def load_vae(
   dtype: Any = np.float32,
   sharding: lazy_params.Placement = None,
 ) -> tuple[causal3d.CausalVAEConfig, dict[str, Any]]:
-  """Loads a video autoencoder as `ModelFormat.load` does.
-
-  Args:
-    folder: Folder of the model, or of a complete one with `vae`.
-    dtype: Type of the parameters; None keeps the type in the files.
-    sharding: Sharding of each parameter; None is the default device.
-
-  Returns:
-    The config and the parameters for `CausalVAE(config)`.
-  """
+  """Loads a `CausalVAE` as `ModelFormat.load` does, always as JAX arrays."""
   config, params = FORMAT.load(folder, dtype=dtype, sharding=sharding)
   if sharding is None:
     params = jax.tree.map(jnp.asarray, params)

@@ -1,8 +1,8 @@
 """Classifier-free guidance: its strength by step, and the guided network.
 
-A schedule is a function (scale, steps, timesteps) -> float64 [steps] in
-sampling order, noisiest step first. Strength 1 is the prediction for the text
-alone. docs/guidance.md shows the three of them.
+A guidance schedule is a function (scale, steps, timesteps) -> float64 [steps]
+in sampling order, noisiest step first. Strength 1 is the prediction for the
+text without guidance. docs/guidance.md plots the three schedules.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from ttt_jax.diffusion import sampling_schedule
 
 Schedule = Callable[[float, int, np.ndarray | None], np.ndarray]
-# (x [B,F,h,w,c], t [B], scale []) -> v [B,F,h,w,c]
-Network = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# (x [B, F, h, w, c], t [B], scale []) -> prediction like x.
+DenoiseFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
-# The exponent of the dynamic guidance of CogVideoX.
+# Exponent of CogVideoX's dynamic guidance.
 _EXPONENT = 5
 
 
@@ -36,7 +36,7 @@ def _check(scale: float, steps: int, timesteps: np.ndarray | None) -> None:
 
 
 def _dynamic(scale: float, progress: np.ndarray) -> np.ndarray:
-  """1 + scale (1 - cos(pi progress^5)) / 2 (CogVideoX, dynamic guidance)."""
+  """Returns 1 + scale (1 - cos(pi progress^5)) / 2, CogVideoX's ramp."""
   return 1 + scale * (1 - np.cos(np.pi * progress**_EXPONENT)) / 2
 
 
@@ -51,10 +51,10 @@ def constant(
 def cosine(
   scale: float, steps: int, timesteps: np.ndarray | None = None
 ) -> np.ndarray:
-  """Returns the documented ramp of CogVideoX, float64 [steps].
+  """Returns CogVideoX's documented ramp, float64 [steps].
 
-  1 at pure noise, rising late towards 1 + scale, which it would reach one step
-  after the last; scale 0 is therefore no guidance.
+  The strength is 1 at pure noise and rises late towards 1 + scale, which it
+  would reach one step after the last. Scale 0 is therefore no guidance.
   """
   _check(scale, steps, timesteps)
   return _dynamic(scale, np.arange(steps) / steps)
@@ -63,16 +63,17 @@ def cosine(
 def reference(
   scale: float, steps: int, timesteps: np.ndarray | None = None
 ) -> np.ndarray:
-  """Returns what the paper's sampler really applied, float64 [steps].
+  """Returns the strengths that the paper's sampler applied, float64 [steps].
 
-  It puts `steps - timestep` where the ramp expects the number of the step: the
-  strength then jumps about in [1, 1 + scale]. The cosine sees arguments of
-  some ten million, so this needs float64.
+  It uses `steps - timestep` where the ramp expects the index of the step, so
+  that the strength jumps within [1, 1 + scale]. The arguments of the cosine
+  reach about ten million and need float64.
 
   Args:
-    scale: height of the jumps.
-    steps: number of sampling steps.
-    timesteps: 0..999 in sampling order; None takes the reference grid's own.
+    scale: Height of the jumps.
+    steps: Number of sampling steps.
+    timesteps: Timesteps 0 to 999 in sampling order; None takes those of the
+      reference schedule.
   """
   _check(scale, steps, timesteps)
   if timesteps is None:
@@ -88,7 +89,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def schedule(name: str) -> Schedule:
-  """Returns the schedule called `name`; ValueError lists the legal names."""
+  """Returns the guidance schedule `name`; ValueError lists the valid names."""
   if name not in SCHEDULES:
     raise ValueError(
       f'unknown guidance schedule {name!r}: must be one of {sorted(SCHEDULES)}'
@@ -97,7 +98,7 @@ def schedule(name: str) -> Schedule:
 
 
 def is_off(scales: np.ndarray) -> bool:
-  """True if every strength is 1, so that `guided` needs no negative text."""
+  """Returns whether all strengths are 1, so that no negative text is needed."""
   return bool(np.all(np.asarray(scales) == 1))
 
 
@@ -105,15 +106,17 @@ def guided(
   apply: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
   text: jax.Array,
   negative: jax.Array | None,
-) -> Network:
-  """Returns a network for the samplers: negative + scale (text - negative).
+) -> DenoiseFn:
+  """Returns a function for samplers: negative + scale (text - negative).
 
   Args:
-    apply: (latents [B,F,h,w,c], text [B,S,L,Dt], timesteps [B]) -> v like the
-      latents. Called once a step, with batch 2B in the order [negative; text].
-    text: [B,S,L,Dt].
-    negative: [B,S,L,Dt], or None for the text's prediction alone, at half the
-      work and whatever the scale: right only where `is_off`.
+    apply: Network, maps latents [B, F, h, w, c], text [B, S, L, Dt] and
+      timesteps [B] to a prediction like the latents. It is called once per
+      step, with batch 2 B in the order [negative; text].
+    text: Text states [B, S, L, Dt].
+    negative: Text states [B, S, L, Dt] to guide away from. None returns the
+      prediction for the text at half the work and ignores the scale, which is
+      correct only if `is_off`.
 
   Raises:
     ValueError: the two texts have different shapes.
@@ -122,16 +125,16 @@ def guided(
     return lambda x, t, scale: apply(x, text, t)
   if negative.shape != text.shape:
     raise ValueError(
-      f'negative text of shape {negative.shape} beside text of shape'
+      f'negative text of shape {negative.shape} for text of shape'
       f' {text.shape}: the two must be equal'
     )
   both = jnp.concatenate([negative, text])
 
-  def network(x, t, scale):
+  def denoise_fn(x, t, scale):
     v = apply(jnp.concatenate([x, x]), both, jnp.concatenate([t, t])).astype(
       x.dtype
     )
     negative_v, text_v = jnp.split(v, 2)
     return negative_v + scale * (text_v - negative_v)
 
-  return network
+  return denoise_fn

@@ -1,12 +1,12 @@
-"""Samplers: noise to latents along a grid, as one `jax.lax.scan`.
+"""Samplers: map noise to latents along a schedule, as one `jax.lax.scan`.
 
-Both samplers are linear in what they see, so each is a table of coefficients,
-computed on the host in float64:
+Both samplers are linear in their inputs. Each is therefore a table of
+coefficients, computed on the host in float64:
 
-  x' = state x + denoised D + previous D_prev + noise z,
+  x' = state x + x0 x0_hat + previous x0_prev + noise z
 
-with D = a x - sqrt(1 - a^2) v the denoised estimate at this step, D_prev that
-of the step before, and z standard normal.
+x0_hat = alpha x - sigma v is the denoised estimate of this step, x0_prev that
+of the previous step, and z is standard normal.
 """
 
 from __future__ import annotations
@@ -25,65 +25,78 @@ OnStep = Callable[[int], None]
 
 
 class _Coefficients(NamedTuple):
-  """Of the update above, each float64 [n]."""
+  """Coefficients of the update above, each float64 [n]."""
 
   state: np.ndarray
-  denoised: np.ndarray
+  x0: np.ndarray
   previous: np.ndarray
   noise: np.ndarray
 
 
 class Trajectory(NamedTuple):
-  """Every step of a run, each [n, B, F, h, w, c]; states[-1] is the result."""
+  """All steps of a run, each [n, B, F, h, w, c]; states[-1] is the result."""
 
   states: jax.Array
   denoised: jax.Array
 
 
-def _dpmpp_2m_sde_coefficients(grid: SamplingSchedule) -> _Coefficients:
-  """Lu et al. 2022 (DPM-Solver++, 2M SDE), exponentials written as ratios.
+def report_step(on_step: OnStep | None, i: jax.Array, x: jax.Array) -> None:
+  """Calls `on_step` with i on the host once x is computed."""
+  if on_step is not None:
+    # One element of the result makes the call wait for the step.
+    jax.debug.callback(lambda i, _: on_step(int(i)), i, x[(0,) * x.ndim])
 
-  lambda = log(a / s), h = lambda' - lambda; then e^-h = a s' / (a' s) is
-  finite at both ends, where lambda is not.
+
+def _levels(schedule: SamplingSchedule) -> tuple[np.ndarray, ...]:
+  """Returns alpha and sigma before, then after, each step."""
+  alpha, next_alpha = schedule.alpha, schedule.next_alpha
+  return alpha, np.sqrt(1 - alpha**2), next_alpha, np.sqrt(1 - next_alpha**2)
+
+
+def _dpmpp_2m_sde_coefficients(schedule: SamplingSchedule) -> _Coefficients:
+  """Returns DPM-Solver++ (Lu et al. 2022, 2M SDE), exponentials as ratios.
+
+  With lambda = log(alpha / sigma) and h = lambda' - lambda, the ratio e^-h =
+  alpha sigma' / (alpha' sigma) is finite at both ends, where lambda is not.
   """
-  a, a_next = grid.alpha, grid.next_alpha
-  s, s_next = np.sqrt(1 - a**2), np.sqrt(1 - a_next**2)
-  decay = a * s_next / (a_next * s)
-  denoised = a_next * (1 - decay**2)
-  # h / (2 h_prev), the weight of the extrapolation from D_prev to D, where
-  # h_prev is lambda less that of the step before. Steps that touch an infinite
-  # lambda (from pure noise, to the clean end) and the one after the first have
-  # none: they are first order.
-  order = np.zeros(grid.steps)
-  second = np.flatnonzero(a_next < 1)[2:]
-  before = a[second - 1] * s[second] / (a[second] * s[second - 1])
-  order[second] = np.log(decay[second]) / (2 * np.log(before))
+  alpha, sigma, next_alpha, next_sigma = _levels(schedule)
+  decay = alpha * next_sigma / (next_alpha * sigma)
+  x0 = next_alpha * (1 - decay**2)
+  # Weight h / (2 h_prev) of the extrapolation from x0_prev to x0_hat; h_prev is
+  # h of the previous step. It is zero, so that the step is first order, for
+  # steps that touch an infinite lambda (from pure noise, to the clean end) and
+  # for the step after the first.
+  order = np.zeros(schedule.steps)
+  second = np.flatnonzero(next_alpha < 1)[2:]
+  previous_decay = (
+    alpha[second - 1] * sigma[second] / (alpha[second] * sigma[second - 1])
+  )
+  order[second] = np.log(decay[second]) / (2 * np.log(previous_decay))
   return _Coefficients(
-    state=s_next / s * decay,
-    denoised=denoised * (1 + order),
-    previous=-denoised * order,
-    noise=s_next * np.sqrt(1 - decay**2),
+    state=next_sigma / sigma * decay,
+    x0=x0 * (1 + order),
+    previous=-x0 * order,
+    noise=next_sigma * np.sqrt(1 - decay**2),
   )
 
 
-def _ddim_coefficients(grid: SamplingSchedule, eta: float) -> _Coefficients:
-  """Song et al. 2021 (DDIM), eq. 12 and 16."""
-  a, a_next = grid.alpha, grid.next_alpha
-  s, s_next = np.sqrt(1 - a**2), np.sqrt(1 - a_next**2)
-  noise = eta * s_next / s * np.sqrt(1 - (a / a_next) ** 2)
-  state = np.sqrt(s_next**2 - noise**2) / s
+def _ddim_coefficients(schedule: SamplingSchedule, eta: float) -> _Coefficients:
+  """Returns DDIM (Song et al. 2021), eq. 12 and 16."""
+  alpha, sigma, next_alpha, next_sigma = _levels(schedule)
+  noise = eta * next_sigma / sigma * np.sqrt(1 - (alpha / next_alpha) ** 2)
+  state = np.sqrt(next_sigma**2 - noise**2) / sigma
   return _Coefficients(
     state=state,
-    denoised=a_next - a * state,
-    previous=np.zeros(grid.steps),
+    x0=next_alpha - alpha * state,
+    previous=np.zeros(schedule.steps),
     noise=noise,
   )
 
 
 def _run(
-  network: guidance.Network,
+  denoise_fn: guidance.DenoiseFn,
   x: jax.Array,
-  grid: SamplingSchedule,
+  schedule: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   coefficients: _Coefficients,
   key: jax.Array | None,
@@ -91,59 +104,53 @@ def _run(
   trajectory: bool,
   on_step: OnStep | None,
 ) -> jax.Array | Trajectory:
-  """Scans the update over the grid; arguments as in `dpmpp_2m_sde`."""
-  if np.shape(scales) != (grid.steps,):
-    raise ValueError(
-      f'guidance scales of shape {np.shape(scales)} for {grid.steps} sampling'
-      f' steps: must be ({grid.steps},)'
-    )
+  """Scans the update over the schedule; arguments as for `dpmpp_2m_sde`."""
+  schedule.check_scales(scales)
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   noisy = bool(np.any(coefficients.noise))
   if noisy and key is None and step_noise is None:
     raise ValueError(
       'this sampler adds noise at each step: give key=, e.g. jax.random.key(0)'
     )
-  if step_noise is not None and step_noise.shape != (grid.steps, *x.shape):
+  if step_noise is not None and step_noise.shape != (schedule.steps, *x.shape):
     raise ValueError(
       f'step noise of shape {step_noise.shape}: must be'
-      f' {(grid.steps, *x.shape)}'
+      f' {(schedule.steps, *x.shape)}'
     )
 
   def step(carry, inputs):
     x, previous = carry
     i, t, scale, alpha, sigma, c, z = inputs
-    v = network(x, jnp.full(x.shape[:1], t), scale).astype(x.dtype)
-    denoised = alpha * x - sigma * v
-    new = c.state * x + c.denoised * denoised + c.previous * previous
+    v = denoise_fn(x, jnp.full(x.shape[:1], t), scale).astype(x.dtype)
+    x0 = alpha * x - sigma * v
+    new = c.state * x + c.x0 * x0 + c.previous * previous
     if noisy:
       if z is None:
+        assert key is not None
         z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
       new += c.noise * z
-    if on_step is not None:
-      # One element of the result makes the call wait for the step.
-      jax.debug.callback(lambda i, _: on_step(int(i)), i, new[(0,) * new.ndim])
-    kept = Trajectory(new, denoised) if trajectory else None
-    return (new, denoised), kept
+    report_step(on_step, i, new)
+    return (new, x0), Trajectory(new, x0) if trajectory else None
 
-  alpha = grid.denoiser_alpha
+  alpha = schedule.denoiser_alpha
   cast = lambda table: jnp.asarray(table, x.dtype)
   inputs = (
-    jnp.arange(grid.steps),
-    jnp.asarray(grid.timesteps, jnp.float32),
+    jnp.arange(schedule.steps),
+    jnp.asarray(schedule.timesteps, jnp.float32),
     cast(scales),
     cast(alpha),
     cast(np.sqrt(1 - alpha**2)),
     jax.tree.map(cast, coefficients),
     None if step_noise is None else cast(step_noise),
   )
-  (x, _), kept = jax.lax.scan(step, (x, jnp.zeros_like(x)), inputs)
-  return kept if trajectory else x
+  (x, _), steps = jax.lax.scan(step, (x, jnp.zeros_like(x)), inputs)
+  return x if steps is None else steps
 
 
 def dpmpp_2m_sde(
-  network: guidance.Network,
+  denoise_fn: guidance.DenoiseFn,
   noise: jax.Array,
-  grid: SamplingSchedule,
+  schedule: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   key: jax.Array | None = None,
   *,
@@ -151,35 +158,36 @@ def dpmpp_2m_sde(
   trajectory: bool = False,
   on_step: OnStep | None = None,
 ) -> jax.Array | Trajectory:
-  """Samples with DPM-Solver++ (2M SDE) as CogVideoX and the paper do.
+  """Samples with DPM-Solver++ (2M SDE), as CogVideoX and the paper do.
 
-  Pure and jittable, `grid` static.
+  The function is pure and jittable; `schedule` is static.
 
   Args:
-    network: (x [B,F,h,w,c], t [B] float32, scale []) -> v, already guided; see
-      `guidance.guided`.
-    noise: the start, standard normal [B,F,h,w,c]. The run is in its dtype, but
-      at least float32.
-    grid: from `sampling_grid`, n steps.
-    scales: guidance strength by step [n], e.g. `guidance.cosine(...)`.
-    key: noise of step i is drawn with fold_in(key, i).
-    step_noise: explicit noise [n,B,F,h,w,c] instead, to replay a run.
-    trajectory: return every step.
-    on_step: host function called with i when step i is done, for a progress
-      bar; under jit its identity is part of the compiled program.
+    denoise_fn: Maps (x [B, F, h, w, c], t [B] float32, scale []) to v with
+      guidance, see `guidance.guided`.
+    noise: Initial state, standard normal [B, F, h, w, c]. The computation has
+      its dtype, raised to at least float32.
+    schedule: Schedule of n steps, see `sampling_schedule`.
+    scales: Guidance strength by step, [n], e.g. `guidance.cosine(...)`.
+    key: Random key; the noise of step i is drawn with fold_in(key, i).
+    step_noise: Noise of all steps, [n, B, F, h, w, c], instead of a key, to
+      replay a run.
+    trajectory: Returns every step.
+    on_step: Host function that is called with i after step i, for a progress
+      bar. Under jit its identity is part of the compiled program.
 
   Returns:
-    The latents like `noise`; or a `Trajectory`.
+    Latents like `noise`; with `trajectory` a `Trajectory`.
 
   Raises:
-    ValueError: shapes do not fit the grid, or there is no source of noise.
+    ValueError: shapes do not fit the schedule, or there is no source of noise.
   """
   return _run(
-    network,
+    denoise_fn,
     noise,
-    grid,
+    schedule,
     scales,
-    _dpmpp_2m_sde_coefficients(grid),
+    _dpmpp_2m_sde_coefficients(schedule),
     key,
     step_noise,
     trajectory,
@@ -188,9 +196,9 @@ def dpmpp_2m_sde(
 
 
 def ddim(
-  network: guidance.Network,
+  denoise_fn: guidance.DenoiseFn,
   noise: jax.Array,
-  grid: SamplingSchedule,
+  schedule: SamplingSchedule,
   scales: np.ndarray | jax.Array,
   key: jax.Array | None = None,
   *,
@@ -199,21 +207,31 @@ def ddim(
   trajectory: bool = False,
   on_step: OnStep | None = None,
 ) -> jax.Array | Trajectory:
-  """Samples with DDIM; arguments as `dpmpp_2m_sde`.
+  """Samples with DDIM; other arguments as for `dpmpp_2m_sde`.
 
-  `eta` 0 is deterministic and needs no key; 1 has the variance of DDPM.
+  Args:
+    denoise_fn: Maps a state to v with guidance.
+    noise: Initial state, standard normal [B, F, h, w, c].
+    schedule: Schedule of n steps.
+    scales: Guidance strength by step, [n].
+    key: Random key; not needed if `eta` is 0.
+    eta: Share of noise per step: 0 is deterministic, 1 has the variance of
+      DDPM.
+    step_noise: Noise of all steps instead of a key.
+    trajectory: Returns every step.
+    on_step: Host function that is called after every step.
 
   Raises:
-    ValueError: as `dpmpp_2m_sde`, or eta is not in 0 to 1.
+    ValueError: as for `dpmpp_2m_sde`, or eta is not in 0 to 1.
   """
   if not 0 <= eta <= 1:
     raise ValueError(f'eta {eta} of DDIM must be 0 to 1, e.g. 0.0')
   return _run(
-    network,
+    denoise_fn,
     noise,
-    grid,
+    schedule,
     scales,
-    _ddim_coefficients(grid, eta),
+    _ddim_coefficients(schedule, eta),
     key,
     step_noise,
     trajectory,

@@ -1,9 +1,9 @@
-"""Which noise levels a sampler visits: host tables in float64.
+"""Sampling schedules: the noise levels that a sampler visits, in float64.
 
-Three grids differ in ways that change numbers: `diffusers` (the default) takes
-its levels from one table of 1000, as the released CogVideoX schedulers do;
-`reference` repeats what the paper's sampler does, see `_reference`; `leading`
-is Stable Diffusion's and Tune-A-Video's, see `leading_grid`.
+Three of them differ in ways that change numbers. `diffusers` (the default)
+takes its levels from one table of 1000, as the released CogVideoX schedulers
+do. `reference` repeats the paper's sampler, see `_reference`. `leading` is the
+one of Stable Diffusion and Tune-A-Video.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
-from ttt_jax.diffusion import schedule
+from ttt_jax.diffusion import schedule as schedule_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SamplingSchedule:
-  """The levels of one sampling run, noisiest first.
+  """Noise levels of one sampling run, noisiest first.
 
-  Compares and hashes by identity: `sampling_grid` returns the same object for
-  the same arguments, so that a grid can be a static argument of `jax.jit`.
+  Compares and hashes by identity: `from_name` and `leading` return the same
+  object for equal arguments, so that a schedule can be a static argument of
+  `jax.jit`.
 
   Attributes:
     name: 'diffusers', 'reference' or 'leading'.
-    timesteps: what the network is told, float32 [n].
-    alpha: sqrt(alpha_bar) of the state that each step begins with, float64
-      [n]; the first is 0 (noise).
-    next_alpha: of the state that it makes, float64 [n].
-    denoiser_alpha: the a of D = a x - sqrt(1 - a^2) v, float64 [n].
+    timesteps: Timesteps that the network receives, float32 [n].
+    alpha: sqrt(alpha_bar) of the state before each step, float64 [n]; 0 is pure
+      noise.
+    next_alpha: sqrt(alpha_bar) of the state after each step, float64 [n].
+    denoiser_alpha: sqrt(alpha_bar) with which a step computes x0 from v,
+      float64 [n].
   """
 
   name: str
@@ -45,77 +48,91 @@ class SamplingSchedule:
 
   @property
   def steps(self) -> int:
+    """Number of steps, n."""
     return len(self.timesteps)
+
+  def check_scales(self, scales: Any) -> None:
+    """Raises ValueError unless there is one guidance strength per step."""
+    if np.shape(scales) != (self.steps,):
+      raise ValueError(
+        f'guidance scales of shape {np.shape(scales)} for {self.steps} sampling'
+        f' steps: must be ({self.steps},)'
+      )
 
 
 def check_steps(steps: int) -> None:
   """Raises ValueError unless 1 <= steps <= 1000."""
-  if not 1 <= steps <= schedule.TIMESTEPS:
+  if not 1 <= steps <= schedule_lib.TIMESTEPS:
     raise ValueError(
-      f'{steps} sampling steps: must be 1 to {schedule.TIMESTEPS}, e.g. 50'
+      f'{steps} sampling steps: must be 1 to {schedule_lib.TIMESTEPS}, e.g. 50'
     )
 
 
 def reference_timesteps(steps: int) -> np.ndarray:
-  """Timesteps of the paper's sampler, noisiest first, int64 [steps]."""
+  """Returns the timesteps of the paper's sampler, noisiest first, int64 [n]."""
   check_steps(steps)
-  last = schedule.TIMESTEPS - 1
+  last = schedule_lib.TIMESTEPS - 1
   return np.linspace(last, 0, steps, endpoint=False).astype(np.int64)
 
 
 def _diffusers(steps: int, shift: float) -> SamplingSchedule:
-  """Trailing timesteps on the table of 1000, as diffusers steps along them.
+  """Returns trailing timesteps on the table of 1000, as in diffusers.
 
-  A step goes from t to t - 1000 // steps. Where `steps` divides 1000 that is
-  where the next one starts. Elsewhere diffusers' levels miss each other by a
-  timestep, and the last state may be one short of clean: so do ours.
+  A step goes from t to t - 1000 // steps. If `steps` divides 1000, the next
+  step starts there. Otherwise diffusers' steps start one timestep off the end
+  of the previous one and the last state may not be completely clean; this is
+  kept.
   """
-  spacing = schedule.TIMESTEPS / steps
+  spacing = schedule_lib.TIMESTEPS / steps
   timesteps = (
-    np.round(schedule.TIMESTEPS - spacing * np.arange(steps)).astype(np.int64)
+    np.round(schedule_lib.TIMESTEPS - spacing * np.arange(steps)).astype(
+      np.int64
+    )
     - 1
   )
-  table = schedule.rescale_zero_terminal_snr(
-    schedule.scaled_linear_alphas(shift=shift)
+  table = schedule_lib.rescale_zero_terminal_snr(
+    schedule_lib.scaled_linear_alphas(shift=shift)
   )
-  ends = timesteps - schedule.TIMESTEPS // steps
+  ends = timesteps - schedule_lib.TIMESTEPS // steps
   return SamplingSchedule(
-    'diffusers',
-    timesteps.astype(np.float32),
-    table[timesteps],
-    np.where(ends < 0, 1.0, table[ends]),
-    table[timesteps],
+    name='diffusers',
+    timesteps=timesteps.astype(np.float32),
+    alpha=table[timesteps],
+    next_alpha=np.where(ends < 0, 1.0, table[ends]),
+    denoiser_alpha=table[timesteps],
   )
 
 
 def _reference(steps: int, shift: float) -> SamplingSchedule:
-  """The paper's sampler: to replay its trajectories, not to be preferred.
+  """Returns the levels of the paper's sampler, to replay its trajectories.
 
-  The zero-SNR rescale uses the end points of the visited subset, so the same
-  timestep has other levels for other step counts; and the denoiser takes the
-  nearest level of the unshifted table of 1000, whatever the shift.
+  The zero-SNR rescale uses the end points of the visited subset, so that the
+  level of a timestep depends on the number of steps. The denoiser takes the
+  nearest level of the table of 1000 without shift, for any shift.
   """
   if steps < 2:
     raise ValueError(
-      f"{steps} sampling steps: the 'reference' grid rescales on its own end"
-      f" points and needs 2 to {schedule.TIMESTEPS}; the 'diffusers' grid"
-      ' takes 1'
+      f"{steps} sampling steps: the 'reference' schedule rescales on its own"
+      f" end points and needs 2 to {schedule_lib.TIMESTEPS}; the 'diffusers'"
+      ' schedule takes 1'
     )
   timesteps = reference_timesteps(steps)
-  subset = schedule.scaled_linear_alphas(shift=shift)[timesteps]
-  alpha = schedule.rescale_zero_terminal_snr(subset[::-1])[::-1]
-  table = schedule.rescale_zero_terminal_snr(schedule.scaled_linear_alphas())
+  subset = schedule_lib.scaled_linear_alphas(shift=shift)[timesteps]
+  alpha = schedule_lib.rescale_zero_terminal_snr(subset[::-1])[::-1]
+  table = schedule_lib.rescale_zero_terminal_snr(
+    schedule_lib.scaled_linear_alphas()
+  )
   nearest = np.abs(alpha[:, None] - table).argmin(axis=1)
   return SamplingSchedule(
-    'reference',
-    timesteps.astype(np.float32),
-    alpha,
-    np.append(alpha[1:], 1.0),
-    table[nearest],
+    name='reference',
+    timesteps=timesteps.astype(np.float32),
+    alpha=alpha,
+    next_alpha=np.append(alpha[1:], 1.0),
+    denoiser_alpha=table[nearest],
   )
 
 
-GRIDS: dict[str, Callable[[int, float], SamplingSchedule]] = {
+SCHEDULES: dict[str, Callable[[int, float], SamplingSchedule]] = {
   'diffusers': _diffusers,
   'reference': _reference,
 }
@@ -123,23 +140,29 @@ GRIDS: dict[str, Callable[[int, float], SamplingSchedule]] = {
 
 @functools.cache
 def _build(name: str, steps: int, shift: float) -> SamplingSchedule:
-  return GRIDS[name](steps, shift)
+  return SCHEDULES[name](steps, shift)
 
 
 def from_name(
   name: str = 'diffusers', steps: int = 50, shift: float = 1.0
 ) -> SamplingSchedule:
-  """Returns the grid `name` of `steps` levels; equal arguments, same object.
+  """Returns the schedule `name`; the same object for equal arguments.
+
+  Args:
+    name: 'diffusers' or 'reference'.
+    steps: Number of steps, n.
+    shift: Shift of the noise schedule, see `schedule.scaled_linear_alphas`.
 
   Raises:
-    ValueError: an unknown name, steps outside 1 to 1000, or a bad shift.
+    ValueError: the name is unknown, steps are not in 1 to 1000, or the shift is
+      not positive.
   """
-  if name not in GRIDS:
+  if name not in SCHEDULES:
     raise ValueError(
-      f'unknown sampling grid {name!r}: must be one of {sorted(GRIDS)}'
+      f'unknown sampling schedule {name!r}: must be one of {sorted(SCHEDULES)}'
     )
   check_steps(steps)
-  return _build(name, int(steps), float(shift))
+  return _build(name, steps, float(shift))
 
 
 def leading(
@@ -147,38 +170,39 @@ def leading(
 ) -> SamplingSchedule:
   """Returns "leading" timesteps on the table of 1000, not rescaled.
 
-  Multiples of 1000 // steps, plus the offset: diffusers' DDIM as Stable
-  Diffusion configures it. The levels are those of CogVideoX before its
-  rescale, and the first state is not pure noise.
+  The timesteps are multiples of 1000 // steps plus an offset, as in diffusers'
+  DDIM with Stable Diffusion's config. The levels are CogVideoX's before the
+  rescale, so that the first state is not pure noise.
 
   Args:
-    steps: n. Equal arguments give the same object.
-    offset: added to every timestep, steps_offset in diffusers.
-    ends_clean: the last state has no noise, set_alpha_to_one in diffusers;
-      else the noise of timestep 0.
+    steps: Number of steps, n. Equal arguments give the same object.
+    offset: Offset of every timestep, `steps_offset` in diffusers.
+    ends_clean: Whether the last state is clean, `set_alpha_to_one` in
+      diffusers; otherwise it has the noise of timestep 0.
 
   Raises:
-    ValueError: steps that do not leave the last timestep below 1000.
+    ValueError: a timestep would exceed 999.
   """
   check_steps(steps)
-  if (steps - 1) * (schedule.TIMESTEPS // steps) + offset >= schedule.TIMESTEPS:
+  last = schedule_lib.TIMESTEPS - 1
+  if (steps - 1) * (schedule_lib.TIMESTEPS // steps) + offset > last:
     raise ValueError(
-      f'{steps} steps from timestep {offset} on go beyond'
-      f' {schedule.TIMESTEPS - 1}: use fewer, e.g. 50'
+      f'{steps} steps from timestep {offset} on exceed timestep {last}: use'
+      ' fewer, e.g. 50'
     )
-  return _build_leading(int(steps), int(offset), bool(ends_clean))
+  return _build_leading(steps, offset, ends_clean)
 
 
 @functools.cache
 def _build_leading(steps, offset, ends_clean):
-  table = schedule.scaled_linear_alphas()
-  stride = schedule.TIMESTEPS // steps
+  table = schedule_lib.scaled_linear_alphas()
+  stride = schedule_lib.TIMESTEPS // steps
   timesteps = np.arange(steps)[::-1] * stride + offset
   ends = timesteps - stride
   return SamplingSchedule(
-    'leading',
-    timesteps.astype(np.float32),
-    table[timesteps],
-    np.where(ends < 0, 1.0 if ends_clean else table[0], table[ends]),
-    table[timesteps],
+    name='leading',
+    timesteps=timesteps.astype(np.float32),
+    alpha=table[timesteps],
+    next_alpha=np.where(ends < 0, 1.0 if ends_clean else table[0], table[ends]),
+    denoiser_alpha=table[timesteps],
   )

@@ -1,7 +1,8 @@
 """The noise schedule of CogVideoX: scaled-linear betas, zero terminal SNR.
 
-Throughout, `alpha` is sqrt(alpha_bar), the share of the clean signal: 1 is
-clean, 0 is pure noise, and x_t = alpha x_0 + sqrt(1 - alpha^2) noise.
+In this package `alpha` is sqrt(alpha_bar), the share of the clean signal: 1 is
+clean and 0 is pure noise. With sigma = sqrt(1 - alpha^2) the noisy state is
+x_t = alpha x0 + sigma eps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import numpy as np
 
 TIMESTEPS = 1000
-# What a network returns.
+# Outputs of a network: the noise eps, or v = alpha eps - sigma x0.
 PREDICTIONS = ('epsilon', 'v_prediction')
 
 _BETA_START = 0.00085
@@ -23,12 +24,17 @@ def scaled_linear_alphas(
 ) -> np.ndarray:
   """Returns sqrt(alpha_bar) before the zero-SNR rescale, float64 [num].
 
-  The betas are linear in their square root ("scaled linear", latent
-  diffusion). `shift` divides the signal-to-noise ratio: alpha_bar becomes
-  alpha_bar / (shift + (1 - shift) alpha_bar) (CogVideoX, 1 for 5B, 3 for 2B).
+  The square roots of the betas are linear ("scaled linear", latent diffusion).
+
+  Args:
+    num: Number of timesteps.
+    shift: Divisor of the signal-to-noise ratio: alpha_bar becomes
+      alpha_bar / (shift + (1 - shift) alpha_bar). CogVideoX has 1 for 5B and 3
+      for 2B.
 
   Raises:
-    ValueError: fewer than two timesteps, or a shift that is not positive.
+    ValueError: there are fewer than two timesteps, or the shift is not
+      positive.
   """
   if num < 2:
     raise ValueError(
@@ -45,9 +51,9 @@ def scaled_linear_alphas(
 
 
 def rescale_zero_terminal_snr(alpha: np.ndarray) -> np.ndarray:
-  """Moves and scales falling `alpha` so that it ends at exactly 0.
+  """Shifts and scales decreasing `alpha` so that it ends at exactly 0.
 
-  The first entry keeps its value. Lin et al., "Common Diffusion Noise
+  The first entry does not change. Lin et al., "Common Diffusion Noise
   Schedules and Sample Steps are Flawed", 2023, algorithm 1.
   """
   first, last = alpha[0], alpha[-1]
@@ -57,8 +63,12 @@ def rescale_zero_terminal_snr(alpha: np.ndarray) -> np.ndarray:
 def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   """Returns sqrt(alpha_bar) by timestep, float32 [num]; the last is exactly 0.
 
+  Args:
+    num: Number of timesteps.
+    shift: Divisor of the signal-to-noise ratio, see `scaled_linear_alphas`.
+
   Raises:
-    ValueError: as `raw_schedule`.
+    ValueError: as for `scaled_linear_alphas`.
   """
   return rescale_zero_terminal_snr(scaled_linear_alphas(num, shift)).astype(
     np.float32
@@ -66,8 +76,8 @@ def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
 
 
 def check_prediction(prediction: str) -> None:
-  """Raises ValueError for a prediction that is none of `PREDICTIONS`."""
+  """Raises ValueError unless the prediction is one of `PREDICTIONS`."""
   if prediction not in PREDICTIONS:
     raise ValueError(
-      f'prediction {prediction!r}; legal are {", ".join(PREDICTIONS)}'
+      f'prediction is {prediction!r}; expected one of {", ".join(PREDICTIONS)}'
     )

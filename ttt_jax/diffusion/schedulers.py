@@ -1,8 +1,8 @@
-"""Schedulers by name: which steps a sampler takes, and along which levels.
+"""Samplers by scheduler name: a sampling function with its schedule.
 
-cogvideox_dpm    diffusers' CogVideoXDPMScheduler, what 5B ships with
-cogvideox_ddim   diffusers' CogVideoXDDIMScheduler, what 2B ships with
-reference        the sampler of the paper's code, on its own levels
+cogvideox_dpm    diffusers' CogVideoXDPMScheduler, shipped with 5B
+cogvideox_ddim   diffusers' CogVideoXDDIMScheduler, shipped with 2B
+reference        the sampler of the paper's code, with its own levels
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ DEFAULT = 'cogvideox_dpm'
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
-  """One way from noise to latents.
+  """A sampling function and the name of its schedule.
 
   Attributes:
-    sample: such as `samplers.dpmpp_2m_sde`, on a grid of `grid`.
-    levels: name of its grid.
+    sample: Sampling function such as `samplers.dpmpp_2m_sde`.
+    levels: Name of its sampling schedule.
   """
 
   sample: Callable
   levels: str
 
-  def grid(
+  def schedule(
     self, steps: int, shift: float
   ) -> sampling_schedule.SamplingSchedule:
-    """As `grid.sampling_grid`."""
+    """Returns the schedule of `sample`, see `sampling_schedule.from_name`."""
     return sampling_schedule.from_name(self.levels, steps, shift)
 
 
@@ -43,7 +43,14 @@ SCHEDULERS = {
 
 
 def scheduler(name: str) -> SamplerSpec:
-  """Returns the scheduler `name`; ValueError lists the legal names."""
+  """Returns the sampler of a scheduler.
+
+  Args:
+    name: One of `SCHEDULERS`.
+
+  Raises:
+    ValueError: the name is unknown; the message lists the valid names.
+  """
   if name not in SCHEDULERS:
     raise ValueError(
       f'unknown scheduler {name!r}: must be one of {", ".join(SCHEDULERS)}'

@@ -60,7 +60,9 @@ class ClipPixels:
     shortest = _side(found.get('size', 224), ['shortest_edge'])
     size = _side(found.get('crop_size', 224), ['height', 'width'])
     resample = found.get('resample', Image.Resampling.BICUBIC)
-    mean, deviation = found.get('image_mean'), found.get('image_std')
+    mean, deviation = (
+      found.get(f'image_{name}', []) for name in ('mean', 'std')
+    )
     if (
       shortest is None
       or size is None
@@ -90,7 +92,9 @@ class ClipPixels:
         for frame in frames
       ]
     )
-    mean, deviation = (np.float32(x) for x in (self.mean, self.deviation))
+    mean, deviation = (
+      np.asarray(x, np.float32) for x in (self.mean, self.deviation)
+    )
     return (pixels.astype(np.float32) / 255 - mean) / deviation
 
 

@@ -128,13 +128,15 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
   )
   pieces.decoder = decoders.ByteLevel()
   pad = _padding(path)
-  ids = {token: pieces.token_to_id(token) for token in (START, END, pad)}
-  for token, row in ids.items():
+  ids = {}
+  for token in (START, END, pad):
+    row = pieces.token_to_id(token)
     if row is None:
       raise ValueError(
         f'{path / VOCABULARY} has no token {token!r}, which starts, ends or'
         ' pads texts: it is not for CLIP'
       )
+    ids[token] = row
   # In a text they are these tokens, too: to SD 2 every '!' is padding.
   pieces.add_special_tokens(list(ids))
   return CLIPTokenizer(

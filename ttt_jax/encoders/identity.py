@@ -56,5 +56,5 @@ def tensors_digest(
     if isinstance(tensor.dtype, str):
       continue  # Not a weight: old files contain the numbers 0, 1, 2, ...
     digest.update(f'{key} {tensor.dtype} {tensor.shape}'.encode())
-    digest.update(np.ascontiguousarray(tensor).view(np.uint8))
+    digest.update(np.ascontiguousarray(tensor).view(np.uint8).data)
   return digest.digest()

@@ -78,12 +78,13 @@ def load_tokenizer(
   """
   folder = safetensors_reader.find_folder(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
-  if kind == 'bert':
-    return bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
   if kind == _CLIP:
     return clip_tokenizer.find_tokenizer(folder).tokens, ()
-  sizes = convert_t5.FORMAT.load_config(folder)
-  tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
+  if kind == 'bert':
+    tokenizer = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+  else:
+    sizes = convert_t5.FORMAT.load_config(folder)
+    tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
   return tokenizer, tokenizer.scene_token_ids
 
 
@@ -111,19 +112,18 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   _check_length(folder, text_length, config.max_length)
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
-  path = folder / 'tokenizer.json'
-  tokenize, scene_token_ids = bert_tokenizer.load_tokenizer(path)
+  tokenizer = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
   return TextEncoder(
-    tokenize=tokenize,
+    tokenize=tokenizer,
     states=functools.partial(apply, params),
     identity=identity.combined_identity(
       'bert',
       identity.file_digest(folder / 'model.safetensors'),
-      identity.file_digest(path),
+      identity.file_digest(tokenizer.path),
     ),
     width=config.width,
     text_length=text_length,
-    scene_token_ids=scene_token_ids,
+    scene_token_ids=tokenizer.scene_token_ids,
   )
 
 

@@ -9,15 +9,13 @@ are spare, and the scene tokens use the first two as in the paper's code:
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 import json
 import pathlib
-import re
 
 import sentencepiece
-import tokenizers
 
 from ttt_jax import storyboard
+from ttt_jax.encoders import scene_tokenizer
 
 MODEL = 'spiece.model'
 FAST = 'tokenizer.json'
@@ -26,39 +24,9 @@ _SCENE_TOKENS = (storyboard.END_SCENE, storyboard.START_SCENE)
 _EXTRA_IDS = 100
 
 
-@dataclasses.dataclass(frozen=True)
-class T5Tokenizer:
-  """Converts texts to ids.
-
-  Attributes:
-    path: File with the vocabulary.
-    pieces: Converts a text to ids without special tokens.
-    eos_id: Id of the token that ends every text.
-    pad_id: Id of the token that fills up short texts.
-    rows: Scene token -> row of the embedding table.
-  """
-
-  path: pathlib.Path
-  pieces: Callable[[str], list[int]]
-  eos_id: int
-  pad_id: int
-  rows: dict[str, int]
-
-  @property
-  def scene_token_ids(self) -> tuple[int, int]:
-    """Rows of '<start_scene>' and '<end_scene>'."""
-    return self.rows[storyboard.START_SCENE], self.rows[storyboard.END_SCENE]
-
-  def __call__(self, text: str) -> list[int]:
-    """Returns the ids of a text, one per scene token, and the end token."""
-    scene_tokens = '|'.join(map(re.escape, self.rows))
-    ids = []
-    for part in re.split(f'({scene_tokens})', text):
-      ids += [self.rows[part]] if part in self.rows else self.pieces(part)
-    return ids + [self.eos_id]
-
-
-def find_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
+def find_tokenizer(
+  folder: pathlib.Path, rows: int
+) -> scene_tokenizer.SceneTokenizer:
   """Reads the tokenizer of an encoder in the layout of transformers.
 
   Args:
@@ -92,46 +60,44 @@ def find_tokenizer(folder: pathlib.Path, rows: int) -> T5Tokenizer:
   return tokenizer
 
 
-def _load_sentencepiece(path: pathlib.Path) -> T5Tokenizer:
+def _load_sentencepiece(path: pathlib.Path) -> scene_tokenizer.SceneTokenizer:
   try:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
   except (RuntimeError, OSError) as e:
     raise ValueError(
       f'{path} is not a complete sentencepiece model: copy it again'
     ) from e
-  for name, found in (('</s>', model.eos_id()), ('<pad>', model.pad_id())):
-    if found < 0:
-      raise ValueError(f'{path} has no token {name}, so it is not for T5')
+  special = {'</s>': model.eos_id(), '<pad>': model.pad_id()}
+  special = {name: row for name, row in special.items() if row >= 0}
   added, extra = _added_tokens(path.with_name('tokenizer_config.json'))
   next_row = max([model.get_piece_size() + extra - 1, *added.values()]) + 1
-  return T5Tokenizer(
-    path,
-    model.encode,
-    model.eos_id(),
-    model.pad_id(),
-    _scene_rows(added, next_row),
-  )
+  rows = _scene_rows(added, next_row)
+  return _build(path, model.encode, special, rows)
 
 
-def _load_fast(path: pathlib.Path) -> T5Tokenizer:
-  try:
-    model = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(
-      f'{path} is not a valid tokenizer ({e}): copy it again'
-    ) from e
-  model.no_truncation()
-  model.no_padding()
+def _load_fast(path: pathlib.Path) -> scene_tokenizer.SceneTokenizer:
+  model = scene_tokenizer.load_fast(path)
   vocabulary = model.get_vocab(with_added_tokens=True)
+  rows = _scene_rows(vocabulary, max(vocabulary.values(), default=-1) + 1)
+  pieces = scene_tokenizer.fast_pieces(model)
+  return _build(path, pieces, vocabulary, rows)
+
+
+def _build(
+  path: pathlib.Path,
+  pieces: Callable[[str], list[int]],
+  special: dict[str, int],
+  rows: dict[str, int],
+) -> scene_tokenizer.SceneTokenizer:
   for name in ('</s>', '<pad>'):
-    if name not in vocabulary:
+    if name not in special:
       raise ValueError(f'{path} has no token {name}, so it is not for T5')
-  return T5Tokenizer(
-    path,
-    lambda text: model.encode(text, add_special_tokens=False).ids,
-    vocabulary['</s>'],
-    vocabulary['<pad>'],
-    _scene_rows(vocabulary, max(vocabulary.values()) + 1),
+  return scene_tokenizer.SceneTokenizer(
+    path=path,
+    pieces=pieces,
+    suffix=(special['</s>'],),
+    pad_id=special['<pad>'],
+    rows=rows,
   )
 
 

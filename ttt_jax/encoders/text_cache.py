@@ -60,7 +60,10 @@ class TextCache:
       self._known.popitem(last=False)
     return out
 
-  def _path(self, prompt: str) -> pathlib.Path:
+  def _path(self, prompt: str) -> pathlib.Path | None:
+    """Returns the file of an embedding; None if the cache has no folder."""
+    if self._folder is None:
+      return None
     encoder = self._encoder
     what = f'{encoder.identity}\n{encoder.text_length}\n{prompt}'
     name = hashlib.sha256(what.encode()).hexdigest()[:32]
@@ -68,19 +71,18 @@ class TextCache:
 
   def _read(self, prompt: str) -> np.ndarray | None:
     """Returns a stored embedding; None if it is missing or damaged."""
-    if self._folder is None:
+    if (path := self._path(prompt)) is None:
       return None
     try:
-      found = np.load(self._path(prompt), allow_pickle=False)
+      found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
       return None  # Writing reports a folder that cannot be used.
     shape = self._encoder.text_length, self._encoder.width
     return found if found.shape == shape else None
 
   def _write(self, prompt: str, embedding: np.ndarray) -> None:
-    if self._folder is None:
+    if (path := self._path(prompt)) is None:
       return
-    path = self._path(prompt)
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:

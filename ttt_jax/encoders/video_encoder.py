@@ -74,7 +74,11 @@ class CausalVideoEncoder:
     self.identity = identity.content_identity(kind, config, params)
     self.scale: float | Sequence[float] = config.scaling_factor
     self.stream = vae_stream.VAEStream(
-      config, params, tiling=tiling, dtype=dtype, devices=devices
+      config,
+      params,
+      tiling=tiling,
+      dtype=jnp.dtype(dtype),
+      devices=devices,
     )
 
   @classmethod
@@ -126,7 +130,7 @@ class FrameVideoEncoder:
       return module.apply({'params': params}, x, method='encode')
 
     def decode(params, latents):
-      x = module.apply({'params': params}, latents, method='decode')
+      x: Any = module.apply({'params': params}, latents, method='decode')
       return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
     self._encode, self._decode = jax.jit(encode), jax.jit(decode)

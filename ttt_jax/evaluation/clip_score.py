@@ -99,7 +99,7 @@ class CLIPScore:
   def embed_text(self, text: str) -> np.ndarray:
     """Returns the unit vector [J] of a text; ValueError if it is too long."""
     ids = self._tokenizer([text])
-    end = np.int32([len(self._tokenizer.tokens(text)) - 1])
+    end = np.array([len(self._tokenizer.tokens(text)) - 1], np.int32)
     return np.asarray(self._texts(self._params, ids, end))[0]
 
   def frame_consistency(self, frames: np.ndarray, pairs: str = 'all') -> float:

@@ -95,7 +95,8 @@ class HeadPacking:
       x = jnp.concatenate([x] * self.group, axis=-1)
       return x.reshape(-1, 1, _tile_rows(x.shape[0]), self.width)
 
-    return tuple(map(tile, table))
+    cos, sin = table
+    return tile(cos), tile(sin)
 
   def rotate(self, y: jax.Array, table: RotaryTable) -> jax.Array:
     """Rotates the feature pairs (2i, 2i + 1) of a packed array.

@@ -8,8 +8,10 @@ fast for inputs of low precision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +123,7 @@ def splash(
   # Mask of the lanes of each head in a group.
   masks = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
   keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
-  kernel = library.make_splash_mqa_single_device(
+  kernel: Callable[..., Any] = library.make_splash_mqa_single_device(
     library.MultiHeadMask([library.FullMask((w, s))] * heads.group),
     block_sizes=library.BlockSizes(
       block_q=_block(w, _QUERIES),

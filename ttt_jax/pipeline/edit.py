@@ -7,7 +7,7 @@ Stable Diffusion's U-Net or CogVideoX's transformer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import io
 import os
@@ -112,9 +112,10 @@ class EditPipeline:
       FileNotFoundError: the checkpoint or an encoder is missing.
       ValueError: the run did not tune a video, or its encoders have changed.
     """
-    param_sharding = mesh and functools.partial(sharding.param_sharding, mesh)
     params, config = checkpoint.load_params(
-      folder, ema, sharding=param_sharding
+      folder,
+      ema,
+      sharding=mesh and (lambda leaf: sharding.param_sharding(mesh, leaf)),
     )
     return cls(
       config, params, checkpoint_format.stage_folder(folder).parent, mesh
@@ -259,7 +260,7 @@ class EditPipeline:
     states = self._texts.encode(prompts)[:, None]
     return np.repeat(states, self._geometry.segments, axis=1)
 
-  def _apply(self, params):
+  def _apply(self, params: Any) -> Callable[..., Any]:
     return functools.partial(self._module.apply, {'params': params})
 
   def _invert_latents(self, params, latents, text, *, schedule):

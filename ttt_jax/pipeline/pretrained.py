@@ -53,7 +53,6 @@ def pipeline_arguments(
   dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
   dtype = 'float32' if dtypes == {'float32'} else 'bfloat16'
   vae = convert.load_vae(folder / 'vae')
-  rows, columns = config.base
   pixels = config.patch_size * vae[0].spatial_compression  # per token, side
   return dict(
     config=dataclasses.replace(config, dtype=dtype),
@@ -65,8 +64,8 @@ def pipeline_arguments(
       dtype=dtype,
       mesh=mesh,
     ),
-    height=rows * pixels,
-    width=columns * pixels,
+    height=config.base_rows * pixels,
+    width=config.base_columns * pixels,
     fps=_FPS,
     scheduler=scheduler,
     schedule_shift=shift,

@@ -9,7 +9,7 @@ The commands and the samples made during training call the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import os
 from typing import Any
@@ -122,8 +122,8 @@ class VideoPipeline:
     """
     if pretrained.is_pretrained(folder):
       return cls(**pretrained.pipeline_arguments(folder, mesh))
-    param_sharding = mesh and functools.partial(
-      sharding.param_sharding, mesh, axes=sharding.AXES
+    param_sharding = mesh and (
+      lambda leaf: sharding.param_sharding(mesh, leaf, axes=sharding.AXES)
     )
     params, config = checkpoint.load_params(
       folder, ema, sharding=param_sharding
@@ -282,7 +282,9 @@ class VideoPipeline:
   def _sample_latents(
     self, params, noise, text, negative, scales, key, *, scheduler, schedule
   ):
-    apply = functools.partial(self._module.apply, {'params': params})
+    apply: Callable[..., Any] = functools.partial(
+      self._module.apply, {'params': params}
+    )
     return scheduler.sample(
       guidance_lib.guided(apply, text, negative),
       noise,

@@ -24,6 +24,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from ttt_jax.runtime import files
+
 _COORDINATOR = flags.DEFINE_string(
   'coordinator', None, 'HOST:PORT of process 0, to which all others connect.'
 )
@@ -103,12 +105,11 @@ def all_agree(value: bool) -> bool:
 
 def describe_disconnect(error: BaseException) -> str | None:
   """Returns one line if an error means that another process exited."""
-  text = str(error)
-  if not is_multiprocess() or not _DISCONNECT.search(text):
+  if not is_multiprocess() or not _DISCONNECT.search(str(error)):
     return None
   return (
     f'process {jax.process_index()} of {jax.process_count()} lost another'
-    f' one ({text.splitlines()[0][:120]}); start all of them again, training'
+    f' one ({files.first_line(error)[:120]}); start all of them again, training'
     ' resumes from the last checkpoint'
   )
 
@@ -159,7 +160,7 @@ def _connect() -> None:
     address = coordinator or 'an address that JAX found'
     raise ValueError(
       f'cannot connect the processes at the coordinator {address}:'
-      f' {str(e).splitlines()[0]}; choose a port that is free on its host, or'
+      f' {files.first_line(e)}; choose a port that is free on its host, or'
       ' run a single process with --nodistributed'
     ) from e
   finally:

@@ -40,7 +40,7 @@ _PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps', '', 'Range of steps to trace into STAGE/profile, FIRST:LAST.'
 )
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Whether to only print sizes and parameter groups.'
+  'dry_run', False, 'Sizes and parameter groups only, without training.'
 )
 
 

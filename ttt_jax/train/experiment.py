@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 import os
 from typing import Any
 
@@ -58,7 +58,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f'config.stage is {config.stage!r}; it must be the name of a folder, for'
       ' example 3s'
     )
-  schedulers.scheduler(config.get('scheduler', schedulers.DEFAULT))
+  schedulers.scheduler(str(config.get('scheduler', schedulers.DEFAULT)))
   network = backbones.from_config(config).network
   if config.diagnose_every and not hasattr(network, 'diagnostics'):
     raise ValueError(
@@ -119,7 +119,7 @@ class Experiment:
   ) -> batches_lib.BatchIterator:
     """Returns endless batches; on a mesh, only the rows of this process."""
     size = self.config.batch_size
-    rows = mesh and sharding_lib.local_rows(mesh, size)
+    rows = None if mesh is None else sharding_lib.local_rows(mesh, size)
     return batches_lib.batches(self._dataset, size, self.config.seed, rows=rows)
 
   def clip_cost(self, trainable: Set[str]) -> timing.ClipCost:
@@ -136,7 +136,7 @@ class Experiment:
     """Returns the fingerprints of the encoders, which checkpoints contain."""
     return self._manifest.identity()
 
-  def check_identity(self, saved: dict[str, Any], where: epath.Path) -> None:
+  def check_identity(self, saved: Mapping[str, Any], where: epath.Path) -> None:
     """Raises ValueError if the weights in `where` had other encoders."""
     for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
       ours = self.identity()[name]
@@ -148,10 +148,12 @@ class Experiment:
 
   def load_init_params(self, sharding: Callable[..., Any]) -> Any:
     """Loads the initial parameters, averaged if the stage kept an average."""
+    init_from = self._init_from
+    assert init_from is not None, 'config names no initial weights'
     # Pre-trained weights do not record their encoders.
-    if (identity := self._init_from.identity()) is not None:
-      self.check_identity(identity, self.init_folder)
-    return self._init_from.load(sharding)
+    if (identity := init_from.identity()) is not None:
+      self.check_identity(identity, init_from.folder)
+    return init_from.load(sharding)
 
 
 def _open_data(
@@ -198,12 +200,12 @@ def _find_init_from(
   config: ml_collections.ConfigDict, workdir: epath.Path
 ) -> init_from_lib.InitFrom | None:
   """Returns the weights that a new stage starts from, if any."""
-  name = config.get('init_from', '')
+  name = str(config.get('init_from', ''))
   if not name and not config.previous_stage:
     return None
   folder = epath.Path(name or workdir / config.previous_stage)
   if name.startswith(paths.PACKAGE):
-    folder = paths.resolve(name)
+    folder = epath.Path(paths.resolve(name))
   init_from = init_from_lib.resolve_init_from(folder, config.stage)
   init_from_lib.check(
     init_from, backbones.from_config(config).config, backbones.geometry(config)

@@ -168,7 +168,7 @@ def check(
       f' {_NAMES[type(config)]}; name the folder of one in --config.init_from'
     )
   names = list(_UNET_FIELDS)
-  if isinstance(config, dit.DiTConfig):
+  if isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
   differ = [
     f'{name} = {getattr(theirs, name)!r} there,'

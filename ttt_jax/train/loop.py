@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-import pathlib
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
+from etils import epath
 import jax
 
 from ttt_jax import sharding
@@ -14,6 +14,7 @@ from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import progress
+from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import metrics as metrics_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import preemption
@@ -21,11 +22,8 @@ from ttt_jax.train import profile as profile_lib
 from ttt_jax.train import step as step_lib
 from ttt_jax.train import timing
 
-if TYPE_CHECKING:
-  from ttt_jax.train import experiment as experiment_lib
-
 # Called with all parameters (the trained ones averaged), step, stage folder.
-SampleHook = Callable[[Any, int, pathlib.Path], None]
+SampleHook = Callable[[Any, int, epath.Path], None]
 
 
 def restore_or_init(

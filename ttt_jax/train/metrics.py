@@ -62,7 +62,7 @@ class MetricAccumulator:
     sums = np.sum([m[LOSS_SUM] for m in steps], axis=0)
     counts = np.sum([m[LOSS_COUNT] for m in steps], axis=0)
     bins = {
-      timestep_bin(i): float(sums[i] / counts[i])
+      timestep_bin(int(i)): float(sums[i] / counts[i])
       for i in np.flatnonzero(counts)
     }
     return scalars | bins
@@ -240,7 +240,8 @@ class MetricsReader:
     self._names = names
     self._log_every, self._steps = config.log_every, config.steps
     self._speed = ''
-    self._accumulator, self._pending = MetricAccumulator(), None
+    self._accumulator = MetricAccumulator()
+    self._pending: tuple[int, Any, np.ndarray] | None = None
     self._extra: dict[str, float] = {}
     self.note = ''
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,9 +49,9 @@ class Objective:
       jnp.asarray(self._null_text),
       self._text_dropout,
     )
-    network = lambda x, t: self._module.apply({'params': params}, x, text, t)
+    apply: Callable[..., Any] = self._module.apply
     loss, aux = objective.diffusion_loss(
-      network,
+      lambda x, t: apply({'params': params}, x, text, t),
       latents,
       noise_key,
       self._backbone.schedule,

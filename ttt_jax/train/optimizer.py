@@ -31,7 +31,7 @@ _NO_DECAY = re.compile(r'bias|norm|(^|/)(scale|ln_scale|b|b1|b2)(/|$)')
 # Parameters under this prefix have a leading layer axis (nn.scan).
 _STACKED = 'layers/'
 
-_DEFAULTS = dict(
+_DEFAULTS: dict[str, Any] = dict(
   optimizer='adamw',
   lr=None,
   schedule='constant',
@@ -100,7 +100,7 @@ def schedule(
 
 def _parse_groups(
   groups: Sequence[Any],
-) -> list[tuple[re.Pattern[str], dict | None]]:
+) -> list[tuple[re.Pattern[str], dict[str, Any] | None]]:
   """Checks the groups of a config and adds defaults and names."""
   parsed, names = [], set()
   for pattern, options in groups:
@@ -153,7 +153,7 @@ def assign_groups(
       muon = options is not None and options['optimizer'] == 'muon'
       if muon and not is_matrix(path, len(leaf.shape)):
         continue
-      names[path] = options and options['name']
+      names[path] = None if options is None else options['name']
       break
   if missing := [p for p in train_state.flatten(params) if p not in names]:
     raise ValueError(
@@ -219,7 +219,7 @@ def make_optimizer(
   return Optimizer(tx, schedules, groups)
 
 
-def _last_two_axes(params: Params) -> Params:
+def _last_two_axes(params: Any) -> Any:
   dims = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
   return jax.tree.map(lambda _: dims, params)
 

@@ -67,7 +67,7 @@ def grad_norms(
   grads: Any, groups: Mapping[str, str | None]
 ) -> dict[str, jax.Array]:
   """Returns the Euclidean norm of all gradients and of each group's."""
-  squares: dict[str, jax.Array] = {}
+  squares: dict[str, Any] = {}
   for path, g in state_lib.flatten(grads).items():
     name = f'grad_norm/{groups[path]}'
     square = jnp.sum(jnp.square(g.astype(jnp.float32)))

@@ -113,7 +113,7 @@ class SegmentAttention(nn.Module):
     )
     size = softmax.padded(order.window, implementation)
     padding = ((0, size - order.window), (0, 0))
-    rotary = tuple(jnp.pad(table, padding) for table in rotary)
+    cos, sin = (jnp.pad(table, padding) for table in rotary)
 
     def all_windows(z, _, shared):
       norms, rotary = shared
@@ -148,7 +148,9 @@ class SegmentAttention(nn.Module):
     z = projections.qkv_projection(
       x.astype(self.dtype), weights, self.sharding_plan
     )
-    out, _ = self.sharding_plan.by_heads(all_windows, z, shared=(norms, rotary))
+    out, _ = self.sharding_plan.by_heads(
+      all_windows, z, shared=(norms, (cos, sin))
+    )
     return projections.output_projection(
       out, layers.DenseWeights(m, name='o')(m)
     )

@@ -69,7 +69,7 @@ def scan_permutation(
 
 
 class BidirectionalMixer(nn.Module):
-  """A mixer that runs forwards, then in reverse, each time behind a gate.
+  """A mixer that runs forwards, then in reverse, with a gate for each.
 
     z = x + tanh(a) * mix(x);  out = z + tanh(b) * reverse(mix(reverse(z)))
 

@@ -47,7 +47,7 @@ def qkv_projection(
   return layers.affine('btm,mpx->pbtx', x, kernel, bias)
 
 
-def split_projection(z: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
+def split_projection(z: jax.Array, sizes: Sequence[int]) -> Sequence[jax.Array]:
   """Splits [b, T, X] into [b, T, size] for each size; drops the remainder."""
   remainder = z.shape[-1] - sum(sizes)
   # Not slices: gradients of a split are concatenated, gradients of slices are

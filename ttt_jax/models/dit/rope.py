@@ -38,12 +38,12 @@ def rotary_cos_sin(
   # Computed on the device: as constants the angles would be most of the program
   # (90 MB for 63 seconds).
   dtype = jnp.promote_types(dtype, jnp.float32)
-  positions = jnp.asarray(np.maximum(positions, 0), dtype)
+  counts = jnp.asarray(np.maximum(positions, 0), dtype)
   angles = []
   for axis, width in enumerate(
     (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
   ):
     frequencies = theta ** (-(np.arange(width) // 2 * 2) / width)
-    angles.append(positions[:, axis, None] * jnp.asarray(frequencies, dtype))
+    angles.append(counts[:, axis, None] * jnp.asarray(frequencies, dtype))
   angles = jnp.concatenate(angles, axis=-1)
   return jnp.cos(angles), jnp.sin(angles)

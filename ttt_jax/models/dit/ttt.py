@@ -110,10 +110,10 @@ class TTTLayer(nn.Module):
       length: Number of tokens to scan; None scans all of them.
       diagnose: Also computes the inner losses.
 
-    Returns: [B, T, M], and a dict that is empty without `diagnose`. Else it
-    contains the scalars `inner_loss_before` and `inner_loss_after`: the mean
-    inner loss
-      of a mini-batch at the weights before and after its update.
+    Returns:
+      [B, T, M], and a dict that is empty without `diagnose`. Else it contains
+      the scalars `inner_loss_before` and `inner_loss_after`: the mean inner
+      loss of a mini-batch at the weights before and after its update.
     """
     t, m = x.shape[1:]
     d = m // self.num_heads

@@ -35,7 +35,7 @@ def attend(
   k: jax.Array,
   v: jax.Array,
   batch_size: int | None = None,
-  implementation: str = 'xla',
+  implementation: str | None = 'xla',
 ) -> jax.Array:
   """Computes softmax attention.
 
@@ -81,7 +81,7 @@ class Attention(nn.Module):
   heads: int
   dtype: Any
   batch_size: int | None = None
-  implementation: str = 'xla'
+  implementation: str | None = 'xla'
   out_init: Initializer = _fan_in
   out_bias_init: Initializer = nn.initializers.zeros
 

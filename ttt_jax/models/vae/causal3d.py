@@ -1,27 +1,30 @@
 """The causal video autoencoder of CogVideoX (arXiv 2408.06072) in flax.
 
-Frames [B, F', H, W, 3] in [-1, 1] become latents [B, F, H/8, W/8, c], with
-F' = 4 (F - 1) + 1: the first frame stands alone. Both ways run over windows
-in time (8 frames in, 2 latents out; the remainder joins the first window), as
-diffusers does: group normalisation sees one window at a time, so the windows
-are part of the model. The first window runs by itself, the equal ones after
-it inside one `lax.scan`: compile time and working memory do not grow with the
-length of the video.
+Frames [B, F', H, W, 3] in [-1, 1] become latents [B, F, H/8, W/8, c], with F' =
+4 (F - 1) + 1: the first frame is encoded on its own. Encoder and decoder
+process chunks in time, as in diffusers: 8 frames or 2 latents per chunk, and
+the remainder joins the first chunk. Group normalisation takes statistics over
+one chunk, so chunks are part of the model. The first chunk runs on its own, the
+following ones of equal length in one `lax.scan`: compile time and working
+memory do not grow with the length of the video.
 
-Scale and shift of the latents live here and nowhere else: `encode` returns,
+Only this module applies the scale and shift of the latents: `encode` returns,
 and `decode` takes, latents in the diffusion model's units.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from ttt_jax.models import layers
 from ttt_jax.models.vae.coder import Decoder
 from ttt_jax.models.vae.coder import Encoder
 
@@ -30,18 +33,27 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 @dataclasses.dataclass(frozen=True)
 class CausalVAEConfig:
-  """Sizes of a `CausalVAE`; the defaults are CogVideoX-5B's.
+  """Sizes of a `CausalVAE`; defaults are CogVideoX-5B's.
 
   Attributes:
-    scaling_factor: latents in model units = (z - shift) * scaling_factor;
-      one number or one a channel.
-    shift: see above; None is 0.
-    encode_window: pixel frames of a window when encoding.
-    decode_window: latent frames of a window when decoding.
-    patch_size: side of the pixel patches that become channels before the
-      network (1: none, as CogVideoX).
-    linear_shortcut: adds a linear map of each latent's block of pixels to the
-      mean, and one of the latent to the decoded block (CogVideoX: False).
+    in_channels: Channels of the frames.
+    out_channels: Channels of the decoded frames.
+    latent_channels: Channels of the latents, c.
+    block_out_channels: Features of each level, the finest first.
+    layers_per_block: Residual blocks per encoder level; decoder levels have one
+      more.
+    norm_num_groups: Channel groups of every group norm.
+    norm_eps: Epsilon of every group norm.
+    temporal_compression_ratio: Pixel frames per latent frame after the first.
+    scaling_factor: Factor of latents in model units,
+      (z - shift) * scaling_factor; one number or one per channel.
+    shift: Shift of the same, one number or one per channel; None is 0.
+    encode_window: Pixel frames per chunk of the encoder.
+    decode_window: Latent frames per chunk of the decoder.
+    patch_size: Side of the pixel patches that become channels before the
+      network; 1, as in CogVideoX, is none.
+    linear_shortcut: Adds a linear map of each latent's pixels to its mean, and
+      one of each latent to the decoded pixels; False in CogVideoX.
   """
 
   in_channels: int = 3
@@ -70,12 +82,7 @@ class CausalVAEConfig:
         f'block_out_channels {self.block_out_channels} has too few levels'
         f' to compress time by {ratio}: use at least {self.time_levels + 1}'
       )
-    for channels in self.block_out_channels:
-      if channels % self.norm_num_groups:
-        raise ValueError(
-          f'block_out_channels {channels} is not a multiple of'
-          f' norm_num_groups {self.norm_num_groups}'
-        )
+    layers.check_groups(self.block_out_channels, self.norm_num_groups)
     if self.encode_window % ratio:
       raise ValueError(
         f'encode_window {self.encode_window} is not a multiple of'
@@ -88,7 +95,7 @@ class CausalVAEConfig:
       if isinstance(value, tuple) and len(value) != self.latent_channels:
         raise ValueError(
           f'{name} has {len(value)} values for {self.latent_channels}'
-          ' latent channels: give one number, or one a channel'
+          ' latent channels: give one number, or one per channel'
         )
 
   @property
@@ -101,18 +108,14 @@ class CausalVAEConfig:
 
   def check_frames(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless frames of this shape can be encoded."""
-    if len(shape) != 5 or shape[-1] != self.in_channels:
-      raise ValueError(
-        f'frames of shape {shape} are not'
-        f' [batch, frames, height, width, {self.in_channels}]'
-      )
+    check_shape('frames', shape, self.in_channels)
     time, space = self.temporal_compression_ratio, self.spatial_compression
     count, height, width = shape[1:4]
     if count % time != 1 % time:
-      near = (count - 1) // time * time + 1
+      valid = (count - 1) // time * time + 1
       raise ValueError(
         f'{count} frames cannot be encoded: the number must be a multiple'
-        f' of {time} plus 1, e.g. {near}'
+        f' of {time} plus 1, e.g. {valid}'
       )
     if height % space or width % space:
       raise ValueError(
@@ -122,28 +125,33 @@ class CausalVAEConfig:
 
   def check_latents(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless latents of this shape can be decoded."""
-    if len(shape) != 5 or shape[-1] != self.latent_channels:
-      raise ValueError(
-        f'latents of shape {shape} are not'
-        f' [batch, frames, height, width, {self.latent_channels}]'
-      )
+    check_shape('latents', shape, self.latent_channels)
 
 
-def first_chunk_length(frames: int, window: int) -> int:
-  """Frames of the first window: `window` plus the remainder."""
-  return window + frames % window if frames >= window else frames
+def check_shape(name: str, shape: tuple[int, ...], channels: int) -> None:
+  """Raises ValueError unless `shape` is [B, F, h, w, channels]."""
+  if len(shape) != 5 or shape[-1] != channels:
+    raise ValueError(
+      f'{name} of shape {shape} are not [batch, frames, height, width,'
+      f' {channels}]'
+    )
+
+
+def first_chunk_length(frames: int, chunk: int) -> int:
+  """Returns the frames of the first chunk: `chunk` plus the remainder."""
+  return chunk + frames % chunk if frames >= chunk else frames
 
 
 class CausalVAE(nn.Module):
-  """The autoencoder; `apply(..., method='encode')` and `'decode'`.
+  """The autoencoder, for `apply(..., method='encode')` and `'decode'`.
 
   Attributes:
-    config: sizes.
-    unroll: writes windows and frames out instead of looping. For training
-      short clips on CPU, where XLA runs the gradients of convolutions inside
-      a loop some ten times slower than outside.
-    dtype: of the network's activations; None is that of its input. Norms
-      and results are at least float32.
+    config: Sizes.
+    unroll: Unrolls the loops over chunks and frames. For training on short
+      clips on CPU, where XLA runs the gradients of convolutions about ten times
+      slower inside a loop.
+    dtype: Dtype of the activations; None is the dtype of the input. Norms and
+      results are at least float32.
   """
 
   config: CausalVAEConfig
@@ -155,7 +163,7 @@ class CausalVAE(nn.Module):
     self.decoder = Decoder(self.config, loop=not self.unroll)
 
   def __call__(self, frames: jax.Array) -> jax.Array:
-    """Reconstructs `frames`; creates all parameters when initialising."""
+    """Reconstructs `frames`; initialisation creates all parameters."""
     mean, _ = self.encode(frames)
     return self.decode(mean)
 
@@ -163,50 +171,50 @@ class CausalVAE(nn.Module):
     """Returns mean and log-variance of the latents, in model units.
 
     Args:
-      frames: [B, F', H, W, 3] float in [-1, 1], F' = 4 (F - 1) + 1.
+      frames: Float [B, F', H, W, 3] in [-1, 1], F' = 4 (F - 1) + 1.
 
     Returns:
       mean, logvar: [B, F, H/8, W/8, c].
 
     Raises:
-      ValueError: a size that the compression does not divide.
+      ValueError: the compression does not divide a size.
     """
     c = self.config
     c.check_frames(frames.shape)
     time = c.temporal_compression_ratio
-    moments = self._windows(
-      'encode_window', frames, c.encode_window, c.encode_window // time
+    moments = self._by_chunks(
+      'encode_chunk', frames, c.encode_window, c.encode_window // time
     )
     return self.to_units(moments)
 
   def decode(self, latents: jax.Array) -> jax.Array:
-    """Returns frames [B, 4 (F - 1) + 1, H, W, 3], about [-1, 1], unclipped.
+    """Returns unclipped frames [B, 4 (F - 1) + 1, H, W, 3] of about [-1, 1].
 
     Args:
-      latents: [B, F, H/8, W/8, c] in model units.
+      latents: Latents [B, F, H/8, W/8, c] in model units.
     """
     c = self.config
     c.check_latents(latents.shape)
-    return self._windows(
-      'decode_window',
+    return self._by_chunks(
+      'decode_chunk',
       latents,
       c.decode_window,
       c.decode_window * c.temporal_compression_ratio,
     )
 
-  def encode_window(self, frames, cache=None):
-    """One window of `encode`, for streams: (moments, cache)."""
+  def encode_chunk(self, frames, cache=None):
+    """Encodes one chunk; returns (moments, cache) for `to_units`."""
     moments, cache = self.encoder(self._cast(frames), cache)
     return moments.astype(_at_least_float32(moments)), cache
 
-  def decode_window(self, latents, cache=None):
-    """One window of `decode`, for streams: (frames, cache)."""
+  def decode_chunk(self, latents, cache=None):
+    """Decodes one chunk; returns (frames, cache)."""
     scale, shift = self._units(latents.dtype)
     frames, cache = self.decoder(self._cast(latents / scale + shift), cache)
     return frames.astype(_at_least_float32(frames)), cache
 
   def to_units(self, moments):
-    """Moments of `encode_window` -> mean, logvar in model units."""
+    """Returns mean and logvar, in model units, of the moments of a chunk."""
     scale, shift = self._units(moments.dtype)
     mean, logvar = jnp.split(moments, 2, axis=-1)
     logvar = jnp.clip(logvar, *LOGVAR_RANGE) + 2 * jnp.log(scale)
@@ -220,36 +228,36 @@ class CausalVAE(nn.Module):
     scale = jnp.asarray(self.config.scaling_factor, dtype)
     return scale, jnp.asarray(shift, dtype)
 
-  def _windows(
-    self, method: str, x: jax.Array, window: int, per_window: int
+  def _by_chunks(
+    self, method: str, x: jax.Array, chunk: int, out_chunk: int
   ) -> jax.Array:
-    """Runs a method over x [B, F, ...] in windows along axis 1.
+    """Runs a method over x [B, F, ...] in chunks along axis 1.
 
     Args:
-      method: of this module, (window, cache) -> result, cache.
-      x: the whole video.
-      window: frames of a window.
-      per_window: frames that one window becomes.
+      method: Name of the method, which maps (chunk, cache) to (result, cache).
+      x: All frames of a video.
+      chunk: Frames per chunk.
+      out_chunk: Frames of the result per chunk.
     """
     coder = getattr(self, method)
-    split = first_chunk_length(x.shape[1], window)
+    split = first_chunk_length(x.shape[1], chunk)
     y, cache = coder(x[:, :split])
     if split == x.shape[1]:
       return y
     if self.unroll:
       parts = [y]
-      for start in range(split, x.shape[1], window):
-        y, cache = coder(x[:, start : start + window], cache)
+      for start in range(split, x.shape[1], chunk):
+        y, cache = coder(x[:, start : start + chunk], cache)
         parts.append(y)
       return jnp.concatenate(parts, axis=1)
-    count = (x.shape[1] - split) // window
+    count = (x.shape[1] - split) // chunk
 
-    # The results are written where they belong: nothing but them grows.
+    # Results are written into one array, so that memory holds no second copy.
     def step(module, carry, _):
       i, cache, out = carry
-      part = lax.dynamic_slice_in_dim(x, split + i * window, window, axis=1)
+      part = lax.dynamic_slice_in_dim(x, split + i * chunk, chunk, axis=1)
       part, cache = getattr(module, method)(part, cache)
-      at = y.shape[1] + i * per_window
+      at = y.shape[1] + i * out_chunk
       out = lax.dynamic_update_slice_in_dim(out, part, at, axis=1)
       return (i + 1, cache, out), None
 
@@ -260,10 +268,20 @@ class CausalVAE(nn.Module):
       length=count,
     )
     pad = [(0, 0)] * y.ndim
-    pad[1] = (0, count * per_window)
+    pad[1] = (0, count * out_chunk)
     carry = jnp.int32(0), cache, jnp.pad(y, pad)
     return scan(self, carry, None)[0][2]
 
 
 def _at_least_float32(x: jax.Array) -> jnp.dtype:
   return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def init_params(config: CausalVAEConfig, key: jax.Array) -> Any:
+  """Returns fresh parameters, a nested dict, for videos of any size."""
+  side = config.spatial_compression
+  frames = jnp.zeros((1, 1, side, side, config.in_channels))
+  return CausalVAE(config).init(key, frames)['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

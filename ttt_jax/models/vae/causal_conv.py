@@ -1,9 +1,9 @@
 """Convolutions of the causal video autoencoder, channel-last, with caches.
 
 Alphabet: B batch, F frames of a chunk, h w its height and width, c channels. A
-causal convolution depends on the current and the two previous frames. It returns
-its last input frames as a cache for the next chunk, so that chunks join without
-a seam. `cache=None` starts a video: the first frame is repeated.
+causal convolution depends on the current and the two previous frames. It
+returns its last input frames as a cache for the next chunk, so that chunks join
+without a seam. `cache=None` starts a video: the first frame is repeated.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def causal_conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
   taps, height, width = kernel.shape[:3]
   frames = x.shape[1] - taps + 1
   pad = ((height // 2,) * 2, (width // 2,) * 2)
-  return sum(
-    conv2d(x[:, i : i + frames], kernel[i], padding=pad) for i in range(taps)
+  return jnp.asarray(
+    sum(
+      conv2d(x[:, i : i + frames], kernel[i], padding=pad) for i in range(taps)
+    )
   )
 
 
@@ -66,8 +68,8 @@ def conv_frame_by_frame(
 ) -> tuple[jax.Array, jax.Array]:
   """Computes `causal_conv3d` with little more memory than input and output.
 
-  A loop over the frames prepares one frame at a time; the time taps are channels
-  of one 2-D convolution.
+  A loop over the frames prepares one frame at a time; the time taps are
+  channels of one 2-D convolution.
 
   Args:
     x: Frames [B, F, h, w, i'].
@@ -138,9 +140,9 @@ class CausalConv3d(nn.Module):
   Attributes:
     features: Channels of the result.
     kernel_size: Size of the kernel in time and space.
-    loop: Convolves large frames one by one. This takes less memory and is faster,
-      except for gradients on CPU, where XLA runs convolutions about ten times
-      slower inside a loop.
+    loop: Convolves large frames one by one. This takes less memory and is
+      faster, except for gradients on CPU, where XLA runs convolutions about ten
+      times slower inside a loop.
   """
 
   features: int
@@ -215,23 +217,24 @@ class Conv2d(nn.Module):
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    if upsample and self.loop and x.shape[2] * x.shape[3] >= _LARGE:
-      b, f, h, w, _ = x.shape
-      step = lambda _, x, __: ((), upsample_conv(x, kernel) + bias)
-      return scan_frames(step, (), x, (), (b, f, 2 * h, 2 * w, self.features))[
-        0
-      ]
-    if upsample:
-      return upsample_conv(x, kernel) + bias
-    return conv2d(x, kernel, self.stride, padding) + bias
+    if not upsample:
+      return conv2d(x, kernel, self.stride, padding) + bias
+    convolve = lambda x: upsample_conv(x, kernel) + bias
+    b, f, h, w, _ = x.shape
+    if not self.loop or h * w < _LARGE:
+      return convolve(x)
+    shape = (b, f, 2 * h, 2 * w, self.features)
+    y, _ = scan_frames(lambda _, x, __: ((), convolve(x)), (), x, (), shape)
+    return y
 
 
 def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Doubles height and width by repetition and convolves, with 4/9 of the work.
 
   Of three adjacent rows of the doubled frame, two are the same row of x, so two
-  taps are added: row 2 i of the result applies k0 and k1 + k2 to rows i - 1 and i
-  of x; row 2 i + 1 applies k0 + k1 and k2 to rows i and i + 1. Columns likewise.
+  taps are added: row 2 i of the result applies k0 and k1 + k2 to rows i - 1 and
+  i of x; row 2 i + 1 applies k0 + k1 and k2 to rows i and i + 1. Columns
+  likewise.
 
   Args:
     x: Frames [B, F, h, w, i].

@@ -8,6 +8,8 @@ models: patches of pixels as channels, and a linear shortcut past the network.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -87,7 +89,7 @@ class Level(nn.Module):
   @nn.compact
   def __call__(self, x, cache=None, latents=None):
     cache = cache or {}
-    new_cache = {}
+    new_cache: dict[str, Any] = {}
     for i in range(self.blocks):
       name = f'resnets_{i}'
       block = ResnetBlock(
@@ -108,14 +110,14 @@ class Level(nn.Module):
 class Encoder(nn.Module):
   """Maps a chunk of frames to unscaled (mean | log-variance) and a cache."""
 
-  config: object
+  config: Any  # A `CausalVAEConfig`, whose module imports this one.
   loop: bool = False
 
   @nn.compact
   def __call__(self, frames, cache=None):
     c = self.config
     cache = cache or {}
-    new_cache = {}
+    new_cache: dict[str, Any] = {}
     last = len(c.block_out_channels) - 1
     x = layers.space_to_depth(frames, c.patch_size)
     conv_in = CausalConv3d(
@@ -163,14 +165,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Maps a chunk of unscaled latents to frames and a cache."""
 
-  config: object
+  config: Any  # A `CausalVAEConfig`, whose module imports this one.
   loop: bool = False
 
   @nn.compact
   def __call__(self, latents, cache=None):
     c = self.config
     cache = cache or {}
-    new_cache = {}
+    new_cache: dict[str, Any] = {}
     widths = c.block_out_channels[::-1]
     last = len(widths) - 1
     conv_in = CausalConv3d(widths[0], loop=self.loop, name='conv_in')

@@ -1,10 +1,10 @@
 """Stable Diffusion's autoencoder (Rombach et al. 2022), frame by frame.
 
-Frames [B, F, H, W, 3] in [-1, 1] become latents [B, F, H/8, W/8, c]. Each
-frame is encoded and decoded on its own, one frame of the whole batch after
-the other, so that memory does not grow with their number.
+Frames [B, F, H, W, 3] in [-1, 1] become latents [B, F, H/8, W/8, c]. Each frame
+is encoded and decoded on its own. A loop processes one frame of the complete
+batch at a time, so that memory does not grow with the number of frames.
 
-The scale of the latents lives here and nowhere else: `encode` returns, and
+Only this module applies the scale of the latents: `encode` returns, and
 `decode` takes, latents in the diffusion model's units.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -27,18 +28,18 @@ _EPS = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class KLVAEConfig:
-  """Sizes of a `KLVAE`; the defaults are Stable Diffusion's.
+  """Sizes of a `KLVAE`; defaults are Stable Diffusion's.
 
   Attributes:
-    in_channels: of the frames.
-    out_channels: of the decoded frames.
-    latent_channels: c.
-    block_out_channels: features of each level, the finest first.
-    layers_per_block: residual blocks of a level of the encoder; one more in
-      the decoder.
-    norm_num_groups: of every group norm.
-    scaling_factor: latents in model units are z times this.
-    sample_size: pixel rows and columns in pre-training, None if unknown.
+    in_channels: Channels of the frames.
+    out_channels: Channels of the decoded frames.
+    latent_channels: Channels of the latents, c.
+    block_out_channels: Features of each level, the finest first.
+    layers_per_block: Residual blocks per encoder level; decoder levels have one
+      more.
+    norm_num_groups: Channel groups of every group norm.
+    scaling_factor: Factor of latents in model units.
+    sample_size: Pixel rows and columns in pre-training; None if unknown.
   """
 
   in_channels: int = 3
@@ -51,12 +52,7 @@ class KLVAEConfig:
   sample_size: int | None = 512
 
   def __post_init__(self):
-    for channels in self.block_out_channels:
-      if channels % self.norm_num_groups:
-        raise ValueError(
-          f'block_out_channels {channels} is not a multiple of'
-          f' norm_num_groups {self.norm_num_groups}'
-        )
+    layers.check_groups(self.block_out_channels, self.norm_num_groups)
 
   @property
   def spatial_compression(self) -> int:
@@ -64,11 +60,7 @@ class KLVAEConfig:
 
   def check_frames(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless frames of this shape can be encoded."""
-    if len(shape) != 5 or shape[-1] != self.in_channels:
-      raise ValueError(
-        f'frames of shape {shape} are not'
-        f' [batch, frames, height, width, {self.in_channels}]'
-      )
+    causal3d.check_shape('frames', shape, self.in_channels)
     space = self.spatial_compression
     if shape[2] % space or shape[3] % space:
       raise ValueError(
@@ -78,25 +70,21 @@ class KLVAEConfig:
 
   def check_latents(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless latents of this shape can be decoded."""
-    if len(shape) != 5 or shape[-1] != self.latent_channels:
-      raise ValueError(
-        f'latents of shape {shape} are not'
-        f' [batch, frames, height, width, {self.latent_channels}]'
-      )
+    causal3d.check_shape('latents', shape, self.latent_channels)
 
 
 class PixelAttention(nn.Module):
-  """All pixels of a frame attend to each other, with one head."""
+  """Attention among all pixels of a frame, with one head."""
 
   groups: int
   dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, h, w, C] -> [B, h, w, C]."""
+    """Maps [B, h, w, C] to [B, h, w, C]."""
     b, h, w, c = x.shape
     dense = lambda name: layers.Dense(c, dtype=self.dtype, name=name)
-    y = resnet.GroupNorm(self.groups, _EPS, name='norm')(x)
+    y = resnet.GroupNorm(groups=self.groups, eps=_EPS, name='norm')(x)
     y = y.reshape(b, h * w, c)
     q, k, v = (dense(name)(y)[:, :, None] for name in ('to_q', 'to_k', 'to_v'))
     y = jax.nn.dot_product_attention(q, k, v)[:, :, 0]
@@ -104,35 +92,43 @@ class PixelAttention(nn.Module):
 
 
 class _Coder(nn.Module):
-  """What encoder and decoder are made of."""
+  """Parts that encoder and decoder share."""
 
   config: KLVAEConfig
   dtype: Any
 
   def _block(self, x, features, name):
-    groups = self.config.norm_num_groups
-    return resnet.ResnetBlock(features, groups, _EPS, self.dtype, name=name)(x)
+    return resnet.ResnetBlock(
+      features=features,
+      groups=self.config.norm_num_groups,
+      eps=_EPS,
+      dtype=self.dtype,
+      name=name,
+    )(x)
 
   def _mid(self, x):
     features = self.config.block_out_channels[-1]
     x = self._block(x, features, 'mid_block_resnets_0')
     x = PixelAttention(
-      self.config.norm_num_groups, self.dtype, name='mid_block_attentions_0'
+      groups=self.config.norm_num_groups,
+      dtype=self.dtype,
+      name='mid_block_attentions_0',
     )(x)
     return self._block(x, features, 'mid_block_resnets_1')
 
   def _out(self, x, features):
-    groups = self.config.norm_num_groups
-    x = nn.silu(resnet.GroupNorm(groups, _EPS, name='norm_out')(x))
-    return resnet.conv(features, 3, self.dtype, 'conv_out')(x)
+    norm = resnet.GroupNorm(
+      groups=self.config.norm_num_groups, eps=_EPS, name='norm_out'
+    )
+    return resnet.conv(features, 3, self.dtype, 'conv_out')(nn.silu(norm(x)))
 
 
 class Encoder(_Coder):
-  """A frame to unscaled mean and log-variance."""
+  """Encoder of a frame to unscaled mean and log-variance."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, H, W, 3] -> [B, H/8, W/8, 2 c]."""
+    """Maps [B, H, W, 3] to [B, H/8, W/8, 2 c]."""
     c = self.config
     x = resnet.conv(c.block_out_channels[0], 3, self.dtype, 'conv_in')(x)
     for level, features in enumerate(c.block_out_channels):
@@ -140,19 +136,19 @@ class Encoder(_Coder):
       for i in range(c.layers_per_block):
         x = self._block(x, features, f'{name}_resnets_{i}')
       if level < len(c.block_out_channels) - 1:
-        # Padded at the right and the bottom alone.
+        # Padding only at the right and the bottom.
         x = resnet.Downsample(
-          self.dtype, (0, 1), name=f'{name}_downsamplers_0'
+          dtype=self.dtype, padding=(0, 1), name=f'{name}_downsamplers_0'
         )(x)
     return self._out(self._mid(x), 2 * c.latent_channels)
 
 
 class Decoder(_Coder):
-  """An unscaled latent to a frame."""
+  """Decoder of an unscaled latent to a frame."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, H/8, W/8, c] -> [B, H, W, 3]."""
+    """Maps [B, H/8, W/8, c] to [B, H, W, 3]."""
     c = self.config
     x = resnet.conv(c.block_out_channels[-1], 3, self.dtype, 'conv_in')(x)
     x = self._mid(x)
@@ -167,11 +163,11 @@ class Decoder(_Coder):
 
 
 class KLVAE(nn.Module):
-  """The autoencoder; `apply(..., method='encode')` and `'decode'`.
+  """The autoencoder, for `apply(..., method='encode')` and `'decode'`.
 
   Attributes:
-    config: sizes.
-    dtype: of the network's activations. Norms and results are float32.
+    config: Sizes.
+    dtype: Dtype of the activations. Norms and results are float32.
   """
 
   config: KLVAEConfig
@@ -185,7 +181,7 @@ class KLVAE(nn.Module):
     self.post_quant = layers.Dense(c.latent_channels, dtype=self.dtype)
 
   def __call__(self, frames: jax.Array) -> jax.Array:
-    """Reconstructs `frames`; creates all parameters when initialising."""
+    """Reconstructs `frames`; initialisation creates all parameters."""
     mean, _ = self.encode(frames)
     return self.decode(mean)
 
@@ -193,13 +189,13 @@ class KLVAE(nn.Module):
     """Returns mean and log-variance of the latents, in model units.
 
     Args:
-      frames: [B, F, H, W, 3] float in [-1, 1].
+      frames: Float [B, F, H, W, 3] in [-1, 1].
 
     Returns:
       mean, logvar: float32 [B, F, H/8, W/8, c].
 
     Raises:
-      ValueError: a size that the compression does not divide.
+      ValueError: the compression does not divide a size.
     """
     c = self.config
     c.check_frames(frames.shape)
@@ -211,10 +207,10 @@ class KLVAE(nn.Module):
     return mean * c.scaling_factor, logvar + 2 * jnp.log(c.scaling_factor)
 
   def decode(self, latents: jax.Array) -> jax.Array:
-    """Returns frames float32 [B, F, H, W, 3], about [-1, 1], unclipped.
+    """Returns unclipped frames, float32 [B, F, H, W, 3] of about [-1, 1].
 
     Args:
-      latents: [B, F, H/8, W/8, c] in model units.
+      latents: Latents [B, F, H/8, W/8, c] in model units.
     """
     c = self.config
     c.check_latents(latents.shape)
@@ -227,7 +223,7 @@ class KLVAE(nn.Module):
   def _by_frames(
     self, function: Callable[[KLVAE, jax.Array], jax.Array], x: jax.Array
   ) -> jax.Array:
-    """A function of [B, ...] of each frame of x [B, F, ...]."""
+    """Applies a function of [B, ...] to each frame of x [B, F, ...]."""
     if x.shape[1] == 1:
       return function(self, x[:, 0])[:, None]
     scan = nn.scan(
@@ -241,7 +237,10 @@ class KLVAE(nn.Module):
 
 
 def init_params(config: KLVAEConfig, key: jax.Array) -> Any:
-  """Fresh parameters, nested dict; they do not depend on a video's size."""
+  """Returns fresh parameters, a nested dict, for videos of any size."""
   side = config.spatial_compression
   frames = jnp.zeros((1, 1, side, side, config.in_channels))
   return KLVAE(config).init(key, frames)['params']
+
+
+abstract_params = functools.partial(layers.abstract_params, init_params)

@@ -66,7 +66,8 @@ def resize_nearest(z: jax.Array, height: int, width: int) -> jax.Array:
 def activation(norm: nn.Module, x: jax.Array, latents) -> tuple[Prepare, Any]:
   """Returns SiLU(norm(x)) as a function of frames of x, and its maps."""
   normalise, maps = norm(x, latents)
-  # Cast to the compute type, since statistics and normalised frames are float32.
+  # Cast to the compute type, since statistics and normalised frames are
+  # float32.
   return lambda part, maps: nn.silu(normalise(part, maps)).astype(x.dtype), maps
 
 

@@ -1,8 +1,8 @@
-"""Overlapping tiles of frames, joined as diffusers joins them.
+"""Overlapping tiles of frames, joined as in diffusers.
 
-Each tile is a video of its own: its norms see the tile alone, so tiles change
-the result. Where tiles overlap, the upper or left one fades out over the
-overlap. Tiles at the lower and right edge are smaller.
+Each tile is processed as a separate video. Its norms take statistics over the
+tile only, so tiles change the result. Where tiles overlap, the upper or left
+one fades into the other. Tiles at the lower and right edges are smaller.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ttt_jax.models.vae import causal3d
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-  """Sizes of the tiles; the defaults are CogVideoX's.
+  """Sizes of the tiles; defaults are CogVideoX's.
 
   Attributes:
-    height: pixels of a tile, a multiple of the compression.
-    width: pixels of a tile.
-    overlap_height: share of a tile's height that the next tile covers, too.
-    overlap_width: share of its width.
+    height: Pixel rows of a tile, a multiple of the spatial compression.
+    width: Pixel columns of a tile, a multiple of the same.
+    overlap_height: Share of a tile's height that the next tile also covers.
+    overlap_width: Share of a tile's width that the next tile also covers.
   """
 
   height: int = 240
@@ -44,14 +44,14 @@ class Tiling:
   def encoding(
     self, config: causal3d.CausalVAEConfig, height: int, width: int
   ) -> TileGrid | None:
-    """Tiles of frames of this size; None where one tile holds them."""
+    """Returns the tiles of frames of this size; None if one tile suffices."""
     latent = self._latent(config)
     return self._plan((self.height, self.width), latent, height, width)
 
   def decoding(
     self, config: causal3d.CausalVAEConfig, height: int, width: int
   ) -> TileGrid | None:
-    """Tiles of latents of this size; None where one tile holds them."""
+    """Returns the tiles of latents of this size; None if one tile suffices."""
     latent = self._latent(config)
     return self._plan(latent, (self.height, self.width), height, width)
 
@@ -69,27 +69,37 @@ class Tiling:
       return None
     overlaps = self.overlap_height, self.overlap_width
     rows, columns = (
-      tuple(range(0, whole, max(1, int(side * (1 - overlap)))))
-      for whole, side, overlap in zip((height, width), source, overlaps)
+      tuple(range(0, total, max(1, int(side * (1 - overlap)))))
+      for total, side, overlap in zip((height, width), source, overlaps)
     )
-    faded = [int(side * overlap) for side, overlap in zip(result, overlaps)]
-    kept = [side - fade for side, fade in zip(result, faded)]
-    return TileGrid(rows, columns, *source, *faded, *kept)
+    fade_height, fade_width = (
+      int(side * overlap) for side, overlap in zip(result, overlaps)
+    )
+    return TileGrid(
+      rows=rows,
+      columns=columns,
+      height=source[0],
+      width=source[1],
+      fade_height=fade_height,
+      fade_width=fade_width,
+      keep_height=result[0] - fade_height,
+      keep_width=result[1] - fade_width,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TileGrid:
-  """Where the tiles of frames of one size lie, and how results are joined.
+  """Positions of the tiles of a frame, and overlaps of their results.
 
   Attributes:
-    rows: where tiles begin, in height.
-    columns: where they begin, in width.
-    height: of a tile, smaller at the lower edge.
-    width: of a tile.
-    fade_height: rows of a result over which it fades into the next.
-    fade_width: columns of a result over which it fades into the next.
-    keep_height: rows of a result that are kept.
-    keep_width: columns of a result that are kept.
+    rows: First row of each tile.
+    columns: First column of each tile.
+    height: Rows of a tile; fewer at the lower edge.
+    width: Columns of a tile; fewer at the right edge.
+    fade_height: Rows over which a result fades into the next one.
+    fade_width: Columns over which a result fades into the next one.
+    keep_height: Rows of a result that are kept.
+    keep_width: Columns of a result that are kept.
   """
 
   rows: tuple[int, ...]
@@ -102,30 +112,30 @@ class TileGrid:
   keep_width: int
 
   def join(self, tiles: Sequence[Sequence[jax.Array]]) -> jax.Array:
-    """Rows of results [B, f, h, w, c] -> the whole."""
-    # Tiles may lie on different devices.
+    """Joins rows of results [B, f, h, w, c] to complete frames."""
+    # Tiles may be on different devices.
     device = next(iter(tiles[0][0].devices()))
     return _join(jax.device_put([list(row) for row in tiles], device), self)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _join(tiles: list[list[jax.Array]], plan: TileGrid) -> jax.Array:
+def _join(tiles: list[list[jax.Array]], grid: TileGrid) -> jax.Array:
   rows = []
   for i, row in enumerate(tiles):
     for j, tile in enumerate(row):
-      # What a tile fades in from has been faded itself.
+      # Both neighbours have already been faded themselves.
       if i > 0:
-        tile = _fade(tiles[i - 1][j], tile, plan.fade_height, 2)
+        tile = _fade(tiles[i - 1][j], tile, grid.fade_height, 2)
       if j > 0:
-        tile = _fade(row[j - 1], tile, plan.fade_width, 3)
+        tile = _fade(row[j - 1], tile, grid.fade_width, 3)
       row[j] = tile
-    kept = [t[:, :, : plan.keep_height, : plan.keep_width] for t in row]
+    kept = [t[:, :, : grid.keep_height, : grid.keep_width] for t in row]
     rows.append(jnp.concatenate(kept, axis=3))
   return jnp.concatenate(rows, axis=2)
 
 
 def _fade(a: jax.Array, b: jax.Array, extent: int, axis: int) -> jax.Array:
-  """The first of b, faded from the last of a along an axis."""
+  """Fades the end of a into the start of b along an axis; returns b."""
   extent = min(extent, a.shape[axis], b.shape[axis])
   if extent == 0:
     return b

@@ -1,17 +1,15 @@
-"""The network on every mesh of eight devices, and its lengths and orders."""
+"""Packing of attention heads."""
 
-import jax
 import numpy as np
 import pytest
 
-from ttt_jax import sharding
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models.dit import rope
 
 
 @pytest.mark.parametrize('tokens', [7, 16])
 @pytest.mark.parametrize('number, dim', [(4, 16), (3, 64), (2, 128), (6, 32)])
-def test_arithmetic_inside_heads(tokens, number, dim):
+def test_operations_within_heads(tokens, number, dim):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, tokens, number * dim)).astype(np.float32)
   heads = heads_lib.HeadPacking(number, dim)
@@ -33,20 +31,20 @@ def test_arithmetic_inside_heads(tokens, number, dim):
   even, odd = split[..., ::2], split[..., 1::2]
   cos_, sin_ = (np.asarray(y)[:, None, ::2] for y in (cos, sin))
   want = np.stack([even * cos_ - odd * sin_, even * sin_ + odd * cos_], -1)
-  turned = heads.unpack(
+  rotated = heads.unpack(
     heads.rotate(heads.pack(x), heads.tile_over_lanes((cos, sin)))
   )
-  np.testing.assert_allclose(turned, want.reshape(x.shape), atol=1e-5)
+  np.testing.assert_allclose(rotated, want.reshape(x.shape), atol=1e-5)
 
 
-def test_the_products_of_a_tpu_are_the_plain_forms(monkeypatch):
+def test_products_for_tpus_equal_the_direct_forms(monkeypatch):
   x = np.random.default_rng(0).normal(size=(1, 8, 6 * 32)).astype(np.float32)
   heads = heads_lib.HeadPacking(6, 32)
-  turns = rope.rotary_cos_sin(np.arange(24).reshape(8, 3), 32)
+  rotary = rope.rotary_cos_sin(np.arange(24).reshape(8, 3), 32)
 
   def both():
     y = heads.pack(x)
-    return heads.sum_per_head(y), heads.rotate(y, heads.tile_over_lanes(turns))
+    return heads.sum_per_head(y), heads.rotate(y, heads.tile_over_lanes(rotary))
 
   plain = both()
   monkeypatch.setattr(
@@ -54,17 +52,3 @@ def test_the_products_of_a_tpu_are_the_plain_forms(monkeypatch):
   )
   for a, b in zip(plain, both()):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_lengths_and_heads_that_do_not_split():
-  one = sharding.ShardingPlan()
-  assert one.padded(35, 16) == 35
-  one.check_heads(7)
-  # Sizes only: no device is needed.
-  sharding_plan = sharding.ShardingPlan(
-    jax.sharding.AbstractMesh((1, 4), sharding.AXES)
-  )
-  assert [sharding_plan.padded(n, 16) for n in (1, 64, 65)] == [64, 64, 128]
-  sharding_plan.check_heads(8)
-  with pytest.raises(ValueError, match='6 heads.* 4 devices.*; 2 would do'):
-    sharding_plan.check_heads(6)

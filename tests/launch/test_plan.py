@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -47,7 +48,7 @@ def test_errors_of_the_command_are_one_line():
     capture_output=True,
     text=True,
     check=False,
-    cwd=pathlib.Path(__file__).resolve().parents[3],
+    cwd=pathlib.Path(__file__).resolve().parents[2],
   )
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")
@@ -136,3 +137,34 @@ def test_modes(mode, mesh, message):
     plan.prepare(
       ttt_video.get_config('3s'), topology.parse('v5p:8x8x4'), mesh, mode
     )
+
+
+def test_a_plan_that_does_not_fit_names_the_largest_buffers(
+  monkeypatch, capsys
+):
+  text = (
+    pathlib.Path(__file__).parent / 'planner/data/liveness.hlo'
+  ).read_text()
+  done = compiled.Compiled(
+    text=(folder / 'liveness.hlo').read_text(),
+    arguments=0,
+    results=0,
+    temporaries=0,
+    peak=2**30,
+    host=0,
+    trace_seconds=0,
+    compile_seconds=0,
+  )
+  monkeypatch.setattr(plan, 'plan', lambda *_: ({}, done))
+  for flag in ('_BUDGET', '_CACHE'):
+    monkeypatch.setattr(plan, flag, types.SimpleNamespace(value=None))
+  config, v5e = ttt_video.get_config('63s'), topology.parse('v5e:16x16')
+  config.mesh = dict(data=64, sp=4)
+  buffers = plan._largest_buffers_elsewhere(config, 'train', v5e)
+  assert buffers[0] == 'peak 1.00 GiB on v5p:8x8x4'
+  assert buffers[1].endswith('f32[32,128], backward layers/mlp/up/dot_general')
+  found = plan._print_misfit(config, 'train', v5e, 'too large', buffers)
+  assert found['dominates'] == buffers
+  out = capsys.readouterr().out
+  assert 'does not fit v5e:16x16: too large\nlargest buffers:\n' in out
+  assert out.count('f32[32,128]') == 1 and '--config.model.remat=offload' in out
