@@ -8,8 +8,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 WORKDIR ?= demo
-# Two workers: most of a test's time is compiling, on one core.
-PYTEST_FLAGS ?= -n 2
+# Two workers: most of a test's time is compiling, on one core. The tests of a
+# file share what is compiled.
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # The compilers for TPU and GPU live in environments of their own.
 TPU := .venv-tpu

@@ -45,6 +45,7 @@ def read(folder, name='diffusion_pytorch_model'):
 
 
 @pytest.mark.parametrize('kind', POSITIONS)
+@pytest.mark.optimized
 def test_published_numbers(kind, golden):
   folder = golden(f'diffusers_transformer_{kind}')
   config, params = convert.load_dit(folder)

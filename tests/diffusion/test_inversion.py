@@ -40,6 +40,7 @@ def test_schedule_of_the_reference(io):
   assert sampling_schedule.leading(50, offset=0).timesteps[-1] == 0
 
 
+@pytest.mark.optimized
 def test_trajectories_of_the_reference(io):
   schedule = sampling_schedule.leading(50)
   last = lambda x: np.moveaxis(x, -4, -1)

@@ -20,6 +20,7 @@ def _channel_last(x):
 
 
 @pytest.mark.parametrize('tag,steps,shift', [('a', 50, 1), ('b', 20, 3)])
+@pytest.mark.optimized
 def test_reference_trajectory(golden, tag, steps, shift):
   data = np.load(golden('schedule_sampler.npz'))
   get = lambda name: data[f'sampler_{tag}_{name}']
@@ -56,6 +57,7 @@ def test_reference_trajectory(golden, tag, steps, shift):
 
 
 @pytest.mark.parametrize('name', ['ddim', 'dpm'])
+@pytest.mark.optimized
 def test_diffusers_trajectory(golden, name):
   data = np.load(golden('diffusers_schedulers.npz'))
   a, b = data['net_a'], data['net_b']

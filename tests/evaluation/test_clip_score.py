@@ -58,6 +58,7 @@ def test_pixels_equal_those_of_transformers(tiny, numbers):
   np.testing.assert_allclose(found, want.swapaxes(1, 2), atol=0.02)
 
 
+@pytest.mark.optimized
 def test_vectors_equal_those_of_transformers(score, numbers):
   assert (
     compare.relative_error(score.embed(numbers['frames']), numbers['images'])

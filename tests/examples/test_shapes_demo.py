@@ -54,7 +54,7 @@ def test_the_source_is_a_moving_circle(tmp_path):
 
 def _report(followed: float, correlation: float) -> dict:
   verdict = judge.Verdict(
-    aspects={name: followed for name in judge.ASPECTS},
+    aspects=dict.fromkeys(judge.ASPECTS, followed),
     share=followed,
     followed=True,
     correlation=correlation,

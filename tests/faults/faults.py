@@ -204,8 +204,8 @@ FAULTS = (
   Fault(
     'layers of a stack in the order of the file',
     'ttt_jax/convert/rules.py',
-    'tuple(found[path][i] for i in sorted(found[path])),',
-    'tuple(found[path][i] for i in sorted(found[path], reverse=True)),',
+    'tuple(found[path][i] for i in sorted(found[path]))',
+    'tuple(found[path][i] for i in sorted(found[path], reverse=True))',
     ('tests/convert', 'tests/models/test_dit_golden.py'),
   ),
   Fault(

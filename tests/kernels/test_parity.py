@@ -5,6 +5,8 @@ independent PyTorch implementation of the dual form, see
 `tests/fixtures/make_ttt_op.py`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,23 @@ def any_size(monkeypatch):
     )
 
 
+@functools.cache
+def _value_and_pullback(op, mini_batch, implementation):
+  """Returns a function, jitted once for all cases of one shape."""
+
+  def call(arguments):
+    return op.call(
+      **arguments, mini_batch=mini_batch, implementation=implementation
+    )
+
+  @jax.jit
+  def run(arguments, cotangent):
+    out, pull, state = jax.vjp(call, arguments, has_aux=True)
+    return out, state, pull(cotangent)[0]
+
+  return run
+
+
 @pytest.mark.usefixtures('any_size')
 @pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 @pytest.mark.parametrize(
@@ -97,19 +116,10 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
   eta = data[f'{case}_eta'][..., -1, :]
   arguments['eta'] = jnp.asarray(eta.reshape(*eta.shape[:2], -1))
 
-  def call(arguments):
-    return op.call(
-      **arguments, mini_batch=mini_batch, implementation=implementation
-    )
-
-  @jax.jit
-  def run(arguments, cotangent):
-    out, pull, state = jax.vjp(call, arguments, has_aux=True)
-    return out, state, pull(cotangent)[0]
-
   b, n, c, h, d = data[out_name].shape
   tokens_first = (0, 3, 1, 2, 4)
   cotangent = data[f'{case}_cotangent'].transpose(tokens_first)
+  run = _value_and_pullback(op, mini_batch, implementation)
   with interpreted(implementation):
     out, state, gradients = run(arguments, cotangent.reshape(b, h, n * c, d))
   want = data[out_name].transpose(tokens_first).reshape(b, h, n * c, d)
@@ -142,18 +152,7 @@ def test_own_fixture(fixtures, op, implementation):
   prefix = op.name + '_'
   arguments = {n: jnp.asarray(data[prefix + n]) for n in op.specs.NAMES}
 
-  def call(arguments):
-    return op.call(
-      **arguments,
-      mini_batch=int(data['mini_batch']),
-      implementation=implementation,
-    )
-
-  @jax.jit
-  def run(arguments, cotangent):
-    out, pull, state = jax.vjp(call, arguments, has_aux=True)
-    return out, state, pull(cotangent)[0]
-
+  run = _value_and_pullback(op, int(data['mini_batch']), implementation)
   with interpreted(implementation):
     out, state, gradients = run(arguments, data['cotangent'])
   assert relative_error(out, data[prefix + 'out']) < VALUES

@@ -142,9 +142,7 @@ def test_modes(mode, mesh, message):
 def test_a_plan_that_does_not_fit_names_the_largest_buffers(
   monkeypatch, capsys
 ):
-  text = (
-    pathlib.Path(__file__).parent / 'planner/data/liveness.hlo'
-  ).read_text()
+  folder = pathlib.Path(__file__).parent / 'planner/data'
   done = compiled.Compiled(
     text=(folder / 'liveness.hlo').read_text(),
     arguments=0,

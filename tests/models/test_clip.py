@@ -19,6 +19,7 @@ def apply(config, params, ids):
   return clip.CLIPTextEncoder(config).apply({'params': params}, ids)
 
 
+@pytest.mark.optimized
 def test_states_of_transformers(tiny):
   config, params = load_clip(tiny, dtype=np.float32)
   want = np.load(tiny / 'numbers.npz')

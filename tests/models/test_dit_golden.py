@@ -24,6 +24,8 @@ from ttt_jax.models import dit
 from ttt_jax.models import embeddings
 from ttt_jax.models.dit import block
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope='module', params=['dit_mlp', 'dit_linear'])
 def case(request, golden):

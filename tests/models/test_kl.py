@@ -23,6 +23,7 @@ def _tiny(fixtures):
   return config, params, np.load(fixtures / 'tiny_sd/numbers.npz')
 
 
+@pytest.mark.optimized
 def test_moments_and_frames_of_diffusers(tiny):
   config, params, want = tiny
   vae = kl.KLVAE(config)

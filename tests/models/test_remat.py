@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import random_params
 from ttt_jax.models import dit
 from ttt_jax.models.dit import config as dit_config
 
@@ -39,12 +40,7 @@ def gradients(params, remat):
 
 @pytest.fixture(scope='module')
 def params():
-  rng = np.random.default_rng(1)
-  fresh = dit.init_params(CONFIG, jax.random.key(0))
-  # The zeros of a fresh model would hide most gradients.
-  return jax.tree.map(
-    lambda x: x + 0.05 * rng.normal(size=x.shape).astype(x.dtype), fresh
-  )
+  return random_params.random_params(dit.abstract_params(CONFIG), 0.05)
 
 
 @pytest.fixture(scope='module')

@@ -27,6 +27,7 @@ def apply(config, params, ids):
   return t5.T5Encoder(config).apply({'params': params}, ids)
 
 
+@pytest.mark.optimized
 def test_states_of_the_reference(golden):
   folder = golden('t5')
   config, params = convert_t5.load_t5(folder)

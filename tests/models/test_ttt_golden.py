@@ -22,6 +22,8 @@ CASES = {
   'aligned': ((2, 2), 4, 3, 4),
 }
 
+pytestmark = pytest.mark.optimized
+
 
 def rules(heads, m, d, hidden):
   dense = lambda name: [

@@ -62,6 +62,7 @@ def _io(golden):
     return dict(io)
 
 
+@pytest.mark.optimized
 def test_inflated_output_of_the_reference(golden, io):
   config, params = load_unet(golden('tav_unet2d'))
   timesteps = io['timestep'].reshape(1)
@@ -81,6 +82,7 @@ def test_inflated_output_of_the_reference(golden, io):
     assert quirk or compare.relative_error(found, last(io['out_notemp'])) < 2e-5
 
 
+@pytest.mark.optimized
 def test_2d_output_of_diffusers(golden, io):
   config, params = load_unet(golden('tav_unet2d'), temporal=False)
   pictures = np.swapaxes(last(io['sample']), 0, 1)
@@ -104,6 +106,7 @@ def test_2d_output_of_a_tiny_stable_diffusion_2(fixtures):
   assert compare.relative_error(found[:, 0], last(want['output'])) < 2e-5
 
 
+@pytest.mark.optimized
 def test_sparse_causal_attention_of_the_reference(io):
   frames = frames_lib.Frames(int(io['sc_video_length']))
   params = {

@@ -45,6 +45,7 @@ def clip(frames, seed=0):
 
 
 @pytest.mark.parametrize('frames', [1, 17])
+@pytest.mark.optimized
 def test_equals_diffusers(golden, frames):
   folder = golden('diffusers_vae')
   config, params = load_vae(folder)

@@ -1,4 +1,4 @@
-"""Our linear recurrences beside those of transformers, live, random numbers."""
+"""Our linear recurrences against those of transformers, on random numbers."""
 
 import jax
 import numpy as np

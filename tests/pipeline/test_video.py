@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import random_params
 from ttt_jax import pipeline
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.diffusion import guidance
@@ -45,31 +46,22 @@ def pipe():
     segment_latent_frames=2,
     mini_batch=8,
   )
-  module = dit.DiffusionTransformer(config)
-  params = module.init(
-    jax.random.key(0),
-    jnp.zeros((1, 3, 2, 2, 4)),
-    jnp.zeros((1, 1, 4, 6)),
-    jnp.zeros(1),
-  )['params']
-  # Weights that start at zero would hide the text.
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  leaves = [
-    p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)
-  ]
+  params = random_params.random_params(dit.abstract_params(config))
   vae_config = causal3d.CausalVAEConfig(
     latent_channels=4,
     block_out_channels=(8, 8, 8, 8),
     layers_per_block=1,
     norm_num_groups=2,
   )
-  vae_params = causal3d.CausalVAE(vae_config).init(
-    jax.random.key(2), jnp.zeros((1, 1, 16, 16, 3))
-  )['params']
+  shapes = jax.eval_shape(
+    causal3d.CausalVAE(vae_config).init,
+    jax.random.key(2),
+    jnp.zeros((1, 1, 16, 16, 3)),
+  )
+  vae_params = random_params.random_params(shapes['params'])
   return pipeline.VideoPipeline(
     config,
-    jax.tree.unflatten(tree, leaves),
+    params,
     (vae_config, vae_params),
     Texts(),
     height=16,

@@ -95,3 +95,23 @@ def test_json_types():
 def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=f'there is no folder {tmp_path}'):
     files.write_json(1, tmp_path / 'no' / 'a.json')
+
+
+def test_a_folder_appears_once_it_is_complete(tmp_path):
+  (tmp_path / 'out.tmp').mkdir()  # Not ours: it has to stay.
+  with pytest.raises(KeyError), files.atomic_folder(tmp_path / 'out') as folder:
+    (folder / 'a').write_text('x')
+    raise KeyError
+  assert [path.name for path in tmp_path.iterdir()] == ['out.tmp']
+  with files.atomic_folder(tmp_path / 'out') as folder:
+    (folder / 'a').write_text('x')
+    assert not (tmp_path / 'out').exists()
+  assert (tmp_path / 'out/a').read_text() == 'x'
+  (tmp_path / 'plain').mkdir()
+  modes = {(tmp_path / name).stat().st_mode for name in ('out', 'plain')}
+  assert len(modes) == 1
+  with (
+    pytest.raises(FileExistsError, match='is not replaced'),
+    files.atomic_folder(tmp_path / 'out'),
+  ):
+    pass

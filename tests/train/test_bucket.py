@@ -138,7 +138,9 @@ def test_killed_at_any_moment_ends_bit_identical(bucket, disk):
     writes = bucket.requests['upload'] + random.randint(1, 120)
     print('killed after', writes)
     with _running('--pause=0.3') as process:
-      _wait_for(lambda: bucket.requests['upload'] >= writes, process)
+      _wait_for(
+        lambda writes=writes: bucket.requests['upload'] >= writes, process
+      )
       process.send_signal(signal.SIGKILL)
       process.wait()
     print('complete:', checkpoint_format.steps(STAGE))

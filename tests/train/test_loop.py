@@ -1,6 +1,5 @@
 """A run has the same result however often it is stopped."""
 
-import os
 import pathlib
 import random
 import signal
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import compiler
 from tests.helpers import fake_training
 from tests.helpers import tiny_config
 from ttt_jax.checkpoints import checkpoint
@@ -23,6 +23,7 @@ from ttt_jax.train import optimizer
 from ttt_jax.train import step as step_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.optimized
 
 
 def _config(stage='one', **changes):
@@ -47,7 +48,7 @@ def _start(workdir, *flags, env=()):
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
-    env=dict(os.environ, JAX_PLATFORMS='cpu', **dict(env)),
+    env=dict(compiler.optimized(), JAX_PLATFORMS='cpu', **dict(env)),
   )
 
 

@@ -1,6 +1,6 @@
 """Stable Diffusion's U-Net, inflated to video (Tune-A-Video, section 3).
 
-The model of images now processes [B, F, h, w, c]: convolutions treat each frame
+The network processes clips [B, F, h, w, c]: convolutions treat each frame
 on its own, group norms of residual blocks take statistics over all frames of a
 clip, and transformers also attend to other frames. For a still clip, and for a
 clip of one frame, a fresh inflation returns the output of the 2-D model.
