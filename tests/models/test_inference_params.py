@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ttt_jax.models import dit
 
 
+@pytest.mark.optimized
 def test_outputs_with_smaller_kernels_are_bit_identical():
   config = dit.DiTConfig(
     model_dim=32,

@@ -213,14 +213,15 @@ def load_params(
   folder: checkpoint_format.Path,
   ema: bool = True,
   *,
-  sharding: Callable[[jax.ShapeDtypeStruct], Any] | None = None,
+  sharding: Callable[..., Any] | None = None,
 ) -> tuple[dict[str, Any], ml_collections.ConfigDict]:
   """Returns parameters and config of the newest intact checkpoint.
 
   Args:
     folder: Folder of a stage, or a workdir (then its stage saved last).
     ema: Returns the averaged values of the trained parameters.
-    sharding: Sharding of each array; None is the first device.
+    sharding: Returns the sharding of an array of this `jax.ShapeDtypeStruct`;
+      None is the first device.
 
   Raises:
     FileNotFoundError: there are no checkpoints.

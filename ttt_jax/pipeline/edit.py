@@ -115,7 +115,7 @@ class EditPipeline:
     params, config = checkpoint.load_params(
       folder,
       ema,
-      sharding=mesh and (lambda leaf: sharding.param_sharding(mesh, leaf)),
+      sharding=mesh and functools.partial(sharding.param_sharding, mesh),
     )
     return cls(
       config, params, checkpoint_format.stage_folder(folder).parent, mesh

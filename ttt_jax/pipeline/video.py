@@ -122,8 +122,8 @@ class VideoPipeline:
     """
     if pretrained.is_pretrained(folder):
       return cls(**pretrained.pipeline_arguments(folder, mesh))
-    param_sharding = mesh and (
-      lambda leaf: sharding.param_sharding(mesh, leaf, axes=sharding.AXES)
+    param_sharding = mesh and functools.partial(
+      sharding.param_sharding, mesh, axes=sharding.AXES
     )
     params, config = checkpoint.load_params(
       folder, ema, sharding=param_sharding

@@ -119,7 +119,7 @@ def write_json(
 ) -> None:
   """Writes JSON by `atomic_write`."""
   with atomic_write(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=indent))
+    temporary.write_text(json.dumps(value, indent=indent) + '\n')
 
 
 def to_json_types(value: Any) -> Any:
