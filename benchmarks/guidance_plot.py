@@ -14,7 +14,7 @@ from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import sampling_schedule
 
 matplotlib.use('Agg')
-from matplotlib import pyplot  # pylint: disable=wrong-import-position
+from matplotlib import pyplot
 
 _SCALE = 6.0
 _STEPS = 50

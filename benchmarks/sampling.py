@@ -9,6 +9,7 @@ in one process; every step uses guidance, with a batch of two.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import resource
@@ -70,8 +71,12 @@ def main(_) -> None:
       dict(
         seconds=seconds,
         tokens=g.sequence_length,
-        step_seconds=least_seconds(lambda: step(*inputs), _CALLS.value),
-        decode_seconds=least_seconds(lambda: pipe.decode(latents[:1]), 1),
+        step_seconds=least_seconds(
+          functools.partial(step, *inputs), _CALLS.value
+        ),
+        decode_seconds=least_seconds(
+          functools.partial(pipe.decode, latents[:1]), 1
+        ),
       )
     )
   at_9 = rows[1]['step_seconds'] / rows[1]['tokens']

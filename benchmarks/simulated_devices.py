@@ -15,7 +15,7 @@ import time
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
-# pylint: disable=g-import-not-at-top
+
 import jax
 import numpy as np
 

@@ -116,7 +116,9 @@ def inflate(model, params, frames):
       new = Inflated(module, frames)
       path = name.replace('_blocks.', '_blocks_', 1).replace('.', '_')
       path = re.sub(r'_transformer_blocks_0$', '/block', path)
-      get = lambda key: torch.tensor(np.array(flat[f'{path}/{key}'].T))
+      get = lambda key, path=path: torch.tensor(
+        np.array(flat[f'{path}/{key}'].T)
+      )
       new.norm_temp.weight.data = get('norm_temp/scale')
       new.norm_temp.bias.data = get('norm_temp/bias')
       for part in ('to_q', 'to_k', 'to_v'):

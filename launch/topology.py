@@ -163,7 +163,7 @@ class Topology:
       packages = f'"jax[tpu]=={jax.__version__}"'
     try:
       return list(topologies.get_topology_desc(**description).devices)
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       reason = (str(e).strip() or type(e).__name__).splitlines()[0]
       raise ValueError(
         f'cannot compile for {self.name}: {reason[:200]}; install the compiler'

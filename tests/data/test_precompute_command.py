@@ -41,7 +41,7 @@ def _config(videos, tmp_path, monkeypatch):
   path = tmp_path / 'config.py'
   path.write_text(CONFIG.format(board=str(board), videos=str(videos)))
   scope = {}
-  exec(path.read_text(), scope)  # pylint: disable=exec-used
+  exec(path.read_text(), scope)
   monkeypatch.setattr(
     video_encoder.CausalVideoEncoder, 'load', lambda folder, **_: FakeVAE()
   )

@@ -102,7 +102,7 @@ def test_three_processes_at_once_share_the_clips(runs, videos, tmp_path):
   said = [process.communicate()[0].strip() for process in started]
   assert [process.returncode for process in started] == [0, 0, 0]
   assert 'finished' in said and set(said) <= {'finished', 'others'}
-  assert runs.encoded() == {i: 1 for i in range(CLIPS)}
+  assert runs.encoded() == dict.fromkeys(range(CLIPS), 1)
   encode(videos, tmp_path / 'alone', boards())
   same(runs.out, tmp_path / 'alone')
 

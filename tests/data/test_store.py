@@ -75,7 +75,7 @@ def test_clips_are_read_as_they_were_written(tmp_path):
       np.testing.assert_array_equal(clip[name], value)
   assert check.check(tmp_path).problems == []
   with pytest.raises(IndexError):
-    dataset[3]  # pylint: disable=pointless-statement
+    dataset[3]
 
 
 def test_clips_that_were_left_out_do_not_shift_the_others(tmp_path):
@@ -220,7 +220,7 @@ def test_check_finds_damaged_chunks_and_a_deleted_marker_repairs_them(
   assert 'clip2' in problem and name in problem and '\n' not in problem
   np.testing.assert_array_equal(dataset[0]['mean'], values(0)['mean'])
   with pytest.raises(arrays.CorruptClipError):
-    dataset[2]  # pylint: disable=pointless-statement
+    dataset[2]
   arrays.completion_marker(tmp_path, 2).unlink()
   writer = writer_lib.LatentWriter(tmp_path, IDENTITY, rows=3)
   assert not writer.is_done(2, 'print2')
@@ -285,12 +285,12 @@ def test_clips_are_cached_up_to_the_limit(tmp_path):
   kept = dataset_reader.LatentDataset(tmp_path)
   bare = dataset_reader.LatentDataset(tmp_path, cache_bytes=0)
   for dataset in (kept, bare):
-    dataset[0]  # pylint: disable=pointless-statement
+    dataset[0]
   for name in arrays.ARRAYS:
     chunk(tmp_path, name, 0).unlink()
   np.testing.assert_array_equal(kept[0]['mean'], values(0)['mean'])
   with pytest.raises(arrays.CorruptClipError):
-    bare[0]  # pylint: disable=pointless-statement
+    bare[0]
 
 
 def test_content_identity_depends_on_the_content_only():

@@ -40,7 +40,7 @@ def theirs(name, steps, shift, network, x, noise):
         patch.setattr(
           diffusers.schedulers.scheduling_dpm_cogvideox,
           'randn_tensor',
-          lambda *_, **__: torch.tensor(noise[i]),
+          lambda *_, i=i, **__: torch.tensor(noise[i]),
         )
         x, old = scheduler.step(v, old, t, before, x, return_dict=False)
       before = t

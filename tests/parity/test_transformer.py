@@ -13,8 +13,10 @@ from ttt_jax.models import dit
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
 
-from diffusers.models import embeddings  # pylint: disable=g-import-not-at-top
-from diffusers.pipelines.cogvideo import pipeline_cogvideox
+embeddings = pytest.importorskip('diffusers.models.embeddings')
+pipeline_cogvideox = pytest.importorskip(
+  'diffusers.pipelines.cogvideo.pipeline_cogvideox'
+)
 
 SEEDS = range(8)
 

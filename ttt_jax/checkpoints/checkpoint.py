@@ -155,7 +155,7 @@ class Checkpoints:
     try:
       with self._disk_errors():
         self._manager.close()
-    except Exception:  # pylint: disable=broad-except
+    except Exception:
       if error is None:
         raise
     finally:
@@ -169,7 +169,8 @@ class Checkpoints:
       target = self.folder / f'damaged-{step}-{time.time():.0f}'
     warnings.warn(
       f'checkpoint {step} in {self.folder} cannot be read and is moved to'
-      f' {target.name}: {reason}'
+      f' {target.name}: {reason}',
+      stacklevel=2,
     )
     if jax.process_index() == 0 and path.exists():
       path.rename(target)
@@ -181,7 +182,7 @@ class Checkpoints:
     """Turns the error of a full disk into one line."""
     try:
       yield
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       if not disk.is_full(e):
         raise
       root = self.folder / checkpoint_format.FOLDER
@@ -244,7 +245,9 @@ def load_params(
     }
 
   def damaged(step, reason):
-    warnings.warn(f'checkpoint {step} in {stage} cannot be read: {reason}')
+    warnings.warn(
+      f'checkpoint {step} in {stage} cannot be read: {reason}', stacklevel=2
+    )
 
   found = checkpoint_format.read_newest(stage, trees, damaged)
   if found is None:

@@ -113,7 +113,7 @@ def read_newest(
     try:
       meta = read_meta(stage, step)
       items = read_arrays(stage, step, like(step, meta))
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       reason = files.first_line(e)[:200]
     is_read = distributed.all_agree(reason is None)
     if is_read and _matches_fingerprint(items, meta):
@@ -145,7 +145,9 @@ def newest_meta(stage: Path) -> dict[str, Any]:
     try:
       return read_meta(stage, step)
     except (ValueError, OSError) as e:
-      warnings.warn(f'checkpoint {step} in {stage} cannot be read: {e}')
+      warnings.warn(
+        f'checkpoint {step} in {stage} cannot be read: {e}', stacklevel=2
+      )
   raise ValueError(f'no checkpoint in {stage} can be read')
 
 

@@ -44,7 +44,7 @@ def run(
     python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
     try:
       return main(argv)
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       if not os.environ.get('TTT_JAX_TRACEBACK'):
         disconnect = distributed.describe_disconnect(
           e

@@ -54,7 +54,7 @@ def tolerate_bucket_errors(path: str | os.PathLike[str]) -> Iterator[None]:
   """
   try:
     yield
-  except Exception as e:  # pylint: disable=broad-except
+  except Exception as e:
     if not paths.is_remote(path):
       raise
     warnings.warn(

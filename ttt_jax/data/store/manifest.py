@@ -156,7 +156,7 @@ def load(path: epath.Path) -> Manifest:
     fields['clips'] = tuple(fields['clips'])
     fields['corrupt'] = tuple(fields['corrupt'])
     for clip in (*fields['clips'], *fields['corrupt']):
-      clip['name'], clip['row']  # pylint: disable=pointless-statement
+      clip['name'], clip['row']
     return Manifest(**fields)
   except (
     json.JSONDecodeError,
