@@ -8,7 +8,7 @@ and by any number of processes. `checkpoint_format` describes the files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import logging
 import time
@@ -178,7 +178,7 @@ class Checkpoints:
     self._manager.reload()
 
   @contextlib.contextmanager
-  def _disk_errors(self) -> Iterator[None]:
+  def _disk_errors(self) -> Generator[None]:
     """Turns the error of a full disk into one line."""
     try:
       yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 import contextlib
 
 import jax
@@ -27,7 +27,7 @@ class StepCallback:
       self._target(step + 1)
 
   @contextlib.contextmanager
-  def report_to(self, target: OnStep | None) -> Iterator[None]:
+  def report_to(self, target: OnStep | None) -> Generator[None]:
     """Reports the steps inside the block to `target`."""
     self._target = target
     try:

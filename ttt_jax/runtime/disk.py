@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import contextlib
 import errno
 import logging
@@ -46,7 +46,7 @@ def copy_to(folder: str | os.PathLike[str], target: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def tolerate_bucket_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+def tolerate_bucket_errors(path: str | os.PathLike[str]) -> Generator[None]:
   """Turns an error of a write to a bucket into a warning.
 
   For files that are written again later, such as curves: a service that fails
@@ -76,7 +76,7 @@ def check_space(folder: os.PathLike[str], tree: Any) -> None:
 
 
 @contextlib.contextmanager
-def silence_disk_full_threads() -> Iterator[None]:
+def silence_disk_full_threads() -> Generator[None]:
   """Suppresses the tracebacks of threads that fail because of a full disk.
 
   The error is raised again by the next call into Orbax.

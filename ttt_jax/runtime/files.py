@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 import contextlib
 import json
 import os
@@ -20,7 +20,7 @@ from ttt_jax.runtime import paths
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Generator[epath.Path]:
   """Yields a temporary path; the file written there then replaces `path`.
 
   The temporary file has a unique name in the same folder, which ends in
@@ -54,7 +54,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
   """Yields a new temporary folder, which then becomes the local `path`.
 
   The temporary folder has a unique name next to `path`, which ends in '.tmp'.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 import contextlib
 import dataclasses
 import json
@@ -62,14 +62,14 @@ class StepTimer:
     self._steps = 0
 
   @contextlib.contextmanager
-  def wait_for_data(self) -> Iterator[None]:
+  def wait_for_data(self) -> Generator[None]:
     """Counts the time inside the block as waiting for a batch."""
     start = time.perf_counter()
     yield
     self._data += time.perf_counter() - start
 
   @contextlib.contextmanager
-  def pause(self) -> Iterator[None]:
+  def pause(self) -> Generator[None]:
     """Excludes the time inside the block: saving, diagnostics, sampling."""
     start = time.perf_counter()
     yield

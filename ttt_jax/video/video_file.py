@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 import contextlib
 import dataclasses
 import fractions
@@ -202,7 +202,7 @@ def write_video(
 
 
 @contextlib.contextmanager
-def _open(path) -> Iterator[tuple]:
+def _open(path) -> Generator[tuple]:
   """Opens a file; yields the container and its first video stream."""
   if not pathlib.Path(path).is_file():
     raise FileNotFoundError(f'there is no video {path}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import operator
 import os
 from typing import Any
 
@@ -107,7 +108,7 @@ class LatentDataset:
       CorruptClipError: it cannot be read or is not finite.
       IndexError: the clip does not exist.
     """
-    index = int(index)
+    index = operator.index(index)
     if not 0 <= index < len(self):
       raise IndexError(f'clip {index} of {len(self)}')
     clip = self.manifest.clips[index]
