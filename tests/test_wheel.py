@@ -1,5 +1,6 @@
 """The wheel: what is in it, and that it works in an environment of its own."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -81,12 +82,15 @@ def test_samples_from_another_folder(wheel, tmp_path):
   subprocess.run(
     [python, '-m', 'pip', 'install', '--quiet', '--no-deps', wheel], check=True
   )
+  environment_without_paths = dict(os.environ)
+  environment_without_paths.pop('PYTHONPATH', None)
   folder = tmp_path / 'elsewhere'
   (folder / 'configs').mkdir(parents=True)
   (folder / 'configs/__init__.py').write_text('raise ImportError("not ours")')
   done = subprocess.run(
     [python, '-c', _SCRIPT, model],
     cwd=folder,
+    env=environment_without_paths,
     capture_output=True,
     text=True,
   )
@@ -97,6 +101,7 @@ def test_samples_from_another_folder(wheel, tmp_path):
     [python, '-m', 'ttt_jax.train', '--dry_run']
     + [f'--config={ROOT}/configs/cogvideox.py:{model},3s'],
     cwd=folder,
+    env=environment_without_paths,
     capture_output=True,
     text=True,
   )

@@ -30,7 +30,6 @@ class Fault:
 
 _TTT = ('tests/models/test_ttt_golden.py', 'tests/models/test_dit_golden.py')
 _XLA = ('tests/kernels/test_ops.py',)
-_TRAIN = ('tests/train/test_loop.py', 'tests/train/test_step.py')
 
 FAULTS = (
   Fault(
@@ -66,7 +65,7 @@ FAULTS = (
     'ttt_jax/models/dit/ttt.py',
     'out, permutation.inverse, implementation=io_implementation',
     'out, permutation, implementation=io_implementation',
-    ('tests/models',),
+    ('tests/models/test_ttt.py',),
   ),
   Fault(
     'the reversed pass reads forwards',
@@ -115,14 +114,14 @@ FAULTS = (
     'ttt_jax/diffusion/samplers.py',
     'cast(np.sqrt(1 - alpha**2)),',
     'cast(1 - alpha),',
-    ('tests/diffusion',),
+    ('tests/diffusion/test_samplers.py',),
   ),
   Fault(
     'guidance from the wrong side',
     'ttt_jax/diffusion/guidance.py',
     'return negative_v + scale * (text_v - negative_v)',
     'return text_v + scale * (negative_v - text_v)',
-    ('tests/diffusion', 'tests/pipeline/test_video.py'),
+    ('tests/diffusion/test_guidance.py',),
   ),
   Fault(
     'no noise from the posterior',
@@ -136,7 +135,7 @@ FAULTS = (
     'ttt_jax/train/step.py',
     'jax.tree.map(lambda x: x / count, (loss, grads))',
     '(loss, grads)',
-    _TRAIN[:1],
+    ('tests/train/test_loop.py',),
   ),
   Fault(
     'gradients are not clipped',
@@ -157,14 +156,14 @@ FAULTS = (
     'ttt_jax/train/step.py',
     'lambda m, p: decay * m + (1 - decay) * p',
     'lambda m, p: m',
-    ('tests/train',),
+    ('tests/train/test_loop.py',),
   ),
   Fault(
     'a lost optimizer state',
     'ttt_jax/train/step.py',
     'opt_state=opt_state,',
     'opt_state=state.opt_state,',
-    ('tests/train',),
+    ('tests/train/test_loop.py',),
   ),
   Fault(
     'resumes one batch late',
@@ -192,28 +191,28 @@ FAULTS = (
     'ttt_jax/checkpoints/checkpoint.py',
     "state_lib.merge(items['params'], items.get('ema', {}))",
     "state_lib.merge(items['params'], {})",
-    ('tests/checkpoints', 'tests/train'),
+    ('tests/checkpoints', 'tests/train/test_loop.py'),
   ),
   Fault(
     'weights that nobody knows are accepted',
     'ttt_jax/convert/rules.py',
     "problems.append(f'{key} is not known')",
     'pass',
-    ('tests/convert',),
+    ('tests/convert/test_rules.py',),
   ),
   Fault(
     'layers of a stack in the order of the file',
     'ttt_jax/convert/rules.py',
     'tuple(found[path][i] for i in sorted(found[path]))',
     'tuple(found[path][i] for i in sorted(found[path], reverse=True))',
-    ('tests/convert', 'tests/models/test_dit_golden.py'),
+    ('tests/convert/test_rules.py', 'tests/convert/test_dit.py'),
   ),
   Fault(
     'a clip of another source taken as done',
     'ttt_jax/data/store/writer.py',
     "if marker.get('fingerprint') != fingerprint:",
     'if not marker:',
-    ('tests/data',),
+    ('tests/data/test_precompute.py', 'tests/data/test_store.py'),
   ),
   Fault(
     'distance of words without its sign',

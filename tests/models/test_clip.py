@@ -1,5 +1,7 @@
 """CLIP's text encoder against transformers'."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ def _tiny(fixtures):
   return fixtures / 'tiny_sd'
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(config, params, ids):
   return clip.CLIPTextEncoder(config).apply({'params': params}, ids)
 

@@ -45,17 +45,53 @@ def channels_last(video):
   return np.moveaxis(video, 2, -1)
 
 
-@pytest.mark.parametrize('scenes', ['single', 'multi'])
-def test_output(case, scenes):
-  config, params, arrays, per_token = case
-  out = jax.jit(dit.DiffusionTransformer(config).apply)(
-    {'params': params},
-    channels_last(arrays[f'{scenes}_video']),
-    arrays[f'{scenes}_text'],
-    arrays[f'{scenes}_timesteps'],
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.grad, argnums=1, has_aux=True)
+def gradient(config, params, arrays, levels):
+  """Returns the loss's gradient and (loss of each clip, predicted v)."""
+  outputs = []
+
+  def denoise(x, t):
+    module = dit.DiffusionTransformer(config)
+    outputs.append(module.apply({'params': params}, x, arrays['text'], t))
+    return outputs[-1]
+
+  loss, aux = objective.diffusion_loss(
+    denoise,
+    arrays['video'],
+    schedule=levels,
+    timesteps=arrays['timesteps'],
+    noise=arrays['noise'],
   )
-  golden = (per_token if scenes == 'multi' else arrays)[f'{scenes}_out']
+  return loss, (aux['per_sample_loss'], *outputs)
+
+
+def inputs(arrays, scenes, timesteps):
+  names = dict(video='video', text='text', noise='noise', timesteps=timesteps)
+  found = {k: arrays[f'{scenes}_{name}'] for k, name in names.items()}
+  found['timesteps'] = np.int32(found['timesteps'])
+  return found | {k: channels_last(found[k]) for k in ('video', 'noise')}
+
+
+def check_output(out, golden):
   assert compare.relative_error(out, channels_last(golden)) < 2e-5
+
+
+def test_output_of_one_scene(case):
+  config, params, arrays, _ = case
+  given = inputs(arrays, 'single', 'timesteps')
+  out = jax.jit(dit.DiffusionTransformer(config).apply)(
+    {'params': params}, given['video'], given['text'], given['timesteps']
+  )
+  check_output(out, arrays['single_out'])
+
+
+def test_output_of_three_scenes(case):
+  config, params, arrays, per_token = case
+  given = inputs(arrays, 'multi', 'timesteps')
+  # Without noise, and with the program of the gradients.
+  _, (_, out) = gradient(config, params, given, np.ones(1000, np.float32))
+  check_output(out, per_token['multi_out'])
 
 
 def test_misplaced_step_sizes_would_be_seen(case):
@@ -66,17 +102,23 @@ def test_misplaced_step_sizes_would_be_seen(case):
   assert difference > 1e-4 * np.abs(arrays['multi_out']).max()
 
 
-def test_one_block(case):
-  config, params, arrays, _ = case
+def single_layer(case):
+  """Returns order, reading order, input, context of a block, arrays."""
+  config, _, arrays, _ = case
   order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
   read = reference_order.text_first(order)
   x = np.concatenate(
     [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
-  )
-  out, _ = block.Block(config, order).apply(
-    {'params': jax.tree.map(lambda p: p[0], params['layers'])},
-    x[:, np.argsort(read)],
-    block.make_context(config, order, arrays['single_layer_t_emb']),
+  )[:, np.argsort(read)]
+  context = block.make_context(config, order, arrays['single_layer_t_emb'])
+  return order, read, x, context, arrays
+
+
+def test_one_block(case):
+  config, params, _, _ = case
+  order, read, x, context, arrays = single_layer(case)
+  out, _ = jax.jit(block.Block(config, order).apply)(
+    {'params': jax.tree.map(lambda p: p[0], params['layers'])}, x, context
   )
   golden = np.concatenate(
     [arrays['single_layer_text_out'], arrays['single_layer_vid_out']], axis=1
@@ -85,19 +127,14 @@ def test_one_block(case):
 
 
 def test_attention_and_gated_ttt_of_a_block(case):
-  config, params, arrays, _ = case
-  order = config.order((2, 13, 4, 6, 16), (2, 1, 18, 40))
-  read = reference_order.text_first(order)
-  x = np.concatenate(
-    [arrays['single_layer_text_in'], arrays['single_layer_vid_in']], axis=1
-  )
-  first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
-  out, state = block.MixerBlock(config, order).apply(
-    {'params': first},
-    x[:, np.argsort(read)],
-    block.make_context(config, order, arrays['single_layer_t_emb']),
+  config, params, _, _ = case
+  order, read, x, context, arrays = single_layer(case)
+  apply = functools.partial(
+    block.MixerBlock(config, order).apply,
     capture_intermediates=lambda module, _: module.name == 'attn',
   )
+  first = jax.tree.map(lambda p: p[0], params['layers']['seq'])
+  out, state = jax.jit(apply)({'params': first}, x, context)
   attention = state['intermediates']['attn']['__call__'][0]
   assert (
     compare.relative_error(attention[:, read], arrays['single_layer_attn_out'])
@@ -123,25 +160,9 @@ def test_timestep_embedding(golden):
 )
 def test_loss_and_every_gradient_norm(case, scenes):
   config, params, arrays, per_token = case
-  module = dit.DiffusionTransformer(config)
-  video = channels_last(arrays[f'{scenes}_video'])
-  text = arrays[f'{scenes}_text']
-  index = arrays[f'{scenes}_idx']
-  noise = channels_last(arrays[f'{scenes}_noise'])
-
-  @jax.jit
-  @functools.partial(jax.grad, has_aux=True)
-  def gradient(params):
-    loss, aux = objective.diffusion_loss(
-      lambda x, t: module.apply({'params': params}, x, text, t),
-      video,
-      schedule=schedule.zero_snr_schedule(),
-      timesteps=index,
-      noise=noise,
-    )
-    return loss, aux['per_sample_loss']
-
-  grads, losses = gradient(params)
+  given = inputs(arrays, scenes, 'idx')
+  levels = np.float32(schedule.zero_snr_schedule())
+  grads, (losses, _) = gradient(config, params, given, levels)
   golden = per_token if scenes == 'multi' else arrays
   np.testing.assert_allclose(losses, golden[f'{scenes}_loss'], rtol=1e-5)
   # Turned back into the reference's names and shapes, one array a layer.

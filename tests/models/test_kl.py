@@ -1,5 +1,7 @@
 """Stable Diffusion's autoencoder against diffusers' (fixtures/make_sd.py)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,11 @@ def clip(x):
   return np.moveaxis(x, 1, -1)[None]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def apply(vae, method, params, x):
+  return vae.apply({'params': params}, x, method=method)
+
+
 @pytest.fixture(scope='module', name='tiny')
 def _tiny(fixtures):
   config, params = load_kl_vae(fixtures / 'tiny_sd')
@@ -27,17 +34,15 @@ def _tiny(fixtures):
 def test_moments_and_frames_of_diffusers(tiny):
   config, params, want = tiny
   vae = kl.KLVAE(config)
-  mean, logvar = vae.apply(
-    {'params': params}, clip(want['frames']), method='encode'
-  )
+  mean, logvar = apply(vae, 'encode', params, clip(want['frames']))
   assert compare.relative_error(mean, SCALE * clip(want['mean'])) < 1e-5
   logvar -= 2 * np.log(SCALE)
   assert compare.relative_error(logvar, clip(want['logvar'])) < 1e-5
   latents = SCALE * clip(want['latents'])
-  found = vae.apply({'params': params}, latents, method='decode')
+  found = apply(vae, 'decode', params, latents)
   assert compare.relative_error(found, clip(want['decoded'])) < 1e-5
   # A clip of one frame has a branch of its own.
-  found = vae.apply({'params': params}, latents[:, :1], method='decode')
+  found = apply(vae, 'decode', params, latents[:, :1])
   assert (
     compare.relative_error(found[0], want['decoded'][:1].transpose(0, 2, 3, 1))
     < 1e-5
@@ -60,9 +65,7 @@ def test_memory_does_not_grow_with_frames(tiny):
 def test_bfloat16(tiny):
   config, params, want = tiny
   vae = kl.KLVAE(config, jnp.bfloat16)
-  found = vae.apply(
-    {'params': params}, SCALE * clip(want['latents']), method='decode'
-  )
+  found = apply(vae, 'decode', params, SCALE * clip(want['latents']))
   assert found.dtype == jnp.float32
   assert 1e-4 < compare.relative_error(found, clip(want['decoded'])) < 0.05
 

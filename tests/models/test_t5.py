@@ -5,6 +5,7 @@ golden file is larger and was written by another version.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ def _tiny(fixtures):
   return fixtures / 'tiny_t5'
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(config, params, ids):
   return t5.T5Encoder(config).apply({'params': params}, ids)
 

@@ -27,6 +27,14 @@ def abstract_params(
     init_fn: Maps (config, key) to parameters.
     config: Sizes of the network.
   """
+  shapes = _abstract_params(init_fn, config, jax.config.read('jax_enable_x64'))
+  return jax.tree.map(lambda leaf: leaf, shapes)  # The caller's own tree.
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_params(init_fn, config, enable_x64):
+  """Traces once per config: a deep network takes a second or more."""
+  del enable_x64  # Only part of the key.
   return jax.eval_shape(lambda: init_fn(config, jax.random.key(0)))
 
 
