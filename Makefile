@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 WORKDIR ?= demo
 # Two workers: most of a test's time is compiling, on one core. The tests of a
 # file share what is compiled.
-PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=2
 
 # The compilers for TPU and GPU live in environments of their own.
 TPU := .venv-tpu

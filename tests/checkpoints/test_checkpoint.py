@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.helpers import compiler
 from tests.helpers import fake_training
 from tests.helpers import tiny_config
 from ttt_jax.checkpoints import checkpoint
@@ -23,6 +24,13 @@ from ttt_jax.runtime import files
 from ttt_jax.train import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled(tmp_path_factory):
+  """Lets all runs share compiled programs."""
+  with compiler.keep_programs(tmp_path_factory.mktemp('compiled')):
+    yield
 
 
 @pytest.fixture(scope='module')

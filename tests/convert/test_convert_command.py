@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from tests.helpers import commands
 from ttt_jax import convert
 from ttt_jax.convert import native
 from ttt_jax.convert import registry
@@ -21,17 +20,9 @@ WEIGHTS = 'diffusion_pytorch_model.safetensors'
 
 
 def command(**options):
-  return subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'ttt_jax.convert',
-      *(f'--{name}={value}' for name, value in options.items()),
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
+  return commands.run(
+    'ttt_jax.convert',
+    *(f'--{name}={value}' for name, value in options.items()),
   )
 
 

@@ -1,11 +1,10 @@
 """`python -m ttt_jax.precompute`: runs, `--check`, and errors."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.helpers import commands
 from tests.helpers.fake_encoders import FakeText
 from tests.helpers.fake_encoders import FakeVAE
 from tests.helpers.fake_encoders import GEOMETRY
@@ -151,18 +150,11 @@ def test_a_missing_field_is_named(config, tmp_path):
 def test_the_command_prints_one_line_and_exits_with_2(
   config, tmp_path, flags, message
 ):
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'ttt_jax.precompute',
-      f'--config={tmp_path / "config.py"}:y',
-      f'--workdir={tmp_path}',
-      *flags,
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
+  done = commands.run(
+    'ttt_jax.precompute',
+    f'--config={tmp_path / "config.py"}:y',
+    f'--workdir={tmp_path}',
+    *flags,
   )
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1] == f'error: {message}'

@@ -1,25 +1,20 @@
 """CLIP's two towers against transformers' numbers, and the metrics."""
 
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import commands
 from tests.helpers import compare
 from ttt_jax import convert
 from ttt_jax.encoders import clip_pixels
 from ttt_jax.evaluation import clip_score
 from ttt_jax.models import clip
 from ttt_jax.video import video_file
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(name='tiny', scope='module')
@@ -179,27 +174,19 @@ def test_missing_files(copy, name, message):
     clip_score.CLIPScore.load(copy)
 
 
-def test_the_command(tiny, numbers, tmp_path):
+def test_the_command(tiny, numbers, tmp_path, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '120')
   frames = np.pad(numbers['frames'][:, :16], ((0, 0),) * 2 + ((0, 11), (0, 0)))
   paths = [tmp_path / name for name in ('a.mp4', 'b.mp4')]
   for path, clip_frames in zip(paths, (frames, frames[::-1])):
     video_file.write_video(path, clip_frames, fps=8)
 
   def run(*arguments):
-    return subprocess.run(
-      [
-        sys.executable,
-        '-m',
-        'ttt_jax.evaluate_edit',
-        f'--clip={tiny}',
-        f'--video={paths[0]}',
-        *arguments,
-      ],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-      env=dict(os.environ, COLUMNS='120'),
+    return commands.run(
+      'ttt_jax.evaluate_edit',
+      f'--clip={tiny}',
+      f'--video={paths[0]}',
+      *arguments,
     )
 
   out = run(

@@ -135,7 +135,7 @@ FAULTS = (
     'ttt_jax/train/step.py',
     'jax.tree.map(lambda x: x / count, (loss, grads))',
     '(loss, grads)',
-    ('tests/train/test_loop.py',),
+    ('tests/train/test_loop.py::test_microbatches_give_the_mean_gradient',),
   ),
   Fault(
     'gradients are not clipped',
@@ -156,14 +156,21 @@ FAULTS = (
     'ttt_jax/train/step.py',
     'lambda m, p: decay * m + (1 - decay) * p',
     'lambda m, p: m',
-    ('tests/train/test_loop.py',),
+    ('tests/train/test_step.py',),
   ),
   Fault(
-    'a lost optimizer state',
+    'the optimizer state never moves',
     'ttt_jax/train/step.py',
     'opt_state=opt_state,',
     'opt_state=state.opt_state,',
-    ('tests/train/test_loop.py',),
+    ('tests/train/test_step.py',),
+  ),
+  Fault(
+    'an optimizer state lost by a restart',
+    'ttt_jax/checkpoints/checkpoint.py',
+    "items['opt_state'][jax.tree_util.keystr(p)] for p, _ in paths",
+    "0 * items['opt_state'][jax.tree_util.keystr(p)] for p, _ in paths",
+    ('tests/checkpoints/test_checkpoint.py',),
   ),
   Fault(
     'resumes one batch late',

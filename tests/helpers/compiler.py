@@ -7,6 +7,8 @@ others or to the bit, compile at the default level.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import os
 
 _FLAGS = (
@@ -32,3 +34,29 @@ def set_environment() -> None:
 def optimized() -> dict[str, str]:
   """Returns the environment of a process that compiles at the default level."""
   return dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS='0')
+
+
+@contextlib.contextmanager
+def keep_programs(folder: str | os.PathLike[str]) -> Iterator[dict[str, str]]:
+  """Keeps compiled programs in a folder, for runs that compile the same.
+
+  Yields the variables with which other processes use the folder, too.
+  """
+  import jax  # Not before `set_environment`.
+  from jax.experimental.compilation_cache import compilation_cache
+
+  options = dict(
+    jax_compilation_cache_dir=str(folder),
+    jax_persistent_cache_min_compile_time_secs=0.0,
+    jax_persistent_cache_min_entry_size_bytes=-1,
+  )
+  before = {name: getattr(jax.config, name) for name in options}
+  try:
+    for name, value in options.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {name.upper(): str(value) for name, value in options.items()}
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()

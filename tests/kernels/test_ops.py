@@ -25,13 +25,13 @@ IMPLEMENTATIONS = [
   if name != 'reference'
 ]
 PORTABLE = [param for param in IMPLEMENTATIONS if param.values[1] == 'xla']
-# The largest kernel takes half a minute to interpret: it runs in the slow suite
-# where the smaller one covers the same behaviour.
+# The large kernels take long to compile: they run in the slow suite where those
+# of `ttt_linear` and the portable `ttt_mlp` cover the same behaviour.
 SELDOM = [
   pytest.param(
     *param.values,
     id=param.id,
-    marks=[pytest.mark.slow] * (param.id == 'ttt_mlp-pallas_tpu'),
+    marks=[pytest.mark.slow] * param.id.startswith('ttt_mlp-pallas'),
   )
   for param in IMPLEMENTATIONS
 ]
@@ -41,6 +41,16 @@ every_op = pytest.mark.parametrize('op', OPS, ids=lambda op: op.name)
 def _strong(arguments):
   """Returns the arguments with step sizes of order 0.1."""
   return {**arguments, 'eta': arguments['eta'] * 100}
+
+
+def _with_batch_axis(op, arguments):
+  """Returns the arguments with another initial state per batch entry."""
+  ramp = jnp.arange(1.0, 1 + len(arguments['q']))
+  states = {
+    state: arguments[state] * ramp.reshape(-1, *(1,) * arguments[state].ndim)
+    for state in op.states
+  }
+  return {**arguments, **states}
 
 
 def _assert_equal_to_reference(
@@ -69,16 +79,36 @@ def _assert_equal_to_reference(
 
 
 @pytest.mark.parametrize('op, name', PORTABLE)
-@pytest.mark.parametrize('mini_batch', [1, 7, 64])
+@pytest.mark.parametrize(
+  'mini_batch',
+  [
+    1,
+    # 1 divides the length too, and below the mini-batches have 6 tokens.
+    pytest.param(7, marks=pytest.mark.slow),
+    64,
+  ],
+)
 def test_values_and_gradients(op, name, mini_batch):
   """Lengths that divide, and one shorter than a mini-batch."""
   _assert_equal_to_reference(op, name, mini_batch)
 
 
 @pytest.mark.parametrize(
-  'op, name', [p for p in IMPLEMENTATIONS if p not in PORTABLE]
+  'op, name, mini_batch',
+  [
+    pytest.param(
+      *param.values,
+      mini_batch,
+      id=f'{mini_batch}-{param.id}',
+      # `test_packs_of_a_step` has 64 tokens, `ttt_linear` a short sequence.
+      marks=[pytest.mark.slow]
+      * ((param.id, mini_batch) == ('ttt_mlp-pallas_tpu', 64)),
+    )
+    for param in IMPLEMENTATIONS
+    if param not in PORTABLE
+    for mini_batch in (16, 64)
+  ],
 )
-@pytest.mark.parametrize('mini_batch', [16, 64])
 def test_values_and_gradients_of_kernels(op, name, mini_batch):
   _assert_equal_to_reference(op, name, mini_batch)
 
@@ -88,12 +118,16 @@ def test_values_and_gradients_of_kernels(op, name, mini_batch):
   'latency_bound_packs', [3, pytest.param(0, marks=pytest.mark.slow)]
 )
 def test_packs_of_a_step(op, latency_bound_packs, monkeypatch):
-  """Three packs are staggered if they count as few, else in lockstep."""
+  """Three packs are staggered if they count as few, else in lockstep.
+
+  The states have a batch axis, the last mini-batch is not full.
+  """
   monkeypatch.setattr(tiling, '_LATENCY_BOUND_PACKS', latency_bound_packs)
   # Different sizes, because programs traced earlier ignore the new value.
-  mini_batch = 16 if latency_bound_packs else 32
-  spec = Spec(2, 3, 53, head_dim=128, hidden=128)
-  _assert_equal_to_reference(op, 'pallas_tpu', mini_batch, spec=spec)
+  mini_batch = 64 if latency_bound_packs else 32
+  spec = Spec(2, 3, 85, head_dim=128, hidden=128)
+  change = functools.partial(_with_batch_axis, op)
+  _assert_equal_to_reference(op, 'pallas_tpu', mini_batch, change, spec)
 
 
 @pytest.mark.parametrize('op, name', PORTABLE)
@@ -106,18 +140,22 @@ def test_groups_change_nothing(op, name, monkeypatch):
   _assert_equal_to_reference(op, name, 2)
 
 
-@pytest.mark.parametrize('op, name', SELDOM)
+@pytest.mark.parametrize(
+  'op, name',
+  [
+    pytest.param(
+      *param.values,
+      id=param.id,
+      # `test_packs_of_a_step` has such states for the TPU kernels,
+      # `test_pallas_gpu.py` for the GPU kernels.
+      marks=[pytest.mark.slow] * (param not in PORTABLE),
+    )
+    for param in IMPLEMENTATIONS
+  ],
+)
 def test_states_with_a_batch_axis_and_a_ragged_end(op, name):
-  ramp = jnp.arange(1.0, 1 + SMALL.batch)
-
-  def batched(arguments):
-    states = {
-      state: arguments[state] * ramp.reshape(-1, *(1,) * arguments[state].ndim)
-      for state in op.states
-    }
-    return {**arguments, **states}
-
-  _assert_equal_to_reference(op, name, spec_of(name).mini_batch, batched)
+  change = functools.partial(_with_batch_axis, op)
+  _assert_equal_to_reference(op, name, spec_of(name).mini_batch, change)
 
 
 @pytest.mark.parametrize('op, name', SELDOM)
@@ -269,7 +307,18 @@ def test_inner_losses(op, mini_batch):
 
 
 @every_op
-@pytest.mark.parametrize('spec', SPECS.values(), ids=SPECS.keys())
+@pytest.mark.parametrize(
+  'spec',
+  [
+    # Of two lengths of a model the shorter adds nothing.
+    pytest.param(
+      spec,
+      id=name,
+      marks=[pytest.mark.slow] * (name in ('paper_3s', 'quickstart_3s')),
+    )
+    for name, spec in SPECS.items()
+  ],
+)
 def test_shapes_of_real_models(op, spec):
   """Traces the forward and the backward pass without memory for either."""
   arguments = op.specs.shapes(spec, jnp.bfloat16)

@@ -141,10 +141,9 @@ def test_golden_values_states_and_gradients(golden, op, case, implementation):
 @pytest.mark.parametrize(
   'implementation',
   [
-    # Of 16 heads of 8 features, which are written out. Every day test_ops.py
-    # compares this kernel with the definition.
-    pytest.param('pallas_tpu', marks=pytest.mark.slow),
-    *IMPLEMENTATIONS[1:],
+    # Every day test_ops.py compares the kernels with the definition.
+    pytest.param(name, marks=[pytest.mark.slow] * name.startswith('pallas'))
+    for name in IMPLEMENTATIONS
   ],
 )
 def test_own_fixture(fixtures, op, implementation):

@@ -16,6 +16,7 @@ from launch import commands
 from launch import gke
 from launch import slurm
 from launch import tpu_vm
+from tests.helpers import commands as commands_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
@@ -373,24 +374,15 @@ ENTRIES = {
 }
 
 
-def test_dry_runs_of_the_entry_points(tmp_path):
-  started = {}
+def test_dry_runs_of_the_entry_points(tmp_path, monkeypatch):
+  # No other program can be found.
+  monkeypatch.setenv('PATH', str(tmp_path))
   for name, (arguments, _) in ENTRIES.items():
     own, dashes, stage_flags = arguments.partition(' -- ')
     line = [*own.split(), '--dry_run', *dashes.split(), *stage_flags.split()]
-    started[name] = subprocess.Popen(
-      [sys.executable, '-m', f'launch.{name}', *line],
-      cwd=ROOT,
-      # No other program can be found.
-      env=dict(os.environ, PATH=str(tmp_path)),
-      text=True,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-    )
-  for name, process in started.items():
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert ENTRIES[name][1] in out
+    done = commands_lib.run(f'launch.{name}', *line)
+    assert done.returncode == 0, done.stderr
+    assert ENTRIES[name][1] in done.stdout
   assert not (ROOT / 'my-run.yaml').exists()
 
 

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -14,6 +12,7 @@ from launch import topology
 from launch.planner import compiled
 from launch.planner import program
 from launch.planner import report
+from tests.helpers import commands
 from tests.helpers import configs
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
@@ -37,18 +36,10 @@ def test_invalid_meshes(mesh, message):
 
 
 def test_errors_of_the_command_are_one_line():
-  out = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      'launch.plan',
-      '--topology=v9:1x1',
-      '--config=configs/ttt_video.py:3s',
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=pathlib.Path(__file__).resolve().parents[2],
+  out = commands.run(
+    'launch.plan',
+    '--topology=v9:1x1',
+    '--config=configs/ttt_video.py:3s',
   )
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith("error: topology 'v9:1x1'")

@@ -82,6 +82,7 @@ def test_inflated_output_of_the_reference(golden, io):
     assert quirk or compare.relative_error(found, last(io['out_notemp'])) < 2e-5
 
 
+@pytest.mark.slow  # Larger than the 2-D model of the next test.
 @pytest.mark.optimized
 def test_2d_output_of_diffusers(golden, io):
   config, params = load_unet(golden('tav_unet2d'), temporal=False)
@@ -100,7 +101,7 @@ def test_2d_output_of_diffusers(golden, io):
 def test_2d_output_of_a_tiny_stable_diffusion_2(fixtures):
   folder = fixtures / 'tiny_sd'
   want = np.load(folder / 'numbers.npz')
-  config, params = load_unet(folder, dtype=np.float32)
+  config, params = load_unet(folder, dtype=np.float32, temporal=False)
   pictures = last(want['latents'])[:, None]
   found = apply(config, params, pictures, want['states'][:2], want['timesteps'])
   assert compare.relative_error(found[:, 0], last(want['output'])) < 2e-5

@@ -107,16 +107,18 @@ def test_program_does_not_grow_with_length(tiny):
   assert size(253) == size(13)
 
 
-def test_units_are_applied_once(tiny):
-  plain = dataclasses.replace(TINY, scaling_factor=1.0, shift=None)
-  x = clip(9)
-  mean, logvar = run(CausalVAE(TINY), tiny, x, method='encode')
-  raw, raw_logvar = run(CausalVAE(plain), tiny, x, method='encode')
-  scale, shift = np.array(TINY.scaling_factor), np.array(TINY.shift)
+def test_units_are_applied_once():
+  config = tiny_vae.CONFIG
+  params = tiny_vae.parameters(config, 0.1)
+  plain = dataclasses.replace(config, scaling_factor=1.0, shift=None)
+  x = tiny_vae.clip(9, 16, 16)
+  mean, logvar = run(CausalVAE(config), params, x, method='encode')
+  raw, raw_logvar = run(CausalVAE(plain), params, x, method='encode')
+  scale, shift = np.array(config.scaling_factor), np.array(config.shift)
   np.testing.assert_allclose(mean, (raw - shift) * scale, atol=1e-5)
   np.testing.assert_allclose(logvar, raw_logvar + 2 * np.log(scale), atol=1e-5)
-  a = run(CausalVAE(TINY), tiny, mean, method='decode')
-  b = run(CausalVAE(plain), tiny, raw, method='decode')
+  a = run(CausalVAE(config), params, mean, method='decode')
+  b = run(CausalVAE(plain), params, raw, method='decode')
   np.testing.assert_allclose(a, b, atol=1e-4)
 
 

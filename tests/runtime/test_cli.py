@@ -1,9 +1,8 @@
 """Invalid input to a command is reported in one line, with status 2."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.helpers import commands
 
 
 @pytest.mark.parametrize(
@@ -47,13 +46,7 @@ import pytest
     ),
   ],
 )
-def test_one_line(command, message, request):
-  done = subprocess.run(
-    [sys.executable, '-m', f'ttt_jax.{command[0]}', *command[1:]],
-    capture_output=True,
-    text=True,
-    cwd=request.config.rootpath,
-    check=False,
-  )
+def test_one_line(command, message):
+  done = commands.run(f'ttt_jax.{command[0]}', *command[1:])
   assert done.returncode == 2
   assert done.stderr.strip() == message

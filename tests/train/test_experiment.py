@@ -1,21 +1,16 @@
 """The real network on a data set of noise: all checks, and one run."""
 
-import pathlib
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 
+from tests.helpers import commands
 from tests.helpers import tiny_experiment
 from ttt_jax import sharding
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
@@ -121,22 +116,13 @@ def test_invalid_values(name, value, message):
     experiment_lib.check_config(config)
 
 
-def _command(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'ttt_jax.train', *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
 def test_dry_run_of_the_longest_stage_and_an_error():
-  out = _command('--config=configs/ttt_video.py:63s', '--dry_run')
+  command = 'ttt_jax.train', '--dry_run'
+  out = commands.run(*command, '--config=configs/ttt_video.py:63s')
   assert out.returncode == 0, out.stderr
   assert '351,630 tokens' in out.stdout and 'frozen' in out.stdout
-  out = _command(
-    '--config=configs/quickstart.py', '--dry_run', '--config.mesh.sp=3'
+  out = commands.run(
+    *command, '--config=configs/quickstart.py', '--config.mesh.sp=3'
   )
   assert out.returncode == 2
   assert out.stderr.splitlines()[-1].startswith('error: config.mesh.sp 3 ')

@@ -23,7 +23,7 @@ from ttt_jax.train import optimizer
 from ttt_jax.train import step as step_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.optimized
+optimized = pytest.mark.optimized
 
 
 def _config(stage='one', **changes):
@@ -31,6 +31,14 @@ def _config(stage='one', **changes):
   with config.unlocked():
     config.update(changes)
   return config
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled(tmp_path_factory):
+  """Lets all runs share compiled programs, those of other processes too."""
+  folder = tmp_path_factory.mktemp('compiled')
+  with compiler.keep_programs(folder) as variables:
+    yield variables
 
 
 def _start(workdir, *flags, env=()):
@@ -64,6 +72,7 @@ def baseline(tmp_path_factory):
   return workdir, jax.device_get(state)
 
 
+@optimized
 def test_rows_and_files_of_a_run(baseline):
   workdir, _ = baseline
   rows = metrics.read(workdir / 'one')
@@ -87,6 +96,7 @@ def test_rows_and_files_of_a_run(baseline):
   assert list((workdir / 'one').glob('events.*'))
 
 
+@optimized
 def test_frozen_parameters_do_not_change_and_have_no_optimizer_state(
   baseline,
 ):
@@ -126,17 +136,30 @@ def test_frozen_parameters_cost_no_gradient():
   assert products([('embed/.*', None), adam]) == products([adam]) - 2
 
 
-def test_killed_at_any_moment_ends_bit_identical(baseline, tmp_path):
+def _until_step(workdir, last):
+  """Waits until a run has written the metrics of a step after `last`."""
+  deadline = time.time() + 60
+  while not any(row['step'] > last for row in metrics.read(workdir / 'one')):
+    assert time.time() < deadline
+    time.sleep(0.02)
+
+
+@optimized
+def test_killed_at_any_moment_ends_bit_identical(baseline, compiled, tmp_path):
   random.seed(time.time_ns())
-  for _ in range(3):
-    process = _start(tmp_path, '--pause=0.3')
-    delay = random.uniform(2.5, 7.0)
-    print('killed after', delay)
+  # The first process dies in one of its first steps. The second one, which
+  # resumed, dies later: between two checkpoints or while it saves one.
+  last = 0
+  for most in (0.8, 0.5):
+    process = _start(tmp_path, '--pause=0.2', env=compiled)
+    _until_step(tmp_path, last)
+    delay = random.uniform(0, most)
+    print('killed after step', last, 'and', delay, 's')
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-  out, _ = _start(tmp_path).communicate()
-  assert 'error' not in out, out
+    last = metrics.read(tmp_path / 'one')[-1]['step']
+  loop.train(fake_training.StandIn(_config(), tmp_path))
   for ema in (False, True):
     _same(
       checkpoint.load_params(tmp_path, ema=ema)[0],
@@ -155,13 +178,14 @@ def test_killed_at_any_moment_ends_bit_identical(baseline, tmp_path):
   assert strip(rows[-1]) == strip(want[-1])
 
 
-def test_sigterm_saves_and_the_resumed_run_is_bit_identical(baseline, tmp_path):
-  process = _start(tmp_path, '--pause=0.2', '--config.checkpoint_every=100')
-  log = tmp_path / 'one' / metrics.LOG
-  deadline = time.time() + 60
-  while not metrics.read(tmp_path / 'one') and time.time() < deadline:
-    time.sleep(0.05)
-  assert log.exists()
+@optimized
+def test_sigterm_saves_and_the_resumed_run_is_bit_identical(
+  baseline, compiled, tmp_path
+):
+  process = _start(
+    tmp_path, '--pause=0.2', '--config.checkpoint_every=100', env=compiled
+  )
+  _until_step(tmp_path, 0)
   process.send_signal(signal.SIGTERM)
   out, _ = process.communicate(timeout=60)
   assert process.returncode == 0, out
@@ -181,6 +205,7 @@ def test_nan_names_step_and_clips_and_keeps_the_last_finite_state(tmp_path):
   ).all()
 
 
+@optimized
 def test_workdir_of_another_config(baseline):
   config = _config(seed=4, batch_size=2, log_every=1)
   with pytest.raises(ValueError) as e:
@@ -191,6 +216,7 @@ def test_workdir_of_another_config(baseline):
   assert 'log_every' not in message and '\n' not in message
 
 
+@optimized
 def test_a_stage_starts_from_the_averaged_weights_of_another(
   baseline, tmp_path
 ):
@@ -218,11 +244,12 @@ def test_microbatches_give_the_mean_gradient():
     losses = jnp.mean(jnp.square(experiment._network(params, x) - x), axis=-1)
     return jnp.mean(losses), (losses, jnp.arange(len(x)) * 100)
 
-  params = experiment.init(jax.random.key(0))
+  params = jax.jit(experiment.init)(jax.random.key(0))
   batch = next(experiment.batches())
   key = jax.random.key(1)
-  at_once = step_lib.accumulate(loss_fn, params, batch, key, 1)
-  parts = step_lib.accumulate(loss_fn, params, batch, key, 2)
+  accumulate = jax.jit(step_lib.accumulate, static_argnums=(0, 4))
+  at_once = accumulate(loss_fn, params, batch, key, 1)
+  parts = accumulate(loss_fn, params, batch, key, 2)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
     (at_once[0][0], at_once[1]),
