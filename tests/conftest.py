@@ -17,8 +17,11 @@ _GOLDEN = pathlib.Path(
 
 
 def pytest_collection_modifyitems(items):
-  """Moves the tests that need a backend of their own to the end."""
+  """Puts tests that need a backend of their own last; marks parity tests."""
   items.sort(key=lambda item: 'devices' in item.path.parts)
+  for item in items:
+    if 'parity' in item.path.parts:  # Compares with numbers of PyTorch.
+      item.add_marker(pytest.mark.optimized)
 
 
 @pytest.hookimpl(wrapper=True)
