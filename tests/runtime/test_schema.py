@@ -1,5 +1,7 @@
 """Values that do not fit a schema are reported with location and value."""
 
+import dataclasses
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -70,3 +72,31 @@ def test_long_values_are_abbreviated():
   with pytest.raises(ValueError) as e:
     schema.convert({'text': ['a'] * 1000}, Entry, 'it')
   assert len(str(e.value)) < 120 and '...' in str(e.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  layers: schema.PositiveInt = 1
+  sides: tuple[schema.PositiveInt, ...] = (2, 2)
+  eps: schema.PositiveFloat | None = None
+
+  def __post_init__(self):
+    schema.check_fields(self, 'Config')
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(layers=0), 'Config.layers is 0; expected a whole number >= 1'),
+    (dict(layers=True), 'Config.layers is true; expected a whole number'),
+    (dict(layers=10**12), 'expected a whole number <= 1000000000'),
+    (dict(sides=(2, 'x')), 'item 2 of Config.sides is "x"; expected a whole'),
+    (dict(eps=float('nan')), 'Config.eps is NaN; expected a number > 0'),
+    (dict(eps=float('inf')), 'Config.eps is Infinity; expected a number <='),
+    (dict(eps='1'), 'Config.eps is "1"; expected a number or null'),
+  ],
+)
+def test_the_annotations_of_a_config_are_its_ranges(fields, message):
+  assert Config(eps=1).eps == 1
+  with pytest.raises(ValueError, match=re.escape(message)):
+    Config(**fields)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+import functools
 import json
 import re
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
 Text = Annotated[str, msgspec.Meta(pattern=r'\S')]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+# Numbers of configs; the limits exclude infinity and NaN.
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+NonNegativeFloat = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+FiniteFloat = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 
 # msgspec's words and those for users.
 _TERMS = (
@@ -64,6 +72,27 @@ def convert(value: Any, kind: Any, location: str) -> Any:
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)
   raise ValueError(f'{location} is {_show(value)}; expected {reason}')
+
+
+def check_fields(config: Any, owner: str) -> None:
+  """Raises ValueError for a field whose value is not of its annotated kind.
+
+  For the `__post_init__` of a config, whose annotations state the type and
+  the range of every field.
+
+  Args:
+    config: Dataclass.
+    owner: Name of the config in messages.
+  """
+  for name, kind in field_kinds(type(config)).items():
+    convert(getattr(config, name), kind, f'{owner}.{name}')
+
+
+@functools.cache
+def field_kinds(config_class: type[Any]) -> dict[str, Any]:
+  """Returns name -> kind, see `convert`, of the fields of a dataclass."""
+  kinds = get_type_hints(config_class, include_extras=True)
+  return {f.name: kinds[f.name] for f in dataclasses.fields(config_class)}
 
 
 def _show(value: Any) -> str:
