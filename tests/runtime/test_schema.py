@@ -31,8 +31,8 @@ def test_a_value_that_fits():
     ({}, 'entry 3 has no "text"'),
     (
       {'text': 'a', 'txt': 'b', 'x': 1},
-      "entry 3 has the unknown key 'txt', 'x'; expected one of text, scene,"
-      ' start, name, marks',
+      "entry 3 has the unknown key 'txt', 'x'; did you mean 'text'? expected"
+      ' one of text, scene, start, name, marks',
     ),
     ({'text': None}, '"text" of entry 3 is null; expected a text'),
     (
@@ -100,3 +100,34 @@ def test_the_annotations_of_a_config_are_its_ranges(fields, message):
   assert Config(eps=1).eps == 1
   with pytest.raises(ValueError, match=re.escape(message)):
     Config(**fields)
+
+
+@pytest.mark.parametrize(
+  'value, kind, message',
+  [
+    ({'start': -1}, Entry, 'config.data.start is -1; expected a number >= 0'),
+    ('c', schema.one_of(('a.x', 'b')), 'is "c"; expected one of a.x, b'),
+    ('a.x\n', schema.one_of(('a.x', 'b')), 'expected one of a.x, b'),
+    (1, schema.one_of(('a', 'b')) | None, 'is 1; expected a text or null'),
+    (1.0, schema.Share, 'is 1.0; expected a number < 1'),
+    (2**32, schema.Seed, 'expected a whole number <= 4294967295'),
+  ],
+)
+def test_names_of_configs_are_dotted_and_kinds_are_plain(value, kind, message):
+  if isinstance(value, dict):
+    value = {'text': 'a'} | value
+  with pytest.raises(ValueError, match=re.escape(message)):
+    schema.convert(value, kind, 'config.data')
+
+
+def test_texts_of_flags_become_numbers():
+  assert schema.convert('7', schema.PositiveInt, '--steps', strict=False) == 7
+  with pytest.raises(ValueError, match='--steps is "1.5"; expected a whole'):
+    schema.convert('1.5', schema.PositiveInt, '--steps', strict=False)
+
+
+def test_a_config_from_json_has_known_keys_and_tuples():
+  made = schema.construct(Config, dict(sides=[1, 2]), 'config.model')
+  assert made == Config(sides=(1, 2))
+  with pytest.raises(ValueError, match="key 'layer'; did you mean 'layers'?"):
+    schema.construct(Config, dict(layer=1), 'config.model')

@@ -1,9 +1,10 @@
-"""Validates JSON values by msgspec, with one-line errors."""
+"""Validates JSON values and configs by msgspec, with one-line errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
+import difflib
 import functools
 import json
 import re
@@ -19,12 +20,32 @@ NonNegativeInt = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 NonNegativeFloat = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 FiniteFloat = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Epsilon = Annotated[float, msgspec.Meta(gt=0, le=1)]
+# Layers or levels: each one takes time to trace.
+Depth = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+# JAX drops the higher bits.
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
+
+def one_of(names: Iterable[str]) -> Any:
+  """Returns the kind of a text that is one of `names`."""
+  pattern = '|'.join(map(re.escape, names))
+  return Annotated[str, msgspec.Meta(pattern=rf'^({pattern})\Z')]
+
+
+def _list_names(match: re.Match[str]) -> str:
+  names = re.sub(r'\\(.)', r'\1', match[1].replace('\\\\', '\\'))
+  return f'one of {", ".join(names.split("|"))}'
+
 
 # msgspec's words and those for users.
 _TERMS = (
   (r'`|Expected ', ''),
   (r', got .*', ''),
   (r" matching regex '\\\\S'", ' that is not blank'),
+  (r"str matching regex '\^\((.*)\)\\\\Z'", _list_names),
   (r'(\w+)\.0\b', r'\1'),
   (r'\bstr\b', 'a text'),
   (r'\bint\b', 'a whole number'),
@@ -36,20 +57,24 @@ _TERMS = (
 )
 
 
-def convert(value: Any, kind: Any, location: str) -> Any:
+def convert(
+  value: Any, kind: Any, location: str, *, strict: bool = True
+) -> Any:
   """Returns a JSON value as an instance of `kind`.
 
   Args:
     value: Result of `json.load`.
     kind: Type that msgspec supports, at most one of them a Struct.
-    location: Name of the value in messages, for example 'entry 3'.
+    location: Name of the value in messages, for example 'entry 3'. Keys are
+      appended to a dotted name: 'config.data' gives 'config.data.fps'.
+    strict: Whether a text stays a text; otherwise it may be a number.
 
   Raises:
     ValueError: unknown or missing keys, or a value of another type or range;
       one line with the location, the key, the value and what is expected.
   """
   try:
-    return msgspec.convert(value, kind)
+    return msgspec.convert(value, kind, strict=strict)
   except msgspec.ValidationError as e:
     reason, _, path = str(e).partition(' - at `$')
   if 'unknown field' in reason:
@@ -57,21 +82,57 @@ def convert(value: Any, kind: Any, location: str) -> Any:
     (keys,) = (
       s.__struct_fields__ for s in structs if hasattr(s, '__struct_fields__')
     )
-    unknown = ', '.join(repr(key) for key in value if key not in keys)
-    raise ValueError(
-      f'{location} has the unknown key {unknown}; expected one of'
-      f' {", ".join(keys)}'
-    )
+    check_keys(value, keys, location)
   if 'missing required' in reason:
     key = reason.split('`')[1]
     raise ValueError(f'{location} has no "{key}"')
   for key, index in re.findall(r'\.(\w+)|\[(\d+)\]', path):
     value = value[key or int(index)]
-    name = f'"{key}"' if key else f'item {int(index) + 1}'
-    location = f'{name} of {location}'
+    if key and re.fullmatch(r'[\w.]+', location):
+      location = f'{location}.{key}'
+    else:
+      name = f'"{key}"' if key else f'item {int(index) + 1}'
+      location = f'{name} of {location}'
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)
   raise ValueError(f'{location} is {_show(value)}; expected {reason}')
+
+
+def check_keys(found: Iterable[Any], known: Iterable[str], location: str):
+  """Raises ValueError for unknown keys, with the most similar known one."""
+  known = list(known)
+  unknown = [key for key in found if key not in known]
+  if not unknown:
+    return
+  near = difflib.get_close_matches(str(unknown[0]), known, 1)
+  hint = f'did you mean {near[0]!r}? ' if near else ''
+  raise ValueError(
+    f'{location} has the unknown key {", ".join(map(repr, unknown))};'
+    f' {hint}expected one of {", ".join(known)}'
+  )
+
+
+def construct(
+  config_class: type[Any], fields: Mapping[str, Any], location: str
+) -> Any:
+  """Returns a dataclass with the fields of a JSON object.
+
+  Args:
+    config_class: Dataclass; `check_fields` in its `__post_init__` checks it.
+    fields: Name -> value; lists become tuples.
+    location: Name of the object in messages.
+
+  Raises:
+    ValueError: unknown or missing keys, or whatever the class raises.
+  """
+  check_keys(fields, field_kinds(config_class), location)
+  for field in dataclasses.fields(config_class):
+    is_required = field.default is field.default_factory  # Both are MISSING.
+    if is_required and field.name not in fields:
+      raise ValueError(f'{location} has no "{field.name}"')
+  return config_class(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+  )
 
 
 def check_fields(config: Any, owner: str) -> None:
