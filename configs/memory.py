@@ -1,12 +1,13 @@
-"""Do the TTT layers carry the story? Two models trained alike, one without.
+"""Does the mixer carry the story? Two models trained alike, one without.
 
     python -m ttt_jax.precompute --config=configs/memory.py:18s --workdir=DIR
     python -m ttt_jax.train --config=configs/memory.py:18s,none --workdir=DIR
 
-The argument is '<stage>' or '<stage>,<mixer>'. Only the first caption of a
-clip describes what is shown; the later ones read "It goes on." Frames have
-32x48 pixels, so that 18 seconds train on a laptop; the attention windows are
-the usual three seconds. `make demo-memory` runs the comparison.
+The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
+docs/mixers.md. Only the first caption of a clip describes what is shown; the
+later ones read "It goes on." Frames have 32x48 pixels, so that 18 seconds train
+on a laptop; the attention windows are the usual three seconds. `make
+demo-memory` runs the comparison.
 """
 
 import ml_collections
@@ -18,13 +19,11 @@ STAGES = {
   '3s': (3, 300, 6, ''),
   '18s': (18, 300, 3, '3s'),
 }
-# Mixer: base step size of its inner model.
-MIXERS = {'ttt_mlp': 0.1, 'ttt_linear': 1.0, 'none': 0.1}
 
 
 def get_config(arg: str = '18s') -> ml_collections.ConfigDict:
   """Returns the config of one stage with one mixer."""
-  length, mixer = recipes.parse_stage(arg or '18s', STAGES, MIXERS)
+  length, mixer = recipes.parse_stage(arg or '18s', STAGES)
   seconds, steps, batch_size, previous = STAGES[length]
   config = recipes.training(
     name='memory',
@@ -56,9 +55,7 @@ def get_config(arg: str = '18s') -> ml_collections.ConfigDict:
     num_layers=4,
     time_embed_dim=128,
     text_dim=384,
-    mixer=mixer,
-    mini_batch=16,
-    ttt_base_lr=MIXERS[mixer],
+    **recipes.mixer_fields(mixer, mini_batch=16),
   )
   # Every stage trains all parameters.
   config.optimizer = dict(

@@ -18,14 +18,13 @@ STAGES = {
 }
 
 
-def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
+def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   """Returns the config of one stage.
 
   Args:
-    stage: '3s' or '9s'.
+    arg: '3s' or '9s', or '<stage>,<mixer>'.
   """
-  stage = stage or '3s'
-  recipes.check_choice('stage', stage, STAGES)
+  stage, mixer = recipes.parse_stage(arg or '3s', STAGES)
   seconds, steps, batch_size, previous_stage = STAGES[stage]
   config = recipes.training(
     name='quickstart',
@@ -58,9 +57,7 @@ def get_config(stage: str = '3s') -> ml_collections.ConfigDict:
     num_layers=4,
     time_embed_dim=128,
     text_dim=384,
-    mixer='ttt_mlp',
-    mini_batch=64,
-    ttt_base_lr=0.1,
+    **recipes.mixer_fields(mixer),
   )
   # Muon on the matrices makes minutes of training enough.
   is_first = stage == '3s'

@@ -3,8 +3,8 @@
     python -m ttt_jax.train --config=configs/ttt_video.py:3s --workdir=DIR
     python -m ttt_jax.train --config=configs/ttt_video.py:63s,ttt_linear ...
 
-The argument is '<stage>' (3s, 9s, 18s, 30s or 63s) or '<stage>,<mixer>'
-(ttt_mlp, ttt_linear or none). Every stage starts from the weights that the
+The argument is '<stage>' (3s, 9s, 18s, 30s or 63s) or '<stage>,<mixer>', with
+any mixer of docs/mixers.md. Every stage starts from the weights that the
 previous one left in the same DIR. The first stage starts from the folder of a
 CogVideoX-5B (`--config.init_from=FOLDER`); configs/cogvideox.py also reads all
 sizes from such a folder. `--dry_run` prints sizes and parameter groups and

@@ -1,4 +1,4 @@
-"""Tunes a video transformer with TTT layers on one clip, to edit it.
+"""Tunes a video transformer with a mixer on one clip, to edit it.
 
     python -m ttt_jax.train --config=configs/tune_dit.py:FOLDER \\
         --config.video=clip.mp4 --config.prompt="a man is skiing" --workdir=DIR
@@ -10,8 +10,8 @@ rate, and tuning starts from its weights. The clip has the length of the clips
 of that run; 3 s for a CogVideoX.
 
 As in configs/tune_a_video.py, the query projections of attention train, and so
-do the layers that carry time: there the new temporal attention, here the TTT
-layers and their gates.
+do the layers that carry time: there the new temporal attention, here the mixer
+and its gates.
 """
 
 import ml_collections
@@ -50,7 +50,7 @@ def get_config(folder: str = '') -> ml_collections.ConfigDict:
 
   config.optimizer = dict(
     groups=[
-      (r'layers/seq/(ttt|gates)/.*', group('ttt', 1e-4)),
+      (recipes.MIXER, group('ttt', 1e-4)),
       (r'layers/seq/attn/q/.*', group('queries', 3e-5)),
       (r'.*', None),
     ],

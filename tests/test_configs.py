@@ -14,6 +14,7 @@ from ttt_jax import backbones
 from ttt_jax import geometry
 from ttt_jax import recipes
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixers
 from ttt_jax.train import experiment
 from ttt_jax.train import optimizer
 
@@ -95,10 +96,10 @@ def test_the_5b_model_at_63_seconds_by_shapes():
   'module,args',
   [
     (quickstart, quickstart.STAGES),
-    (memory, [f'{s},{m}' for s in memory.STAGES for m in memory.MIXERS]),
+    (memory, [f'{s},{m}' for s in memory.STAGES for m in mixers.MIXERS]),
     (
       ttt_video,
-      [f'{s},{m}' for s in recipes.STAGES for m in recipes.BASE_LR],
+      [f'{s},{m}' for s in recipes.STAGES for m in mixers.MIXERS],
     ),
   ],
 )

@@ -90,7 +90,7 @@ def from_config(config: ml_collections.ConfigDict) -> Backbone:
       init_fn=dit.init_params,
       schedule=schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
       prediction='v_prediction',
-      num_heads=dit_config.num_heads,
+      num_heads=dit_config.split_heads,
     )
   unet_config = unet.UNet3DConfig(**_lists_to_tuples(config.model))
   return Backbone(

@@ -20,6 +20,8 @@ from ttt_jax.convert import kl_vae
 from ttt_jax.convert import model_format
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.convert import unet
+from ttt_jax.models.dit import DiTConfig
+from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 
@@ -32,8 +34,10 @@ STAGES = {
   '30s': (30, 1000, 50, '18s'),
   '63s': (63, 250, 25, '30s'),
 }
-# Mixer: base step size of its inner model.
-BASE_LR = {'ttt_mlp': 0.1, 'ttt_linear': 1.0, 'none': 0.0}
+# Parameters of the mixer and its gates, and the mixer's large projections (see
+# `ttt_jax.models.dit.mixer`).
+MIXER = r'layers/seq/(?!attn/).*'
+_MIXER_MATRICES = r'layers/seq/(?!attn/)\w+/[a-z]/kernel'
 
 _CELL = 8  # pixels per latent cell and side of CogVideoX's autoencoder
 # Fields of the U-Net that the run decides, not the folder of weights.
@@ -111,24 +115,36 @@ def check_choice(kind: str, value: str, known: Iterable[str]) -> None:
     raise ValueError(f'{kind} {value!r}; expected one of {", ".join(known)}')
 
 
-def parse_stage(
-  argument: str, stages: Iterable[str], mixers: Iterable[str]
-) -> tuple[str, str]:
-  """Parses '<stage>' or '<stage>,<mixer>'.
+def parse_stage(argument: str, stages: Iterable[str]) -> tuple[str, str]:
+  """Parses '<stage>' or '<stage>,<mixer>'; the default mixer is TTT-MLP.
 
   Args:
     argument: Text after the colon of `--config`.
     stages: Names of the stages.
-    mixers: Names of the mixers, the default first.
 
   Raises:
     ValueError: an unknown stage or mixer.
   """
   stage, _, mixer = argument.partition(',')
-  mixer = mixer or next(iter(mixers))
+  mixer = mixer or DiTConfig.mixer
   check_choice('stage', stage, stages)
-  check_choice('mixer', mixer, mixers)
+  check_choice('mixer', mixer, mixers.MIXERS)
   return stage, mixer
+
+
+def mixer_fields(mixer: str, **fields: Any) -> dict[str, Any]:
+  """Returns the fields of `config.model` that concern a mixer.
+
+  Args:
+    mixer: Name of the mixer.
+    **fields: Values in place of the defaults.
+  """
+  defaults = {
+    name: getattr(DiTConfig, name)
+    for name in ('mixer_preset', 'mini_batch', 'ttt_base_lr')
+  }
+  mixer_defaults = mixers.MIXERS[mixer].defaults
+  return {'mixer': mixer} | defaults | dict(mixer_defaults) | fields
 
 
 def muon_groups(lr: float, *, train_all: bool) -> list[tuple[str, Any]]:
@@ -140,7 +156,7 @@ def muon_groups(lr: float, *, train_all: bool) -> list[tuple[str, Any]]:
   Args:
     lr: Peak learning rate of Muon.
     train_all: Train every parameter; otherwise those of the paper's later
-      stages, the TTT layers, their gates and attention.
+      stages, the mixer, its gates and attention.
   """
 
   def group(name, optimizer, lr):
@@ -151,8 +167,8 @@ def muon_groups(lr: float, *, train_all: bool) -> list[tuple[str, Any]]:
   muon = lambda name: group(name, 'muon', lr)
   adam = lambda name: group(name, 'adamw', lr / 10)
   groups = [
-    (r'layers/seq/ttt/[qkvo]/kernel', muon('ttt')),
-    (r'layers/seq/(ttt|gates)/.*', adam('ttt_vectors')),
+    (_MIXER_MATRICES, muon('ttt')),
+    (MIXER, adam('ttt_vectors')),
     (r'layers/seq/attn/[qkvo]/kernel', muon('attention')),
     (r'layers/seq/attn/.*', adam('attention_vectors')),
   ]
@@ -174,7 +190,7 @@ def ttt_video(argument: str = '3s') -> ml_collections.ConfigDict:
   Raises:
     ValueError: an unknown stage or mixer.
   """
-  stage, mixer = parse_stage(argument or '3s', STAGES, BASE_LR)
+  stage, mixer = parse_stage(argument or '3s', STAGES)
   seconds, steps, warmup, previous_stage = STAGES[stage]
   config = training(
     name=f'{mixer}_5b',
@@ -211,19 +227,17 @@ def ttt_video(argument: str = '3s') -> ml_collections.ConfigDict:
     cache='',
   )
   config.model = dict(
-    mixer=mixer,
-    mini_batch=64,
-    ttt_base_lr=BASE_LR[mixer],
+    **mixer_fields(mixer),
     dtype='bfloat16',
     # 'offload' halves the memory at 63 s: the host stores the residuals.
     remat='layer',
-    # Of the TTT kernel and of attention; None is the best of the backend.
+    # Of the mixer and of attention; None is the best of the backend.
     implementation=ml_collections.config_dict.placeholder(str),
     attention=ml_collections.config_dict.placeholder(str),
   )
   is_first = stage == '3s'
-  ttt = dict(
-    name='ttt',
+  mixer_group = dict(
+    name='ttt',  # In checkpoints of every mixer.
     optimizer='adamw',
     lr=1e-4 if is_first else 1e-5,
     schedule='cosine' if is_first else 'constant',
@@ -242,8 +256,8 @@ def ttt_video(argument: str = '3s') -> ml_collections.ConfigDict:
   )
   config.optimizer = dict(
     groups=[
-      (r'layers/seq/(ttt|gates)/.*', ttt),
-      # From 9 s on, attention and its norms alone train with the TTT layers.
+      (MIXER, mixer_group),
+      # From 9 s on, attention and its norms alone train with the mixer.
       (r'.*' if is_first else r'layers/seq/attn/.*', pretrained),
       (r'.*', None),
     ],

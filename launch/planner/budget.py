@@ -28,12 +28,12 @@ _TILE_BYTES = 64 * 64 * 2
 # (part of the network, regex of the JAX name or the kernel's name); the first
 # match counts.
 _PARTS = (
-  ('TTT inner loop', r'^ttt_(mlp|linear)'),
-  ('TTT inputs and order', r'^(ttt_inputs|permute_rows)'),
+  ('mixer scan', r'^ttt_(mlp|linear)|/mixer_scan/'),
+  ('inputs of the mixer and order', r'^(ttt_inputs|permute_rows)'),
   ('attention', r'^splash'),
   # These names contain the einsum of `ttt_jax.models.layers.affine`.
   ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
-  ('rest of TTT', r'/ttt/'),
+  ('rest of the mixer', r'/gates/'),
   ('rest of attention', r'/attn/'),
   ('norms and the rest of layers', r'/layers/'),
   ('embeddings, loss, optimizer', r'.'),

@@ -177,11 +177,9 @@ def count_flops(
   recompute = {}
   if config.model.get('remat', 'none') != 'none':
     recompute = dict(forward)
-  if 'TTT inner loop' in forward:
-    # The kernel's backward pass replays groups of mini-batches.
-    recompute['TTT inner loop'] = (
-      recompute.get('TTT inner loop', 0) + forward['TTT inner loop']
-    )
+  if (scan := 'mixer scan') in forward:
+    # Its own backward pass replays groups of mini-batches or chunks.
+    recompute[scan] = recompute.get(scan, 0) + forward[scan]
   return dict(
     forward=forward,
     backward={name: n - forward[name] for name, n in model.items()},

@@ -74,7 +74,7 @@ def test_the_step_of_the_trainer_for_this_machine():
   assert sum(flops['forward'].values()) < sum(flops['backward'].values())
   # Remat recomputes the forward pass, and the inner loop's kernel replays its
   # own part once more.
-  part = 'TTT inner loop'
+  part = 'mixer scan'
   assert flops['recompute'] == flops['forward'] | {
     part: 2 * flops['forward'][part]
   }

@@ -89,6 +89,6 @@ def test_products_of_the_5b_model_at_63_seconds():
   # its TTT layer, which runs twice.
   dense = total['mlp'] + total['attention projections']
   assert dense == 2 * 12 * 3072**2 * 351_630 * 42
-  assert total['TTT projections'] == pytest.approx(
+  assert total['mixer projections'] == pytest.approx(
     2 * 8 * 3072**2 * 351_630 * 42, rel=0.005
   )

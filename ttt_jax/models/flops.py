@@ -13,9 +13,14 @@ from collections.abc import Set
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
+from flax import traverse_util
+
 from ttt_jax.models.dit import config as dit_config
+from ttt_jax.models.dit import mixers
+from ttt_jax.models.dit import model as dit_model
 from ttt_jax.models.unet3d import config as unet_config
 
 
@@ -136,18 +141,16 @@ def _transformer(c: dit_config.DiTConfig, latents, text):
     dense('attention projections', f'seq/attn/{name}', t, m, m)
   scores = 2 * 2.0 * order.segments * order.window**2 * m
   found.append(Product('attention', n * scores))
-  if c.mixer == 'none':
-    return found
-  # The layer scans the sequence twice, forwards and in reverse.
-  for name, size in (*zip('qkvo', 4 * [m]), ('lr', c.num_heads)):
-    dense('TTT projections', f'seq/ttt/{name}', 2 * t, m, size)
-  d = m // c.num_heads
-  # Products of a token with each matrix of the inner model: the forward pass of
-  # k and of q, the gradient of the matrix, and, for all matrices but the first,
-  # the gradient of the layer's input.
-  inner = {'ttt_linear': 3 * d * d, 'ttt_mlp': 7 * d * 4 * d}[c.mixer]
-  loop = 2 * 2.0 * t * c.num_heads * inner
-  found.append(Product('TTT inner loop', n * loop))
+  mixer = mixers.MIXERS[c.mixer]
+  # It scans the sequence twice, forwards and in reverse.
+  params: Any = dit_model.abstract_params(c)
+  shapes: Any = traverse_util.flatten_dict(params, sep='/')
+  for path, leaf in shapes.items():
+    if re.fullmatch(rf'layers/seq/{mixer.scope}/.*/kernel', path):
+      flops = 2 * 2.0 * t * math.prod(leaf.shape)
+      found.append(Product('mixer projections', flops, path))
+  if scan := 2 * n * mixer.scan_flops(c, order):
+    found.append(Product('mixer scan', scan))
   return found
 
 

@@ -86,11 +86,13 @@ class MixerBlock(nn.Module):
       implementation=config.attention,
       name='attn',
     )(x, self.order, context.window_rotary)
-    mixer = mixers.MIXERS[config.mixer](config, self.sharding_plan)
-    if mixer is None:
+    layer = mixers.MIXERS[config.mixer].layer(
+      config, self.order, self.sharding_plan
+    )
+    if layer is None:
       return x, {}
     return mixers.BidirectionalMixer(
-      mixer=mixer, gate_init=config.gate_init, name='gates'
+      mixer=layer, gate_init=config.gate_init, name='gates'
     )(x, self.order, context.scan_rotary, diagnose=diagnose)
 
 

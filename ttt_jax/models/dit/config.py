@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from ttt_jax import token_order
 from ttt_jax.models import layers
@@ -28,6 +29,8 @@ class DiTConfig:
     patch_size: Latent cells per token and side.
     segment_latent_frames: Latent frames per segment, n.
     mixer: Name of the mixer, one of `mixers.MIXERS`.
+    mixer_preset: Sizes of the mixer, one of its `presets`: 'matched' gives each
+      about the parameters of the TTT layers, 'state' has its published widths.
     mini_batch: Tokens that share one inner step, C. Weights that were trained
       with one value do not work with another.
     ttt_base_lr: Inner step size before the learned factor; 0.1 for ttt_mlp and
@@ -69,6 +72,7 @@ class DiTConfig:
   patch_size: int = 2
   segment_latent_frames: int = 12
   mixer: str = 'ttt_mlp'
+  mixer_preset: str = 'matched'
   mini_batch: int = 64
   ttt_base_lr: float = 0.1
   gate_init: float = 0.1
@@ -102,6 +106,7 @@ class DiTConfig:
       dtype=('float32', 'bfloat16', 'float64'),
       attention=(None, *softmax.IMPLEMENTATIONS),
     )
+    mixers.MIXERS[self.mixer].check(self)
     if min(self.base_rows, self.base_columns) < 0 or (
       bool(self.base_rows) != bool(self.base_columns)
     ):
@@ -109,6 +114,11 @@ class DiTConfig:
         f'model.base_rows is {self.base_rows} and model.base_columns'
         f' {self.base_columns}; set both, for example 30 and 45, or neither'
       )
+
+  @property
+  def split_heads(self) -> int:
+    """Heads that the mesh axis `sp` must divide, in attention and mixer."""
+    return math.gcd(self.num_heads, mixers.MIXERS[self.mixer].heads(self))
 
   @property
   def base(self) -> tuple[int, int] | None:

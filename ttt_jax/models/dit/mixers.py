@@ -1,21 +1,15 @@
 """Mixers: layers that carry information over the complete sequence.
 
 Attention stays inside a segment; a mixer runs on its output and scans all
-segments. A mixer is a module that is called as
-
-    y, aux = mixer(x, rotary, permutation, length, diagnose=...)
-
-with x and y [B, T', M], the rotary table of the tokens in scan order, the
-permutation that puts them in scan order, the number of tokens before the
-padding, and a dict of scalar diagnostics. `BidirectionalMixer` runs it in both
-directions and adds its gates. `MIXERS` contains one entry per mixer.
+segments. `mixer.Mixer` is the interface, `MIXERS` contains one entry per mixer,
+and `BidirectionalMixer` runs a mixer's layer in both directions and adds its
+gates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 import functools
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -23,31 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels import Permutation
-from ttt_jax import sharding
 from ttt_jax import token_order
 from ttt_jax.models import heads
+from ttt_jax.models.dit import mixer as mixer_lib
 from ttt_jax.models.dit import ttt
 
-
-def _ttt_layer(config: Any, sharding_plan: sharding.ShardingPlan) -> nn.Module:
-  return ttt.TTTLayer(
-    inner=config.mixer,
-    num_heads=config.num_heads,
-    mini_batch=config.mini_batch,
-    base_lr=config.ttt_base_lr,
-    dtype=jnp.dtype(config.dtype),
-    implementation=config.implementation,
-    sharding_plan=sharding_plan,
-    name='ttt',
-  )
-
-
-# Name -> (DiTConfig, sharding plan) -> mixer; its name is its parameters'
-# scope.
-MIXERS: dict[str, Callable[[Any, sharding.ShardingPlan], nn.Module | None]] = {
-  'none': lambda config, sharding_plan: None,
-  'ttt_mlp': _ttt_layer,
-  'ttt_linear': _ttt_layer,
+MIXERS: Mapping[str, mixer_lib.Mixer] = {
+  'none': mixer_lib.NoMixer(),
+  'ttt_mlp': ttt.TTT('ttt_mlp', base_lr=0.1),
+  'ttt_linear': ttt.TTT('ttt_linear', base_lr=1.0),
 }
 
 
@@ -77,7 +55,7 @@ class BidirectionalMixer(nn.Module):
   gate per channel, direction and kind of token.
 
   Attributes:
-    mixer: Mixer that both directions share.
+    mixer: Layer of a mixer, which both directions share.
     gate_init: Initial value of a and b.
   """
 

@@ -73,7 +73,7 @@ class DiffusionTransformer(nn.Module):
     time = dense(config.time_embed_dim, 'time_2')(nn.silu(time))
     time = plan.by_batch(time)
 
-    plan.check_heads(config.num_heads)
+    plan.check_heads(config.split_heads)
     length = plan.padded(order.length, config.mini_batch)
     # In storage order and with few features, each token is on the device that
     # will process it, so no activation has to move.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 from flax import linen as nn
 import jax
@@ -24,6 +25,7 @@ from pallas_kernels import ttt_mlp_inner_losses
 from ttt_jax import sharding
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
+from ttt_jax.models.dit import mixer
 from ttt_jax.models.dit import projections as projections_lib
 
 _NORMAL = nn.initializers.normal(0.02)
@@ -69,6 +71,51 @@ INNER_MODELS = {
 }
 
 
+class TTT(mixer.Mixer):
+  """Test-time training with one of the inner models.
+
+  Attributes:
+    inner: Name in `INNER_MODELS`.
+  """
+
+  scope = 'ttt'
+  fields = ('mini_batch', 'ttt_base_lr')
+  implementations = ('pallas_tpu', 'pallas_gpu', 'xla', 'reference')
+
+  def __init__(self, inner: str, base_lr: float):
+    self.inner = inner
+    self.defaults = {'ttt_base_lr': base_lr}
+
+  def layer(self, config, order, sharding_plan):
+    return TTTLayer(
+      inner=self.inner,
+      num_heads=config.num_heads,
+      mini_batch=config.mini_batch,
+      base_lr=config.ttt_base_lr,
+      dtype=jnp.dtype(config.dtype),
+      implementation=config.implementation,
+      sharding_plan=sharding_plan,
+      name=self.scope,
+    )
+
+  def _sizes(self, config):
+    """Returns the numbers in each weight of a head's inner model."""
+    d = config.model_dim // config.num_heads
+    for _, shape, is_bias in INNER_MODELS[self.inner].weights:
+      yield math.prod(shape(d)), is_bias
+
+  def state_size(self, config, length):
+    return config.num_heads * sum(size for size, _ in self._sizes(config))
+
+  def scan_flops(self, config, order):
+    matrices = [size for size, is_bias in self._sizes(config) if not is_bias]
+    # Products of a token with each matrix: the forward pass of k and of q, the
+    # gradient of the matrix, and, for all matrices but the first, the gradient
+    # of the layer's input.
+    products = sum(4 * size for size in matrices) - matrices[0]
+    return 2.0 * order.length * config.num_heads * products
+
+
 class TTTLayer(nn.Module):
   """Test-time training over one sequence, [B, T, M] -> [B, T, M].
 
@@ -108,12 +155,13 @@ class TTTLayer(nn.Module):
       permutation: Permutation that puts the tokens in scan order; None if they
         already are.
       length: Number of tokens to scan; None scans all of them.
-      diagnose: Also computes the inner losses.
+      diagnose: Also computes the inner losses and the norm of the state.
 
     Returns:
       [B, T, M], and a dict that is empty without `diagnose`. Else it contains
-      the scalars `inner_loss_before` and `inner_loss_after`: the mean inner
-      loss of a mini-batch at the weights before and after its update.
+      the scalars `inner_loss_before` and `inner_loss_after`, the mean inner
+      loss of a mini-batch at the weights before and after its update, and
+      `state_norm`, the mean norm of a head's last weights.
     """
     t, m = x.shape[1:]
     d = m // self.num_heads
@@ -153,7 +201,7 @@ class TTTLayer(nn.Module):
         length=length,
         implementation=io_implementation,
       )
-      out, _ = inner.op(
+      out, state = inner.op(
         *tokens,
         eta,
         *weights,
@@ -165,21 +213,22 @@ class TTTLayer(nn.Module):
         out = permute_rows(
           out, permutation.inverse, implementation=io_implementation
         )
-      losses = ()
+      aux = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
-        losses = inner.losses(k, v, eta, *weights, mini_batch=self.mini_batch)
-      return out, losses
+        aux = inner.losses(k, v, eta, *weights, mini_batch=self.mini_batch)
+        aux = *aux, mixer.state_norm(*state)
+      return out, aux
 
     z = projections_lib.qkv_projection(
       x.astype(self.dtype), projections, self.sharding_plan
     )
-    out, losses = self.sharding_plan.by_heads(
+    out, aux = self.sharding_plan.by_heads(
       scan, z, (*weights, scale, bias), rotary
     )
     norm = layers.NormWeights(m, name='post_norm')()
     out = projections_lib.layer_norm(out, norm, 1e-6).astype(self.dtype)
-    names = 'inner_loss_before', 'inner_loss_after'
+    names = 'inner_loss_before', 'inner_loss_after', 'state_norm'
     return projections_lib.output_projection(out, dense('o')), {
-      name: x.mean() for name, x in zip(names, losses)
+      name: x.mean() for name, x in zip(names, aux)
     }
