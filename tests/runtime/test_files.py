@@ -66,6 +66,71 @@ def test_json_is_read_back_as_it_was(tmp_path):
   assert json.loads((tmp_path / 'a.json').read_text()) == value
 
 
+@pytest.mark.parametrize('name', ['a.json', 'a.jsonl', 'A.JSONL', 'a.ndjson'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+@pytest.mark.parametrize('newline', ['\n', '\r\n'])
+def test_encodings_of_json(tmp_path, name, encoding, newline):
+  text = newline.join(['{"a": "ü"}', ''])
+  is_lines = not name.endswith('.json')
+  if is_lines:
+    text += newline + text
+  (tmp_path / name).write_bytes(text.encode(encoding))
+  found = files.read_json(tmp_path / name)
+  assert found == ([{'a': 'ü'}] * 2 if is_lines else {'a': 'ü'})
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{"a": 1, "b": {"c": 1, "c": 1}}', "has the key 'c' twice"),
+    ('[NaN]', 'NaN is not a number in JSON'),
+    ('{"a": -Infinity}', '-Infinity is not a number'),
+    ('[' * 100_000, 'nested too deeply'),
+    ('9' * 5000, 'integer string conversion'),
+    ('{}\n{}', 'line 2, column 1: Extra data; .* must end in .jsonl'),
+    ('version https://git-lfs.github.com/spec/v1\noid', 'git lfs pull'),
+    ('\0', 'not JSON, line 1'),
+  ],
+)
+def test_json_that_is_refused(tmp_path, text, message):
+  (tmp_path / 'a.json').write_text(text)
+  with pytest.raises(ValueError, match=message) as e:
+    files.read_json(tmp_path / 'a.json')
+  assert '\n' not in str(e.value) and 'a.json' in str(e.value)
+  (tmp_path / 'a.jsonl').write_text('1\n{"a": 1, "a": 2}')
+  with pytest.raises(ValueError, match="a.jsonl, line 2: .* 'a' twice"):
+    files.read_json(tmp_path / 'a.jsonl')
+
+
+def test_writable_before_long_work(tmp_path):
+  files.check_writable(tmp_path / 'a' / 'b.mp4')
+  files.check_writable(tmp_path / 'a' / 'b', folder=True)
+  files.check_writable('gs://bucket/a')
+  (tmp_path / 'file').write_text('x')
+  files.check_writable(tmp_path / 'file')
+  assert [p.name for p in tmp_path.iterdir()] == ['file']
+  for path, folder, reason in (
+    (tmp_path, False, 'Is a directory'),
+    (tmp_path / 'file', True, 'Not a directory'),
+    (tmp_path / 'file' / 'b.mp4', False, 'Not a directory'),
+    (tmp_path / ('x' * 300), False, 'File name too long'),
+    (tmp_path / 'a\0b', False, 'null'),
+    ('/proc/a.mp4', False, 'No such file'),
+  ):
+    with pytest.raises(ValueError, match=f'cannot be written: .*{reason}'):
+      files.check_writable(path, folder=folder)
+
+
+def test_names_of_255_bytes_can_be_written(tmp_path):
+  files.write_json(1, tmp_path / ('x' * 255))
+  assert [len(p.name) for p in tmp_path.iterdir()] == [255]
+
+
+def test_the_first_ten():
+  assert files.first_ten(['a', 'b']) == 'a, b'
+  assert files.first_ten(list('abcdefghijkl'), '; ').endswith('j; and 2 more')
+
+
 @pytest.mark.parametrize(
   'error, line',
   [

@@ -59,3 +59,17 @@ def test_the_name_on_pypi_is_given(monkeypatch):
 def test_the_workdir_of_a_config(workdir):
   assert paths.in_workdir('{workdir}/data', workdir) == 'w/data'
   assert paths.in_workdir('gs://b/data', workdir) == 'gs://b/data'
+
+
+def test_paths_that_cannot_be_read(tmp_path):
+  (tmp_path / 'dead').symlink_to(tmp_path / 'gone')
+  (tmp_path / 'file').write_text('x')
+  for path, message in (
+    (tmp_path / 'dead', 'dead is a link to .*gone, which does not exist'),
+    (tmp_path / ('x' * 300), 'cannot be read: File name too long'),
+    (tmp_path / 'file' / 'a', 'Not a directory'),
+    (tmp_path / 'a\0b', 'cannot be read: .*null'),
+    ('package:pytest/../msgspec/__init__.py', 'has no'),
+  ):
+    with pytest.raises(FileNotFoundError, match=message):
+      paths.resolve(path)

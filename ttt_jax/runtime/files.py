@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import codecs
+from collections.abc import Generator, Sequence
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import re
 import shutil
-from typing import Any
+import stat
+import tempfile
+from typing import Any, NoReturn
 import uuid
 
 from etils import epath
@@ -17,6 +21,9 @@ import ml_collections
 import numpy as np
 
 from ttt_jax.runtime import paths
+
+LINE_SUFFIXES = ('.jsonl', '.ndjson')  # Files with one JSON value per line.
+_LFS_POINTER = b'version https://git-lfs'
 
 
 @contextlib.contextmanager
@@ -38,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Generator[epath.Path]:
   else:
     if not path.parent.is_dir():
       raise FileNotFoundError(f'there is no folder {path.parent} for {path}')
-    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
+    temporary = path.with_name(_temporary_name(path.name))
   try:
     yield temporary
     if temporary != path:
@@ -62,15 +69,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
 
   Raises:
     FileExistsError: `path` is a file, or a folder that is not empty.
+    ValueError: the temporary folder cannot be created.
   """
   path = pathlib.Path(path)
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise FileExistsError(
-      f'{path} exists and is not replaced; choose another folder'
-    )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.tmp')
-  temporary.mkdir()
+  temporary = path.with_name(_temporary_name(path.name))
+  try:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+      raise FileExistsError(
+        f'{path} exists and is not replaced; choose another folder'
+      )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir()
+  except OSError as e:
+    if isinstance(e, FileExistsError) and not e.errno:
+      raise
+    raise write_error(path, e) from e
   try:
     yield temporary
     temporary.rename(path)
@@ -79,39 +92,145 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-  """Returns the value of a JSON file, the list of the lines' of a JSONL file.
+def _temporary_name(name: str) -> str:
+  """Returns an unused name next to `name`, also if that has 255 bytes."""
+  return f'.{name[:40]}.{uuid.uuid4().hex[:12]}.tmp'
+
+
+def check_writable(
+  path: str | os.PathLike[str], *, folder: bool = False
+) -> None:
+  """Raises an error unless `path` can be written; leaves nothing behind.
+
+  For results that are written after long work. A path in a bucket is not
+  checked, see `bucket.check`.
+
+  Args:
+    path: File, or folder, that may not exist yet.
+    folder: Whether `path` is to be a folder.
+
+  Raises:
+    ValueError: it cannot be written; with the reason.
+  """
+  if paths.is_remote(path):
+    return
+  target = place = pathlib.Path(os.path.abspath(path))
+  try:
+    while True:
+      try:
+        is_folder = stat.S_ISDIR(os.stat(place).st_mode)
+        break
+      except FileNotFoundError:
+        place = place.parent
+    if place == target and is_folder != folder:
+      number = errno.EISDIR if is_folder else errno.ENOTDIR
+      raise OSError(number, os.strerror(number))
+    tempfile.TemporaryFile(dir=place if is_folder else place.parent).close()
+  except (OSError, ValueError) as e:
+    raise ValueError(
+      f'{path} cannot be written: {first_line(e)}; choose another path'
+    ) from e
+
+
+def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a file is Git LFS's placeholder for one not downloaded."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+  except OSError:
+    return False
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+  """Returns the text of a UTF-8 file, or of a UTF-16 file with its mark.
 
   Args:
     path: Local path, or one that begins with 'package:'; see `paths.resolve`.
 
   Raises:
     FileNotFoundError: the file does not exist.
-    ValueError: it is a folder, not UTF-8 or not JSON; with line and column.
+    ValueError: it is not a file, cannot be read or has another encoding.
   """
   path = paths.resolve(path)
   if not path.is_file():
-    raise ValueError(f'{path} is a folder; name a JSON or JSONL file')
+    kind = 'a folder' if path.is_dir() else 'not a file'
+    raise ValueError(f'{path} is {kind}; name a file')
   try:
-    text = path.read_text('utf-8-sig')
+    data = path.read_bytes()
+  except OSError as e:
+    raise ValueError(f'{path} cannot be read: {first_line(e)}') from e
+  if data.startswith(_LFS_POINTER):
+    raise ValueError(
+      f'{path} is a pointer of Git LFS, not the file; run git lfs pull'
+    )
+  wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+  try:
+    return data.decode('utf-16' if wide else 'utf-8-sig')
   except UnicodeDecodeError as e:
     raise ValueError(
       f'{path} is not UTF-8 text: byte {e.start} cannot be read'
     ) from e
-  is_jsonl = path.suffix == '.jsonl'
-  lines = enumerate(text.split('\n'), 1) if is_jsonl else [(1, text)]
-  values = []
-  for number, line in lines:
-    if is_jsonl and not line.strip():
-      continue
-    try:
-      values.append(json.loads(line))
-    except json.JSONDecodeError as e:
-      raise ValueError(
-        f'{path}: not JSON, line {e.lineno + number - 1}, column {e.colno}:'
-        f' {e.msg}'
-      ) from e
-  return values if is_jsonl else values[0]
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Returns the value of a JSON file, the list of the lines' of a JSONL file.
+
+  Args:
+    path: Path of `read_text`; '.jsonl' and '.ndjson' have a value per line.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: as `read_text`, or it is not JSON (with line and column), has
+      an object with two equal keys, NaN or Infinity, or is nested too deeply.
+  """
+  text = read_text(path)
+  if pathlib.Path(path).suffix.lower() not in LINE_SUFFIXES:
+    return _parse_json(text, path)
+  return [
+    _parse_json(line, path, number)
+    for number, line in enumerate(text.split('\n'), 1)
+    if line.strip()
+  ]
+
+
+def _parse_json(
+  text: str, path: str | os.PathLike[str], line: int | None = None
+) -> Any:
+  """Returns a JSON value; `line` is its line in a file of several."""
+  try:
+    return json.loads(
+      text, object_pairs_hook=_unique, parse_constant=_refuse_constant
+    )
+  except json.JSONDecodeError as e:
+    hint = '; a file with a value per line must end in .jsonl'
+    raise ValueError(
+      f'{path}: not JSON, line {e.lineno + (line or 1) - 1}, column {e.colno}:'
+      f' {e.msg}{hint if e.msg == "Extra data" and not line else ""}'
+    ) from e
+  except (ValueError, RecursionError) as e:
+    where = f', line {line}' if line else ''
+    nested = isinstance(e, RecursionError)
+    reason = 'it is nested too deeply' if nested else first_line(e)
+    raise ValueError(f'{path}{where}: not valid JSON: {reason}') from e
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for key, value in pairs:
+    if key in found:
+      raise ValueError(f'an object has the key {key!r} twice; keep one')
+    found[key] = value
+  return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+  raise ValueError(f'{name} is not a number in JSON')
+
+
+def first_ten(items: Sequence[str], separator: str = ', ') -> str:
+  """Returns the first ten of many items for a message, and the number left."""
+  more = f'{separator}and {len(items) - 10} more' if len(items) > 10 else ''
+  return separator.join(items[:10]) + more
 
 
 def write_json(

@@ -60,8 +60,17 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
         "the path is empty; name a file or folder, for example 'clip.mp4'"
       )
     plain = pathlib.Path(text)
-    if not plain.exists():
-      raise FileNotFoundError(f'{plain} does not exist')
+    try:
+      os.stat(plain)
+    except FileNotFoundError as e:
+      if plain.is_symlink():
+        raise FileNotFoundError(
+          f'{plain} is a link to {os.readlink(plain)}, which does not exist'
+        ) from e
+      raise FileNotFoundError(f'{plain} does not exist') from e
+    except (OSError, ValueError) as e:  # For example a name that is too long.
+      reason = getattr(e, 'strerror', None) or e
+      raise FileNotFoundError(f'{text[:200]!r} cannot be read: {reason}') from e
     return plain
 
   name, _, rest = text.removeprefix(PACKAGE).partition('/')
@@ -80,7 +89,7 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   # A package can be spread over several folders; a module has none.
   for folder in spec.submodule_search_locations or ():
     found = pathlib.Path(folder, rest)
-    if found.exists():
+    if os.path.exists(found) and '..' not in found.parts:
       return found
   raise FileNotFoundError(
     f'the installed package {pip_name} has no {rest or "folder"} ({text})'
