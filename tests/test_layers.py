@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # itself; a tuple is a floor whose rooms do not import each other.
 FLOORS = (
   ('runtime', 'token_order', 'sharding'),
-  ('video', 'storyboard', 'geometry'),
+  ('video', 'storyboard', 'geometry', 'config_schema'),
   'models',
   'diffusion',
   'backbones',

@@ -6,7 +6,7 @@ unet3d   Stable Diffusion's U-Net, inflated to video
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from ttt_jax import config_schema
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
 from ttt_jax.diffusion import sampling_schedule
@@ -23,9 +24,9 @@ from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
 from ttt_jax.models import layers
 from ttt_jax.models.unet3d import unet
+from ttt_jax.runtime import schema
 
 DEFAULT = 'dit'
-BACKBONES = ('dit', 'unet3d')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def from_config(config: ml_collections.ConfigDict) -> Backbone:
     ValueError: the name is unknown, or sizes do not fit each other.
   """
   if _name(config) == 'dit':
-    dit_config = dit.DiTConfig(**config.model)
+    dit_config = schema.construct(dit.DiTConfig, config.model, 'config.model')
     return Backbone(
       config=dit_config,
       network=dit.DiffusionTransformer,
@@ -92,7 +93,9 @@ def from_config(config: ml_collections.ConfigDict) -> Backbone:
       prediction='v_prediction',
       num_heads=dit_config.split_heads,
     )
-  unet_config = unet.UNet3DConfig(**_lists_to_tuples(config.model))
+  unet_config = schema.construct(
+    unet.UNet3DConfig, config.model, 'config.model'
+  )
   return Backbone(
     config=unet_config,
     network=unet.UNet3D,
@@ -130,16 +133,4 @@ def ddim_schedule(
 
 def _name(config: ml_collections.ConfigDict) -> str:
   name = config.get('backbone', DEFAULT)
-  if name not in BACKBONES:
-    raise ValueError(
-      f'config.backbone is {name!r}; expected one of {", ".join(BACKBONES)}'
-    )
-  return name
-
-
-def _lists_to_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a dataclass's fields; JSON has lists where it has tuples."""
-  return {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in fields.items()
-  }
+  return schema.convert(name, config_schema.Backbone, 'config.backbone')

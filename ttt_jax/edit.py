@@ -15,9 +15,12 @@ import time
 
 from absl import flags
 
+from ttt_jax import config_schema
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the training run.', required=True
@@ -31,19 +34,23 @@ _PROMPT = flags.DEFINE_multi_string(
 _OUT = flags.DEFINE_string(
   'out', None, 'Folder to write; default: WORKDIR/edits.'
 )
-_STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 12.5, 'Strength of the guidance.')
+_STEPS = cli.define(
+  'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
+)
+_GUIDANCE = cli.define(
+  'guidance', 12.5, 'Strength of the guidance.', schema.FiniteFloat
+)
 _NEGATIVE = flags.DEFINE_string(
   'negative', '', 'Negative text of the guidance.'
 )
 _INVERSION = flags.DEFINE_bool(
   'inversion', True, 'Inverted source as the start, instead of noise.'
 )
-_SEED = flags.DEFINE_integer(
-  'seed', 0, 'Seed of the initial noise without inversion.'
+_SEED = cli.define(
+  'seed', 0, 'Seed of the initial noise without inversion.', schema.Seed
 )
-_BATCH = flags.DEFINE_integer(
-  'batch', None, 'Texts sampled at once; default: all.'
+_BATCH = cli.define(
+  'batch', None, 'Texts sampled at once; default: all.', schema.PositiveInt
 )
 _MESH = flags.DEFINE_string(
   'mesh',
@@ -63,6 +70,7 @@ def main(_) -> None:
   from ttt_jax.video import video_file
 
   out = paths.require_local(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
+  files.check_writable(out, folder=True)
   # The result of the inversion is saved in the run.
   bucket.check(_WORKDIR.value, write=True)
   mesh = None

@@ -15,10 +15,13 @@ import dataclasses
 from absl import flags
 import numpy as np
 
+from ttt_jax import config_schema
+from ttt_jax.diffusion import guidance
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the training run.', required=True
@@ -35,27 +38,39 @@ _VIDEOS = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
   'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
 )
-_SEEDS = flags.DEFINE_integer('seeds', 1, 'Samples per storyboard.')
-_STEPS = flags.DEFINE_integer('steps', 25, 'Sampling steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the guidance.')
-_GUIDANCE_SCHEDULE = flags.DEFINE_string(
+_SEEDS = cli.define('seeds', 1, 'Samples per storyboard.', schema.PositiveInt)
+_STEPS = cli.define(
+  'steps', 25, 'Sampling steps, 1 to 1000.', config_schema.Steps
+)
+_GUIDANCE = cli.define(
+  'guidance', 6.0, 'Strength of the guidance.', schema.FiniteFloat
+)
+_GUIDANCE_SCHEDULE = flags.DEFINE_enum(
   'guidance_schedule',
   'cosine',
-  'Schedule of the guidance: cosine, constant or reference.',
+  list(guidance.SCHEDULES),
+  'Schedule of the guidance.',
 )
-_FIRST = flags.DEFINE_integer(
-  'first_segment', 0, 'Index of the first segment that is scored.'
+_FIRST = cli.define(
+  'first_segment',
+  0,
+  'Index of the first segment that is scored.',
+  schema.NonNegativeInt,
 )
 
 
 def main(_) -> None:
-  if _SEEDS.value < 1:
-    raise ValueError(f'--seeds is {_SEEDS.value}; it must be 1 or more')
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.evaluation import shot_recall
 
   storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
   shots = shot_recall.distinct_shots(storyboards)
+  shortest = min(len(s.segments) for s in storyboards)
+  if _FIRST.value >= shortest:
+    raise ValueError(
+      f'--first_segment is {_FIRST.value}, but a storyboard has {shortest}'
+      f' segments; the last index is {shortest - 1}'
+    )
 
   from ttt_jax import pipeline
   from ttt_jax.checkpoints import checkpoint
@@ -64,6 +79,7 @@ def main(_) -> None:
 
   workdir = _WORKDIR.value
   out = paths.require_local(_OUT.value or f'{workdir}/evaluation.json', '--out')
+  files.check_writable(out)
   bucket.check(workdir)
   config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)

@@ -56,10 +56,8 @@ def main(_) -> None:
   for path in videos:
     if not pathlib.Path(path).is_file():
       raise FileNotFoundError(f'{path} does not exist; name a video')
-  if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
-    raise FileNotFoundError(
-      f'--json is {_JSON.value}; its folder does not exist'
-    )
+  if _JSON.value:
+    files.check_writable(_JSON.value)
   from ttt_jax.evaluation import clip_score
 
   score = clip_score.CLIPScore.load(_CLIP.value)

@@ -14,8 +14,13 @@ import time
 from absl import flags
 import jax
 
+from ttt_jax import config_schema
+from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import schedulers
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -27,20 +32,25 @@ _STORYBOARD = flags.DEFINE_string(
   'storyboard', None, 'JSON file of the storyboard.', required=True
 )
 _OUT = flags.DEFINE_string('out', None, 'MP4 file to write.', required=True)
-_STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps, 1 to 1000.')
-_GUIDANCE = flags.DEFINE_float('guidance', 6.0, 'Strength of the guidance.')
-_GUIDANCE_SCHEDULE = flags.DEFINE_string(
+_STEPS = cli.define(
+  'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
+)
+_GUIDANCE = cli.define(
+  'guidance', 6.0, 'Strength of the guidance.', schema.FiniteFloat
+)
+_GUIDANCE_SCHEDULE = flags.DEFINE_enum(
   'guidance_schedule',
   'cosine',
-  'Schedule of the guidance: cosine, constant or reference.',
+  list(guidance.SCHEDULES),
+  'Schedule of the guidance.',
 )
-_SCHEDULER = flags.DEFINE_string(
+_SCHEDULER = flags.DEFINE_enum(
   'scheduler',
   None,
-  'Scheduler: cogvideox_dpm, cogvideox_ddim or reference; default: from the'
-  ' config.',
+  list(schedulers.SCHEDULERS),
+  'Scheduler; default: from the config.',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the initial noise.')
+_SEED = cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
 _MESH = flags.DEFINE_string(
   'mesh',
   None,
@@ -61,8 +71,8 @@ def main(_) -> None:
   out = pathlib.Path(_OUT.value)
   if out.suffix != '.mp4':
     raise ValueError(f'--out is {out}; it must end in .mp4')
-  if not out.parent.is_dir():
-    raise FileNotFoundError(f'--out is {out}; its folder does not exist')
+  for path in (out, out.with_suffix('.png')):
+    files.check_writable(path)
   storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
   bucket.check(_WORKDIR.value)
 

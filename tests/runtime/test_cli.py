@@ -34,7 +34,7 @@ from tests.helpers import commands
         '--out=o.mp4',
         '--steps=a',
       ],
-      "error: flag --steps=a: invalid literal for int() with base 10: 'a'",
+      'error: flag --steps=a: expected a whole number',
     ),
     (
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.avi'],

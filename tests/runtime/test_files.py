@@ -103,7 +103,7 @@ def test_json_that_is_refused(tmp_path, text, message):
 
 
 def test_writable_before_long_work(tmp_path):
-  files.check_writable(tmp_path / 'a' / 'b.mp4')
+  files.check_writable(tmp_path / 'b.mp4')
   files.check_writable(tmp_path / 'a' / 'b', folder=True)
   files.check_writable('gs://bucket/a')
   (tmp_path / 'file').write_text('x')
@@ -116,6 +116,7 @@ def test_writable_before_long_work(tmp_path):
     (tmp_path / ('x' * 300), False, 'File name too long'),
     (tmp_path / 'a\0b', False, 'null'),
     ('/proc/a.mp4', False, 'No such file'),
+    (tmp_path / 'a' / 'b.mp4', False, 'there is no folder .*/a;'),
   ):
     with pytest.raises(ValueError, match=f'cannot be written: .*{reason}'):
       files.check_writable(path, folder=folder)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
   scene: int | str | None = None
   start: schema.Seconds = 0.0
   name: schema.Text = 'x'
+  kind: Literal['a'] = 'a'
   marks: Annotated[list[bool], msgspec.Meta(min_length=1)] = []
 
 
@@ -32,7 +33,7 @@ def test_a_value_that_fits():
     (
       {'text': 'a', 'txt': 'b', 'x': 1},
       "entry 3 has the unknown key 'txt', 'x'; did you mean 'text'? expected"
-      ' one of text, scene, start, name, marks',
+      ' one of text, scene, start, name, kind, marks',
     ),
     ({'text': None}, '"text" of entry 3 is null; expected a text'),
     (
@@ -106,9 +107,10 @@ def test_the_annotations_of_a_config_are_its_ranges(fields, message):
   'value, kind, message',
   [
     ({'start': -1}, Entry, 'config.data.start is -1; expected a number >= 0'),
-    ('c', schema.one_of(('a.x', 'b')), 'is "c"; expected one of a.x, b'),
-    ('a.x\n', schema.one_of(('a.x', 'b')), 'expected one of a.x, b'),
-    (1, schema.one_of(('a', 'b')) | None, 'is 1; expected a text or null'),
+    ('c', Literal['', 'b'], """config.data is "c"; expected one of '', b"""),
+    ('c', Literal['a', 'b'] | None, """is "c"; expected one of a, b"""),
+    (1, Literal['a', 'b'] | None, 'is 1; expected a text or null'),
+    ({'start': 2, 'kind': 'x'}, Entry, """kind is "x"; expected one of a"""),
     (1.0, schema.Share, 'is 1.0; expected a number < 1'),
     (2**32, schema.Seed, 'expected a whole number <= 4294967295'),
   ],

@@ -101,9 +101,9 @@ def test_a_missing_previous_stage(tmp_path):
 @pytest.mark.parametrize(
   'name, value, message',
   [
-    ('steps', 0, 'config.steps is 0; .* 1 or more'),
+    ('steps', 0, 'config.steps is 0; expected a whole number >= 1'),
     ('batch_size', 2.5, 'config.batch_size is 2.5'),
-    ('text_dropout', 1.5, 'text_dropout is 1.5; it must be in'),
+    ('text_dropout', 1.5, 'text_dropout is 1.5; expected a number < 1'),
     ('stage', 'a/b', 'must be the name of a folder'),
     ('scheduler', 'euler', "unknown scheduler 'euler': .*cogvideox_dpm"),
   ],

@@ -70,9 +70,12 @@ def test_muon_matches_matrices_and_vectors_fall_to_the_next_group():
   [
     (('layers/.*', dict(lr=1.0)), '2 parameters.*patch/kernel'),
     (('.*', None), 'freezes every parameter'),
-    (('.*', dict(lr=1.0, rate=1.0)), "unknown options .'rate'"),
+    (('.*', dict(lr=1.0, rate=1.0)), "unknown key 'rate'"),
     (('.*', dict(lr=1.0, optimizer='sgd')), 'expected one of adamw, muon'),
-    (('.*', dict(lr=-1.0)), 'must be positive'),
+    (('.*', dict(lr=-1.0)), r'"lr" of parameter group .* is -1.0; .* > 0'),
+    (('.*', dict(lr=float('nan'))), 'NaN; expected a number > 0'),
+    (('(', dict(lr=1.0)), r"parameter group '\(' is not a valid regex"),
+    (('.*', {}), 'has no "lr"'),
   ],
 )
 def test_invalid_groups(group, message):

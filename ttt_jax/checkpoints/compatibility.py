@@ -26,6 +26,7 @@ FREE_FIELDS = (
   'scheduler',
   'video',
   'edits',
+  'extra',
   'sample',
   'data.folder',
   'data.storyboards',

@@ -38,6 +38,7 @@ from rich import table as rich_table
 
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 _SOURCE = flags.DEFINE_string(
   'source', None, 'Folder to convert.', required=True
@@ -56,17 +57,21 @@ _MIXER = flags.DEFINE_enum(
   'TTT layers to add to a transformer with initial weights; none omits those'
   ' of the source. Training does not need it: it adds its own.',
 )
-_MINI_BATCH = flags.DEFINE_integer(
-  'mini_batch', None, 'Tokens per mini-batch of new TTT layers; by default 64.'
+_MINI_BATCH = cli.define(
+  'mini_batch',
+  None,
+  'Tokens per mini-batch of new TTT layers; by default 64.',
+  schema.PositiveInt,
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of new TTT layers.')
+_SEED = cli.define('seed', 0, 'Seed of new TTT layers.', schema.Seed)
 _EMA = flags.DEFINE_bool(
   'ema', True, 'Averaged weights of a training run instead of the last ones.'
 )
-_SHARD_GB = flags.DEFINE_float(
+_SHARD_GB = cli.define(
   'shard_gb',
   10.0,
   'Largest safetensors file in GB; larger models become several files.',
+  schema.PositiveFloat,
 )
 
 
@@ -80,8 +85,7 @@ def main(_) -> None:
     raise FileNotFoundError(f'--source is {source}; there is no such folder')
   if out == source or source in out.parents:
     raise ValueError(f'--out {out} is inside --source; choose another folder')
-  if _SHARD_GB.value <= 0:
-    raise ValueError(f'--shard_gb is {_SHARD_GB.value}; it must be above 0')
+  files.check_writable(out, folder=True)
   start = time.perf_counter()
   with files.atomic_folder(out) as temporary:
     parts = registry.find_parts(source)

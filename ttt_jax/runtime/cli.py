@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import io
 import logging as python_logging
 import os
-import pathlib
+import re
 import sys
 import traceback
+from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
+import ml_collections
 
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import distributed
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
-# Errors that a user can fix by other input. All others are defects of the
-# program and keep their traceback.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError)
+# Errors that a user can fix by other input, permissions or hardware. All others
+# are defects of the program and keep their traceback.
+USER_ERRORS = (ValueError, OSError, MemoryError)
+
+flags.disclaim_key_flags()  # `define` defines those of its callers.
+
+
+def define(
+  name: str, default: float | None, help_text: str, kind: Any
+) -> flags.FlagHolder[Any]:
+  """Defines a flag whose number has a kind of `runtime.schema`.
+
+  Args:
+    name: Name of the flag.
+    default: Value without the flag.
+    help_text: Help.
+    kind: Kind of the number, for example `schema.PositiveInt`.
+  """
+  return flags.DEFINE(_KindParser(kind), name, default, help_text)
+
+
+class _KindParser(flags.ArgumentParser):
+  """Converts the text of a flag to a number of a kind."""
+
+  def __init__(self, kind: Any):
+    self._kind = kind
+
+  def parse(self, argument: Any) -> Any:
+    if not isinstance(argument, str):
+      return argument  # The default.
+    try:
+      return schema.convert(argument, self._kind, '', strict=False)
+    except ValueError as e:
+      raise ValueError(str(e).partition('; ')[2]) from e
 
 
 def run(
@@ -42,8 +78,13 @@ def run(
     logging.set_verbosity(logging.WARNING)
     # The errors of gcsfs reach us as exceptions, too.
     python_logging.getLogger('gcsfs').setLevel(python_logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      # File names that are not UTF-8 can be printed.
+      sys.stdout.reconfigure(errors='backslashreplace')
     try:
       return main(argv)
+    except KeyboardInterrupt:
+      return distributed.hard_exit(_fail('interrupted', 130))
     except Exception as e:
       if not os.environ.get('TTT_JAX_TRACEBACK'):
         disconnect = distributed.describe_disconnect(
@@ -51,8 +92,8 @@ def run(
         ) or bucket.describe_disconnect(e)
         if disconnect:
           return distributed.hard_exit(_fail(disconnect, os.EX_TEMPFAIL))
-        if isinstance(e, USER_ERRORS):
-          return distributed.hard_exit(_fail(e))
+        if (reason := describe(e)) is not None:
+          return distributed.hard_exit(_fail(reason))
       if distributed.is_multiprocess():
         traceback.print_exc()
         distributed.hard_exit(1)
@@ -61,27 +102,80 @@ def run(
   app.run(guarded, flags_parser=_parse)
 
 
+def describe(error: Exception) -> str | None:
+  """Returns the text for a user; None for a defect of the program."""
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+    return (
+      f'out of memory ({files.first_line(error)[:200]}); train with more'
+      ' --config.microbatches, --config.model.remat=layer or a larger'
+      ' --config.mesh.sp, sample with --mesh=sp:N, edit with --batch=1'
+    )
+  if isinstance(error, UnicodeEncodeError):
+    character = error.object[error.start : error.start + 1]
+    return (
+      f'{error.object[:60]!r} contains {character!r}, which is not a character'
+      f' of {error.encoding}; write the text or the file name again'
+    )
+  if isinstance(error, OSError) and error.strerror:
+    return ': '.join(map(str, filter(None, (error.filename, error.strerror))))
+  if isinstance(error, USER_ERRORS):
+    return str(error)
+  if 'Unable to initialize backend' in str(error):
+    return (
+      f'{files.first_line(error)[:200]}; set JAX_PLATFORMS=cpu, or unset it'
+    )
+  return None
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags and the config file; exits with one line on an error."""
   # Help works with and without a config.
   if any(a.lstrip('-').startswith('help') for a in argv[1:]):
     return app.parse_flags_with_usage(list(argv))
-  for argument in argv[1:]:
-    if argument.startswith('--config='):
-      path = argument.partition('=')[2].partition(':')[0]
-      if not pathlib.Path(path).is_file():
+  path = None
+  for argument, following in zip(argv[1:], [*argv[2:], '']):
+    if re.match(r'--?config(=|$)', argument):
+      value = argument.partition('=')[2] if '=' in argument else following
+      path = value.partition(':')[0]
+      if not os.path.isfile(path):
         sys.exit(
           _fail(f'--config {path} does not exist; configs/quickstart.py is one')
         )
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    if path is not None:
+      _check_config(path, flags.FLAGS['config'].value)
+    return rest
   except flags.Error as e:
     # An error of a config file is part of absl's, with its traceback.
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    sys.exit(_fail(lines[-1].removeprefix('ValueError: ')))
-  except (AttributeError, KeyError, TypeError) as e:
-    detail = ' '.join(str(e.args[0] if e.args else e).split())
-    sys.exit(_fail(f'--config.NAME=VALUE does not fit the config: {detail}'))
+    error = trace = str(e)
+  except Exception as e:
+    error, trace = str(e.args[0] if e.args else e), traceback.format_exc()
+    if path is None:
+      raise
+    error = f'{type(e).__name__}: {" ".join(error.split())}'
+  last = [line.strip() for line in error.splitlines() if line.strip()][-1]
+  kind, _, message = last.partition(': ')
+  where = re.findall(rf'File "{re.escape(str(path))}", line (\d+)', trace)
+  if "no attribute 'get_config'" in message:
+    message = f'--config {path} defines no get_config()'
+  elif where and kind != 'ValueError':  # That is a message of a recipe.
+    message = f'{path}, line {where[-1]}: {last}'
+  elif error is not trace:
+    message = f'--config.NAME=VALUE does not fit the config: {message}'
+  elif kind != 'ValueError':
+    message = last
+  sys.exit(_fail(message))
+
+
+def _check_config(path: str, config: Any) -> None:
+  """Raises flags.Error unless a file returned a config."""
+  if not isinstance(config, ml_collections.ConfigDict):
+    error = getattr(config, '_error', None)  # Of absl's own kind of config.
+    reason = f'get_config() returns {type(config).__name__}, not a ConfigDict'
+    if isinstance(error, OSError):
+      reason = describe(error)
+    raise flags.Error(f'--config {path}: {reason}')
 
 
 def _fail(message: object, status: int = 2) -> int:

@@ -8,6 +8,8 @@ from absl import flags
 from etils import epath
 import jax
 
+from ttt_jax.runtime import files
+
 _FOLDER = flags.DEFINE_string(
   'compilation_cache',
   None,
@@ -27,4 +29,6 @@ def enable_compilation_cache(workdir: str | os.PathLike[str]) -> None:
   if folder is None and not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     folder = os.fspath(epath.Path(workdir) / 'compilation_cache')
   if folder is not None:
+    if folder:
+      files.check_writable(folder, folder=True)
     jax.config.update('jax_compilation_cache_dir', folder or None)

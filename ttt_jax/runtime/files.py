@@ -106,7 +106,8 @@ def check_writable(
   checked, see `bucket.check`.
 
   Args:
-    path: File, or folder, that may not exist yet.
+    path: File or folder that may not exist yet. The folder of a file must
+      exist.
     folder: Whether `path` is to be a folder.
 
   Raises:
@@ -125,6 +126,8 @@ def check_writable(
     if place == target and is_folder != folder:
       number = errno.EISDIR if is_folder else errno.ENOTDIR
       raise OSError(number, os.strerror(number))
+    if not folder and place not in (target, target.parent):
+      raise OSError(errno.ENOENT, f'there is no folder {target.parent}')
     tempfile.TemporaryFile(dir=place if is_folder else place.parent).close()
   except (OSError, ValueError) as e:
     raise ValueError(

@@ -35,6 +35,21 @@ def require_local(path: str | os.PathLike[str], flag: str) -> pathlib.Path:
   return pathlib.Path(path)
 
 
+def check_name(name: str, what: str) -> None:
+  """Raises ValueError unless a name is one ordinary component of a path."""
+  if (
+    not name.isprintable()  # Also excludes lone surrogates.
+    or set(name) & set('/\\')
+    or not name.strip('. ')
+    or name != name.rstrip('. ')
+    or len(name.encode()) > 255
+  ):
+    raise ValueError(
+      f'{what} is {name[:60]!r}; it must be the name of a folder or a file, up'
+      " to 255 bytes and without '/', for example 3s"
+    )
+
+
 def in_workdir(path: str, workdir: str | os.PathLike[str]) -> str:
   """Returns a path of a config with '{workdir}' replaced."""
   return path.replace('{workdir}', os.fspath(workdir))

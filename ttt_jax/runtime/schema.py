@@ -29,23 +29,11 @@ Depth = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 
-def one_of(names: Iterable[str]) -> Any:
-  """Returns the kind of a text that is one of `names`."""
-  pattern = '|'.join(map(re.escape, names))
-  return Annotated[str, msgspec.Meta(pattern=rf'^({pattern})\Z')]
-
-
-def _list_names(match: re.Match[str]) -> str:
-  names = re.sub(r'\\(.)', r'\1', match[1].replace('\\\\', '\\'))
-  return f'one of {", ".join(names.split("|"))}'
-
-
 # msgspec's words and those for users.
 _TERMS = (
   (r'`|Expected ', ''),
   (r', got .*', ''),
   (r" matching regex '\\\\S'", ' that is not blank'),
-  (r"str matching regex '\^\((.*)\)\\\\Z'", _list_names),
   (r'(\w+)\.0\b', r'\1'),
   (r'\bstr\b', 'a text'),
   (r'\bint\b', 'a whole number'),
@@ -64,7 +52,8 @@ def convert(
 
   Args:
     value: Result of `json.load`.
-    kind: Type that msgspec supports, at most one of them a Struct.
+    kind: Type that msgspec supports, at most one of them a Struct; Structs
+      may contain others.
     location: Name of the value in messages, for example 'entry 3'. Keys are
       appended to a dotted name: 'config.data' gives 'config.data.fps'.
     strict: Whether a text stays a text; otherwise it may be a number.
@@ -77,22 +66,24 @@ def convert(
     return msgspec.convert(value, kind, strict=strict)
   except msgspec.ValidationError as e:
     reason, _, path = str(e).partition(' - at `$')
-  if 'unknown field' in reason:
-    structs = (k for k in get_args(kind) or (kind,) if isinstance(k, type))
-    (keys,) = (
-      s.__struct_fields__ for s in structs if hasattr(s, '__struct_fields__')
-    )
-    check_keys(value, keys, location)
-  if 'missing required' in reason:
-    key = reason.split('`')[1]
-    raise ValueError(f'{location} has no "{key}"')
   for key, index in re.findall(r'\.(\w+)|\[(\d+)\]', path):
     value = value[key or int(index)]
+    struct = struct_of(kind)
+    kind = field_kinds(struct)[key] if struct and key else Any
     if key and re.fullmatch(r'[\w.]+', location):
       location = f'{location}.{key}'
     else:
       name = f'"{key}"' if key else f'item {int(index) + 1}'
       location = f'{name} of {location}'
+  if 'unknown field' in reason:
+    check_keys(value, field_kinds(struct_of(kind)), location)
+  if 'missing required' in reason:
+    key = reason.split('`')[1]
+    raise ValueError(f'{location} has no "{key}"')
+  if 'enum value' in reason:
+    names = [n for k in (kind, *get_args(kind)) for n in get_args(k)]
+    names = [name or "''" for name in names if isinstance(name, str)]
+    reason = f'one of {", ".join(names)}'
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)
   raise ValueError(f'{location} is {_show(value)}; expected {reason}')
@@ -150,10 +141,20 @@ def check_fields(config: Any, owner: str) -> None:
 
 
 @functools.cache
-def field_kinds(config_class: type[Any]) -> dict[str, Any]:
-  """Returns name -> kind, see `convert`, of the fields of a dataclass."""
+def field_kinds(config_class: Any) -> dict[str, Any]:
+  """Returns name -> kind of the fields of a dataclass or a Struct."""
   kinds = get_type_hints(config_class, include_extras=True)
+  if struct_of(config_class):
+    return {name: kinds[name] for name in config_class.__struct_fields__}
   return {f.name: kinds[f.name] for f in dataclasses.fields(config_class)}
+
+
+def struct_of(kind: Any) -> type[msgspec.Struct] | None:
+  """Returns the Struct of a kind such as `Entry | None`, if it has one."""
+  for k in (kind, *get_args(kind)):
+    if isinstance(k, type) and issubclass(k, msgspec.Struct):
+      return k
+  return None
 
 
 def _show(value: Any) -> str:

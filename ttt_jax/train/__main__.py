@@ -25,6 +25,7 @@ from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import compilation
 from ttt_jax.runtime import distributed
+from ttt_jax.runtime import files
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
@@ -70,13 +71,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
+  experiment_lib.check_config(config)
+  files.check_writable(_WORKDIR.value, folder=True)
   bucket.check(_WORKDIR.value, write=True)
   for path in (config.get('init_from', ''), config.data.folder):
     bucket.check(path)
   distributed.initialize()
   compilation.enable_compilation_cache(_WORKDIR.value)
   if 'video' in config:
-    experiment_lib.check_config(config)
     single_video.prepare(config, _WORKDIR.value)
   experiment = experiment_lib.Experiment(config, _WORKDIR.value)
   console = rich_console.Console()

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from ttt_jax import backbones
+from ttt_jax import config_schema
 from ttt_jax import sharding as sharding_lib
 from ttt_jax.data import batches as batches_lib
 from ttt_jax.data.store import manifest as manifest_lib
@@ -23,44 +24,13 @@ from ttt_jax.train import objective as objective_lib
 from ttt_jax.train import optimizer as optimizer_lib
 from ttt_jax.train import timing
 
-# Integer fields of the config and their minimum values.
-_MINIMUM = dict(
-  seed=0,
-  steps=1,
-  batch_size=1,
-  microbatches=1,
-  log_every=1,
-  diagnose_every=0,
-  checkpoint_every=1,
-  keep_last=1,
-  keep_every=0,
-  sample_every=0,
-)
-
 
 def check_config(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for a value that cannot work; touches no device."""
-  for name, minimum in _MINIMUM.items():
-    value = config[name]
-    if not isinstance(value, int) or value < minimum:
-      raise ValueError(
-        f'config.{name} is {value!r}; it must be an integer of {minimum} or'
-        ' more'
-      )
-  for name in ('ema_decay', 'text_dropout'):
-    if not 0 <= config[name] < 1:
-      raise ValueError(
-        f'config.{name} is {config[name]}; it must be in [0, 1), for example'
-        ' 0.1'
-      )
-  if not config.stage or '/' in config.stage:
-    raise ValueError(
-      f'config.stage is {config.stage!r}; it must be the name of a folder, for'
-      ' example 3s'
-    )
-  schedulers.scheduler(str(config.get('scheduler', schedulers.DEFAULT)))
-  network = backbones.from_config(config).network
-  if config.diagnose_every and not hasattr(network, 'diagnostics'):
+  config_schema.check(config)
+  schedulers.scheduler(config.get('scheduler') or schedulers.DEFAULT)
+  backbone = backbones.from_config(config)
+  if config.diagnose_every and not hasattr(backbone.network, 'diagnostics'):
     raise ValueError(
       f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
       ' TTT layers to diagnose, set it to 0'
@@ -69,7 +39,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     config.mesh,
     batch_size=config.batch_size,
     microbatches=config.microbatches,
-    num_heads=backbones.from_config(config).num_heads,
+    num_heads=backbone.num_heads,
   )
 
 

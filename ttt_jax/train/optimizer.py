@@ -17,10 +17,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from msgspec import structs
 import optax
 from rich import table as rich_table
 
+from ttt_jax import config_schema
 from ttt_jax.checkpoints import train_state
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 Params = Mapping[str, Any]
 
@@ -30,16 +34,6 @@ Params = Mapping[str, Any]
 _NO_DECAY = re.compile(r'bias|norm|(^|/)(scale|ln_scale|b|b1|b2)(/|$)')
 # Parameters under this prefix have a leading layer axis (nn.scan).
 _STACKED = 'layers/'
-
-_DEFAULTS: dict[str, Any] = dict(
-  optimizer='adamw',
-  lr=None,
-  schedule='constant',
-  warmup=0,
-  end_lr=0.0,
-  weight_decay=0.0,
-  name=None,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +73,7 @@ def schedule(
 
   The rate of the first step is lr / warmup, not zero.
   """
-  if kind not in ('constant', 'linear', 'cosine'):
-    raise ValueError(
-      f'schedule {kind!r}; expected one of constant, linear, cosine'
-    )
+  schema.convert(kind, config_schema.Schedule, 'schedule')
 
   def rate(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
@@ -100,35 +91,29 @@ def schedule(
 
 def _parse_groups(
   groups: Sequence[Any],
-) -> list[tuple[re.Pattern[str], dict[str, Any] | None]]:
-  """Checks the groups of a config and adds defaults and names."""
+) -> list[tuple[re.Pattern[str], config_schema.ParameterGroup | None]]:
+  """Checks the groups of a config and names those without a name."""
   parsed, names = [], set()
   for pattern, options in groups:
+    try:
+      regex = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as e:
+      raise ValueError(
+        f'parameter group {pattern!r} is not a valid regex: {e}'
+      ) from e
     if options is None:
-      parsed.append((re.compile(pattern), None))
+      parsed.append((regex, None))
       continue
-    options = dict(options)
-    if unknown := sorted(set(options) - set(_DEFAULTS)):
-      raise ValueError(
-        f'parameter group {pattern!r} has unknown options {unknown};'
-        f' expected some of {sorted(_DEFAULTS)}'
-      )
-    options = _DEFAULTS | options
-    if options['optimizer'] not in ('adamw', 'muon'):
-      raise ValueError(
-        f'parameter group {pattern!r}: optimizer {options["optimizer"]!r};'
-        ' expected one of adamw, muon'
-      )
-    if options['lr'] is None or not options['lr'] > 0:
-      raise ValueError(
-        f'parameter group {pattern!r}: lr is {options["lr"]}, it must be'
-        ' positive; to freeze a group, replace its options by None'
-      )
-    name = options['name'] or re.sub(r'\W+', '_', pattern).strip('_') or 'rest'
+    group = schema.convert(
+      files.to_json_types(dict(options)),
+      config_schema.ParameterGroup,
+      f'parameter group {pattern!r}',
+    )
+    name = group.name or re.sub(r'\W+', '_', pattern).strip('_') or 'rest'
     while name in names:
-      name += '_' + options['optimizer']
+      name += '_' + group.optimizer
     names.add(name)
-    parsed.append((re.compile(pattern), options | dict(name=name)))
+    parsed.append((regex, structs.replace(group, name=name)))
   return parsed
 
 
@@ -147,13 +132,13 @@ def assign_groups(
   parsed = _parse_groups(groups)
   names: dict[str, str | None] = {}
   for path, leaf in train_state.flatten(params).items():
-    for pattern, options in parsed:
+    for pattern, group in parsed:
       if not pattern.fullmatch(path):
         continue
-      muon = options is not None and options['optimizer'] == 'muon'
+      muon = group is not None and group.optimizer == 'muon'
       if muon and not is_matrix(path, len(leaf.shape)):
         continue
-      names[path] = None if options is None else options['name']
+      names[path] = None if group is None else group.name
       break
   if missing := [p for p in train_state.flatten(params) if p not in names]:
     raise ValueError(
@@ -180,42 +165,45 @@ def make_optimizer(
     steps: Length of the stage, for the schedules.
   """
   groups = assign_groups(config['groups'], params)
-  b1, b2 = config.get('betas', (0.9, 0.95))
-  eps = config.get('eps', 1e-8)
+  options = schema.convert(
+    files.to_json_types(dict(config)),
+    config_schema.Optimizer,
+    'config.optimizer',
+  )
   schedules, transforms = {}, {}
-  for _, options in _parse_groups(config['groups']):
-    if options is None or options['name'] not in groups.values():
+  for _, group in _parse_groups(config['groups']):
+    if group is None or group.name not in groups.values():
       continue
     rate = schedule(
-      options['schedule'],
-      options['lr'],
+      group.schedule,
+      group.lr,
       steps=steps,
-      warmup=options['warmup'],
-      end_lr=options['end_lr'],
+      warmup=group.warmup,
+      end_lr=group.end_lr,
     )
-    schedules[options['name']] = rate
-    if options['optimizer'] == 'muon':
+    schedules[group.name] = rate
+    if group.optimizer == 'muon':
       # A muon group has matrices only, which are all decayed.
-      transforms[options['name']] = optax.contrib.muon(
+      transforms[group.name] = optax.contrib.muon(
         rate,
-        weight_decay=options['weight_decay'],
+        weight_decay=group.weight_decay,
         muon_weight_dimension_numbers=_last_two_axes,
       )
     else:
-      transforms[options['name']] = optax.adamw(
+      transforms[group.name] = optax.adamw(
         rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=options['weight_decay'],
+        b1=options.betas[0],
+        b2=options.betas[1],
+        eps=options.eps,
+        weight_decay=group.weight_decay,
         mask=_decayed,
       )
   labels = train_state.unflatten(
     {k: v for k, v in groups.items() if v is not None}
   )
   tx = optax.partition(transforms, labels)
-  if config.get('clip', 0.0):
-    tx = optax.chain(optax.clip_by_global_norm(config['clip']), tx)
+  if options.clip:
+    tx = optax.chain(optax.clip_by_global_norm(options.clip), tx)
   return Optimizer(tx, schedules, groups)
 
 
@@ -243,14 +231,14 @@ def group_table(config: Mapping[str, Any], params: Params) -> rich_table.Table:
   table = rich_table.Table(title='parameter groups')
   for column in ('group', 'arrays', 'parameters', 'trains', 'learning rate'):
     table.add_column(column, justify='left' if column == 'group' else 'right')
-  for _, options in _parse_groups(config['groups']):
-    if options is None:
+  for _, group in _parse_groups(config['groups']):
+    if group is None:
       continue
-    members = [k for k, v in groups.items() if v == options['name']]
-    rate = f'{options["optimizer"]} {options["lr"]:g} {options["schedule"]}'
+    members = [k for k, v in groups.items() if v == group.name]
+    rate = f'{group.optimizer} {group.lr:g} {group.schedule}'
     count = f'{sum(sizes[k] for k in members):,}'
     trains = 'yes' if members else '-'
-    table.add_row(options['name'], str(len(members)), count, trains, rate)
+    table.add_row(group.name, str(len(members)), count, trains, rate)
   frozen = [k for k, v in groups.items() if v is None]
   count = f'{sum(sizes[k] for k in frozen):,}'
   table.add_row('frozen', str(len(frozen)), count, 'no', '-')

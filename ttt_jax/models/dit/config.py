@@ -10,6 +10,7 @@ from ttt_jax.models import layers
 from ttt_jax.models import softmax
 from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions as positions_lib
+from ttt_jax.runtime import schema
 
 REMAT_POLICIES = ('none', 'layer', 'offload')
 
@@ -62,35 +63,36 @@ class DiTConfig:
       takes the backend's best.
   """
 
-  model_dim: int = 3072
-  num_heads: int = 48
-  num_layers: int = 42
-  time_embed_dim: int = 512
-  text_dim: int = 4096
-  in_channels: int = 16
-  out_channels: int = 16
-  patch_size: int = 2
-  segment_latent_frames: int = 12
+  model_dim: schema.PositiveInt = 3072
+  num_heads: schema.PositiveInt = 48
+  num_layers: schema.Depth = 42
+  time_embed_dim: schema.PositiveInt = 512
+  text_dim: schema.PositiveInt = 4096
+  in_channels: schema.PositiveInt = 16
+  out_channels: schema.PositiveInt = 16
+  patch_size: schema.PositiveInt = 2
+  segment_latent_frames: schema.PositiveInt = 12
   mixer: str = 'ttt_mlp'
   mixer_preset: str = 'matched'
-  mini_batch: int = 64
-  ttt_base_lr: float = 0.1
-  gate_init: float = 0.1
-  norm_eps: float = 1e-5
-  qk_norm_eps: float = 1e-6
-  rope_theta: float = 10_000.0
+  mini_batch: schema.PositiveInt = 64
+  ttt_base_lr: schema.NonNegativeFloat = 0.1
+  gate_init: schema.FiniteFloat = 0.1
+  norm_eps: schema.Epsilon = 1e-5
+  qk_norm_eps: schema.Epsilon = 1e-6
+  rope_theta: schema.PositiveFloat = 10_000.0
   positions: str = 'rope'
-  base_rows: int = 0
-  base_columns: int = 0
-  spatial_scale: float = 1.875
-  temporal_scale: float = 1.0
-  max_text_length: int = 226
+  base_rows: schema.NonNegativeInt = 0
+  base_columns: schema.NonNegativeInt = 0
+  spatial_scale: schema.PositiveFloat = 1.875
+  temporal_scale: schema.PositiveFloat = 1.0
+  max_text_length: schema.PositiveInt = 226
   dtype: str = 'float32'
   remat: str = 'none'
   implementation: str | None = None
   attention: str | None = None
 
   def __post_init__(self):
+    schema.check_fields(self, 'model')
     if self.model_dim % (16 * self.num_heads):
       raise ValueError(
         f'model_dim {self.model_dim} over num_heads {self.num_heads} must'
@@ -107,9 +109,7 @@ class DiTConfig:
       attention=(None, *softmax.IMPLEMENTATIONS),
     )
     mixers.MIXERS[self.mixer].check(self)
-    if min(self.base_rows, self.base_columns) < 0 or (
-      bool(self.base_rows) != bool(self.base_columns)
-    ):
+    if bool(self.base_rows) != bool(self.base_columns):
       raise ValueError(
         f'model.base_rows is {self.base_rows} and model.base_columns'
         f' {self.base_columns}; set both, for example 30 and 45, or neither'
