@@ -56,7 +56,7 @@ def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
     (dict(source='nowhere'), 'there is no such folder'),
     (dict(source=str(ROOT / 'docs')), 'no config.json in'),
     (dict(source=str(ROOT / 'docs'), out='docs/new'), 'is inside --source'),
-    (dict(shard_gb=0), '--shard_gb is 0.0; it must be above 0'),
+    (dict(shard_gb=0), 'flag --shard_gb=0: expected a number > 0'),
     (dict(dtype='int8'), '--dtype=int8'),
   ],
 )
