@@ -58,3 +58,41 @@ def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
     found,
     want,
   )
+
+
+@pytest.mark.parametrize('implementation', softmax.IMPLEMENTATIONS)
+@pytest.mark.parametrize('reach', [1, 100, 700])
+def test_a_band(reach, implementation, monkeypatch):
+  monkeypatch.setattr(softmax, '_GRANULE', 128)
+  monkeypatch.setattr(softmax, '_BAND_BLOCK', 64)
+  interpreted = functools.partial(softmax.splash, interpret=True)
+  monkeypatch.setattr(softmax, 'splash', interpreted)
+  length, heads, dim = 300, 2, 64
+  rng = np.random.default_rng(0)
+  shape = (1, length, heads * dim)
+  qkv = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)]
+  distance = np.arange(length)[:, None] - np.arange(length)
+  mask = (distance >= 0) & (distance < reach)
+
+  def direct(*qkv):
+    q, k, v = (x.reshape(1, length, heads, dim) for x in qkv)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask[None, None])
+    return out.reshape(shape)
+
+  def band(*qkv):
+    return softmax.attend_back(*qkv, dim, reach, implementation)
+
+  weight = rng.normal(size=shape)
+  found, want = (
+    jax.jit(
+      jax.value_and_grad(lambda *qkv, f=f: jnp.sum(f(*qkv) * weight), (0, 1, 2))
+    )(*qkv)
+    for f in (band, direct)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-4, atol=1e-5 * (1 + np.abs(b).max())
+    ),
+    found,
+    want,
+  )

@@ -173,18 +173,20 @@ class DenseWeights(nn.Module):
   Attributes:
     features: Number of outputs, O.
     kernel_init: Initializer of the kernel.
+    use_bias: Whether the bias is a parameter; else it is zero.
   """
 
   features: int
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, inputs: int) -> tuple[jax.Array, jax.Array]:
     """Returns the weights of a layer with I = `inputs`."""
-    return (
-      self.param('kernel', self.kernel_init, (inputs, self.features)),
-      self.param('bias', nn.initializers.zeros, (self.features,)),
-    )
+    kernel = self.param('kernel', self.kernel_init, (inputs, self.features))
+    if not self.use_bias:
+      return kernel, jnp.zeros(self.features, kernel.dtype)
+    return kernel, self.param('bias', nn.initializers.zeros, (self.features,))
 
 
 class Dense(DenseWeights):

@@ -1,9 +1,10 @@
-"""Softmax attention over one window: XLA's, or splash attention on TPUs.
+"""Softmax attention: XLA's, or splash attention on TPUs.
 
 XLA's keeps a window's score matrix in memory (at 63 s 18 030 x 18 030 per
 head), so it suits CPUs and small windows. Splash attention, JAX's Pallas
 kernel, never forms that matrix. It requires windows of complete blocks and is
-fast for inputs of low precision.
+fast for inputs of low precision. Where each query reaches back over a band of
+keys only, neither forms a matrix of all tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ttt_jax.models import heads as heads_lib
 
@@ -31,6 +33,10 @@ _QUERIES_BACKWARD, _KEYS_BACKWARD = 2, 4
 # Keys per product within a block.
 _KEYS_AT_ONCE = 256
 _LANES = 128
+# Granules per block of a band: queries and keys.
+_BAND_QUERIES, _BAND_KEYS = 2, 4
+# Queries per block of a band with XLA.
+_BAND_BLOCK = 512
 # Name of the result of `attend` in checkpoint policies.
 RESULT = 'softmax_attention'
 
@@ -46,6 +52,65 @@ def padded(length: int, implementation: str) -> int:
     return length
   granule = _granule(length)
   return -(-length // granule) * granule
+
+
+def attend_back(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  head_dim: int,
+  reach: int,
+  implementation: str,
+) -> jax.Array:
+  """Computes multi-head attention of each token to a band before it.
+
+  Args:
+    q: Queries [B, T, H * D].
+    k: Keys [B, T, H * D].
+    v: Values [B, T, H * D].
+    head_dim: Features per head, D.
+    reach: Keys of a query: its own token and the `reach` - 1 before it.
+    implementation: One of `IMPLEMENTATIONS`.
+
+  Returns:
+    [B, T, H * D]; softmax in float32.
+  """
+  b, t, m = q.shape
+  if implementation == 'splash':
+    unit = _granule(t) * min(_BAND_KEYS, -(-t // _granule(t)))
+    fill = ((0, 0), (0, -t % unit), (0, 0))
+    q, k, v = (jnp.pad(x, fill) for x in (q, k, v))
+    return splash(q, k, v, head_dim, q.shape[1], reach)[:, :t]
+  block = min(_BAND_BLOCK, t)
+  count = -(-t // block)
+  # Blocks before a block of queries that it reaches, in tokens.
+  before = min(-(-(reach - 1) // block), count - 1) * block
+  # Float32, so that the parts of a key's gradient are summed in it.
+  k, v = (
+    jnp.pad(
+      x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+      ((0, 0), (before, count * block - t), (0, 0)),
+    )
+    for x in (k, v)
+  )
+  q = jnp.pad(q, ((0, 0), (0, count * block - t), (0, 0)))
+
+  # One block of scores at a time, also in the backward pass.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def attend_block(start):
+    queries = start + np.arange(block)[:, None]
+    keys = start - before + np.arange(before + block)
+    mask = (keys >= 0) & (keys <= queries) & (keys > queries - reach)
+    cut = lambda x, size: jax.lax.dynamic_slice_in_dim(x, start, size, 1)
+    split = lambda x: x.astype(q.dtype).reshape(b, x.shape[1], -1, head_dim)
+    return jax.nn.dot_product_attention(
+      split(cut(q, block)),
+      *(split(cut(x, before + block)) for x in (k, v)),
+      mask=mask[None, None],
+    )
+
+  out = jax.lax.map(attend_block, block * jnp.arange(count))
+  return out.swapaxes(0, 1).reshape(b, -1, m)[:, :t]
 
 
 def attend(
@@ -94,6 +159,7 @@ def splash(
   v: jax.Array,
   head_dim: int,
   length: int,
+  reach: int | None = None,
   interpret: bool = False,
 ) -> jax.Array:
   """Computes splash attention of all queries to the first `length` keys.
@@ -110,6 +176,8 @@ def splash(
     v: Values [B, S, H * D].
     head_dim: Features per head, D.
     length: Keys before the padding.
+    reach: Keys of a query: its own token and the `reach` - 1 before it; None
+      has no such limit.
     interpret: Runs the kernels on any backend, slowly.
 
   Returns:
@@ -122,10 +190,10 @@ def splash(
   heads = heads_lib.HeadPacking(m // head_dim, head_dim)
   # Mask of the lanes of each head in a group.
   masks = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
-  keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
-  kernel: Callable[..., Any] = library.make_splash_mqa_single_device(
-    library.MultiHeadMask([library.FullMask((w, s))] * heads.group),
-    block_sizes=library.BlockSizes(
+  if reach is None:
+    mask = library.FullMask((w, s))
+    keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
+    blocks = library.BlockSizes(
       block_q=_block(w, _QUERIES),
       block_kv=keys,
       block_kv_compute=math.gcd(keys, _KEYS_AT_ONCE),
@@ -136,7 +204,25 @@ def splash(
       # instead of seven. Each block of keys writes its part of the
       # queries' gradient, rounded to their dtype.
       use_fused_bwd_kernel=True,
-    ),
+    )
+  else:
+    mask = library.LocalMask((w, s), (reach - 1, 0), 0)
+    queries, keys = _block(w, _BAND_QUERIES), _block(s, _BAND_KEYS)
+    at_once = math.gcd(keys, _KEYS_AT_ONCE)
+    # A fused kernel would write the queries' gradient once per block of keys.
+    blocks = library.BlockSizes(
+      block_q=queries,
+      block_kv=keys,
+      block_kv_compute=at_once,
+      block_q_dkv=queries,
+      block_kv_dkv=keys,
+      block_kv_dkv_compute=at_once,
+      block_q_dq=queries,
+      block_kv_dq=keys,
+    )
+  kernel: Callable[..., Any] = library.make_splash_mqa_single_device(
+    library.MultiHeadMask([mask] * heads.group),
+    block_sizes=blocks,
     residual_checkpoint_name=RESULT,
     interpret=interpret,
   )

@@ -8,6 +8,7 @@ and averaged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import functools
 
 from flax import linen as nn
@@ -70,6 +71,37 @@ def merge_windows(
   return jnp.concatenate([shared[:, 0], body, padding], axis=1)
 
 
+def normalised_heads(
+  z: jax.Array,
+  heads: heads_lib.HeadPacking,
+  norms: Sequence[projections.Weights],
+  rotary: heads_lib.RotaryTable,
+  epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns queries and keys, normalised and rotated, and values.
+
+  Args:
+    z: Projections of the tokens, [B, T, X] with q, k and v of all heads first.
+    heads: Packing of the heads.
+    norms: Scale and bias [D] of the LayerNorms on q and k.
+    rotary: Table of the tokens from `heads.tile_over_lanes`.
+    epsilon: Epsilon of the LayerNorms.
+
+  Returns:
+    [B, T, H * D] each, in z's dtype.
+  """
+  q, k, v = projections.split_projection(z, [heads.number * heads.dim] * 3)
+  q, k = (
+    heads.unpack(
+      heads.rotate(
+        heads.layer_norm(heads.pack(y), norm, epsilon), rotary
+      ).astype(y.dtype)
+    )
+    for y, norm in zip((q, k), norms)
+  )
+  return q, k, v
+
+
 class SegmentAttention(nn.Module):
   """Multi-head attention within overlapping windows.
 
@@ -117,8 +149,7 @@ class SegmentAttention(nn.Module):
 
     def all_windows(z, _, shared):
       norms, rotary = shared
-      width = m // self.sharding_plan.sp
-      heads = heads_lib.HeadPacking(width // d, d)
+      heads = heads_lib.HeadPacking(self.num_heads // self.sharding_plan.sp, d)
       rotary = heads.tile_over_lanes(rotary)
 
       # Windows run in sequence, so that only one score matrix exists at a time,
@@ -131,15 +162,8 @@ class SegmentAttention(nn.Module):
         policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
       )
       def attend(z, norms):
-        q, k, v = projections.split_projection(z, [width] * 3)
-        q, k = (
-          heads.rotate(
-            heads.layer_norm(heads.pack(y), norm, self.qk_norm_eps), rotary
-          ).astype(y.dtype)
-          for y, norm in zip((q, k), norms)
-        )
-        q, k = heads.unpack(q), heads.unpack(k)
-        return softmax.attend(q, k, v, d, order.window, implementation)
+        qkv = normalised_heads(z, heads, norms, rotary, self.qk_norm_eps)
+        return softmax.attend(*qkv, d, order.window, implementation)
 
       out = jax.lax.map(lambda z: attend(z, norms), windows(z, order, size))
       # Averaging before the output projection equals averaging after it.

@@ -11,7 +11,8 @@ A layer is a module that scans a sequence in one direction,
 with x and y [B, T', M], the rotary table of the tokens in scan order, the
 `Permutation` that puts them in scan order (None if they already are), and the
 number of tokens before the padding (None: all). Token i of the result depends
-on the tokens scanned up to i. Padding does not change the state. With
+on the tokens scanned up to i and on those of its own chunk, if the mixer has
+chunks. Padding does not change the state. With
 `diagnose`, `aux` contains scalars, among them `state_norm`. Heads are split
 over the mesh axis `sp` by `ShardingPlan.by_heads`.
 
@@ -25,12 +26,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pallas_kernels import Permutation
+from pallas_kernels import permute_rows
 from ttt_jax import sharding
 from ttt_jax import token_order
 from ttt_jax.models import layers
@@ -51,7 +56,7 @@ class Mixer(abc.ABC):
     implementations: Values of `DiTConfig.implementation` except None.
   """
 
-  scope: ClassVar[str]
+  scope: str
   fields: ClassVar[tuple[str, ...]] = ('mixer_preset',)
   defaults: Mapping[str, Any] = {}
   presets: ClassVar[tuple[str, ...]] = ('matched',)
@@ -115,6 +120,81 @@ class NoMixer(Mixer):
 
   def scan_flops(self, config, order):
     return 0.0
+
+
+def permute(
+  z: jax.Array, permutation: Permutation | None, implementation: str | None
+) -> jax.Array:
+  """Permutes the tokens of z [B, T, X].
+
+  Args:
+    z: Tokens.
+    permutation: Permutation of the tokens; None leaves them in place.
+    implementation: Implementation of the mixer's op. The kernel that permutes
+      exists only for TPUs.
+  """
+  if permutation is None:
+    return z
+  if implementation not in (None, 'pallas_tpu'):
+    implementation = 'xla'
+  return permute_rows(z, permutation, implementation=implementation)
+
+
+def short_convolution(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+  """Convolves each channel with the tokens before it, then applies SiLU.
+
+  Args:
+    x: Tokens [B, T, H * D].
+    kernel: Weights [H, n, D] of the token n - 1 places before to the token
+      itself.
+    bias: Bias [H, D].
+
+  Returns:
+    [B, T, H * D] in x's dtype, computed in float32 or wider.
+  """
+  n, t = kernel.shape[1], x.shape[1]
+  y = jnp.pad(x, ((0, 0), (n - 1, 0), (0, 0)))
+  # Products of shifted copies: XLA's convolutions of single channels are slow.
+  terms = (y[:, i : i + t] * kernel[:, i].ravel() for i in range(n))
+  y = functools.reduce(jnp.add, terms)
+  return nn.silu(y if bias is None else y + bias.ravel()).astype(x.dtype)
+
+
+def rms_norm(x: jax.Array, epsilon: float) -> jax.Array:
+  """Divides by the root of the mean square of the last axis, in float32."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  square = jnp.square(x).mean(axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(square + epsilon)
+
+
+def l2_norm(x: jax.Array, epsilon: float) -> jax.Array:
+  """Divides by the length of the last axis, in float32."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  square = jnp.square(x).sum(axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(square + epsilon)
+
+
+def convolution_init(key, shape, dtype=jnp.float32):
+  """Initialises a kernel [H, n, D] of `short_convolution` as PyTorch does."""
+  bound = shape[1] ** -0.5
+  return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def log_rate_init(least: float) -> nn.initializers.Initializer:
+  """Returns an initializer of log A with A uniform from `least` to 16."""
+  return lambda key, shape, dtype=jnp.float32: jnp.log(
+    jax.random.uniform(key, shape, dtype, least, 16.0)
+  )
+
+
+def step_bias_init(key, shape, dtype=jnp.float32):
+  """Initialises a bias whose softplus is log-uniform from 0.001 to 0.1."""
+  step = jnp.exp(
+    jax.random.uniform(key, shape, dtype, np.log(1e-3), np.log(0.1))
+  )
+  return step + jnp.log(-jnp.expm1(-step))  # Inverts softplus.
 
 
 def state_norm(*states: jax.Array) -> jax.Array:

@@ -19,6 +19,9 @@ import numpy as np
 from pallas_kernels import Permutation
 from ttt_jax import token_order
 from ttt_jax.models import heads
+from ttt_jax.models.dit import gated_deltanet
+from ttt_jax.models.dit import global_attention
+from ttt_jax.models.dit import mamba2
 from ttt_jax.models.dit import mixer as mixer_lib
 from ttt_jax.models.dit import ttt
 
@@ -26,6 +29,10 @@ MIXERS: Mapping[str, mixer_lib.Mixer] = {
   'none': mixer_lib.NoMixer(),
   'ttt_mlp': ttt.TTT('ttt_mlp', base_lr=0.1),
   'ttt_linear': ttt.TTT('ttt_linear', base_lr=1.0),
+  'sliding_window': global_attention.GlobalAttention('sliding_window', 8192),
+  'full': global_attention.GlobalAttention('full', None),
+  'mamba2': mamba2.Mamba2(),
+  'gated_deltanet': gated_deltanet.GatedDeltaNet(),
 }
 
 

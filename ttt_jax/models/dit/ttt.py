@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import Permutation
-from pallas_kernels import permute_rows
 from pallas_kernels import ttt_inputs
 from pallas_kernels import ttt_linear
 from pallas_kernels import ttt_linear_inner_losses
@@ -185,14 +184,13 @@ class TTTLayer(nn.Module):
       for name, shape, is_bias in inner.weights
     ]
 
-    # Kernels before and after the inner loop exist only for TPUs.
+    # The kernel before the inner loop exists only for TPUs.
     io_implementation = self.implementation
     if io_implementation not in (None, 'pallas_tpu'):
       io_implementation = 'xla'
 
     def scan(z, weights, rotary):
-      if permutation is not None:
-        z = permute_rows(z, permutation, implementation=io_implementation)
+      z = mixer.permute(z, permutation, self.implementation)
       *tokens, eta = ttt_inputs(
         z,
         *rotary,
@@ -209,10 +207,8 @@ class TTTLayer(nn.Module):
         implementation=self.implementation,
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      if permutation is not None:
-        out = permute_rows(
-          out, permutation.inverse, implementation=io_implementation
-        )
+      inverse = permutation and permutation.inverse
+      out = mixer.permute(out, inverse, self.implementation)
       aux = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))

@@ -1,0 +1,128 @@
+"""Softmax attention over the complete sequence as a mixer.
+
+Each token attends to itself and to the tokens scanned before it, to a band of
+8192 (paper section 4.1: sliding-window attention) or to all of them. Text and
+video are interleaved in scan order, and rotary positions are those of the
+complete video.
+"""
+
+from __future__ import annotations
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import Permutation
+from ttt_jax import sharding
+from ttt_jax.models import heads as heads_lib
+from ttt_jax.models import layers
+from ttt_jax.models import softmax
+from ttt_jax.models.dit import attention
+from ttt_jax.models.dit import mixer
+from ttt_jax.models.dit import projections
+
+_NORMAL = nn.initializers.normal(0.02)
+
+
+class GlobalAttention(mixer.Mixer):
+  """Attention to the tokens scanned before, with attention's own sizes.
+
+  Attributes:
+    scope: Name of the layer.
+    reach: Keys of a query with its own; None has no limit.
+  """
+
+  fields = ()
+  implementations = softmax.IMPLEMENTATIONS
+
+  def __init__(self, scope: str, reach: int | None):
+    self.scope = scope
+    self.reach = reach
+
+  def layer(self, config, order, sharding_plan):
+    return GlobalAttentionLayer(
+      num_heads=config.num_heads,
+      reach=self.reach,
+      qk_norm_eps=config.qk_norm_eps,
+      dtype=jnp.dtype(config.dtype),
+      implementation=config.implementation,
+      sharding_plan=sharding_plan,
+      name=self.scope,
+    )
+
+  def state_size(self, config, length):
+    # Keys and values.
+    return 2 * config.model_dim * min(length, self.reach or length)
+
+  def scan_flops(self, config, order):
+    t = order.length
+    reach = min(t, self.reach or t)
+    pairs = t * reach - reach * (reach - 1) / 2
+    return 2 * 2.0 * pairs * config.model_dim
+
+
+class GlobalAttentionLayer(nn.Module):
+  """Attention over one sequence, [B, T, M] -> [B, T, M].
+
+  Attributes:
+    num_heads: Number of heads, H.
+    reach: Keys of a query with its own; None has no limit.
+    qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
+    dtype: Compute type; softmax and norms are float32.
+    implementation: Implementation of softmax attention, see `softmax`.
+    sharding_plan: Placement of sequences on the mesh.
+  """
+
+  num_heads: int
+  reach: int | None
+  qk_norm_eps: float
+  dtype: jnp.dtype
+  implementation: str | None = None
+  sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    rotary: heads_lib.RotaryTable,
+    permutation: Permutation | None = None,
+    length: int | None = None,
+    *,
+    diagnose: bool = False,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Scans `x` as `mixer` describes; the state is keys and values."""
+    t, m = x.shape[1:]
+    d = m // self.num_heads
+    length = t if length is None else length
+    reach = t if self.reach is None else self.reach
+    plan = self.sharding_plan
+    dense = lambda name: layers.DenseWeights(m, _NORMAL, name=name)(m)
+    norms = [layers.NormWeights(d, name=f'{name}_norm')() for name in 'qk']
+    implementation = softmax.choose(self.implementation, plan.platform)
+
+    def scan(z, _, shared):
+      norms, rotary = shared
+      z = mixer.permute(z, permutation, self.implementation)
+      heads = heads_lib.HeadPacking(self.num_heads // plan.sp, d)
+      q, k, v = attention.normalised_heads(
+        z, heads, norms, heads.tile_over_lanes(rotary), self.qk_norm_eps
+      )
+      # The padding is after all tokens: none attends to it.
+      out = softmax.attend_back(q, k, v, d, reach, implementation)
+      inverse = permutation and permutation.inverse
+      out = mixer.permute(out, inverse, self.implementation)
+      if not diagnose:
+        return out, {}
+      kept = slice(max(0, length - reach), length)
+      by_head = lambda y: y.reshape(*y.shape[:2], -1, d).swapaxes(1, 2)
+      state = (by_head(y[:, kept]) for y in (k, v))
+      return out, {'state_norm': mixer.state_norm(*state)}
+
+    z = projections.qkv_projection(
+      x.astype(self.dtype), [dense(name) for name in 'qkv'], plan
+    )
+    with jax.named_scope('mixer_scan'):
+      out, aux = plan.by_heads(scan, z, shared=(norms, rotary))
+    return projections.output_projection(out, dense('o')), jax.tree.map(
+      jnp.mean, aux
+    )
