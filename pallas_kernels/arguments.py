@@ -148,11 +148,11 @@ def check_shapes(
   return sizes
 
 
-def check_chunk(chunk: int) -> None:
-  """Raises ValueError unless `chunk` is an int of at least 1."""
+def check_chunk(chunk: int, name: str = 'chunk') -> None:
+  """Raises ValueError unless a number of tokens is an int of at least 1."""
   if isinstance(chunk, bool) or not hasattr(chunk, '__index__') or chunk < 1:
     raise ValueError(
-      f'chunk={chunk!r} must be an int of at least 1, such as 64'
+      f'{name}={chunk!r} must be an int of at least 1, such as 64'
     )
 
 

@@ -67,7 +67,7 @@ def inner_loop(
       parameters = jax.tree.map(jnp.subtract, parameters, gradient)
       return parameters, q + layer_norm(model(parameters, q), scale, bias)
 
-    return _scan_mini_batches(step, parameters, (q, k, v, eta), mini_batch)
+    return scan_mini_batches(step, parameters, (q, k, v, eta), mini_batch)
 
   parameters, out = _over_heads(one_head)(
     parameters, q, k, v, eta, ln_scale, ln_bias
@@ -114,7 +114,7 @@ def inner_losses(
       after = losses(parameters, k, v)
       return parameters, jnp.stack([jnp.mean(before), jnp.mean(after)])[None]
 
-    return _scan_mini_batches(step, parameters, (k, v, eta), mini_batch)[1]
+    return scan_mini_batches(step, parameters, (k, v, eta), mini_batch)[1]
 
   losses = _over_heads(one_head)(parameters, k, v, eta, ln_scale, ln_bias)
   return losses[..., 0], losses[..., 1]
@@ -134,7 +134,7 @@ def _over_heads(one_head: Callable[..., Any]) -> Callable[..., Any]:
   return mapped
 
 
-def _scan_mini_batches(step, state, tokens, mini_batch):
+def scan_mini_batches(step, state, tokens, mini_batch):
   """Scans `step` over the mini-batches of arrays [T, ...].
 
   Args:

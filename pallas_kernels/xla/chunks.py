@@ -54,38 +54,77 @@ def scan_chunks(
   """
   length = next(iter(tokens.values())).shape[2]
   chunk = min(chunk, length)
-  count = -(-length // chunk)
   row_bytes = sum(
     math.prod(x.shape[3:]) * 4 * math.prod(x.shape[:2]) for x in tokens.values()
   )
   pairs = math.prod(state.shape[:2]) * chunk * chunk * state.dtype.itemsize
-  kept = count * (2 * state.nbytes + 4 * pairs + 2 * chunk * row_bytes)
-  group = count if kept <= KEPT_BYTES else group_size(count)
+
+  def widen(taken):
+    return prepare({name: x.astype(state.dtype) for name, x in taken.items()})
+
+  def visit(state, prepared):
+    state, out = step(state, prepared)
+    return state, out.astype(out_dtype)
+
+  out, state = scan_groups(
+    widen,
+    visit,
+    state,
+    {name: cut(x, chunk) for name, x in tokens.items()},
+    kept_bytes=2 * state.nbytes + 4 * pairs + 2 * chunk * row_bytes,
+  )
+  return join(out, length), state
+
+
+def scan_groups(
+  prepare: Callable[[Any], Any],
+  step: Callable[[Any, Any], tuple[Any, jax.Array]],
+  state: Any,
+  chunks: Any,
+  kept_bytes: int,
+) -> tuple[jax.Array, Any]:
+  """Runs a recurrence over chunks, in groups if memory requires it.
+
+  Args:
+    prepare: function of some chunks, [n, ...], to a pytree with the same
+      leading axis n.
+    step: (state, one entry of the result of `prepare`) -> (next state, out).
+    state: pytree, the initial state.
+    chunks: pytree of [N, ...]. Zeros after the end must not change the state.
+    kept_bytes: residuals of one chunk that a backward pass keeps.
+
+  Returns:
+    (out of each step [N, ...], last state).
+  """
+  count = jax.tree.leaves(chunks)[0].shape[0]
+  group = count if count * kept_bytes <= KEPT_BYTES else group_size(count)
   groups = -(-count // group)
 
-  def cut(x):
-    fill = groups * group * chunk - length
-    x = jnp.pad(x, [(0, 0), (0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 3))
-    x = x.reshape(*x.shape[:2], groups, group, chunk, *x.shape[3:])
-    return jnp.moveaxis(x, (2, 3), (0, 1))
+  def split(x):
+    fill = groups * group - count
+    x = jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(groups, group, *x.shape[1:])
 
   def run_group(state, taken):
-    taken = {name: x.astype(state.dtype) for name, x in taken.items()}
-
-    def visit(state, prepared):
-      state, out = step(state, prepared)
-      return state, out.astype(out_dtype)
-
-    return jax.lax.scan(visit, state, prepare(taken))
+    return jax.lax.scan(step, state, prepare(taken))
 
   if groups > 1:
     run_group = jax.checkpoint(run_group, prevent_cse=False)
-  state, out = jax.lax.scan(
-    run_group, state, {name: cut(x) for name, x in tokens.items()}
-  )
-  out = jnp.moveaxis(out, (0, 1), (2, 3))
-  out = out.reshape(*out.shape[:2], -1, out.shape[-1])
-  return out[:, :, :length], state
+  state, out = jax.lax.scan(run_group, state, jax.tree.map(split, chunks))
+  return out.reshape(-1, *out.shape[2:])[:count], state
+
+
+def cut(x: jax.Array, chunk: int) -> jax.Array:
+  """Cuts [B, H, T, ...] into [N, B, H, C, ...], with zeros after the end."""
+  fill = -x.shape[2] % chunk
+  x = jnp.pad(x, [(0, 0), (0, 0), (0, fill)] + [(0, 0)] * (x.ndim - 3))
+  return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
+
+
+def join(chunks: jax.Array, length: int) -> jax.Array:
+  """Inverts `cut` for a sequence of `length` tokens."""
+  x = jnp.moveaxis(chunks, 0, 2)
+  return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :length]
 
 
 def segment_sums(log_decay: jax.Array) -> jax.Array:

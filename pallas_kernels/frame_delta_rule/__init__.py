@@ -1,0 +1,1 @@
+"""The delta rule by frames: see `frame_delta_rule.api`."""

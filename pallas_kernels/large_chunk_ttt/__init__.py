@@ -1,0 +1,1 @@
+"""Test-time training in large chunks: see `large_chunk_ttt.api`."""
