@@ -54,7 +54,7 @@ def main(_) -> None:
       ' for every edit'
     )
   for path in videos:
-    if not pathlib.Path(path).is_file():
+    if not pathlib.Path(path).exists():
       raise FileNotFoundError(f'{path} does not exist; name a video')
   if _JSON.value:
     files.check_writable(_JSON.value)
@@ -95,9 +95,7 @@ def _read(path: str):
   height, width = (
     max(16, 16 * round(n / 16)) for n in (info.height, info.width)
   )
-  return video_file.read_video(
-    path, fps=info.fps, height=height, width=width, soften=False
-  )
+  return video_file.read_every(path, stride=1, height=height, width=width)
 
 
 def _print(edits: list[dict[str, Any]], mean: dict[str, float]) -> None:

@@ -223,7 +223,7 @@ def test_real_files_in_the_papers_forms(tmp_path):
 
 
 def test_a_file_without_a_duration(tmp_path):
-  """It is not cropped, but read as far as its texts need."""
+  """The duration is that of its frames."""
   pixels = np.full((20, 16, 32, 3), 99, np.uint8)
   video_file.write_video(tmp_path / 'a.mp4', pixels)
   with (
@@ -235,7 +235,9 @@ def test_a_file_without_a_duration(tmp_path):
       if packet.dts is not None:
         packet.stream = stream
         out.mux(packet)
-  assert video_file.probe(tmp_path / 'raw.h264').seconds == 0
-  value = [{'mp4': 'raw.h264', 'text_0': 'a', 'text_1': 'b'}]
-  (clip,) = read(tmp_path, tmp_path, value).clips
-  assert clip.segments[0].end is None
+  clips = []
+  for name in ('raw.h264', 'a.mp4'):
+    value = [{'mp4': name, 'text_0': 'a', 'text_1': 'b'}]
+    (clip,) = read(tmp_path, tmp_path, value).clips
+    clips.append([(s.start, s.end) for s in clip.segments])
+  assert clips[0] == clips[1] and clips[0][0][1] is not None

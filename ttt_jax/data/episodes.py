@@ -145,7 +145,7 @@ def _crop_episodes(
   too_short: list[str],
 ) -> list[storyboard_lib.Storyboard]:
   """Crops all scenes; appends the names of short ones to `too_short`."""
-  duration = functools.cache(lambda name: _duration(name, videos_dir))
+  duration = functools.cache(lambda name: _duration(name, videos_dir, geometry))
   wrong = []
   boards = []
   for episode in episodes:
@@ -169,13 +169,16 @@ def _crop_episodes(
   return boards
 
 
-def _duration(name: str, videos_dir: str) -> float | None:
-  """Returns a video's seconds; None if its header has none or is damaged."""
+def _duration(
+  name: str, videos_dir: str, geometry: geometry_lib.Geometry
+) -> float | None:
+  """Returns a video's seconds; None if it cannot be read."""
   path = shots.resolve(name, videos_dir)
   try:
-    return video_file.probe(path).seconds or None
+    info = video_file.probe(path)
   except ValueError:
     return None
+  return info.seconds or info.frames / geometry.fps
 
 
 def _crop_to_segments(

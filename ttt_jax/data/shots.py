@@ -11,7 +11,9 @@ frame later, so that no frame is shown twice:
 
 The same shot is the same video and, if given, the same `end`. No frame after
 the end is shown: the last frame before it is repeated instead, for at most a
-third of a segment, as where a scene of two seconds fills one of three.
+third of a segment, as where a scene of two seconds fills one of three. One
+missing frame at the end of a video is repeated in the same way, so that a video
+of exactly three seconds is a segment.
 """
 
 from __future__ import annotations
@@ -150,7 +152,13 @@ def fingerprint(
   It does not depend on the folder of the videos, which may differ by machine.
   """
   sources = [
-    (r.name, r.path.stat().st_size, r.start, r.frames, r.repeated_last)
+    (
+      r.name,
+      sum(f.stat().st_size for f in video_file.stored_files(r.path)),
+      r.start,
+      r.frames,
+      r.repeated_last,
+    )
     for r in ranges
   ]
   text = json.dumps([sources, list(prompts), soften])
@@ -179,7 +187,7 @@ def read_frames(
   for part in ranges:
     count = part.frames - part.repeated_last
     try:
-      out[first : first + count] = video_file.read_video(
+      out[first : first + count] = video_file.read_held(
         part.path,
         fps=geometry.fps,
         height=geometry.height,

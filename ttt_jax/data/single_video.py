@@ -42,8 +42,9 @@ def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
   """Reads the frames of `config.video` that a config selects.
 
   For a U-Net that is one frame per `config.data.stride` frames of the file,
-  from frame `config.data.start` on; for a transformer `config.data.fps` frames
-  per second, from second `config.data.start` on.
+  from frame `config.data.start` on, however long each is shown; for a
+  transformer `config.data.fps` frames per second, from second
+  `config.data.start` on, where one missing frame at the end is held.
 
   Returns:
     uint8 [F', H, W, 3], F' pixel frames.
@@ -54,28 +55,28 @@ def read_frames(config: ml_collections.ConfigDict) -> np.ndarray:
   """
   geometry, data = backbones.geometry(config), config.data
   path = paths.resolve(config.video)
-  fps, start = geometry.fps, data.get('start', 0.0)
-  if _counts_frames(config):
-    found = video_file.probe(path)
-    last = data.start + (geometry.frames - 1) * data.stride
-    if found.frames and found.frames <= last:
-      stride = max(1, (found.frames - 1 - data.start) // (geometry.frames - 1))
-      raise ValueError(
-        f'{path} has {found.frames} frames; {geometry.frames} of them at'
-        f' stride {data.stride} from frame {data.start} on need'
-        f' {last + 1}: set for example --config.data.stride={stride} or fewer'
-        ' --config.data.frames'
-      )
-    fps, start = found.fps / data.stride, data.start / found.fps
-  return video_file.read_video(
-    path,
-    fps=fps,
-    start=start,
+  count = geometry.frames
+  size = dict(
     height=geometry.height,
     width=geometry.width,
-    frames=geometry.frames,
     soften=data.get('soften', False),
   )
+  if not _counts_frames(config):
+    return video_file.read_held(
+      path, frames=count, fps=geometry.fps, start=data.get('start', 0.0), **size
+    )
+  try:
+    return video_file.read_every(
+      path, stride=data.stride, start=data.start, frames=count, **size
+    )
+  except video_file.TooShortError as e:
+    stride = max(1, (e.available - 1 - data.start) // max(1, count - 1))
+    raise ValueError(
+      f'{path} has {e.available} frames; {count} of them at stride'
+      f' {data.stride} from frame {data.start} on need'
+      f' {data.start + (count - 1) * data.stride + 1}: set for example'
+      f' --config.data.stride={stride} or fewer --config.data.frames'
+    ) from e
 
 
 def _counts_frames(config: ml_collections.ConfigDict) -> bool:
@@ -171,8 +172,9 @@ def prepare(
 def _fingerprint(config: ml_collections.ConfigDict) -> str:
   """Returns a hash of the contents and selected frames of a file and a text."""
   digest = hashlib.sha256()
-  with open(paths.resolve(config.video), 'rb') as file:
-    digest.update(hashlib.file_digest(file, 'sha256').digest())
+  for path in video_file.stored_files(paths.resolve(config.video)):
+    with open(path, 'rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
   data = config.data
   fields = [
     data.get(name)

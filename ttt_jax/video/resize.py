@@ -1,15 +1,9 @@
-"""Resizes one frame to the size that a model needs."""
+"""Resizes and softens one frame."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-
-_ROTATIONS = (
-  Image.Transpose.ROTATE_90,
-  Image.Transpose.ROTATE_180,
-  Image.Transpose.ROTATE_270,
-)
 
 
 def resize_and_crop(
@@ -18,42 +12,39 @@ def resize_and_crop(
   width: int,
   *,
   pixel_aspect: float = 1.0,
-  quarter_turns: int = 0,
-  soften: bool = False,
 ) -> np.ndarray:
-  """Rotates, resizes until the size is covered, and crops to the centre.
+  """Resizes with a Lanczos filter until the size is covered; crops the centre.
 
   Args:
-    pixels: Frame, uint8 [h, w, 3].
+    pixels: Frame, uint8 or uint16 [h, w, 3].
     height: Height of the result.
     width: Width of the result.
     pixel_aspect: Width of a stored pixel divided by its height.
-    quarter_turns: Number of counterclockwise quarter turns, 0 to 3.
-    soften: Whether to filter the result with (1, 2, 1) / 4 along both axes.
 
   Returns:
-    uint8 [height, width, 3].
+    [height, width, 3], uint8 for uint8 and float32 for uint16.
   """
-  image = Image.fromarray(pixels)
-  if quarter_turns:
-    image = image.transpose(_ROTATIONS[quarter_turns - 1])
-  if quarter_turns % 2:
-    pixel_aspect = 1 / pixel_aspect
+  h, w = pixels.shape[:2]
   # The largest centred box of the required aspect, in stored pixels.
   aspect = width / height / pixel_aspect
-  box_width = min(image.width, image.height * aspect)
-  box_height = min(image.height, box_width / aspect)
-  left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-  image = image.resize(
-    (width, height),
-    Image.Resampling.LANCZOS,
-    box=(left, top, left + box_width, top + box_height),
-  )
-  out = np.asarray(image)
-  return _soften(out) if soften else out
+  box_width = min(w, h * aspect)
+  box_height = min(h, box_width / aspect)
+  left, top = (w - box_width) / 2, (h - box_height) / 2
+
+  def resize(image):
+    return image.resize(
+      (width, height),
+      Image.Resampling.LANCZOS,
+      box=(left, top, left + box_width, top + box_height),
+    )
+
+  if pixels.dtype == np.uint8:
+    return np.asarray(resize(Image.fromarray(pixels)))
+  channels = np.moveaxis(pixels.astype(np.float32), 2, 0)
+  return np.stack([resize(Image.fromarray(c)) for c in channels], 2)
 
 
-def _soften(pixels: np.ndarray) -> np.ndarray:
+def soften(pixels: np.ndarray) -> np.ndarray:
   """Filters uint8 [H, W, 3] with (1, 2, 1) / 4 along both axes."""
   out = np.pad(pixels.astype(np.uint16), ((1, 1), (1, 1), (0, 0)), 'edge')
   out = out[:-2] + 2 * out[1:-1] + out[2:]

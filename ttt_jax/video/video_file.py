@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterable
 import contextlib
 import dataclasses
 import fractions
+import itertools
 import math
 import os
 import pathlib
+from typing import Any
 
 import av
 import numpy as np
 
 from ttt_jax.runtime import files
-from ttt_jax.video import resize
+from ttt_jax.video import decode
+from ttt_jax.video import picture
 
 # 8 pixels per latent cell, 2 cells per patch.
 _SIZE_STEP = 16
+_MAX_PAUSE = 600  # Seconds that one frame is held, unless a number is given.
+_ROUNDING = fractions.Fraction(1, 1000)  # Tolerated, in frames.
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-  """The header of a file's first video stream.
+  """Contents of a video, found in its packets rather than in its header.
 
   Attributes:
-    width: Width in stored pixels.
-    height: Height in stored pixels.
-    fps: Average frames per second.
-    seconds: Duration; 0 if the file does not contain it.
-    frames: Number of frames; estimated if the file does not contain it.
+    width: Width at which a player shows it, in pixels.
+    height: Height at which a player shows it, in pixels.
+    fps: Average frames per second; 0 for a folder of pictures.
+    seconds: Duration of the picture, not of the sound; 0 for a folder.
+    frames: Number of frames.
+    conversions: What is done to its frames so that they are as a player shows
+      them, for example 'turned by 90 degrees'.
   """
 
   width: int
@@ -37,23 +44,43 @@ class VideoInfo:
   fps: float
   seconds: float
   frames: int
+  conversions: tuple[str, ...] = ()
+
+
+class TooShortError(ValueError):
+  """A video has fewer frames than are needed.
+
+  Attributes:
+    available: Number of frames that it has.
+  """
+
+  def __init__(self, message: str, available: int):
+    super().__init__(message)
+    self.available = available
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-  """Reads the header of a video; raises as `read_video` does."""
-  with _open(path) as (container, stream):
-    fps = float(stream.average_rate or 0)
-    if stream.duration is not None:
-      seconds = float(stream.duration * stream.time_base)
-    else:
-      seconds = (container.duration or 0) / av.time_base
-    return VideoInfo(
-      width=stream.width,
-      height=stream.height,
-      fps=fps,
-      seconds=seconds,
-      frames=stream.frames or round(seconds * fps),
-    )
+  """Reads the packets of a video; raises as `read_video` does."""
+  path = pathlib.Path(path)
+  first = next(decode.frames(path), None)
+  if first is None:
+    raise ValueError(f'{path} has no frame that can be decoded')
+  height, width = picture.displayed_size(first)
+  return VideoInfo(
+    width=width,
+    height=height,
+    conversions=picture.plan(first).notes,
+    **decode.contents(path)._asdict(),
+  )
+
+
+def stored_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """Returns the file of a video, or all pictures of a folder, in order.
+
+  Raises:
+    FileNotFoundError: the path does not exist, or has no pictures.
+  """
+  return decode.stored_files(pathlib.Path(path))
 
 
 def read_video(
@@ -70,14 +97,14 @@ def read_video(
 
   Frame j is the source frame whose timestamp is nearest to `start + j / fps`;
   a rest shorter than 1 / fps is dropped, so 5.28 s at 16 fps are 84 frames. A
-  frame is rotated and stretched by the metadata of the file (phone videos,
-  pixels that are not square), resized with a Lanczos filter until it covers
-  the size, and cropped to its centre.
+  frame is as a player shows it (`picture`), resized with a Lanczos filter until
+  it covers the size, and cropped to its centre.
 
   The file is decoded frame by frame, and only resized frames are kept.
 
   Args:
-    path: Path of the video.
+    path: Path of the video, a GIF, or a folder of pictures, which are taken to
+      be `fps` per second.
     fps: Frames per second of the result.
     height: Height in pixels, a multiple of 16.
     width: Width in pixels, a multiple of 16.
@@ -92,10 +119,100 @@ def read_video(
 
   Raises:
     FileNotFoundError: the file does not exist.
+    TooShortError: it ends too early; the message has the number of frames.
     ValueError: a size is not a multiple of 16; the file is not a video, is
-      damaged, has a single frame, has too few frames per second for `fps`, or
-      ends too early (the message has the number of frames).
+      damaged, has a single frame, or has too few frames per second for `fps`.
   """
+  _check_size(height, width)
+  if not 0 < fps < math.inf:
+    raise ValueError(f'fps is {fps}; it must be above 0, for example 16')
+  if not 0 <= start < math.inf:
+    raise ValueError(f'start is {start}; it must be 0 or more seconds')
+  _check_count(frames)
+  # 3.2 becomes 16/5: the rounding of a float must not drop the last frame.
+  period = 1 / fractions.Fraction(fps).limit_denominator(100_000)
+  begin = fractions.Fraction(start).limit_denominator(1_000_000)
+  convert = picture.Converter(height, width, soften)
+
+  def read(first):
+    source = picture.progressive(decode.frames(path, first, period))
+    return np.stack(_nearest(path, source, convert, begin, period, frames))
+
+  path = pathlib.Path(path)
+  if begin:
+    # What follows an unusual index may end too early.
+    with contextlib.suppress(ValueError):
+      return read(begin)
+  return read(fractions.Fraction())
+
+
+def read_held(
+  path: str | os.PathLike[str], *, frames: int, **kwargs: Any
+) -> np.ndarray:
+  """Reads a part of a video; repeats the last frame if one is missing.
+
+  A file of exactly 3 s at 16 fps has 48 frames, where a causal autoencoder
+  needs 49. Arguments, result and errors are those of `read_video`.
+  """
+  try:
+    return read_video(path, frames=frames, **kwargs)
+  except TooShortError as e:
+    if not 0 < e.available == frames - 1:
+      raise
+  out = read_video(path, frames=frames - 1, **kwargs)
+  return np.concatenate([out, out[-1:]])
+
+
+def read_every(
+  path: str | os.PathLike[str],
+  *,
+  stride: int,
+  height: int,
+  width: int,
+  start: int = 0,
+  frames: int | None = None,
+  soften: bool = False,
+) -> np.ndarray:
+  """Reads frames by their numbers: `start`, `start + stride`, ...
+
+  Args:
+    path: Path of the video, a GIF, or a folder of pictures.
+    stride: Distance between two frames in the file, 1 for every frame.
+    height: Height in pixels, a multiple of 16.
+    width: Width in pixels, a multiple of 16.
+    start: Number of the first frame; the file begins with 0.
+    frames: Number of frames; None reads to the end.
+    soften: Whether to filter, see `read_video`.
+
+  Returns:
+    uint8 [n, height, width, 3].
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    TooShortError: it has fewer frames; `available` is the number in the file.
+    ValueError: as `read_video`.
+  """
+  _check_size(height, width)
+  _check_count(frames)
+  convert = picture.Converter(height, width, soften)
+  source = picture.progressive(decode.frames(pathlib.Path(path)))
+  out: list[np.ndarray] = []
+  count = 0
+  for count, timed in enumerate(source, 1):
+    if count > start and (count - 1 - start) % stride == 0:
+      out.append(convert(timed))
+      if len(out) == frames:
+        break
+  _check_found(path, count)
+  if not out or (frames is not None and len(out) < frames):
+    needed = start + ((frames or 1) - 1) * stride + 1
+    raise TooShortError(
+      f'{path} has {count} frames; {needed} are needed', count
+    )
+  return np.stack(out)
+
+
+def _check_size(height: int, width: int) -> None:
   for name, value in (('height', height), ('width', width)):
     if value < _SIZE_STEP or value % _SIZE_STEP:
       nearest = max(_SIZE_STEP, round(value / _SIZE_STEP) * _SIZE_STEP)
@@ -103,56 +220,78 @@ def read_video(
         f'{name} is {value}; it must be a multiple of {_SIZE_STEP}, for'
         f' example {nearest}'
       )
-  if not 0 < fps < math.inf:
-    raise ValueError(f'fps is {fps}; it must be above 0, for example 16')
-  if not 0 <= start < math.inf:
-    raise ValueError(f'start is {start}; it must be 0 or more seconds')
+
+
+def _check_count(frames: int | None) -> None:
   if frames is not None and frames < 1:
     raise ValueError(f'frames is {frames}; it must be 1 or more')
 
-  period = 1 / fractions.Fraction(fps).limit_denominator(100_000)
-  # 3.2 becomes 16/5: the rounding of a float must not drop the last frame.
-  begin = fractions.Fraction(start).limit_denominator(1_000_000)
-  out = []
-  with _open(path) as (container, stream):
-    rate = stream.average_rate
-    if rate and 2 * rate * period < 1:
-      raise ValueError(
-        f'{path} has {float(rate):g} frames per second; at least'
-        f' {float(1 / period) / 2:g} are needed for {fps:g}, or frames would'
-        ' repeat more than twice'
-      )
-    previous, previous_time, end = None, fractions.Fraction(), begin
-    for time, duration, frame in _decode(path, container, stream, begin):
-      # Every output time up to the middle between two frames is the first's.
-      while (
-        previous is not None
-        and begin + len(out) * period <= (previous_time + time) / 2
-      ):
-        out.append(_resize(previous, stream, height, width, soften))
-        if len(out) == frames:
-          return np.stack(out)
-      if not duration:
-        duration = 0 if previous is None else time - previous_time
-      previous, previous_time, end = frame, time, time + duration
-    if previous is None:
-      raise ValueError(f'{path} has no frame that can be decoded')
-    if previous_time == 0:
-      raise ValueError(f'{path} has one frame only; a video needs 2 or more')
-    available = max(0, math.floor((end - begin) / period))
-    if available == 0:
-      raise ValueError(
-        f'start is {start:g} s, beyond the end of {path}; it lasts'
-        f' {float(end):.2f} s'
-      )
-    if frames is not None and available < frames:
-      raise ValueError(
-        f'{path} has {available} frames at {fps:g} fps from {start:g} s on;'
-        f' {frames} are needed'
-      )
-    while len(out) < available:
-      out.append(_resize(previous, stream, height, width, soften))
-  return np.stack(out[:available])
+
+def _check_found(path, count: int) -> None:
+  """Raises ValueError if a file has less than two frames."""
+  if not count:
+    raise ValueError(f'{path} has no frame that can be decoded')
+  if count == 1:
+    raise ValueError(f'{path} has one frame only; a video needs 2 or more')
+
+
+def _nearest(
+  path: pathlib.Path,
+  source: Iterable[decode.TimedFrame],
+  convert: picture.Converter,
+  begin: fractions.Fraction,
+  period: fractions.Fraction,
+  frames: int | None,
+) -> list[np.ndarray]:
+  """Returns the frames nearest to `begin`, `begin + period`, ..."""
+  out: list[np.ndarray] = []
+  gaps = []
+  last: Any = None
+  available = 0
+  pairs: Any = itertools.pairwise(itertools.chain(source, (None,)))
+  for last, following in pairs:
+    if following:
+      until = (last.time + following.time) / 2
+      gap = following.time - last.time
+      if following.time > begin:
+        gaps.append(gap)
+      if frames is None and gap > _MAX_PAUSE:
+        raise ValueError(
+          f'{path} has no frame for {float(gap):.0f} s after'
+          f' {float(last.time):.2f} s'
+        )
+    else:
+      available = max(0, math.floor((last.end - begin) / period + _ROUNDING))
+      until = begin + (available - 1) * period
+    pixels = None
+    while begin + len(out) * period <= until and len(out) != frames:
+      pixels = convert(last) if pixels is None else pixels
+      out.append(pixels)
+    if len(out) == frames:
+      break
+  _check_found(path, 0 if last is None else 1 + bool(last.time or gaps))
+  gap = sorted(gaps)[len(gaps) // 2] if gaps else 0
+  if gap > 2 * period * (1 + _ROUNDING):
+    raise ValueError(
+      f'{path} has {float(1 / gap):g} frames per second; at least'
+      f' {float(1 / period) / 2:g} are needed for {float(1 / period):g}, or'
+      ' frames would repeat more than twice'
+    )
+  if len(out) == frames:
+    return out
+  if frames is None and available:
+    return out[:available]
+  if not available:
+    raise TooShortError(
+      f'start is {float(begin):g} s, beyond the end of {path}; it lasts'
+      f' {float(last.end):.2f} s',
+      0,
+    )
+  raise TooShortError(
+    f'{path} has {available} frames at {float(1 / period):g} fps from'
+    f' {float(begin):g} s on; {frames} are needed',
+    available,
+  )
 
 
 def write_video(
@@ -199,65 +338,6 @@ def write_video(
         f'could not write {path} completely; free some space or choose another'
         ' folder'
       )
-
-
-@contextlib.contextmanager
-def _open(path) -> Generator[tuple]:
-  """Opens a file; yields the container and its first video stream."""
-  if not pathlib.Path(path).is_file():
-    raise FileNotFoundError(f'there is no video {path}')
-  try:
-    container = av.open(os.fspath(path))
-  except (av.FFmpegError, OSError) as e:
-    raise ValueError(
-      f'{path} cannot be read as a video: {files.first_line(e)}'
-    ) from e
-  with container:
-    if not container.streams.video:
-      raise ValueError(f'{path} has no video stream')
-    stream = container.streams.video[0]
-    stream.thread_type = 'AUTO'
-    yield container, stream
-
-
-def _decode(path, container, stream, begin) -> Iterator[tuple]:
-  """Yields (seconds from the first frame, duration or None, frame).
-
-  Starts at a key frame at or before `begin`.
-  """
-  base = stream.time_base
-  first = stream.start_time
-  is_first = False  # The first frame after a seek.
-  try:
-    if begin and first is not None:
-      container.seek(first + math.floor(begin / base), stream=stream)
-      is_first = True
-    for frame in container.decode(stream):
-      if frame.pts is None:
-        raise ValueError(f'{path} has frames without a timestamp')
-      first = frame.pts if first is None else first
-      time = (frame.pts - first) * base
-      if is_first and time > begin:
-        # The index of the file is wrong: decode from the start instead.
-        container.seek(first, stream=stream)
-        yield from _decode(path, container, stream, 0)
-        return
-      is_first = False
-      yield time, frame.duration * base if frame.duration else None, frame
-  except av.FFmpegError as e:
-    raise ValueError(f'{path} is damaged: {files.first_line(e)}') from e
-
-
-def _resize(frame, stream, height, width, soften) -> np.ndarray:
-  """Returns a decoded frame as uint8 [height, width, 3]."""
-  return resize.resize_and_crop(
-    frame.to_ndarray(format='rgb24'),
-    height,
-    width,
-    pixel_aspect=float(stream.sample_aspect_ratio or 1),
-    quarter_turns=round(frame.rotation / 90) % 4,
-    soften=soften,
-  )
 
 
 def _encode(path: os.PathLike[str], frames: np.ndarray, fps: float) -> None:

@@ -1,0 +1,304 @@
+"""The frames of a file, or of a folder of pictures, with their times.
+
+FFmpeg decodes; the times are computed here, because containers differ in what
+they store: in seconds from the first frame, increasing, without the rounding of
+the container's time base.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Generator, Iterable, Iterator
+import contextlib
+from fractions import Fraction
+import functools
+import itertools
+import math
+import pathlib
+import re
+from typing import NamedTuple
+
+import av
+
+from ttt_jax.runtime import files
+
+_PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+# 8K has 33 megapixels; larger claims are those of damaged headers.
+_MAX_PIXELS = 8192 * 4352
+# Containers that store one timestamp per frame and an index of key frames.
+_SEEKABLE = re.compile('mov|matroska')
+# Playlists name other files and addresses; `tty` draws text.
+_NOT_VIDEOS = ('concat', 'dash', 'hls', 'imf', 'rtsp', 'sdp', 'tty')
+_MARGIN = Fraction(1, 10)  # Decoded before a start, for the deinterlacer.
+_JUMP = 10  # Seconds; a longer gap in a broadcast is an edit.
+
+
+class TimedFrame(NamedTuple):
+  """A decoded frame.
+
+  Attributes:
+    time: Seconds from the first frame.
+    end: Time at which it ends.
+    frame: The frame as it is stored.
+    pixel_aspect: Width of a stored pixel divided by its height.
+  """
+
+  time: Fraction
+  end: Fraction
+  frame: av.VideoFrame
+  pixel_aspect: float
+
+
+class Contents(NamedTuple):
+  """Number, duration and rate of stored frames; 0 where it is not defined."""
+
+  frames: int
+  seconds: float
+  fps: float
+
+
+def frames(
+  path: pathlib.Path,
+  begin: Fraction = Fraction(),
+  period: Fraction = Fraction(),
+) -> Iterator[TimedFrame]:
+  """Yields the frames of a video in the order in which they are shown.
+
+  A frame that cannot be decoded is left out, with all others up to the next
+  key frame.
+
+  Args:
+    path: Path of a file, or of a folder of pictures in the order of the numbers
+      in their names.
+    begin: Time from which frames are needed. Those before may be left out if
+      the container has an index, and the frames found by it are verified: they
+      begin with the key frame that was looked for.
+    period: Duration of a picture of a folder.
+
+  Raises:
+    FileNotFoundError: the path does not exist.
+    ValueError: it is not a video, or a frame after `begin` and before the last
+      one is damaged.
+  """
+  if path.is_dir():
+    yield from _pictures(path, begin, period)
+    return
+  with _open(path) as (container, stream):
+    if begin > _MARGIN and _SEEKABLE.search(container.format.name):
+      found = _seek(container, stream, begin - _MARGIN)
+      if found:
+        yield from _timed(path, stream, begin, *found)
+        return
+  with _open(path) as (container, stream):
+    yield from _timed(path, stream, begin, _decode(container.demux(stream)))
+
+
+def contents(path: pathlib.Path) -> Contents:
+  """Counts the frames of a file, without decoding and without its header."""
+  if path.is_dir():
+    return Contents(len(stored_files(path)), 0.0, 0.0)
+  with _open(path) as (container, stream):
+    by_order = container.format.name == 'avi'
+    times, total, count = [], 0, 0
+    # A file that was cut off ends in an error.
+    with contextlib.suppress(av.FFmpegError):
+      for packet in container.demux(stream):
+        if not packet.size or packet.is_discard:
+          continue
+        count += 1
+        total += packet.duration or 0
+        time = packet.dts if by_order else packet.pts
+        if time is not None:
+          times.append((time, packet.duration or 0))
+    seconds = Fraction(total * stream.time_base)
+    if len(times) > 1:
+      (first, _), (last, duration) = min(times), max(times)
+      duration = duration or (last - first) // (count - 1)
+      seconds = (last - first + duration) * stream.time_base
+    rate = stream.average_rate or Fraction()
+    seconds = _without_rounding(seconds, stream)
+    fps = count / seconds if seconds else Fraction()
+    if abs(fps - rate) < fps / 100:
+      fps = rate
+    return Contents(count, float(seconds), float(fps))
+
+
+def stored_files(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns a file, or the pictures of a folder in order of their numbers."""
+  if not path.exists():
+    raise FileNotFoundError(f'there is no video {path}')
+  if not path.is_dir():
+    return [path]
+  found = [
+    file
+    for file in path.iterdir()
+    if file.suffix.lower() in _PICTURES and not file.name.startswith('.')
+  ]
+  if not found:
+    raise FileNotFoundError(
+      f'there is no video {path}: the folder has no pictures, for example'
+      ' 0001.png'
+    )
+
+  def order(file):
+    parts = re.split(r'(\d+)', file.name)
+    return [int(x) if x.isdecimal() else x for x in parts], file.name
+
+  return sorted(found, key=order)
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Generator[tuple]:
+  """Opens a file; yields the container and its first video stream."""
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no video {path}')
+  try:
+    container = av.open(
+      f'file:{path}',
+      container_options={
+        'protocol_whitelist': 'file',
+        'format_whitelist': _formats(),
+      },
+      options={'max_pixels': str(_MAX_PIXELS)},
+      metadata_errors='ignore',
+    )
+  except (av.FFmpegError, OSError) as e:
+    raise ValueError(
+      f'{path} cannot be read as a video: {files.first_line(e)}'
+    ) from e
+  with container:
+    streams = [
+      stream
+      for stream in container.streams.video
+      # Cover art.
+      if not stream.disposition & stream.disposition.attached_pic
+    ]
+    if not streams:
+      raise ValueError(f'{path} has no video stream')
+    stream = streams[0]
+    if stream.codec_context is None:
+      raise ValueError(f'{path} has a codec that FFmpeg cannot decode')
+    stream.codec_context.options = {'max_pixels': str(_MAX_PIXELS)}
+    stream.thread_type = 'AUTO'
+    yield container, stream
+
+
+@functools.cache
+def _formats() -> str:
+  return ','.join(sorted(av.formats_available.difference(_NOT_VIDEOS)))
+
+
+def _decode(packets: Iterable) -> Iterator[av.VideoFrame | None]:
+  """Yields decoded frames, None where a packet is damaged."""
+  packets = iter(packets)
+  times: collections.deque = collections.deque()
+  while True:
+    try:
+      packet = next(packets, None)
+      if packet is None:
+        return
+      decoded = packet.decode()
+    except (av.FFmpegError, EOFError):
+      yield None
+      continue
+    # An AVI has times in the order of decoding only.
+    by_order = packet.stream.container.format.name == 'avi'
+    if by_order and packet.size:
+      times.append(packet.dts)
+    for frame in decoded:
+      if by_order:
+        frame.pts = times.popleft() if times else None
+      yield None if frame.is_corrupt else frame
+
+
+def _seek(container, stream, begin: Fraction) -> tuple | None:
+  """Seeks the last key frame before a time.
+
+  Returns:
+    Decoded frames and the timestamp of time 0; None if another frame arrives.
+  """
+  first = next(filter(None, _decode(container.demux(stream))), None)
+  if first is None or first.pts is None:
+    return None
+  target = first.pts + math.floor(begin / stream.time_base)
+  try:
+    container.seek(target, stream=stream)
+    packets = container.demux(stream)
+    key = next(packets)
+  except (av.FFmpegError, StopIteration):
+    return None
+  if not key.is_keyframe or key.pts is None or key.pts > target:
+    return None
+  # Frames before the key frame refer to some that were not decoded.
+  decoded = (
+    frame
+    for frame in _decode(itertools.chain([key], packets))
+    if not (frame and frame.pts is not None and frame.pts < key.pts)
+  )
+  found = next(decoded, None)
+  if found is None or found.pts != key.pts or not found.key_frame:
+    return None
+  return itertools.chain([found], decoded), first.pts
+
+
+def _timed(
+  path: pathlib.Path,
+  stream,
+  begin: Fraction,
+  decoded: Iterable[av.VideoFrame | None],
+  origin: int | None = None,
+) -> Iterator[TimedFrame]:
+  """Yields frames with their times; a timestamp of `origin` is time 0."""
+  base = stream.time_base
+  jumps = bool(stream.container.format.flags & 0x200)  # AVFMT_TS_DISCONT
+  aspect = float(stream.sample_aspect_ratio or 1)
+  aspect = aspect if 0.1 < aspect < 10 else 1.0
+  time = expected = Fraction()
+  has_frame = is_damaged = False
+  for frame in decoded:
+    if frame is None:
+      is_damaged = True
+      continue
+    if is_damaged and not frame.key_frame:
+      continue
+    previous, time = time, expected
+    if frame.pts is not None:
+      if origin is not None:
+        time = _without_rounding((frame.pts - origin) * base, stream)
+      is_edit = has_frame and (
+        time < previous or (jumps and time > expected + _JUMP)
+      )
+      if origin is None or is_edit:
+        time = expected
+        origin = frame.pts - round(expected / base)
+    if is_damaged and has_frame and time > begin:
+      raise ValueError(f'{path} is damaged before {float(time):.2f} s')
+    duration = (frame.duration or 0) * base
+    if not duration and has_frame:
+      duration = time - previous
+    expected = _without_rounding(time + duration, stream)
+    has_frame, is_damaged = True, False
+    yield TimedFrame(time, expected, frame, aspect)
+
+
+def _without_rounding(time: Fraction, stream) -> Fraction:
+  """Returns the time of a constant rate that is stored as `time`."""
+  rate = stream.average_rate
+  if rate and rate * stream.time_base < Fraction(1, 2):
+    exact = round(time * rate) / rate
+    if abs(exact - time) <= stream.time_base:
+      return exact
+  return time
+
+
+def _pictures(
+  folder: pathlib.Path, begin: Fraction, period: Fraction
+) -> Iterator[TimedFrame]:
+  for i, path in enumerate(stored_files(folder)):
+    if (i + 1) * period < begin:
+      continue
+    with _open(path) as (container, stream):
+      frame = next(filter(None, _decode(container.demux(stream))), None)
+    if frame is None:
+      raise ValueError(f'{path} cannot be read as a picture')
+    yield TimedFrame(i * period, (i + 1) * period, frame, 1.0)
