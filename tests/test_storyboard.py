@@ -194,7 +194,7 @@ def test_200_segments_are_accepted():
     ),
     (
       [{'text': 'a'}, {'txt': 'b'}],
-      "segment 2 .* unknown key 'txt'; expected one of text, negative, scene",
+      "segment 2 .* unknown key 'txt'; did you mean 'text'.*negative, scene",
     ),
     (['a'] * 500, '500 segments; at most 200'),
     ([{'text': 'a', 'repeat': 10**12}], '1000000000000 segments; at most'),
@@ -327,6 +327,59 @@ def test_lint_names_the_segment_its_tokens_and_the_limit():
   board = parse([{'text': 'a', 'scene': i} for i in range(2)])
   with pytest.raises(ValueError, match='segment 1 .* 2 tokens'):
     board.lint(1, lambda text: 1 + text.count('_scene>'))
+
+
+def test_all_texts_that_are_too_long_are_named():
+  boards = [parse(['a b c'], name=f'n{i}') for i in range(12)]
+  with pytest.raises(ValueError) as e:
+    storyboard.lint_all(boards, 2, lambda text: len(text.split()), ' or else')
+  message = str(e.value)
+  assert message.startswith('12 texts are too long: the text of segment 1 of')
+  assert message.count('has 3 tokens') == 10 and "'n9'" in message
+  assert message.endswith('and 2 more; at most 2 fit, shorten them or else')
+
+
+@pytest.mark.parametrize('name', ['a.json', 'a.jsonl', 'A.NDJSON'])
+def test_captions_of_videos_are_storyboards_of_their_own(tmp_path, name):
+  lines = [{'video': f'{i}.mp4', 'text': f't{i}'} for i in range(201)]
+  text = json.dumps(lines)
+  if name != 'a.json':
+    text = '\r\n'.join(json.dumps(line) for line in lines)
+  boards = load_storyboards(write(tmp_path, text, name))
+  assert len(boards) == 201
+  assert boards[7].segments == (Segment('t7', video='7.mp4'),)
+
+
+def test_segments_with_times_or_scenes_are_one_storyboard(tmp_path):
+  for more in ({'start': 3}, {'end': 3}, {'scene': 1}, {'negative': 'b'}):
+    segments = [{'video': 'a.mp4', 'text': 'a', **more}, {'text': 'b'}]
+    (board,) = load_storyboards(write(tmp_path, segments))
+    assert len(board.segments) == 2
+  lines = '\n'.join(['{"text": "a", "video": "a.mp4", "scene": 1}'] * 2)
+  (board,) = load_storyboards(write(tmp_path, lines, 'a.jsonl'))
+  assert len(board.segments) == 2
+
+
+def test_paths_of_windows():
+  (segment,) = parse([{'text': 'a', 'video': 'x\\y.mp4'}]).segments
+  assert segment.video == 'x/y.mp4'
+
+
+@pytest.mark.parametrize(
+  'value, message',
+  [
+    ([{'text': 'a\0'}], '"text" of .* without NUL and lone surrogates'),
+    ([{'text': 'a\ud800'}], r'"text" of .* is "a\\ud800"; expected a text'),
+    ([{'text': 'a', 'negative': '\udfff'}], '"negative" of'),
+    ([{'text': 'a', 'video': 'a\nb'}], '"video" of .*of one line'),
+    ({'name': 'a\0', 'segments': ['a']}, '"name" of'),
+  ],
+)
+def test_texts_that_cannot_be_encoded(value, message):
+  with pytest.raises(ValueError, match=message) as e:
+    parse(value)
+  assert '\n' not in str(e.value)
+  str(e.value).encode()
 
 
 def test_shots_of_the_file_around_it_are_checked():

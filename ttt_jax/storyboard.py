@@ -9,7 +9,8 @@ A segment is an object, or the name of one of the shots; without shots a
 string is a text. A file contains one storyboard, {"shots", "storyboards":
 [...]}, or a list; a .jsonl file contains one per line. The files of the paper's
 code are accepted, too: lists of {"text", "neg_text",
-"requires_scene_transition"}.
+"requires_scene_transition"}. A {"video", "text"} on a line, or in a list of
+nothing else, is a storyboard of its own: the caption of a separate video.
 """
 
 from __future__ import annotations
@@ -183,34 +184,34 @@ class Storyboard:
       text_length: Tokens per segment.
       count_tokens: Tokenizer's count for a text, with special tokens.
     """
-    for kind, texts in (
-      ('text', self.prompts()),
-      ('negative text', self.negatives()),
-    ):
-      for i, text in enumerate(texts):
-        count = count_tokens(text)
-        if count > text_length:
-          raise ValueError(
-            f'the {kind} of segment {i + 1} of storyboard {self.name!r} has'
-            f' {count} tokens; at most {text_length} fit, shorten it'
-          )
+    lint_all([self], text_length, count_tokens)
 
 
 def lint_all(
   storyboards: Sequence[Storyboard],
   text_length: int,
   count_tokens: Callable[[str], int],
+  remedy: str = '',
 ) -> None:
-  """Lints many storyboards; raises ONE ValueError, with their number."""
+  """Lints many storyboards; raises ONE ValueError, which ends in `remedy`."""
   problems = []
-  for storyboard in storyboards:
-    try:
-      storyboard.lint(text_length, count_tokens)
-    except ValueError as e:
-      problems.append(str(e))
+  for board in storyboards:
+    for kind, texts in (
+      ('text', board.prompts()),
+      ('negative text', board.negatives()),
+    ):
+      problems += [
+        f'the {kind} of segment {i} of storyboard {board.name!r} has'
+        f' {count} tokens'
+        for i, count in enumerate(map(count_tokens, texts), 1)
+        if count > text_length
+      ]
   if problems:
-    more = f' (and {len(problems) - 1} more like it)' if problems[1:] else ''
-    raise ValueError(problems[0] + more)
+    count = f'{len(problems)} texts are too long: ' if problems[1:] else ''
+    raise ValueError(
+      f'{count}{files.first_ten(problems)}; at most {text_length} fit, shorten'
+      f' {"them" if count else "it"}{remedy}'
+    )
 
 
 def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
@@ -222,14 +223,23 @@ def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
       storyboard or one that is not valid (see `Storyboard.parse`).
   """
   value = files.read_json(path)
+  path = paths.resolve(path)
+  is_lines = path.suffix.lower() in files.LINE_SUFFIXES
   try:
-    return parse_storyboards(value, paths.resolve(path).stem)
+    return parse_storyboards(value, path.stem, is_lines)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
 
 
-def parse_storyboards(value: Any, stem: str) -> list[Storyboard]:
-  """Returns all storyboards of a file's value; `stem` names unnamed ones.
+def parse_storyboards(
+  value: Any, stem: str, is_lines: bool = False
+) -> list[Storyboard]:
+  """Returns all storyboards of a file's value.
+
+  Args:
+    value: Value of a JSON file, or the list of a JSONL file's lines.
+    stem: Beginning of the names of storyboards without one.
+    is_lines: Whether the items of the list are lines.
 
   Raises:
     ValueError: as `load_storyboards`, without the path.
@@ -240,12 +250,33 @@ def parse_storyboards(value: Any, stem: str) -> list[Storyboard]:
     shots, value = entry.shots, entry.storyboards
     if not value:
       raise ValueError('the file contains no storyboard; give 1 or more')
+  elif isinstance(value, list) and are_captions(value, is_lines):
+    value = [[item] for item in value]
   elif not isinstance(value, list) or not any(map(_is_storyboard, value)):
     return [Storyboard.parse(value, name=stem)]
   return [
     Storyboard.parse(item, name=f'{stem}_{i}', shots=shots)
     for i, item in enumerate(value)
   ]
+
+
+def are_captions(items: Sequence[Any], is_lines: bool) -> bool:
+  """Returns whether every item is the caption of a separate video.
+
+  In a list of one JSON value, a key such as "start" marks the segments of a
+  storyboard. On lines of their own, only a key that refers to other segments
+  does.
+  """
+  joins = {'shot', 'repeat', 'scene', 'requires_scene_transition'}
+  if not is_lines:
+    joins.update(_SegmentEntry.__struct_fields__)
+  joins -= {'text', 'video'}
+  return bool(items) and all(
+    isinstance(item, Mapping)
+    and {'text', 'video'} <= item.keys()
+    and not joins & item.keys()
+    for item in items
+  )
 
 
 def _is_storyboard(item: Any) -> bool:
@@ -258,8 +289,8 @@ def _is_storyboard(item: Any) -> bool:
 class _ShotEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A shot in a file."""
 
-  text: str = ''
-  negative: str = ''
+  text: schema.Prose = ''
+  negative: schema.Prose = ''
   scene: int | str | None = None
   video: schema.Text | None = None
   start: schema.Seconds | None = None
@@ -271,7 +302,7 @@ class _SegmentEntry(_ShotEntry):
 
   shot: str | msgspec.UnsetType = msgspec.UNSET
   repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
-  neg_text: str | None = None
+  neg_text: schema.Prose | None = None
   requires_scene_transition: bool | None = None
 
 
@@ -327,7 +358,7 @@ def _read_segment(
 def make_segment(fields: Mapping[str, Any], location: str) -> Segment:
   """Returns a `Segment` of fields that have valid types.
 
-  Scene tokens are spelled as the tokenizer expects them.
+  Scene tokens are spelled as the tokenizer expects them, paths with '/'.
 
   Raises:
     ValueError: the text is empty or has a scene token in its middle, or the
@@ -347,10 +378,13 @@ def make_segment(fields: Mapping[str, Any], location: str) -> Segment:
       f'the text of {location} has a scene token in its middle; only its ends'
       f' may have one: {START_SCENE}...{END_SCENE}'
     )
+  video = fields.get('video')
+  if video is not None:  # Written on Windows.
+    fields['video'] = video.replace('\\', '/')
   for key in ('start', 'end'):
     if fields.get(key) is not None:
       fields[key] = float(fields[key])
-      if fields.get('video') is None:
+      if video is None:
         raise ValueError(f'{location} has "{key}", but no "video"')
   segment = Segment(**fields)
   start, end = segment.start or 0.0, segment.end

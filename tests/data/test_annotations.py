@@ -139,7 +139,7 @@ def scenes(**scene):
     (scenes(start=4, end=3), 'ends at 3 s, but starts at 4 s'),
     (
       scenes(strat=4),
-      "unknown key 'strat'; expected one of texts, video, start",
+      "unknown key 'strat'; did you mean 'start'. expected one of texts",
     ),
     ([{'mp4': 'a', 'text_0': 'a', 'text_2': 'b'}], "unknown key 'text_2'"),
     ([{'text_0': 'a'}], 'must name its video once'),

@@ -125,7 +125,7 @@ def test_texts_are_counted_before_any_weights_are_read(config, tmp_path):
   config.text.length = 0
   with config.unlocked():
     config.vae.folder = str(tmp_path / 'no_vae')
-  message = 'has 1 tokens; at most 0 fit.*and 2 more'
+  message = '6 texts are too long: .* has 1 tokens; at most 0 fit'
   with pytest.raises(ValueError, match=message):
     entry.run(config, str(tmp_path))
 

@@ -90,6 +90,8 @@ def test_encodings_of_json(tmp_path, name, encoding, newline):
     ('{}\n{}', 'line 2, column 1: Extra data; .* must end in .jsonl'),
     ('version https://git-lfs.github.com/spec/v1\noid', 'git lfs pull'),
     ('\0', 'not JSON, line 1'),
+    (r'{"a": "\ud83d"}', r"'\\ud83d' is half of a surrogate pair"),
+    (r'{"\udc00": 1}', 'half of a surrogate pair'),
   ],
 )
 def test_json_that_is_refused(tmp_path, text, message):

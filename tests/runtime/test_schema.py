@@ -50,7 +50,8 @@ def test_a_value_that_fits():
     ),
     (
       {'text': 'a', 'name': ' '},
-      '"name" of entry 3 is " "; expected a text that is not blank',
+      '"name" of entry 3 is " "; expected a text that is not blank, of one'
+      ' line',
     ),
     (
       {'text': 'a', 'marks': []},

@@ -48,6 +48,7 @@ class VideoSpan:
     end: Seconds into the video; None is its end.
     texts: One text per segment.
     scenes: Index of the scene of each segment, within the episode.
+    is_whole: Whether the only text describes all segments of the span.
   """
 
   video: str
@@ -55,6 +56,7 @@ class VideoSpan:
   end: float | None
   texts: tuple[str, ...]
   scenes: tuple[int, ...]
+  is_whole: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Episode:
 class _SceneEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A scene in this project's form."""
 
-  texts: Annotated[list[str], msgspec.Meta(min_length=1)]
+  texts: Annotated[list[schema.Prose], msgspec.Meta(min_length=1)]
   video: schema.Text | None = None
   start: schema.Seconds | None = None
   end: schema.Seconds | None = None
@@ -85,7 +87,7 @@ class _EpisodeEntry(msgspec.Struct, forbid_unknown_fields=True):
 class _VideoEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A video of consecutive segments; `texts` are text_0, text_1, ..."""
 
-  texts: list[str]
+  texts: list[schema.Prose]
   name: schema.Text | None = None
   mp4: schema.Text | None = None
   video: schema.Text | None = None
@@ -96,7 +98,7 @@ class _VideoEntry(msgspec.Struct, forbid_unknown_fields=True):
 class _SegmentEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A video of one segment."""
 
-  text: str
+  text: schema.Prose
   mp4: schema.Text | None = None
   video: schema.Text | None = None
   scene_start: bool = False
@@ -178,11 +180,11 @@ def _read_episode(item: Mapping[str, Any], location: str) -> Episode:
     if video is None:
       raise ValueError(f'{scene_location} has no "video"; name its file')
     scenes = [i] * len(scene.texts)
-    span = _make_span(
+    span = make_span(
       video, scene.texts, scenes, scene_location, scene.start, scene.end
     )
     spans.append(span)
-  return Episode(entry.name or _default_name(spans[0].video), tuple(spans))
+  return Episode(entry.name or default_name(spans[0].video), tuple(spans))
 
 
 def _read_video(item: Mapping[str, Any], location: str) -> Episode:
@@ -205,8 +207,8 @@ def _read_video(item: Mapping[str, Any], location: str) -> Episode:
   scenes = _number_scenes(
     entry.scene_start or no_marks, entry.scene_end or no_marks
   )
-  span = _make_span(video, entry.texts, scenes, location)
-  return Episode(entry.name or _default_name(video), (span,))
+  span = make_span(video, entry.texts, scenes, location)
+  return Episode(entry.name or default_name(span.video), (span,))
 
 
 def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
@@ -214,13 +216,13 @@ def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
   folders: dict[str, list[tuple[_SegmentEntry, VideoSpan]]] = {}
   for location, item in items.items():
     entry = schema.convert(item, _SegmentEntry, location)
-    span = _make_span(_video_of(entry, location), [entry.text], [0], location)
+    span = make_span(_video_of(entry, location), [entry.text], [0], location)
     folder = str(pathlib.PurePath(span.video).parent)
     name = 'episode' if folder == '.' else folder
     folders.setdefault(name, []).append((entry, span))
   episodes = []
   for name, parts in folders.items():
-    parts.sort(key=lambda part: _natural_key(part[1].video))
+    parts.sort(key=lambda part: natural_key(part[1].video))
     scenes = _number_scenes(
       [entry.scene_start for entry, _ in parts],
       [entry.scene_end for entry, _ in parts],
@@ -233,7 +235,7 @@ def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
   return episodes
 
 
-def _natural_key(path: str) -> list[Any]:
+def natural_key(path: str) -> list[Any]:
   """Returns a key that sorts 'sample_10' after 'sample_9'."""
   parts = re.split(r'(\d+)', path)
   return [(int(p), '') if p.isdigit() else (-1, p) for p in parts]
@@ -260,12 +262,13 @@ def _video_of(entry: _VideoEntry | _SegmentEntry, location: str) -> str:
   return videos[0]
 
 
-def _default_name(video: str) -> str:
+def default_name(video: str) -> str:
   """Returns the name of a video with its folder."""
-  return str(pathlib.PurePath(video).with_suffix(''))
+  path = pathlib.PurePath(video)
+  return str(path.with_suffix('') if path.name else path)
 
 
-def _make_span(
+def make_span(
   video: str,
   texts: Sequence[str],
   scenes: Sequence[int],
@@ -282,7 +285,7 @@ def _make_span(
     for i, text in enumerate(texts, 1)
   ]
   return VideoSpan(
-    video=video,
+    video=segments[0].video or video,
     start=start or 0.0,
     end=end,
     texts=tuple(segment.text for segment in segments),

@@ -17,12 +17,13 @@ import os
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import annotations as annotations_lib
+from ttt_jax.data import captions as captions_lib
 from ttt_jax.data import shots
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
-_MAX_SHOWN = 3  # Problems listed in one message.
+_MAX_SEGMENTS = 20_000  # 17 hours; the header of a longer video is damaged.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ClipSet:
     if self.too_short:
       out.append(
         f'{len(self.too_short)} scenes are too short for a segment:'
-        f' {_abbreviate(self.too_short)}'
+        f' {files.first_ten(self.too_short)}'
       )
     return out
 
@@ -61,10 +62,10 @@ def read_clips(
   geometry: geometry_lib.Geometry,
   stride: int = 0,
 ) -> ClipSet:
-  """Reads a file of storyboards or annotations and crops it into clips.
+  """Reads storyboards, annotations or captions and crops them into clips.
 
   Args:
-    path: JSON or JSONL file, see `storyboard` and `annotations`.
+    path: File or folder, see `storyboard`, `annotations` and `captions`.
     videos_dir: Folder of the videos; may begin with 'package:'. If a scene has
       no "end", the header of its video is read.
     geometry: Geometry of a clip.
@@ -76,16 +77,19 @@ def read_clips(
     ValueError: the file is not valid, captions do not fit their scenes, or no
       source is as long as a clip.
   """
-  value = files.read_json(path)
+  value, is_rows = captions_lib.read_file(path, videos_dir)
   path = paths.resolve(path)
   too_short: list[str] = []
   try:
-    if annotations_lib.is_annotation(value):
-      boards = _crop_episodes(
-        annotations_lib.parse(value), videos_dir, geometry, too_short
-      )
+    parse = None
+    if captions_lib.are_captions(value, is_rows):
+      parse = captions_lib.parse
+    elif annotations_lib.is_annotation(value):
+      parse = annotations_lib.parse
+    if parse:
+      boards = _crop_episodes(parse(value), videos_dir, geometry, too_short)
     else:
-      boards = storyboard_lib.parse_storyboards(value, path.stem)
+      boards = storyboard_lib.parse_storyboards(value, path.stem, is_rows)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
   clips_by_board = [split_into_clips(b, geometry, stride) for b in boards]
@@ -98,11 +102,16 @@ def read_clips(
       else f'all {len(too_short)} scenes are too short'
     )
     seconds = shots.segment_seconds(geometry)
+    hint = (
+      ', or join the videos of an episode by {"segments": [...]}'
+      if parse is captions_lib.parse
+      else ''
+    )
     raise ValueError(
       f'{path} makes no clip of {geometry.segments} segments'
       f' ({geometry.segments * seconds:g} s): {found}; set'
       ' config.data.seconds to an available length, for example'
-      f' {seconds * (len(longest.segments) if longest else 1):g}'
+      f' {seconds * (len(longest.segments) if longest else 1):g}{hint}'
     )
   total = sum(len(b.segments) for b in boards)
   length = geometry.segments
@@ -145,6 +154,8 @@ def _crop_episodes(
   too_short: list[str],
 ) -> list[storyboard_lib.Storyboard]:
   """Crops all scenes; appends the names of short ones to `too_short`."""
+  spans = [span for episode in episodes for span in episode.spans]
+  shots.check_videos([s.video for s in spans if s.end is None], videos_dir)
   duration = functools.cache(lambda name: _duration(name, videos_dir, geometry))
   wrong = []
   boards = []
@@ -164,7 +175,8 @@ def _crop_episodes(
       boards.append(storyboard_lib.Storyboard(episode.name, tuple(segments)))
   if wrong:
     raise ValueError(
-      f'{len(wrong)} scenes do not fit their texts: {_abbreviate(wrong, "; ")}'
+      f'{len(wrong)} scenes do not fit their texts:'
+      f' {files.first_ten(wrong, "; ")}'
     )
   return boards
 
@@ -176,7 +188,7 @@ def _duration(
   path = shots.resolve(name, videos_dir)
   try:
     info = video_file.probe(path)
-  except ValueError:
+  except (ValueError, OSError):
     return None
   return info.seconds or info.frames / geometry.fps
 
@@ -195,11 +207,15 @@ def _crop_to_segments(
     ValueError: the span is longer or shorter than its texts.
   """
   unit = shots.segment_frames(geometry)
-  count = len(span.texts)
+  texts, scenes = span.texts, span.scenes
   begin, stop = span.start, None
   if end is not None:
     # Times are rounded: a thousandth of a frame is tolerated.
     frames = int((end - span.start) * geometry.fps + 1e-3)
+    if span.is_whole:  # One missing frame at the end is held.
+      count = min(max(1, (frames + 1) // unit), _MAX_SEGMENTS)
+      texts, scenes = texts * count, scenes * count
+    count = len(texts)
     is_short = frames < count * unit - unit // 3
     if is_short and count == 1:
       return []
@@ -223,11 +239,5 @@ def _crop_to_segments(
       start=begin + i * seconds,
       end=stop,
     )
-    for i, (text, scene) in enumerate(zip(span.texts, span.scenes))
+    for i, (text, scene) in enumerate(zip(texts, scenes))
   ]
-
-
-def _abbreviate(items: Sequence[str], separator: str = ', ') -> str:
-  """Returns the first few items, joined."""
-  more = f'{separator}...' if len(items) > _MAX_SHOWN else ''
-  return separator.join(items[:_MAX_SHOWN]) + more

@@ -18,7 +18,7 @@ of exactly three seconds is a segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
 import json
@@ -29,6 +29,7 @@ import numpy as np
 
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
@@ -138,10 +139,44 @@ def segment_seconds(geometry: geometry_lib.Geometry) -> float:
 
 
 def resolve(name: str, videos_dir: str) -> pathlib.Path:
-  """Returns the file of a video by its name in a storyboard."""
-  if name.startswith('package:') or pathlib.PurePath(name).is_absolute():
-    return paths.resolve(name)
-  return paths.resolve(f'{videos_dir}/{name}')
+  """Returns the file of a video by its name in a storyboard.
+
+  Raises:
+    FileNotFoundError: it does not exist, is a pointer of Git LFS, or a relative
+      name leads out of `videos_dir`.
+  """
+  pure = pathlib.PurePath(name)
+  if name.startswith(paths.PACKAGE) or pure.is_absolute():
+    path = paths.resolve(name)
+  elif '..' in pure.parts:
+    raise FileNotFoundError(
+      f'{name} is not in {videos_dir}; a video elsewhere needs an absolute path'
+    )
+  else:
+    path = paths.resolve(f'{videos_dir}/{name}')
+  if files.is_lfs_pointer(path):
+    raise FileNotFoundError(
+      f'{path} is a pointer of Git LFS, not the video; run git lfs pull'
+    )
+  return path
+
+
+def check_videos(names: Iterable[str], videos_dir: str) -> None:
+  """Raises ONE FileNotFoundError for all videos that `resolve` refuses."""
+  problems = []
+  names = list(dict.fromkeys(names))
+  for name in names:
+    try:
+      resolve(name, videos_dir)
+    except FileNotFoundError as e:
+      problems.append(str(e))
+  if problems[1:]:
+    raise FileNotFoundError(
+      f'{len(problems)} of {len(names)} videos cannot be used:'
+      f' {files.first_ten(problems)}'
+    )
+  if problems:
+    raise FileNotFoundError(problems[0])
 
 
 def fingerprint(

@@ -201,9 +201,12 @@ def _parse_json(
 ) -> Any:
   """Returns a JSON value; `line` is its line in a file of several."""
   try:
-    return json.loads(
+    value = json.loads(
       text, object_pairs_hook=_unique, parse_constant=_refuse_constant
     )
+    if '\\u' in text:  # Half of a surrogate pair can be escaped.
+      json.dumps(value, ensure_ascii=False).encode()
+    return value
   except json.JSONDecodeError as e:
     hint = '; a file with a value per line must end in .jsonl'
     raise ValueError(
@@ -212,8 +215,11 @@ def _parse_json(
     ) from e
   except (ValueError, RecursionError) as e:
     where = f', line {line}' if line else ''
-    nested = isinstance(e, RecursionError)
-    reason = 'it is nested too deeply' if nested else first_line(e)
+    reason = first_line(e)
+    if isinstance(e, RecursionError):
+      reason = 'it is nested too deeply'
+    elif isinstance(e, UnicodeEncodeError):
+      reason = f'{e.object[e.start]!r} is half of a surrogate pair'
     raise ValueError(f'{path}{where}: not valid JSON: {reason}') from e
 
 

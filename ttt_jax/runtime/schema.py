@@ -12,7 +12,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
-Text = Annotated[str, msgspec.Meta(pattern=r'\S')]
+# Lone surrogates and NUL can be neither written, printed nor tokenized.
+Text = Annotated[
+  str,
+  msgspec.Meta(pattern=r'\A(?=.*\S)[^\x00-\x1f\x7f\ud800-\udfff]+\Z'),
+]
+Prose = Annotated[str, msgspec.Meta(pattern=r'\A[^\x00\ud800-\udfff]*\Z')]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 # Numbers of configs; the limits exclude infinity and NaN.
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
@@ -33,7 +38,8 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _TERMS = (
   (r'`|Expected ', ''),
   (r', got .*', ''),
-  (r" matching regex '\\\\S'", ' that is not blank'),
+  (r" matching regex '\\\\A\(.*'", ' that is not blank, of one line'),
+  (r" matching regex '\\\\A\[.*'", ' without NUL and lone surrogates'),
   (r'(\w+)\.0\b', r'\1'),
   (r'\bstr\b', 'a text'),
   (r'\bint\b', 'a whole number'),
@@ -162,4 +168,5 @@ def _show(value: Any) -> str:
   if isinstance(value, Mapping):
     return 'an object'
   text = json.dumps(value, ensure_ascii=False, default=repr)
+  text = text.encode('utf-8', 'backslashreplace').decode()
   return text if len(text) <= 60 else text[:57] + '...'
