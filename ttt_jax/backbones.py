@@ -23,6 +23,7 @@ from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
 from ttt_jax.models import layers
+from ttt_jax.models.dit import mixers
 from ttt_jax.models.unet3d import unet
 from ttt_jax.runtime import schema
 
@@ -113,6 +114,20 @@ def geometry(
   if _name(config) == 'dit':
     return geometry_lib.Geometry.from_config(config)
   return geometry_lib.FrameGeometry.from_config(config)
+
+
+def size_table(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+  """Returns rows (quantity, value) about clips and mixer, to print."""
+  clips = geometry(config)
+  rows = clips.table()
+  model = from_config(config).config
+  if isinstance(model, dit.DiTConfig) and isinstance(
+    clips, geometry_lib.Geometry
+  ):
+    rows += mixers.table(
+      model, dit.abstract_params(model), clips.sequence_length
+    )
+  return rows
 
 
 def ddim_schedule(

@@ -139,12 +139,12 @@ def mixer_fields(mixer: str, **fields: Any) -> dict[str, Any]:
     mixer: Name of the mixer.
     **fields: Values in place of the defaults.
   """
-  defaults = {
-    name: getattr(DiTConfig, name)
-    for name in ('mixer_preset', 'mini_batch', 'ttt_base_lr')
-  }
-  mixer_defaults = mixers.MIXERS[mixer].defaults
-  return {'mixer': mixer} | defaults | dict(mixer_defaults) | fields
+  names = dict.fromkeys(
+    ('mini_batch', 'ttt_base_lr', *mixers.MIXERS[mixer].fields)
+  )
+  defaults = {name: getattr(DiTConfig, name) for name in names}
+  defaults |= mixers.MIXERS[mixer].defaults
+  return dict(mixer=mixer) | defaults | fields
 
 
 def muon_groups(lr: float, *, train_all: bool) -> list[tuple[str, Any]]:

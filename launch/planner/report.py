@@ -78,7 +78,7 @@ def results(
     mesh=mesh,
     microbatches=microbatches,
     remat=config.model.get('remat', 'none') if mode == 'train' else 'none',
-    geometry=dict(backbones.geometry(config).table()),
+    geometry=dict(backbones.size_table(config)),
     parameters=count_parameters(config, mode),
     memory=dict(
       arguments=compiled.arguments,

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import compare
+from tests.helpers.random_params import random_params
 from ttt_jax import convert
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixers
+from ttt_jax.train import init_from
 
 POSITIONS = 'rope', 'sincos'
 
@@ -192,6 +195,50 @@ def test_ttt_layers_are_written_to_a_second_file(mixer, fixtures, tmp_path):
   (tmp_path / 'out/ttt.json').unlink()
   with pytest.raises(FileNotFoundError, match='no ttt.json; copy it'):
     convert.load_dit(tmp_path / 'out')
+
+
+@pytest.mark.parametrize('mixer', mixers.MIXERS)
+def test_every_mixer_is_written_next_to_the_transformer(
+  mixer, fixtures, tmp_path
+):
+  config, _ = convert.load_dit(fixtures / 'tiny_rope')
+  preset = mixers.MIXERS[mixer].presets[-1]
+  if preset == 'state':
+    config = dataclasses.replace(config, model_dim=64, num_heads=4)
+  config = dataclasses.replace(config, mixer=mixer, mixer_preset=preset)
+  params = random_params(dit.abstract_params(config))
+  convert.save_dit(config, params, tmp_path / 'out')
+  scope = mixers.MIXERS[mixer].scope
+  assert (tmp_path / f'out/{scope}.safetensors').is_file() == (mixer != 'none')
+  again, loaded = convert.load_dit(tmp_path / 'out')
+  assert again == config
+  for path, value in flat(params).items():
+    np.testing.assert_array_equal(flat(loaded)[path], value)
+  if mixer != 'none':
+    message = f"mixer is 'other', but .* trained with '{mixer}'; use that"
+    with pytest.raises(ValueError, match=message):
+      convert.load_dit(tmp_path / 'out', mixer='other')
+  ours = dataclasses.replace(config, mixer='full', mixer_preset='matched')
+  weights = init_from.InitFrom('there', lambda s: None, config, is_stage=True)
+  if mixer not in ('none', 'full'):
+    with pytest.raises(
+      ValueError, match=f"mixer = '{mixer}' there, 'full' in config.model"
+    ):
+      init_from.check(weights, ours, None)
+
+
+def test_files_of_two_mixers(fixtures, tmp_path):
+  shutil.copytree(fixtures / 'tiny_rope', tmp_path / 'model')
+  for name in ('ttt', 'mamba2'):
+    (tmp_path / f'model/{name}.json').write_text('{}')
+  with pytest.raises(ValueError, match='2 mixers, ttt and mamba2; keep the'):
+    convert.load_dit(tmp_path / 'model')
+  (tmp_path / 'model/ttt.json').unlink()
+  with pytest.raises(ValueError, match='must have exactly mixer, mixer_preset'):
+    convert.load_dit(tmp_path / 'model')
+  shutil.rmtree(tmp_path / 'model')
+  with pytest.raises(ValueError, match="'ttt'; expected one of none, ttt_mlp"):
+    convert.load_dit(fixtures / 'tiny_rope', mixer='ttt')
 
 
 def test_types_on_loading_and_saving(fixtures, tmp_path):

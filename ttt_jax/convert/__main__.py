@@ -50,12 +50,11 @@ _DTYPE = flags.DEFINE_enum(
   ['float32', 'bfloat16', 'float16'],
   'Type of the converted weights; by default that of the source.',
 )
-_MIXER = flags.DEFINE_enum(
+_MIXER = flags.DEFINE_string(
   'mixer',
   None,
-  ['none', 'ttt_mlp', 'ttt_linear'],
-  'TTT layers to add to a transformer with initial weights; none omits those'
-  ' of the source. Training does not need it: it adds its own.',
+  'Mixer (docs/mixers.md) to add to a transformer with initial weights; none'
+  ' omits that of the source. Training does not need it: it adds its own.',
 )
 _MINI_BATCH = cli.define(
   'mini_batch',

@@ -1,8 +1,9 @@
 """The transformer in diffusers' layout: config.json + safetensors.
 
-CogVideoX-2B and -5B, text to video. A model with TTT layers has two more
-files, which diffusers ignores: `ttt.json` contains the fields of the layers,
-`ttt.safetensors` their weights and gates with the paper's names.
+CogVideoX-2B and -5B, text to video. A model with a mixer has two more files,
+which diffusers ignores, with the mixer's scope as their name: `ttt.json`
+contains the fields of the layers, `ttt.safetensors` their weights and gates,
+those of TTT layers with the paper's names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from ttt_jax.convert import reference
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixer as mixer_lib
+from ttt_jax.models.dit import mixers
 
 _CLASS = 'CogVideoXTransformer3DModel'
 _SUPPORTED = 'CogVideoX-2B and CogVideoX-5B, text to video, are supported'
@@ -62,16 +65,10 @@ _FIXED = {
   'temporal_compression_ratio': 4,
   'use_learned_positional_embeddings': False,
 }
-# Initial step size of the inner model, as in the paper's code.
-_BASE_LR: dict[str | None, float] = {
-  'none': 0.1,
-  'ttt_mlp': 0.1,
-  'ttt_linear': 1.0,
-}
 
 
 def config_from_json(found: Mapping[str, Any], path: str) -> dit.DiTConfig:
-  """Returns the config, without TTT layers, that a `config.json` contains.
+  """Returns the config, without a mixer, that a `config.json` contains.
 
   Raises:
     ValueError: another class, a model that is not supported, or invalid
@@ -178,31 +175,26 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
   return out
 
 
-def ttt_rules(config: dit.DiTConfig) -> list[Rule]:
-  """Returns the rules for the TTT layers and their gates."""
-  return reference.mixer_rules(config, _BLOCK)
-
-
 def _config_from_folder(
   folder: pathlib.Path,
   mixer: str | None = None,
   mini_batch: int | None = None,
 ) -> dit.DiTConfig:
-  """Returns the config with the TTT layers of the folder, or with new ones."""
+  """Returns the config with the mixer of the folder, or with a new one."""
   path = folder / 'config.json'
   config = config_from_json(model_format.read_object(path), str(path))
-  saved = _read_ttt_fields(folder)
-  if mixer == 'none' or (saved is None and mixer is None):
+  saved = _read_mixer_fields(folder)
+  if mixer == 'none':
     return config
   if saved is None:
-    saved = dict[str, Any](
-      mixer=mixer,
-      mini_batch=mini_batch or config.mini_batch,
-      ttt_base_lr=_BASE_LR.get(mixer, config.ttt_base_lr),
-      gate_init=config.gate_init,
+    if mixer is None:
+      return config
+    config = dataclasses.replace(
+      config, mixer=mixer, mini_batch=mini_batch or config.mini_batch
     )
+    return dataclasses.replace(config, **_mixer(config).defaults)
   for name, value in (('mixer', mixer), ('mini_batch', mini_batch)):
-    if value is not None and value != saved[name]:
+    if value is not None and value != saved.get(name, value):
       raise ValueError(
         f'{name} is {value!r}, but the weights in {folder} were trained with'
         f' {saved[name]!r}; use that, or omit {name}'
@@ -210,28 +202,56 @@ def _config_from_folder(
   return dataclasses.replace(config, **saved)
 
 
-def _read_ttt_fields(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns the content of ttt.json, or None if there are no TTT layers."""
-  path = folder / f'{_TTT.name}.json'
-  if not path.is_file():
-    if (folder / f'{_TTT.name}.safetensors').is_file():
-      raise FileNotFoundError(
-        f'{folder} has {_TTT.name}.safetensors but no {path.name}; copy it, too'
-      )
+def _read_mixer_fields(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the content of a mixer's JSON file, or None without a mixer."""
+  known = {m.scope: m for m in mixers.MIXERS.values() if m.scope}
+  scopes = [s for s in known if (folder / f'{s}.json').is_file()]
+  weights = [s for s in known if (folder / f'{s}.safetensors').is_file()]
+  if missing := set(weights) - set(scopes):
+    name = missing.pop()
+    raise FileNotFoundError(
+      f'{folder} has {name}.safetensors but no {name}.json; copy it, too'
+    )
+  if not scopes:
     return None
+  if len(scopes) > 1:
+    raise ValueError(
+      f'{folder} has the weights of {len(scopes)} mixers,'
+      f' {" and ".join(scopes)}; keep the files of one'
+    )
+  path = folder / f'{scopes[0]}.json'
   found = model_format.read_object(path)
-  if set(found) != set(_TTT.fields):
-    raise ValueError(f'{path} must have exactly {", ".join(_TTT.fields)}')
+  fields = _mixer_fields(known[scopes[0]])
+  if set(found) != set(fields):
+    raise ValueError(f'{path} must have exactly {", ".join(fields)}')
   return found
 
 
-_TTT = model_format.Extension(
-  name='ttt',
-  owns=lambda path: path.startswith(('layers/seq/ttt/', 'layers/seq/gates/')),
-  rules=ttt_rules,
-  init_params=dit.init_params,
-  fields=('mixer', 'mini_batch', 'ttt_base_lr', 'gate_init'),
-)
+def _mixer(config: dit.DiTConfig) -> mixer_lib.Mixer:
+  return mixers.MIXERS[config.mixer]
+
+
+def _mixer_fields(mixer: mixer_lib.Mixer) -> tuple[str, ...]:
+  """Returns the fields of the config that are stored with the weights."""
+  return 'mixer', *mixer.fields, 'gate_init'
+
+
+def _extension(config: dit.DiTConfig) -> model_format.Extension | None:
+  """Returns the files of the mixer and its gates, None without a mixer."""
+  mixer = _mixer(config)
+  if not mixer.scope:
+    return None
+  return model_format.Extension(
+    name=mixer.scope,
+    owns=lambda path: path.startswith(
+      (f'layers/seq/{mixer.scope}/', 'layers/seq/gates/')
+    ),
+    rules=lambda config: reference.mixer_rules(config, _BLOCK),
+    init_params=dit.init_params,
+    fields=_mixer_fields(mixer),
+  )
+
+
 FORMAT = model_format.ModelFormat(
   name='transformer',
   part='transformer',
@@ -243,7 +263,7 @@ FORMAT = model_format.ModelFormat(
   abstract_params=dit.abstract_params,
   rules=rules,
   config_from_folder=_config_from_folder,
-  extension=_TTT,
+  extension=_extension,
 )
 save_dit = FORMAT.save
 
@@ -261,11 +281,11 @@ def load_dit(
 
   Args:
     folder: Folder of the model, or of a complete one with `transformer`.
-    mixer: 'ttt_mlp' or 'ttt_linear' adds new TTT layers to a model without;
-      'none' omits those of the folder. None loads the model as it is.
+    mixer: Name of a mixer that is added, with new parameters, to a model
+      without; 'none' omits that of the folder. None loads the model as it is.
     mini_batch: Tokens per mini-batch of new TTT layers; None is the default
       of `DiTConfig`.
-    seed: Seed of new TTT layers.
+    seed: Seed of new parameters.
     dtype: Type of the parameters, see `ModelFormat.load`.
     sharding: Sharding of each parameter, see `ModelFormat.load`.
   """

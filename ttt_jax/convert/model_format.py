@@ -91,7 +91,7 @@ class ModelFormat:
     find: (folder, part) -> the folder that contains config.json.
     config_from_folder: (folder, **options) -> config, where config.json does
       not define all of it.
-    extension: Parameters in a second file.
+    extension: config -> parameters in a second file, or None.
   """
 
   name: str
@@ -106,7 +106,7 @@ class ModelFormat:
   rename: Callable[[str], str | None] = lambda key: key
   find: Callable[..., pathlib.Path] = safetensors_reader.find_folder
   config_from_folder: Callable[..., Any] | None = None
-  extension: Extension | None = None
+  extension: Callable[[Any], Extension | None] = lambda config: None
 
   def load_config(self, folder: str | os.PathLike[str], **options: Any) -> Any:
     """Returns the config of a model without reading its weights.
@@ -157,7 +157,7 @@ class ModelFormat:
     folder = self.find(folder, self.part)
     config = self.load_config(folder, **options)
     shapes = self.parameter_shapes(config)
-    extension, extra = self.extension, {}
+    extension, extra = self.extension(config), {}
     if extension is not None:
       extra = {p: s for p, s in shapes.items() if extension.owns(p)}
     tensors = safetensors_reader.open_folder(folder, self.weights)
@@ -226,7 +226,7 @@ class ModelFormat:
     content = self.config_to_json(config)
     safetensors_writer.check_free(folder, self.weights)
     flat = train_state.flatten(params)
-    if (extension := self.extension) is not None:
+    if (extension := self.extension(config)) is not None:
       safetensors_writer.check_free(folder, extension.name)
       extra = {p: flat.pop(p) for p in list(flat) if extension.owns(p)}
       if extra:

@@ -14,6 +14,8 @@ from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixers
+from ttt_jax.models.dit import ttt as ttt_lib
 
 _BLOCK = 'dit.layers.{i}'
 _SEQ = f'{_BLOCK}.seq_modeling_block'
@@ -95,22 +97,42 @@ def output(source: str, patch: int, channels: int, dim: int) -> list[Rule]:
 
 
 def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
-  """Returns the rules of TTT layer and gates, given their names' prefix."""
+  """Returns the rules of mixer and gates, given their names' prefix.
+
+  TTT layers have the paper's names, other mixers the names of our parameters.
+  """
+  scope = mixers.MIXERS[config.mixer].scope
+  gates = [
+    Rule(
+      f'{source}.{theirs}_ssm_gating_{kind}.gating_alpha',
+      f'layers/seq/gates/{ours}_{kind}',
+    )
+    for ours, theirs in (('forward', 'forward'), ('reverse', 'backward'))
+    for kind in ('text', 'video')
+  ]
+  if scope == ttt_lib.TTT.scope:
+    return gates + _ttt_rules(config, source)
+  prefix = f'layers/seq/{scope}/'
+  paths = [
+    path.removeprefix(prefix)
+    for path in train_state.flatten(dit.abstract_params(config))
+    if path.startswith(prefix)
+  ]
+  return gates + [
+    Rule(f'{source}.{scope}.{path.replace("/", ".")}', prefix + path)
+    for path in paths
+  ]
+
+
+def _ttt_rules(config, source):
   m, heads = config.model_dim, config.num_heads
   d = m // heads
-  hidden = 4 * d if config.mixer == 'ttt_mlp' else d
+  inner = ttt_lib.INNER_MODELS[config.mixer]
+  shapes = {name: shape(d) for name, shape, _ in inner.weights}
   ttt = f'{source}.ssm.ttt'
   out = []
   for name in 'qkvo':
     out += rules_lib.dense(f'{ttt}.w{name}', f'layers/seq/ttt/{name}')
-  for ours, theirs in (('forward', 'forward'), ('reverse', 'backward')):
-    for kind in ('text', 'video'):
-      out.append(
-        Rule(
-          f'{source}.{theirs}_ssm_gating_{kind}.gating_alpha',
-          f'layers/seq/gates/{ours}_{kind}',
-        )
-      )
   return out + [
     *rules_lib.norm(f'{ttt}.post_norm', 'layers/seq/ttt/post_norm'),
     Rule(f'{ttt}.ttt_norm_weight', 'layers/seq/ttt/ln_scale'),
@@ -128,7 +150,12 @@ def mixer_rules(config: dit.DiTConfig, source: str) -> list[Rule]:
       view=(heads, 1),
     ),
     Rule(f'{ttt}.W1', 'layers/seq/ttt/w1'),
-    Rule(f'{ttt}.b1', 'layers/seq/ttt/b1', (0, 1, 2), view=(heads, 1, hidden)),
+    Rule(
+      f'{ttt}.b1',
+      'layers/seq/ttt/b1',
+      (0, 1, 2),
+      view=(heads, 1, *shapes['b1']),
+    ),
     Rule(f'{ttt}.W2', 'layers/seq/ttt/w2'),
     Rule(f'{ttt}.b2', 'layers/seq/ttt/b2', (0, 1, 2), view=(heads, 1, d)),
   ]

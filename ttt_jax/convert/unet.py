@@ -223,7 +223,7 @@ FORMAT = model_format.ModelFormat(
   rules=rules,
   find=sd.find_part,
   config_from_folder=_config_from_folder,
-  extension=_TEMPORAL,
+  extension=lambda config: _TEMPORAL,
 )
 save_unet = FORMAT.save
 

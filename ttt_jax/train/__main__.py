@@ -52,7 +52,7 @@ def dry_run(config) -> None:
   sizes = rich_table.Table(title=f'{config.name}, stage {config.stage}')
   sizes.add_column('quantity')
   sizes.add_column('value', justify='right')
-  for row in backbones.geometry(config).table():
+  for row in backbones.size_table(config):
     sizes.add_row(*row)
   params = backbones.from_config(config).abstract_params()
   console = rich_console.Console()

@@ -10,6 +10,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
+from ttt_jax import backbones
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
@@ -19,6 +20,7 @@ from ttt_jax.convert import native
 from ttt_jax.convert import registry
 from ttt_jax.convert import unet as convert_unet
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixers
 from ttt_jax.models.unet3d import unet
 from ttt_jax.runtime import files
 
@@ -38,7 +40,6 @@ _DIT_FIELDS = (
   'positions',
 )
 _SINCOS_FIELDS = ('spatial_scale', 'temporal_scale')
-_TTT_FIELDS = ('mixer', 'mini_batch', 'ttt_base_lr')
 _UNET_FIELDS = (
   'in_channels',
   'out_channels',
@@ -63,8 +64,9 @@ class InitFrom:
     folder: Folder of the weights.
     load: Function that returns the nested float32 parameters; its argument
       maps a shape to a sharding.
-    config: Config of their network; None for a stage of a training run, whose
-      shapes are compared when it is loaded.
+    config: Config of their network.
+    is_stage: Whether they are those of a stage of a training run, whose shapes
+      are compared when it is loaded.
     identity: Function that returns the fingerprints of their encoders, see
       `manifest.Manifest.identity`; None for pre-trained weights.
   """
@@ -72,6 +74,7 @@ class InitFrom:
   folder: epath.Path
   load: Callable[[Callable[..., Any]], Any]
   config: dit.DiTConfig | unet.UNet3DConfig | None = None
+  is_stage: bool = False
   identity: Callable[[], Mapping[str, Any] | None] = lambda: None
 
 
@@ -104,6 +107,8 @@ def resolve_init_from(folder: epath.Path, stage: str) -> InitFrom:
   return InitFrom(
     folder,
     lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
+    backbones.from_config(checkpoint.load_config(folder)).config,
+    is_stage=True,
     identity=lambda: checkpoint.load_data(folder)['identity'],
   )
 
@@ -170,6 +175,9 @@ def check(
   names = list(_UNET_FIELDS)
   if isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
+  if init_from.is_stage:
+    is_dit = isinstance(theirs, dit.DiTConfig)
+    names = _mixer_fields(theirs) if is_dit else ()
   differ = [
     f'{name} = {getattr(theirs, name)!r} there,'
     f' {getattr(config, name)!r} in config.model'
@@ -183,6 +191,12 @@ def check(
     )
 
 
+def _mixer_fields(theirs):
+  """Returns the fields that concern the mixer of the weights, if any."""
+  mixer = mixers.MIXERS[theirs.mixer]
+  return ('mixer', *mixer.fields) if mixer.scope else ()
+
+
 def _transformer_fields(theirs, ours, grid):
   """Returns the fields that two transformers must share.
 
@@ -194,8 +208,7 @@ def _transformer_fields(theirs, ours, grid):
   names = list(_DIT_FIELDS)
   if ours.positions == theirs.positions == 'sincos':
     names += _SINCOS_FIELDS
-  if theirs.mixer != 'none':
-    names += _TTT_FIELDS
+  names += _mixer_fields(theirs)
   # A base that equals the grid has no effect.
   base = lambda config: None if config.base == grid else config.base
   if ours.positions == theirs.positions == 'rope' and (

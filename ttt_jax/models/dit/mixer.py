@@ -110,6 +110,7 @@ class NoMixer(Mixer):
 
   scope = ''
   fields = ()
+  defaults = {'ttt_base_lr': 0.0}
   implementations = ('xla', 'reference', 'pallas_tpu', 'pallas_gpu')
 
   def layer(self, config, order, sharding_plan):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import functools
+import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -51,6 +53,27 @@ def scan_permutation(
   return Permutation.from_index(
     np.concatenate([index, np.arange(order.length, length)])
   )
+
+
+def table(config: Any, params: Any, length: int) -> list[tuple[str, str]]:
+  """Returns rows (quantity, value) about a mixer, to print.
+
+  Args:
+    config: Sizes of the network.
+    params: Its nested parameters or their shapes.
+    length: Tokens of a sequence.
+  """
+  mixer = MIXERS[config.mixer]
+  if not mixer.scope:
+    return [('mixer', config.mixer)]
+  leaves = jax.tree.leaves(params['layers']['seq'][mixer.scope])
+  preset = f', {config.mixer_preset}' if len(mixer.presets) > 1 else ''
+  state = mixer.state_size(config, length)
+  return [
+    ('mixer', config.mixer + preset),
+    ('mixer parameters', f'{sum(math.prod(x.shape) for x in leaves):,}'),
+    ('mixer state per layer', f'{state:,} numbers'),
+  ]
 
 
 class BidirectionalMixer(nn.Module):
