@@ -21,8 +21,10 @@ import numpy as np
 from pallas_kernels import Permutation
 from ttt_jax import token_order
 from ttt_jax.models import heads
+from ttt_jax.models.dit import frame_deltanet
 from ttt_jax.models.dit import gated_deltanet
 from ttt_jax.models.dit import global_attention
+from ttt_jax.models.dit import large_chunk_ttt
 from ttt_jax.models.dit import mamba2
 from ttt_jax.models.dit import mixer as mixer_lib
 from ttt_jax.models.dit import ttt
@@ -35,6 +37,8 @@ MIXERS: Mapping[str, mixer_lib.Mixer] = {
   'full': global_attention.GlobalAttention('full', None),
   'mamba2': mamba2.Mamba2(),
   'gated_deltanet': gated_deltanet.GatedDeltaNet(),
+  'frame_deltanet': frame_deltanet.FrameDeltaNet(),
+  'large_chunk_ttt': large_chunk_ttt.LargeChunkTTT(),
 }
 
 
