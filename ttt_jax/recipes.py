@@ -17,6 +17,7 @@ import ml_collections
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import dit
 from ttt_jax.convert import kl_vae
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import model_format
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.convert import unet
@@ -344,7 +345,10 @@ def stable_diffusion_sizes(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
   try:
     root = paths.resolve(folder)
     schedule = stable_diffusion.load_schedule(root)
-    part = lambda name: stable_diffusion.find_part(root, name) / 'config.json'
+    part = lambda name: (
+      model_folder.find_part(root, name, stable_diffusion.SUPPORTED)
+      / model_folder.CONFIG
+    )
     unet_path, vae_path, text_path = map(part, ('unet', 'vae', 'text_encoder'))
     unet_config = unet.config_from_json(
       model_format.read_object(unet_path),

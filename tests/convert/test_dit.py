@@ -269,7 +269,7 @@ def test_the_transformer_of_a_complete_model(fixtures, tmp_path):
     (dict(ofs_embed_dim=512), 'ofs_embed_dim = 512: only None'),
     (dict(activation_fn='gelu'), "activation_fn = 'gelu': only 'gelu-app"),
     (dict(attention_head_dim=40), 'multiple of 16'),
-    (dict(num_layers='2'), "num_layers is '2'; it must be a whole number"),
+    (dict(num_layers='2'), 'num_layers is "2"; expected a whole number'),
     (dict(sample_frames=50), 'sample_frames is 50; .*for example 49'),
   ],
 )
@@ -292,8 +292,11 @@ def test_a_config_that_contradicts_the_weights(fixtures, tmp_path):
   assert 'text/kernel has shape (6, 32), the config requires (7, 32)' in str(
     e.value
   )
-  assert 'layers/mlp/up/kernel has shape (2, 32, 128)' in str(e.value)
+  assert 'layers/mlp/down/bias has 2 layers, the config requires 3' in str(
+    e.value
+  )
   assert '25 problem(s)' in str(e.value)
+  assert len(str(e.value).splitlines()) == 12
 
 
 def test_values_that_diffusers_has_no_field_for(fixtures, tmp_path):

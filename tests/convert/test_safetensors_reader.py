@@ -73,7 +73,7 @@ def test_an_index_that_does_not_fit_lists_every_difference(tmp_path):
 )
 def test_invalid_index(tmp_path, content):
   (tmp_path / 'm.safetensors.index.json').write_text(content)
-  with pytest.raises(ValueError, match='weight_map'):
+  with pytest.raises(ValueError, match='weight_map|not JSON'):
     safetensors_reader.open_folder(tmp_path, 'm')
 
 
@@ -83,7 +83,7 @@ def test_truncated_file(tmp_path, end):
   save(path, a=np.ones((2, 3), np.float32))
   path.write_bytes(path.read_bytes()[:end])
   with pytest.raises(
-    ValueError, match='not a complete safetensors file.*again'
+    ValueError, match='not a complete safetensors file.*again|is empty'
   ):
     safetensors_reader.open_folder(tmp_path, 'm')
 

@@ -190,7 +190,7 @@ def test_a_folder_without_a_part(copy, part):
   with pytest.raises(FileNotFoundError, match=f'no weights at .*{part}'):
     load(copy)
   shutil.rmtree(copy / part)
-  with pytest.raises(FileNotFoundError, match=f'has no {part}: neither'):
+  with pytest.raises(FileNotFoundError, match=f'has no {part}: no config'):
     load(copy)
 
 
@@ -208,31 +208,47 @@ def test_a_folder_without_a_part(copy, part):
       'is Stable Diffusion XL: Stable Diffusion 1.x',
     ),
     ('unet', dict(num_class_embeds=7), 'num_class_embeds = 7: only None'),
-    ('unet', dict(attention_head_dim=None), 'attention_head_dim is None'),
+    (
+      'unet',
+      dict(attention_head_dim=None),
+      'attention_head_dim is null; expected a whole',
+    ),
     ('unet', dict(attention_head_dim=[3, 2]), 'of its 3 heads'),
-    ('unet', dict(in_channels=[4]), r'in_channels is \[4\]; it must be'),
+    ('unet', dict(in_channels=[4]), r'in_channels is \[4\]; expected a whole'),
     ('unet', dict(up_block_types=['UpBlock2D'] * 2), 'they must be 2 of'),
-    ('unet', dict(block_out_channels=[4, 4]), r'problem\(s\).*\(2,\).*'),
+    (
+      'unet',
+      dict(block_out_channels=[4, 4]),
+      r'137 problem\(s\):(.|\n)*and 127 more',
+    ),
     ('vae', dict(_class_name='AutoencoderTiny'), 'only AutoencoderKL can'),
     ('vae', dict(use_quant_conv=False), 'use_quant_conv = False: only'),
-    ('vae', dict(scaling_factor=0), 'scaling_factor is 0; it must be'),
-    ('vae', dict(layers_per_block=2), r'problem\(s\).* is missing'),
+    (
+      'vae',
+      dict(scaling_factor=0),
+      'scaling_factor is 0; expected a number > 0',
+    ),
+    ('vae', dict(layers_per_block=2), r'32 problem\(s\):(.|\n)* is missing'),
     (
       'text_encoder',
       dict(architectures=['CLIPTextModelWithProjection']),
-      'CLIPTextModelWithProjection of .*: only CLIPTextModel',
+      'CLIPTextModelWithProjection.* of .*: only CLIPTextModel',
     ),
-    ('text_encoder', dict(model_type='t5'), "model_type 't5': only"),
+    ('text_encoder', dict(model_type='t5'), 'model_type "t5": only'),
     ('text_encoder', dict(hidden_act='relu'), "'relu'; expected one of quick"),
-    ('text_encoder', dict(hidden_size=0), 'hidden_size is 0; it must be'),
-    ('text_encoder', dict(intermediate_size=9), r'problem\(s\).*up/ker'),
+    (
+      'text_encoder',
+      dict(hidden_size=0),
+      'hidden_size is 0; expected a whole number >= 1',
+    ),
+    ('text_encoder', dict(intermediate_size=9), r'problem\(s\).*up/bias'),
   ],
 )
 def test_models_that_do_not_fit(copy, part, fields, message):
   change(copy / part / 'config.json', **fields)
   with pytest.raises(ValueError, match=message) as e:
     PARTS[part][0](copy)
-  assert '\n' not in str(e.value)
+  assert len(str(e.value)) < 2000 and str(e.value).count('\n') <= 11
 
 
 @pytest.mark.parametrize(
@@ -261,8 +277,8 @@ def test_schedule(copy):
   text = path.read_text()
   for fields, message in (
     (dict(beta_end=0.02), 'beta_end = 0.02: only 0.012 is'),
-    (dict(prediction_type='sample'), "prediction_type = 'sample'; expected"),
-    (dict(steps_offset=2), 'steps_offset = 2; expected one of 0, 1'),
+    (dict(prediction_type='sample'), 'prediction_type is "sample"; expected'),
+    (dict(steps_offset=2), 'steps_offset is 2; expected a whole number <= 1'),
     (dict(rescale_betas_zero_snr=True), 'zero_snr = True: only False'),
   ):
     change(path, **fields)
@@ -271,5 +287,5 @@ def test_schedule(copy):
     path.write_text(text)
   path.unlink()
   for load in (stable_diffusion.load_schedule, convert.load_unet):
-    with pytest.raises(FileNotFoundError, match='has no scheduler: neither'):
+    with pytest.raises(FileNotFoundError, match='has no scheduler: no '):
       load(copy)

@@ -86,14 +86,14 @@ def test_the_encoder_of_a_complete_t5(copy):
   [
     (dict(feed_forward_proj='relu'), "'relu': only 'gated-gelu'"),
     (dict(model_type='umt5'), "model_type = 'umt5': only 't5'"),
-    (dict(d_ff=40, num_layers=3), r'problem\(s\).*layers/.*; layers/'),
+    (dict(d_ff=40, num_layers=3), r'problem\(s\).*layers/(.|\n)*layers/'),
   ],
 )
 def test_configs_that_do_not_fit(copy, fields, message):
   change(copy, **fields)
   with pytest.raises(ValueError, match=message) as e:
     load_t5(copy)
-  assert '\n' not in str(e.value)
+  assert str(e.value).count('\n') <= 11
 
 
 def test_missing_and_damaged(copy):

@@ -126,7 +126,7 @@ def test_size_of_vit_l_14():
   'name, fields, message',
   [
     ('config.json', dict(model_type='clip_text_model'), 'both towers of'),
-    ('config.json', dict(projection_dim=0), 'projection_dim is 0; it'),
+    ('config.json', dict(projection_dim=0), 'projection_dim is 0; expected'),
     (
       'config.json',
       dict(text_config=dict(hidden_size=8, hidden_act='x')),

@@ -12,6 +12,7 @@ from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import stable_diffusion as sd
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models.text import clip
+from ttt_jax.runtime import schema
 
 # Precedes every name in files before 2026; all versions read it.
 _PREFIX = 'text_model.'
@@ -20,16 +21,16 @@ _POSITION_IDS = f'{_PREFIX}embeddings.position_ids'
 _CLASS = 'CLIPTextModel'
 # Fields of both towers, and of the text tower.
 TOWER_FIELDS = {
-  'hidden_size': ('width', int),
-  'num_hidden_layers': ('num_layers', int),
-  'num_attention_heads': ('num_heads', int),
-  'intermediate_size': ('mlp_dim', int),
+  'hidden_size': ('width', model_format.REQUIRED),
+  'num_hidden_layers': ('num_layers', model_format.REQUIRED),
+  'num_attention_heads': ('num_heads', model_format.REQUIRED),
+  'intermediate_size': ('mlp_dim', model_format.REQUIRED),
   'hidden_act': ('activation', 'quick_gelu'),
   'layer_norm_eps': ('norm_eps', 1e-5),
 }
 TEXT_FIELDS = TOWER_FIELDS | {
-  'vocab_size': ('vocab_size', int),
-  'max_position_embeddings': ('max_length', int),
+  'vocab_size': ('vocab_size', model_format.REQUIRED),
+  'max_position_embeddings': ('max_length', model_format.REQUIRED),
 }
 _LAYERS = (
   ('layer_norm1', 'attention_norm'),
@@ -81,10 +82,13 @@ def config_from_json(
   kind = found.get('model_type')
   if names != [_CLASS] or kind != 'clip_text_model':
     raise ValueError(
-      f'{path} describes {", ".join(map(str, names))} of model_type {kind!r}:'
-      f' only {_CLASS} of clip_text_model can be loaded; {sd.SUPPORTED}'
+      f'{path} describes {schema.show(names)} of model_type'
+      f' {schema.show(kind)}: only {_CLASS} of clip_text_model can be loaded;'
+      f' {sd.SUPPORTED}'
     )
-  fields = model_format.read_fields(found, TEXT_FIELDS, path)
+  fields = model_format.read_fields(
+    found, TEXT_FIELDS, path, clip.CLIPTextConfig
+  )
   return model_format.construct(
     clip.CLIPTextConfig, path, **fields, dtype=compute_dtype
   )
@@ -115,7 +119,7 @@ FORMAT = model_format.ModelFormat(
   abstract_params=clip.abstract_params,
   rules=lambda config: text_rules(_PREFIX),
   rename=_rename,
-  find=sd.find_part,
+  supported=sd.SUPPORTED,
 )
 save_clip = FORMAT.save
 

@@ -13,11 +13,12 @@ from ttt_jax.convert import rules
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models import clip
 from ttt_jax.models.text import clip as text_clip
+from ttt_jax.runtime import schema
 
 _CLASS = 'CLIPModel'
 _VISION_FIELDS = convert_clip.TOWER_FIELDS | {
-  'image_size': ('image_size', int),
-  'patch_size': ('patch_size', int),
+  'image_size': ('image_size', model_format.REQUIRED),
+  'patch_size': ('patch_size', model_format.REQUIRED),
 }
 # Values of fields that a file omits.
 _TEXT_DEFAULTS = dict(
@@ -67,11 +68,15 @@ def config_from_json(found: Mapping[str, Any], path: str) -> clip.CLIPConfig:
   """
   if found.get('model_type') != 'clip':
     raise ValueError(
-      f'{path} has model_type {found.get("model_type")!r}; both towers of'
-      f" CLIP are needed, a {_CLASS} of model_type 'clip' such as"
+      f'{path} has model_type {schema.show(found.get("model_type"))}; both'
+      f" towers of CLIP are needed, a {_CLASS} of model_type 'clip' such as"
       ' openai/clip-vit-large-patch14'
     )
-  vision = _VISION_DEFAULTS | (found.get('vision_config') or {})
+  text, vision = (
+    schema.convert(found.get(name) or {}, dict[str, Any], f'{path}: {name}')
+    for name in ('text_config', 'vision_config')
+  )
+  vision = _VISION_DEFAULTS | vision
   model_format.check_fixed(vision, {'num_channels': 3}, path)
   towers = {}
   for name, config_class, fields, values in (
@@ -79,16 +84,16 @@ def config_from_json(found: Mapping[str, Any], path: str) -> clip.CLIPConfig:
       'text',
       text_clip.CLIPTextConfig,
       convert_clip.TEXT_FIELDS,
-      _TEXT_DEFAULTS | (found.get('text_config') or {}),
+      _TEXT_DEFAULTS | text,
     ),
     ('vision', clip.CLIPVisionConfig, _VISION_FIELDS, vision),
   ):
     where = f'{name}_config of {path}'
-    values = model_format.read_fields(values, fields, where)
+    values = model_format.read_fields(values, fields, where, config_class)
     towers[name] = model_format.construct(config_class, where, **values)
   size = {'projection_dim': ('projection_dim', 512)}
   return clip.CLIPConfig(
-    **towers, **model_format.read_fields(found, size, path)
+    **towers, **model_format.read_fields(found, size, path, clip.CLIPConfig)
   )
 
 

@@ -22,9 +22,10 @@ from ttt_jax.convert.rules import Rule
 from ttt_jax.models import dit
 from ttt_jax.models.dit import mixer as mixer_lib
 from ttt_jax.models.dit import mixers
+from ttt_jax.runtime import schema
 
 _CLASS = 'CogVideoXTransformer3DModel'
-_SUPPORTED = 'CogVideoX-2B and CogVideoX-5B, text to video, are supported'
+SUPPORTED = 'CogVideoX-2B and CogVideoX-5B, text to video, are supported'
 _BLOCK = 'transformer_blocks.{i}'
 
 # The defaults are those of diffusers.
@@ -74,21 +75,23 @@ def config_from_json(found: Mapping[str, Any], path: str) -> dit.DiTConfig:
     ValueError: another class, a model that is not supported, or invalid
       sizes.
   """
-  model_format.check_class(found, _CLASS, path, _SUPPORTED)
+  model_format.check_class(found, _CLASS, path, SUPPORTED)
   if found.get('patch_size_t') is not None:
     raise ValueError(
       f'{path} is CogVideoX 1.5 (patch_size_t = {found["patch_size_t"]}):'
-      f' not supported yet; {_SUPPORTED}'
+      f' not supported yet; {SUPPORTED}'
     )
-  fields = model_format.read_fields(found, _FIELDS, path)
-  sizes = model_format.read_fields(found, _SIZES, path)
+  fields = model_format.read_fields(found, _FIELDS, path, dit.DiTConfig)
+  sizes = model_format.read_fields(
+    found, _SIZES, path, dict.fromkeys(_SIZES, schema.PositiveInt)
+  )
   is_learned = found.get('use_learned_positional_embeddings', False)
   if fields['in_channels'] != fields['out_channels'] or is_learned:
     raise ValueError(
       f'{path} is an image-to-video model (in_channels ='
       f' {fields["in_channels"]}, out_channels = {fields["out_channels"]},'
       f' use_learned_positional_embeddings = {is_learned}): not supported'
-      f' yet; {_SUPPORTED}'
+      f' yet; {SUPPORTED}'
     )
   model_format.check_fixed(found, _FIXED, path)
   frames = sizes['sample_frames']
@@ -255,6 +258,7 @@ def _extension(config: dit.DiTConfig) -> model_format.Extension | None:
 FORMAT = model_format.ModelFormat(
   name='transformer',
   part='transformer',
+  supported=SUPPORTED,
   config_class=dit.DiTConfig,
   class_names=(_CLASS,),
   weights='diffusion_pytorch_model',

@@ -18,12 +18,12 @@ from ttt_jax.models.vae import kl
 _CLASS = 'AutoencoderKL'
 # Files of Stable Diffusion 1 lack the fields with defaults.
 _FIELDS = {
-  'in_channels': ('in_channels', int),
-  'out_channels': ('out_channels', int),
-  'latent_channels': ('latent_channels', int),
-  'layers_per_block': ('layers_per_block', int),
+  'in_channels': ('in_channels', model_format.REQUIRED),
+  'out_channels': ('out_channels', model_format.REQUIRED),
+  'latent_channels': ('latent_channels', model_format.REQUIRED),
+  'layers_per_block': ('layers_per_block', model_format.REQUIRED),
   'norm_num_groups': ('norm_num_groups', 32),
-  'block_out_channels': ('block_out_channels', list),
+  'block_out_channels': ('block_out_channels', model_format.REQUIRED),
   'scaling_factor': ('scaling_factor', 0.18215),
   'sample_size': ('sample_size', None),
 }
@@ -97,7 +97,7 @@ def config_from_json(found: Mapping[str, Any], path: str) -> kl.KLVAEConfig:
   """
   model_format.check_class(found, _CLASS, path, sd.SUPPORTED)
   model_format.check_fixed(found, _FIXED, path)
-  fields = model_format.read_fields(found, _FIELDS, path)
+  fields = model_format.read_fields(found, _FIELDS, path, kl.KLVAEConfig)
   blocks = _block_types(len(fields['block_out_channels']))
   model_format.check_fixed(found, blocks, path)
   return model_format.construct(kl.KLVAEConfig, path, **fields)
@@ -130,7 +130,7 @@ FORMAT = model_format.ModelFormat(
   config_to_json=config_to_json,
   abstract_params=kl.abstract_params,
   rules=rules,
-  find=sd.find_part,
+  supported=sd.SUPPORTED,
 )
 save_kl_vae = FORMAT.save
 

@@ -16,14 +16,14 @@ from ttt_jax.models.text import minilm
 
 _LAYER = 'encoder.layer.{i}'
 _FIELDS = {
-  'vocab_size': ('vocab_size', int),
-  'hidden_size': ('width', int),
-  'num_hidden_layers': ('num_layers', int),
-  'num_attention_heads': ('num_heads', int),
-  'intermediate_size': ('mlp_dim', int),
-  'max_position_embeddings': ('max_length', int),
-  'type_vocab_size': ('type_vocab_size', int),
-  'layer_norm_eps': ('norm_eps', float),
+  'vocab_size': ('vocab_size', model_format.REQUIRED),
+  'hidden_size': ('width', model_format.REQUIRED),
+  'num_hidden_layers': ('num_layers', model_format.REQUIRED),
+  'num_attention_heads': ('num_heads', model_format.REQUIRED),
+  'intermediate_size': ('mlp_dim', model_format.REQUIRED),
+  'max_position_embeddings': ('max_length', model_format.REQUIRED),
+  'type_vocab_size': ('type_vocab_size', model_format.REQUIRED),
+  'layer_norm_eps': ('norm_eps', model_format.REQUIRED),
 }
 _FIXED = {'hidden_act': 'gelu', 'position_embedding_type': 'absolute'}
 # The numbers 0, 1, 2, ..., and the head that embeds a sentence in one vector.
@@ -80,8 +80,8 @@ def config_from_json(
     ValueError: a size is missing, or an option is not supported.
   """
   model_format.check_fixed(found, _FIXED, path)
-  fields = model_format.read_fields(found, _FIELDS, path)
-  return minilm.MiniLMConfig(**fields)
+  fields = model_format.read_fields(found, _FIELDS, path, minilm.MiniLMConfig)
+  return model_format.construct(minilm.MiniLMConfig, path, **fields)
 
 
 def _rename(key: str) -> str | None:

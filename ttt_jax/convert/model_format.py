@@ -17,10 +17,12 @@ from typing import Any
 from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import init_missing
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert import safetensors_writer
 from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,9 @@ class ModelFormat:
     rules: config -> rules for the tensors.
     config_to_json: config -> content of config.json; None if such models are
       only read.
-    rename: Key in the file -> key in the rules, or None to ignore the tensor.
+    rename: Key in the file, without wrappers -> key in the rules, or None to
+      ignore the tensor.
+    supported: Models that have such a part, for messages.
     find: (folder, part) -> the folder that contains config.json.
     config_from_folder: (folder, **options) -> config, where config.json does
       not define all of it.
@@ -104,7 +108,7 @@ class ModelFormat:
   rules: Callable[[Any], Sequence[rules_lib.Rule]]
   config_to_json: Callable[[Any], dict[str, Any]] | None = None
   rename: Callable[[str], str | None] = lambda key: key
-  find: Callable[..., pathlib.Path] = safetensors_reader.find_folder
+  supported: str = ''
   config_from_folder: Callable[..., Any] | None = None
   extension: Callable[[Any], Extension | None] = lambda config: None
 
@@ -115,7 +119,7 @@ class ModelFormat:
       folder: Folder of the model, or of a complete model with such a part.
       **options: Options of the format's config.
     """
-    folder = self.find(folder, self.part)
+    folder = model_folder.find_part(folder, self.part, self.supported)
     if self.config_from_folder is not None:
       return self.config_from_folder(folder, **options)
     path = folder / 'config.json'
@@ -154,23 +158,20 @@ class ModelFormat:
       ValueError: the model is not supported, a file is truncated, or config
         and weights do not fit each other.
     """
-    folder = self.find(folder, self.part)
+    folder = model_folder.find_part(folder, self.part, self.supported)
     config = self.load_config(folder, **options)
+    tensors = safetensors_reader.open_folder(folder, self.weights)
+    _check_depth(config, tensors)
     shapes = self.parameter_shapes(config)
     extension, extra = self.extension(config), {}
     if extension is not None:
       extra = {p: s for p, s in shapes.items() if extension.owns(p)}
-    tensors = safetensors_reader.open_folder(folder, self.weights)
-    named = {
-      name: tensor
-      for key, tensor in tensors.items()
-      if (name := self.rename(key)) is not None
-    }
     params = rules_lib.import_params(
       self.rules(config),
-      named,
+      tensors,
       {path: shape for path, shape in shapes.items() if path not in extra},
       tensors.name,
+      rename=self.rename,
       dtype=dtype,
       sharding=sharding,
     )
@@ -259,7 +260,7 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError: the file does not exist.
     ValueError: the file contains something else.
   """
-  found = files.read_json(path)
+  found = files.read_json(path, constants=True)
   if not isinstance(found, dict):
     raise ValueError(f'{path} does not contain a JSON object; copy it again')
   return found
@@ -269,9 +270,12 @@ def check_class(
   found: Mapping[str, Any], name: str, path: str, supported: str = ''
 ) -> None:
   """Raises ValueError unless a config.json is for the class `name`."""
-  if found.get('_class_name', name) != name:
+  actual = found.get('_class_name', name)
+  if actual != name:
+    other = model_folder.title(actual)
     raise ValueError(
-      f'{path} describes a {found["_class_name"]}: only {name} can be loaded'
+      f'{path} describes a {str(actual)[:60]}: only {name} can be loaded'
+      + (other and f', and this is {other}')
       + (supported and f'; {supported}')
     )
 
@@ -292,53 +296,55 @@ def check_fixed(
     required: An absent option is an error; else it has the supported value.
   """
   wrong = [
-    f'{key} = {found.get(key)!r}: only {value!r} is supported'
+    f'{key} = {_show(found.get(key))}: only {value!r} is supported'
     for key, value in fixed.items()
     if found.get(key, None if required else value) != value
   ]
   if wrong:
-    raise ValueError(f'{path} has {"; ".join(wrong)}')
+    raise ValueError(f'{path} has {files.first_ten(wrong, "; ")}')
 
 
-# Published name -> (our name, default). A type (int, float or list) in place
-# of the default makes the field required.
+# Published name -> (our name, default); without a default the field is
+# required.
+REQUIRED: Any = dataclasses.MISSING
 Fields = Mapping[str, tuple[str, Any]]
 
 
 def read_fields(
-  found: Mapping[str, Any], fields: Fields, path: str
+  found: Mapping[str, Any],
+  fields: Fields,
+  path: str,
+  kinds: Mapping[str, Any] | type[Any],
 ) -> dict[str, Any]:
   """Returns our name -> value of the fields in a config.json.
-
-  Integers, floats and lists of integers must be positive; other defaults
-  admit any value. Lists become tuples.
 
   Args:
     found: Content of the file.
     fields: Description of the fields.
     path: Name of the file, for messages.
+    kinds: Our name -> kind of the value, see `schema.convert`; or the class of
+      the config, whose annotations they are.
 
   Raises:
-    ValueError: required fields are missing, or a size is not positive.
+    ValueError: required fields are missing, or values are not of their kind.
   """
+  if isinstance(kinds, type):
+    kinds = schema.field_kinds(kinds)
   missing = [
     name
     for name, (_, default) in fields.items()
-    if isinstance(default, type) and name not in found
+    if default is REQUIRED and name not in found
   ]
   if missing:
     raise ValueError(f'{path} lacks {", ".join(missing)}')
-  out = {}
+  out, problems = {}, []
   for name, (ours, default) in fields.items():
-    value = found.get(name, default)
-    kind = default if isinstance(default, type) else type(default)
-    legal = _describe_violation(value, kind)
-    if legal:
-      example = '' if kind is default else f', for example {default}'
-      raise ValueError(
-        f'{path}: {name} is {value!r}; it must be {legal}{example}'
-      )
-    out[ours] = tuple(value) if isinstance(value, list) else value
+    try:
+      out[ours] = schema.convert(found.get(name, default), kinds[ours], name)
+    except ValueError as e:
+      problems.append(str(e))
+  if problems:
+    raise ValueError(f'{path}: {files.first_ten(problems, "; ")}')
   return out
 
 
@@ -356,15 +362,21 @@ def construct(config_class: type[Any], path: str, **fields: Any) -> Any:
     raise ValueError(f'{path}: {e}') from e
 
 
-def _describe_violation(value: Any, kind: type[Any]) -> str:
-  """Returns what a value of this kind must be, or '' if it is legal."""
-  is_size = lambda n: type(n) is int and n > 0
-  if kind is int:
-    return '' if is_size(value) else 'a whole number above 0'
-  if kind is float:
-    is_legal = type(value) in (int, float) and value > 0
-    return '' if is_legal else 'a number above 0'
-  if kind is list:
-    is_legal = isinstance(value, list) and value and all(map(is_size, value))
-    return '' if is_legal else 'a list of whole numbers above 0'
-  return ''
+def _show(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _check_depth(config: Any, tensors: safetensors_reader.Tensors) -> None:
+  """Raises ValueError for more blocks than tensors, which would be traced."""
+  for part in vars(config).values():
+    if dataclasses.is_dataclass(part):
+      _check_depth(part, tensors)
+  blocks = getattr(config, 'num_layers', 1)
+  if levels := getattr(config, 'block_out_channels', ()):
+    blocks = len(levels) * config.layers_per_block
+  if blocks > len(tensors):
+    raise ValueError(
+      f'{tensors.name} does not fit its config, which has {blocks} blocks: the'
+      f' file has {len(tensors)} tensors'
+    )

@@ -12,6 +12,7 @@ from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import kl_vae as convert_kl_vae
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import model_format
 from ttt_jax.convert import native
 from ttt_jax.convert import stable_diffusion
@@ -20,7 +21,7 @@ from ttt_jax.convert import unet as convert_unet
 from ttt_jax.convert import vae as convert_vae
 from ttt_jax.models import dit
 from ttt_jax.models.unet3d import unet
-from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 FORMATS = {
   module.FORMAT.name: module.FORMAT
@@ -33,6 +34,7 @@ FORMATS = {
     convert_clip,
   )
 }
+_SUPPORTED = f'{stable_diffusion.SUPPORTED}; {convert_dit.SUPPORTED}'
 
 
 def detect_format(folder: pathlib.Path) -> model_format.ModelFormat:
@@ -44,21 +46,22 @@ def detect_format(folder: pathlib.Path) -> model_format.ModelFormat:
   """
   path = folder / 'config.json'
   if not path.is_file():
-    raise FileNotFoundError(
-      f'no config.json in {folder}: it must be a folder as save_pretrained'
-      ' writes it, one that python -m ttt_jax.convert wrote, or the folder'
-      ' of a training run'
+    reason = model_folder.describe(folder) or (
+      'it must be a folder as save_pretrained writes it, one that python -m'
+      ' ttt_jax.convert wrote, or the folder of a training run'
     )
-  found = files.read_json(path)
-  found = found if isinstance(found, dict) else {}
-  names = [found.get('_class_name'), *(found.get('architectures') or ())]
+    raise FileNotFoundError(f'no config.json in {folder}: {reason}')
+  found = model_format.read_object(path)
+  names = found.get('_class_name') or found.get('architectures') or 'no model'
+  names = names if isinstance(names, list) else [names]
   for model in FORMATS.values():
-    if set(names) & set(model.class_names):
+    if any(name in model.class_names for name in names):
       return model
   known = ', '.join(name for m in FORMATS.values() for name in m.class_names)
+  other = model_folder.title(names[0])
   raise ValueError(
-    f'{path} describes {names[0] or names[1:] or "no model"}; expected one of'
-    f' {known}'
+    f'{path} describes {schema.show(names[0])}{other and f", of {other}"};'
+    f' expected one of {known}'
   )
 
 
@@ -127,7 +130,7 @@ def find_parts(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   Raises:
     ValueError: a complete Stable Diffusion XL or 3.
   """
-  stable_diffusion.check_generation(folder)
+  model_folder.check_pipeline(folder, _SUPPORTED)
   if not (folder / 'config.json').is_file():
     parts = {
       name: folder / name

@@ -12,8 +12,11 @@ number: those tensors are stacked on a new leading axis, in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
+import os
 import re
 from typing import Any
 
@@ -22,8 +25,15 @@ import numpy as np
 
 from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import safetensors_reader
+from ttt_jax.runtime import files
 
 _PLACEHOLDER = re.compile(r'\{(\w+)\}')
+# Names that wrappers of PyTorch put before those of the wrapped module.
+_OUTER = re.compile(r'(?:(?:module|model)\.)+')
+_INNER = re.compile(
+  r'(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
 
 # Axes of a convolution's kernel, which has its features last here.
 CONV2D = (2, 3, 1, 0)
@@ -115,12 +125,19 @@ def _match(pattern: str, name: str) -> dict[str, str] | None:
   return found.groupdict() if found else None
 
 
+def unwrap(key: str) -> str:
+  """Returns a key without the names of wrappers, for example 'module.'."""
+  key = _INNER.sub('', key)
+  return key[found.end() :] if (found := _OUTER.match(key)) else key
+
+
 def import_params(
   rules: Sequence[Rule],
   tensors: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]],
   name: str,
   *,
+  rename: Callable[[str], str | None] = lambda key: key,
   dtype: Any = None,
   sharding: lazy_params.Placement = None,
 ) -> dict:
@@ -134,16 +151,19 @@ def import_params(
     tensors: Key -> array, or `safetensors_reader.Tensor`.
     shapes: '/'-joined path -> shape of every parameter.
     name: Name of the file, for messages.
+    rename: Key without wrappers -> key in the rules, or None to ignore the
+      tensor.
     dtype: Type of the parameters; None keeps the type of the tensors.
     sharding: Sharding of each parameter; None returns numpy arrays,
       `lazy_params.ABSTRACT` returns the checked `Parameter`s in their own
       types.
 
   Raises:
-    ValueError: keys without a parameter, parameters without a tensor, types
-      that are not floats, or shapes that differ: all in one message.
+    ValueError: keys without a parameter, parameters without a tensor or with
+      several that differ, types that are not floats, or shapes that differ:
+      all in one message.
   """
-  flat = _match_tensors(rules, tensors, shapes, name)
+  flat = _match_tensors(rules, tensors, shapes, name, rename)
   if sharding is not lazy_params.ABSTRACT:
     flat = {
       path: lazy_params.materialize(parameter, dtype, sharding)
@@ -157,48 +177,98 @@ def _match_tensors(
   tensors: Mapping[str, Any],
   shapes: Mapping[str, tuple[int, ...]],
   name: str,
+  rename: Callable[[str], str | None],
 ) -> dict[str, lazy_params.Parameter]:
   """Returns path -> parameter, checked but not read; see `import_params`."""
-  found, problems = {}, []
+  # Path -> layer -> (key, rule, tensor); problems are (name, reason).
+  found: dict[str, dict[int, tuple[str, Rule, Any]]] = {}
+  problems: list[tuple[str, str]] = []
   for key, tensor in tensors.items():
-    for rule in rules:
-      values = _match(rule.source, key)
-      if values is None:
-        continue
-      path = rule.target.format(**values)
-      if path not in shapes:
-        problems.append(f'{key} has no place in the model')
-        break
-      if not jnp.issubdtype(_dtype(tensor), jnp.floating):
-        problems.append(
-          f'{key} has type {tensor.dtype}, weights must have one of float32,'
-          ' bfloat16, float16, float64'
+    known = rename(unwrap(key))
+    if known is None:
+      continue
+    rule, values = _find_rule(rules, known)
+    if rule is None:
+      problems.append((key, 'is not known'))
+      continue
+    path = rule.target.format(**values)
+    if path not in shapes:
+      problems.append((key, 'has no place in the model'))
+      continue
+    if not jnp.issubdtype(_dtype(tensor), jnp.floating):
+      problems.append(
+        (
+          key,
+          f'has type {tensor.dtype}, weights must have one of float32,'
+          ' bfloat16, float16, float64',
         )
-      layer = int(values[rule.layer]) if rule.layer else _UNSTACKED
-      found.setdefault(path, {})[layer] = rule, tensor
-      break
-    else:
-      problems.append(f'{key} is not known')
+      )
+    layers = found.setdefault(path, {})
+    layer = int(values[rule.layer]) if rule.layer else _UNSTACKED
+    if layer not in layers:
+      layers[layer] = key, rule, tensor
+    elif not safetensors_reader.is_equal(layers[layer][2], tensor):
+      problems.append(
+        (key, f'and {layers[layer][0]} are one parameter, but differ')
+      )
   for path, shape in shapes.items():
     if path not in found:
-      problems.append(f'{path} {tuple(shape)} is missing')
-    else:
-      problems += _problems(path, found[path], tuple(shape))
+      problems.append((path, f'{tuple(shape)} is missing'))
+    elif reason := _describe_misfit(found[path], tuple(shape)):
+      problems.append((path, reason))
   if problems:
+    # The first of each kind first.
+    counts = collections.Counter()
+    ranks = {}
+    for problem in problems:
+      ranks[problem] = counts[problem[1]]
+      counts[problem[1]] += 1
+    problems.sort(key=ranks.__getitem__)
     raise ValueError(
-      f'{name} does not fit its config, {len(problems)} problem(s): '
-      + '; '.join(problems)
+      f'{name} does not fit its config, {len(problems)} problem(s)'
+      f'{_describe_names([subject for subject, _ in problems], tensors)}:'
+      f'{safetensors_reader.list_problems([" ".join(p) for p in problems])}'
     )
-  parameters = {}
-  for path, shape in shapes.items():
-    parts = tuple(found[path][i] for i in sorted(found[path]))
-    parameters[path] = lazy_params.Parameter(
+  return {
+    path: lazy_params.Parameter(
       shape=tuple(shape),
-      dtype=_dtype(parts[0][1]),
-      parts=parts,
+      dtype=functools.reduce(
+        jnp.promote_types, (_dtype(t) for _, _, t in found[path].values())
+      ),
+      parts=tuple(found[path][i][1:] for i in sorted(found[path])),
       is_stacked=_UNSTACKED not in found[path],
     )
-  return parameters
+    for path, shape in shapes.items()
+  }
+
+
+def _find_rule(
+  rules: Sequence[Rule], key: str
+) -> tuple[Rule | None, dict[str, str]]:
+  """Returns the first rule for a key, with the values of its placeholders."""
+  for rule in rules:
+    values = _match(rule.source, key)
+    if values is not None and (
+      rule.layer is None
+      or re.fullmatch('0|[1-9][0-9]{0,5}', values[rule.layer])
+    ):
+      return rule, values
+  return None, {}
+
+
+def _describe_names(names: Sequence[str], keys: Mapping[str, Any]) -> str:
+  """Returns what the names in problems have in common, for a message."""
+  if keys.keys() <= {*names}:  # An unknown prefix, perhaps.
+    names = [*keys]
+  prefix = re.sub(r'[^./]*$', '', os.path.commonprefix(names))
+  adapter = (
+    ', of a LoRA or another adapter: load it in diffusers, call fuse_lora and'
+    ' save_pretrained, and name that folder'
+    if any('lora_' in name for name in names)
+    else ''
+  )
+  common = f', names begin with {prefix!r}' if prefix and len(names) > 1 else ''
+  return common + adapter
 
 
 def _dtype(tensor: Any) -> np.dtype:
@@ -206,31 +276,30 @@ def _dtype(tensor: Any) -> np.dtype:
   return np.dtype(np.uint8 if isinstance(tensor.dtype, str) else tensor.dtype)
 
 
-def _problems(
-  path: str,
-  layers: Mapping[int, tuple[Rule, Any]],
-  shape: tuple[int, ...],
-) -> list[str]:
+def _describe_misfit(
+  layers: Mapping[int, tuple[str, Rule, Any]], shape: tuple[int, ...]
+) -> str:
   """Returns why the tensors of `layers` do not form a parameter, if so."""
   is_stacked, numbers = _UNSTACKED not in layers, sorted(layers)
   if is_stacked and numbers != list(range(len(numbers))):
-    return [f'layers {numbers} of {path} have gaps']
+    absent = sorted(set(range(numbers[-1])) - set(numbers))
+    return f'lacks the layers {files.first_ten([*map(str, absent)])}'
   inner = shape[1:] if is_stacked else shape
   # An array with that shape that takes no memory.
   empty = lambda tensor: np.broadcast_to(np.float32(0), tensor.shape)
   found = {
-    rule.read(empty(tensor), inner).shape for rule, tensor in layers.values()
+    rule.read(empty(tensor), inner).shape for _, rule, tensor in layers.values()
   }
   if len(found) > 1:
-    return [f'layers of {path} differ in shape']
-  if len({_dtype(tensor) for _, tensor in layers.values()}) > 1:
-    return [f'layers of {path} differ in type']
+    return 'has layers that differ in shape'
   actual = found.pop()
+  if is_stacked and actual == inner and len(numbers) != shape[0]:
+    return f'has {len(numbers)} layers, the config requires {shape[0]}'
   if is_stacked:
     actual = (len(numbers), *actual)
   if actual != shape:
-    return [f'{path} has shape {actual}, the config requires {shape}']
-  return []
+    return f'has shape {actual}, the config requires {shape}'
+  return ''
 
 
 def export_params(

@@ -1,23 +1,30 @@
 """Weights in safetensors files: opened at once, read on demand.
 
 A folder contains one file, NAME.safetensors, or several with an index,
-NAME.safetensors.index.json, which maps tensors to files. Only safetensors and
-JSON are read: no file is unpickled. Files are read, not mapped, so that
-memory holds only the tensors in use.
+NAME.safetensors.index.json, which maps tensors to files. Without them, those
+of a variant such as fp16 are read. Only safetensors and JSON are read: no file
+is unpickled. Files are read, not mapped, so that memory holds only the tensors
+in use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-import json
+import functools
 import os
 import pathlib
+import re
 from typing import Any
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+
+from ttt_jax.convert import model_folder
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 # Name in the files -> type that weights can have.
 DTYPES = {
@@ -26,6 +33,11 @@ DTYPES = {
   'F16': np.dtype(np.float16),
   'BF16': np.dtype(jnp.bfloat16),
 }
+# A file next to its index: no path, and short enough for every file system.
+_FILE_NAME = re.compile(r'[^/\\\0]{1,243}\.safetensors')
+# Characters of one problem in a message, and of several in one line.
+_LONGEST = 200
+_ONE_LINE = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +66,13 @@ class Tensor:
         f'{self.key} in {self.file} has type {self.dtype}; weights must be'
         f' one of {", ".join(DTYPES)}'
       )
-    value = self.handle.get_tensor(self.key)
+    try:
+      value = self.handle.get_tensor(self.key)
+    except (safetensors.SafetensorError, OSError) as e:
+      raise ValueError(
+        f'{self.key} in {self.file} cannot be read: {files.first_line(e)}'
+      ) from e
+    check_finite(value, f'{self.key} in {self.file}')
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
@@ -70,24 +88,13 @@ class Tensors(dict[str, Tensor]):
     self.name = name
 
 
-def find_folder(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
-  """Returns the folder of a part of a model, which contains `config.json`.
-
-  Args:
-    folder: Folder of the part, or of the complete model.
-    part: Name of the part, such as 'transformer' or 'vae'.
-
-  Raises:
-    FileNotFoundError: neither folder contains the part.
-  """
-  folder = pathlib.Path(folder)
-  for path in (folder, folder / part):
-    if (path / 'config.json').is_file():
-      return path
-  raise FileNotFoundError(
-    f'no config.json in {folder} or {folder / part}: it must be a folder as'
-    ' save_pretrained writes it'
-  )
+def check_finite(value: Any, name: str) -> None:
+  """Raises ValueError for weights that contain NaN or infinity."""
+  if not np.isfinite(value).all():
+    raise ValueError(
+      f'{name} contains NaN or infinity, so the model is damaged: download or'
+      ' save it again'
+    )
 
 
 def open_file(path: str | os.PathLike[str]) -> Tensors:
@@ -99,20 +106,22 @@ def open_file(path: str | os.PathLike[str]) -> Tensors:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(
-      f'no weights at {path}: a safetensors file is required'
-    )
+    raise FileNotFoundError(f'no weights at {path}: {_explain_missing(path)}')
   try:
     handle = safetensors.safe_open(path, 'numpy', backend='pread')
+    found = {}
+    for key in handle.keys():
+      part = handle.get_slice(key)
+      dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
+      found[key] = Tensor(path, key, tuple(part.get_shape()), dtype, handle)
   except (safetensors.SafetensorError, ValueError, OSError) as e:
+    reason = model_folder.describe_damage(path)
+    if reason:
+      raise ValueError(f'{path} {reason}') from e
     raise ValueError(
-      f'{path} is not a complete safetensors file ({e}): copy it again'
+      f'{path} is not a complete safetensors file ({files.first_line(e)[:99]}):'
+      ' copy it again'
     ) from e
-  found = {}
-  for key in handle.keys():
-    part = handle.get_slice(key)
-    dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
-    found[key] = Tensor(path, key, tuple(part.get_shape()), dtype, handle)
   return Tensors(found, str(path))
 
 
@@ -125,77 +134,174 @@ def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
 
   Raises:
     FileNotFoundError: the weights, or a file in the index, are missing.
-    ValueError: a file is truncated, or the index does not fit the files: all
-      differences in one message.
+    ValueError: a file is truncated, the index does not fit the files, or two
+      copies of the weights differ.
   """
   folder = pathlib.Path(folder)
-  index = folder / f'{name}.safetensors.index.json'
-  if not index.is_file():
-    _check_no_pickles(folder, name)
-    return open_file(folder / f'{name}.safetensors')
-  files = _read_index(index)
-  missing = sorted(
-    {file for file in files.values() if not (folder / file).is_file()}
-  )
-  if missing:
-    raise FileNotFoundError(
-      f'{index} lists files that do not exist: {", ".join(missing)}; copy'
-      ' them, too'
+  variants = _find_variants(folder, name)
+  if not variants:
+    return open_file(folder / f'{name}.safetensors')  # Says what is there.
+  if '' not in variants and len(variants) > 1:
+    raise ValueError(
+      f'{folder} has no {name}.safetensors, but several variants:'
+      f' {", ".join(variants)}; keep the files of one of them'
     )
-  shards = {
-    file: open_file(folder / file) for file in sorted(set(files.values()))
-  }
+  chosen = '' if '' in variants else next(iter(variants))
+  sources = variants[chosen]
+  opened = [_open(path) for path in sources]
+  for path, tensors in zip(sources[1:], opened[1:]):
+    _check_equal(sources[0], opened[0], path, tensors)
+  ignored = [p for v, found in variants.items() if v != chosen for p in found]
+  ignored += [
+    p for p in _pickles(folder) if p.name.startswith((name, 'pytorch'))
+  ]
+  if ignored:
+    _say_once(
+      f'{sources[0]} is read;'
+      f' {files.first_ten([path.name for path in ignored])} not'
+    )
+  return opened[0]
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+  logging.warning(message)
+
+
+def _find_variants(
+  folder: pathlib.Path, name: str
+) -> dict[str, list[pathlib.Path]]:
+  """Returns variant ('' is none) -> its file, its index, or both."""
+  # Of an index, both spellings occur.
+  pattern = re.compile(
+    rf'{re.escape(name)}(?:\.(\w+))?\.safetensors'
+    r'(?:\.index(?:\.(\w+))?\.json)?'
+  )
+  found: dict[str, list[pathlib.Path]] = {}
+  for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    match = pattern.fullmatch(path.name)
+    if match:
+      found.setdefault(match[1] or match[2] or '', []).append(path)
+  return dict(sorted(found.items()))
+
+
+def _pickles(folder: pathlib.Path) -> list[pathlib.Path]:
+  return [
+    path
+    for suffix in model_folder.PICKLES
+    for path in sorted(folder.glob(f'*{suffix}'))
+  ]
+
+
+def _explain_missing(path: pathlib.Path) -> str:
+  """Returns why there are no weights at `path`, and what to do."""
+  folder, name = path.parent, path.stem
+  if path.is_symlink():
+    return model_folder.describe(path)
+  shards = sorted(p.name for p in folder.glob(f'{name}*-of-*.safetensors'))
+  if shards:
+    return (
+      f'there are {files.first_ten(shards)}, but not {path.name}.index.json;'
+      ' copy it, too'
+    )
+  if pickles := _pickles(folder):
+    return (
+      f'only {files.first_ten([p.name for p in pickles])}: such files can run'
+      ' code and are not opened; save the model again with'
+      ' save_pretrained(..., safe_serialization=True)'
+    )
+  return model_folder.describe_download(folder) or (
+    'a safetensors file is required'
+  )
+
+
+def _open(path: pathlib.Path) -> Tensors:
+  """Returns the tensors of a file, or those of an index."""
+  if path.suffix != '.json':
+    return open_file(path)
+  places = _read_index(path)
+  folder = path.parent
+  names = sorted(set(places.values()))
+  missing = [name for name in names if not (folder / name).is_file()]
+  if missing:
+    reason = model_folder.describe_download(folder) or (
+      model_folder.describe(folder / missing[0])
+      if (folder / missing[0]).is_symlink()
+      else 'copy them, too'
+    )
+    raise FileNotFoundError(
+      f'{path} lists {len(missing)} file(s) that do not exist:'
+      f' {files.first_ten(missing)}; {reason}'
+    )
+  shards = {name: open_file(folder / name) for name in names}
   problems = [
-    f'{key} is not in {file}'
-    for key, file in files.items()
-    if key not in shards[file]
+    f'{key} is not in {name}'
+    for key, name in places.items()
+    if key not in shards[name]
   ]
   problems += [
-    f'{key} in {file} is not in the index'
-    for file, shard in shards.items()
+    f'{key} in {name} is not in the index'
+    if key not in places
+    else f'{key} in {name} is in {places[key]}, too'
+    for name, shard in shards.items()
     for key in shard
-    if files.get(key) != file
+    if places.get(key) != name
   ]
   if problems:
     raise ValueError(
-      f'{index} does not fit its files, {len(problems)} problem(s): '
-      + '; '.join(problems)
+      f'{path} does not fit its files, {len(problems)} problem(s):'
+      f'{list_problems(problems)}'
     )
-  found = {key: shards[file][key] for key, file in files.items()}
-  return Tensors(found, str(index))
-
-
-def _check_no_pickles(folder: pathlib.Path, name: str) -> None:
-  """Raises FileNotFoundError if the folder contains only pickled weights."""
-  if (folder / f'{name}.safetensors').is_file():
-    return
-  pickles = sorted(
-    path.name
-    for kind in ('bin', 'pt', 'pth')
-    for path in folder.glob(f'*.{kind}')
+  return Tensors(
+    {key: shards[name][key] for key, name in places.items()}, str(path)
   )
-  if pickles:
-    raise FileNotFoundError(
-      f'no {name}.safetensors in {folder}, only {", ".join(pickles)}: such'
-      ' files can run code and are not opened; save the model again with'
-      ' save_pretrained(..., safe_serialization=True)'
-    )
+
+
+def list_problems(problems: Sequence[str]) -> str:
+  """Returns ' ' and a few problems, or the first ten of many in lines."""
+  shorter = [
+    p if len(p) <= _LONGEST else f'{p[: _LONGEST - 3]}...' for p in problems
+  ]
+  if sum(map(len, shorter)) <= _ONE_LINE:
+    return ' ' + '; '.join(shorter)
+  return '\n  ' + files.first_ten(shorter, '\n  ')
+
+
+def is_equal(a: Any, b: Any) -> bool:
+  """Returns whether two tensors have equal shapes and values."""
+  return a.shape == b.shape and np.array_equal(
+    np.asarray(a, np.float64), np.asarray(b, np.float64)
+  )
+
+
+def _check_equal(
+  path: pathlib.Path, a: Tensors, other: pathlib.Path, b: Tensors
+) -> None:
+  """Raises ValueError if two copies of weights differ."""
+  for key in sorted(a.keys() | b.keys()):
+    if key not in a or key not in b or not is_equal(a[key], b[key]):
+      raise ValueError(
+        f'{path} and {other.name} contain different weights, the first is'
+        f' {key[:_LONGEST]}; keep one of them'
+      )
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
   """Returns key -> file name from an index."""
+  found = files.read_json(path)
   try:
-    files = dict(json.loads(path.read_text())['weight_map'])
-  except (ValueError, KeyError, TypeError) as e:
+    places = dict(found['weight_map'])
+  except (KeyError, TypeError, ValueError, IndexError) as e:
     raise ValueError(
-      f'{path} is not an index of safetensors files ({type(e).__name__}: {e}):'
-      ' it needs an object "weight_map"'
+      f'{path} is not an index of safetensors files: it needs an object'
+      ' "weight_map"'
     ) from e
-  if not files:
+  if not places:
     raise ValueError(f'{path}: "weight_map" is empty; copy it again')
-  for file in files.values():
-    if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+  for name in places.values():
+    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
       raise ValueError(
-        f'{path}: "weight_map" contains {file!r}, which is not a file name'
+        f'{path}: "weight_map" contains {schema.show(name)}, which is not the'
+        ' name of a safetensors file next to it'
       )
-  return files
+  return places

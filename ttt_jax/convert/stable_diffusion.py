@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from typing import Annotated
 
+import msgspec
+
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert.rules import Rule
 from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.diffusion import schedule as schedule_lib
+from ttt_jax.runtime import schema
 
 SUPPORTED = 'Stable Diffusion 1.x and 2.x are supported'
 SCHEDULER = 'scheduler_config.json'
 
-_INDEX = 'model_index.json'
-_OTHERS = {
-  'StableDiffusionXL': 'Stable Diffusion XL',
-  'StableDiffusion3': 'Stable Diffusion 3',
-}
 # Noise levels of both models.
 _NOISE = {
   'num_train_timesteps': 1000,
@@ -27,10 +27,14 @@ _NOISE = {
   'beta_end': 0.012,
   'beta_schedule': 'scaled_linear',
 }
-_SD_OPTIONS = {
-  'trained_betas': None,
-  'rescale_betas_zero_snr': False,
-  'timestep_spacing': 'leading',
+# The sampler of the file and its spacing do not matter: DDIM and its inversion
+# have timesteps of their own.
+_SD_OPTIONS = {'trained_betas': None, 'rescale_betas_zero_snr': False}
+# Published name -> (our field, default of DDIM).
+_SD_FIELDS = {
+  'prediction_type': ('prediction', 'epsilon'),
+  'steps_offset': ('offset', 0),
+  'set_alpha_to_one': ('ends_clean', True),
 }
 # Timesteps are always trailing, whatever spacing the file contains: the
 # pipeline of CogVideoX overrides it when it samples.
@@ -44,6 +48,11 @@ _COGVIDEOX_SCHEDULERS = {
   'CogVideoXDPMScheduler': 'cogvideox_dpm',
   'CogVideoXDDIMScheduler': 'cogvideox_ddim',
 }
+_SD_KINDS = {
+  'prediction': schema.one_of(schedule_lib.PREDICTIONS),
+  'offset': Annotated[int, msgspec.Meta(ge=0, le=1)],
+  'ends_clean': bool,
+}
 
 
 def resnet(source: str, target: str) -> list[Rule]:
@@ -53,43 +62,6 @@ def resnet(source: str, target: str) -> list[Rule]:
     rules += rules_lib.norm(f'{source}.norm{i}', f'{target}/norm{i}')
     rules += rules_lib.conv(f'{source}.conv{i}', f'{target}/conv{i}')
   return rules
-
-
-def find_part(folder: str | os.PathLike[str], part: str) -> pathlib.Path:
-  """Returns the folder of a part of a model, which contains `config.json`.
-
-  Args:
-    folder: Folder of the part, or of the complete model.
-    part: Name of the part: 'unet', 'vae' or 'text_encoder'.
-
-  Raises:
-    FileNotFoundError: neither folder contains the part.
-    ValueError: the model is a Stable Diffusion XL or 3.
-  """
-  folder = pathlib.Path(folder)
-  check_generation(folder)
-  for path in (folder, folder / part):
-    if (path / 'config.json').is_file():
-      return path
-  raise FileNotFoundError(
-    f'{folder} has no {part}: neither config.json nor {part}/config.json'
-    ' exists; a Stable Diffusion folder has unet, vae, text_encoder,'
-    ' tokenizer and scheduler'
-  )
-
-
-def is_complete(folder: pathlib.Path) -> bool:
-  """Returns whether a folder contains a complete model, with its parts."""
-  return (folder / _INDEX).is_file()
-
-
-def check_generation(folder: pathlib.Path) -> None:
-  """Raises ValueError for the folder of a complete XL or 3."""
-  if is_complete(folder):
-    name = str(model_format.read_object(folder / _INDEX).get('_class_name'))
-    for prefix, title in _OTHERS.items():
-      if name.startswith(prefix):
-        raise ValueError(f'{folder} is {title} ({name}): {SUPPORTED}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,32 +98,23 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
       is unknown.
   """
   folder = pathlib.Path(folder)
-  check_generation(folder)
+  model_folder.check_pipeline(folder, SUPPORTED)
   for path in (folder / SCHEDULER, folder / 'scheduler' / SCHEDULER):
     if path.is_file():
       break
   else:
     raise FileNotFoundError(
-      f'{folder} has no scheduler: neither {SCHEDULER} nor'
-      f' scheduler/{SCHEDULER} exists'
+      f'{folder} has no scheduler: no {SCHEDULER} in it or in scheduler/'
+      + model_folder.explain(folder, 'scheduler')
     )
   found = model_format.read_object(path)
+  where = f'{path} ({found.get("_class_name", "a scheduler")})'
   # diffusers' defaults are other noise levels.
-  model_format.check_fixed(found, _NOISE, str(path), required=True)
-  model_format.check_fixed(found, _SD_OPTIONS, str(path))
-  prediction = found.get('prediction_type', 'epsilon')
-  if prediction not in schedule_lib.PREDICTIONS:
-    raise ValueError(
-      f'{path} has prediction_type = {prediction!r}; expected one of'
-      f' {", ".join(schedule_lib.PREDICTIONS)}'
-    )
-  offset = found.get('steps_offset', 0)
-  if offset not in (0, 1):
-    raise ValueError(
-      f'{path} has steps_offset = {offset!r}; expected one of 0, 1'
-    )
-  # DDIM's default for the last field is True.
-  return Schedule(prediction, offset, found.get('set_alpha_to_one', True))
+  model_format.check_fixed(found, _NOISE, where, required=True)
+  model_format.check_fixed(found, _SD_OPTIONS, where)
+  return Schedule(
+    **model_format.read_fields(found, _SD_FIELDS, where, _SD_KINDS)
+  )
 
 
 def load_scheduler(folder: str | os.PathLike[str]) -> tuple[str, float]:
@@ -170,12 +133,14 @@ def load_scheduler(folder: str | os.PathLike[str]) -> tuple[str, float]:
   """
   path = pathlib.Path(folder) / SCHEDULER
   found = model_format.read_object(path)
-  kind = found.get('_class_name')
+  kind = str(found.get('_class_name'))
   if kind not in _COGVIDEOX_SCHEDULERS:
     raise ValueError(
-      f'{path} has class {kind!r}; expected one of'
+      f'{path} has class {kind[:60]!r}; expected one of'
       f' {", ".join(_COGVIDEOX_SCHEDULERS)}'
     )
   model_format.check_fixed(found, _COGVIDEOX_OPTIONS, str(path))
-  shift = float(found.get('snr_shift_scale', 3.0))
+  shift = {'snr_shift_scale': ('shift', 3.0)}
+  kinds = {'shift': schema.PositiveFloat}
+  shift = model_format.read_fields(found, shift, str(path), kinds)['shift']
   return _COGVIDEOX_SCHEDULERS[kind], shift

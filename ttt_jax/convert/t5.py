@@ -16,15 +16,15 @@ _ATTENTION = f'{_BLOCK}.layer.0'
 _MLP = f'{_BLOCK}.layer.1'
 # Old configs lack the maximal distance and mean the default.
 _FIELDS = {
-  'vocab_size': ('vocab_size', int),
-  'd_model': ('width', int),
-  'num_layers': ('num_layers', int),
-  'num_heads': ('num_heads', int),
-  'd_kv': ('head_dim', int),
-  'd_ff': ('mlp_dim', int),
-  'relative_attention_num_buckets': ('num_buckets', int),
+  'vocab_size': ('vocab_size', model_format.REQUIRED),
+  'd_model': ('width', model_format.REQUIRED),
+  'num_layers': ('num_layers', model_format.REQUIRED),
+  'num_heads': ('num_heads', model_format.REQUIRED),
+  'd_kv': ('head_dim', model_format.REQUIRED),
+  'd_ff': ('mlp_dim', model_format.REQUIRED),
+  'relative_attention_num_buckets': ('num_buckets', model_format.REQUIRED),
   'relative_attention_max_distance': ('max_distance', 128),
-  'layer_norm_epsilon': ('norm_eps', float),
+  'layer_norm_epsilon': ('norm_eps', model_format.REQUIRED),
 }
 _FIXED = {'model_type': 't5', 'feed_forward_proj': 'gated-gelu'}
 
@@ -34,6 +34,8 @@ def rules(config: t5.T5Config) -> list[Rule]:
   m, h, d = config.width, config.num_heads, config.head_dim
   out = [
     Rule('shared.weight', 'tokens/embedding'),
+    # A second copy, or the only one.
+    Rule('encoder.embed_tokens.weight', 'tokens/embedding'),
     # All layers use the table of the first layer.
     Rule(
       'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
@@ -80,7 +82,7 @@ def config_from_json(
     ValueError: a size is missing, or an option is not supported.
   """
   model_format.check_fixed(found, _FIXED, path, required=True)
-  fields = model_format.read_fields(found, _FIELDS, path)
+  fields = model_format.read_fields(found, _FIELDS, path, t5.T5Config)
   return model_format.construct(
     t5.T5Config, path, **fields, dtype=compute_dtype
   )
@@ -110,8 +112,8 @@ FORMAT = model_format.ModelFormat(
   config_to_json=config_to_json,
   abstract_params=t5.abstract_params,
   rules=rules,
-  # A second copy of the embedding, and the other half of a complete T5.
-  rename=model_format.ignore('encoder.embed_tokens.', 'decoder.', 'lm_head.'),
+  # The other half of a complete T5.
+  rename=model_format.ignore('decoder.', 'lm_head.'),
 )
 save_t5 = FORMAT.save
 

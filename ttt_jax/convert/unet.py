@@ -11,33 +11,53 @@ from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
+import types
 from typing import Any
 
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert import stable_diffusion as sd
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models.unet3d import unet
 from ttt_jax.models.unet3d.config import UNet3DConfig
+from ttt_jax.runtime import schema
 
 CLASS = 'UNet2DConditionModel'
-# A field of ours, which diffusers ignores.
-_PREDICTION = 'prediction_type'
 _DOWN = {True: 'CrossAttnDownBlock2D', False: 'DownBlock2D'}
 _UP = {True: 'CrossAttnUpBlock2D', False: 'UpBlock2D'}
 # Old files lack the fields with defaults.
 _FIELDS = {
-  'in_channels': ('in_channels', int),
-  'out_channels': ('out_channels', int),
-  'layers_per_block': ('layers_per_block', int),
-  'cross_attention_dim': ('text_dim', int),
-  'norm_num_groups': ('norm_num_groups', int),
-  'block_out_channels': ('block_out_channels', list),
+  'in_channels': ('in_channels', model_format.REQUIRED),
+  'out_channels': ('out_channels', model_format.REQUIRED),
+  'layers_per_block': ('layers_per_block', model_format.REQUIRED),
+  'cross_attention_dim': ('text_dim', model_format.REQUIRED),
+  'norm_num_groups': ('norm_num_groups', model_format.REQUIRED),
+  'block_out_channels': ('block_out_channels', model_format.REQUIRED),
   'norm_eps': ('norm_eps', 1e-5),
   'sample_size': ('sample_size', None),
   'upcast_attention': ('upcast_attention', False),
   'use_linear_projection': ('use_linear_projection', False),
+  # The number of heads in spite of its name: one for all levels (SD 1), or
+  # one per level (SD 2).
+  'attention_head_dim': ('num_heads', model_format.REQUIRED),
+  'down_block_types': ('down', model_format.REQUIRED),
+  'up_block_types': ('up', model_format.REQUIRED),
+  # A field of ours, which diffusers ignores.
+  'prediction_type': ('prediction', 'epsilon'),
+}
+_KINDS = schema.field_kinds(UNet3DConfig) | {
+  'num_heads': schema.PositiveInt | schema.Levels,
+  'down': list[str],
+  'up': list[str],
+}
+# Input channels of models that see more than the noise.
+_CONDITIONED = {
+  5: 'a depth-to-image model',
+  7: 'an upscaler',
+  8: 'an InstructPix2Pix model',
+  9: 'an inpainting model',
 }
 _FIXED = {
   'act_fn': 'silu',
@@ -100,41 +120,42 @@ def config_from_json(
   if found.get('addition_embed_type') == 'text_time':
     raise ValueError(f'{path} is Stable Diffusion XL: {sd.SUPPORTED}')
   model_format.check_fixed(found, _FIXED, path)
-  # The number of heads in spite of its name: one for all levels (SD 1), or
-  # one per level (SD 2).
-  heads = found.get('attention_head_dim')
-  kind = list if isinstance(heads, list) else int
-  fields = model_format.read_fields(
-    found, _FIELDS | {'attention_head_dim': ('num_heads', kind)}, path
-  )
+  fields = model_format.read_fields(found, _FIELDS, path, _KINDS)
+  inputs, outputs = fields['in_channels'], fields['out_channels']
+  if inputs != outputs:
+    kind = _CONDITIONED.get(inputs, 'a model with a condition')
+    raise ValueError(
+      f'{path} is {kind}: its U-Net takes {inputs} channels and returns'
+      f' {outputs}; {sd.SUPPORTED}, text to image, whose U-Net takes as many as'
+      ' it returns'
+    )
   levels = len(fields['block_out_channels'])
-  if isinstance(heads, int):
-    fields['num_heads'] = (heads,) * levels
-  down, up = found.get('down_block_types'), found.get('up_block_types')
-  crossing = tuple(name == _DOWN[True] for name in down or ())
+  if isinstance(fields['num_heads'], int):
+    fields['num_heads'] = (fields['num_heads'],) * levels
+  down, up = fields.pop('down'), fields.pop('up')
+  crossing = tuple(name == _DOWN[True] for name in down)
   expected = [_DOWN[c] for c in crossing], [_UP[c] for c in crossing[::-1]]
   if (down, up) != expected or len(crossing) != levels:
     raise ValueError(
-      f'{path} has down_block_types {down} and up_block_types {up}: they must'
-      f' be {levels} of {", ".join(_DOWN.values())}, and the same with Up in'
-      ' reverse order'
+      f'{path} has down_block_types {schema.show(down)} and up_block_types'
+      f' {schema.show(up)}: they must be {levels} of'
+      f' {", ".join(_DOWN.values())}, and the same with Up in reverse order'
     )
   fields['cross_attention'] = crossing
-  fields['prediction'] = found.get(_PREDICTION, 'epsilon')
   return model_format.construct(UNet3DConfig, path, **fields | choices)
 
 
 def config_to_json(config: UNet3DConfig) -> dict[str, Any]:
   """Returns the content of `config.json`."""
   heads = config.num_heads
+  down = [_DOWN[c] for c in config.cross_attention]
+  up = [_UP[c] for c in reversed(config.cross_attention)]
+  values = types.SimpleNamespace(**vars(config), down=down, up=up)
   return {
     '_class_name': CLASS,
     **_FIXED,
-    **model_format.write_fields(config, _FIELDS),
+    **model_format.write_fields(values, _FIELDS),
     'attention_head_dim': heads[0] if len(set(heads)) == 1 else list(heads),
-    'down_block_types': [_DOWN[c] for c in config.cross_attention],
-    'up_block_types': [_UP[c] for c in reversed(config.cross_attention)],
-    _PREDICTION: config.prediction,
   }
 
 
@@ -199,7 +220,7 @@ def _config_from_folder(
   )
   parent = folder.absolute().parent
   # A complete model whose scheduler is missing might predict anything.
-  if (parent / 'scheduler').is_dir() or sd.is_complete(parent):
+  if (parent / 'scheduler').is_dir() or (parent / model_folder.INDEX).is_file():
     prediction = sd.load_schedule(parent).prediction
     config = dataclasses.replace(config, prediction=prediction)
   return config
@@ -221,7 +242,7 @@ FORMAT = model_format.ModelFormat(
   config_to_json=config_to_json,
   abstract_params=unet.abstract_params,
   rules=rules,
-  find=sd.find_part,
+  supported=sd.SUPPORTED,
   config_from_folder=_config_from_folder,
   extension=lambda config: _TEMPORAL,
 )

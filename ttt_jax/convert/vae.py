@@ -19,12 +19,12 @@ from ttt_jax.convert.rules import Rule
 from ttt_jax.models.vae import causal3d
 
 _CLASS = 'AutoencoderKLCogVideoX'
-# Each is one number, or one per channel.
-_LATENT_FIELDS = {'scaling_factor': 'scaling_factor', 'shift': 'shift_factor'}
 _FIELDS = {
-  field.name: (field.name, field.default)
+  {'shift': 'shift_factor'}.get(field.name, field.name): (
+    field.name,
+    field.default,
+  )
   for field in dataclasses.fields(causal3d.CausalVAEConfig)
-  if field.name not in _LATENT_FIELDS
 }
 _FIXED = {
   'act_fn': 'silu',
@@ -86,23 +86,22 @@ def config_from_json(
   """
   model_format.check_class(found, _CLASS, path)
   model_format.check_fixed(found, _FIXED, path)
-  fields = model_format.read_fields(found, _FIELDS, path)
-  for ours, theirs in _LATENT_FIELDS.items():
-    if theirs in found:
-      value = found[theirs]
-      fields[ours] = tuple(value) if isinstance(value, list) else value
+  fields = model_format.read_fields(
+    found, _FIELDS, path, causal3d.CausalVAEConfig
+  )
   return model_format.construct(causal3d.CausalVAEConfig, path, **fields)
 
 
 def config_to_json(config: causal3d.CausalVAEConfig) -> dict[str, Any]:
   """Returns the content of `config.json`."""
   count = len(config.block_out_channels)
-  found: dict[str, Any] = {'_class_name': _CLASS, **_FIXED}
-  found['down_block_types'] = ['CogVideoXDownBlock3D'] * count
-  found['up_block_types'] = ['CogVideoXUpBlock3D'] * count
-  for name, value in dataclasses.asdict(config).items():
-    found[_LATENT_FIELDS.get(name, name)] = value
-  return found
+  return {
+    '_class_name': _CLASS,
+    **_FIXED,
+    'down_block_types': ['CogVideoXDownBlock3D'] * count,
+    'up_block_types': ['CogVideoXUpBlock3D'] * count,
+    **model_format.write_fields(config, _FIELDS),
+  }
 
 
 FORMAT = model_format.ModelFormat(

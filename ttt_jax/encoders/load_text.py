@@ -14,6 +14,7 @@ import numpy as np
 from ttt_jax import sharding
 from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import minilm as convert_minilm
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import model_format
 from ttt_jax.convert import safetensors_reader
 from ttt_jax.convert import t5 as convert_t5
@@ -55,7 +56,7 @@ def load_text_encoder(
     ValueError: a kind of model that is not supported, damaged files, or a
       length that the model does not have.
   """
-  folder = safetensors_reader.find_folder(folder, 'text_encoder')
+  folder = model_folder.find_part(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
   if kind == 'bert':
     return _load_bert(folder, text_length)
@@ -76,7 +77,7 @@ def load_tokenizer(
   Raises:
     FileNotFoundError, ValueError: as `load_text_encoder`.
   """
-  folder = safetensors_reader.find_folder(folder, 'text_encoder')
+  folder = model_folder.find_part(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
   if kind == _CLIP:
     return clip_tokenizer.find_tokenizer(folder).tokens, ()

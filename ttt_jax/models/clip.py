@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ttt_jax.models import layers
 from ttt_jax.models.text import clip as text_clip
+from ttt_jax.runtime import schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class CLIPVisionConfig(text_clip.TowerConfig):
     patch_size: Pixel rows and columns of a patch.
   """
 
-  image_size: int = 224
-  patch_size: int = 32
+  image_size: schema.PositiveInt = 224
+  patch_size: schema.PositiveInt = 32
 
   def __post_init__(self):
     super().__post_init__()
@@ -56,7 +57,7 @@ class CLIPConfig:
 
   text: text_clip.CLIPTextConfig
   vision: CLIPVisionConfig
-  projection_dim: int = 512
+  projection_dim: schema.PositiveInt = 512
 
 
 class CLIPVisionEncoder(nn.Module):

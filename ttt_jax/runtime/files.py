@@ -175,11 +175,14 @@ def read_text(path: str | os.PathLike[str]) -> str:
     ) from e
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(
+  path: str | os.PathLike[str], *, constants: bool = False
+) -> Any:
   """Returns the value of a JSON file, the list of the lines' of a JSONL file.
 
   Args:
     path: Path of `read_text`; '.jsonl' and '.ndjson' have a value per line.
+    constants: Accepts NaN and Infinity, which diffusers writes for schedulers.
 
   Raises:
     FileNotFoundError: the file does not exist.
@@ -188,7 +191,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   """
   text = read_text(path)
   if pathlib.Path(path).suffix.lower() not in LINE_SUFFIXES:
-    return _parse_json(text, path)
+    return _parse_json(text, path, constants=constants)
   return [
     _parse_json(line, path, number)
     for number, line in enumerate(text.split('\n'), 1)
@@ -197,12 +200,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def _parse_json(
-  text: str, path: str | os.PathLike[str], line: int | None = None
+  text: str,
+  path: str | os.PathLike[str],
+  line: int | None = None,
+  constants: bool = False,
 ) -> Any:
   """Returns a JSON value; `line` is its line in a file of several."""
   try:
     value = json.loads(
-      text, object_pairs_hook=_unique, parse_constant=_refuse_constant
+      text,
+      object_pairs_hook=_unique,
+      parse_constant=None if constants else _refuse_constant,
     )
     if '\\u' in text:  # Half of a surrogate pair can be escaped.
       json.dumps(value, ensure_ascii=False).encode()

@@ -30,6 +30,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Epsilon = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # Layers or levels: each one takes time to trace.
 Depth = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+# Sizes of the levels of a network.
+Levels = Annotated[
+  tuple[PositiveInt, ...], msgspec.Meta(min_length=1, max_length=10)
+]
 # JAX drops the higher bits.
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
@@ -92,7 +96,7 @@ def convert(
     reason = f'one of {", ".join(names)}'
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)
-  raise ValueError(f'{location} is {_show(value)}; expected {reason}')
+  raise ValueError(f'{location} is {show(value)}; expected {reason}')
 
 
 def check_keys(found: Iterable[Any], known: Iterable[str], location: str):
@@ -163,7 +167,7 @@ def struct_of(kind: Any) -> type[msgspec.Struct] | None:
   return None
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
   """Returns the beginning of a value as JSON."""
   if isinstance(value, Mapping):
     return 'an object'

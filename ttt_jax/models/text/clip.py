@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax.models import layers
+from ttt_jax.runtime import schema
 
 DTYPES = ('float32', 'bfloat16')
 ACTIVATIONS = {
@@ -39,15 +40,16 @@ class TowerConfig:
       residual stream are float32 in both.
   """
 
-  width: int = 768
-  num_layers: int = 12
-  num_heads: int = 12
-  mlp_dim: int = 3072
+  width: schema.PositiveInt = 768
+  num_layers: schema.Depth = 12
+  num_heads: schema.PositiveInt = 12
+  mlp_dim: schema.PositiveInt = 3072
   activation: str = 'quick_gelu'
-  norm_eps: float = 1e-5
+  norm_eps: schema.Epsilon = 1e-5
   dtype: str = 'float32'
 
   def __post_init__(self):
+    schema.check_fields(self, type(self).__name__)
     layers.check_choices(
       'CLIPConfig', self, dtype=DTYPES, activation=ACTIVATIONS
     )
@@ -67,8 +69,8 @@ class CLIPTextConfig(TowerConfig):
     max_length: Rows of the position embedding.
   """
 
-  vocab_size: int = 49408
-  max_length: int = 77
+  vocab_size: schema.PositiveInt = 49408
+  max_length: schema.PositiveInt = 77
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax.models import layers
+from ttt_jax.runtime import schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +33,22 @@ class MiniLMConfig:
     norm_eps: Epsilon of every LayerNorm.
   """
 
-  vocab_size: int = 30522
-  width: int = 384
-  num_layers: int = 6
-  num_heads: int = 12
-  mlp_dim: int = 1536
-  max_length: int = 512
-  type_vocab_size: int = 2
-  norm_eps: float = 1e-12
+  vocab_size: schema.PositiveInt = 30522
+  width: schema.PositiveInt = 384
+  num_layers: schema.Depth = 6
+  num_heads: schema.PositiveInt = 12
+  mlp_dim: schema.PositiveInt = 1536
+  max_length: schema.PositiveInt = 512
+  type_vocab_size: schema.PositiveInt = 2
+  norm_eps: schema.Epsilon = 1e-12
+
+  def __post_init__(self):
+    schema.check_fields(self, 'MiniLMConfig')
+    if self.width % self.num_heads:
+      raise ValueError(
+        f'the {self.num_heads} heads of MiniLM do not divide its width'
+        f' {self.width}'
+      )
 
 
 def _norm(config: MiniLMConfig, name: str) -> nn.LayerNorm:

@@ -23,6 +23,7 @@ import numpy as np
 
 from ttt_jax import sharding
 from ttt_jax.models import layers
+from ttt_jax.runtime import schema
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -45,20 +46,21 @@ class T5Config:
       residual stream are float32 in both.
   """
 
-  vocab_size: int = 32128
-  width: int = 4096
-  num_layers: int = 24
-  num_heads: int = 64
-  head_dim: int = 64
-  mlp_dim: int = 10240
-  num_buckets: int = 32
-  max_distance: int = 128
-  norm_eps: float = 1e-6
+  vocab_size: schema.PositiveInt = 32128
+  width: schema.PositiveInt = 4096
+  num_layers: schema.Depth = 24
+  num_heads: schema.PositiveInt = 64
+  head_dim: schema.PositiveInt = 64
+  mlp_dim: schema.PositiveInt = 10240
+  num_buckets: schema.PositiveInt = 32
+  max_distance: schema.PositiveInt = 128
+  norm_eps: schema.Epsilon = 1e-6
   dtype: str = 'float32'
 
   def __post_init__(self):
+    schema.check_fields(self, 'T5Config')
     layers.check_choices('T5Config', self, dtype=DTYPES)
-    if self.num_buckets % 4 or self.num_buckets < 4:
+    if self.num_buckets % 4:
       raise ValueError(
         f'relative_attention_num_buckets {self.num_buckets} is not a'
         ' multiple of 4 (e.g. 32)'

@@ -6,6 +6,7 @@ import dataclasses
 
 from ttt_jax.models import layers
 from ttt_jax.models import softmax
+from ttt_jax.runtime import schema
 
 DTYPES = ('float32', 'bfloat16')
 PREDICTIONS = ('epsilon', 'v_prediction')
@@ -51,27 +52,28 @@ class UNet3DConfig:
       has 8 x 4096 x 8192 scores at the finest level, 1 GiB.
   """
 
-  in_channels: int = 4
-  out_channels: int = 4
-  block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-  layers_per_block: int = 2
+  in_channels: schema.PositiveInt = 4
+  out_channels: schema.PositiveInt = 4
+  block_out_channels: schema.Levels = (320, 640, 1280, 1280)
+  layers_per_block: schema.Depth = 2
   cross_attention: tuple[bool, ...] = (True, True, True, False)
-  num_heads: tuple[int, ...] = (8, 8, 8, 8)
-  text_dim: int = 768
-  norm_num_groups: int = 32
-  norm_eps: float = 1e-5
+  num_heads: schema.Levels = (8, 8, 8, 8)
+  text_dim: schema.PositiveInt = 768
+  norm_num_groups: schema.PositiveInt = 32
+  norm_eps: schema.Epsilon = 1e-5
   use_linear_projection: bool = False
   upcast_attention: bool = False
-  sample_size: int | None = 64
+  sample_size: schema.PositiveInt | schema.Levels | None = 64
   prediction: str = 'epsilon'
   temporal: bool = True
   reference_bias: bool = False
   dtype: str = 'float32'
   remat: str = 'none'
   attention: str | None = None
-  attention_frames: int | None = None
+  attention_frames: schema.PositiveInt | None = None
 
   def __post_init__(self):
+    schema.check_fields(self, 'UNet3DConfig')
     layers.check_choices(
       'UNet3DConfig',
       self,
@@ -90,16 +92,11 @@ class UNet3DConfig:
         )
     layers.check_groups(self.block_out_channels, self.norm_num_groups)
     for channels, heads in zip(self.block_out_channels, self.num_heads):
-      if heads < 1 or channels % heads:
+      if channels % heads:
         raise ValueError(
           f'block_out_channels {channels} is not a multiple of its'
           f' {heads} heads (e.g. 8)'
         )
-    if self.attention_frames is not None and self.attention_frames < 1:
-      raise ValueError(
-        f'attention_frames {self.attention_frames} must be 1 or more, or'
-        ' None for all frames'
-      )
 
   @property
   def levels(self) -> int:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from ttt_jax.models import layers
 from ttt_jax.models.vae.coder import Decoder
 from ttt_jax.models.vae.coder import Encoder
+from ttt_jax.runtime import schema
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -56,24 +57,25 @@ class CausalVAEConfig:
       one of each latent to the decoded pixels; False in CogVideoX.
   """
 
-  in_channels: int = 3
-  out_channels: int = 3
-  latent_channels: int = 16
-  block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
-  layers_per_block: int = 3
-  norm_num_groups: int = 32
-  norm_eps: float = 1e-6
-  temporal_compression_ratio: int = 4
-  scaling_factor: float | tuple[float, ...] = 0.7
-  shift: float | tuple[float, ...] | None = None
-  encode_window: int = 8
-  decode_window: int = 2
-  patch_size: int = 1
+  in_channels: schema.PositiveInt = 3
+  out_channels: schema.PositiveInt = 3
+  latent_channels: schema.PositiveInt = 16
+  block_out_channels: schema.Levels = (128, 256, 256, 512)
+  layers_per_block: schema.Depth = 3
+  norm_num_groups: schema.PositiveInt = 32
+  norm_eps: schema.Epsilon = 1e-6
+  temporal_compression_ratio: schema.PositiveInt = 4
+  scaling_factor: schema.PositiveFloat | tuple[schema.PositiveFloat, ...] = 0.7
+  shift: schema.FiniteFloat | tuple[schema.FiniteFloat, ...] | None = None
+  encode_window: schema.PositiveInt = 8
+  decode_window: schema.PositiveInt = 2
+  patch_size: schema.PositiveInt = 1
   linear_shortcut: bool = False
 
   def __post_init__(self):
+    schema.check_fields(self, 'CausalVAEConfig')
     ratio = self.temporal_compression_ratio
-    if ratio < 1 or ratio & (ratio - 1):
+    if ratio & (ratio - 1):
       raise ValueError(
         f'temporal_compression_ratio {ratio} is not a power of two (e.g. 4)'
       )

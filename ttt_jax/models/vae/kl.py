@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from ttt_jax.models import layers
 from ttt_jax.models import resnet
 from ttt_jax.models.vae import causal3d
+from ttt_jax.runtime import schema
 
 _EPS = 1e-6
 
@@ -42,16 +43,17 @@ class KLVAEConfig:
     sample_size: Pixel rows and columns in pre-training; None if unknown.
   """
 
-  in_channels: int = 3
-  out_channels: int = 3
-  latent_channels: int = 4
-  block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-  layers_per_block: int = 2
-  norm_num_groups: int = 32
-  scaling_factor: float = 0.18215
-  sample_size: int | None = 512
+  in_channels: schema.PositiveInt = 3
+  out_channels: schema.PositiveInt = 3
+  latent_channels: schema.PositiveInt = 4
+  block_out_channels: schema.Levels = (128, 256, 512, 512)
+  layers_per_block: schema.Depth = 2
+  norm_num_groups: schema.PositiveInt = 32
+  scaling_factor: schema.PositiveFloat = 0.18215
+  sample_size: schema.PositiveInt | schema.Levels | None = 512
 
   def __post_init__(self):
+    schema.check_fields(self, 'KLVAEConfig')
     layers.check_groups(self.block_out_channels, self.norm_num_groups)
 
   @property
