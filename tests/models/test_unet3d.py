@@ -266,7 +266,7 @@ def test_the_defaults_are_stable_diffusion_1():
     (dict(num_heads=(2,)), 'one value for each of the 2 levels'),
     (dict(num_heads=(3, 2)), '4 is not a multiple of its 3 heads'),
     (dict(norm_num_groups=3), '4 is not a multiple of norm_num_groups 3'),
-    (dict(attention_frames=0), 'attention_frames 0 must be 1 or more'),
+    (dict(attention_frames=0), 'attention_frames is 0; expected a whole'),
   ],
 )
 def test_sizes_that_cannot_work(fields, message):

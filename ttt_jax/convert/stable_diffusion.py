@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,7 +14,6 @@ from ttt_jax.convert import model_format
 from ttt_jax.convert import rules as rules_lib
 from ttt_jax.convert.rules import Rule
 from ttt_jax.diffusion import sampling_schedule
-from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.runtime import schema
 
 SUPPORTED = 'Stable Diffusion 1.x and 2.x are supported'
@@ -49,7 +48,7 @@ _COGVIDEOX_SCHEDULERS = {
   'CogVideoXDDIMScheduler': 'cogvideox_ddim',
 }
 _SD_KINDS = {
-  'prediction': schema.one_of(schedule_lib.PREDICTIONS),
+  'prediction': Literal['epsilon', 'v_prediction'],
   'offset': Annotated[int, msgspec.Meta(ge=0, le=1)],
   'ends_clean': bool,
 }

@@ -175,9 +175,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     ) from e
 
 
-def read_json(
-  path: str | os.PathLike[str], *, constants: bool = False
-) -> Any:
+def read_json(path: str | os.PathLike[str], *, constants: bool = False) -> Any:
   """Returns the value of a JSON file, the list of the lines' of a JSONL file.
 
   Args:
