@@ -1,9 +1,13 @@
 # `make demo` and `make test` set up everything they need in .venv.
 
-# The first Python that is new enough.
+# The first Python for which JAX and its libraries are made.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-  && echo $$p && break; done)
+  $$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+IS_SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+# Ends make with one line if it is another.
+CHECK_PYTHON = @$(or $(PYTHON),false) -c '$(IS_SUPPORTED)' 2>/dev/null || { \
+  echo "error: ttt_jax needs Python 3.11 to 3.14, not '$(or $(PYTHON),none)';" \
+  "install one and call make PYTHON=/path/to/python3.12" >&2; exit 1; }
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
@@ -27,7 +31,7 @@ PIN := $(RUN) -m uv pip compile pyproject.toml --quiet --python-version 3.11 \
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-memory demo-edit test test-slow faults lint format pins wheel \
+.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins wheel \
   bench parity kernel-check kernel-budget plan-check plan-table clean
 
 demo: $(READY)
@@ -44,6 +48,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -q $(PYTEST_FLAGS) tests
+
+# Every reader of files and flags, fed with damaged input.
+fuzz: $(READY)
+	$(RUN) -m tests.fuzz
 
 # Known faults, put into copies one by one; each must make a test fail.
 faults: $(READY)
@@ -75,8 +83,7 @@ bench: $(READY)
 	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)
 
 $(READY): requirements.txt requirements-assets.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found;" \
-	  "install one or call make PYTHON=/path/to/python3"; exit 1; }
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-assets.txt
@@ -89,6 +96,7 @@ parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest -q $(PYTEST_FLAGS) tests/parity
 
 $(PARITY)/ready: requirements.txt requirements-parity.txt
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-parity.txt torch==$(TORCH)
@@ -113,12 +121,14 @@ plan-table: $(TPU)/ready
 	$(TPU)/bin/python -m launch.planner.costs
 
 $(TPU)/ready: requirements.txt requirements-tpu.txt
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(TPU)
 	$(TPU)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-tpu.txt
 	touch $@
 
 $(GPU)/ready:
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(GPU)
 	$(GPU)/bin/pip install --quiet --disable-pip-version-check "jax==$(JAX)"
 	$(GPU)/bin/pip install --quiet --disable-pip-version-check --no-deps \

@@ -37,7 +37,7 @@ class TpuType:
   shapes: tuple[str, ...]
 
 
-_SHAPES_2D = tuple('2x2 2x4 4x4 4x8 8x8 8x16 16x16'.split())
+_SHAPES_2D = tuple('1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16'.split())
 _SHAPES_3D = tuple(
   '2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16'
   ' 16x16x16'.split()
@@ -99,8 +99,8 @@ class CloudSlice:
 
   @property
   def nodes(self) -> int:
-    """Machines of four chips, of which GKE's node pools consist."""
-    return self.chips // _CHIPS_PER_HOST
+    """Machines of four chips (of one: 1x1), as in GKE's node pools."""
+    return max(1, self.chips // _CHIPS_PER_HOST)
 
   @property
   def workers(self) -> int:

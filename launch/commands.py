@@ -29,10 +29,19 @@ class Command:
   Attributes:
     argv: program and arguments.
     purpose: effect of the command, in a few words.
+    text: text that the program reads from its standard input, if any.
   """
 
   argv: tuple[str, ...]
   purpose: str
+  text: str | None = None
+
+  def __str__(self) -> str:
+    """Returns lines that can be pasted into a shell."""
+    line = f'# {self.purpose}\n{shlex.join(self.argv)}'
+    if self.text is None:
+      return line
+    return f"{line} <<'END'\n{self.text}END"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +67,30 @@ NAME = Syntax(
   'my-run',
 )
 PROJECT = Syntax(
-  r'([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]',
+  r'([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z]+)+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]',
   '6 to 30 lower-case letters, digits and -, a letter first',
   'my-project',
 )
+# Google reserves its own name, and a bucket must not look like an address.
 BUCKET = Syntax(
-  r'[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]',
-  'a bare name of 3 or more lower-case letters, digits, -, _ and .',
+  r'(?!goog|.*google|(\d+\.){3}\d+$)(?=.{3,222}$)'
+  r'[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?)*',
+  'a bare name of 3 to 63 lower-case letters, digits, -, _ and .',
   'my-bucket',
 )
+_IMAGE_PART = r'[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*'
 IMAGE = Syntax(
-  r'[a-z0-9][-a-zA-Z0-9._]*(:\d+)?(/[a-z0-9][-a-z0-9._]*)*'
+  r'(?=.{1,255}(:|@|$))'
+  r'([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:\d{1,5})?/)?'
+  rf'{_IMAGE_PART}(/{_IMAGE_PART})*'
   r'(:\w[-\w.]{0,127})?(@sha256:[0-9a-f]{64})?',
   'HOST/PROJECT/REPOSITORY/IMAGE:TAG',
   'us-docker.pkg.dev/my-project/my-repo/ttt_jax:1',
 )
+# A subdomain of RFC 1123.
 SERVICE_ACCOUNT = Syntax(
-  r'[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?',
+  r'(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?'
+  r'(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*',
   'lower-case letters, digits, - and ., a letter or digit first and last',
   'default',
 )
@@ -84,12 +100,20 @@ RESERVATION = Syntax(
   'my-reservation',
 )
 RUNTIME = Syntax(
-  r'[a-z0-9][-.a-z0-9]*',
+  r'[a-z0-9][-.a-z0-9]{0,62}',
   'lower-case letters, digits, - and .',
   'v2-alpha-tpuv5',
 )
 SLURM_NAME = Syntax(
-  r'\w[-\w.]*(,\w[-\w.]*)*', 'letters, digits, _, - and .', 'gpu'
+  r'\w[-\w.]{0,62}(,\w[-\w.]{0,62})*',
+  'letters, digits, _, - and ., several names with commas',
+  'gpu',
+)
+# Minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
+SLURM_TIME = Syntax(
+  r'\d{1,6}(:[0-5]?\d){0,2}|\d{1,4}-([01]?\d|2[0-3])(:[0-5]?\d){0,2}',
+  '[DAYS-]HH:MM:SS, or minutes',
+  '24:00:00',
 )
 
 
@@ -99,9 +123,9 @@ def check(flag: str, value: str | None, syntax: Syntax) -> str:
     raise ValueError(
       f'--{flag} is missing, for example --{flag}={syntax.example}'
     )
-  if not re.fullmatch(syntax.regex, value, re.ASCII):
+  if len(value) > 512 or not re.fullmatch(syntax.regex, value, re.ASCII):
     raise ValueError(
-      f'--{flag} is {value!r}; expected {syntax.rule}, for example'
+      f'--{flag} is {value[:80]!r}; expected {syntax.rule}, for example'
       f' {syntax.example}'
     )
   return value
@@ -144,11 +168,13 @@ def run(commands: Sequence[Command], dry_run: bool) -> int:
     FileNotFoundError: a program is not installed.
   """
   for command in commands:
-    print(f'# {command.purpose}\n{shlex.join(command.argv)}', flush=True)
+    print(command, flush=True)
     if dry_run:
       continue
     try:
-      status = subprocess.run(command.argv, check=False).returncode
+      status = subprocess.run(
+        command.argv, check=False, input=command.text, encoding='utf-8'
+      ).returncode
     except KeyboardInterrupt:  # How a user stops following a log.
       return 128 + signal.SIGINT
     except FileNotFoundError as e:

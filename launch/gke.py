@@ -10,15 +10,13 @@
 followed by status, follow, logs, stop, delete_cluster. XPK creates the cluster.
 The job is a JobSet; `--via=xpk` submits it through XPK instead. Pods see the
 bucket as /bucket. Flags after -- are those of `launch.stages`. `--dry_run`
-prints the commands and the JobSet. `cluster` requires xpk, `image` docker, and
-the other actions kubectl.
+prints the commands with their input. `cluster` requires xpk, `image` docker,
+and the other actions kubectl.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import os
-import pathlib
 import shlex
 from typing import Any
 
@@ -28,6 +26,7 @@ import yaml
 from launch import cloud
 from launch import commands
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import distributed
 
 # Seconds that a pod has to save after SIGTERM.
 _GRACE_SECONDS = 600
@@ -65,7 +64,9 @@ def jobset(
     'name': _CONTAINER,
     'image': image,
     'command': list(_stages(tpu_slice, stage_flags)),
-    'resources': {'limits': {'google.com/tpu': 4}},
+    'resources': {
+      'limits': {'google.com/tpu': tpu_slice.chips // tpu_slice.nodes}
+    },
     'volumeMounts': [
       {'name': 'bucket', 'mountPath': '/bucket', 'readOnly': True},
       {'name': 'memory', 'mountPath': '/dev/shm'},
@@ -155,7 +156,7 @@ def xpk_workload(
     '--num-slices=1',
     f'--docker-image={image}',
     f'--max-restarts={restarts}',
-    f'--restart-on-exit-codes={os.EX_TEMPFAIL}',
+    f'--restart-on-exit-codes={distributed.TRY_AGAIN}',
     f'--termination-grace-period-seconds={_GRACE_SECONDS}',
     f'--command={shlex.join(command)}',
   )
@@ -246,12 +247,7 @@ def _run(stage_flags: Sequence[str]) -> list[Command]:
     restarts=options.restarts,
   )
   text = yaml.safe_dump(manifest, sort_keys=False)
-  file = pathlib.Path(f'{name}.yaml')
-  if options.dry_run:
-    print(f'# {file}:\n{text}')
-  else:
-    file.write_text(text, encoding='utf-8')
-  return [Command(('kubectl', 'apply', f'--filename={file}'), 'submit')]
+  return [Command(('kubectl', 'apply', '--filename=-'), 'submit', text)]
 
 
 def _pods() -> str:

@@ -23,6 +23,7 @@ from absl import flags
 
 from ttt_jax.runtime import cli
 
+_MOST = 256  # processes on one machine
 _COUNT = flags.DEFINE_integer('count', 2, 'Number of processes.')
 _GRACE = flags.DEFINE_integer(
   'grace', 30, 'Seconds that the others have to exit after one failed.'
@@ -84,8 +85,8 @@ def _stream(number: int, process: subprocess.Popen) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Entry point."""
-  if _COUNT.value < 1:
-    raise ValueError(f'--count is {_COUNT.value}; it must be 1 or more')
+  if not 1 <= _COUNT.value <= _MOST:
+    raise ValueError(f'--count is {_COUNT.value}; it must be 1 to {_MOST}')
   if not argv[1:]:
     raise ValueError(
       'the command is missing; write it after --, for example python -m'

@@ -1,7 +1,8 @@
 """Queues the stages on the GPUs of a Slurm cluster.
 
     python -m launch.slurm --name=my-run --nodes=4 --gpus_per_node=8 \\
-        --time=24:00:00 [--partition=P] [--account=A] -- \\
+        --time=24:00:00 [--partition=P] [--account=A] \\
+        [--sbatch=--qos=high --sbatch=--gres=gpu:a100:8] -- \\
         --config=configs/ttt_video.py:63s --workdir=/shared/run \\
         --config.mesh.data=8 --config.mesh.sp=4
 
@@ -22,8 +23,10 @@ from absl import flags
 from launch import commands
 from ttt_jax.runtime import cli
 
-_TIME = re.compile(r'(\d+-)?\d{1,2}:\d\d:\d\d', re.ASCII)
 _JOB = 'launch/slurm.sbatch'
+_OPTION = re.compile(r'(--[a-z][-a-z0-9]*|-[a-zA-Z])(=?[ -~]+)?', re.ASCII)
+# Options in place of --gpus-per-node, which Slurm refuses next to them.
+_GPUS = ('--gres', '--gpus', '--gpus-per-node', '--gpus-per-task', '-G')
 
 
 def submit(
@@ -35,6 +38,7 @@ def submit(
   time: str,
   partition: str | None = None,
   account: str | None = None,
+  more: Sequence[str] = (),
 ) -> commands.Command:
   """Returns the command that queues a run.
 
@@ -46,6 +50,8 @@ def submit(
     time: time limit in Slurm's notation.
     partition: Slurm partition; None for the default.
     account: Slurm account; None for the default.
+    more: further options of sbatch, such as '--qos=high'. They win over the
+      options above; one that names GPUs replaces --gpus-per-node.
 
   Raises:
     ValueError: a value is not valid.
@@ -54,10 +60,15 @@ def submit(
   for flag, value in (('nodes', nodes), ('gpus_per_node', gpus)):
     if value < 1:
       raise ValueError(f'--{flag} is {value}; it must be 1 or more')
-  if not _TIME.fullmatch(time):
-    raise ValueError(
-      f'--time is {time!r}; expected [DAYS-]HH:MM:SS, for example 24:00:00'
-    )
+  commands.check('time', time, commands.SLURM_TIME)
+  for option in more:
+    if not _OPTION.fullmatch(option):
+      raise ValueError(
+        f'--sbatch is {option[:80]!r}; expected one option of sbatch, for'
+        ' example --sbatch=--qos=high'
+      )
+  if not any(option.partition('=')[0] in _GPUS for option in more):
+    more = (f'--gpus-per-node={gpus}', *more)
   options = [
     f'--{flag}={commands.check(flag, value, commands.SLURM_NAME)}'
     for flag, value in (('partition', partition), ('account', account))
@@ -74,9 +85,9 @@ def submit(
       f'--output={name}.log',
       f'--nodes={nodes}',
       f'--ntasks-per-node={gpus}',
-      f'--gpus-per-node={gpus}',
       f'--time={time}',
       *options,
+      *more,
       _JOB,
       *stage_flags,
     ),
@@ -92,6 +103,9 @@ def define_flags() -> None:
   flags.DEFINE_string('time', '24:00:00', 'Time limit, [DAYS-]HH:MM:SS.')
   flags.DEFINE_string('partition', None, 'Slurm partition.')
   flags.DEFINE_string('account', None, 'Slurm account.')
+  flags.DEFINE_multi_string(
+    'sbatch', [], 'Further option of sbatch; may be given several times.'
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,6 +119,7 @@ def main(argv: Sequence[str]) -> int:
     time=options.time,
     partition=options.partition,
     account=options.account,
+    more=options.sbatch,
   )
   return commands.run([command], options.dry_run)
 

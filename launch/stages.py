@@ -34,6 +34,7 @@ from launch import chain
 from launch import commands
 from launch import xla_flags
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import distributed
 
 _PROCESS_FLAGS = (
   'coordinator',
@@ -142,7 +143,7 @@ class Runner:
   def _call(self, command: Sequence[str]) -> int:
     """Returns the exit status of a command, 128 + N for signal N."""
     if self._signal is not None:
-      return os.EX_TEMPFAIL
+      return distributed.TRY_AGAIN
     with subprocess.Popen(command) as self._child:
       if self._signal is not None:  # The signal arrived during the start.
         self._child.terminate()
@@ -158,7 +159,7 @@ class Runner:
       ' run the same command again to resume',
       flush=True,
     )
-    return os.EX_TEMPFAIL
+    return distributed.TRY_AGAIN
 
   def _wait_for(self, ready, seconds: float) -> bool:
     deadline = time.monotonic() + seconds

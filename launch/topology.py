@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from pallas_kernels.tools import libtpu
 from ttt_jax.runtime import chips
 
 _GIB = 2**30
+_SIDE = re.compile(r'[1-9][0-9]{0,8}')
 # NVLink connects any two GPUs of a server at the full rate.
 GPUS_PER_SERVER = 8
 
@@ -40,6 +42,7 @@ class ChipSpec:
       host's memory.
     axes: axes of a slice.
     ring: smallest side of a slice whose ends are linked.
+    most: chips of the largest slice, or GPUs of the largest cluster.
   """
 
   name: str
@@ -52,6 +55,7 @@ class ChipSpec:
   host_bandwidth: float
   axes: int
   ring: int
+  most: int
 
   @property
   def is_gpu(self) -> bool:
@@ -70,6 +74,7 @@ _V5E = ChipSpec(
   host_bandwidth=16e9,
   axes=2,
   ring=16,
+  most=256,
 )
 _V5P = ChipSpec(
   name='v5p',
@@ -82,6 +87,7 @@ _V5P = ChipSpec(
   host_bandwidth=16e9,
   axes=3,
   ring=4,
+  most=8960,
 )
 _V6E = ChipSpec(
   name='v6e',
@@ -94,6 +100,7 @@ _V6E = ChipSpec(
   host_bandwidth=32e9,
   axes=2,
   ring=16,
+  most=256,
 )
 _H100 = ChipSpec(
   name='h100',
@@ -106,6 +113,7 @@ _H100 = ChipSpec(
   host_bandwidth=55e9,
   axes=1,
   ring=8,
+  most=16384,
 )
 TPUS = {spec.name: spec for spec in (_V5E, _V5P, _V6E)}
 GPUS = {spec.name: spec for spec in (_H100,)}
@@ -183,13 +191,23 @@ def parse(name: str) -> Topology:
     )
   axes = TPUS[kind].axes
   sides = shape.split('x')
-  if len(sides) != axes or not all(s.isdecimal() and int(s) for s in sides):
+  if len(sides) != axes or not all(map(_SIDE.fullmatch, sides)):
     example = {2: '16x16', 3: '8x8x4'}[axes]
     raise ValueError(
       f'topology {name!r}: the shape of a {kind} slice has {axes} sides, for'
       f' example {kind}:{example}'
     )
-  return Topology(name, TPUS[kind], tuple(map(int, sides)))
+  return _check_size(Topology(name, TPUS[kind], tuple(map(int, sides))))
+
+
+def _check_size(topology: Topology) -> Topology:
+  """Returns a topology; raises ValueError if it is larger than any."""
+  if topology.chips > topology.chip.most:
+    raise ValueError(
+      f'topology {topology.name!r} has {topology.chips:,} chips; at most'
+      f' {topology.chip.most:,} of kind {topology.chip.name} work together'
+    )
+  return topology
 
 
 def _parse_gpus(name, text):
@@ -200,14 +218,14 @@ def _parse_gpus(name, text):
       f'topology {name!r}: unknown GPU {kind!r}; expected one of'
       f' {", ".join(GPUS)}'
     )
-  count = int(number) if number.isdecimal() else 0
+  count = int(number) if _SIDE.fullmatch(number) else 0
   if not count or (count > GPUS_PER_SERVER and count % GPUS_PER_SERVER):
     raise ValueError(
       f'topology {name!r}: the number of GPUs must be at most'
       f' {GPUS_PER_SERVER} or a multiple of it, for example'
       f' gpu:{kind}x{GPUS_PER_SERVER}'
     )
-  return Topology(name, GPUS[kind], (count,))
+  return _check_size(Topology(name, GPUS[kind], (count,)))
 
 
 def largest_memory_slice(topology: Topology) -> Topology | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import math
 import re
 
 import ml_collections
@@ -99,10 +100,9 @@ def suggestions(
   if mode == 'train' and heads and remat == 'layer':
     yield "--config.model.remat=offload: keeps them in the host's memory"
   if mode == 'train':
-    for count in range(config.microbatches + 1, config.batch_size + 1):
-      if _is_valid(config, mesh, count):
-        yield f'--config.microbatches={count}: fewer clips at a time'
-        break
+    counts = microbatches(config, mesh)
+    if more := [n for n in counts if n > config.microbatches]:
+      yield f'--config.microbatches={more[0]}: fewer clips at a time'
   for mesh in meshes(config, mode, topology.chips):
     if mesh['sp'] > config.mesh.sp:
       yield (
@@ -134,26 +134,26 @@ def meshes(
 
 
 def _divisors(number: int) -> list[int]:
-  return [n for n in range(1, number + 1) if number % n == 0]
+  small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+  return sorted({*small, *(number // n for n in small)})
 
 
 def microbatches(
   config: ml_collections.ConfigDict, mesh: dict[str, int]
 ) -> list[int]:
   """Returns the numbers of microbatches that are valid with a mesh."""
-  counts = range(1, config.batch_size + 1)
-  return [count for count in counts if _is_valid(config, mesh, count)]
+  heads = backbones.from_config(config).num_heads
 
+  def is_valid(count):
+    try:
+      sharding.check_mesh(
+        mesh,
+        batch_size=config.batch_size,
+        microbatches=count,
+        num_heads=heads,
+      )
+    except ValueError:
+      return False
+    return True
 
-def _is_valid(config, mesh, count):
-  """Returns whether a mesh and a number of microbatches are valid."""
-  try:
-    sharding.check_mesh(
-      mesh,
-      batch_size=config.batch_size,
-      microbatches=count,
-      num_heads=backbones.from_config(config).num_heads,
-    )
-  except ValueError:
-    return False
-  return True
+  return list(filter(is_valid, _divisors(config.batch_size)))

@@ -94,7 +94,8 @@ def _as_before() -> Iterator[None]:
     # A module that was imported for the first time defines no flag again.
     for owner, found in shared.items():
       for flag in found:
-        if flag.name not in flags.FLAGS:
+        # Values of a config are flags of the command that reads it.
+        if flag.name not in flags.FLAGS and '.' not in flag.name:
           flag.unparse()
           flags.DEFINE_flag(flag, module_name=owner)
     for name, value in options.items():

@@ -32,7 +32,10 @@ def argvs(commands_):
 def test_slices_have_googles_names():
   found = {
     name: (s.accelerator_type, s.shape, s.nodes, s.workers)
-    for name in ('v5p:8x8x4', 'v5p:2x2x1', 'v5e:16x16', 'v6e:4x2')
+    for name in (
+      *('v5p:8x8x4', 'v5p:2x2x1', 'v5e:16x16', 'v6e:4x2', 'v5e:1x1'),
+      'v6e:1x1',
+    )
     for s in [cloud.find_slice(name)]
   }
   assert found == {
@@ -40,6 +43,8 @@ def test_slices_have_googles_names():
     'v5p:2x2x1': ('v5p-8', '2x2x1', 1, 1),
     'v5e:16x16': ('v5litepod-256', '16x16', 64, 64),
     'v6e:4x2': ('v6e-8', '2x4', 2, 1),
+    'v5e:1x1': ('v5litepod-1', '1x1', 1, 1),
+    'v6e:1x1': ('v6e-1', '1x1', 1, 1),
   }
 
 
@@ -69,7 +74,9 @@ def test_slices_have_googles_names():
       'there are 2 hosts; use gs://BUCKET/FOLDER',
     ),
     (lambda: submit(nodes=0), '--nodes is 0; it must be 1 or more'),
-    (lambda: submit(time='24'), 'for example 24:00:00'),
+    (lambda: submit(time='24 h'), 'for example 24:00:00'),
+    (lambda: submit(more=['qos=high']), "--sbatch is 'qos=high'; expected one"),
+    (lambda: submit(more=['--qos=a\n#']), 'example --sbatch=--qos=high'),
     (lambda: vms().install(['b/x']), 'not a gs:// path'),
     (
       lambda: vms().create(spot=True, reserved=True, runtime=None),
@@ -175,12 +182,23 @@ def test_slurm_command():
     '--output=my-run.log',
     '--nodes=32',
     '--ntasks-per-node=8',
-    '--gpus-per-node=8',
     '--time=1-00:00:00',
     '--partition=p',
+    '--gpus-per-node=8',
     'launch/slurm.sbatch',
     *STAGES,
   )
+
+
+def test_further_options_of_sbatch():
+  more = ('--qos=high', '--mail-user=a b@c.d', '--exclusive', '-C a100')
+  argv = submit(more=more).argv
+  at = argv.index('launch/slurm.sbatch')
+  assert argv[at - 5 : at] == ('--gpus-per-node=8', *more)
+  # Slurm refuses two ways to ask for GPUs.
+  found = submit(more=['--gres=gpu:a100:8']).argv
+  assert '--gres=gpu:a100:8' in found
+  assert not any(x.startswith('--gpus') for x in found)
 
 
 @pytest.mark.parametrize('status, again', [(0, False), (2, False), (75, True)])
@@ -276,15 +294,30 @@ def test_values_cannot_add_keys_to_a_jobset(field):
   [
     ('NAME', ['a', 'my-run', 'a' * 40], ['-a', 'a-', '1a', 'A', 'a' * 41]),
     ('PROJECT', ['my-project', 'example.com:my-project'], ['short', 'a b cd']),
-    ('BUCKET', ['my-bucket', 'a.b_c-d'], ['ab', 'gs://b', 'b/c', 'Bucket']),
+    (
+      'BUCKET',
+      ['my-bucket', 'a.b_c-d', 'a' * 63, '1.2.3'],
+      ['ab', 'gs://b', 'b/c', 'Bucket', '1.2.3.4', 'goog-x', 'a..b', 'x-google']
+      + ['a' * 64, 'a.' * 120 + 'a', 'a-.b'],
+    ),
     (
       'IMAGE',
       ['i:1', 'a.dev/p/r/i:1', 'localhost:5000/i', 'i@sha256:' + 64 * 'a'],
-      ['i:1\nx: y', 'i 1', 'i:1 --privileged', '-i', 'i:'],
+      ['i:1\nx: y', 'i 1', 'i:1 --privileged', '-i', 'i:', 'a..b', 'a/', 'a//b']
+      + ['a.dev/P/i', 'i:1:2', 'i' * 256],
     ),
-    ('SERVICE_ACCOUNT', ['default', 'my.account-1'], ['My', 'a_b', '-a']),
+    (
+      'SERVICE_ACCOUNT',
+      ['default', 'my.account-1'],
+      ['My', 'a_b', '-a', 'a..b', 'a-.b'],
+    ),
     ('RESERVATION', ['r-1', 'projects/p/reservations/r-1'], ['r/1', 'r 1']),
     ('RUNTIME', ['v2-alpha-tpuv5', 'tpu-ubuntu2204-base'], ['a b', '--x']),
+    (
+      'SLURM_TIME',
+      ['60', '1:30', '24:00:00', '99:59:59', '7-0', '2-12:30', '1-00:00:00'],
+      ['1-24', '1:60', '-1', '1-', 'x', '1:2:3:4', '1d'],
+    ),
     ('SLURM_NAME', ['gpu', 'a_b-1.c', 'a,b'], ['a b', '-a', 'a;b', '$(x)']),
   ],
 )
@@ -304,6 +337,32 @@ def test_printed_commands_are_quoted_for_a_shell(capsys):
   commands.run([commands.Command(argv, 'print')], dry_run=True)
   comment, line = capsys.readouterr().out.splitlines()
   assert comment == '# print' and tuple(shlex.split(line)) == argv
+
+
+def test_a_jobset_can_be_pasted_with_its_command(tmp_path):
+  """A shell gives a program the text that it is given here."""
+  text = yaml.safe_dump(manifest(), sort_keys=False)
+  command = commands.Command(('cat', '-'), 'print', text)
+  done = subprocess.run(
+    ['bash', '-c', str(command)], capture_output=True, text=True, check=True
+  )
+  assert done.stdout == text and yaml.safe_load(text) == manifest()
+
+
+def test_one_chip_is_one_machine():
+  jobset = gke.jobset(
+    'my-run',
+    cloud.find_slice('v6e:1x1'),
+    STAGES[:2],
+    image='i',
+    bucket='my-bucket',
+    service_account='default',
+    restarts=0,
+  )
+  job = jobset['spec']['replicatedJobs'][0]['template']['spec']
+  [container] = job['template']['spec']['containers']
+  assert job['parallelism'] == 1
+  assert container['resources'] == {'limits': {'google.com/tpu': 1}}
 
 
 def test_commands_on_workers_are_quoted_twice():
@@ -361,7 +420,7 @@ ENTRIES = {
     '--action=run --name=my-run --topology=v5p:8x8x4 --image=i:1'
     ' --bucket=my-bucket'
     ' -- ' + ' '.join(STAGES),
-    'kubectl apply --filename=my-run.yaml',
+    "kubectl apply --filename=- <<'END'\napiVersion: jobset",
   ),
   'slurm': (
     '--name=my-run --nodes=32 -- ' + ' '.join(STAGES),

@@ -16,13 +16,24 @@ from ttt_jax.runtime import distributed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+CLUSTERS = (
+  *('SLURM_', 'OMPI_', 'KUBERNETES_', 'TPU_', 'MEGASCALE_', 'JOB_COMPLETION'),
+  *('JAX_COORD', 'JAX_NUM', 'JAX_PROCESS'),
+)
+SLURM = dict(
+  SLURM_JOB_ID='7',
+  SLURM_STEP_NODELIST='n1',
+  SLURM_PROCID='0',
+  SLURM_LOCALID='0',
+)
+
 
 @pytest.fixture(autouse=True)
 def parsed(monkeypatch):
   """Sets flags to their defaults and removes the variables of a cluster."""
   flags.FLAGS.mark_as_parsed()
   for name in list(os.environ):
-    if name.startswith(('SLURM_', 'JAX_COORD', 'JAX_NUM', 'JAX_PROCESS')):
+    if name.startswith(CLUSTERS):
       monkeypatch.delenv(name)
 
 
@@ -62,6 +73,63 @@ def test_invalid_settings_are_refused(values, message, monkeypatch):
   with flagsaver.flagsaver(**values):
     with pytest.raises(ValueError, match=message) as e:
       distributed.initialize()
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'variables, is_alone',
+  [
+    (SLURM | dict(SLURM_NTASKS='1'), True),
+    # A shell in an allocation of eight tasks: JAX would wait for seven others.
+    (SLURM | dict(SLURM_NTASKS='8', SLURM_STEP_NUM_TASKS='1'), True),
+    (SLURM | dict(SLURM_NTASKS='8', SLURM_STEP_NUM_TASKS='8'), False),
+    (dict(OMPI_COMM_WORLD_SIZE='1', SLURM_JOB_ID='7'), True),
+    (dict(OMPI_COMM_WORLD_SIZE='2', SLURM_JOB_ID='7'), False),
+    (dict(TPU_PROCESS_ADDRESSES='local', TPU_WORKER_ID='0'), True),  # Kaggle
+    (dict(TPU_PROCESS_ADDRESSES='local', TPU_WORKER_HOSTNAMES='a,b'), True),
+    (dict(TPU_WORKER_HOSTNAMES='localhost'), True),  # Colab
+    (dict(TPU_WORKER_HOSTNAMES='a,b', TPU_WORKER_ID='0'), False),
+    (dict(TPU_WORKER_HOSTNAMES='a', MEGASCALE_NUM_SLICES='2'), False),
+    (dict(KUBERNETES_SERVICE_HOST='10.0.0.1'), True),  # a notebook's pod
+    (
+      dict(KUBERNETES_SERVICE_HOST='10.0.0.1', JOB_COMPLETION_INDEX='0'),
+      False,
+    ),
+  ],
+)
+def test_a_cluster_of_one_process(variables, is_alone, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda *_, **__: asked.append(1)
+  )
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  distributed.initialize()
+  assert bool(asked) != is_alone
+  with flagsaver.flagsaver(distributed=True):
+    distributed.initialize()  # Whoever asks for it gets JAX's detection.
+  assert asked
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    ImportError('No module named requests'),
+    KeyError('job-name'),
+    OSError(2, 'No such file', '/var/run/secrets/namespace'),
+    RuntimeError('Pods within a job need a headless service.\nTo fix, add:'),
+    ValueError('invalid literal for int()\nwith base 10'),
+    type('ConfigException', (Exception,), {})('Service token file\nmissing'),
+  ],
+)
+def test_errors_of_jaxs_detection_are_one_line(error, monkeypatch):
+  def initialize(*_, **__):
+    raise error
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setenv('JOB_COMPLETION_INDEX', '0')
+  with pytest.raises(ValueError, match='--nodistributed') as e:
+    distributed.initialize()
   assert '\n' not in str(e.value)
 
 

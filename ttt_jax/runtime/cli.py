@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import io
+import itertools
 import logging as python_logging
 import os
 import re
@@ -91,7 +92,7 @@ def run(
           e
         ) or bucket.describe_disconnect(e)
         if disconnect:
-          return distributed.hard_exit(_fail(disconnect, os.EX_TEMPFAIL))
+          return distributed.hard_exit(_fail(disconnect, distributed.TRY_AGAIN))
         if (reason := describe(e)) is not None:
           return distributed.hard_exit(_fail(reason))
       if distributed.is_multiprocess():
@@ -133,7 +134,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
   if any(a.lstrip('-').startswith('help') for a in argv[1:]):
     return app.parse_flags_with_usage(list(argv))
   path = None
-  for argument, following in zip(argv[1:], [*argv[2:], '']):
+  # What follows -- are flags of another command.
+  own = list(itertools.takewhile(lambda a: a != '--', argv[1:]))
+  for argument, following in zip(own, [*own[1:], '']):
     if re.match(r'--?config(=|$)', argument):
       value = argument.partition('=')[2] if '=' in argument else following
       path = value.partition(':')[0]

@@ -12,6 +12,7 @@ any flag. Elsewhere every process needs all three of these flags or variables:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import os
 import re
 import socket
@@ -56,6 +57,9 @@ _DISCONNECT = re.compile(
   '|coordination service|CoordinationService|NCCL operation'
   '|remote process exited'
 )
+
+# os.EX_TEMPFAIL, which Windows lacks: a failure that a restart may mend.
+TRY_AGAIN = 75
 
 
 def initialize() -> None:
@@ -131,9 +135,7 @@ def _connect() -> None:
   if _DISTRIBUTED.value is False or jax.distributed.is_initialized():
     return
   is_requested = coordinator or count or _DISTRIBUTED.value
-  # JAX would give the only task of a Slurm job one GPU out of all its GPUs.
-  is_only_task = not is_requested and os.environ.get('SLURM_NTASKS') == '1'
-  if count == 1 or is_only_task:
+  if count == 1 or (not is_requested and _is_alone(os.environ)):
     return
   is_complete = None not in (coordinator, count, index)
   timer = _start_timer(coordinator, count, index)
@@ -151,8 +153,9 @@ def _connect() -> None:
     if not is_requested and 'should be defined' in str(e):
       return
     raise ValueError(
-      f'JAX finds no processes to connect to ({e}) give all of'
-      ' --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1'
+      f'JAX finds no processes to connect to ({files.first_line(e)}) give all'
+      ' of --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1, or'
+      ' run a single process with --nodistributed'
     ) from e
   except RuntimeError as e:
     if not is_requested and 'must be called before' in str(e):
@@ -163,8 +166,38 @@ def _connect() -> None:
       f' {files.first_line(e)}; choose a port that is free on its host, or'
       ' run a single process with --nodistributed'
     ) from e
+  except Exception as e:  # Of the packages by which JAX asks a cluster.
+    raise ValueError(
+      f'JAX cannot find the other processes ({type(e).__name__}:'
+      f' {files.first_line(e)[:200]}); name them by --coordinator=HOST:PORT'
+      ' --num_processes=N --process_id=0..N-1, or run a single process with'
+      ' --nodistributed'
+    ) from e
   finally:
     timer.cancel()
+
+
+def _is_alone(variables: Mapping[str, str]) -> bool:
+  """Returns whether a cluster's variables describe a single process.
+
+  JAX would wait for processes of an allocation that were never started, and
+  give the only task of a Slurm job one of its GPUs.
+  """
+  if 'OMPI_COMM_WORLD_SIZE' in variables:
+    return variables['OMPI_COMM_WORLD_SIZE'] == '1'
+  if 'SLURM_JOB_ID' in variables:
+    # The step's tasks; a shell of `salloc` has the number of the job's, too.
+    tasks = variables.get('SLURM_STEP_NUM_TASKS', variables.get('SLURM_NTASKS'))
+    return tasks == '1'
+  hosts = variables.get(
+    'TPU_PROCESS_ADDRESSES', variables.get('TPU_WORKER_HOSTNAMES')
+  )
+  if hosts is not None:  # 'local' on Kaggle, 'localhost' on Colab.
+    slices = variables.get('MEGASCALE_NUM_SLICES') or '1'
+    return ',' not in hosts and slices == '1'
+  # JAX joins the pods of an indexed Job, and fails in those of a notebook.
+  is_pod = 'KUBERNETES_SERVICE_HOST' in variables
+  return is_pod and 'JOB_COMPLETION_INDEX' not in variables
 
 
 def _requested() -> tuple[str | None, int | None, int | None]:
@@ -220,7 +253,7 @@ def _start_timer(
       file=sys.stderr,
       flush=True,
     )
-    os._exit(os.EX_TEMPFAIL)
+    os._exit(TRY_AGAIN)
 
   timer = threading.Timer(_CONNECT_TIMEOUT.value, give_up)
   timer.daemon = True

@@ -49,7 +49,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Generator[epath.Path]:
   try:
     yield temporary
     if temporary != path:
-      with open(temporary, 'rb') as file:
+      with open(temporary, 'rb+') as file:  # Windows syncs no reader's.
         os.fsync(file.fileno())
       os.replace(temporary, path)
   except OSError as e:
