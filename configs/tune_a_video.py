@@ -47,7 +47,9 @@ def get_config(folder: str = '') -> ml_collections.ConfigDict:
     fps=8,  # of the files that are written
   )
   config.vae = dict(folder=f'{init_from}/vae', dtype='')
-  config.text = dict(folder=f'{init_from}/text_encoder', length=77, dtype='')
+  config.text = dict(
+    folder=f'{init_from}/text_encoder', length=77, dtype='', truncate=False
+  )
   config.model = dict(
     dtype='float32',
     remat='layer',

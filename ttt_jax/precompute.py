@@ -3,11 +3,11 @@
     python -m ttt_jax.precompute --config=configs/quickstart.py:9s \
         --workdir=DIR [--config.data.videos=FOLDER ...] [--check]
 
-`config.data.storyboards` is a file of storyboards, or of annotations of long
-videos (`ttt_jax/data/annotations.py`); both are split into clips of
-`config.data.seconds`. The command can be stopped at any moment and resumes when
-it is started again. With `--check` it reads the data set and lists every
-problem.
+`config.data.storyboards` is a file of storyboards, of annotations of long
+videos (`data/annotations.py`) or of captions (`data/captions.py`). They are
+split into clips of `config.data.seconds`. The command can be stopped at any
+moment and resumes when it is started again. With `--check` it reads the data
+set and lists every problem.
 
 Several processes can share the work: start the same command N times, on any
 machines that share the folders, with --process_id=0..N-1 --num_processes=N. On
@@ -39,6 +39,7 @@ from ttt_jax.encoders import video_encoder
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import distributed
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 
 _FIELDS = (
@@ -90,11 +91,24 @@ def run(
   if process_count > 1:
     print(f'process      {process_index} of {process_count}')
   # Checked before the weights are loaded, which may take minutes.
+  files.check_writable(folder, folder=True)
+  if cache := config.text.get('cache'):
+    files.check_writable(cache, folder=True)
+  precompute_lib.list_clips(clip_set.clips, data.videos, geometry)
   text_folder = paths.resolve(config.text.folder)
   tokenize, _ = text_lib.load_tokenizer(text_folder)
-  storyboard_lib.lint_all(
-    clip_set.clips, config.text.length, lambda text: len(tokenize(text))
-  )
+  count = lambda text: len(tokenize(text))
+  if config.text.get('truncate'):
+    prompts = {p for clip in clip_set.clips for p in clip.prompts()}
+    long = sum(count(prompt) > config.text.length for prompt in prompts)
+    print(f'{long} texts are cut to {config.text.length} tokens')
+  else:
+    storyboard_lib.lint_all(
+      clip_set.clips,
+      config.text.length,
+      count,
+      ', or cut the texts by --config.text.truncate=True',
+    )
   manifest = precompute_lib.precompute(
     clip_set.clips,
     videos_dir=data.videos,
@@ -111,7 +125,7 @@ def run(
     geometry=geometry,
     out=folder,
     soften=data.get('soften', True),
-    text_cache=config.text.get('cache') or None,
+    text_cache=cache or None,
     process_index=process_index,
     process_count=process_count,
   )
@@ -165,7 +179,10 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   except FileNotFoundError as e:
     print(f'the captions are not compared: {e}')
   try:
-    tokenize, ids = text_lib.load_tokenizer(paths.resolve(config.text.folder))
+    tokenize, ids = text_lib.load_tokenizer(
+      paths.resolve(config.text.folder),
+      config.text.length if config.text.get('truncate') else None,
+    )
     expected = dataclasses.replace(
       expected, tokenize=tokenize, scene_token_ids=ids
     )

@@ -226,6 +226,7 @@ def ttt_video(argument: str = '3s') -> ml_collections.ConfigDict:
     dtype='bfloat16',
     # Folder of embeddings that all stages and samples share; '' disables it.
     cache='',
+    truncate=False,
   )
   config.model = dict(
     **mixer_fields(mixer),

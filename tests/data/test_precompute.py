@@ -241,7 +241,7 @@ LONG = 'one two three four five six seven'
       ValueError,
       "2 texts .* 'x' has 7 tokens, .* 'y' has 7 tokens; at most 5",
     ),
-    (stories()[:1] * 2, ValueError, "two storyboards .* 'a'"),
+    (stories()[:1] * 2, ValueError, "2 storyboards have the name 'a'"),
   ],
 )
 def test_invalid_storyboards_fail_before_anything_is_written(

@@ -52,7 +52,10 @@ def _config(videos, tmp_path, monkeypatch):
   monkeypatch.setattr(
     entry.text_lib,
     'load_tokenizer',
-    lambda folder: (FakeText().tokenize, FakeText.scene_token_ids),
+    lambda folder, truncate_to=None: (
+      FakeText().tokenize,
+      FakeText.scene_token_ids,
+    ),
   )
   monkeypatch.setattr(
     geometry_lib.Geometry, 'from_seconds', lambda *a, **k: GEOMETRY
@@ -125,9 +128,49 @@ def test_texts_are_counted_before_any_weights_are_read(config, tmp_path):
   config.text.length = 0
   with config.unlocked():
     config.vae.folder = str(tmp_path / 'no_vae')
-  message = '6 texts are too long: .* has 1 tokens; at most 0 fit'
+  message = '6 texts are too long: .* has 1 tokens; at most 0 fit.* or cut the'
   with pytest.raises(ValueError, match=message):
     entry.run(config, str(tmp_path))
+
+
+def test_everything_is_checked_before_any_weights_are_read(config, tmp_path):
+  """Videos, names and folders that cannot be written."""
+  with config.unlocked():
+    config.vae.folder = str(tmp_path / 'no_vae')
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match='file/data/x cannot be written: Not a'):
+    entry.run(config, str(tmp_path / 'file'))
+  with config.unlocked():
+    config.text.cache = str(tmp_path / 'file')
+  with pytest.raises(ValueError, match='file cannot be written: Not a dir'):
+    entry.run(config, str(tmp_path / 'w'))
+  config.text.cache = ''
+  board = tmp_path / 'board.json'
+  boards = json.loads(board.read_text())
+  boards.append({'name': 'd', 'segments': ['t', 't']})
+  board.write_text(json.dumps(boards + boards))
+  message = "6 problems: 2 storyboards have the name 'a'; give .*no .video"
+  with pytest.raises(ValueError, match=message):
+    entry.run(config, str(tmp_path / 'w'))
+  for video in tmp_path.glob('videos/*'):
+    video.unlink()
+  with pytest.raises(FileNotFoundError, match='3 of 3 videos cannot be used'):
+    entry.run(config, str(tmp_path / 'w'))
+  assert not (tmp_path / 'w').exists()
+
+
+def test_texts_may_be_cut(config, tmp_path, capsys):
+  board = tmp_path / 'board.json'
+  segments = [{'text': 'a b c d e f', 'video': 'a.mp4'}, 'g h i j k l m']
+  segments[1] = {'text': segments[1], 'video': 'b.mp4', 'scene': 1}
+  board.write_text(json.dumps({'segments': segments}))
+  with pytest.raises(ValueError, match='2 texts .* --config.text.truncate=T'):
+    entry.run(config, str(tmp_path / 'w'))
+  with config.unlocked():
+    config.text.truncate = True
+  with pytest.raises(ValueError, match='2 texts are too long'):
+    entry.run(config, str(tmp_path / 'w'))  # The fake encoder cuts nothing.
+  assert '2 texts are cut to 5 tokens' in capsys.readouterr().out
 
 
 def test_a_missing_field_is_named(config, tmp_path):

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
+import re
 import resource
 import shutil
 
@@ -105,6 +107,88 @@ def test_unreadable_manifest(tmp_path, text):
   with pytest.raises(ValueError, match='run precompute again') as e:
     dataset_reader.LatentDataset(tmp_path)
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('fps', None, 'manifest.fps is null; expected a number'),
+    ('height', '16', 'manifest.height is "16"; expected a whole number'),
+    ('frames', -1, 'manifest.frames is -1'),
+    ('width', 10**400, 'manifest.width is'),
+    ('vae_identity', 3, 'manifest.vae_identity is 3; expected a text'),
+    ('clips', {}, 'manifest.clips is an object; expected a list'),
+    ('clips', [None], 'item 1 of manifest.clips is null'),
+    (
+      'clips',
+      [{'name': 'a', 'row': None, 'storyboard': {}}],
+      'row" of .* null',
+    ),
+    ('clips', [{'name': 'a', 'row': -1, 'storyboard': {}}], 'row" of .* is -1'),
+    ('clips', [{'name': 'a', 'row': 10**30, 'storyboard': {}}], 'row" of'),
+    ('clips', [{'name': 'a', 'row': 1}], 'has no "storyboard"'),
+    ('corrupt', [{'name': 'a', 'row': 1}], 'has no "reason"'),
+    ('colour', 1, "unknown key 'colour'"),
+  ],
+)
+def test_wrong_values_in_a_manifest(tmp_path, field, value, message):
+  build(tmp_path, clips=1)
+  path = tmp_path / 'manifest.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+  for open_it in (dataset_reader.LatentDataset, check.check):
+    with pytest.raises(ValueError, match='not a valid manifest') as e:
+      open_it(tmp_path)
+    assert '\n' not in str(e.value)
+    assert re.search(message, str(e.value)), e.value
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(shape=[1, 3, 2, 4, 10**12]), 'shape'),
+    (dict(shape=[1, 3, 2, 4, 10**8]), 'at most'),
+    (dict(shape=[1, 3, 2]), 'expected 5 axes'),
+    (dict(shape=[1, 3, 2, 4, 0]), 'has the shape'),
+    (dict(shape=None), 'shape is null'),
+    (dict(data_type='int32'), 'expected one of float32'),
+    (dict(fill_value=0), 'fill_value'),
+    (
+      dict(chunk_grid={'configuration': {'chunk_shape': [1, 3, 2, 4, 10**12]}}),
+      'has chunks of .*; expected .1, 3, 2, 4, 5.',
+    ),
+    (dict(chunk_grid={'configuration': {'chunk_shape': [10**12] * 5}}), 'chu'),
+    (dict(chunk_grid=7), 'chunk_grid'),
+    (dict(codecs=[{'name': 'sharding_indexed'}]), 'codecs'),
+    (dict(codecs=[{'name': 'bytes', 'configuration': 7}]), 'cannot be opened'),
+  ],
+)
+def test_an_array_is_checked_before_anything_is_allocated(
+  tmp_path, change, message
+):
+  build(tmp_path, clips=1)
+  path = tmp_path / 'mean' / 'zarr.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ValueError, match=message) as e:
+    dataset_reader.LatentDataset(tmp_path)
+  assert '\n' not in str(e.value) and 'run precompute again' in str(e.value)
+  assert any(re.search(message, p) for p in check.check(tmp_path).problems)
+
+
+def test_nothing_is_locked(tmp_path):
+  """Lustre and FUSE may have no locks, and TensorStore waits for none."""
+  for name in ('mean', 'null_text'):
+    kvstore = arrays.spec(epath.Path(tmp_path / name))['kvstore']
+    assert kvstore['context'] == {'file_io_locking': {'mode': 'none'}}
+
+
+@pytest.mark.parametrize('text', ['{', '[' * 5000, '[]', '{"name": 3}'])
+def test_damaged_markers_are_not_complete(tmp_path, text):
+  writer = build(tmp_path, clips=1)
+  (tmp_path / 'clips' / '000000.json').write_text(text)
+  (tmp_path / 'clips' / 'notes.json').write_text('{}')
+  assert writer.settled(0, 'print0') is None
+  (problem,) = check.check(tmp_path).problems
+  assert problem.startswith('clips/000000.json: is missing')
 
 
 def test_other_schema_version_names_both(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from tests.helpers.fake_encoders import FakeText
 from ttt_jax.encoders import text_cache
+from ttt_jax.encoders import text_encoder
 from ttt_jax.encoders import video_encoder
 
 
@@ -47,6 +48,19 @@ def test_a_damaged_file_is_replaced(tmp_path, damage):
   assert files(tmp_path) == [path] and path.read_bytes() == intact
 
 
+@pytest.mark.parametrize('shape', [(10**12, 4), (5, 4)])
+def test_a_header_that_claims_too_much_is_not_believed(tmp_path, shape):
+  text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
+  (path,) = files(tmp_path)
+  header = {'descr': '<f8', 'fortran_order': False, 'shape': shape}
+  with open(path, 'wb') as file:
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(bytes(160))
+  text = FakeText()
+  text_cache.TextCache(text, folder=tmp_path).encode(['a'])
+  assert text.batches == [['a']]
+
+
 def test_files_are_never_unpickled(tmp_path):
   text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
   (path,) = files(tmp_path)
@@ -79,4 +93,38 @@ def test_options_of_a_config():
   assert video_encoder.text_options({'dtype': 'bfloat16'}) == {
     'dtype': 'bfloat16'
   }
-  assert video_encoder.text_options({'dtype': ''}) == {}
+  assert video_encoder.text_options({'dtype': '', 'truncate': False}) == {}
+  assert video_encoder.text_options({'truncate': True}) == {'truncate': True}
+
+
+@pytest.mark.parametrize(
+  'length, expected',
+  [
+    (7, [5, 6, 7, 8, 2, 9]),
+    (5, [5, 6, 7, 2, 9]),
+    (3, [5, 2, 9]),
+    (2, [2, 9]),
+    (1, [9]),
+  ],
+)
+def test_long_texts_are_cut_before_their_last_special_tokens(length, expected):
+  """2 is the end of a scene, 9 the end of a text."""
+  cut = text_encoder.truncated(lambda _: [5, 6, 7, 8, 2, 9], length, (1, 2))
+  assert cut('') == expected
+  cut = text_encoder.truncated(lambda _: [5, 6, 7, 8, 9], 3, (1, 2))
+  assert cut('') == [5, 6, 9]
+
+
+def test_an_encoder_that_cuts_texts():
+  text = text_encoder.TextEncoder(
+    tokenize=text_encoder.truncated(
+      lambda t: [len(w) for w in t.split()], 2, ()
+    ),
+    states=lambda ids, mask: np.stack([ids, mask], -1),
+    identity='x',
+    width=2,
+    text_length=2,
+    scene_token_ids=(),
+  )
+  assert text.count_tokens('a bb ccc') == 2
+  assert text.encode(['a bb ccc'])[0, :, 0].tolist() == [1, 3]

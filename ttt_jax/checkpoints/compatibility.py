@@ -35,6 +35,7 @@ FREE_FIELDS = (
   'vae.folder',
   'text.folder',
   'text.cache',
+  'text.truncate',
   'model.remat',
   'model.implementation',
   'model.attention',

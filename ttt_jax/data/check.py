@@ -20,8 +20,6 @@ from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import progress as progress_lib
 
-_RANKS = {'mean': 5, 'logvar': 5, 'text': 4, 'null_text': 2}
-
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
@@ -109,7 +107,7 @@ def check(
   count, first_moment, second_moment = 0, 0.0, 0.0
   for clip in progress_lib.track(clips, 'check clips') if progress else clips:
     values, clip_problems = _read_clip(stores, clip['row'])
-    if 'storyboard' in clip:  # Not in an unfinished data set.
+    if clip['storyboard']:  # Empty in an unfinished data set.
       clip_problems += _check_texts(
         clip, values.get('text'), manifest, expected
       )
@@ -134,31 +132,23 @@ def _open_arrays(
   """Yields the arrays that can be opened."""
   # Nothing is read twice; a cache would only hide the contents of the disk.
   context = ts.Context({'cache_pool': {'total_bytes_limit': 0}})
-  for name, rank in _RANKS.items():
+  for name in arrays.RANKS:
     try:
-      store = ts.open(
-        arrays.spec(folder / name), open=True, read=True, context=context
-      ).result()
-    except (ValueError, OSError) as e:
-      problems.append(f'{name}: cannot be opened: {files.first_line(e)}')
-      continue
-    if store.dtype.name == 'float32' and store.rank == rank:
-      yield name, store
-    else:
-      problems.append(
-        f'{name}: has {store.dtype.name} {list(store.shape)}; it must be'
-        f' float32 with {rank} axes'
-      )
+      yield name, arrays.open_array(folder / name, read=True, context=context)
+    except ValueError as e:
+      problems.append(f'{name}: {e}')
 
 
-def _completed_clips(folder: epath.Path) -> tuple[dict[str, Any], ...]:
+def _completed_clips(folder: epath.Path) -> tuple[manifest_lib.Clip, ...]:
   """Returns the clips of an unfinished data set, by their markers."""
-  clips = []
-  for path in sorted((folder / 'clips').glob('*.json')):
-    marker = arrays.read_marker(folder, int(path.stem))
-    if marker and 'left_out' not in marker:
-      clips.append({'name': marker.get('name', ''), 'row': int(path.stem)})
-  return tuple(clips)
+  markers = {
+    row: arrays.read_marker(folder, row) for row in arrays.marked_rows(folder)
+  }
+  return tuple(
+    {'name': marker.get('name', ''), 'row': row, 'storyboard': {}}
+    for row, marker in markers.items()
+    if marker and 'left_out' not in marker
+  )
 
 
 def _check_sizes(
@@ -205,9 +195,11 @@ def _check_clip_table(
 ) -> Iterator[str]:
   """Yields clips that are listed twice, lost, or have another marker."""
   entries = [*manifest.clips, *manifest.corrupt]
-  for key in ('name', 'row'):
-    counts = collections.Counter(entry[key] for entry in entries)
-    for value, count in counts.items():
+  for key, values in (
+    ('name', [entry['name'] for entry in entries]),
+    ('row', [entry['row'] for entry in entries]),
+  ):
+    for value, count in collections.Counter(values).items():
       if count > 1:
         yield f'manifest.json: {key} {value!r} is listed {count} times'
   rows = 1 + max((c['row'] for c in manifest.clips), default=-1)
@@ -276,7 +268,7 @@ def _read_clip(
 
 
 def _check_texts(
-  clip: Mapping[str, Any],
+  clip: manifest_lib.Clip,
   embeddings: np.ndarray | None,
   manifest: manifest_lib.Manifest,
   expected: Expected,
@@ -321,7 +313,7 @@ def _check_texts(
 
 
 def _check_source(
-  folder: epath.Path, clip: Mapping[str, Any], expected: Expected
+  folder: epath.Path, clip: manifest_lib.Clip, expected: Expected
 ) -> Iterator[str]:
   """Yields a problem if the clip was made of other frames or texts."""
   marker = arrays.read_marker(folder, clip['row'])

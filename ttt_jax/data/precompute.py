@@ -11,12 +11,12 @@ again, or any number of processes, to encode the missing rows.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
 import os
-from typing import Any
 
 from absl import logging
 import numpy as np
@@ -96,7 +96,10 @@ def precompute(
       f'process_index is {process_index}; of {process_count} processes it'
       f' must be in 0 .. {process_count - 1}'
     )
-  clips = _list_clips(storyboards, videos_dir, text_encoder, geometry, soften)
+  clips = list_clips(storyboards, videos_dir, geometry, soften)
+  storyboard_lib.lint_all(
+    storyboards, geometry.text_length, text_encoder.count_tokens
+  )
   identity = manifest_lib.Manifest(
     vae_identity=vae.identity,
     text_identity=text_encoder.identity,
@@ -162,7 +165,7 @@ def _finish(
   states = [writer.settled(c.row, c.fingerprint) for c in clips]
   if None in states:
     return None
-  corrupt = [
+  corrupt: list[manifest_lib.CorruptClip] = [
     {'name': c.name, 'row': c.row, 'reason': state}
     for c, state in zip(clips, states)
     if state
@@ -176,39 +179,42 @@ def _finish(
   return writer.finish(table, corrupt)
 
 
-def _list_clips(
+def list_clips(
   storyboards: Sequence[storyboard_lib.Storyboard],
   videos_dir: str,
-  text_encoder: encoder_lib.TextEncoder,
   geometry: geometry_lib.Geometry,
-  soften: bool,
+  soften: bool = True,
 ) -> list[_Clip]:
+  """Returns the clips of storyboards, without reading a frame.
+
+  Raises:
+    FileNotFoundError: videos are missing; names the first ten.
+    ValueError: segments and geometry do not fit, or names repeat; likewise.
+  """
   if not storyboards:
     raise ValueError('there are no storyboards; precompute needs at least 1')
+  names = collections.Counter(board.name for board in storyboards)
+  problems = [
+    f'{count} storyboards have the name {name!r}; give each clip a name of its'
+    ' own'
+    for name, count in names.items()
+    if count > 1
+  ]
+  videos = [s.video for b in storyboards for s in b.segments if s.video]
+  shots.check_videos(videos, videos_dir)
   clips = []
-  names = set()
-  for row, storyboard in enumerate(storyboards):
-    if storyboard.name in names:
-      raise ValueError(
-        f'two storyboards have the name {storyboard.name!r}; give each clip'
-        ' a name of its own'
-      )
-    names.add(storyboard.name)
-    ranges = shots.frame_ranges(storyboard, videos_dir, geometry)
-    prompts = tuple(storyboard.prompts())
+  for row, board in enumerate(storyboards):
+    try:
+      ranges = shots.frame_ranges(board, videos_dir, geometry)
+    except ValueError as e:
+      problems.append(str(e))
+      continue
+    prompts = tuple(board.prompts())
     fingerprint = shots.fingerprint(ranges, prompts, soften)
-    clips.append(
-      _Clip(
-        row=row,
-        storyboard=storyboard,
-        prompts=prompts,
-        ranges=ranges,
-        fingerprint=fingerprint,
-      )
-    )
-  storyboard_lib.lint_all(
-    storyboards, geometry.text_length, text_encoder.count_tokens
-  )
+    clips.append(_Clip(row, board, prompts, ranges, fingerprint))
+  if problems:
+    count = f'{len(problems)} problems: ' if problems[1:] else ''
+    raise ValueError(count + files.first_ten(problems, '; '))
   return clips
 
 
@@ -237,7 +243,7 @@ def encode_latents(
   return mean, logvar
 
 
-def _entry(clip: _Clip) -> dict[str, Any]:
+def _entry(clip: _Clip) -> manifest_lib.Clip:
   """Returns the manifest entry of a clip, with its storyboard as JSON."""
   segments = [
     {k: v for k, v in dataclasses.asdict(s).items() if v not in (None, '')}

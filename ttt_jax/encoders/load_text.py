@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import os
 import pathlib
@@ -37,6 +38,7 @@ def load_text_encoder(
   text_length: int,
   *,
   dtype: str = 'float32',
+  truncate: bool = False,
   mesh: jax.sharding.Mesh | None = None,
 ) -> TextEncoder:
   """Loads the encoder in a folder in the layout of transformers.
@@ -48,6 +50,7 @@ def load_text_encoder(
     text_length: Tokens per text, L.
     dtype: Type of the activations of T5 and CLIP, and of the weights of T5:
       'float32' or 'bfloat16'. BERT is always float32.
+    truncate: Whether to cut texts of more than L tokens.
     mesh: Mesh of `sharding.make_mesh` over which a T5 is split; None is the
       default device.
 
@@ -59,16 +62,27 @@ def load_text_encoder(
   folder = model_folder.find_part(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
   if kind == 'bert':
-    return _load_bert(folder, text_length)
-  if kind == _CLIP:
-    return _load_clip(folder, text_length, dtype)
-  return _load_t5(folder, text_length, dtype, mesh)
+    encoder = _load_bert(folder, text_length)
+  elif kind == _CLIP:
+    encoder = _load_clip(folder, text_length, dtype)
+  else:
+    encoder = _load_t5(folder, text_length, dtype, mesh)
+  if not truncate:
+    return encoder
+  tokenize = text_encoder.truncated(
+    encoder.tokenize, text_length, encoder.scene_token_ids
+  )
+  return dataclasses.replace(encoder, tokenize=tokenize)
 
 
 def load_tokenizer(
-  folder: str | os.PathLike[str],
+  folder: str | os.PathLike[str], truncate_to: int | None = None
 ) -> tuple[Callable[[str], list[int]], tuple[int, ...]]:
   """Loads the tokenizer of `load_text_encoder`'s encoder, without weights.
+
+  Args:
+    folder: Folder of the encoder.
+    truncate_to: Number of ids to which long texts are cut; None cuts none.
 
   Returns:
     A function that converts a text to ids, and the rows of '<start_scene>'
@@ -80,13 +94,17 @@ def load_tokenizer(
   folder = model_folder.find_part(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
   if kind == _CLIP:
-    return clip_tokenizer.find_tokenizer(folder).tokens, ()
-  if kind == 'bert':
-    tokenizer = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+    tokenize, ids = clip_tokenizer.find_tokenizer(folder).tokens, ()
+  elif kind == 'bert':
+    tokenize = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+    ids = tokenize.scene_token_ids
   else:
     sizes = convert_t5.FORMAT.load_config(folder)
-    tokenizer = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
-  return tokenizer, tokenizer.scene_token_ids
+    tokenize = t5_tokenizer.find_tokenizer(folder, sizes.vocab_size)
+    ids = tokenize.scene_token_ids
+  if truncate_to is not None:
+    tokenize = text_encoder.truncated(tokenize, truncate_to, ids)
+  return tokenize, ids
 
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any]:

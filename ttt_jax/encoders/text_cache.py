@@ -74,11 +74,15 @@ class TextCache:
     if (path := self._path(prompt)) is None:
       return None
     try:
-      found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+      # A map allocates nothing, whatever shape the header claims.
+      found = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError):
       return None  # Writing reports a folder that cannot be used.
     shape = self._encoder.text_length, self._encoder.width
-    return found if found.shape == shape else None
+    if (found.shape, found.dtype) != (shape, np.float32):
+      return None
+    found = np.array(found)
+    return found if np.isfinite(found).all() else None
 
   def _write(self, prompt: str, embedding: np.ndarray) -> None:
     if (path := self._path(prompt)) is None:

@@ -81,6 +81,26 @@ class TextEncoder:
     return out[[rows[text] for text in texts]]
 
 
+def truncated(
+  tokenize: Callable[[str], list[int]],
+  length: int,
+  scene_token_ids: Sequence[int],
+) -> Callable[[str], list[int]]:
+  """Returns a tokenizer that cuts the ids of long texts to `length`.
+
+  The special token at the end stays, and so does the end of a scene before it.
+  """
+
+  def cut(text: str) -> list[int]:
+    ids = tokenize(text)
+    if len(ids) <= length:
+      return ids
+    tail = min(1 + (ids[-2] in scene_token_ids), length)
+    return ids[: length - tail] + ids[-tail:]
+
+  return cut
+
+
 def shorten(text: str, limit: int = 60) -> str:
   """Returns a text for a message of one line, at most `limit` characters."""
   text = ' '.join(text.split())

@@ -175,8 +175,8 @@ def vae_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_options(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the options of `load_text_encoder` in config.text: `dtype`."""
-  return {'dtype': config['dtype']} if config.get('dtype') else {}
+  """Returns the options `dtype` and `truncate` of `load_text_encoder`."""
+  return {k: config[k] for k in ('dtype', 'truncate') if config.get(k)}
 
 
 def check_identity(

@@ -189,21 +189,28 @@ def read_json(path: str | os.PathLike[str], *, constants: bool = False) -> Any:
   """
   text = read_text(path)
   if pathlib.Path(path).suffix.lower() not in LINE_SUFFIXES:
-    return _parse_json(text, path, constants=constants)
+    return parse_json(text, path, constants=constants)
   return [
-    _parse_json(line, path, number)
+    parse_json(line, path, number)
     for number, line in enumerate(text.split('\n'), 1)
     if line.strip()
   ]
 
 
-def _parse_json(
+def parse_json(
   text: str,
   path: str | os.PathLike[str],
   line: int | None = None,
   constants: bool = False,
 ) -> Any:
-  """Returns a JSON value; `line` is its line in a file of several."""
+  """Returns the value of a JSON text; raises ValueError as `read_json`.
+
+  Args:
+    text: Text of one value.
+    path: Path of the file, for the message.
+    line: Line of the value in a file of several.
+    constants: Whether NaN and infinities are values.
+  """
   try:
     value = json.loads(
       text,

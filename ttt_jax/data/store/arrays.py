@@ -7,27 +7,59 @@
     DIR/null_text         [L, Dt] float32, the embedding of the empty text
     DIR/clips/ROW.json    written after the row's arrays: the row is complete
 
-The fill value is NaN, so that a lost chunk is not read as zeros.
+The fill value is NaN, so that a lost chunk is not read as zeros. A file is
+replaced by a rename, and each row is written by one process, so nothing is
+locked: some file systems (Lustre, FUSE) have no locks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
+import math
 import os
-from typing import Any
+import re
+from typing import Any, Literal
 
 from etils import epath
+import msgspec
 import tensorstore as ts
 
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 
 ARRAYS = ('mean', 'logvar', 'text')
+# Axes of the arrays.
+RANKS = {'mean': 5, 'logvar': 5, 'text': 4, 'null_text': 2}
+# Values of one clip in one array: 1 GB, ten times a clip of 63 s.
+_MAX_VALUES = 2**28
 _CODECS = (
   {'name': 'bytes', 'configuration': {'endian': 'little'}},
   {'name': 'zstd', 'configuration': {'level': 1}},
   {'name': 'crc32c'},
 )
+
+
+class _ChunkShape(msgspec.Struct):
+  chunk_shape: tuple[int, ...]
+
+
+class _ChunkGrid(msgspec.Struct):
+  configuration: _ChunkShape
+
+
+class _Codec(msgspec.Struct):
+  name: Literal['bytes', 'zstd', 'gzip', 'blosc', 'crc32c']
+
+
+class _Metadata(msgspec.Struct):
+  """The fields of a zarr.json on which reading depends."""
+
+  shape: tuple[schema.NonNegativeInt, ...]
+  data_type: Literal['float32']
+  fill_value: Literal['NaN']
+  chunk_grid: _ChunkGrid
+  codecs: tuple[_Codec, ...]
 
 
 class CorruptClipError(ValueError):
@@ -45,8 +77,41 @@ def spec(path: epath.Path) -> dict[str, Any]:
     return {'driver': 'zarr3', 'kvstore': os.fspath(path)}
   return {
     'driver': 'zarr3',
-    'kvstore': {'driver': 'file', 'path': os.path.abspath(path)},
+    'kvstore': {
+      'driver': 'file',
+      'path': os.path.abspath(path),
+      'context': {'file_io_locking': {'mode': 'none'}},
+    },
   }
+
+
+def open_array(path: epath.Path, **options: Any) -> ts.TensorStore:
+  """Opens an array after a check that its chunks are clips of a valid size.
+
+  Args:
+    path: Folder of the array; its name is a key of `RANKS`.
+    **options: Options of `ts.open`.
+
+  Raises:
+    ValueError: it cannot be opened, or has another layout.
+  """
+  try:
+    value = files.parse_json((path / 'zarr.json').read_text(), 'zarr.json')
+    metadata = schema.convert(value, _Metadata, 'zarr.json')
+    shape, rank = metadata.shape, RANKS[path.name]
+    clip = shape if rank == 2 else (1, *shape[1:])
+    if len(shape) != rank or not 0 < math.prod(clip) <= _MAX_VALUES:
+      raise ValueError(
+        f'it has the shape {list(shape)[:9]}; expected {rank} axes and at most'
+        f' {_MAX_VALUES} values per clip'
+      )
+    if (chunk := metadata.chunk_grid.configuration.chunk_shape) != clip:
+      raise ValueError(
+        f'it has chunks of {list(chunk)[:9]}; expected {list(clip)}'
+      )
+    return ts.open(spec(path), open=True, **options).result()
+  except (ValueError, OSError) as e:
+    raise ValueError(f'cannot be opened: {files.first_line(e)}') from e
 
 
 def create(
@@ -64,7 +129,7 @@ def create(
     'codecs': list(_CODECS),
   }
   if (path / 'zarr.json').exists():
-    return ts.open(spec(path), open=True).result()
+    return open_array(path)
   # `open`, too: another process may create it at this moment.
   return ts.open(
     {**spec(path), 'metadata': metadata}, open=True, create=True
@@ -76,10 +141,17 @@ def completion_marker(folder: epath.Path, row: int) -> epath.Path:
   return folder / 'clips' / f'{row:06d}.json'
 
 
-def read_marker(folder: epath.Path, row: int) -> dict[str, Any]:
+def read_marker(folder: epath.Path, row: int) -> dict[str, str]:
   """Returns the fields of a row's marker; empty if there is none."""
+  path = completion_marker(folder, row)
   try:
-    fields = json.loads(completion_marker(folder, row).read_text())
+    fields = files.parse_json(path.read_text(), path)
+    return schema.convert(fields, dict[str, str], 'it')
   except (OSError, ValueError):
     return {}
-  return fields if isinstance(fields, dict) else {}
+
+
+def marked_rows(folder: epath.Path) -> list[int]:
+  """Returns the rows that have a marker, in order."""
+  stems = [path.stem for path in (folder / 'clips').glob('*.json')]
+  return sorted(int(stem) for stem in stems if re.fullmatch(r'\d{6,9}', stem))

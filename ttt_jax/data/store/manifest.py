@@ -9,18 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import os
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from etils import epath
+import msgspec
 
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 SCHEMA_VERSION = 1
 FINAL = 'manifest.json'
 UNFINISHED = 'manifest.unfinished.json'
+
+
+Row = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+
+class Clip(TypedDict):
+  """A readable clip: the row of its values, and its storyboard as JSON."""
+
+  name: str
+  row: Row
+  storyboard: Mapping[str, Any]
+
+
+class CorruptClip(TypedDict):
+  """A clip that could not be encoded."""
+
+  name: str
+  row: Row
+  reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +61,24 @@ class Manifest:
     text_length: Text tokens per segment, L.
     mini_batch: Tokens per mini-batch that the data was made for, C.
     scene_token_ids: Ids of the scene tokens in the vocabulary.
-    clips: Readable clips, each {'name', 'row', 'storyboard'}: the row of its
-      values in the arrays and its storyboard as JSON.
-    corrupt: Clips that could not be encoded, each {'name', 'row', 'reason'}.
+    clips: Readable clips.
+    corrupt: Clips that could not be encoded.
     schema_version: Version of this file's layout.
   """
 
   vae_identity: str
   text_identity: str
   scale: float | Sequence[float]
-  fps: int
-  height: int
-  width: int
-  frames: int
-  segments: int
-  text_length: int
-  mini_batch: int
-  scene_token_ids: Any = ()
-  clips: tuple[Mapping[str, Any], ...] = ()
-  corrupt: tuple[Mapping[str, Any], ...] = ()
+  fps: schema.PositiveFloat
+  height: schema.PositiveInt
+  width: schema.PositiveInt
+  frames: schema.PositiveInt
+  segments: schema.PositiveInt
+  text_length: schema.PositiveInt
+  mini_batch: schema.PositiveInt
+  scene_token_ids: Sequence[int] = ()
+  clips: tuple[Clip, ...] = ()
+  corrupt: tuple[CorruptClip, ...] = ()
   schema_version: int = SCHEMA_VERSION
 
   def identity(self) -> dict[str, Any]:
@@ -146,29 +165,28 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 def load(path: epath.Path) -> Manifest:
   """Reads one manifest file."""
   try:
-    fields = json.loads(path.read_text())
+    fields = files.parse_json(path.read_text(), path)
     version = fields.get('schema_version')
-    if version != SCHEMA_VERSION:
-      raise ValueError(
-        f'{path} has schema version {version!r}; this program reads'
-        f' {SCHEMA_VERSION}; run precompute again into another folder'
-      )
-    fields['clips'] = tuple(fields['clips'])
-    fields['corrupt'] = tuple(fields['corrupt'])
-    for clip in (*fields['clips'], *fields['corrupt']):
-      clip['name'], clip['row']
-    return Manifest(**fields)
-  except (
-    json.JSONDecodeError,
-    UnicodeDecodeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-  ) as e:
+  except (ValueError, AttributeError) as e:
+    raise _invalid(path, e) from e
+  if version != SCHEMA_VERSION:
     raise ValueError(
-      f'{path} is not a valid manifest ({files.first_line(e)}); delete the'
-      ' folder and run precompute again'
-    ) from e
+      f'{path} has schema version {version!r}; this program reads'
+      f' {SCHEMA_VERSION}; run precompute again into another folder'
+    )
+  try:
+    manifest = schema.construct(Manifest, fields, 'it')
+    schema.check_fields(manifest, 'manifest')
+  except (ValueError, TypeError) as e:
+    raise _invalid(path, e) from e
+  return manifest
+
+
+def _invalid(path: epath.Path, error: Exception) -> ValueError:
+  return ValueError(
+    f'{path} is not a valid manifest ({files.first_line(error)}); delete the'
+    ' folder and run precompute again'
+  )
 
 
 def save(manifest: Manifest, path: epath.Path) -> None:

@@ -38,19 +38,17 @@ class LatentDataset:
 
     def open_array(name):
       try:
-        return ts.open(
-          arrays.spec(self.folder / name),
-          open=True,
+        return arrays.open_array(
+          self.folder / name,
           read=True,
           context=context,
           recheck_cached_data='open',
           recheck_cached_metadata='open',
-        ).result()
+        )
       except ValueError as e:
         raise ValueError(
-          f'array {name!r} of the data set in {self.folder} cannot be'
-          f' opened: {files.first_line(e)}; delete the folder and run'
-          ' precompute again'
+          f'array {name!r} of the data set in {self.folder} {e}; delete the'
+          ' folder and run precompute again'
         ) from e
 
     self._arrays = {name: open_array(name) for name in arrays.ARRAYS}
@@ -63,7 +61,7 @@ class LatentDataset:
     rows = 1 + max((c['row'] for c in m.clips), default=-1)
     checks = (
       ('clips', min(mean[0], logvar[0], text[0]) >= rows),
-      ('mean and logvar', len(mean) == 5 and mean == logvar),
+      ('mean and logvar', mean == logvar),
       ('segments and text_length', text[1:3] == (m.segments, m.text_length)),
       ('null_text', self._null_text.shape == text[2:]),
     )

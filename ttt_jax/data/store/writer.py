@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
-from typing import Any
 
 from etils import epath
 import numpy as np
@@ -105,10 +104,10 @@ class LatentWriter:
 
   def _drop_extra_rows(self) -> None:
     """Drops the rows that a shorter list of clips no longer has."""
-    for marker in (self.folder / 'clips').glob('*.json'):
-      if int(marker.stem) >= self._rows:
+    for row in arrays.marked_rows(self.folder):
+      if row >= self._rows:
         self._reopen()
-        marker.unlink(missing_ok=True)
+        arrays.completion_marker(self.folder, row).unlink(missing_ok=True)
 
   def _reopen(self) -> None:
     """Makes a finished data set unfinished, by one rename."""
@@ -215,8 +214,8 @@ class LatentWriter:
 
   def finish(
     self,
-    clips: Sequence[Mapping[str, Any]],
-    corrupt: Sequence[Mapping[str, Any]] = (),
+    clips: Sequence[manifest_lib.Clip],
+    corrupt: Sequence[manifest_lib.CorruptClip] = (),
   ) -> manifest_lib.Manifest:
     """Writes the manifest; see `Manifest` for the two lists.
 
