@@ -3,13 +3,15 @@
     DIR/config.json   {"format": 1, "model": "transformer", "config": {...}}
     DIR/params        Orbax checkpoint of the nested parameters
 
-They are written and read one parameter at a time.
+They are written and read in groups of parameters, so a model may be larger than
+the memory that is free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -35,32 +37,38 @@ _CHUNK_BYTES = 64 * 2**20
 _GROUP_BYTES = 256 * 2**20
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Group:
+  """Parameters that are read together: a read has a fixed cost, too.
+
+  Attributes:
+    folder: Folder of the Orbax checkpoint.
+    like: '/'-joined path -> shape and type.
+  """
+
+  folder: pathlib.Path
+  like: dict[str, jax.ShapeDtypeStruct]
+
+
 @dataclasses.dataclass(frozen=True)
 class NativeParameter:
   """A parameter that is not read yet; `np.asarray` reads it.
 
   Attributes:
-    folder: Folder of the Orbax checkpoint.
     path: '/'-joined path of the parameter.
     shape: Shape of the parameter.
     dtype: Type of the parameter.
+    group: Parameters that are read with it.
   """
 
-  folder: pathlib.Path
   path: str
   shape: tuple[int, ...]
   dtype: np.dtype
-
-  def read(self, dtype: Any, sharding: Any) -> jax.Array:
-    """Returns the parameter in `dtype`, with a sharding."""
-    like = jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
-    nested: Any = train_state.unflatten({self.path: like})
-    with _context():
-      found: Any = ocp.load(epath.Path(self.folder), nested)
-    return train_state.flatten(dict(found))[self.path]
+  group: _Group
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    return np.asarray(self.read(dtype or self.dtype, _first_device()))
+    value = _read_group(self.group)[self.path]
+    return value if dtype is None else value.astype(dtype, copy=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +78,13 @@ class NativeCheckpoint:
   Attributes:
     model: Name of its `ModelFormat`, such as 'transformer'.
     config: Fields of the config.
+    folder: Folder of the Orbax checkpoint.
     parameters: '/'-joined path -> parameter.
   """
 
   model: str
   config: dict[str, Any]
+  folder: pathlib.Path
   parameters: dict[str, NativeParameter]
 
   def params(
@@ -89,15 +99,18 @@ class NativeCheckpoint:
     """
     if isinstance(sharding, lazy_params.Abstract):
       return train_state.unflatten(self.parameters)
-    flat: dict[str, Any] = {}
-    for path, parameter in self.parameters.items():
-      kind = parameter.dtype if dtype is None else np.dtype(dtype)
-      if sharding is None:
-        flat[path] = np.asarray(parameter, kind)
-      else:
-        like = jax.ShapeDtypeStruct(parameter.shape, kind)
-        flat[path] = parameter.read(kind, sharding(like))
-    return train_state.unflatten(flat)
+    if sharding is None:
+      return train_state.unflatten(
+        {
+          path: np.asarray(parameter, dtype or parameter.dtype)
+          for path, parameter in self.parameters.items()
+        }
+      )
+    like = {
+      path: jax.ShapeDtypeStruct(parameter.shape, dtype or parameter.dtype)
+      for path, parameter in self.parameters.items()
+    }
+    return train_state.unflatten(_load(self.folder, like, sharding))
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
@@ -132,11 +145,17 @@ def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
       f'{params} cannot be read ({files.first_line(e)[:200]}); convert the'
       ' model again'
     ) from e
-  parameters = {
-    path: NativeParameter(params, path, tuple(leaf.shape), np.dtype(leaf.dtype))
+  like = {
+    path: jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype))
     for path, leaf in train_state.flatten(metadata).items()
   }
-  return NativeCheckpoint(found['model'], found['config'], parameters)
+  sizes = {path: x.size * x.dtype.itemsize for path, x in like.items()}
+  parameters = {}
+  for paths in lazy_params.group_by_size(sizes, _GROUP_BYTES):
+    group = _Group(params, {path: like[path] for path in paths})
+    for path, x in group.like.items():
+      parameters[path] = NativeParameter(path, x.shape, x.dtype, group)
+  return NativeCheckpoint(found['model'], found['config'], params, parameters)
 
 
 def write(
@@ -182,6 +201,29 @@ def write(
       temporary / 'config.json',
       indent=2,
     )
+
+
+def _load(
+  folder: pathlib.Path,
+  like: Mapping[str, jax.ShapeDtypeStruct],
+  sharding: Callable[[jax.ShapeDtypeStruct], jax.sharding.Sharding],
+) -> dict[str, Any]:
+  """Returns path -> array, in one read."""
+  nested: Any = train_state.unflatten(
+    {
+      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x))
+      for path, x in like.items()
+    }
+  )
+  with _context():
+    found: Any = ocp.load(epath.Path(folder), nested)
+  return train_state.flatten(dict(found))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_group(group: _Group) -> dict[str, np.ndarray]:
+  flat = _load(group.folder, group.like, lambda _: _first_device())
+  return {path: np.asarray(value) for path, value in flat.items()}
 
 
 def _first_device() -> jax.sharding.Sharding:
