@@ -6,6 +6,7 @@ import pathlib
 import jax
 import pytest
 
+from tests.helpers import compiler
 from tests.helpers import fake_bucket
 
 _GOLDEN = pathlib.Path(
@@ -27,14 +28,10 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
   """Compiles for tests marked `optimized` at the default level."""
-  option = 'jax_disable_most_optimizations'
-  before = jax.config.read(option)
-  if item.get_closest_marker('optimized') is not None:
-    jax.config.update(option, False)
-  try:
+  if item.get_closest_marker('optimized') is None:
     return (yield)
-  finally:
-    jax.config.update(option, before)
+  with compiler.level(optimized=True):
+    return (yield)
 
 
 @pytest.fixture(scope='session')

@@ -31,6 +31,20 @@ def set_environment() -> None:
   os.environ['XLA_FLAGS'] = ' '.join([*added, *given])
 
 
+@contextlib.contextmanager
+def level(optimized: bool) -> Iterator[None]:
+  """Compiles at the default level, or cheaply."""
+  import jax  # Not before `set_environment`.
+
+  option = 'jax_disable_most_optimizations'
+  before = jax.config.read(option)
+  jax.config.update(option, not optimized)
+  try:
+    yield
+  finally:
+    jax.config.update(option, before)
+
+
 def optimized() -> dict[str, str]:
   """Returns the environment of a process that compiles at the default level."""
   return dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS='0')

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import compare
+from tests.helpers import compiler
 from tests.helpers import jaxprs
 from ttt_jax.convert import load_unet
 from ttt_jax.models import frames as frames_lib
@@ -64,22 +65,20 @@ def _io(golden):
 
 @pytest.mark.optimized
 def test_inflated_output_of_the_reference(golden, io):
-  config, params = load_unet(golden('tav_unet2d'))
-  timesteps = io['timestep'].reshape(1)
-  text = io['encoder_hidden_states']
-  found = apply(config, params, last(io['sample']), text, timesteps)
+  with compiler.level(optimized=False):  # Initial values of what is missing.
+    config, params = load_unet(golden('tav_unet2d'))
+    _, fresh = load_unet(golden('tav_unet2d'), fresh=True)
+  args = (
+    last(io['sample']),
+    io['encoder_hidden_states'],
+    io['timestep'].reshape(1),
+  )
+  found = apply(config, params, *args)
   assert compare.relative_error(found, last(io['out'])) < 2e-5
   # A fresh inflation equals the reference with temporal attention disabled. The
-  # reference's own fresh inflation has a random bias.
-  for quirk in (False, True):
-    _, params = load_unet(
-      golden('tav_unet2d'), fresh=True, reference_bias=quirk
-    )
-    found = apply(config, params, last(io['sample']), text, timesteps)
-    assert (
-      compare.relative_error(found, last(io['out_notemp'])) > 1e-2
-    ) == quirk
-    assert quirk or compare.relative_error(found, last(io['out_notemp'])) < 2e-5
+  # reference's own fresh inflation has a random bias, see the still clips below.
+  found = apply(config, fresh, *args)
+  assert compare.relative_error(found, last(io['out_notemp'])) < 2e-5
 
 
 @pytest.mark.slow  # Larger than the 2-D model of the next test.
@@ -146,9 +145,6 @@ def test_a_fresh_inflation_is_the_2d_model_on_still_clips(fixtures):
   assert not np.any(fresh['to_out']['kernel'])
   assert not np.any(fresh['to_out']['bias'])
   assert np.any(fresh['to_q']['kernel'])
-  assert (
-    compare.relative_error(apply(config, params, picture, *args), want) < 2e-5
-  )
   found = apply(config, params, still, *args)
   assert compare.relative_error(found, np.repeat(want, 3, axis=1)) < 2e-5
   # With the reference's bias the outputs differ.
