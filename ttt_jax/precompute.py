@@ -17,6 +17,7 @@ that finishes last writes the manifest. A process that dies can be restarted.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import shlex
@@ -137,7 +138,7 @@ def run(
     )
     return None
   print(f'wrote {folder}: {len(manifest.clips)} clips in {seconds:.0f} s')
-  _print_corrupt(manifest)
+  _print_videos(manifest)
   return manifest
 
 
@@ -201,7 +202,7 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
       f' {folder}/clips/ROW.json to encode the clip of that row again'
     )
   print('all clips are complete')
-  _print_corrupt(manifest_lib.read_manifest(folder))
+  _print_videos(manifest_lib.read_manifest(folder))
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:
@@ -214,7 +215,13 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
       )
 
 
-def _print_corrupt(manifest: manifest_lib.Manifest) -> None:
+def _print_videos(manifest: manifest_lib.Manifest) -> None:
+  """Prints what was done to the videos, and the clips that were left out."""
+  videos = collections.defaultdict(list)
+  for name, notes in manifest.conversions.items():
+    videos[', '.join(notes)].append(name)
+  for notes, names in videos.items():
+    print(f'{len(names)} videos were {notes}: {files.first_ten(names)}')
   if manifest.corrupt:
     print(f'left out {len(manifest.corrupt)} clips that cannot be encoded:')
   for clip in manifest.corrupt:

@@ -176,7 +176,13 @@ def _finish(
       f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
     )
   table = [_entry(c) for c, state in zip(clips, states) if not state]
-  return writer.finish(table, corrupt)
+  conversions = shots.conversions(
+    part
+    for clip, state in zip(clips, states)
+    if not state
+    for part in clip.ranges
+  )
+  return writer.finish(table, corrupt, conversions)
 
 
 def list_clips(

@@ -19,6 +19,7 @@ of exactly three seconds is a segment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -198,6 +199,18 @@ def fingerprint(
   ]
   text = json.dumps([sources, list(prompts), soften])
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def conversions(ranges: Iterable[FrameRange]) -> dict[str, tuple[str, ...]]:
+  """Returns what is done to the frames of videos, by their names.
+
+  Videos that need nothing are left out, see `video_file.conversions`.
+  """
+  out = {}
+  for name, path in {r.name: r.path for r in ranges}.items():
+    with contextlib.suppress(ValueError, OSError):
+      out[name] = video_file.conversions(path)
+  return {name: notes for name, notes in out.items() if notes}
 
 
 def read_frames(

@@ -158,6 +158,7 @@ def prepare(
     text=np.repeat(embeddings[:1], geometry.segments, axis=0),
   )
   segment = dict(text=config.prompt)
+  notes = video_file.conversions(paths.resolve(config.video))
   writer.finish(
     [
       dict(
@@ -165,7 +166,8 @@ def prepare(
         row=0,
         storyboard=dict(name='clip', segments=[segment] * geometry.segments),
       )
-    ]
+    ],
+    conversions={config.video: notes} if notes else {},
   )
 
 

@@ -163,9 +163,10 @@ def _open(path: pathlib.Path) -> Generator[tuple]:
       metadata_errors='ignore',
     )
   except (av.FFmpegError, OSError) as e:
-    raise ValueError(
-      f'{path} cannot be read as a video: {files.first_line(e)}'
-    ) from e
+    reason = files.first_line(e)
+    if files.is_lfs_pointer(path):
+      reason = 'it is a pointer of Git LFS; run: git lfs pull'
+    raise ValueError(f'{path} cannot be read as a video: {reason}') from e
   with container:
     streams = [
       stream

@@ -9,12 +9,14 @@ import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 import av
 import av.filter
 import numpy as np
 
+from ttt_jax.runtime import files
 from ttt_jax.video import decode
 from ttt_jax.video import resize
 
@@ -86,7 +88,7 @@ def plan(timed: decode.TimedFrame) -> Plan:
   filters += turns
   notes += turn_note
   if aspect != 1:
-    notes.append(f'pixels of {aspect:.3g}:1 made square')
+    notes.append(f'stretched to square pixels from {aspect:.3g}:1')
   if ('transpose', 'cclock_flip') in turns:
     aspect = 1 / aspect
   return Plan(tuple(filters), aspect, transfer, to_bt709, matrix, tuple(notes))
@@ -128,28 +130,42 @@ class Converter:
   """Turns stored frames into pixels.
 
   Args:
+    path: Path of the video, for errors.
     height: Height of the result.
     width: Width of the result.
     soften: Whether to filter with (1, 2, 1) / 4 along both axes.
   """
 
-  def __init__(self, height: int, width: int, soften: bool):
+  def __init__(
+    self, path: str | os.PathLike[str], height: int, width: int, soften: bool
+  ):
+    self._path = path
     self._size = (height, width)
     self._soften = soften
     self._key: Any = None
     self._graph: Any = None
 
   def __call__(self, timed: decode.TimedFrame) -> np.ndarray:
-    """Returns uint8 [height, width, 3]."""
+    """Returns uint8 [height, width, 3].
+
+    Raises:
+      ValueError: FFmpeg cannot convert the frame.
+    """
     frame, todo = timed.frame, plan(timed)
     frame.colorspace = todo.matrix
     # Filters would convert them, or refuse reserved codes.
     frame.color_trc = frame.color_primaries = _UNKNOWN
     key = (todo.filters, _properties(frame))
-    if key != self._key:
-      self._key, self._graph = key, graph(frame, todo.filters)
-    self._graph.push(frame)
-    pixels = self._graph.pull().to_ndarray()
+    try:
+      if key != self._key:
+        self._key, self._graph = key, graph(frame, todo.filters)
+      self._graph.push(frame)
+      pixels = self._graph.pull().to_ndarray()
+    except av.FFmpegError as e:
+      raise ValueError(
+        f'{self._path} has frames that cannot be shown ({frame.format.name},'
+        f' matrix {todo.matrix} of H.273): {files.first_line(e)}'
+      ) from e
     pixels = resize.resize_and_crop(
       pixels, *self._size, pixel_aspect=todo.pixel_aspect
     )

@@ -22,7 +22,7 @@ from ttt_jax.video import picture
 # 8 pixels per latent cell, 2 cells per patch.
 _SIZE_STEP = 16
 _MAX_PAUSE = 600  # Seconds that one frame is held, unless a number is given.
-_ROUNDING = fractions.Fraction(1, 1000)  # Tolerated, in frames.
+_ROUNDING = fractions.Fraction(1, 50)  # Tolerated at the end, in frames.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +61,26 @@ class TooShortError(ValueError):
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
   """Reads the packets of a video; raises as `read_video` does."""
-  path = pathlib.Path(path)
-  first = next(decode.frames(path), None)
-  if first is None:
-    raise ValueError(f'{path} has no frame that can be decoded')
+  first = _first_frame(path)
   height, width = picture.displayed_size(first)
   return VideoInfo(
     width=width,
     height=height,
     conversions=picture.plan(first).notes,
-    **decode.contents(path)._asdict(),
+    **decode.contents(pathlib.Path(path))._asdict(),
   )
+
+
+def conversions(path: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns `VideoInfo.conversions`, by the first frame alone."""
+  return picture.plan(_first_frame(path)).notes
+
+
+def _first_frame(path: str | os.PathLike[str]) -> decode.TimedFrame:
+  first = next(decode.frames(pathlib.Path(path)), None)
+  if first is None:
+    raise ValueError(f'{path} has no frame that can be decoded')
+  return first
 
 
 def stored_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -132,7 +141,7 @@ def read_video(
   # 3.2 becomes 16/5: the rounding of a float must not drop the last frame.
   period = 1 / fractions.Fraction(fps).limit_denominator(100_000)
   begin = fractions.Fraction(start).limit_denominator(1_000_000)
-  convert = picture.Converter(height, width, soften)
+  convert = picture.Converter(path, height, width, soften)
 
   def read(first):
     source = picture.progressive(decode.frames(path, first, period))
@@ -194,7 +203,7 @@ def read_every(
   """
   _check_size(height, width)
   _check_count(frames)
-  convert = picture.Converter(height, width, soften)
+  convert = picture.Converter(path, height, width, soften)
   source = picture.progressive(decode.frames(pathlib.Path(path)))
   out: list[np.ndarray] = []
   count = 0
@@ -245,21 +254,21 @@ def _nearest(
 ) -> list[np.ndarray]:
   """Returns the frames nearest to `begin`, `begin + period`, ..."""
   out: list[np.ndarray] = []
-  gaps = []
+  shortest = math.inf
   last: Any = None
   available = 0
   pairs: Any = itertools.pairwise(itertools.chain(source, (None,)))
   for last, following in pairs:
+    gap = (following.time if following else last.end) - last.time
+    if frames is None and gap > _MAX_PAUSE:
+      raise ValueError(
+        f'{path} has no frame for {float(gap):.0f} s after'
+        f' {float(last.time):.2f} s'
+      )
     if following:
-      until = (last.time + following.time) / 2
-      gap = following.time - last.time
-      if following.time > begin:
-        gaps.append(gap)
-      if frames is None and gap > _MAX_PAUSE:
-        raise ValueError(
-          f'{path} has no frame for {float(gap):.0f} s after'
-          f' {float(last.time):.2f} s'
-        )
+      until = last.time + gap / 2
+      # A recording that pauses is not a slow one.
+      shortest = min(shortest, gap or shortest)
     else:
       available = max(0, math.floor((last.end - begin) / period + _ROUNDING))
       until = begin + (available - 1) * period
@@ -269,11 +278,11 @@ def _nearest(
       out.append(pixels)
     if len(out) == frames:
       break
-  _check_found(path, 0 if last is None else 1 + bool(last.time or gaps))
-  gap = sorted(gaps)[len(gaps) // 2] if gaps else 0
-  if gap > 2 * period * (1 + _ROUNDING):
+  is_one = last is not None and not last.time and shortest == math.inf
+  _check_found(path, 0 if last is None else 1 if is_one else 2)
+  if math.inf > shortest > 2 * period * (1 + _ROUNDING):
     raise ValueError(
-      f'{path} has {float(1 / gap):g} frames per second; at least'
+      f'{path} has {float(1 / shortest):g} frames per second; at least'
       f' {float(1 / period) / 2:g} are needed for {float(1 / period):g}, or'
       ' frames would repeat more than twice'
     )

@@ -63,6 +63,8 @@ class Manifest:
     scene_token_ids: Ids of the scene tokens in the vocabulary.
     clips: Readable clips.
     corrupt: Clips that could not be encoded.
+    conversions: What was done to the frames of a video so that they are as a
+      player shows them, by the video's name; plain videos are not listed.
     schema_version: Version of this file's layout.
   """
 
@@ -79,12 +81,16 @@ class Manifest:
   scene_token_ids: Sequence[int] = ()
   clips: tuple[Clip, ...] = ()
   corrupt: tuple[CorruptClip, ...] = ()
+  conversions: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
   schema_version: int = SCHEMA_VERSION
 
   def identity(self) -> dict[str, Any]:
     """Returns all fields but the table of contents, in JSON types."""
     fields = dataclasses.asdict(self)
-    del fields['clips'], fields['corrupt']
+    for name in ('clips', 'corrupt', 'conversions'):
+      del fields[name]
     return files.to_json_types(fields)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 
@@ -216,8 +216,9 @@ class LatentWriter:
     self,
     clips: Sequence[manifest_lib.Clip],
     corrupt: Sequence[manifest_lib.CorruptClip] = (),
+    conversions: Mapping[str, Sequence[str]] | None = None,
   ) -> manifest_lib.Manifest:
-    """Writes the manifest; see `Manifest` for the two lists.
+    """Writes the manifest; see `Manifest` for its arguments.
 
     Raises:
       ValueError: another run changed the identity of the data set, or it
@@ -225,7 +226,10 @@ class LatentWriter:
     """
     self._check_identity()
     manifest = dataclasses.replace(
-      self._identity, clips=tuple(clips), corrupt=tuple(corrupt)
+      self._identity,
+      clips=tuple(clips),
+      corrupt=tuple(corrupt),
+      conversions=conversions or {},
     )
     for clip in clips:
       if not arrays.completion_marker(self.folder, clip['row']).exists():
