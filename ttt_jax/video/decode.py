@@ -29,6 +29,8 @@ _MAX_PIXELS = 8192 * 4352
 _SEEKABLE = re.compile('mov|matroska')
 # Playlists name other files and addresses; `tty` draws text.
 _NOT_VIDEOS = ('concat', 'dash', 'hls', 'imf', 'rtsp', 'sdp', 'tty')
+# PyAV's `demux` ends in an IndexError where a damaged file gains streams.
+_READ_ERRORS = (av.FFmpegError, EOFError, IndexError)
 _MARGIN = Fraction(1, 10)  # Decoded before a start, for the deinterlacer.
 _JUMP = 10  # Seconds; a longer gap in a broadcast is an edit.
 
@@ -98,10 +100,10 @@ def contents(path: pathlib.Path) -> Contents:
   if path.is_dir():
     return Contents(len(stored_files(path)), 0.0, 0.0)
   with _open(path) as (container, stream):
-    by_order = container.format.name == 'avi'
+    by_order = _has_order_only(stream)
     times, total, count = [], 0, 0
     # A file that was cut off ends in an error.
-    with contextlib.suppress(av.FFmpegError):
+    with contextlib.suppress(*_READ_ERRORS):
       for packet in container.demux(stream):
         if not packet.size or packet.is_discard:
           continue
@@ -180,7 +182,8 @@ def _open(path: pathlib.Path) -> Generator[tuple]:
     if stream.codec_context is None:
       raise ValueError(f'{path} has a codec that FFmpeg cannot decode')
     stream.codec_context.options = {'max_pixels': str(_MAX_PIXELS)}
-    stream.thread_type = 'AUTO'
+    # Threads for frames report an error at a later packet.
+    stream.thread_type = 'SLICE' if _has_order_only(stream) else 'AUTO'
     yield container, stream
 
 
@@ -193,23 +196,30 @@ def _decode(packets: Iterable) -> Iterator[av.VideoFrame | None]:
   """Yields decoded frames, None where a packet is damaged."""
   packets = iter(packets)
   times: collections.deque = collections.deque()
+  by_order = False
   while True:
     try:
       packet = next(packets, None)
       if packet is None:
         return
+      by_order = _has_order_only(packet.stream)
+      if by_order and packet.size:
+        times.append(packet.dts)
       decoded = packet.decode()
-    except (av.FFmpegError, EOFError):
+    except _READ_ERRORS:
+      if times:
+        times.pop()
       yield None
       continue
-    # An AVI has times in the order of decoding only.
-    by_order = packet.stream.container.format.name == 'avi'
-    if by_order and packet.size:
-      times.append(packet.dts)
     for frame in decoded:
       if by_order:
         frame.pts = times.popleft() if times else None
       yield None if frame.is_corrupt else frame
+
+
+def _has_order_only(stream) -> bool:
+  """Returns whether packets have times in the order of decoding only."""
+  return stream.container.format.name == 'avi'
 
 
 def _seek(container, stream, begin: Fraction) -> tuple | None:
@@ -256,6 +266,7 @@ def _timed(
   aspect = aspect if 0.1 < aspect < 10 else 1.0
   time = expected = Fraction()
   has_frame = is_damaged = False
+  shortest = Fraction()  # Time between two frames.
   for frame in decoded:
     if frame is None:
       is_damaged = True
@@ -274,9 +285,10 @@ def _timed(
         origin = frame.pts - round(expected / base)
     if is_damaged and has_frame and time > begin:
       raise ValueError(f'{path} is damaged before {float(time):.2f} s')
-    duration = (frame.duration or 0) * base
-    if not duration and has_frame:
-      duration = time - previous
+    gap = time - previous
+    shortest = min(shortest or gap, gap or shortest)
+    # Some containers have no duration, or an arbitrary one for the last frame.
+    duration = max((frame.duration or 0) * base or gap, shortest)
     expected = _without_rounding(time + duration, stream)
     has_frame, is_damaged = True, False
     yield TimedFrame(time, expected, frame, aspect)
