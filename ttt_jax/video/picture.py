@@ -24,6 +24,7 @@ from ttt_jax.video import resize
 _UNKNOWN = 2
 _PQ, _HLG = 16, 18
 _BT2020 = 9
+_TRANSPOSE = ('transpose', 'cclock_flip')  # (x, y) to (y, x).
 _P3 = (11, 12)
 # Linear light of wide primaries to that of BT.709 (BT.2087; SMPTE RP 431-2).
 _BT2020_TO_BT709 = (
@@ -89,7 +90,7 @@ def plan(timed: decode.TimedFrame) -> Plan:
   notes += turn_note
   if aspect != 1:
     notes.append(f'stretched to square pixels from {aspect:.3g}:1')
-  if ('transpose', 'cclock_flip') in turns:
+  if _TRANSPOSE in turns:
     aspect = 1 / aspect
   return Plan(tuple(filters), aspect, transfer, to_bt709, matrix, tuple(notes))
 
@@ -102,26 +103,23 @@ def _orientation(frame) -> tuple[list[tuple[str, str]], list[str]]:
   (a, b, _), (c, d, _), _ = np.frombuffer(data, np.int32)[:9].reshape(3, 3)
   a, b, c, d = map(float, (a, b, c, d))
   # A stored (x, y) is shown at (a x + c y, b x + d y).
-  filters = []
+  filters, turned = [], 0
   if abs(b) + abs(c) > abs(a) + abs(d):
-    filters.append(('transpose', 'cclock_flip'))  # (x, y) to (y, x).
+    filters, turned = [_TRANSPOSE], 90 if b < 0 else 270
     a, d = c, b
-    degrees = 90 if b < 0 else 270
-    is_mirrored = b * c > 0
-  else:
-    degrees = 180 if a < 0 and d < 0 else 0
-    is_mirrored = a * d < 0
+  elif a < 0 and d < 0:
+    turned = 180
   filters += [('hflip', '')] * (a < 0) + [('vflip', '')] * (d < 0)
-  if is_mirrored:
-    return filters, ['mirrored' + (' and turned' if len(filters) != 1 else '')]
-  return filters, [f'turned by {degrees} degrees'] if degrees else []
+  if len(filters) % 2:
+    return filters, ['mirrored' + ' and turned' * (_TRANSPOSE in filters)]
+  return filters, [f'turned by {turned} degrees'] * bool(turned)
 
 
 def displayed_size(timed: decode.TimedFrame) -> tuple[int, int]:
   """Returns height and width at which a player shows a frame."""
   frame, todo = timed.frame, plan(timed)
   height, width = frame.height, frame.width
-  if ('transpose', 'cclock_flip') in todo.filters:
+  if _TRANSPOSE in todo.filters:
     height, width = width, height
   return height, round(width * todo.pixel_aspect)
 
