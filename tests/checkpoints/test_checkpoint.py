@@ -249,3 +249,51 @@ def test_full_disk(tmp_path):
   error = [x for x in out.stderr.splitlines() if x.startswith('error: ')]
   assert len(error) == 1 and 'Traceback' not in out.stderr
   assert 'disk is full' in error[0] and 'complete one is 3' in error[0]
+
+
+@pytest.mark.slow  # It needs a process of its own, 6 s.
+def test_a_file_system_without_locks(tmp_path):
+  """As on Lustre: the kernel's calls fail, in Python and in TensorStore."""
+  library = tmp_path / 'no_locks.so'
+  source = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    int flock(int file, int operation) { errno = ENOSYS; return -1; }
+    #define FCNTL(name) int name(int file, int command, ...) { \\
+      va_list list; va_start(list, command); void *a = va_arg(list, void *); \\
+      if (command == F_OFD_SETLK || command == F_OFD_SETLKW || \\
+          command == F_SETLK || command == F_SETLKW) { \\
+        errno = ENOLCK; return -1; } \\
+      int (*call)(int, int, ...) = dlsym(RTLD_NEXT, #name); \\
+      return call(file, command, a); }
+    FCNTL(fcntl)
+    FCNTL(fcntl64)
+  """
+  if not shutil.which('cc'):
+    pytest.skip('there is no C compiler')
+  build = ['cc', '-shared', '-fPIC', '-xc', '-', '-o', library, '-ldl']
+  subprocess.run(build, input=source, text=True, check=True)
+  code = """
+import sys
+import jax
+from tests.helpers import fake_training, tiny_config
+from ttt_jax.train import loop
+from tests.data import test_store
+config = tiny_config.get_config()
+config.steps = 1
+loop.train(fake_training.StandIn(config, sys.argv[1]))
+test_store.build(sys.argv[1] + '/data')
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code, tmp_path / 'w'],
+    env={**os.environ, 'LD_PRELOAD': str(library)},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert checkpoint_format.steps(tmp_path / 'w' / 'one') == [1]

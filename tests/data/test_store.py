@@ -158,7 +158,7 @@ def test_wrong_values_in_a_manifest(tmp_path, field, value, message):
     ),
     (dict(chunk_grid={'configuration': {'chunk_shape': [10**12] * 5}}), 'chu'),
     (dict(chunk_grid=7), 'chunk_grid'),
-    (dict(codecs=[{'name': 'sharding_indexed'}]), 'codecs'),
+    (dict(codecs=[{'name': 'sharding_indexed'}]), 'one of bytes, zstd, gzip'),
     (dict(codecs=[{'name': 'bytes', 'configuration': 7}]), 'cannot be opened'),
   ],
 )

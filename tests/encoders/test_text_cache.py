@@ -35,7 +35,9 @@ def test_another_encoder_has_other_files(tmp_path, field):
   assert len(files(tmp_path)) == 2
 
 
-@pytest.mark.parametrize('damage', [b'', b'no array', None])
+@pytest.mark.parametrize(
+  'damage', [b'', b'no array', b'\x93NUMPY\x01\x00\x03\x00{(\n', None]
+)
 def test_a_damaged_file_is_replaced(tmp_path, damage):
   want = text_cache.TextCache(FakeText(), folder=tmp_path).encode(['a'])
   (path,) = files(tmp_path)

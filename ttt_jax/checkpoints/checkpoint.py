@@ -103,6 +103,7 @@ class Checkpoints:
     with self._disk_errors():
       self._manager.wait_until_finished()
       disk.check_space(self.folder, items)
+      disk.avoid_locks(self.folder)
       self._manager.save(
         step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **arrays)
       )

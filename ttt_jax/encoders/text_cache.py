@@ -76,7 +76,7 @@ class TextCache:
     try:
       # A map allocates nothing, whatever shape the header claims.
       found = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError):
+    except Exception:  # A damaged header raises any error of Python's parser.
       return None  # Writing reports a folder that cannot be used.
     shape = self._encoder.text_length, self._encoder.width
     if (found.shape, found.dtype) != (shape, np.float32):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import pathlib
 import shutil
+import tempfile
 import threading
 from typing import Any
 import warnings
@@ -87,6 +89,30 @@ def silence_disk_full_threads() -> Generator[None]:
     yield
   finally:
     threading.excepthook = hook
+
+
+def avoid_locks(folder: str | os.PathLike[str]) -> None:
+  """Makes Orbax use lock files if the file system of `folder` has no locks.
+
+  Lustre and FUSE may have none. TensorStore then needs another mode of locking,
+  which Orbax does not pass on: its defaults are changed. If they are elsewhere
+  in another version, saving reports the missing locks.
+  """
+  if paths.is_remote(folder) or os.name == 'nt':
+    return
+  fcntl = importlib.import_module('fcntl')  # Windows has none.
+  with tempfile.TemporaryFile(dir=folder) as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    except OSError:
+      pass
+  with contextlib.suppress(ImportError, AttributeError):
+    module = importlib.import_module(
+      'orbax.checkpoint._src.serialization.tensorstore_utils'
+    )
+    for context in (module._BASE_TS_CONTEXT, module._DEFAULT_OCDBT_TS_CONTEXT):
+      context['file_io_locking'] = {'mode': 'lockfile'}
 
 
 def drop_orbax_logs(record: logging.LogRecord) -> bool:

@@ -79,7 +79,10 @@ def convert(
   for key, index in re.findall(r'\.(\w+)|\[(\d+)\]', path):
     value = value[key or int(index)]
     struct = struct_of(kind)
-    kind = field_kinds(struct)[key] if struct and key else Any
+    if key:
+      kind = field_kinds(struct)[key] if struct else Any
+    else:  # The kind of the items of a list.
+      kind = next(iter(get_args(kind)), Any)
     if key and re.fullmatch(r'[\w.]+', location):
       location = f'{location}.{key}'
     else:

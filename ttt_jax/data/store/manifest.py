@@ -172,8 +172,8 @@ def load(path: epath.Path) -> Manifest:
   """Reads one manifest file."""
   try:
     fields = files.parse_json(path.read_text(), path)
-    version = fields.get('schema_version')
-  except (ValueError, AttributeError) as e:
+    version = schema.convert(fields, dict[str, Any], 'it').get('schema_version')
+  except ValueError as e:
     raise _invalid(path, e) from e
   if version != SCHEMA_VERSION:
     raise ValueError(
