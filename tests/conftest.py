@@ -3,11 +3,11 @@
 import os
 import pathlib
 
-import jax
 import pytest
 
 from tests.helpers import compiler
 from tests.helpers import fake_bucket
+from ttt_jax.train import metrics
 
 _GOLDEN = pathlib.Path(
   os.environ.get(
@@ -32,6 +32,16 @@ def pytest_runtest_protocol(item):
     return (yield)
   with compiler.level(optimized=True):
     return (yield)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _undrawn_losses():
+  """Runs leave an empty losses.png: a drawing takes longer than a tiny run."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      metrics, 'plot', lambda folder: (folder / metrics.PLOT).touch()
+    )
+    yield
 
 
 @pytest.fixture(scope='session')

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 
 import pytest
@@ -72,7 +73,7 @@ def test_samples_from_another_folder(wheel, tmp_path):
   model = tmp_path / 'CogVideoX'
   tiny_cogvideox.write_model(model)
   environment = tmp_path / 'env'
-  subprocess.run([sys.executable, '-m', 'venv', environment], check=True)
+  venv.create(environment)
   (site,) = environment.glob('lib/python*/site-packages')
   # The dependencies are borrowed; an editable install of ours is not: its
   # finder is started by a .pth file, which a borrowed folder does not run.
@@ -80,7 +81,9 @@ def test_samples_from_another_folder(wheel, tmp_path):
   (site / 'borrowed.pth').write_text(f'{borrowed}\n')
   python = environment / 'bin/python'
   subprocess.run(
-    [python, '-m', 'pip', 'install', '--quiet', '--no-deps', wheel], check=True
+    [sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet']
+    + ['--disable-pip-version-check', '--no-deps', wheel],
+    check=True,
   )
   environment_without_paths = dict(os.environ)
   environment_without_paths.pop('PYTHONPATH', None)

@@ -75,8 +75,8 @@ def test_inflated_output_of_the_reference(golden, io):
   )
   found = apply(config, params, *args)
   assert compare.relative_error(found, last(io['out'])) < 2e-5
-  # A fresh inflation equals the reference with temporal attention disabled. The
-  # reference's own fresh inflation has a random bias, see the still clips below.
+  # A fresh inflation equals the reference without temporal attention. The
+  # reference's own fresh inflation has a random bias, see still clips below.
   found = apply(config, fresh, *args)
   assert compare.relative_error(found, last(io['out_notemp'])) < 2e-5
 
