@@ -85,6 +85,33 @@ def test_pixels_that_are_not_square(tmp_path, name):
   assert np.abs(found - corners_of(corners())).max() < 30
 
 
+@pytest.mark.parametrize(
+  'element, expected',
+  [
+    (b'\x54\xcc', [[GREEN, GREEN], [YELLOW, YELLOW]]),  # From the left.
+    (b'\x54\xaa', [[RED, GREEN], [RED, GREEN]]),  # From the bottom.
+  ],
+)
+def test_cropping_of_the_container(tmp_path, element, expected):
+  """One element of Matroska is replaced by PixelCrop of half the frame."""
+  path = videos.write(
+    tmp_path / 'a.mkv',
+    [corners()] * 3,
+    setup=lambda s: setattr(s.codec_context, 'sample_aspect_ratio', ASPECT),
+  )
+  data = path.read_bytes()
+  display_unit = b'\x54\xb2\x81\x04'
+  assert data.count(display_unit) == 1
+  cropped = 32 if element == b'\x54\xcc' else 16
+  path.write_bytes(
+    data.replace(display_unit, element + b'\x81' + bytes([cropped]))
+  )
+  info = video_file.probe(path)
+  assert info.conversions[0] == 'cropped'
+  found = corners_of(read(path, 32, 64)[0])
+  assert np.abs(found - np.array(expected)).max() < 30
+
+
 def yuv_frame(coded, matrix, full, bits, transfer, primaries):
   """Returns a frame of columns of 16 pixels with the coded RGB in [0, 1]."""
   red, blue = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}.get(

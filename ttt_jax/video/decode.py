@@ -19,6 +19,7 @@ import re
 from typing import NamedTuple
 
 import av
+import av.logging
 
 from ttt_jax.runtime import files
 
@@ -43,12 +44,14 @@ class TimedFrame(NamedTuple):
     end: Time at which it ends.
     frame: The frame as it is stored.
     pixel_aspect: Width of a stored pixel divided by its height.
+    crop: Stored pixels that are not shown: left, right, top, bottom.
   """
 
   time: Fraction
   end: Fraction
   frame: av.VideoFrame
-  pixel_aspect: float
+  pixel_aspect: float = 1.0
+  crop: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 class Contents(NamedTuple):
@@ -87,12 +90,15 @@ def frames(
     return
   with _open(path) as (container, stream):
     if begin > _MARGIN and _SEEKABLE.search(container.format.name):
+      crop = _crop(container, stream)
       found = _seek(container, stream, begin - _MARGIN)
       if found:
-        yield from _timed(path, stream, begin, *found)
+        yield from _timed(path, stream, crop, begin, *found)
         return
   with _open(path) as (container, stream):
-    yield from _timed(path, stream, begin, _decode(container.demux(stream)))
+    crop = _crop(container, stream)
+    decoded = _decode(container.demux(stream))
+    yield from _timed(path, stream, crop, begin, decoded)
 
 
 def contents(path: pathlib.Path) -> Contents:
@@ -192,6 +198,25 @@ def _formats() -> str:
   return ','.join(sorted(av.formats_available.difference(_NOT_VIDEOS)))
 
 
+def _crop(container, stream) -> tuple[int, int, int, int]:
+  """Returns the cropping of a container; PyAV has it in a text only."""
+  if not _SEEKABLE.search(container.format.name):
+    return 0, 0, 0, 0
+  level = av.logging.get_level()
+  av.logging.set_level(av.logging.INFO)
+  try:
+    _, _, text = container.dumps_format().partition(f'#0:{stream.index}')
+  finally:
+    av.logging.set_level(level)
+  found = re.search(
+    r'Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)', text.partition('Stream #')[0]
+  )
+  left, right, top, bottom = map(int, found.groups()) if found else (0,) * 4
+  if left + right >= stream.width or top + bottom >= stream.height:
+    return 0, 0, 0, 0
+  return left, right, top, bottom
+
+
 def _decode(packets: Iterable) -> Iterator[av.VideoFrame | None]:
   """Yields decoded frames, None where a packet is damaged."""
   packets = iter(packets)
@@ -255,6 +280,7 @@ def _seek(container, stream, begin: Fraction) -> tuple | None:
 def _timed(
   path: pathlib.Path,
   stream,
+  crop: tuple[int, int, int, int],
   begin: Fraction,
   decoded: Iterable[av.VideoFrame | None],
   origin: int | None = None,
@@ -291,7 +317,7 @@ def _timed(
     duration = max((frame.duration or 0) * base or gap, shortest)
     expected = _without_rounding(time + duration, stream)
     has_frame, is_damaged = True, False
-    yield TimedFrame(time, expected, frame, aspect)
+    yield TimedFrame(time, expected, frame, aspect, crop)
 
 
 def _without_rounding(time: Fraction, stream) -> Fraction:
@@ -314,4 +340,4 @@ def _pictures(
       frame = next(filter(None, _decode(container.demux(stream))), None)
     if frame is None:
       raise ValueError(f'{path} cannot be read as a picture')
-    yield TimedFrame(i * period, (i + 1) * period, frame, 1.0)
+    yield TimedFrame(i * period, (i + 1) * period, frame)

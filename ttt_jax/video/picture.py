@@ -85,6 +85,12 @@ def plan(timed: decode.TimedFrame) -> Plan:
     matrix = _BT2020
   depth = 'rgb48le' if transfer or to_bt709 else 'rgb24'
   filters = [('scale', 'flags=bilinear'), ('format', depth)]
+  left, right, top, bottom = timed.crop
+  if any(timed.crop):
+    filters.append(
+      ('crop', f'iw-{left + right}:ih-{top + bottom}:{left}:{top}')
+    )
+    notes.append('cropped')
   turns, turn_note = _orientation(frame)
   filters += turns
   notes += turn_note
@@ -118,7 +124,8 @@ def _orientation(frame) -> tuple[list[tuple[str, str]], list[str]]:
 def displayed_size(timed: decode.TimedFrame) -> tuple[int, int]:
   """Returns height and width at which a player shows a frame."""
   frame, todo = timed.frame, plan(timed)
-  height, width = frame.height, frame.width
+  left, right, top, bottom = timed.crop
+  height, width = frame.height - top - bottom, frame.width - left - right
   if _TRANSPOSE in todo.filters:
     height, width = width, height
   return height, round(width * todo.pixel_aspect)
