@@ -338,18 +338,17 @@ def _write_launch(rng, folder):
 def _read_launch(folder, command):
   """The printed commands can be pasted; YAML holds values, no structure."""
   text = _run(folder, command)
-  head, _, rest = text.partition('.yaml:\n')
+  text, _, rest = text.partition(" <<'END'\n")
   if rest:
-    manifest, _, text = rest.rpartition('\n# ')
+    manifest, end, after = rest.rpartition('END\n')
+    assert end and not after, rest[-80:]
     found = yaml.safe_load(manifest)
     job = found['spec']['replicatedJobs'][0]['template']['spec']
     pod = job['template']['spec']
     assert set(pod['containers'][0]) == {
       *('name', 'image', 'command', 'resources', 'volumeMounts')
     }, pod
-  for line in text.splitlines():
-    if not line.startswith('#'):
-      shlex.split(line)
+  assert shlex.split(text, comments=True), text
 
 
 target_lib.add(

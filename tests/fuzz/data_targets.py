@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 import random
@@ -11,6 +12,7 @@ import tempfile
 
 import av
 import numpy as np
+from PIL import Image
 
 from tests.fuzz import mutations
 from tests.fuzz import target as target_lib
@@ -144,8 +146,26 @@ def _videos() -> mutations.Files:
   return found
 
 
+# Name of the file or folder that is named, and the files.
+_TABLES: tuple[tuple[str, mutations.Files], ...] = (
+  ('a.csv', {'a.csv': b'video,text\ncat.mp4,"a cat, asleep"\ncat.mp4,b\n'}),
+  ('a.tsv', {'a.tsv': b'path\tcaption\tstart\ncat.mp4\ta cat\t0\n'}),
+  (
+    'prompts.txt',
+    {'prompts.txt': b'a\nb\n', 'videos.txt': b'cat.mp4\nc.mp4\n'},
+  ),
+  ('.', {'prompts.txt': b'a\n', 'videos.txt': b'cat.mp4\n'}),
+  ('texts', {'texts/cat.txt': b'a cat\n', 'texts/dog.txt': b'a dog\n'}),
+  ('.', {'metadata.csv': b'file_name,text\ncat.mp4,a cat\n'}),
+)
+
+
 def _write_captions(rng, folder):
   mutations.write(folder / 'videos', {'cat.mp4': _videos()['a.mp4']})
+  if rng.random() < 0.3:
+    name, files = rng.choice(_TABLES)
+    mutations.write_changed(rng, folder, files)
+    return name
   return _write_json(rng, folder, _CAPTIONS)
 
 
@@ -165,13 +185,27 @@ target_lib.add(
 )
 
 
+@functools.cache
+def _frames() -> mutations.Files:
+  """Returns a folder of numbered pictures."""
+  found = {}
+  for i in range(8):
+    content = io.BytesIO()
+    Image.new('RGB', (48, 32), (20 * i, 0, 0)).save(content, 'PNG')
+    found[f'frames/{i:03d}.png'] = content.getvalue()
+  return found
+
+
 def _write_video(rng, folder):
-  name = rng.choice(sorted(_videos()))
+  name = rng.choice((*sorted(_videos()), 'frames'))
   start = rng.choice((0.0, 0.0, 0.2, 0.47, 100.0, -1.0, float('nan')))
   fps = rng.choice(
     (8, 25, 0, 1e9, float('nan')) if rng.random() < 0.2 else (8,)
   )
-  mutations.write(folder, {name: mutations.octets(rng, _videos()[name])})
+  if name == 'frames':
+    mutations.write_changed(rng, folder, _frames())
+  else:
+    mutations.write(folder, {name: mutations.octets(rng, _videos()[name])})
   return name, fps, start
 
 

@@ -23,6 +23,8 @@ SECONDS = 10
 BYTES = 2 << 30
 # A message that is longer is not read. A value of the user may be.
 _LONGEST = 1200
+# Problems of one kind that a message lists.
+_ROWS = 12
 
 
 class Nonsense(Exception):
@@ -191,7 +193,7 @@ def _outside(events, root, writes, reads) -> list[tuple[str, str]]:
     full = os.path.abspath(path)
     inside = os.path.relpath(full, root)
     if inside.startswith('..'):
-      if kind == 'write' and not full.startswith(('/dev/', '/proc/')):
+      if kind == 'write' and not full.startswith(('/dev', '/proc')):
         wrong.append((kind, full))
     elif kind == 'read' and not (reads(inside) or writes(inside)):
       wrong.append((kind, full))
@@ -224,9 +226,13 @@ def _call(call: Callable[[], Any], seconds: float) -> Outcome:
 
 
 def _message(error: Exception, text: str) -> Outcome:
-  """Returns the outcome of an error by what a command prints: one line."""
+  """Returns the outcome of an error by what a command prints.
+
+  That is one line, or a line and the first of several problems.
+  """
   kind = 'error'
-  if len(text.splitlines()) > 1:
+  first, *more = text.splitlines()
+  if len(more) > _ROWS or not all(row.startswith('  ') for row in more):
     kind = 'several lines'
   elif len(re.sub(r'(.)\1{20,}', r'\1', text)) > _LONGEST:
     kind = 'long message'

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 import tempfile
+import warnings
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests.fuzz import guard
@@ -20,6 +23,7 @@ from tests.helpers import tiny_vae
 from ttt_jax import convert
 from ttt_jax import recipes
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import clip as convert_clip
 from ttt_jax.convert import clip_model as convert_clip_model
 from ttt_jax.convert import dit as convert_dit
@@ -58,6 +62,16 @@ def _saved(kind: str) -> mutations.Files:
     elif kind == 'run':
       config = tiny_experiment.config()
       tiny_experiment.save_stage(path, config, dict(vae_identity='vae:1'))
+    elif kind == 'averaged':
+      state = train_state.TrainState(
+        step=np.int32(5),
+        params=dict(a=jnp.zeros(3), b=jnp.zeros(3)),
+        opt_state=dict(x=jnp.ones(1)),
+        ema=dict(a=jnp.ones(3)),
+      )
+      config = tiny_experiment.config()
+      with checkpoint.Checkpoints(path / '3s', config) as checkpoints:
+        checkpoints.save(state, {})
     return mutations.read(path)
 
 
@@ -267,7 +281,7 @@ def _read_values(folder, _):
 
 target_lib.add(
   target_lib.Target(
-    'values of weights', 'folders', _write_values, _read_values, weight=0.2
+    'values of weights', 'folders', _write_values, _read_values, weight=0.3
   )
 )
 
@@ -331,6 +345,41 @@ def _read_run(folder):
   return config
 
 
+def _write_averaged(rng, folder):
+  """Loses the average in one of several ways."""
+  files = dict(_saved('averaged'))
+  name = '3s/checkpoints/5/meta/metadata'
+  meta = json.loads(files[name])
+  if rng.random() < 0.5:
+    meta['items'] = rng.choice((['params'], ['params', 'opt_state'], [], 'x'))
+    files[name] = json.dumps(meta).encode()
+  else:
+    lost = rng.choice((1, 9))  # The folder, or one file of it.
+    inside = [n for n in files if '/ema/' in n]
+    for n in inside if lost == 9 else rng.sample(inside, 1):
+      del files[n]
+  mutations.write(folder, files)
+
+
+def _read_averaged(folder, _):
+  with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    params, _ = checkpoint.load_params(folder)
+  if not said and not (np.asarray(params['a']) == 1).all():
+    raise guard.Nonsense('weights: silently not the averaged ones')
+
+
+target_lib.add(
+  target_lib.Target(
+    'averaged weights',
+    'commands',
+    _write_averaged,
+    _read_averaged,
+    weight=0.3,
+  )
+)
+
+
 def _read_run_to_start_from(folder):
   found = init_from.resolve_init_from(epath.Path(folder), '9s')
   found.identity()
@@ -346,7 +395,7 @@ target_lib.add_folder(
   lambda: _saved('run'),
   _read_run,
   _is_metadata,
-  weight=0.4,
+  weight=0.3,
 )
 target_lib.add_folder(
   'run to start from',

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 from tests.fuzz import campaign
 from tests.fuzz import guard
 from tests.fuzz import target as target_lib
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != 'linux', reason='memory is read from /proc'
+)
 
 
 def refuse(*_):

@@ -274,7 +274,7 @@ def check_class(
   if actual != name:
     other = model_folder.title(actual)
     raise ValueError(
-      f'{path} describes a {str(actual)[:60]}: only {name} can be loaded'
+      f'{path} describes a {schema.show(actual)}: only {name} can be loaded'
       + (other and f', and this is {other}')
       + (supported and f'; {supported}')
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 import jax
+import msgspec
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
@@ -28,6 +29,7 @@ from ttt_jax.convert import lazy_params
 from ttt_jax.convert import model_format
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 _FORMAT = 1
 _PARAMS = 'params'
@@ -35,6 +37,14 @@ _PARAMS = 'params'
 _CHUNK_BYTES = 64 * 2**20
 # Small parameters are written together, because every write has a fixed cost.
 _GROUP_BYTES = 256 * 2**20
+
+
+class _Header(msgspec.Struct):
+  """Contents of config.json."""
+
+  format: int
+  model: str
+  config: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,31 +141,31 @@ def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
       f'{folder} contains no converted model; convert one with python -m'
       ' ttt_jax.convert'
     )
-  found = model_format.read_object(folder / 'config.json')
-  if found.get('format') != _FORMAT:
+  path = folder / 'config.json'
+  found = schema.convert(model_format.read_object(path), _Header, str(path))
+  if found.format != _FORMAT:
     raise ValueError(
-      f'{folder / "config.json"} is not of format {_FORMAT}; convert the'
-      ' model again'
+      f'{path} is not of format {_FORMAT}; convert the model again'
     )
   params = folder / _PARAMS
   try:
     metadata: Any = ocp.metadata(epath.Path(params)).metadata
+    like = {
+      path: jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype))
+      for path, leaf in train_state.flatten(metadata).items()
+    }
   except Exception as e:  # Orbax raises nothing narrower.
     raise ValueError(
       f'{params} cannot be read ({files.first_line(e)[:200]}); convert the'
       ' model again'
     ) from e
-  like = {
-    path: jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype))
-    for path, leaf in train_state.flatten(metadata).items()
-  }
   sizes = {path: x.size * x.dtype.itemsize for path, x in like.items()}
   parameters = {}
   for paths in lazy_params.group_by_size(sizes, _GROUP_BYTES):
     group = _Group(params, {path: like[path] for path in paths})
     for path, x in group.like.items():
       parameters[path] = NativeParameter(path, x.shape, x.dtype, group)
-  return NativeCheckpoint(found['model'], found['config'], params, parameters)
+  return NativeCheckpoint(found.model, found.config, params, parameters)
 
 
 def write(

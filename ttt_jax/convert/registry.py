@@ -81,13 +81,11 @@ def native_config(found: native.NativeCheckpoint) -> Any:
       f'{found.model!r} is not a known model; expected one of'
       f' {", ".join(FORMATS)}'
     )
-  fields = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in found.config.items()
-  }
   try:
-    return FORMATS[found.model].config_class(**fields)
-  except TypeError as e:
+    return schema.construct(
+      FORMATS[found.model].config_class, found.config, 'its config'
+    )
+  except ValueError as e:
     raise ValueError(
       f'the config of this {found.model} is of another version ({e}); convert'
       ' the model again'
