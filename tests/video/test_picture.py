@@ -71,6 +71,19 @@ def test_display_matrix(tmp_path, name, matrix, expected, note):
   assert ', '.join(info.conversions) == note
 
 
+def test_the_rotation_alone_is_used_if_pyav_cannot_list_the_metadata():
+  class Frame:
+    rotation = 90
+
+    @property
+    def side_data(self):
+      raise ValueError('99 is not a valid Type')
+
+  filters, notes = picture._orientation(Frame())
+  assert notes == ['turned by 90 degrees']
+  assert filters == [('transpose', 'cclock_flip'), ('vflip', '')]
+
+
 @pytest.mark.parametrize('name', ['a.mp4', 'a.mkv', 'a.ts'])
 def test_pixels_that_are_not_square(tmp_path, name):
   path = videos.write(

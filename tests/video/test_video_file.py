@@ -179,6 +179,37 @@ def test_invalid_files(tmp_path):
   refused(sound, 'has no video stream')
 
 
+def test_frames_by_number(tmp_path):
+  path = make(tmp_path / 'a.mp4', 10)
+
+  def numbers(**kwargs):
+    out = video_file.read_every(path, **SIZE, **kwargs)
+    return np.round((out.mean((1, 2, 3)) - 10) / 3).astype(int).tolist()
+
+  assert numbers(stride=1) == list(range(10))
+  assert numbers(stride=3, start=1) == [1, 4, 7]
+  assert numbers(stride=4, frames=3) == [0, 4, 8]
+  assert numbers(stride=1, frames=1) == [0]
+  for kwargs, message in (
+    (dict(stride=0), 'stride is 0'),
+    (dict(stride=1, start=-1), 'start is -1'),
+    (dict(stride=1, frames=0), 'frames is 0'),
+    (dict(stride=5, frames=3), 'has 10 frames; 11 are needed'),
+    (dict(stride=1, start=10), 'has 10 frames; 11 are needed'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      numbers(**kwargs)
+
+
+def test_one_missing_frame_is_held(tmp_path):
+  path = make(tmp_path / 'a.mp4', 10)
+  out = video_file.read_held(path, frames=11, **SIZE)
+  np.testing.assert_array_equal(out[10], out[9])
+  assert len(out) == 11 and not np.array_equal(out[9], out[8])
+  with pytest.raises(video_file.TooShortError, match='10 frames .* 12'):
+    video_file.read_held(path, frames=12, **SIZE)
+
+
 def test_a_picture_is_not_a_video(tmp_path):
   Image.new('RGB', (64, 32)).save(tmp_path / 'a.png')
   with pytest.raises(ValueError, match='one frame only'):

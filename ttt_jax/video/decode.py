@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 import av
 import av.logging
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
 
 from ttt_jax.runtime import files
 
@@ -32,6 +35,12 @@ _SEEKABLE = re.compile('mov|matroska')
 _NOT_VIDEOS = ('concat', 'dash', 'hls', 'imf', 'rtsp', 'sdp', 'tty')
 # PyAV's `demux` ends in an IndexError where a damaged file gains streams.
 _READ_ERRORS = (av.FFmpegError, EOFError, IndexError)
+_PICTURE_ERRORS = (
+  OSError,
+  SyntaxError,
+  ValueError,
+  Image.DecompressionBombError,
+)
 _MARGIN = Fraction(1, 10)  # Decoded before a start, for the deinterlacer.
 _JUMP = 10  # Seconds; a longer gap in a broadcast is an edit.
 
@@ -336,8 +345,13 @@ def _pictures(
   for i, path in enumerate(stored_files(folder)):
     if (i + 1) * period < begin:
       continue
-    with _open(path) as (container, stream):
-      frame = next(filter(None, _decode(container.demux(stream))), None)
-    if frame is None:
-      raise ValueError(f'{path} cannot be read as a picture')
+    try:
+      image = ImageOps.exif_transpose(Image.open(path))
+    except _PICTURE_ERRORS as e:
+      raise ValueError(
+        f'{path} cannot be read as a picture: {files.first_line(e)}'
+      ) from e
+    if image.mode.startswith('I'):  # 16 bits, which Pillow would clip.
+      image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    frame = av.VideoFrame.from_image(image.convert('RGB'))
     yield TimedFrame(i * period, (i + 1) * period, frame)

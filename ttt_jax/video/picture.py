@@ -9,6 +9,7 @@ import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -103,11 +104,17 @@ def plan(timed: decode.TimedFrame) -> Plan:
 
 def _orientation(frame) -> tuple[list[tuple[str, str]], list[str]]:
   """Returns filters and notes for the display matrix of a frame."""
-  data = frame.side_data.get('DISPLAYMATRIX')
-  if data is None:
-    return [], []
-  (a, b, _), (c, d, _), _ = np.frombuffer(data, np.int32)[:9].reshape(3, 3)
-  a, b, c, d = map(float, (a, b, c, d))
+  try:
+    data = frame.side_data.get('DISPLAYMATRIX')
+  except ValueError:  # PyAV does not know every kind of FFmpeg's data.
+    angle = math.radians(-frame.rotation)
+    a, b = math.cos(angle), math.sin(angle)
+    c, d = -b, a
+  else:
+    if data is None:
+      return [], []
+    matrix = np.frombuffer(data, np.int32)[:9].reshape(3, 3).astype(float)
+    (a, b, _), (c, d, _), _ = matrix.tolist()
   # A stored (x, y) is shown at (a x + c y, b x + d y).
   filters, turned = [], 0
   if abs(b) + abs(c) > abs(a) + abs(d):

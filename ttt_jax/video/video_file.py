@@ -203,6 +203,10 @@ def read_every(
   """
   _check_size(height, width)
   _check_count(frames)
+  if stride < 1 or start < 0:
+    raise ValueError(
+      f'stride is {stride} and start is {start}; they must be at least 1 and 0'
+    )
   convert = picture.Converter(path, height, width, soften)
   source = picture.progressive(decode.frames(pathlib.Path(path)))
   out: list[np.ndarray] = []
@@ -211,7 +215,7 @@ def read_every(
     if count > start and (count - 1 - start) % stride == 0:
       out.append(convert(timed))
       if len(out) == frames:
-        break
+        return np.stack(out)
   _check_found(path, count)
   if not out or (frames is not None and len(out) < frames):
     needed = start + ((frames or 1) - 1) * stride + 1
