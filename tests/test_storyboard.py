@@ -336,7 +336,7 @@ def test_all_texts_that_are_too_long_are_named():
   message = str(e.value)
   assert message.startswith('12 texts are too long: the text of segment 1 of')
   assert message.count('has 3 tokens') == 10 and "'n9'" in message
-  assert message.endswith('and 2 more; at most 2 fit, shorten them or else')
+  assert message.endswith('and 2 more; at most 2 fit, shorten it or else')
 
 
 @pytest.mark.parametrize('name', ['a.json', 'a.jsonl', 'A.NDJSON'])

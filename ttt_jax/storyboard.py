@@ -24,6 +24,7 @@ import msgspec
 
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
 
 MAX_SEGMENTS = 200
@@ -194,24 +195,19 @@ def lint_all(
   remedy: str = '',
 ) -> None:
   """Lints many storyboards; raises ONE ValueError, which ends in `remedy`."""
-  problems = []
+  problems = problems_lib.Problems('texts are too long')
   for board in storyboards:
     for kind, texts in (
       ('text', board.prompts()),
       ('negative text', board.negatives()),
     ):
-      problems += [
+      problems.found += [
         f'the {kind} of segment {i} of storyboard {board.name!r} has'
         f' {count} tokens'
         for i, count in enumerate(map(count_tokens, texts), 1)
         if count > text_length
       ]
-  if problems:
-    count = f'{len(problems)} texts are too long: ' if problems[1:] else ''
-    raise ValueError(
-      f'{count}{files.first_ten(problems)}; at most {text_length} fit, shorten'
-      f' {"them" if count else "it"}{remedy}'
-    )
+  problems.check(f'; at most {text_length} fit, shorten it{remedy}')
 
 
 def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
@@ -254,10 +250,13 @@ def parse_storyboards(
     value = [[item] for item in value]
   elif not isinstance(value, list) or not any(map(_is_storyboard, value)):
     return [Storyboard.parse(value, name=stem)]
-  return [
-    Storyboard.parse(item, name=f'{stem}_{i}', shots=shots)
-    for i, item in enumerate(value)
-  ]
+  problems = problems_lib.Problems('storyboards are not valid')
+  boards = []
+  for i, item in enumerate(value):
+    with problems:
+      boards.append(Storyboard.parse(item, name=f'{stem}_{i}', shots=shots))
+  problems.check()
+  return boards
 
 
 def are_captions(items: Sequence[Any], is_lines: bool) -> bool:

@@ -239,7 +239,7 @@ LONG = 'one two three four five six seven'
     (
       [story(n, ('t', 'a.mp4', 0), (LONG, 'a.mp4', 0)) for n in 'xy'],
       ValueError,
-      "2 texts .* 'x' has 7 tokens, .* 'y' has 7 tokens; at most 5",
+      "2 texts .* 'x' has 7 tokens; .* 'y' has 7 tokens; at most 5",
     ),
     (stories()[:1] * 2, ValueError, "2 storyboards have the name 'a'"),
   ],

@@ -28,6 +28,7 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import annotations as annotations_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
 
 VIDEO_KEYS = (
@@ -208,22 +209,18 @@ def parse(value: Iterable[Any]) -> list[annotations_lib.Episode]:
   Raises:
     ValueError: missing, repeated or invalid values, of up to ten entries.
   """
-  episodes, problems = [], []
+  problems = problems_lib.Problems('entries are not valid')
+  episodes = []
   counts: collections.Counter[str] = collections.Counter()
   for i, item in enumerate(value, 1):
-    try:
+    with problems:
       episode = _read_row(item, f'entry {i}')
-    except ValueError as e:
-      problems.append(str(e))
-      continue
-    counts[episode.name] += 1
-    if (count := counts[episode.name]) > 1:
-      name = f'{episode.name} ({count})'
-      episode = dataclasses.replace(episode, name=name)
-    episodes.append(episode)
-  if problems:
-    count = f'{len(problems)} entries are not valid: ' if problems[1:] else ''
-    raise ValueError(count + files.first_ten(problems, '; '))
+      counts[episode.name] += 1
+      if (count := counts[episode.name]) > 1:
+        name = f'{episode.name} ({count})'
+        episode = dataclasses.replace(episode, name=name)
+      episodes.append(episode)
+  problems.check()
   return episodes
 
 

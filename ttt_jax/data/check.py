@@ -17,7 +17,6 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import shots
 from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
-from ttt_jax.runtime import files
 from ttt_jax.runtime import progress as progress_lib
 
 
@@ -101,12 +100,16 @@ def check(
   if expected.clips is not None and is_finished:
     problems += _check_names(manifest, expected.clips)
   if 'null_text' in stores:
-    _, problem = _read(stores['null_text'])
-    problems += [f'null_text: {problem}'] if problem else []
+    problems += arrays.read({'null_text': stores['null_text']})[1]
   clips = manifest.clips
   count, first_moment, second_moment = 0, 0.0, 0.0
   for clip in progress_lib.track(clips, 'check clips') if progress else clips:
-    values, clip_problems = _read_clip(stores, clip['row'])
+    views = {
+      name: stores[name][clip['row']]
+      for name in arrays.ARRAYS
+      if name in stores and clip['row'] < stores[name].shape[0]
+    }
+    values, clip_problems = arrays.read(views)
     if clip['storyboard']:  # Empty in an unfinished data set.
       clip_problems += _check_texts(
         clip, values.get('text'), manifest, expected
@@ -232,39 +235,6 @@ def _check_names(
       yield f'clip {name!r}: is in the captions, but not in the data set'
   for name in sorted(found.difference(names)):
     yield f'clip {name!r}: is in the data set, but not in the captions'
-
-
-def _read(view: ts.TensorStore) -> tuple[np.ndarray | None, str]:
-  """Returns an array and '', or None and why it cannot be used."""
-  try:
-    value = view.read().result()
-  except (ValueError, OSError, IndexError) as e:
-    return None, f'cannot be read: {files.first_line(e)}'
-  bad = np.argwhere(~np.isfinite(value))
-  if not len(bad):
-    return value, ''
-  if len(bad) == value.size:  # The fill value is NaN.
-    return None, 'was never written, or is lost'
-  return None, (
-    f'{len(bad)} of {value.size} values are not finite, the first at'
-    f' {bad[0].tolist()}'
-  )
-
-
-def _read_clip(
-  stores: Mapping[str, ts.TensorStore], row: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Returns the intact arrays of a row, and the problems of the others."""
-  values, problems = {}, []
-  for name in arrays.ARRAYS:
-    if name not in stores or row >= stores[name].shape[0]:
-      continue  # Reported once for the array.
-    value, problem = _read(stores[name][row])
-    if problem:
-      problems.append(f'{name} {problem}')
-    else:
-      values[name] = value
-  return values, problems
 
 
 def _check_texts(

@@ -21,6 +21,7 @@ from ttt_jax.data import captions as captions_lib
 from ttt_jax.data import shots
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.video import video_file
 
 _MAX_SEGMENTS = 20_000  # 17 hours; the header of a longer video is damaged.
@@ -157,27 +158,20 @@ def _crop_episodes(
   spans = [span for episode in episodes for span in episode.spans]
   shots.check_videos([s.video for s in spans if s.end is None], videos_dir)
   duration = functools.cache(lambda name: _duration(name, videos_dir, geometry))
-  wrong = []
+  problems = problems_lib.Problems('scenes do not fit their texts')
   boards = []
   for episode in episodes:
     segments: list[storyboard_lib.Segment] = []
     for span in episode.spans:
       end = duration(span.video) if span.end is None else span.end
-      try:
-        cropped = _crop_to_segments(span, end, geometry)
-      except ValueError as e:
-        wrong.append(f'{episode.name}: {e}')
-        continue
-      if not cropped:
-        too_short.append(f'{span.video} from {span.start:g} s')
-      segments += cropped
+      with problems:
+        cropped = _crop_to_segments(span, end, geometry, episode.name)
+        if not cropped:
+          too_short.append(f'{span.video} from {span.start:g} s')
+        segments += cropped
     if segments:
       boards.append(storyboard_lib.Storyboard(episode.name, tuple(segments)))
-  if wrong:
-    raise ValueError(
-      f'{len(wrong)} scenes do not fit their texts:'
-      f' {files.first_ten(wrong, "; ")}'
-    )
+  problems.check()
   return boards
 
 
@@ -197,6 +191,7 @@ def _crop_to_segments(
   span: annotations_lib.VideoSpan,
   end: float | None,
   geometry: geometry_lib.Geometry,
+  episode: str,
 ) -> list[storyboard_lib.Segment]:
   """Returns the segments of a span, [] if it is too short for one.
 
@@ -221,7 +216,7 @@ def _crop_to_segments(
       return []
     if frames >= (count + 1) * unit or (is_short and span.end is not None):
       raise ValueError(
-        f'{span.video} from {span.start:g} to {end:g} s makes'
+        f'{episode}: {span.video} from {span.start:g} to {end:g} s makes'
         f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
         f' {count} texts'
       )

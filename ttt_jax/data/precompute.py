@@ -31,6 +31,7 @@ from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
 from ttt_jax.encoders import video_encoder
 from ttt_jax.runtime import files
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import progress as progress_lib
 
 
@@ -199,28 +200,24 @@ def list_clips(
   """
   if not storyboards:
     raise ValueError('there are no storyboards; precompute needs at least 1')
+  videos = [s.video for b in storyboards for s in b.segments if s.video]
+  shots.check_videos(videos, videos_dir)
+  problems = problems_lib.Problems('problems')
   names = collections.Counter(board.name for board in storyboards)
-  problems = [
+  problems.found += [
     f'{count} storyboards have the name {name!r}; give each clip a name of its'
     ' own'
     for name, count in names.items()
     if count > 1
   ]
-  videos = [s.video for b in storyboards for s in b.segments if s.video]
-  shots.check_videos(videos, videos_dir)
   clips = []
   for row, board in enumerate(storyboards):
-    try:
+    with problems:
       ranges = shots.frame_ranges(board, videos_dir, geometry)
-    except ValueError as e:
-      problems.append(str(e))
-      continue
-    prompts = tuple(board.prompts())
-    fingerprint = shots.fingerprint(ranges, prompts, soften)
-    clips.append(_Clip(row, board, prompts, ranges, fingerprint))
-  if problems:
-    count = f'{len(problems)} problems: ' if problems[1:] else ''
-    raise ValueError(count + files.first_ten(problems, '; '))
+      prompts = tuple(board.prompts())
+      fingerprint = shots.fingerprint(ranges, prompts, soften)
+      clips.append(_Clip(row, board, prompts, ranges, fingerprint))
+  problems.check()
   return clips
 
 

@@ -32,6 +32,7 @@ from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.video import video_file
 
 
@@ -164,20 +165,13 @@ def resolve(name: str, videos_dir: str) -> pathlib.Path:
 
 def check_videos(names: Iterable[str], videos_dir: str) -> None:
   """Raises ONE FileNotFoundError for all videos that `resolve` refuses."""
-  problems = []
-  names = list(dict.fromkeys(names))
+  names = dict.fromkeys(names)
+  title = f'of {len(names)} videos cannot be used'
+  problems = problems_lib.Problems(title, FileNotFoundError)
   for name in names:
-    try:
+    with problems:
       resolve(name, videos_dir)
-    except FileNotFoundError as e:
-      problems.append(str(e))
-  if problems[1:]:
-    raise FileNotFoundError(
-      f'{len(problems)} of {len(names)} videos cannot be used:'
-      f' {files.first_ten(problems)}'
-    )
-  if problems:
-    raise FileNotFoundError(problems[0])
+  problems.check()
 
 
 def fingerprint(

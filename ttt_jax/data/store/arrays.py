@@ -14,7 +14,7 @@ locked: some file systems (Lustre, FUSE) have no locks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 import os
 import re
@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from etils import epath
 import msgspec
+import numpy as np
 import tensorstore as ts
 
 from ttt_jax.runtime import files
@@ -112,6 +113,37 @@ def open_array(path: epath.Path, **options: Any) -> ts.TensorStore:
     return ts.open(spec(path), open=True, **options).result()
   except (ValueError, OSError) as e:
     raise ValueError(f'cannot be opened: {files.first_line(e)}') from e
+
+
+def read(
+  views: Mapping[str, ts.TensorStore],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Reads arrays at the same time.
+
+  Args:
+    views: Name -> array, or a part of it.
+
+  Returns:
+    The intact ones, and the problems of the others.
+  """
+  values, problems = {}, []
+  for name, pending in {k: view.read() for k, view in views.items()}.items():
+    try:
+      value = pending.result()
+    except (ValueError, OSError, IndexError) as e:
+      problems.append(f'{name} cannot be read: {files.first_line(e)}')
+      continue
+    bad = np.argwhere(~np.isfinite(value))
+    if not len(bad):
+      values[name] = value
+    elif len(bad) == value.size:  # The fill value is NaN.
+      problems.append(f'{name} was never written, or is lost')
+    else:
+      problems.append(
+        f'{name}: {len(bad)} of {value.size} values are not finite, the first'
+        f' at {bad[0].tolist()}'
+      )
+  return values, problems
 
 
 def create(

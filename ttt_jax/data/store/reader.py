@@ -13,7 +13,6 @@ import tensorstore as ts
 
 from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
-from ttt_jax.runtime import files
 
 
 class LatentDataset:
@@ -116,17 +115,7 @@ class LatentDataset:
   def _read(
     self, clip: str, views: Mapping[str, ts.TensorStore]
   ) -> dict[str, np.ndarray]:
-    pending = {name: view.read() for name, view in views.items()}
-    values = {}
-    for name, future in pending.items():
-      try:
-        values[name] = future.result()
-      except (ValueError, OSError) as e:
-        raise arrays.CorruptClipError(
-          clip, f'{name} cannot be read: {files.first_line(e)}'
-        ) from e
-      if not np.isfinite(values[name]).all():
-        raise arrays.CorruptClipError(
-          clip, f'{name} has values that are lost or not finite'
-        )
+    values, problems = arrays.read(views)
+    if problems:
+      raise arrays.CorruptClipError(clip, problems[0])
     return values

@@ -89,7 +89,8 @@ class LatentWriter:
       self.folder.mkdir(parents=True, exist_ok=True)
       # An empty folder in a bucket does not exist.
       found = self.folder.iterdir() if self.folder.exists() else ()
-      has_other_files = any(p.suffix != '.tmp' for p in found)
+      # File systems and desktops put hidden files into empty folders.
+      has_other_files = any(not p.name.startswith('.') for p in found)
     except OSError as e:
       raise files.write_error(self.folder, e) from e
     # Another process may have created it a moment ago, its manifest first.
