@@ -81,7 +81,7 @@ def test_the_form_of_the_papers_script():
   assert [s.scenes[0] for s in one.spans] == [0, 1, 1, 2]
   # The same, one per line, and without a folder.
   (flat,) = annotations.parse(
-    [{'mp4': 'v2.mp4', 'text': 'b'}, {'mp4': 'v1.mp4', 'text': 'a'}]
+    [{'mp4': 'v²2.mp4', 'text': 'b'}, {'mp4': 'v²1.mp4', 'text': 'a'}]
   )
   assert flat.name == 'episode'
   assert [s.texts for s in flat.spans] == [('a',), ('b',)]
@@ -142,8 +142,8 @@ def scenes(**scene):
       "unknown key 'strat'; did you mean 'start'. expected one of texts",
     ),
     ([{'mp4': 'a', 'text_0': 'a', 'text_2': 'b'}], "unknown key 'text_2'"),
-    ([{'text_0': 'a'}], 'must name its video once'),
-    ([{'mp4': 'a', 'video': 'a', 'text_0': 'a'}], 'must name its video once'),
+    ([{'text_0': 'a'}], 'entry 1 has no "video"'),
+    ([{'mp4': 'a', 'video': 'a', 'text_0': 'a'}], 'has both "mp4" and'),
     (
       [{'mp4': 'a', 'text_0': 'a', 'scene_end': [True, True]}],
       '1 texts, but 2 values of "scene_end"',
@@ -157,7 +157,8 @@ def scenes(**scene):
       '"scene_end" of entry \'k\' is 1; expected true or false',
     ),
     ([{'mp4': 'a'}], 'entry 1 has no "text"'),
-    ([OURS, OURS], "two episodes have the name 'ep'"),
+    ([OURS, OURS], "2 episodes have the name 'ep'"),
+    ([{'mp4': 'a'}] * 2, '2 entries .*: entry 1 has .*; entry 2 has no'),
     ([{'vid_emb': 'a.pt', 'text_chunk_emb': []}], 'pickles and never read'),
   ],
 )

@@ -77,6 +77,7 @@ def table(separator=',', header='video,text', end=''):
     ('a.json', json.dumps(rows('file_path', 'text', type='video'))),
     ('a.csv', table()),
     ('a.csv', table(header='path, caption')),
+    ('a.csv', table().replace('.mp4,', '.mp4 ,')),
     ('a.CSV', table(header='Video,Prompt,score', end=',4.5')),
     ('a.csv', table(separator=';')),
     ('a.tsv', table(separator='\t')),
@@ -147,6 +148,11 @@ def test_captions_are_encoded(videos, tmp_path):
     ('a.csv', 'path,text\na.mp4\n', 'line 2: the number of columns'),
     ('a.csv', 'a.mp4,a cat\n', 'no captions; its first line must name'),
     ('a.csv', '', 'no captions'),
+    ('a.csv', 'path,text\n', 'no captions'),
+    ('a.csv', 'path,text,Text\na.mp4,a,b\n', "several columns 'text'"),
+    ('a.csv', 'path,text\nno.mp4 ,a\n', 'no.mp4 does not exist'),
+    ('a.csv', 'path,text\n/no.mp4,a\n', '/no.mp4 does not exist'),
+    ('a.csv', 'path,text\n../a.mp4,a\n', 'needs an absolute path'),
     ('a.csv', 'path,text\na.mp4,"a cat\n', 'line 1: unexpected end'),
     ('a.csv', 'path,text\na.mp4,\n,b\n', '2 entries .*: entry 1 names its te'),
     ('a.csv', 'path,text,start\na.mp4,a,x\n', '"start" of entry 1 is "x"'),
@@ -169,7 +175,7 @@ def test_captions_that_are_not_valid(videos, tmp_path, name, text, message):
   (tmp_path / name).write_text(text)
   with pytest.raises((ValueError, FileNotFoundError), match=message) as e:
     read(tmp_path / name, videos)
-  assert '\n' not in str(e.value) and str(tmp_path) in str(e.value)
+  assert '\n' not in str(e.value)
 
 
 def test_texts_and_videos_correspond(videos, tmp_path):

@@ -24,6 +24,7 @@ episode, ordered by the numbers in their names. "video" is a synonym of "mp4".
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
@@ -33,6 +34,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
 
 _TEXT_KEY = re.compile(r'text_\d+')
@@ -88,9 +90,8 @@ class _VideoEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A video of consecutive segments; `texts` are text_0, text_1, ..."""
 
   texts: list[schema.Prose]
+  video: schema.Text
   name: schema.Text | None = None
-  mp4: schema.Text | None = None
-  video: schema.Text | None = None
   scene_start: list[bool] | None = None
   scene_end: list[bool] | None = None
 
@@ -99,8 +100,7 @@ class _SegmentEntry(msgspec.Struct, forbid_unknown_fields=True):
   """A video of one segment."""
 
   text: schema.Prose
-  mp4: schema.Text | None = None
-  video: schema.Text | None = None
+  video: schema.Text
   scene_start: bool = False
   scene_end: bool = False
 
@@ -129,26 +129,31 @@ def parse(value: Any) -> list[Episode]:
     value = [value] if isinstance(value, Mapping) else value
     items = {f'entry {i}': item for i, item in enumerate(value, 1)}
   form = next(filter(None, map(_detect_form, items.values())))
+  read: Callable[[Any, str], Any] = {
+    'episode': _read_episode,
+    'video': _read_video,
+    'segment': _read_segment,
+  }[form]
+  problems = problems_lib.Problems('entries are not valid')
+  found = []
   for location, item in items.items():
-    if _detect_form(item) != form:
-      raise ValueError(
-        f'{location} is not of the form of the others ({form}); a file has'
-        ' entries of one form'
-      )
+    with problems:
+      if _detect_form(item) != form:
+        raise ValueError(
+          f'{location} is not of the form of the others ({form}); a file has'
+          ' entries of one form'
+        )
+      found.append(read(item, location))
+  problems.check()
   if form == 'segment':
-    return _join_segments(items)
-  read: Callable[[Any, str], Episode]
-  read = _read_episode if form == 'episode' else _read_video
-  episodes = [read(item, location) for location, item in items.items()]
-  names = set()
-  for episode in episodes:
-    if episode.name in names:
+    return _join_segments(found)
+  for name, count in collections.Counter(e.name for e in found).items():
+    if count > 1:
       raise ValueError(
-        f'two episodes have the name {episode.name!r}; give each a "name" of'
-        ' its own'
+        f'{count} episodes have the name {name!r}; give each a "name" of its'
+        ' own'
       )
-    names.add(episode.name)
-  return episodes
+  return found
 
 
 def _detect_form(item: Any) -> str | None:
@@ -190,10 +195,9 @@ def _read_episode(item: Mapping[str, Any], location: str) -> Episode:
 def _read_video(item: Mapping[str, Any], location: str) -> Episode:
   count = sum(map(bool, map(_TEXT_KEY.fullmatch, item)))
   keys = [f'text_{i}' for i in range(count)]
-  fields = {k: v for k, v in item.items() if k not in keys}
+  fields = {k: v for k, v in _rename(item, location).items() if k not in keys}
   fields['texts'] = [item[key] for key in keys if key in item]
   entry = schema.convert(fields, _VideoEntry, location)
-  video = _video_of(entry, location)
   for key, marks in (
     ('scene_start', entry.scene_start),
     ('scene_end', entry.scene_end),
@@ -207,19 +211,25 @@ def _read_video(item: Mapping[str, Any], location: str) -> Episode:
   scenes = _number_scenes(
     entry.scene_start or no_marks, entry.scene_end or no_marks
   )
-  span = make_span(video, entry.texts, scenes, location)
+  span = make_span(entry.video, entry.texts, scenes, location)
   return Episode(entry.name or default_name(span.video), (span,))
 
 
-def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
+def _read_segment(
+  item: Mapping[str, Any], location: str
+) -> tuple[_SegmentEntry, VideoSpan]:
+  entry = schema.convert(_rename(item, location), _SegmentEntry, location)
+  return entry, make_span(entry.video, [entry.text], [0], location)
+
+
+def _join_segments(
+  segments: Sequence[tuple[_SegmentEntry, VideoSpan]],
+) -> list[Episode]:
   """Returns one episode per folder of videos of one segment."""
-  folders: dict[str, list[tuple[_SegmentEntry, VideoSpan]]] = {}
-  for location, item in items.items():
-    entry = schema.convert(item, _SegmentEntry, location)
-    span = make_span(_video_of(entry, location), [entry.text], [0], location)
+  folders = collections.defaultdict(list)
+  for entry, span in segments:
     folder = str(pathlib.PurePath(span.video).parent)
-    name = 'episode' if folder == '.' else folder
-    folders.setdefault(name, []).append((entry, span))
+    folders['episode' if folder == '.' else folder].append((entry, span))
   episodes = []
   for name, parts in folders.items():
     parts.sort(key=lambda part: natural_key(part[1].video))
@@ -238,7 +248,7 @@ def _join_segments(items: Mapping[str, Any]) -> list[Episode]:
 def natural_key(path: str) -> list[Any]:
   """Returns a key that sorts 'sample_10' after 'sample_9'."""
   parts = re.split(r'(\d+)', path)
-  return [(int(p), '') if p.isdigit() else (-1, p) for p in parts]
+  return [(int(p), '') if p.isdecimal() else (-1, p) for p in parts]
 
 
 def _number_scenes(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
@@ -253,13 +263,11 @@ def _number_scenes(starts: Sequence[bool], ends: Sequence[bool]) -> list[int]:
   return scenes
 
 
-def _video_of(entry: _VideoEntry | _SegmentEntry, location: str) -> str:
-  videos = [v for v in (entry.mp4, entry.video) if v is not None]
-  if len(videos) != 1:
-    raise ValueError(
-      f'{location} must name its video once, for example "mp4": "ep01/000.mp4"'
-    )
-  return videos[0]
+def _rename(item: Mapping[str, Any], location: str) -> dict[str, Any]:
+  """Returns an entry with "video" in place of "mp4"."""
+  if {'mp4', 'video'} <= item.keys():
+    raise ValueError(f'{location} has both "mp4" and "video"; keep one')
+  return {'video' if key == 'mp4' else key: v for key, v in item.items()}
 
 
 def default_name(video: str) -> str:

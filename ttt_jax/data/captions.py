@@ -123,7 +123,10 @@ def _read_table(path: pathlib.Path) -> list[dict[str, str]]:
       rows.append(row)
   except csv.Error as e:
     raise ValueError(f'{path}, line {reader.line_num}: {e}') from e
-  if not rows or not _is_row(dict.fromkeys(rows[0], 'x')):
+  names = [name.strip().lower() for name in reader.fieldnames or ()]
+  if repeated := [name for name in set(names) if names.count(name) > 1]:
+    raise ValueError(f'{path} has several columns {repeated[0]!r}; keep one')
+  if not rows or not _is_row(rows[0]):
     raise ValueError(
       f'{path} has no captions; its first line must name the columns, one of'
       f' {", ".join(VIDEO_KEYS)} and one of {", ".join(TEXT_KEYS)}'
@@ -245,7 +248,7 @@ def _read_row(item: Any, location: str) -> annotations_lib.Episode:
     (value,) = found.values()
     if isinstance(value, list) and len(value) == 1:
       (value,) = value
-    fields[field] = value
+    fields[field] = value.strip() if isinstance(value, str) else value
   row = schema.convert(fields, _Row, location, strict=False)
   span = annotations_lib.make_span(
     row.video, [row.text], [0], location, row.start, row.end
