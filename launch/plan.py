@@ -38,6 +38,7 @@ from pallas_kernels.tools import compile_gpu
 from pallas_kernels.tools import compile_tpu
 from ttt_jax import backbones
 from ttt_jax import sharding
+from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import cli
 from ttt_jax.train import experiment
 
@@ -74,8 +75,10 @@ def prepare(
     with config.unlocked():
       # The kernels that the chip would choose, which this host is not.
       if config.model.get('implementation') is None:
-        kind = 'gpu' if topology.chip.is_gpu else 'tpu'
-        config.model.implementation = f'pallas_{kind}'
+        kernel = f'pallas_{"gpu" if topology.chip.is_gpu else "tpu"}'
+        model: Any = backbones.from_config(config).config
+        if kernel in mixers.MIXERS[model.mixer].implementations:
+          config.model.implementation = kernel
   used = mesh['data'] * mesh['sp']
   if used > topology.chips:
     raise ValueError(

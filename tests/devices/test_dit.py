@@ -17,6 +17,7 @@ from ttt_jax.diffusion import objective
 from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models import dit
+from ttt_jax.models.dit import mixers
 
 BATCH = 8
 # Frames of 2 x 3 tokens and texts of 7: one segment is 37 tokens, two are 68,
@@ -157,6 +158,12 @@ def one_device(mixer, segments):
         ('ttt_mlp', 3, 4),
         ('ttt_mlp', 3, 2),
         ('ttt_mlp', 3, 1),
+        *(
+          (name, 2, size)
+          for name in mixers.MIXERS
+          if name != 'none' and not name.startswith('ttt_')
+          for size in (8, 4, 2)
+        ),
       ]
     ),
   ],
@@ -167,5 +174,6 @@ def test_every_mesh_gives_what_one_device_gives(mixer, segments, size):
   mesh = sharding.make_mesh(dict(data=size, sp=8 // size))
   got = run(model, parameters(model), data(segments), mesh)
   errors = compare.relative_errors(got, want)
-  assert {'loss', 'sample', 'layers/seq/ttt/w1'} <= set(errors)
+  weight = f'layers/seq/{mixers.MIXERS[mixer].scope}/o/kernel'
+  assert {'loss', 'sample', weight} <= set(errors)
   assert max(errors.values()) < 1e-5, errors

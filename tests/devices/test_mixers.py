@@ -32,18 +32,20 @@ def run(config, mesh):
   length = plan.padded(ORDER.length, config.mini_batch)
   rotary = block.make_context(config, ORDER, None, plan).scan_rotary
   rng = np.random.default_rng(0)
+  fill = ((0, 0), (0, length - ORDER.length), (0, 0))
   x, d_y = rng.normal(size=(2, BATCH, ORDER.length, config.model_dim)).astype(
     np.float32
   )
   shapes = jax.eval_shape(
-    lambda: on_one_device.init(jax.random.key(0), x, ORDER, rotary)
+    lambda: on_one_device.init(
+      jax.random.key(0), jnp.pad(x, fill), ORDER, rotary
+    )
   )
   params = random_params(shapes['params'], 0.3)
 
   @jax.jit
   def value_and_gradients(params, x, d_y):
     def loss(params, x):
-      fill = ((0, 0), (0, length - ORDER.length), (0, 0))
       y, aux = module.apply(
         {'params': params},
         plan.by_tokens(jnp.pad(x, fill)),
@@ -61,8 +63,18 @@ def run(config, mesh):
   return jax.device_get(out)
 
 
+# The complete transformer with TTT layers is in test_dit.py, and a window that
+# is longer than the sequence is full attention.
+SLOW = 'ttt_mlp', 'ttt_linear', 'full'
+
+
 @pytest.mark.parametrize(
-  'mixer', [name for name in mixers.MIXERS if name != 'none']
+  'mixer',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name in mixers.MIXERS
+    if name != 'none'
+  ],
 )
 def test_a_mesh_gives_what_one_device_gives(mixer):
   config = dit.DiTConfig(

@@ -16,6 +16,7 @@ from tests.helpers import commands
 from tests.helpers import configs
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
+from ttt_jax.models.dit import mixers
 
 quickstart = configs.load('quickstart')
 ttt_video = configs.load('ttt_video')
@@ -157,3 +158,11 @@ def test_a_plan_that_does_not_fit_names_the_largest_buffers(
   out = capsys.readouterr().out
   assert 'does not fit v5e:16x16: too large\nlargest buffers:\n' in out
   assert out.count('f32[32,128]') == 1 and '--config.model.remat=offload' in out
+
+
+@pytest.mark.parametrize('mixer', mixers.MIXERS)
+def test_a_mixer_without_a_kernel_plans_its_best_implementation(mixer):
+  config = quickstart.get_config(f'3s,{mixer}')
+  plan.prepare(config, topology.parse('v5e:1x1'), dict(data=1, sp=1))
+  has_kernel = 'pallas_tpu' in mixers.MIXERS[mixer].implementations
+  assert config.model.implementation == ('pallas_tpu' if has_kernel else None)

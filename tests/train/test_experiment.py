@@ -6,8 +6,10 @@ import pytest
 
 from tests.helpers import commands
 from tests.helpers import tiny_experiment
+from ttt_jax import convert
 from ttt_jax import sharding
 from ttt_jax.data.store import manifest as manifest_lib
+from ttt_jax.models.dit import mixers
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
@@ -38,6 +40,32 @@ def test_the_real_model_starts_from_a_stage_without_ttt(tmp_path, capsys):
     'forward_inner_loss_before',
     'reverse_inner_loss_after',
   } <= layer
+
+
+@pytest.mark.slow  # Two programs and a conversion for each mixer.
+@pytest.mark.parametrize(
+  'mixer', [name for name in mixers.MIXERS if name != 'none']
+)
+def test_every_mixer_trains_resumes_and_is_exported(mixer, tmp_path, capsys):
+  config = tiny_experiment.config(f'3s,{mixer}')
+  tiny_experiment.write_data_set(tmp_path / 'data/3s', config)
+  config.steps = config.diagnose_every = 1
+  loop.train(experiment_lib.Experiment(config, tmp_path))
+  config.steps = 2
+  state = loop.train(experiment_lib.Experiment(config, tmp_path))
+  assert 'after step 1' in capsys.readouterr().out
+  row = metrics.read(tmp_path / '3s')[-1]
+  assert row['forward_state_norm/00'] > 0 and row['reverse_text_gate/01'] > 0
+  out = commands.run(
+    'ttt_jax.convert',
+    f'--source={tmp_path / "3s"}',
+    f'--out={tmp_path / "out"}',
+    '--noema',
+  )
+  assert out.returncode == 0, out.stderr
+  model, params = convert.load_dit(tmp_path / 'out')
+  assert model.mixer == mixer
+  jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
 
 def test_text_is_dropped_at_the_rate_of_the_config(tmp_path):
@@ -121,6 +149,7 @@ def test_dry_run_of_the_longest_stage_and_an_error():
   out = commands.run(*command, '--config=configs/ttt_video.py:63s')
   assert out.returncode == 0, out.stderr
   assert '351,630 tokens' in out.stdout and 'frozen' in out.stdout
+  assert 'mixer state per layer' in out.stdout and '1,588,224' in out.stdout
   out = commands.run(
     *command, '--config=configs/quickstart.py', '--config.mesh.sp=3'
   )

@@ -133,7 +133,7 @@ class GatedDeltaNetLayer(nn.Module):
 
     def scan(z, weights, _):
       *kernels, a_log, dt_bias = weights
-      z = mixer.permute(z, permutation, self.implementation)
+      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       # Heads of this device.
       local = [kernel.shape[0] for kernel in kernels]
       sizes = [n * d for n, d in zip(local, dims)]
@@ -169,7 +169,7 @@ class GatedDeltaNetLayer(nn.Module):
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
       return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
 
     x = x.astype(self.dtype)

@@ -102,7 +102,7 @@ class GlobalAttentionLayer(nn.Module):
 
     def scan(z, _, shared):
       norms, rotary = shared
-      z = mixer.permute(z, permutation, self.implementation)
+      z = mixer.permute(z, permutation, self.implementation, plan)
       heads = heads_lib.HeadPacking(self.num_heads // plan.sp, d)
       q, k, v = attention.normalised_heads(
         z, heads, norms, heads.tile_over_lanes(rotary), self.qk_norm_eps
@@ -110,7 +110,7 @@ class GlobalAttentionLayer(nn.Module):
       # The padding is after all tokens: none attends to it.
       out = softmax.attend_back(q, k, v, d, reach, implementation)
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, plan)
       if not diagnose:
         return out, {}
       kept = slice(max(0, length - reach), length)

@@ -136,7 +136,7 @@ class Mamba2Layer(nn.Module):
 
     def scan(z, weights, _):
       convolutions, a_log, dt_bias, skip = weights
-      z = mixer.permute(z, permutation, self.implementation)
+      z = mixer.permute(z, permutation, self.implementation, plan)
       local = [kernel.shape[0] for kernel, _ in convolutions]
       sizes = [n * d for n, d in zip(local, dims)]
       *xbc, dt = projections.split_projection(z, [*sizes, local[0]])
@@ -160,7 +160,7 @@ class Mamba2Layer(nn.Module):
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, plan)
       return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
 
     x = x.astype(self.dtype)

@@ -124,7 +124,10 @@ class NoMixer(Mixer):
 
 
 def permute(
-  z: jax.Array, permutation: Permutation | None, implementation: str | None
+  z: jax.Array,
+  permutation: Permutation | None,
+  implementation: str | None,
+  sharding_plan: sharding.ShardingPlan,
 ) -> jax.Array:
   """Permutes the tokens of z [B, T, X].
 
@@ -133,12 +136,18 @@ def permute(
     permutation: Permutation of the tokens; None leaves them in place.
     implementation: Implementation of the mixer's op. The kernel that permutes
       exists only for TPUs.
+    sharding_plan: Plan of the mesh that will run it; this host may be another.
   """
   if permutation is None:
     return z
-  if implementation not in (None, 'pallas_tpu'):
-    implementation = 'xla'
-  return permute_rows(z, permutation, implementation=implementation)
+  if implementation == 'pallas_tpu':
+    return permute_rows(z, permutation, implementation='pallas_tpu')
+  if implementation is None and sharding_plan.platform == 'tpu':
+    try:
+      return permute_rows(z, permutation, implementation='pallas_tpu')
+    except NotImplementedError:  # Rows that the kernel does not take.
+      pass
+  return permute_rows(z, permutation, implementation='xla')
 
 
 def short_convolution(

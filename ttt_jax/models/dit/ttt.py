@@ -190,7 +190,7 @@ class TTTLayer(nn.Module):
       io_implementation = 'xla'
 
     def scan(z, weights, rotary):
-      z = mixer.permute(z, permutation, self.implementation)
+      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       *tokens, eta = ttt_inputs(
         z,
         *rotary,
@@ -208,7 +208,7 @@ class TTTLayer(nn.Module):
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
       aux = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
