@@ -186,7 +186,9 @@ class FrameDeltaNetLayer(nn.Module):
 
     def scan(z, weights, _):
       *convolutions, up, a_log, dt_bias = weights
-      z = mixer.permute(z, permutation, self.implementation)[:, : order.length]
+      z = mixer.permute(
+        z, permutation, self.implementation, self.sharding_plan
+      )[:, : order.length]
       heads = a_log.shape[0]  # Of this device.
       q, k, v, beta, decay = projections.split_projection(
         z, [*[heads * d] * 3, heads, self.rank]
@@ -215,7 +217,7 @@ class FrameDeltaNetLayer(nn.Module):
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       out = jnp.pad(out, [(0, 0), (0, t - order.length), (0, 0)])
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
       return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
 
     x = x.astype(self.dtype)

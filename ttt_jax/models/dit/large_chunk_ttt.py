@@ -158,7 +158,7 @@ class LargeChunkTTTLayer(nn.Module):
 
     def scan(z, weights, rotary):
       *norms, w0, w1, w2 = weights
-      z = mixer.permute(z, permutation, self.implementation)
+      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       heads = w1.shape[0]  # Of this device.
       q, k, v, lr = projections.split_projection(
         z, [*[heads * d] * 3, rates * heads]
@@ -183,7 +183,7 @@ class LargeChunkTTTLayer(nn.Module):
       )
       out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
       inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation)
+      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
       if not diagnose:
         return out, {}
       k, v, eta = (y[:, :, :length] for y in (k, v, eta))
