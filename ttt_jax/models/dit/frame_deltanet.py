@@ -226,9 +226,9 @@ class FrameDeltaNetLayer(nn.Module):
       out, aux = plan.by_heads(scan, z, (*convolutions, up, a_log, dt_bias))
     # The gate has the order of the tokens in storage and stays there.
     gate = layers.Dense(self.rank, _NORMAL, use_bias=False, name='gate')(x)
-    gate = projections.qkv_projection(
-      gate, [dense('gate_up', use_bias=True)(self.rank)], plan
-    )[..., : out.shape[-1]]
+    gate = projections.gate_projection(
+      gate, dense('gate_up', use_bias=True)(self.rank), plan
+    )
     y = mixer.rms_norm(out.reshape(*out.shape[:-1], -1, d), self.epsilon)
     y = (y * scale).reshape(out.shape) * nn.sigmoid(gate.astype(y.dtype))
     y = projections.output_projection(y.astype(self.dtype), dense('o')(m))

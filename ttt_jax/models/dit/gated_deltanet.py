@@ -179,9 +179,9 @@ class GatedDeltaNetLayer(nn.Module):
         scan, z, (*convolutions, a_log, dt_bias)
       )
     # The gate has the order of the tokens in storage and stays there.
-    gate = projections.qkv_projection(
-      x, [dense('z', widths[-1])(m)], self.sharding_plan
-    )[..., : out.shape[-1]]
+    gate = projections.gate_projection(
+      x, dense('z', widths[-1])(m), self.sharding_plan
+    )
     split = lambda y: y.reshape(*y.shape[:-1], -1, self.value_dim)
     y = mixer.rms_norm(split(out), self.epsilon) * scale
     y = (y * nn.silu(split(gate).astype(y.dtype))).reshape(out.shape)

@@ -177,9 +177,8 @@ class Mamba2Layer(nn.Module):
         scan, z, (jax.tree.map(repeat, convolutions), a_log, dt_bias, skip)
       )
     # The gate has the order of the tokens in storage and stays there.
-    gate = projections.qkv_projection(x, [dense('z', inner)(m)], plan)
-    gate = gate[..., : out.shape[-1]].astype(scale.dtype)
-    y = self._group_norm(out * nn.silu(gate))
+    gate = projections.gate_projection(x, dense('z', inner)(m), plan)
+    y = self._group_norm(out * nn.silu(gate.astype(scale.dtype)))
     y *= scale.reshape(plan.sp, 1, 1, -1)
     y = projections.output_projection(
       y.astype(self.dtype), dense('o', m)(inner)

@@ -47,6 +47,24 @@ def qkv_projection(
   return layers.affine('btm,mpx->pbtx', x, kernel, bias)
 
 
+def gate_projection(
+  x: jax.Array, weights: Weights, sharding_plan: sharding.ShardingPlan
+) -> jax.Array:
+  """Computes a projection to heads that are not sent: [sp, B, T, X].
+
+  Its result fits that of `ShardingPlan.by_heads` for as many features per head.
+
+  Args:
+    x: Tokens [B, T, M].
+    weights: Kernel [M, H * n] and bias [H * n].
+    sharding_plan: Plan that splits the heads.
+  """
+  kernel, bias = weights
+  sp = sharding_plan.sp
+  kernel = kernel.reshape(x.shape[-1], sp, -1)
+  return layers.affine('btm,mpx->pbtx', x, kernel, bias.reshape(sp, -1))
+
+
 def split_projection(z: jax.Array, sizes: Sequence[int]) -> Sequence[jax.Array]:
   """Splits [b, T, X] into [b, T, size] for each size; drops the remainder."""
   remainder = z.shape[-1] - sum(sizes)
