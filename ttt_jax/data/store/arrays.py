@@ -111,7 +111,7 @@ def open_array(path: epath.Path, **options: Any) -> ts.TensorStore:
         f'it has chunks of {list(chunk)[:9]}; expected {list(clip)}'
       )
     return ts.open(spec(path), open=True, **options).result()
-  except (ValueError, OSError) as e:
+  except (ValueError, FileNotFoundError) as e:
     raise ValueError(f'cannot be opened: {files.first_line(e)}') from e
 
 
