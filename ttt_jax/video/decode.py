@@ -85,8 +85,7 @@ def frames(
     path: Path of a file, or of a folder of pictures in the order of the numbers
       in their names.
     begin: Time from which frames are needed. Those before may be left out if
-      the container has an index, and the frames found by it are verified: they
-      begin with the key frame that was looked for.
+      the frames that arrive are verified to begin with a certain key frame.
     period: Duration of a picture of a folder.
 
   Raises:
@@ -97,17 +96,16 @@ def frames(
   if path.is_dir():
     yield from _pictures(path, begin, period)
     return
+  if begin > _MARGIN:
+    found = _from_key_frame(path, begin)
+    first = next(found, None)
+    if first:
+      yield first
+      yield from found
+      return
   with _open(path) as (container, stream):
-    if begin > _MARGIN and _SEEKABLE.search(container.format.name):
-      crop = _crop(container, stream)
-      found = _seek(container, stream, begin - _MARGIN)
-      if found:
-        yield from _timed(path, stream, crop, begin, *found)
-        return
-  with _open(path) as (container, stream):
-    crop = _crop(container, stream)
-    decoded = _decode(container.demux(stream))
-    yield from _timed(path, stream, crop, begin, decoded)
+    packets = container.demux(stream)
+    yield from _timed(path, container, stream, begin, _decode(packets))
 
 
 def contents(path: pathlib.Path) -> Contents:
@@ -193,7 +191,11 @@ def _open(path: pathlib.Path) -> Generator[tuple]:
     ]
     if not streams:
       raise ValueError(f'{path} has no video stream')
-    stream = streams[0]
+    # The first, unless it is empty, a still or of an unknown codec.
+    stream = max(
+      streams,
+      key=lambda s: bool(s.codec_context and s.width) + (s.frames != 1),
+    )
     if stream.codec_context is None:
       raise ValueError(f'{path} has a codec that FFmpeg cannot decode')
     stream.codec_context.options = {'max_pixels': str(_MAX_PIXELS)}
@@ -256,47 +258,81 @@ def _has_order_only(stream) -> bool:
   return stream.container.format.name == 'avi'
 
 
-def _seek(container, stream, begin: Fraction) -> tuple | None:
-  """Seeks the last key frame before a time.
+def _from_key_frame(
+  path: pathlib.Path, begin: Fraction
+) -> Iterator[TimedFrame]:
+  """Yields frames from a key frame before `begin` on; none if another arrives.
+
+  The key frame is found by the container's index, else by its packets.
+  """
+  with _open(path) as (container, stream):
+    first = next(filter(None, _decode(container.demux(stream))), None)
+    if first is None or first.pts is None or _has_order_only(stream):
+      return
+    target = first.pts + math.floor((begin - _MARGIN) / stream.time_base)
+    has_index = _SEEKABLE.search(container.format.name)
+  skipped = 0 if has_index else _packets_before(path, target)
+  if skipped is None:
+    return
+  with _open(path) as (container, stream):
+    try:
+      if has_index:
+        container.seek(target, stream=stream)
+      packets = itertools.islice(container.demux(stream), skipped, None)
+      key = next(packets)
+    except (*_READ_ERRORS, StopIteration):
+      return
+    if not key.is_keyframe or key.pts is None or key.pts > target:
+      return
+    # Frames before the key frame refer to some that were not decoded.
+    decoded = (
+      frame
+      for frame in _decode(itertools.chain([key], packets))
+      if not (frame and frame.pts is not None and frame.pts < key.pts)
+    )
+    found = next(decoded, None)
+    if found is None or found.pts != key.pts or not found.key_frame:
+      return
+    decoded = itertools.chain([found], decoded)
+    yield from _timed(path, container, stream, begin, decoded, first.pts)
+
+
+def _packets_before(path: pathlib.Path, target: int) -> int | None:
+  """Counts the packets before the last key frame at or before `target`.
 
   Returns:
-    Decoded frames and the timestamp of time 0; None if another frame arrives.
+    The number; None if times are missing or do not increase up to there.
   """
-  first = next(filter(None, _decode(container.demux(stream))), None)
-  if first is None or first.pts is None:
-    return None
-  target = first.pts + math.floor(begin / stream.time_base)
-  try:
-    container.seek(target, stream=stream)
-    packets = container.demux(stream)
-    key = next(packets)
-  except (av.FFmpegError, StopIteration):
-    return None
-  if not key.is_keyframe or key.pts is None or key.pts > target:
-    return None
-  # Frames before the key frame refer to some that were not decoded.
-  decoded = (
-    frame
-    for frame in _decode(itertools.chain([key], packets))
-    if not (frame and frame.pts is not None and frame.pts < key.pts)
-  )
-  found = next(decoded, None)
-  if found is None or found.pts != key.pts or not found.key_frame:
-    return None
-  return itertools.chain([found], decoded), first.pts
+  count = previous = None
+  with _open(path) as (container, stream), contextlib.suppress(*_READ_ERRORS):
+    for i, packet in enumerate(container.demux(stream)):
+      if not packet.size:
+        break
+      if packet.dts is None or packet.pts is None:
+        return None
+      if packet.dts > target:
+        break
+      gap = 0 if previous is None else packet.dts - previous
+      if not 0 <= gap * stream.time_base <= _JUMP:
+        return None
+      previous = packet.dts
+      if packet.is_keyframe and packet.pts <= target:
+        count = i
+  return count
 
 
 def _timed(
   path: pathlib.Path,
+  container,
   stream,
-  crop: tuple[int, int, int, int],
   begin: Fraction,
   decoded: Iterable[av.VideoFrame | None],
   origin: int | None = None,
 ) -> Iterator[TimedFrame]:
   """Yields frames with their times; a timestamp of `origin` is time 0."""
   base = stream.time_base
-  jumps = bool(stream.container.format.flags & 0x200)  # AVFMT_TS_DISCONT
+  crop = _crop(container, stream)
+  jumps = bool(container.format.flags & 0x200)  # AVFMT_TS_DISCONT
   aspect = float(stream.sample_aspect_ratio or 1)
   aspect = aspect if 0.1 < aspect < 10 else 1.0
   time = expected = Fraction()
