@@ -32,6 +32,8 @@ def expect_the_right_frames(path, rate=16, count=COUNT, first=0):
   for i in range(1, count - 1, 3):
     expected = [first + i, first + i + 1]
     assert shown(path, fps=rate, start=i / rate, frames=2) == expected, i
+  last = (count - 1) / rate
+  assert shown(path, fps=rate, start=last) == [first + count - 1]
   assert shown(path, fps=rate) == list(range(first, first + count))
 
 
@@ -118,6 +120,14 @@ def test_negative_times(tmp_path, name, first):
     container_options={'avoid_negative_ts': 'disabled'},
   )
   expect_the_right_frames(path, count=COUNT - first, first=first)
+
+
+def test_few_frames_per_second(tmp_path):
+  path = videos.write(tmp_path / 'a.mp4', COUNT, rate=4, gop=1)
+  expect_the_right_frames(path, rate=4)
+  # The only frame that is decoded is the last one.
+  with pytest.raises(video_file.TooShortError, match='it lasts 6.00 s'):
+    shown(path, fps=4, start=23 / 4 + 0.2)
 
 
 def test_milliseconds_do_not_decide_between_two_frames(tmp_path):

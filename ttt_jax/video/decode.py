@@ -194,7 +194,7 @@ def _open(path: pathlib.Path) -> Generator[tuple]:
     # The first, unless it is empty, a still or of an unknown codec.
     stream = max(
       streams,
-      key=lambda s: bool(s.codec_context and s.width) + (s.frames != 1),
+      key=lambda s: (bool(s.codec_context and s.width), s.frames != 1),
     )
     if stream.codec_context is None:
       raise ValueError(f'{path} has a codec that FFmpeg cannot decode')
@@ -356,7 +356,7 @@ def _timed(
         origin = frame.pts - round(expected / base)
     if is_damaged and has_frame and time > begin:
       raise ValueError(f'{path} is damaged before {float(time):.2f} s')
-    gap = time - previous
+    gap = time - previous if has_frame else Fraction()
     shortest = min(shortest or gap, gap or shortest)
     # Some containers have no duration, or an arbitrary one for the last frame.
     duration = max((frame.duration or 0) * base or gap, shortest)
