@@ -105,6 +105,14 @@ def test_positions(order):
     ),
     (lambda: geometry.Geometry.from_seconds(0, 64, 96), '0 seconds'),
     (
+      lambda: geometry.Geometry.from_seconds(3, 64, 96, fps=0),
+      'fps is 0; it must be 1 or more',
+    ),
+    (
+      lambda: geometry.FrameGeometry(8, 10**9, 64, 8, 77),
+      'height is 1000000000 pixels; at most 16384 are possible',
+    ),
+    (
       lambda: geometry.Geometry.from_seconds(3, 70, 96),
       'height is 70 pixels; .* multiple of 16, for example 64',
     ),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ttt_jax import token_order
 
+_MOST_PIXELS = 2**14  # per side
 MAX_SEGMENTS = 200
 
 
@@ -82,6 +83,8 @@ class Geometry:
     )
     compression = sizes.get('temporal_compression', cls.temporal_compression)
     unit = latent_frames * compression
+    if unit < 1 or fps < 1:
+      raise ValueError(f'fps is {fps}; it must be 1 or more, for example 16')
     segments = seconds * fps / unit
     if segments < 1 or segments != int(segments):
       segment_seconds = unit / fps
@@ -291,6 +294,10 @@ def _check_sizes(sizes: Geometry | FrameGeometry, multiple: int) -> None:
       )
   for name in ('height', 'width'):
     value = getattr(sizes, name)
+    if value > _MOST_PIXELS:
+      raise ValueError(
+        f'{name} is {value} pixels; at most {_MOST_PIXELS} are possible'
+      )
     if value % multiple:
       raise ValueError(
         f'{name} is {value} pixels; it must be a multiple of {multiple}, for'

@@ -28,6 +28,7 @@ import jax
 import ml_collections
 from ml_collections import config_flags
 
+from ttt_jax import config_schema
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import check as check_lib
@@ -42,6 +43,7 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import distributed
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 
 _FIELDS = (
   'data.storyboards',
@@ -213,6 +215,13 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
         f'the configuration has no {field}; configs/quickstart.py has'
         ' every field that precompute needs'
       )
+  for name, kind in (
+    ('data', config_schema.VideoData),
+    ('vae', config_schema.Vae),
+    ('text', config_schema.TextEncoder),
+  ):
+    values = files.to_json_types(config[name])
+    schema.convert(values, kind, f'config.{name}')
 
 
 def _print_videos(manifest: manifest_lib.Manifest) -> None:

@@ -1,6 +1,7 @@
 """`python -m ttt_jax.precompute`: runs, `--check`, and errors."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -125,10 +126,12 @@ def test_clips_may_overlap_by_segments(config, tmp_path, capsys):
 
 
 def test_texts_are_counted_before_any_weights_are_read(config, tmp_path):
-  config.text.length = 0
+  board = pathlib.Path(config.data.storyboards)
+  board.write_text(board.read_text().replace('"t"', '"two words"'))
+  config.text.length = 1
   with config.unlocked():
     config.vae.folder = str(tmp_path / 'no_vae')
-  message = '6 texts are too long: .* has 1 tokens; at most 0 fit.* or cut the'
+  message = '6 texts are too long: .* has 2 tokens; at most 1 fit.* or cut the'
   with pytest.raises(ValueError, match=message):
     entry.run(config, str(tmp_path))
 

@@ -165,6 +165,14 @@ def test_a_missing_folder_is_named(tmp_path):
     files.write_json(1, tmp_path / 'no' / 'a.json')
 
 
+def test_a_folder_that_fails_leaves_no_new_folders(tmp_path):
+  (tmp_path / 'mine').mkdir()
+  with pytest.raises(KeyError):
+    with files.atomic_folder(tmp_path / 'mine' / 'a' / 'b' / 'out'):
+      raise KeyError
+  assert [p.name for p in tmp_path.rglob('*')] == ['mine']
+
+
 def test_a_folder_appears_once_it_is_complete(tmp_path):
   (tmp_path / 'out.tmp').mkdir()  # Not ours: it has to stay.
   with pytest.raises(KeyError), files.atomic_folder(tmp_path / 'out') as folder:

@@ -65,7 +65,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
   """Yields a new temporary folder, which then becomes the local `path`.
 
   The temporary folder has a unique name next to `path`, which ends in '.tmp'.
-  If the block fails, it is removed and `path` does not appear.
+  If the block fails, it is removed and neither `path` nor its folder appears.
 
   Raises:
     FileExistsError: `path` is a file, or a folder that is not empty.
@@ -78,6 +78,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
       raise FileExistsError(
         f'{path} exists and is not replaced; choose another folder'
       )
+    new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.mkdir()
   except OSError as e:
@@ -90,6 +91,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
   finally:
     # After the rename there is nothing to remove.
     shutil.rmtree(temporary, ignore_errors=True)
+    for parent in new:
+      with contextlib.suppress(OSError):  # It is not empty.
+        parent.rmdir()
 
 
 def _temporary_name(name: str) -> str:

@@ -110,8 +110,10 @@ def check_keys(found: Iterable[Any], known: Iterable[str], location: str):
     return
   near = difflib.get_close_matches(str(unknown[0]), known, 1)
   hint = f'did you mean {near[0]!r}? ' if near else ''
+  shown = ', '.join(repr(str(key)[:40]) for key in unknown[:5])
+  more = f' and {len(unknown) - 5} more' if unknown[5:] else ''
   raise ValueError(
-    f'{location} has the unknown key {", ".join(map(repr, unknown))};'
+    f'{location} has the unknown key {shown}{more};'
     f' {hint}expected one of {", ".join(known)}'
   )
 
