@@ -31,6 +31,7 @@ from ml_collections import config_flags
 from ttt_jax import config_schema
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
+from ttt_jax.convert import model_folder
 from ttt_jax.data import check as check_lib
 from ttt_jax.data import episodes
 from ttt_jax.data import precompute as precompute_lib
@@ -98,7 +99,7 @@ def run(
   if cache := config.text.get('cache'):
     files.check_writable(cache, folder=True)
   precompute_lib.list_clips(clip_set.clips, data.videos, geometry)
-  text_folder = paths.resolve(config.text.folder)
+  text_folder = model_folder.resolve(config.text.folder)
   tokenize, _ = text_lib.load_tokenizer(text_folder)
   count = lambda text: len(tokenize(text))
   if config.text.get('truncate'):
@@ -116,7 +117,7 @@ def run(
     clip_set.clips,
     videos_dir=data.videos,
     vae=video_encoder.CausalVideoEncoder.load(
-      paths.resolve(config.vae.folder),
+      model_folder.resolve(config.vae.folder),
       devices=jax.local_devices(),
       **video_encoder.vae_options(config.vae),
     ),
@@ -183,7 +184,7 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
     print(f'the captions are not compared: {e}')
   try:
     tokenize, ids = text_lib.load_tokenizer(
-      paths.resolve(config.text.folder),
+      model_folder.resolve(config.text.folder),
       config.text.length if config.text.get('truncate') else None,
     )
     expected = dataclasses.replace(

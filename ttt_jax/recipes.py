@@ -24,7 +24,6 @@ from ttt_jax.convert import unet
 from ttt_jax.models.dit import DiTConfig
 from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import files
-from ttt_jax.runtime import paths
 
 # The curriculum of the paper. Stage: seconds of video, steps, warm-up steps,
 # and the stage whose weights it starts from.
@@ -344,7 +343,7 @@ def stable_diffusion_sizes(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
     ValueError: a folder that is not a complete, supported Stable Diffusion.
   """
   try:
-    root = paths.resolve(folder)
+    root = model_folder.resolve(folder)
     schedule = stable_diffusion.load_schedule(root)
     part = lambda name: (
       model_folder.find_part(root, name, stable_diffusion.SUPPORTED)

@@ -191,7 +191,7 @@ def test_another_kind_of_model(copy):
 
   with pytest.raises(ValueError, match="= None: only 'gated-gelu'"):
     load(with_type('t5'))
-  with pytest.raises(ValueError, match="model_type 'gpt2'; expected one of 'b"):
+  with pytest.raises(ValueError, match='model_type "gpt2"; expected one of .b'):
     load(with_type('gpt2'))
 
 

@@ -113,6 +113,20 @@ def find_part(
   )
 
 
+def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the folder that a path names, see `paths.resolve`.
+
+  Raises:
+    FileNotFoundError: it does not exist; says what it may be instead.
+  """
+  try:
+    return paths.resolve(folder)
+  except FileNotFoundError as e:
+    if os.fspath(folder).startswith(paths.PACKAGE):
+      raise
+    raise FileNotFoundError(describe(folder)) from e
+
+
 def check_pipeline(folder: pathlib.Path, supported: str = '') -> None:
   """Raises ValueError if a complete model is known not to be supported."""
   name = _class(folder / INDEX)

@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
@@ -27,6 +28,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from ttt_jax.checkpoints import train_state
 from ttt_jax.convert import lazy_params
 from ttt_jax.convert import model_format
+from ttt_jax.convert import safetensors_reader
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
@@ -78,6 +80,8 @@ class NativeParameter:
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     value = _read_group(self.group)[self.path]
+    name = f'{self.path} in {self.group.folder}'
+    safetensors_reader.check_finite(np.isfinite(value).all(), name)
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
@@ -120,7 +124,11 @@ class NativeCheckpoint:
       path: jax.ShapeDtypeStruct(parameter.shape, dtype or parameter.dtype)
       for path, parameter in self.parameters.items()
     }
-    return train_state.unflatten(_load(self.folder, like, sharding))
+    flat = _load(self.folder, like, sharding)
+    is_finite = jax.jit(lambda x: {k: jnp.isfinite(x[k]).all() for k in x})
+    for path, finite in is_finite(flat).items():
+      safetensors_reader.check_finite(bool(finite), f'{path} in {self.folder}')
+    return train_state.unflatten(flat)
 
 
 def is_checkpoint(folder: str | os.PathLike[str]) -> bool:

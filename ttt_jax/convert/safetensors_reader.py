@@ -72,7 +72,7 @@ class Tensor:
       raise ValueError(
         f'{self.key} in {self.file} cannot be read: {files.first_line(e)}'
       ) from e
-    check_finite(value, f'{self.key} in {self.file}')
+    check_finite(np.isfinite(value).all(), f'{self.key} in {self.file}')
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
@@ -88,9 +88,9 @@ class Tensors(dict[str, Tensor]):
     self.name = name
 
 
-def check_finite(value: Any, name: str) -> None:
-  """Raises ValueError for weights that contain NaN or infinity."""
-  if not np.isfinite(value).all():
+def check_finite(is_finite: Any, name: str) -> None:
+  """Raises ValueError if weights contain NaN or infinity."""
+  if not is_finite:
     raise ValueError(
       f'{name} contains NaN or infinity, so the model is damaged: download or'
       ' save it again'

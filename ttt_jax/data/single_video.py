@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from ttt_jax import backbones
+from ttt_jax.convert import model_folder
 from ttt_jax.data import precompute
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.data.store import writer as writer_lib
@@ -22,7 +23,7 @@ from ttt_jax.video import video_file
 def load_video_encoder(config: ml_collections.ConfigDict):
   """Loads the autoencoder of a config."""
   return video_encoder_lib.load_video_encoder(
-    paths.resolve(config.vae.folder),
+    model_folder.resolve(config.vae.folder),
     **video_encoder_lib.vae_options(config.vae),
   )
 
@@ -32,7 +33,7 @@ def load_text_encoder(
 ) -> text_lib.TextEncoder:
   """Loads the text encoder of a config."""
   return text_lib.load_text_encoder(
-    paths.resolve(config.text.folder),
+    model_folder.resolve(config.text.folder),
     config.text.length,
     **video_encoder_lib.text_options(config.text),
   )

@@ -14,14 +14,21 @@ _SCENE_TOKENS = {
 }
 
 
-def load_tokenizer(path: pathlib.Path) -> scene_tokenizer.SceneTokenizer:
+def load_tokenizer(
+  path: pathlib.Path, rows: int
+) -> scene_tokenizer.SceneTokenizer:
   """Loads a tokenizer.json; texts become '[CLS] text [SEP]'.
+
+  Args:
+    path: Path of the file.
+    rows: Number of rows of the encoder's embedding table.
 
   Raises:
     FileNotFoundError: the file does not exist.
     ValueError: the file is damaged, or a special token is missing.
   """
   tokenizer = scene_tokenizer.load_fast(path)
+  scene_tokenizer.check_rows(path, tokenizer, rows)
 
   def row(token):
     found = tokenizer.token_to_id(token)

@@ -1,4 +1,4 @@
-"""Preprocessing of pictures for CLIP, as preprocessor_config.json defines."""
+"""Preprocessing of pictures for CLIP, as its model's files define it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 from PIL import Image
 
 from ttt_jax.convert import model_format
+from ttt_jax.runtime import schema
 
 CONFIG = 'preprocessor_config.json'
+# The file of transformers 5, in which the same is one of several objects.
+_PROCESSOR = 'processor_config.json'
 
 # Files that omit an option mean the supported value.
 _FIXED = {
@@ -21,6 +24,8 @@ _FIXED = {
   'do_rescale': True,
   'do_normalize': True,
 }
+_Side = schema.PositiveInt | dict[str, schema.PositiveInt]
+_Color = tuple[schema.FiniteFloat, schema.FiniteFloat, schema.FiniteFloat]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,40 +48,48 @@ class ClipPixels:
 
   @classmethod
   def load(cls, folder: str | os.PathLike[str]) -> ClipPixels:
-    """Reads preprocessor_config.json in a folder.
+    """Reads preprocessor_config.json or processor_config.json in a folder.
 
     Raises:
-      FileNotFoundError: the file does not exist.
+      FileNotFoundError: neither file exists.
       ValueError: an option is not supported.
     """
     path = pathlib.Path(folder, CONFIG)
-    if not path.is_file():
-      raise FileNotFoundError(
-        f'{folder} has no {CONFIG}, which defines the preprocessing of'
-        ' pictures; it is part of the model, copy it, too'
+    if path.is_file():
+      found = model_format.read_object(path)
+    elif (path := pathlib.Path(folder, _PROCESSOR)).is_file():
+      found = model_format.read_object(path).get('image_processor')
+      found = schema.convert(
+        found, dict[str, Any], f'image_processor in {path}'
       )
-    found = model_format.read_object(path)
+    else:
+      raise FileNotFoundError(
+        f'{folder} has neither {CONFIG} nor {_PROCESSOR}; the model has one of'
+        ' them, which defines the preprocessing of pictures: copy it, too'
+      )
     model_format.check_fixed(found, _FIXED, str(path))
-    shortest = _side(found.get('size', 224), ['shortest_edge'])
-    size = _side(found.get('crop_size', 224), ['height', 'width'])
-    resample = found.get('resample', Image.Resampling.BICUBIC)
+    where = f'{path}: '
+    read = lambda name, kind, default: schema.convert(
+      found.get(name, default), kind, where + name
+    )
+    shortest = _side(read('size', _Side, 224), 'shortest_edge')
+    size = _side(read('crop_size', _Side, 224), 'height', 'width')
+    resample = read('resample', schema.NonNegativeInt, Image.Resampling.BICUBIC)
     mean, deviation = (
-      found.get(f'image_{name}', []) for name in ('mean', 'std')
+      read('image_mean', _Color, []),
+      read('image_std', _Color, []),
     )
     if (
-      shortest is None
-      or size is None
-      or size > shortest
+      not 1 <= size <= shortest
       or resample not in list(Image.Resampling)
-      or not all(_is_color(x) for x in (mean, deviation))
       or min(deviation) <= 0
     ):
       raise ValueError(
         f'{path} is not supported: size must have a shortest_edge, crop_size'
         ' equal height and width of at most that, resample must be a filter'
-        ' of PIL, image_mean and image_std three numbers each'
+        ' of PIL, image_std three numbers above 0'
       )
-    return cls(shortest, size, resample, tuple(mean), tuple(deviation))
+    return cls(shortest, size, int(resample), mean, deviation)
 
   def __call__(self, frames: np.ndarray) -> np.ndarray:
     """Returns float32 [N, size, size, 3] of uint8 [N, H, W, 3]."""
@@ -98,17 +111,9 @@ class ClipPixels:
     return (pixels.astype(np.float32) / 255 - mean) / deviation
 
 
-def _side(value: Any, keys: list[str]) -> int | None:
-  """Returns the size in a number, or in equal numbers with these names."""
-  if isinstance(value, dict):
-    numbers = {value.get(key) for key in keys} if set(value) <= {*keys} else {0}
-    value = numbers.pop() if len(numbers) == 1 else None
-  return value if type(value) is int and value > 0 else None
-
-
-def _is_color(value: Any) -> bool:
-  return (
-    isinstance(value, list)
-    and len(value) == 3
-    and all(isinstance(x, (int, float)) for x in value)
-  )
+def _side(value: int | dict[str, int], *names: str) -> int:
+  """Returns a number, or the one that all names have; 0 if there is none."""
+  if isinstance(value, int):
+    return value
+  numbers = {*value.values()} if {*value} == {*names} else set()
+  return numbers.pop() if len(numbers) == 1 else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -13,11 +14,14 @@ from tokenizers import models
 from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
+from ttt_jax.encoders import scene_tokenizer
 from ttt_jax.encoders import text_encoder
 from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 VOCABULARY = 'vocab.json'
 MERGES = 'merges.txt'
+FAST = 'tokenizer.json'
 # One of these defines the padding: the end token in SD 1, '!' in SD 2.
 _CONFIGS = ('tokenizer_config.json', 'special_tokens_map.json')
 START = '<|startoftext|>'
@@ -33,7 +37,7 @@ class CLIPTokenizer:
   """Converts texts to ids.
 
   Attributes:
-    path: Folder of the files.
+    files: Paths of the vocabulary's files.
     pieces: Tokenizer without special tokens.
     start_id: Id of the token that starts every text.
     end_id: Id of the token that ends every text.
@@ -41,7 +45,7 @@ class CLIPTokenizer:
     length: Number of tokens per text, all included.
   """
 
-  path: pathlib.Path
+  files: tuple[pathlib.Path, ...]
   pieces: tokenizers.Tokenizer
   start_id: int
   end_id: int
@@ -50,7 +54,8 @@ class CLIPTokenizer:
 
   def tokens(self, text: str) -> list[int]:
     """Returns the ids of a text with start and end, without padding."""
-    return [self.start_id, *self.pieces.encode(text).ids, self.end_id]
+    ids = self.pieces.encode(text, add_special_tokens=False).ids
+    return [self.start_id, *ids, self.end_id]
 
   def __call__(self, texts: Sequence[str]) -> np.ndarray:
     """Returns padded ids, int32 [N, length].
@@ -70,15 +75,19 @@ class CLIPTokenizer:
     return out
 
 
-def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
+def find_tokenizer(
+  folder: pathlib.Path, rows: int | None = None
+) -> CLIPTokenizer:
   """Reads a tokenizer in the layout of transformers.
 
   Args:
-    folder: Folder with vocab.json and merges.txt, or folder of a model or of
-      its text encoder, with `tokenizer` in it or next to it.
+    folder: Folder with vocab.json and merges.txt, or with tokenizer.json; or
+      folder of a model or of its text encoder, with `tokenizer` in it or next
+      to it.
+    rows: Number of rows of the encoder's embedding table; None is not checked.
 
   Raises:
-    FileNotFoundError: one of the two files is missing.
+    FileNotFoundError: one of the files is missing.
     ValueError: a damaged file, or the tokenizer of another model.
   """
   folder = pathlib.Path(folder)
@@ -87,32 +96,37 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     folder / 'tokenizer',
     folder.absolute().parent / 'tokenizer',
   )
+  # transformers 5 writes the one file, older versions the two, or all three.
   for path in paths:
-    found = [name for name in (VOCABULARY, MERGES) if (path / name).is_file()]
-    if found:
+    pair = path / VOCABULARY, path / MERGES
+    there = [file for file in (*pair, path / FAST) if file.is_file()]
+    if there:
       break
   else:
     raise FileNotFoundError(
       f'no tokenizer in {paths[0]}, {paths[1]} or {paths[2]}: CLIP needs'
-      f' {VOCABULARY} and {MERGES}'
+      f' {VOCABULARY} and {MERGES}, or {FAST}'
     )
-  for name in (VOCABULARY, MERGES):
-    if name not in found:
-      raise FileNotFoundError(f'{path} has no {name}: CLIP needs it')
-  try:
-    pieces = tokenizers.Tokenizer(
-      models.BPE.from_file(
-        str(path / VOCABULARY),
-        str(path / MERGES),
-        unk_token=END,
-        end_of_word_suffix='</w>',
+  if len(there) == 1 and there[0] in pair:
+    (missing,) = {*pair} - {*there}
+    raise FileNotFoundError(f'{path} has no {missing.name}: CLIP needs it')
+  sources = pair if {*pair} <= {*there} else (path / FAST,)
+  if sources == pair:
+    with scene_tokenizer.damaged_is_error(*sources):
+      pieces = tokenizers.Tokenizer(
+        models.BPE.from_file(
+          *map(str, sources), unk_token=END, end_of_word_suffix='</w>'
+        )
       )
-    )
-  except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(
-      f'{VOCABULARY} and {MERGES} in {path} are not a valid tokenizer ({e}):'
-      ' copy them again'
-    ) from e
+      scene_tokenizer.check_vocabulary(pieces)
+  else:
+    pieces = scene_tokenizer.load_fast(path / FAST)
+    model: Any = pieces.model
+    if getattr(model, 'end_of_word_suffix', None) != '</w>':
+      raise ValueError(
+        f'{path / FAST} is not a tokenizer of CLIP: it does not join pairs of'
+        ' pieces of words that end in </w>'
+      )
   pieces.normalizer = normalizers.Sequence(
     [
       normalizers.NFC(),
@@ -133,14 +147,16 @@ def find_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     row = pieces.token_to_id(token)
     if row is None:
       raise ValueError(
-        f'{path / VOCABULARY} has no token {token!r}, which starts, ends or'
-        ' pads texts: it is not for CLIP'
+        f'{sources[0]} has no token {token!r}, which starts, ends or pads'
+        ' texts: it is not for CLIP'
       )
     ids[token] = row
   # In a text they are these tokens, too: to SD 2 every '!' is padding.
   pieces.add_special_tokens(list(ids))
+  if rows is not None:
+    scene_tokenizer.check_rows(path, pieces, rows)
   return CLIPTokenizer(
-    path=path,
+    files=sources,
     pieces=pieces,
     start_id=ids[START],
     end_id=ids[END],
@@ -157,5 +173,5 @@ def _padding(folder: pathlib.Path) -> str:
       if isinstance(token, dict):
         token = token.get('content')
       if token is not None:
-        return token
+        return schema.convert(token, str, f'"pad_token" of {folder / name}')
   return END

@@ -22,11 +22,13 @@ from ttt_jax.convert import t5 as convert_t5
 from ttt_jax.encoders import bert_tokenizer
 from ttt_jax.encoders import clip_tokenizer
 from ttt_jax.encoders import identity
+from ttt_jax.encoders import scene_tokenizer
 from ttt_jax.encoders import t5_tokenizer
 from ttt_jax.encoders import text_encoder
 from ttt_jax.models.text import clip
 from ttt_jax.models.text import minilm
 from ttt_jax.models.text import t5
+from ttt_jax.runtime import schema
 
 TextEncoder = text_encoder.TextEncoder
 
@@ -44,9 +46,10 @@ def load_text_encoder(
   """Loads the encoder in a folder in the layout of transformers.
 
   Args:
-    folder: Folder with config.json and model.safetensors (or several files
-      with an index), or of a complete model with `text_encoder`. The
-      tokenizer is in the same folder, or in `tokenizer` next to it.
+    folder: Folder with config.json and weights, see
+      `safetensors_reader.open_folder`, or of a complete model with
+      `text_encoder`. The tokenizer is in the same folder, or in `tokenizer`
+      next to it.
     text_length: Tokens per text, L.
     dtype: Type of the activations of T5 and CLIP, and of the weights of T5:
       'float32' or 'bfloat16'. BERT is always float32.
@@ -94,9 +97,12 @@ def load_tokenizer(
   folder = model_folder.find_part(folder, 'text_encoder')
   kind = _read_config(folder)['model_type']
   if kind == _CLIP:
-    tokenize, ids = clip_tokenizer.find_tokenizer(folder).tokens, ()
+    sizes = convert_clip.FORMAT.load_config(folder)
+    tokenizer = clip_tokenizer.find_tokenizer(folder, sizes.vocab_size)
+    tokenize, ids = tokenizer.tokens, ()
   elif kind == 'bert':
-    tokenize = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+    sizes = convert_minilm.FORMAT.load_config(folder)
+    tokenize = _bert_tokenizer(folder, sizes)
     ids = tokenize.scene_token_ids
   else:
     sizes = convert_t5.FORMAT.load_config(folder)
@@ -113,8 +119,8 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
   config = model_format.read_object(path)
   if config.get('model_type') not in ('bert', _CLIP, 't5'):
     raise ValueError(
-      f'{path} has model_type {config.get("model_type")!r}; expected one of'
-      f" 'bert', {_CLIP!r} and 't5'"
+      f'{path} has model_type {schema.show(config.get("model_type"))}; expected'
+      f" one of 'bert', {_CLIP!r} and 't5'"
     )
   return config
 
@@ -131,19 +137,29 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
   _check_length(folder, text_length, config.max_length)
   module = minilm.MiniLMEncoder(config)
   apply = jax.jit(lambda p, ids, mask: module.apply({'params': p}, ids, mask))
-  tokenizer = bert_tokenizer.load_tokenizer(folder / 'tokenizer.json')
+  tokenizer = _bert_tokenizer(folder, config)
+  weights = folder / 'model.safetensors'
   return TextEncoder(
     tokenize=tokenizer,
     states=functools.partial(apply, params),
     identity=identity.combined_identity(
       'bert',
-      identity.file_digest(folder / 'model.safetensors'),
+      identity.file_digest(weights)
+      if weights.is_file()
+      else _weights_digest(folder, convert_minilm.FORMAT),
       identity.file_digest(tokenizer.path),
     ),
     width=config.width,
     text_length=text_length,
     scene_token_ids=tokenizer.scene_token_ids,
   )
+
+
+def _bert_tokenizer(
+  folder: pathlib.Path, config: minilm.MiniLMConfig
+) -> scene_tokenizer.SceneTokenizer:
+  path = folder / 'tokenizer.json'
+  return bert_tokenizer.load_tokenizer(path, config.vocab_size)
 
 
 def _load_clip(
@@ -153,7 +169,7 @@ def _load_clip(
     folder, compute_dtype=dtype, dtype=np.float32
   )
   _check_length(folder, text_length, config.max_length)
-  tokenizer = clip_tokenizer.find_tokenizer(folder)
+  tokenizer = clip_tokenizer.find_tokenizer(folder, config.vocab_size)
   module = clip.CLIPTextEncoder(config)
   apply = jax.jit(lambda p, ids: module.apply({'params': p}, ids))
   return TextEncoder(
@@ -162,8 +178,7 @@ def _load_clip(
     identity=identity.combined_identity(
       _with_dtype('clip', dtype),
       _weights_digest(folder, convert_clip.FORMAT),
-      identity.file_digest(tokenizer.path / clip_tokenizer.VOCABULARY),
-      identity.file_digest(tokenizer.path / clip_tokenizer.MERGES),
+      *map(identity.file_digest, tokenizer.files),
     ),
     width=config.width,
     text_length=text_length,

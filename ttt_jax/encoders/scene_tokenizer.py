@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -10,6 +11,8 @@ import re
 import tokenizers
 
 from ttt_jax import storyboard
+from ttt_jax.convert import model_folder
+from ttt_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,15 +58,57 @@ def load_fast(path: pathlib.Path) -> tokenizers.Tokenizer:
   """
   if not path.is_file():
     raise FileNotFoundError(f'no {path.name} in {path.parent}')
-  try:
+  with damaged_is_error(path):
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as e:  # The library raises nothing narrower.
-    raise ValueError(
-      f'{path} is not a valid tokenizer ({e}): copy it again'
-    ) from e
-  tokenizer.no_truncation()
-  tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    check_vocabulary(tokenizer)
   return tokenizer
+
+
+@contextlib.contextmanager
+def damaged_is_error(*paths: pathlib.Path) -> Generator[None]:
+  """Raises ValueError in place of what tokenizers raises for damaged files."""
+  try:
+    yield
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  # The library raises nothing narrower than Exception, and what its Rust
+  # panics with is not even one.
+  except BaseException as e:
+    for path in paths:
+      if reason := model_folder.describe_damage(path):
+        raise ValueError(f'{path} {reason}') from e
+    raise ValueError(
+      f'{" with ".join(map(str, paths))} is not a valid tokenizer'
+      f' ({files.first_line(e)[:200]}): copy it again'
+    ) from e
+
+
+def check_vocabulary(tokenizer: tokenizers.Tokenizer) -> None:
+  """Raises an error if ids are not unique, or if a text cannot be encoded."""
+  rows = tokenizer.get_vocab(with_added_tokens=True)
+  tokens = {row: token for token, row in rows.items()}
+  if len(tokens) < len(rows):
+    token = next(t for t, row in rows.items() if tokens[row] != t)
+    raise ValueError(
+      f'the tokens {token!r} and {tokens[rows[token]]!r} have the id'
+      f' {rows[token]}'
+    )
+  # A letter that no vocabulary contains needs the token for unknown ones.
+  tokenizer.encode('a \u0f00', add_special_tokens=False)
+
+
+def check_rows(
+  path: pathlib.Path, tokenizer: tokenizers.Tokenizer, rows: int
+) -> None:
+  """Raises ValueError for a tokenizer with more ids than an embedding table."""
+  last = max(tokenizer.get_vocab(with_added_tokens=True).values())
+  if last >= rows:
+    raise ValueError(
+      f'the tokenizer {path} has the id {last}, but the embedding table of the'
+      f' text encoder has {rows} rows: they belong to different models'
+    )
 
 
 def fast_pieces(

@@ -9,19 +9,36 @@ are spare, and the scene tokens use the first two as in the paper's code:
 from __future__ import annotations
 
 from collections.abc import Callable
-import json
 import pathlib
+from typing import Annotated
 
+import msgspec
 import sentencepiece
 
 from ttt_jax import storyboard
+from ttt_jax.convert import model_folder
 from ttt_jax.encoders import scene_tokenizer
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
 MODEL = 'spiece.model'
 FAST = 'tokenizer.json'
 # In the order in which the tokens are added to the vocabulary.
 _SCENE_TOKENS = (storyboard.END_SCENE, storyboard.START_SCENE)
 _EXTRA_IDS = 100
+
+
+class _Token(msgspec.Struct):
+  content: str
+
+
+class _Config(msgspec.Struct):
+  """Fields of tokenizer_config.json that are read."""
+
+  added_tokens_decoder: dict[
+    Annotated[str, msgspec.Meta(pattern=r'^[0-9]{1,9}$')], _Token
+  ] = {}
+  extra_ids: schema.NonNegativeInt = _EXTRA_IDS
 
 
 def find_tokenizer(
@@ -63,10 +80,12 @@ def find_tokenizer(
 def _load_sentencepiece(path: pathlib.Path) -> scene_tokenizer.SceneTokenizer:
   try:
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-  except (RuntimeError, OSError) as e:
-    raise ValueError(
-      f'{path} is not a complete sentencepiece model: copy it again'
-    ) from e
+    model.encode('a \u0f00')
+  except (RuntimeError, OSError, ValueError) as e:
+    reason = model_folder.describe_damage(path) or (
+      'is not a complete sentencepiece model: copy it again'
+    )
+    raise ValueError(f'{path} {reason}') from e
   special = {'</s>': model.eos_id(), '<pad>': model.pad_id()}
   special = {name: row for name, row in special.items() if row >= 0}
   added, extra = _added_tokens(path.with_name('tokenizer_config.json'))
@@ -105,17 +124,11 @@ def _added_tokens(path: pathlib.Path) -> tuple[dict[str, int], int]:
   """Returns token -> row of added tokens, and the number of extra ids."""
   if not path.is_file():
     return {}, _EXTRA_IDS
-  try:
-    found = json.loads(path.read_text())
-    added = found.get('added_tokens_decoder', {})
-    return (
-      {token['content']: int(row) for row, token in added.items()},
-      int(found.get('extra_ids', _EXTRA_IDS)),
-    )
-  except (ValueError, TypeError, KeyError, AttributeError) as e:
-    raise ValueError(
-      f'{path} is not a valid config of a tokenizer ({e}): copy it again'
-    ) from e
+  found = schema.convert(files.read_json(path), _Config, str(path))
+  rows = found.added_tokens_decoder
+  return {token.content: int(row) for row, token in rows.items()}, (
+    found.extra_ids
+  )
 
 
 def _scene_rows(known: dict[str, int], next_row: int) -> dict[str, int]:

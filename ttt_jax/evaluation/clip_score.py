@@ -51,8 +51,8 @@ class CLIPScore:
     """Loads a CLIP in transformers' layout.
 
     Args:
-      folder: Folder of a CLIPModel with config.json, model.safetensors,
-        vocab.json, merges.txt and preprocessor_config.json.
+      folder: Folder of a CLIPModel as transformers writes it, with the files
+        of its processor.
 
     Raises:
       FileNotFoundError: one of the files is missing.
@@ -60,7 +60,8 @@ class CLIPScore:
     """
     folder = pathlib.Path(folder)
     pixels = clip_pixels.ClipPixels.load(folder)
-    tokenizer = clip_tokenizer.find_tokenizer(folder)
+    sizes = convert.clip_model.FORMAT.load_config(folder)
+    tokenizer = clip_tokenizer.find_tokenizer(folder, sizes.text.vocab_size)
     config, params = convert.load_clip_model(folder, dtype=np.float32)
     if pixels.size != config.vision.image_size:
       raise ValueError(

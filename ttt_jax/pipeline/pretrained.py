@@ -12,6 +12,8 @@ import jax
 
 from ttt_jax import convert
 from ttt_jax import sharding
+from ttt_jax.convert import dit as convert_dit
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.encoders import load_text as text_lib
 
@@ -41,6 +43,7 @@ def pipeline_arguments(
     ValueError: the model is not supported, or a file is damaged.
   """
   folder = pathlib.Path(folder)
+  model_folder.check_pipeline(folder, convert_dit.SUPPORTED)
   scheduler, shift = stable_diffusion.load_scheduler(folder / 'scheduler')
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -22,6 +22,7 @@ from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.convert import model_folder
 from ttt_jax.diffusion import guidance as guidance_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
@@ -31,7 +32,6 @@ from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 from ttt_jax.pipeline import pretrained
 from ttt_jax.pipeline import step_callback
-from ttt_jax.runtime import paths
 
 
 class VideoPipeline:
@@ -125,9 +125,13 @@ class VideoPipeline:
     param_sharding = mesh and functools.partial(
       sharding.param_sharding, mesh, axes=sharding.AXES
     )
-    params, config = checkpoint.load_params(
-      folder, ema, sharding=param_sharding
-    )
+    try:
+      params, config = checkpoint.load_params(
+        folder, ema, sharding=param_sharding
+      )
+    except FileNotFoundError as e:
+      what = model_folder.describe(folder, 'transformer')
+      raise FileNotFoundError(f'{e}{what and f"; {what}"}') from e
     params = dit.inference_params(dit.DiTConfig(**config.model), params)
     pipe = cls.from_config(config, params, mesh)
     video_encoder.check_identity(
@@ -146,9 +150,9 @@ class VideoPipeline:
     return cls(
       dit.DiTConfig(**config.model),
       params,
-      convert.load_vae(paths.resolve(config.vae.folder)),
+      convert.load_vae(model_folder.resolve(config.vae.folder)),
       text_lib.load_text_encoder(
-        paths.resolve(config.text.folder),
+        model_folder.resolve(config.text.folder),
         config.text.length,
         mesh=mesh,
         **video_encoder.text_options(config.text),

@@ -16,6 +16,7 @@ from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import lazy_params
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import native
 from ttt_jax.convert import registry
 from ttt_jax.convert import unet as convert_unet
@@ -99,8 +100,10 @@ def resolve_init_from(folder: epath.Path, stage: str) -> InitFrom:
   try:
     folder = checkpoint_format.stage_folder(folder)
   except FileNotFoundError as e:
+    what = model_folder.describe(folder)
     raise FileNotFoundError(
-      f'stage {stage} starts from weights in {folder}, but there are none;'
+      f'stage {stage} starts from weights in {folder}, but there are none'
+      f'{what and f" ({what})"};'
       ' train that stage first, name the folder of a transformer, or set'
       ' --config.previous_stage= to start from random weights'
     ) from e
