@@ -74,7 +74,7 @@ def test_scene_tokens_of_the_config_keep_their_rows(copy):
   assert find(copy).scene_token_ids == (49, 48)
   path.write_text('[1]')
   with pytest.raises(
-    ValueError, match='tokenizer_config.json is not a valid config'
+    ValueError, match='tokenizer_config.json.* expected an object'
   ):
     find(copy)
 

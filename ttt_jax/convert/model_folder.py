@@ -245,9 +245,6 @@ def _describe_folder(folder: pathlib.Path, part: str) -> str:
     return 'the folder is empty'
   if unfinished := describe_download(folder):
     return unfinished
-  dead = [p for p in _children(folder) if p.is_symlink() and not p.exists()]
-  if dead:
-    return _describe_missing(dead[0])
   adapters = [name for name in names if _ADAPTER_FILES.fullmatch(name)]
   if adapters and CONFIG not in names:
     return f'{adapters[0]} is {_ADAPTER}'
@@ -270,6 +267,9 @@ def _describe_folder(folder: pathlib.Path, part: str) -> str:
   parent = folder.absolute().parent
   if (parent / INDEX).is_file():
     return f'it is a part of the model in {parent}: name that folder'
+  dead = [p for p in _children(folder) if p.is_symlink() and not p.exists()]
+  if dead:
+    return _describe_missing(dead[0])
   for name in names:
     if name.startswith(('model', 'diffusion_pytorch_model')) and name.endswith(
       '.safetensors'
