@@ -129,6 +129,15 @@ def test_names_of_255_bytes_can_be_written(tmp_path):
   assert [len(p.name) for p in tmp_path.iterdir()] == [255]
 
 
+def test_pointers_of_git_lfs(tmp_path):
+  pointer = b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n'
+  for data, expected in ((pointer, True), (pointer * 50, False), (b'', False)):
+    (tmp_path / 'a').write_bytes(data)
+    assert files.is_lfs_pointer(tmp_path / 'a') == expected
+  assert not files.is_lfs_pointer(tmp_path)
+  assert not files.is_lfs_pointer(tmp_path / 'gone')
+
+
 def test_the_first_ten():
   assert files.first_ten(['a', 'b']) == 'a, b'
   assert files.first_ten(list('abcdefghijkl'), '; ').endswith('j; and 2 more')

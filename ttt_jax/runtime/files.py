@@ -142,6 +142,8 @@ def check_writable(
 def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
   """Returns whether a file is Git LFS's placeholder for one not downloaded."""
   try:
+    if os.path.getsize(path) > 1024:  # Opening takes longer on a network.
+      return False
     with open(path, 'rb') as file:
       return file.read(len(_LFS_POINTER)) == _LFS_POINTER
   except OSError:
