@@ -70,6 +70,10 @@ def main(_) -> None:
   from ttt_jax.video import video_file
 
   out = paths.require_local(_OUT.value or f'{_WORKDIR.value}/edits', '--out')
+  for prompt in _PROMPT.value:
+    if not prompt.strip():
+      raise ValueError(f'--prompt is {prompt!r}; describe what the edit shows')
+    prompt.encode()  # Raises an error for lone surrogates.
   files.check_writable(out, folder=True)
   # The result of the inversion is saved in the run.
   bucket.check(_WORKDIR.value, write=True)

@@ -240,6 +240,13 @@ def load_params(
 
   def trees(step, meta):
     names = ['params'] + ['ema'] * (ema and 'ema' in meta['items'])
+    if ema and 'ema' not in names and meta['config'].get('ema_decay'):
+      warnings.warn(
+        f'checkpoint {step} in {stage} has no averaged weights, although its'
+        f' ema_decay is {meta["config"]["ema_decay"]}; its last weights are'
+        ' loaded',
+        stacklevel=2,
+      )
     return {
       name: jax.tree.map(like, checkpoint_format.shapes(stage, step, name))
       for name in names

@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import json
 import os
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 import warnings
 
 from etils import epath
 import jax
 import jax.numpy as jnp
+import msgspec
 import orbax.checkpoint as ocp
 
 from ttt_jax.runtime import distributed
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 
 FOLDER = 'checkpoints'
 FORMAT = 1
@@ -29,6 +31,18 @@ ARRAYS = ('params', 'ema', 'opt_state')
 
 T = TypeVar('T')
 Path = str | os.PathLike[str]
+
+
+class _Meta(msgspec.Struct):
+  """The values of `meta` that are read."""
+
+  format: Literal[1]
+  step: schema.NonNegativeInt
+  items: list[Literal['params', 'ema', 'opt_state']]
+  data: dict[str, Any]
+  config: dict[str, Any]
+  fingerprint: dict[str, int] | int
+  time: float
 
 
 @jax.jit
@@ -57,14 +71,15 @@ def steps(stage: Path) -> list[int]:
 
 
 def read_meta(stage: Path, step: int) -> dict[str, Any]:
-  """Returns the item `meta`; raises ValueError if it is damaged."""
+  """Returns the item `meta`; raises ValueError or OSError if it is damaged."""
   path = epath.Path(stage) / FOLDER / str(step) / 'meta' / 'metadata'
-  meta = json.loads(path.read_text())
-  if meta.get('format') != FORMAT:
-    raise ValueError(
-      f'checkpoint format {meta.get("format")!r} is not known; it must be'
-      f' {FORMAT}'
-    )
+  try:
+    meta = json.loads(path.read_text())
+  except RecursionError as e:
+    raise ValueError('meta is nested too deeply') from e
+  schema.convert(meta, _Meta, 'meta')
+  if step != meta['step']:
+    raise ValueError(f'meta.step is {meta["step"]}, in the folder {step}')
   return meta
 
 
@@ -129,7 +144,7 @@ def _matches_fingerprint(
 ) -> bool:
   saved = meta['fingerprint']
   if isinstance(saved, Mapping):
-    return all(saved[k] == v for k, v in fingerprints(items).items())
+    return all(saved.get(k) == v for k, v in fingerprints(items).items())
   # Old checkpoints have one fingerprint for all items together.
   is_complete = set(items) == set(meta['items'])
   return not is_complete or int(fingerprint(dict(items))) == saved

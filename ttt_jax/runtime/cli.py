@@ -162,6 +162,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
   where = re.findall(rf'File "{re.escape(str(path))}", line (\d+)', trace)
   if "no attribute 'get_config'" in message:
     message = f'--config {path} defines no get_config()'
+  elif kind == 'SyntaxError' and not where:
+    message = f'--config {path} is not Python: {message}'
   elif where and kind != 'ValueError':  # That is a message of a recipe.
     message = f'{path}, line {where[-1]}: {last}'
   elif error is not trace:

@@ -52,6 +52,7 @@ _TERMS = (
   (r'\barray\b', 'a list'),
   (r'\bobject\b', 'an object'),
   (r' \| ', ' or '),
+  (r'a number >= -1000000000', 'a finite number'),
 )
 
 
