@@ -153,7 +153,8 @@ def check(config: ml_collections.ConfigDict, *, saved: bool = False) -> None:
   Args:
     config: Training config; `backbones.from_config` checks its `model`.
     saved: Whether the config is of a checkpoint, which another version may
-      have written: unknown names are ignored.
+      have written: names may be unknown, and only the network, the data and
+      the encoders are required.
   """
   try:
     values = files.to_json_types(dict(config))
@@ -161,14 +162,23 @@ def check(config: ml_collections.ConfigDict, *, saved: bool = False) -> None:
     raise ValueError(f'config has a value that is not JSON: {e}') from e
   extra = schema.convert(values.get('extra', []), list[str], 'config.extra')
   values = {k: v for k, v in values.items() if k not in extra}
-  values = _known(values, Training) if saved else values
-  found = schema.convert(values, Training, 'config')
-  kind = VideoData if found.backbone == 'dit' else FrameData
-  data = _known(found.data, kind) if saved else found.data
+  kinds: dict[str, Any] = schema.field_kinds(Training)
+  if saved:
+    values = _known(values, Training)
+    for name in ('stage', 'schedule_shift', 'data', 'text', 'model'):
+      if name not in values:
+        raise ValueError(f'config has no "{name}"')
+    for name, value in values.items():
+      schema.convert(value, kinds[name], f'config.{name}')
+  else:
+    schema.convert(values, Training, 'config')
+  is_dit = values.get('backbone', 'dit') == 'dit'
+  kind = VideoData if is_dit else FrameData
+  data = _known(values['data'], kind) if saved else values['data']
   schema.convert(data, kind, 'config.data')
-  paths.check_name(found.stage, 'config.stage')
-  if found.previous_stage:
-    paths.check_name(found.previous_stage, 'config.previous_stage')
+  paths.check_name(values['stage'], 'config.stage')
+  if values.get('previous_stage'):
+    paths.check_name(values['previous_stage'], 'config.previous_stage')
 
 
 def _known(values: Any, kind: Any) -> Any:

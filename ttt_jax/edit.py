@@ -86,7 +86,9 @@ def main(_) -> None:
   if _INVERSION.value and not pipe.is_inverted(_STEPS.value):
     rounds += 1
   start = time.perf_counter()
-  with progress.Bar('editing', _STEPS.value * rounds) as bar:
+  with progress.Bar(
+    'editing', _STEPS.value * rounds, note='compiling ...'
+  ) as bar:
     edits = pipe(
       prompts,
       steps=_STEPS.value,

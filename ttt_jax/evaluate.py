@@ -65,6 +65,8 @@ def main(_) -> None:
 
   storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
   shots = shot_recall.distinct_shots(storyboards)
+  for story in storyboards:  # The name becomes part of a file's.
+    paths.check_name(story.name, 'the name of a storyboard')
   shortest = min(len(s.segments) for s in storyboards)
   if _FIRST.value >= shortest:
     raise ValueError(

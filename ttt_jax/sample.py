@@ -88,7 +88,7 @@ def main(_) -> None:
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()
-  with progress.Bar('sampling', _STEPS.value) as bar:
+  with progress.Bar('sampling', _STEPS.value, note='compiling ...') as bar:
     frames = pipe(
       storyboard,
       steps=_STEPS.value,

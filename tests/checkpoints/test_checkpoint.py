@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import files
 from ttt_jax.train import loop
+from ttt_jax.train import optimizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -95,6 +97,77 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(
   )
   assert (copied / 'one/damaged-12').exists()
   assert (copied / 'one/checkpoints/12').exists()  # saved again
+
+
+@pytest.mark.parametrize(
+  'change, reason',
+  [
+    (lambda meta: None, 'meta is null; expected an object'),
+    (lambda meta: [], 'meta is .*; expected an object'),
+    (lambda meta: 'x', 'meta is "x"; expected an object'),
+    (lambda meta: '[' * 100_000, 'nested too deeply'),
+    (lambda meta: meta | dict(format=2), 'meta.format is 2; expected one of 1'),
+    (lambda meta: meta | dict(step=9), 'meta.step is 9, in the folder 12'),
+    (lambda meta: meta | dict(items=None), 'meta.items is null; .* a list'),
+    (lambda meta: meta | dict(items=['x']), 'item 1 of meta.items is "x"'),
+    (lambda meta: meta | dict(config=[]), 'meta.config is ..; .* an object'),
+    (lambda meta: meta | dict(data={}), 'meta.data has no "identity"'),
+    (lambda meta: meta | dict(fingerprint={}), 'not those that were saved'),
+    (lambda meta: meta | dict(time='x'), 'meta.time is "x"; .* a number'),
+    (lambda meta: {k: v for k, v in meta.items() if k != 'config'}, 'no "conf'),
+  ],
+)
+def test_damage_of_the_metadata(copied, change, reason):
+  """To restore, and to sample: the previous checkpoint, and a warning."""
+  path = copied / 'one/checkpoints/12/meta/metadata'
+  changed = change(json.loads(path.read_text()))
+  is_text = isinstance(changed, str) and len(changed) > 1
+  path.write_text(changed if is_text else json.dumps(changed))
+  with pytest.warns(UserWarning, match=f'checkpoint 12 .* read: .*{reason}'):
+    checkpoint.load_params(copied)
+  experiment = fake_training.StandIn(tiny_config.get_config(), copied)
+  checkpoints = checkpoint.Checkpoints(copied / 'one', experiment.config)
+  checkpoints.check_config()
+  made = optimizer.make_optimizer(
+    experiment.config.optimizer, experiment.abstract_params, 12
+  )
+  abstract = jax.eval_shape(
+    lambda p: state_lib.create(p, made.tx, made.trainable),
+    experiment.abstract_params,
+  )
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(lambda x: x.update(sharding=device), abstract)
+  with pytest.warns(UserWarning, match='checkpoint 12 .* moved to'):
+    state, _, _ = checkpoints.restore(abstract)
+  assert int(state.step) == 9
+
+
+def test_weights_without_their_average_are_not_silent(copied):
+  folder = copied / 'one/checkpoints/12'
+  path = folder / 'meta/metadata'
+  meta = json.loads(path.read_text())
+  meta['items'].remove('ema')
+  del meta['fingerprint']['ema']
+  path.write_text(json.dumps(meta))
+  shutil.rmtree(folder / 'ema')
+  with pytest.warns(UserWarning, match='12 .* has no averaged weights'):
+    checkpoint.load_params(copied)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    checkpoint.load_params(copied, ema=False)
+
+
+def test_parameters_of_another_network(finished):
+  params = checkpoint.load_params(finished[0])[0]
+  state_lib.check_shapes(params, params, 'w')
+  other = dict(params, readout=dict(kernel=np.zeros((2, 3))), new=np.zeros(4))
+  with pytest.raises(ValueError) as e:
+    state_lib.check_shapes(params, other, 'w')
+  assert str(e.value) == (
+    'the weights in w do not fit their config: new is absent there and (4,) by'
+    ' config.model; readout/kernel is (16, 16) there and (2, 3) by'
+    ' config.model; was it edited by hand?'
+  )
 
 
 def test_a_step_may_be_damaged_a_second_time(finished, copied):

@@ -1,8 +1,15 @@
 """Invalid input to a command is reported in one line, with status 2."""
 
+import errno
+import sys
+from unittest import mock
+
+from absl import app
+import jax
 import pytest
 
 from tests.helpers import commands
+from ttt_jax.runtime import cli
 
 
 @pytest.mark.parametrize(
@@ -44,9 +51,115 @@ from tests.helpers import commands
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.mp4'],
       'error: s.json does not exist',
     ),
+    (
+      ['sample', '--workdir=x', '--storyboard=s.json', '--out=no/o.mp4'],
+      'error: no/o.mp4 cannot be written: there is no folder {cwd}/no; choose'
+      ' another path',
+    ),
+    (
+      ['sample', '--workdir=x', '--storyboard=s.json', '--out=/proc/o.mp4'],
+      'error: /proc/o.mp4 cannot be written: No such file or directory; choose'
+      ' another path',
+    ),
+    (
+      ['sample', '--workdir=x', '--seed=-1'],
+      'error: flag --seed=-1: expected a whole number >= 0',
+    ),
+    (
+      ['sample', '--workdir=x', '--guidance=nan'],
+      'error: flag --guidance=nan: expected a finite number',
+    ),
+    (
+      ['edit', '--workdir=x', '--prompt=a', '--prompt= '],
+      "error: --prompt is ' '; describe what the edit shows",
+    ),
+    (
+      ['edit', '--workdir=x', '--prompt=a\udcff'],
+      "error: 'a\\udcff' contains '\\udcff', which is not a character of utf-8;"
+      ' write the text or the file name again',
+    ),
+    (
+      ['train', '--config', 'nope.py'],
+      'error: --config nope.py does not exist; configs/quickstart.py is one',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--workdir=/proc/w'],
+      'error: /proc/w cannot be written: No such file or directory; choose'
+      ' another path',
+    ),
+    (
+      [
+        'train',
+        '--config=configs/quickstart.py',
+        '--dry_run',
+        '--config.stage=..',
+      ],
+      "error: config.stage is '..'; it must be the name of a folder or a file,"
+      " up to 255 bytes and without '/', for example 3s",
+    ),
   ],
 )
 def test_one_line(command, message):
   done = commands.run(f'ttt_jax.{command[0]}', *command[1:])
   assert done.returncode == 2
-  assert done.stderr.strip() == message
+  assert done.stderr.strip() == message.replace('{cwd}', str(commands.ROOT))
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('x = 1', '--config {path} defines no get_config()'),
+    ('def get_config(:', '{path}, line 1: SyntaxError: invalid syntax'),
+    (
+      'a\0b',
+      '--config {path} is not Python: source code string cannot contain',
+    ),
+    ('def get_config():\n  return x', '{path}, line 2: NameError: name'),
+    ('import nowhere', '{path}, line 1: ModuleNotFoundError: No module named'),
+    ('get_config = lambda: {}', 'get_config() returns dict, not a ConfigDict'),
+    ('get_config = lambda: open("no")', '--config {path}: no: No such file or'),
+    ('def get_config():\n\n  1 + ""', '{path}, line 3: TypeError: unsupported'),
+  ],
+)
+def test_config_files(tmp_path, monkeypatch, text, message):
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)
+  path = tmp_path / 'mine.py'
+  path.write_text(text)
+  done = commands.run('ttt_jax.train', '--dry_run', f'--config={path}')
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: ') and message.format(path=path) in line
+
+
+@pytest.mark.parametrize(
+  'error, message',
+  [
+    (PermissionError(errno.EACCES, 'no access', 'a/b'), 'a/b: no access'),
+    (IsADirectoryError(errno.EISDIR, 'is a folder', 'a'), 'a: is a folder'),
+    (OSError(errno.ENOLCK, 'No locks available'), 'No locks available'),
+    (MemoryError(), 'out of memory (MemoryError); train with more --config.'),
+    (
+      jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 bytes\nmore'),
+      'out of memory (RESOURCE_EXHAUSTED: 9 bytes); train with',
+    ),
+    (
+      RuntimeError("Unable to initialize backend 'cuda': none\nmore"),
+      "Unable to initialize backend 'cuda': none; set JAX_PLATFORMS",
+    ),
+    (KeyboardInterrupt(), 'interrupted'),
+    (TypeError('a defect'), None),
+    (RuntimeError('a defect'), None),
+  ],
+)
+def test_errors_of_a_command(error, message, capsys):
+  status = 130 if isinstance(error, KeyboardInterrupt) else 2
+  with mock.patch.object(app, 'run') as run:
+    cli.run(mock.Mock(side_effect=error))
+  guarded = run.call_args.args[0]
+  if message is None:
+    with pytest.raises(type(error)):
+      guarded(['x'])
+    return
+  assert guarded(['x']) == status
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f'error: {message}')

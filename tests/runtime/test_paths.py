@@ -73,3 +73,18 @@ def test_paths_that_cannot_be_read(tmp_path):
   ):
     with pytest.raises(FileNotFoundError, match=message):
       paths.resolve(path)
+
+
+@pytest.mark.parametrize('name', ['3s', 'ttt_mlp 18s', '.x', 'é' * 127])
+def test_ordinary_names(name):
+  paths.check_name(name, 'config.stage')
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['', '.', '..', '...', ' ', 'a/b', '/a', 'a\\b', 'a\0', 'a\nb', 'a.', 'a ']
+  + ['\ud800', 'é' * 128, '../a'],
+)
+def test_names_that_are_paths_or_cannot_be_files(name):
+  with pytest.raises(ValueError, match='config.stage is .*; it must be the'):
+    paths.check_name(name, 'config.stage')

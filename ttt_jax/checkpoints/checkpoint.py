@@ -21,6 +21,8 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ttt_jax import backbones
+from ttt_jax import config_schema
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.checkpoints import compatibility
 from ttt_jax.checkpoints import train_state as state_lib
@@ -263,3 +265,31 @@ def load_params(
   items, meta = found
   params = state_lib.merge(items['params'], items.get('ema', {}))
   return params, ml_collections.ConfigDict(meta['config'])
+
+
+def load_network(
+  folder: checkpoint_format.Path,
+  ema: bool = True,
+  *,
+  sharding: Callable[..., Any] | None = None,
+) -> tuple[backbones.Backbone, dict[str, Any], ml_collections.ConfigDict]:
+  """Returns the network of a training run, its parameters and its config.
+
+  Args:
+    folder: As for `load_params`.
+    ema: As for `load_params`.
+    sharding: As for `load_params`.
+
+  Raises:
+    FileNotFoundError: there are no checkpoints.
+    ValueError: no checkpoint can be read, or config and parameters do not fit
+      each other.
+  """
+  params, config = load_params(folder, ema, sharding=sharding)
+  try:
+    config_schema.check(config, saved=True)
+    backbone = backbones.from_config(config)
+  except ValueError as e:
+    raise ValueError(f'the newest checkpoint in {folder}: {e}') from e
+  state_lib.check_shapes(params, backbone.abstract_params(), folder)
+  return backbone, params, config

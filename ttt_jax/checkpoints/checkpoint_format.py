@@ -33,13 +33,18 @@ T = TypeVar('T')
 Path = str | os.PathLike[str]
 
 
+class _Data(msgspec.Struct):
+  identity: dict[str, Any]
+  batches: Any = None
+
+
 class _Meta(msgspec.Struct):
   """The values of `meta` that are read."""
 
   format: Literal[1]
   step: schema.NonNegativeInt
   items: list[Literal['params', 'ema', 'opt_state']]
-  data: dict[str, Any]
+  data: _Data
   config: dict[str, Any]
   fingerprint: dict[str, int] | int
   time: float

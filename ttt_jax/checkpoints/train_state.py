@@ -112,3 +112,29 @@ def inherit(params: Params, loaded: Params) -> tuple[Params, list[str]]:
         f' {ours[path].shape} here; use the model config of that stage'
       )
   return merge(params, loaded), sorted(set(ours) - set(theirs))
+
+
+def check_shapes(params: Params, expected: Params, where: object) -> None:
+  """Raises ValueError if parameters are not those of a network.
+
+  Args:
+    params: Loaded parameters.
+    expected: `jax.ShapeDtypeStruct`s of the network.
+    where: Folder of the parameters, for the message.
+  """
+  ours, theirs = flatten(expected), flatten(params)
+  shape = lambda leaves, path: (
+    leaves[path].shape if path in leaves else 'absent'
+  )
+  wrong = [
+    f'{path} is {shape(theirs, path)} there and {shape(ours, path)} by'
+    ' config.model'
+    for path in sorted({*ours, *theirs})
+    if shape(ours, path) != shape(theirs, path)
+  ]
+  if wrong:
+    more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+    raise ValueError(
+      f'the weights in {where} do not fit their config: '
+      f'{"; ".join(wrong[:3])}{more}; was it edited by hand?'
+    )

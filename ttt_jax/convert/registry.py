@@ -107,8 +107,8 @@ def load_run(
   folder: pathlib.Path, ema: bool
 ) -> tuple[dit.DiTConfig | unet.UNet3DConfig, dict[str, Any]]:
   """Returns config and parameters of a training run's newest checkpoint."""
-  params, config = checkpoint.load_params(folder, ema)
-  model = backbones.from_config(config).config
+  backbone, params, config = checkpoint.load_network(folder, ema)
+  model = backbone.config
   if isinstance(model, dit.DiTConfig) and model.base is None:
     # Frames of the size of the run have positions that count from 0.
     g = backbones.geometry(config)

@@ -196,7 +196,7 @@ def check_identity(
     text: Current text encoder.
   """
   for name, encoder in (('vae', vae), ('text', text)):
-    theirs = known[f'{name}_identity']
+    theirs = known.get(f'{name}_identity')
     if theirs != encoder.identity:
       raise ValueError(
         f'{where} was made with the {name} encoder {theirs}, but'

@@ -12,6 +12,7 @@ import functools
 import io
 import os
 from typing import Any
+import warnings
 
 from etils import epath
 import jax
@@ -33,6 +34,7 @@ from ttt_jax.encoders import video_encoder
 from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import schema
 from ttt_jax.train import experiment as experiment_lib
 
 
@@ -112,7 +114,7 @@ class EditPipeline:
       FileNotFoundError: the checkpoint or an encoder is missing.
       ValueError: the run did not tune a video, or its encoders have changed.
     """
-    params, config = checkpoint.load_params(
+    _, params, config = checkpoint.load_network(
       folder,
       ema,
       sharding=mesh and functools.partial(sharding.param_sharding, mesh),
@@ -167,7 +169,10 @@ class EditPipeline:
     """
     path, text = self._inversion_file(steps)
     if path.exists():
-      return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+      noise = _read_noise(path)
+      if noise is not None and noise.shape == (1, *self.latents.shape):
+        return jax.numpy.asarray(noise)
+      warnings.warn(f'{path} is damaged and is made again', stacklevel=2)
     schedule = backbones.ddim_schedule(self.config, steps)
     with self._step_callback.report_to(on_step):
       noise = self._invert(
@@ -222,6 +227,7 @@ class EditPipeline:
     batch = len(prompts) if batch is None else batch
     if batch < 1:
       raise ValueError(f'batch is {batch}; it must be 1 or more')
+    schema.convert(seed, schema.Seed, 'seed')
     schedule = backbones.ddim_schedule(self.config, steps)
     scales = guidance_lib.constant(guidance, steps, schedule.timesteps)
     text = self._encode(prompts)
@@ -282,3 +288,13 @@ class EditPipeline:
     return samplers.ddim(
       network, noise, schedule, scales, on_step=self._step_callback
     )
+
+
+def _read_noise(path: epath.Path) -> np.ndarray | None:
+  """Returns the array in a file; None if the file is damaged."""
+  try:
+    found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+  except (ValueError, EOFError, MemoryError):
+    return None
+  is_noise = isinstance(found, np.ndarray) and found.dtype == np.float32
+  return found if is_noise and np.isfinite(found).all() else None

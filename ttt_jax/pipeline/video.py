@@ -32,6 +32,7 @@ from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 from ttt_jax.pipeline import pretrained
 from ttt_jax.pipeline import step_callback
+from ttt_jax.runtime import schema
 
 
 class VideoPipeline:
@@ -126,13 +127,18 @@ class VideoPipeline:
       sharding.param_sharding, mesh, axes=sharding.AXES
     )
     try:
-      params, config = checkpoint.load_params(
+      backbone, params, config = checkpoint.load_network(
         folder, ema, sharding=param_sharding
       )
     except FileNotFoundError as e:
       what = model_folder.describe(folder, 'transformer')
       raise FileNotFoundError(f'{e}{what and f"; {what}"}') from e
-    params = dit.inference_params(dit.DiTConfig(**config.model), params)
+    if not isinstance(backbone.config, dit.DiTConfig) or 'vae' not in config:
+      raise ValueError(
+        f'the run in {folder} trained a U-Net, which makes no video of a'
+        ' storyboard; edit its clip with python -m ttt_jax.edit'
+      )
+    params = dit.inference_params(backbone.config, params)
     pipe = cls.from_config(config, params, mesh)
     video_encoder.check_identity(
       checkpoint.load_data(folder)['identity'],
@@ -148,7 +154,7 @@ class VideoPipeline:
   ) -> VideoPipeline:
     """Builds the pipeline from a training config and parameters."""
     return cls(
-      dit.DiTConfig(**config.model),
+      schema.construct(dit.DiTConfig, config.model, 'config.model'),
       params,
       convert.load_vae(model_folder.resolve(config.vae.folder)),
       text_lib.load_text_encoder(
@@ -237,6 +243,7 @@ class VideoPipeline:
     Raises:
       ValueError: a text is too long for the model, or an option is invalid.
     """
+    schema.convert(seed, schema.Seed, 'seed')
     chosen = schedulers.scheduler(scheduler or self.scheduler)
     schedule = chosen.schedule(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(

@@ -96,7 +96,7 @@ def convert(
     raise ValueError(f'{location} has no "{key}"')
   if 'enum value' in reason:
     names = [n for k in (kind, *get_args(kind)) for n in get_args(k)]
-    names = [name or "''" for name in names if isinstance(name, str)]
+    names = [str(n) or "''" for n in names if isinstance(n, str | int)]
     reason = f'one of {", ".join(names)}'
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)

@@ -30,6 +30,7 @@ from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.train import loop
 from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
+from ttt_jax.train import profile
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file of the stage.'
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
   if not _WORKDIR.value:
     raise ValueError('--workdir is missing; name a folder for the results')
   experiment_lib.check_config(config)
+  profile.check(_PROFILE_STEPS.value or config.get('profile', ''))
   files.check_writable(_WORKDIR.value, folder=True)
   bucket.check(_WORKDIR.value, write=True)
   for path in (config.get('init_from', ''), config.data.folder):
@@ -79,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
   distributed.initialize()
   compilation.enable_compilation_cache(_WORKDIR.value)
   if 'video' in config:
+    experiment_lib.check_start(config, _WORKDIR.value)
     single_video.prepare(config, _WORKDIR.value)
   experiment = experiment_lib.Experiment(config, _WORKDIR.value)
   console = rich_console.Console()

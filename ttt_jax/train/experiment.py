@@ -43,6 +43,25 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   )
 
 
+def check_start(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> init_from_lib.InitFrom | None:
+  """Checks everything but the data set, which may not exist yet.
+
+  Returns:
+    The weights that a new stage starts from, if any.
+
+  Raises:
+    ValueError: a value or a parameter group does not fit.
+    FileNotFoundError: the weights are missing.
+  """
+  check_config(config)
+  optimizer_lib.make_optimizer(
+    config.optimizer, backbones.from_config(config).abstract_params(), 1
+  )
+  return _find_init_from(config, epath.Path(workdir))
+
+
 class Experiment:
   """One stage in one folder.
 
@@ -63,18 +82,16 @@ class Experiment:
       ValueError: a value, a parameter group or a manifest does not fit.
       FileNotFoundError: the data set or the previous stage is missing.
     """
-    check_config(config)
     workdir = epath.Path(workdir)
+    self._init_from = check_start(config, workdir)
+    self.init_folder = self._init_from and self._init_from.folder
     self.config, self.folder = config, workdir / config.stage
     self._backbone = backbones.from_config(config)
     self.abstract_params = self._backbone.abstract_params()
-    optimizer_lib.assign_groups(config.optimizer.groups, self.abstract_params)
     self._dataset = _open_data(config, workdir)
     self._manifest = self._dataset.manifest
     self._null_text = self._dataset.null_text
     self.clips = self._manifest.clips
-    self._init_from = _find_init_from(config, workdir)
-    self.init_folder = self._init_from and self._init_from.folder
 
   def init(self, key: jax.Array) -> Any:
     """Returns random parameters."""
@@ -109,10 +126,10 @@ class Experiment:
   def check_identity(self, saved: Mapping[str, Any], where: epath.Path) -> None:
     """Raises ValueError if the weights in `where` had other encoders."""
     for name in ('vae_identity', 'text_identity', 'scene_token_ids'):
-      ours = self.identity()[name]
-      if saved[name] != ours:
+      ours, theirs = self.identity()[name], saved.get(name)
+      if theirs != ours:
         raise ValueError(
-          f'the weights in {where} were trained with {name} {saved[name]!r},'
+          f'the weights in {where} were trained with {name} {theirs!r},'
           f' but the data set has {ours!r}; precompute with the same encoders'
         )
 

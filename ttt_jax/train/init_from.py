@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ttt_jax import backbones
+from ttt_jax import config_schema
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
@@ -40,6 +41,8 @@ _DIT_FIELDS = (
   'rope_theta',
   'positions',
 )
+# Those that are shapes of parameters.
+_SIZES = _DIT_FIELDS[: _DIT_FIELDS.index('norm_eps')]
 _SINCOS_FIELDS = ('spatial_scale', 'temporal_scale')
 _UNET_FIELDS = (
   'in_channels',
@@ -66,15 +69,15 @@ class InitFrom:
     load: Function that returns the nested float32 parameters; its argument
       maps a shape to a sharding.
     config: Config of their network.
-    is_stage: Whether they are those of a stage of a training run, whose shapes
-      are compared when it is loaded.
+    is_stage: Whether they are those of a stage; the next one may differ in
+      everything but sizes and mixer.
     identity: Function that returns the fingerprints of their encoders, see
       `manifest.Manifest.identity`; None for pre-trained weights.
   """
 
   folder: epath.Path
   load: Callable[[Callable[..., Any]], Any]
-  config: dit.DiTConfig | unet.UNet3DConfig | None = None
+  config: dit.DiTConfig | unet.UNet3DConfig
   is_stage: bool = False
   identity: Callable[[], Mapping[str, Any] | None] = lambda: None
 
@@ -107,10 +110,12 @@ def resolve_init_from(folder: epath.Path, stage: str) -> InitFrom:
       ' train that stage first, name the folder of a transformer, or set'
       ' --config.previous_stage= to start from random weights'
     ) from e
+  config = checkpoint.load_config(folder)
+  config_schema.check(config, saved=True)
   return InitFrom(
     folder,
     lambda sharding: checkpoint.load_params(folder, sharding=sharding)[0],
-    backbones.from_config(checkpoint.load_config(folder)).config,
+    backbones.from_config(config).config,
     is_stage=True,
     identity=lambda: checkpoint.load_data(folder)['identity'],
   )
@@ -167,8 +172,6 @@ def check(
     geometry: Sizes of its clips.
   """
   theirs = init_from.config
-  if theirs is None:
-    return
   if type(theirs) is not type(config):
     raise ValueError(
       f'the weights in {init_from.folder} belong to a'
@@ -178,9 +181,8 @@ def check(
   names = list(_UNET_FIELDS)
   if isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
-  if init_from.is_stage:
-    is_dit = isinstance(theirs, dit.DiTConfig)
-    names = _mixer_fields(theirs) if is_dit else ()
+    if init_from.is_stage:
+      names = [*_SIZES, *_mixer_fields(theirs)]
   differ = [
     f'{name} = {getattr(theirs, name)!r} there,'
     f' {getattr(config, name)!r} in config.model'

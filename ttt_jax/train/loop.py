@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import time
 from typing import Any
 
 from etils import epath
@@ -169,8 +170,13 @@ def _train(experiment, sample, profile):
         batch = next(batches)
         arrays = sharding.put_batch(mesh, batch)
       profile.before(step)
+      began = time.perf_counter()
+      if step == start + 1:
+        bar.say('compiling the training step ...')
       with jax.transfer_guard('disallow'):  # No hidden copies in the loop.
         state, metrics = train_step(state, arrays)
+      if step == start + 1:  # Execution goes on after the call returns.
+        bar.say(f'compiled in {time.perf_counter() - began:.1f} s')
       profile.after(step, metrics)
       reader.push(step, metrics, batch['clip'])
       bar.advance(note=reader.note)

@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 import jax
+import msgspec
 import numpy as np
 import tensorboardX
 
@@ -31,6 +32,10 @@ TIMESTEP_BINS = 10
 # Metrics that the step returns as sums, one entry per bin.
 LOSS_SUM, LOSS_COUNT = 'bucket_loss_sum', 'bucket_count'
 _COPY_INTERVAL = 60.0  # seconds
+
+
+class _Row(msgspec.Struct):
+  step: int
 
 
 def timestep_bin(index: int) -> str:
@@ -151,15 +156,17 @@ def scalars(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """Returns the rows of metrics.jsonl without a truncated last line."""
+  """Returns the rows of metrics.jsonl up to a damaged or truncated line."""
   rows = []
   path = epath.Path(folder) / LOG
   if path.exists():
-    for line in path.read_text(encoding='utf-8').splitlines():
+    for line in path.read_bytes().splitlines():
       try:
-        rows.append(json.loads(line))
-      except json.JSONDecodeError:
+        row = json.loads(line)
+        msgspec.convert(row, _Row)
+      except (ValueError, RecursionError, msgspec.ValidationError):
         break
+      rows.append(row)
   return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 
 from etils import epath
@@ -12,6 +13,20 @@ from ttt_jax.runtime import disk
 from ttt_jax.runtime import paths
 
 FOLDER = 'profile'
+
+
+def check(window: str) -> tuple[int, int]:
+  """Parses 'FIRST:LAST'; '' is (0, 0). Raises ValueError otherwise."""
+  if not window:
+    return 0, 0
+  match = re.fullmatch(r'(\d{1,9}):(\d{1,9})', window, re.ASCII)
+  first, last = map(int, match.groups()) if match else (0, 0)
+  if not 0 < first <= last:
+    raise ValueError(
+      f'the range of steps to profile is {window!r}; it must be FIRST:LAST,'
+      ' for example 100:105'
+    )
+  return first, last
 
 
 class Profile:
@@ -32,17 +47,8 @@ class Profile:
       ValueError: a malformed range.
     """
     self._folder = epath.Path(folder) / FOLDER
-    self._first = self._last = 0
-    if not window:
-      return
-    first, _, last = window.partition(':')
-    is_valid = first.isdecimal() and last.isdecimal()
-    if not is_valid or not 0 < int(first) <= int(last):
-      raise ValueError(
-        f'the range of steps to profile is {window!r}; it must be'
-        ' FIRST:LAST, for example 100:105'
-      )
-    self._first, self._last = int(first), min(int(last), steps)
+    self._first, last = check(window)
+    self._last = min(last, steps)
 
   def before(self, step: int) -> None:
     """Starts the trace if `step` is the first of the range."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from typing import Any
 
 from etils import epath
 import jax
+import msgspec
 
 from ttt_jax.runtime import chips
 from ttt_jax.runtime import disk
@@ -131,6 +131,19 @@ def format_summary(metrics: dict[str, float]) -> str:
   return ', '.join(words)
 
 
+class _Totals(msgspec.Struct):
+  """Content of the file; times in seconds since 1970."""
+
+  began: float
+  step: int
+  starts: int = 0
+  redone_steps: int = 0
+  redone_seconds: float = 0.0
+  down_seconds: float = 0.0
+  time: float | None = None
+  done: bool = False
+
+
 class Goodput:
   """Adds up the time lost to restarts, over all starts of a stage.
 
@@ -158,22 +171,15 @@ class Goodput:
     self._path = epath.Path(folder) / GOODPUT_FILE
     self._active, self._written = active, 0.0
     self._step, self._saved, self._is_first = step, saved, True
-    self._totals: dict[str, Any] = dict(
-      began=time.time(),
-      starts=0,
-      redone_steps=0,
-      redone_seconds=0.0,
-      down_seconds=0.0,
-      step=step,
-      time=None,
-      done=False,
-    )
+    self._totals = _Totals(began=time.time(), step=step)
     if step:
       try:
-        self._totals |= json.loads(self._path.read_text())
-      except (OSError, ValueError):
-        pass  # The file is missing or truncated.
-    self._totals['starts'] += 1
+        self._totals = msgspec.json.decode(
+          self._path.read_bytes(), type=_Totals
+        )
+      except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # The file is missing or damaged.
+    self._totals.starts += 1
 
   def finished(self, step: int) -> None:
     """Counts a step whose metrics are known to be finite."""
@@ -181,37 +187,35 @@ class Goodput:
     if self._is_first:
       self._is_first = False
       # Steps of a start that got no further than this one are not lost.
-      if totals['time'] and not totals['done']:
-        totals['redone_steps'] += max(0, totals['step'] - self._step)
-        totals['redone_seconds'] += max(
-          0.0, totals['time'] - (self._saved or 0)
-        )
-        totals['down_seconds'] += max(0.0, now - totals['time'])
-    totals.update(step=step, time=now, done=False)
+      if totals.time and not totals.done:
+        totals.redone_steps += max(0, totals.step - self._step)
+        totals.redone_seconds += max(0.0, totals.time - (self._saved or 0))
+        totals.down_seconds += max(0.0, now - totals.time)
+    totals.step, totals.time, totals.done = step, now, False
     if now - self._written >= _WRITE_INTERVAL:
       self._write(now)
 
   def summary(self) -> dict[str, float]:
     """Returns metrics: the share of time that was not lost, and the losses."""
     totals = self._totals
-    if not totals['time']:
+    if not totals.time:
       return {}
-    elapsed = max(totals['time'] - totals['began'], 1e-9)
-    lost = totals['redone_seconds'] + totals['down_seconds']
+    elapsed = max(totals.time - totals.began, 1e-9)
+    lost = totals.redone_seconds + totals.down_seconds
     return {
       'goodput/share': max(0.0, 1 - lost / elapsed),
       'goodput/lost_seconds': lost,
-      'goodput/redone_steps': totals['redone_steps'],
-      'goodput/starts': totals['starts'],
+      'goodput/redone_steps': totals.redone_steps,
+      'goodput/starts': totals.starts,
     }
 
   def close(self, done: bool) -> None:
     """Writes the file; `done` if the stage reached its end."""
-    self._totals['done'] = done
+    self._totals.done = done
     self._write(time.time())
 
   def _write(self, now: float) -> None:
     self._written = now
     if self._active:
       with disk.tolerate_bucket_errors(self._path):
-        files.write_json(self._totals, self._path)
+        files.write_json(msgspec.to_builtins(self._totals), self._path)
