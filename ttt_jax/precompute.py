@@ -242,6 +242,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs the command."""
   del argv
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+  _check_fields(config)
   bucket.check(
     paths.in_workdir(config.data.folder, workdir), write=not flags.FLAGS.check
   )
