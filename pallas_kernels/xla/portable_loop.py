@@ -18,6 +18,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from pallas_kernels.types import Norm
@@ -27,6 +28,9 @@ from pallas_kernels.xla.mini_batches import bitcast_from_uint16
 from pallas_kernels.xla.mini_batches import bitcast_to_uint16
 from pallas_kernels.xla.mini_batches import choose_mini_batches
 from pallas_kernels.xla.mini_batches import MiniBatches
+
+# Name, in checkpoint policies, of what a loop returns and keeps.
+RESULT = 'inner_loop'
 
 
 class InnerModel(NamedTuple):
@@ -91,6 +95,7 @@ def _loop(model, batches, parts, state, tokens, norm):
 def _loop_forward(model, batches, parts, state, tokens, norm):
   """Returns `_loop`'s result and the residuals of `_loop_backward`."""
   (last, out), kept = _forward(model, batches, parts, True, state, tokens, norm)
+  last, out, kept = checkpoint_name((last, out, kept), RESULT)
   return (last, out), (kept, last, tokens, norm)
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import schedule as schedule_lib
 
 
@@ -79,7 +80,7 @@ def sample_posterior(
   key: jax.Array, mean: jax.Array, logvar: jax.Array
 ) -> jax.Array:
   """Draws float32 latents from the VAE's Gaussian (mean, log-variance)."""
-  noise = jax.random.normal(key, mean.shape, jnp.float32)
+  noise = noise_lib.normal(key, mean.shape)
   return mean.astype(jnp.float32) + noise * jnp.exp(
     0.5 * logvar.astype(jnp.float32)
   )
@@ -167,7 +168,7 @@ def diffusion_loss(
         stratified,
       )
     if noise is None:
-      noise = jax.random.normal(
+      noise = noise_lib.normal(
         jax.random.fold_in(key, _RngStream.NOISE), x0.shape, dtype
       )
   timesteps = jnp.asarray(timesteps).astype(jnp.int32)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion.sampling_schedule import SamplingSchedule
 
 OnStep = Callable[[int], None]
@@ -127,7 +128,7 @@ def _run(
     if noisy:
       if z is None:
         assert key is not None
-        z = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
+        z = noise_lib.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
       new += c.noise * z
     report_step(on_step, i, new)
     return (new, x0), Trajectory(new, x0) if trajectory else None

@@ -28,6 +28,7 @@ from ttt_jax.data import single_video
 from ttt_jax.data.store import reader as dataset_reader
 from ttt_jax.diffusion import guidance as guidance_lib
 from ttt_jax.diffusion import inversion as inversion_lib
+from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import samplers
 from ttt_jax.encoders import text_cache
 from ttt_jax.encoders import video_encoder
@@ -237,7 +238,7 @@ class EditPipeline:
     if inversion:
       noise = self.invert(steps, on_step)
     else:
-      noise = jax.random.normal(jax.random.key(seed), (1, *self.latents.shape))
+      noise = noise_lib.normal(jax.random.key(seed), (1, *self.latents.shape))
     out = []
     for start in range(0, len(prompts), batch):
       # The last text is repeated, so that all batches share one program.

@@ -24,6 +24,7 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.diffusion import guidance as guidance_lib
+from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
@@ -259,7 +260,7 @@ class VideoPipeline:
     if not guidance_lib.is_off(scales):
       negative = encode(storyboard.negatives())
     key = jax.random.key(seed)
-    noise = jax.random.normal(
+    noise = noise_lib.normal(
       jax.random.fold_in(key, 0),
       (
         1,

@@ -12,6 +12,7 @@ import numpy as np
 
 from ttt_jax import backbones
 from ttt_jax import sharding
+from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import objective
 from ttt_jax.train import step as step_lib
 
@@ -66,7 +67,7 @@ class Objective:
     timesteps = objective.sample_timesteps(
       time_key, len(latents), stratified=True
     )
-    noise = jax.random.normal(noise_key, latents.shape)
+    noise = noise_lib.normal(noise_key, latents.shape)
     alpha = jnp.asarray(self._backbone.schedule)[timesteps]
     return self._module.apply(
       {'params': params},

@@ -9,7 +9,7 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -22,6 +22,7 @@ import optax
 from rich import table as rich_table
 
 from ttt_jax import config_schema
+from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
@@ -34,6 +35,8 @@ Params = Mapping[str, Any]
 _NO_DECAY = re.compile(r'bias|norm|(^|/)(scale|ln_scale|b|b1|b2)(/|$)')
 # Parameters under this prefix have a leading layer axis (nn.scan).
 _STACKED = 'layers/'
+# Newton-Schulz iterations of Muon.
+_MUON_ITERATIONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +187,15 @@ def make_optimizer(
     schedules[group.name] = rate
     if group.optimizer == 'muon':
       # A muon group has matrices only, which are all decayed.
+<<<<<<< HEAD
       transforms[group.name] = optax.contrib.muon(
         rate,
         weight_decay=group.weight_decay,
         muon_weight_dimension_numbers=_last_two_axes,
       )
+=======
+      transforms[options['name']] = _muon(rate, options['weight_decay'])
+>>>>>>> 6c481d0 (wip)
     else:
       transforms[group.name] = optax.adamw(
         rate,
@@ -202,9 +209,87 @@ def make_optimizer(
     {k: v for k, v in groups.items() if v is not None}
   )
   tx = optax.partition(transforms, labels)
+<<<<<<< HEAD
   if options.clip:
     tx = optax.chain(optax.clip_by_global_norm(options.clip), tx)
+=======
+  if config.get('clip', 0.0):
+    tx = optax.chain(_clip_by_global_norm(config['clip'], groups), tx)
+>>>>>>> 6c481d0 (wip)
   return Optimizer(tx, schedules, groups)
+
+
+def square_sum(arrays: Iterable[jax.Array]) -> jax.Array:
+  """Returns the sum of squares of all elements, at least float32 [].
+
+  Small arrays, which no mesh splits, are joined, and a sum is written as a
+  product: XLA on CPU compiles up to four loops for the sum of each array.
+  """
+  small, rest = [], []
+  for x in arrays:
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if x.size < sharding.MIN_SPLIT:
+      small.append(x.ravel())
+    else:
+      rest.append(x)
+  if small:
+    rest.append(jnp.concatenate(small))
+  axes = lambda x: (tuple(range(x.ndim)),) * 2
+  return sum(
+    jax.lax.dot_general(
+      x, x, (axes(x), ((), ())), precision=jax.lax.Precision.HIGHEST
+    )
+    for x in rest
+  )
+
+
+def square_sums(
+  tree: Params, groups: Mapping[str, str | None]
+) -> dict[str | None, jax.Array]:
+  """Returns `square_sum` by group name, for the parameter paths of `tree`."""
+  members: dict[str | None, list[jax.Array]] = {}
+  for path, x in train_state.flatten(tree).items():
+    members.setdefault(groups[path], []).append(x)
+  return {name: square_sum(arrays) for name, arrays in members.items()}
+
+
+def _clip_by_global_norm(
+  limit: float, groups: Mapping[str, str | None]
+) -> optax.GradientTransformation:
+  """Is `optax.clip_by_global_norm` with the sums that the metrics contain."""
+
+  def update(updates, state, params=None):
+    del params
+    norm = jnp.sqrt(sum(square_sums(updates, groups).values()))
+    factor = jnp.minimum(1, limit / norm)
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def _muon(
+  rate: Callable[[jax.typing.ArrayLike], jax.Array], weight_decay: float
+) -> optax.GradientTransformation:
+  """Returns optax's Muon with its iteration in a loop.
+
+  Given one row of coefficients, optax unrolls the iteration for every matrix;
+  given a row per iteration it scans. The state keeps one row.
+  """
+  tx = optax.contrib.muon(
+    rate,
+    weight_decay=weight_decay,
+    muon_weight_dimension_numbers=_last_two_axes,
+  )
+
+  def update(updates, state, params=None):
+    row = optax.tree.get(state, 'ns_coeffs')
+    rows = jnp.broadcast_to(row, (_MUON_ITERATIONS, *row.shape))
+    updates, state = tx.update(
+      updates, optax.tree.set(state, ns_coeffs=rows), params
+    )
+    return updates, optax.tree.set(state, ns_coeffs=row)
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def _last_two_axes(params: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.diffusion import objective
@@ -67,11 +66,10 @@ def grad_norms(
   grads: Any, groups: Mapping[str, str | None]
 ) -> dict[str, jax.Array]:
   """Returns the Euclidean norm of all gradients and of each group's."""
-  squares: dict[str, Any] = {}
-  for path, g in state_lib.flatten(grads).items():
-    name = f'grad_norm/{groups[path]}'
-    square = jnp.sum(jnp.square(g.astype(jnp.float32)))
-    squares[name] = squares.get(name, 0.0) + square
+  squares = {
+    f'grad_norm/{name}': square
+    for name, square in optimizer_lib.square_sums(grads, groups).items()
+  }
   squares['grad_norm'] = sum(squares.values())
   return jax.tree.map(jnp.sqrt, squares)
 
@@ -109,7 +107,8 @@ def make_step(
     ema = state.ema and jax.tree.map(
       lambda m, p: decay * m + (1 - decay) * p, state.ema, trained
     )
-    metrics = dict(loss=loss, param_norm=optax.tree.norm(trained))
+    square = optimizer_lib.square_sum(jax.tree.leaves(trained))
+    metrics = dict(loss=loss, param_norm=jnp.sqrt(square))
     metrics |= grad_norms(grads, optimizer.groups)
     metrics[metrics_lib.LOSS_SUM], metrics[metrics_lib.LOSS_COUNT] = (
       objective.loss_by_timestep(losses, timesteps, metrics_lib.TIMESTEP_BINS)

@@ -13,6 +13,7 @@ import functools
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from ttt_jax import sharding
@@ -21,6 +22,9 @@ from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import softmax
 from ttt_jax.models.dit import projections
+
+# Name of the result of all windows in checkpoint policies.
+RESULT = 'segment_attention'
 
 
 def windows(
@@ -166,6 +170,7 @@ class SegmentAttention(nn.Module):
         return softmax.attend(*qkv, d, order.window, implementation)
 
       out = jax.lax.map(lambda z: attend(z, norms), windows(z, order, size))
+      out = checkpoint_name(out, RESULT)
       # Averaging before the output projection equals averaging after it.
       return merge_windows(out, order, z.shape[1]), ()
 

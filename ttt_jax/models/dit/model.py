@@ -9,9 +9,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.xla import portable_loop
 from ttt_jax import sharding
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
+from ttt_jax.models.dit import attention
 from ttt_jax.models.dit import block as block_lib
 from ttt_jax.models.dit import config as dit_config
 from ttt_jax.models.dit import positions
@@ -20,6 +22,12 @@ DiTConfig = dit_config.DiTConfig
 
 # Policy of `jax.checkpoint`, by `DiTConfig.remat`.
 _REMAT_POLICIES = {
+  'products': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable,
+    jax.checkpoint_policies.save_only_these_names(
+      attention.RESULT, portable_loop.RESULT
+    ),
+  ),
   'layer': None,
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
