@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -187,15 +188,7 @@ def make_optimizer(
     schedules[group.name] = rate
     if group.optimizer == 'muon':
       # A muon group has matrices only, which are all decayed.
-<<<<<<< HEAD
-      transforms[group.name] = optax.contrib.muon(
-        rate,
-        weight_decay=group.weight_decay,
-        muon_weight_dimension_numbers=_last_two_axes,
-      )
-=======
-      transforms[options['name']] = _muon(rate, options['weight_decay'])
->>>>>>> 6c481d0 (wip)
+      transforms[group.name] = _muon(rate, group.weight_decay)
     else:
       transforms[group.name] = optax.adamw(
         rate,
@@ -209,13 +202,8 @@ def make_optimizer(
     {k: v for k, v in groups.items() if v is not None}
   )
   tx = optax.partition(transforms, labels)
-<<<<<<< HEAD
   if options.clip:
-    tx = optax.chain(optax.clip_by_global_norm(options.clip), tx)
-=======
-  if config.get('clip', 0.0):
-    tx = optax.chain(_clip_by_global_norm(config['clip'], groups), tx)
->>>>>>> 6c481d0 (wip)
+    tx = optax.chain(_clip_by_global_norm(options.clip, groups), tx)
   return Optimizer(tx, schedules, groups)
 
 
@@ -235,12 +223,10 @@ def square_sum(arrays: Iterable[jax.Array]) -> jax.Array:
   if small:
     rest.append(jnp.concatenate(small))
   axes = lambda x: (tuple(range(x.ndim)),) * 2
-  return sum(
-    jax.lax.dot_general(
-      x, x, (axes(x), ((), ())), precision=jax.lax.Precision.HIGHEST
-    )
-    for x in rest
+  product = lambda x: jax.lax.dot_general(
+    x, x, (axes(x), ((), ())), precision=jax.lax.Precision.HIGHEST
   )
+  return functools.reduce(jnp.add, map(product, rest))
 
 
 def square_sums(

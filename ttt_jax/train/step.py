@@ -66,7 +66,7 @@ def grad_norms(
   grads: Any, groups: Mapping[str, str | None]
 ) -> dict[str, jax.Array]:
   """Returns the Euclidean norm of all gradients and of each group's."""
-  squares = {
+  squares: dict[str, Any] = {
     f'grad_norm/{name}': square
     for name, square in optimizer_lib.square_sums(grads, groups).items()
   }
