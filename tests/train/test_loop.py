@@ -258,3 +258,19 @@ def test_microbatches_give_the_mean_gradient():
   np.testing.assert_allclose(
     np.sort(parts[0][1][0]), np.sort(at_once[0][1][0]), rtol=1e-6
   )
+
+
+def test_training_finds_the_programs_that_were_precompiled(tmp_path):
+  experiment = fake_training.StandIn(_config(seed=5), tmp_path)
+  programs = lambda: {
+    file.name
+    for name in ('init', 'create', 'train_step', 'diagnose')
+    for file in (tmp_path / 'cache').glob(f'jit_{name}-*-cache')
+  }
+  with compiler.keep_programs(tmp_path / 'cache'):
+    loop.precompile(experiment)
+    assert not experiment.folder.exists()
+    precompiled = programs()
+    loop.train(experiment)
+  assert len(precompiled) == 4
+  assert programs() == precompiled

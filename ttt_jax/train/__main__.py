@@ -5,7 +5,8 @@
 Writes checkpoints/, TensorBoard events, metrics.jsonl and losses.png to
 DIR/STAGE. The same command resumes a run that was stopped. `--dry_run` prints
 sizes and parameter groups instead. --config.a.b=VALUE replaces a value of the
-config.
+config. `--precompile` only compiles the programs of the stage, into the cache
+of compiled programs that all stages of DIR share.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _PROFILE_STEPS = flags.DEFINE_string(
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Sizes and parameter groups only, without training.'
+)
+_PRECOMPILE = flags.DEFINE_bool(
+  'precompile', False, 'Compiles the programs of the stage, without training.'
 )
 
 
@@ -88,6 +92,10 @@ def main(argv: Sequence[str]) -> int:
   console.print(
     optimizer.group_table(config.optimizer, experiment.abstract_params)
   )
+  if _PRECOMPILE.value:
+    loop.precompile(experiment)
+    print(f'compiled the programs of {experiment.folder}')
+    return 0
   sample = None
   if config.sample_every:
     sample = training_samples.make_sample_hook(experiment, _WORKDIR.value)

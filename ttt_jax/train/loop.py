@@ -39,25 +39,15 @@ def restore_or_init(
     The state, its shardings, the saved data position and the time of saving;
     the last two are None for a new run.
   """
-  ema = experiment.config.ema_decay > 0
-  create = functools.partial(
-    state_lib.create,
-    tx=optimizer.tx,
-    trainable=optimizer.trainable,
-    ema=ema,
-  )
-  abstract = jax.eval_shape(create, experiment.abstract_params)
-  shardings = sharding.tree_shardings(mesh, abstract)
-  abstract = jax.tree.map(
-    lambda x, s: x.update(sharding=s), abstract, shardings
-  )
+  init, create, abstract = _state_programs(experiment, optimizer, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, abstract)
   restored = checkpoints.restore(abstract)
   if restored is not None:
     state, data, saved = restored
     print(f'resumes {checkpoints.folder} after step {int(state.step)}')
     return state, shardings, data, saved
   key = step_lib.step_key(experiment.config.seed, 0, step_lib.RngStream.INIT)
-  params = jax.jit(experiment.init, out_shardings=shardings.params)(key)
+  params = init(key)
   if experiment.init_folder is not None:
     loaded = experiment.load_init_params(
       functools.partial(sharding.param_sharding, mesh)
@@ -67,8 +57,81 @@ def restore_or_init(
       f'starts from the weights in {experiment.init_folder};'
       f' new parameters: {_summary(new)}'
     )
-  state = jax.jit(create, out_shardings=shardings)(params)
-  return state, shardings, None, None
+  return create(params), shardings, None, None
+
+
+def _state_programs(experiment, optimizer, mesh):
+  """Returns (key -> params, params -> state, the abstract state), jitted."""
+  create = functools.partial(
+    state_lib.create,
+    tx=optimizer.tx,
+    trainable=optimizer.trainable,
+    ema=experiment.config.ema_decay > 0,
+  )
+  abstract = jax.eval_shape(create, experiment.abstract_params)
+  shardings = sharding.tree_shardings(mesh, abstract)
+  return (
+    jax.jit(experiment.init, out_shardings=shardings.params),
+    jax.jit(create, out_shardings=shardings),
+    jax.tree.map(lambda x, s: x.update(sharding=s), abstract, shardings),
+  )
+
+
+def _step_programs(experiment, optimizer, mesh, shardings):
+  """Returns the training step and the diagnostics, jitted."""
+  config, objective = experiment.config, experiment.objective(mesh)
+  step = step_lib.make_step(
+    objective.loss_fn,
+    optimizer,
+    seed=config.seed,
+    ema_decay=config.ema_decay,
+    microbatches=config.microbatches,
+  )
+  replicated = sharding.replicated(mesh)
+  return (
+    jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
+    jax.jit(objective.diagnose, out_shardings=replicated),
+  )
+
+
+def _make_mesh_and_optimizer(experiment):
+  config = experiment.config
+  sharding.check_mesh(
+    config.mesh,
+    batch_size=config.batch_size,
+    microbatches=config.microbatches,
+    devices=jax.device_count(),
+  )
+  return sharding.make_mesh(config.mesh), optimizer_lib.make_optimizer(
+    config.optimizer, experiment.abstract_params, config.steps
+  )
+
+
+def precompile(experiment: experiment_lib.Experiment) -> None:
+  """Compiles the programs of a stage, so that a training finds them cached.
+
+  Args:
+    experiment: Checked experiment.
+
+  Raises:
+    ValueError: the mesh does not fit the devices.
+  """
+  config = experiment.config
+  mesh, optimizer = _make_mesh_and_optimizer(experiment)
+  init, create, state = _state_programs(experiment, optimizer, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, state)
+  step, diagnose = _step_programs(experiment, optimizer, mesh, shardings)
+  batch = sharding.put_batch(mesh, next(experiment.batches(mesh)))
+  key = step_lib.step_key(config.seed, 0, step_lib.RngStream.INIT)
+  programs: list[Any] = [
+    (init, key),
+    (create, state.params),
+    (step, state, batch),
+  ]
+  if config.diagnose_every:
+    programs.append((diagnose, state.params, batch, key))
+  for program, *arguments in programs:
+    program.lower(*arguments).compile()
 
 
 def _summary(paths: list[str]) -> str:
@@ -117,34 +180,11 @@ def _train(experiment, sample, profile):
   )
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check_config()
-  sharding.check_mesh(
-    config.mesh,
-    batch_size=config.batch_size,
-    microbatches=config.microbatches,
-    devices=jax.device_count(),
-  )
-  mesh = sharding.make_mesh(config.mesh)
-  optimizer = optimizer_lib.make_optimizer(
-    config.optimizer, experiment.abstract_params, config.steps
-  )
+  mesh, optimizer = _make_mesh_and_optimizer(experiment)
   state, shardings, data, saved = restore_or_init(
     experiment, optimizer, checkpoints, mesh
   )
-  objective = experiment.objective(mesh)
-  train_step = jax.jit(
-    step_lib.make_step(
-      objective.loss_fn,
-      optimizer,
-      seed=config.seed,
-      ema_decay=config.ema_decay,
-      microbatches=config.microbatches,
-    ),
-    donate_argnums=0,
-    out_shardings=(shardings, sharding.replicated(mesh)),
-  )
-  diagnose = jax.jit(
-    objective.diagnose, out_shardings=sharding.replicated(mesh)
-  )
+  train_step, diagnose = _step_programs(experiment, optimizer, mesh, shardings)
   start, first_host = int(state.step), jax.process_index() == 0
   batches = experiment.batches(mesh)
   if data is not None:
