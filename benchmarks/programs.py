@@ -70,7 +70,7 @@ def _unet(build: Callable[..., Program]) -> Program:
 
 
 def _op(name: str, size: str, gradients: bool = True) -> Program:
-  """An inner loop by `pallas_kernels.specs.SPECS`; or with all its gradients."""
+  """An inner loop of a size of `SPECS`, or the gradients in all arguments."""
   op, specs = _OPS[name]
   spec = SPECS[size]
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ttt_jax.checkpoints import train_state
@@ -153,3 +154,24 @@ def test_table_counts_parameters():
   text = out.export_text()
   assert 'all layers' in text and '372' in text and '36' in text
   assert '408' in text
+
+
+def test_muon_in_a_loop_is_optax_muon():
+  params = dict(wide=jnp.ones((2, 6, 4)), long=jnp.ones((3, 5)))
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+  config = _config(('.*', dict(lr=0.1, optimizer='muon')))
+  ours = optimizer.make_optimizer(config, params, steps=10).tx
+  theirs = optax.contrib.muon(
+    lambda _: 0.1,
+    muon_weight_dimension_numbers=jax.tree.map(
+      lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), params
+    ),
+  )
+  states = [tx.init(params) for tx in (ours, theirs)]
+  for _ in range(2):
+    got, states[0] = ours.update(grads, states[0], params)
+    want, states[1] = theirs.update(grads, states[1], params)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+      np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)
+  assert optax.tree.get(states[0], 'ns_coeffs').shape == (3,)
