@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.convert import clip
 from ttt_jax.convert import dit
 from ttt_jax.convert import kl_vae
 from ttt_jax.convert import model_folder
@@ -362,13 +363,23 @@ def stable_diffusion_sizes(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
     )
   except FileNotFoundError as e:
     raise ValueError(str(e)) from e
-  text_config = model_format.read_object(text_path)
-  length = text_config.get('max_position_embeddings')
+  text_config = clip.config_from_json(
+    model_format.read_object(text_path), str(text_path)
+  )
+  for name, expected, found in (
+    ('cross_attention_dim', text_config.width, unet_config.text_dim),
+    ('in_channels', vae_config.latent_channels, unet_config.in_channels),
+  ):
+    if found != expected:
+      raise ValueError(
+        f'{unet_path} has {name} {found}, but the vae and text_encoder next to'
+        f' it need {expected}: they belong to different models'
+      )
   model = dataclasses.asdict(unet_config)
   return dict(
     name=f'tune_a_video_{pathlib.Path(root).name}',
     model={k: v for k, v in model.items() if k not in _RUN_FIELDS},
     ddim=dict(offset=schedule.offset, ends_clean=schedule.ends_clean),
-    text=dict(length=length) if length else {},
+    text=dict(length=text_config.max_length),
     data=dict(spatial_compression=vae_config.spatial_compression),
   )

@@ -265,7 +265,7 @@ def test_the_transformer_of_a_complete_model(fixtures, tmp_path):
     (dict(patch_size_t=2), 'CogVideoX 1.5 .*not supported yet; CogVideoX-2B'),
     (dict(in_channels=8), 'image-to-video .*not supported yet; CogVideoX-2B'),
     (dict(use_learned_positional_embeddings=True), 'image-to-video'),
-    (dict(_class_name='WanTransformer3DModel'), 'describes a WanTransformer'),
+    (dict(_class_name='WanTransformer3DModel'), 'describes a .?WanTransformer'),
     (dict(ofs_embed_dim=512), 'ofs_embed_dim = 512: only None'),
     (dict(activation_fn='gelu'), "activation_fn = 'gelu': only 'gelu-app"),
     (dict(attention_head_dim=40), 'multiple of 16'),

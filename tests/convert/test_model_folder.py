@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from tests.helpers import commands
 from ttt_jax import convert
 from ttt_jax import recipes
 from ttt_jax.convert import model_folder
@@ -302,6 +303,35 @@ def test_other_levels_and_hub_ids(sd, tmp_path):
 def test_a_unet_that_sees_more_than_noise(sd, channels, message):
   change(sd / 'unet/config.json', in_channels=channels)
   with pytest.raises(ValueError, match=f'{message}.*takes {channels} channels'):
+    recipes.stable_diffusion_sizes(sd)
+
+
+def test_the_channels_are_noticed_before_the_clip_is_read(sd, tmp_path):
+  change(sd / 'unet/config.json', in_channels=9)
+  out = commands.run(
+    'ttt_jax.train',
+    '--config=configs/tune_a_video.py',
+    f'--config.init_from={sd}',
+    f'--config.vae.folder={sd}/vae',
+    f'--config.text.folder={sd}/text_encoder',
+    f'--config.video={tmp_path}/no.mp4',
+    '--config.prompt=a ball',
+    f'--workdir={tmp_path}/run',
+  )
+  assert out.returncode == 2, out.stderr
+  assert 'inpainting model' in out.stderr and 'no.mp4' not in out.stderr
+
+
+@pytest.mark.parametrize(
+  'part, fields',
+  [
+    ('text_encoder', dict(hidden_size=10, num_attention_heads=1)),
+    ('vae', dict(latent_channels=8)),
+  ],
+)
+def test_parts_of_different_models(sd, part, fields):
+  change(sd / part / 'config.json', **fields)
+  with pytest.raises(ValueError, match='they belong to different models'):
     recipes.stable_diffusion_sizes(sd)
 
 
