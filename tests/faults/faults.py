@@ -54,6 +54,20 @@ FAULTS = (
     _XLA,
   ),
   Fault(
+    'Muon on the weights instead of the update',
+    'pallas_kernels/large_chunk_ttt/update.py',
+    'w += orthogonalize(update) if muon else update',
+    'w = orthogonalize(w + update) if muon else w + update',
+    ('tests/kernels/test_large_chunk_ttt.py',),
+  ),
+  Fault(
+    'a frame that does not forget',
+    'pallas_kernels/frame_delta_rule/xla.py',
+    'jnp.exp(g)[..., None, :] * identity',
+    'jnp.ones_like(g)[..., None, :] * identity',
+    ('tests/kernels/test_frame_delta_rule.py',),
+  ),
+  Fault(
     'gates of text and video swapped',
     'ttt_jax/models/dit/mixers.py',
     'jnp.where(is_text, text_gate, video_gate)',
