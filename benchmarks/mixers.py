@@ -201,7 +201,7 @@ def library_layer(name, layer, dim):
       head_dim=layer.head_dim,
       state_size=layer.state_dim,
       n_groups=layer.groups,
-      expand=layer.num_heads * layer.head_dim / dim,
+      expand=layer.num_heads * layer.head_dim // dim,
       num_hidden_layers=1,
     )
     return modeling_mamba2.Mamba2Mixer(config, 0)

@@ -194,12 +194,14 @@ class FrameDeltaNetLayer(nn.Module):
         z, [*[heads * d] * 3, heads, self.rank]
       )
       split = lambda y: y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2)
+      # Recomputed from the projections, which are narrower than its steps.
+      features = jax.checkpoint(self._features, prevent_cse=False)
       q, k, v = (
         split(y)
         for y in (
           nn.silu(q),
-          self._features(k, *convolutions[:2]),
-          self._features(v, *convolutions[2:]),
+          features(k, *convolutions[:2]),
+          features(v, *convolutions[2:]),
         )
       )
       q, k = (mixer.l2_norm(y, self.epsilon).astype(v.dtype) for y in (q, k))

@@ -163,8 +163,10 @@ class LargeChunkTTTLayer(nn.Module):
       q, k, v, lr = projections.split_projection(
         z, [*[heads * d] * 3, rates * heads]
       )
-      q = self._normalise(q, norms[:2], rotary)
-      k = self._normalise(k, norms[2:], rotary)
+      # Recomputed from the projections, which are narrower than its steps.
+      normalise = jax.checkpoint(self._normalise, prevent_cse=False)
+      q = normalise(q, norms[:2], rotary)
+      k = normalise(k, norms[2:], rotary)
       split = lambda y: y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2)
       eta = nn.softplus(split(lr).astype(w1.dtype) + _LR_BIAS)
       # Padding is not learned.
