@@ -357,3 +357,31 @@ def test_a_frame_is_not_held_for_hours(tmp_path):
   assert shown(path, frames=5) == [0, 1, 2, 2, 2]
   with pytest.raises(ValueError, match='has no frame for 4000 s after 0.12 s'):
     shown(path)
+
+
+@pytest.mark.parametrize('name', ['a.mp4', 'a.mkv', 'a.ts', 'a.avi', 'a.gif'])
+def test_damaged_bytes_end_in_frames_or_in_one_line(tmp_path, name):
+  codec, pix_fmt = (
+    ('gif', 'rgb8') if name == 'a.gif' else ('libx264', 'yuv420p')
+  )
+  path = videos.write(tmp_path / name, 8, codec=codec, pix_fmt=pix_fmt)
+  whole = path.read_bytes()
+  rng = np.random.default_rng(0)
+  for i in range(16):
+    data = bytearray(whole)
+    if i % 4 == 0:
+      del data[rng.integers(len(data)) :]
+    elif i % 4 == 1:
+      first = rng.integers(min(len(data), 1500))
+      data[first : first + 4] = (b'\xff' * 4, bytes(4))[i % 8 == 1]
+    else:
+      # In the header, or anywhere.
+      end = min(len(data), 1500) if i % 4 == 2 else len(data)
+      for position in rng.integers(end, size=6):
+        data[position] = rng.integers(256)
+    path.write_bytes(data)
+    for read in (video_file.probe, shown):
+      try:
+        read(path)
+      except ValueError as e:
+        assert str(path) in str(e) and '\n' not in str(e)
