@@ -280,7 +280,7 @@ def _from_key_frame(
         container.seek(target, stream=stream)
       packets = itertools.islice(container.demux(stream), skipped, None)
       key = next(packets)
-    except (*_READ_ERRORS, StopIteration):
+    except (*_READ_ERRORS, OverflowError, StopIteration):
       return
     if not key.is_keyframe or key.pts is None or key.pts > target:
       return

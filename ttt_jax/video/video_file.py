@@ -21,7 +21,7 @@ from ttt_jax.video import picture
 
 # 8 pixels per latent cell, 2 cells per patch.
 _SIZE_STEP = 16
-_MAX_PAUSE = 600  # Seconds that one frame is held, unless a number is given.
+_MAX_PAUSE = 60  # Seconds that one frame is held, unless a number is given.
 _ROUNDING = fractions.Fraction(1, 50)  # Tolerated at the end, in frames.
 
 
@@ -133,8 +133,10 @@ def read_video(
       damaged, has a single frame, or has too few frames per second for `fps`.
   """
   _check_size(height, width)
-  if not 0 < fps < math.inf:
-    raise ValueError(f'fps is {fps}; it must be above 0, for example 16')
+  if not 0.001 <= fps <= 1000:
+    raise ValueError(
+      f'fps is {fps}; it must be above 0 and at most 1000, for example 16'
+    )
   if not 0 <= start < math.inf:
     raise ValueError(f'start is {start}; it must be 0 or more seconds')
   _check_count(frames)
@@ -248,6 +250,16 @@ def _check_found(path, count: int) -> None:
     raise ValueError(f'{path} has one frame only; a video needs 2 or more')
 
 
+def _check_rate(path, shortest: Any, period: fractions.Fraction) -> None:
+  """Raises ValueError if the shortest time between two frames is too long."""
+  if math.inf > shortest > 2 * period * (1 + _ROUNDING):
+    raise ValueError(
+      f'{path} has {float(1 / shortest):g} frames per second; at least'
+      f' {float(1 / period) / 2:g} are needed for {float(1 / period):g}, or'
+      ' frames would repeat more than twice'
+    )
+
+
 def _nearest(
   path: pathlib.Path,
   source: Iterable[decode.TimedFrame],
@@ -262,7 +274,7 @@ def _nearest(
   last: Any = None
   available = 0
   pairs: Any = itertools.pairwise(itertools.chain(source, (None,)))
-  for last, following in pairs:
+  for number, (last, following) in enumerate(pairs):
     gap = (following.time if following else last.end) - last.time
     if frames is None and gap > _MAX_PAUSE:
       raise ValueError(
@@ -276,6 +288,8 @@ def _nearest(
     else:
       available = max(0, math.floor((last.end - begin) / period + _ROUNDING))
       until = begin + (available - 1) * period
+    if number == 100:
+      _check_rate(path, shortest, period)
     pixels = None
     while begin + len(out) * period <= until and len(out) != frames:
       pixels = convert(last) if pixels is None else pixels
@@ -284,12 +298,7 @@ def _nearest(
       break
   is_one = last is not None and not last.time and shortest == math.inf
   _check_found(path, 0 if last is None else 1 if is_one else 2)
-  if math.inf > shortest > 2 * period * (1 + _ROUNDING):
-    raise ValueError(
-      f'{path} has {float(1 / shortest):g} frames per second; at least'
-      f' {float(1 / period) / 2:g} are needed for {float(1 / period):g}, or'
-      ' frames would repeat more than twice'
-    )
+  _check_rate(path, shortest, period)
   if len(out) == frames:
     return out
   if frames is None and available:
