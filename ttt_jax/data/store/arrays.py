@@ -133,15 +133,17 @@ def read(
     except (ValueError, OSError, IndexError) as e:
       problems.append(f'{name} cannot be read: {files.first_line(e)}')
       continue
-    bad = np.argwhere(~np.isfinite(value))
-    if not len(bad):
+    bad = ~np.isfinite(value)
+    count = np.count_nonzero(bad)
+    if not count:
       values[name] = value
-    elif len(bad) == value.size:  # The fill value is NaN.
+    elif count == value.size:  # The fill value is NaN.
       problems.append(f'{name} was never written, or is lost')
     else:
+      first = [int(i) for i in np.unravel_index(bad.argmax(), bad.shape)]
       problems.append(
-        f'{name}: {len(bad)} of {value.size} values are not finite, the first'
-        f' at {bad[0].tolist()}'
+        f'{name}: {count} of {value.size} values are not finite, the first at'
+        f' {first}'
       )
   return values, problems
 
