@@ -284,6 +284,7 @@ def cogvideox(folder: str, argument: str = '3s') -> ml_collections.ConfigDict:
   config = ttt_video(argument)
   path = f'{folder}/transformer/config.json'
   try:
+    model_folder.check_pipeline(pathlib.Path(folder), dit.SUPPORTED)
     content = files.read_json(path)
     config.scheduler, config.schedule_shift = stable_diffusion.load_scheduler(
       f'{folder}/scheduler'
@@ -292,6 +293,7 @@ def cogvideox(folder: str, argument: str = '3s') -> ml_collections.ConfigDict:
     # A ValueError passes through the flag library as one line at once.
     raise ValueError(
       f'{e}; {folder} must be the folder of a complete CogVideoX'
+      + model_folder.explain(folder, 'transformer')
     ) from e
   sizes = dataclasses.asdict(dit.config_from_json(content, path))
   # The stage decides what the folder does not define.
@@ -327,7 +329,7 @@ def dit_base(folder: str) -> ml_collections.ConfigDict:
   except FileNotFoundError as e:
     raise ValueError(
       f'{folder} is neither the folder of a CogVideoX nor that of a training'
-      ' run'
+      f' run{model_folder.explain(folder, "transformer")}'
     ) from e
 
 

@@ -213,7 +213,9 @@ def test_a_tuned_model_becomes_a_folder_for_diffusers(
     )
   )
   monkeypatch.setattr(
-    registry.checkpoint, 'load_params', lambda folder, ema: (params, run)
+    registry.checkpoint,
+    'load_params',
+    lambda folder, ema, **options: (params, run),
   )
   config, loaded = registry.load_run(tmp_path, ema=True)
   assert config == model

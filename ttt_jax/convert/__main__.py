@@ -77,11 +77,15 @@ _SHARD_GB = cli.define(
 def main(_) -> None:
   # Conversion does not need an accelerator.
   jax.config.update('jax_platforms', 'cpu')
+  from ttt_jax.convert import model_folder
   from ttt_jax.convert import registry
 
   source, out = (pathlib.Path(f.value).resolve() for f in (_SOURCE, _OUT))
   if not source.is_dir():
-    raise FileNotFoundError(f'--source is {source}; there is no such folder')
+    reason = model_folder.describe(_SOURCE.value)
+    raise FileNotFoundError(
+      f'--source is {source}; there is no such folder: {reason}'
+    )
   if out == source or source in out.parents:
     raise ValueError(f'--out {out} is inside --source; choose another folder')
   files.check_writable(out, folder=True)

@@ -253,7 +253,7 @@ def _describe_folder(folder: pathlib.Path, part: str) -> str:
     return (
       f'it is a {_class(folder / INDEX) or "model"} with'
       f' {", ".join(sorted(parts)) or "no parts"}'
-      f'{f", but without {part}: copy it, too" if part else ""}'
+      f'{f", but no {part}" if part else ""}'
     )
   levels = [
     p

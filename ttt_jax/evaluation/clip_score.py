@@ -59,8 +59,8 @@ class CLIPScore:
       ValueError: the folder contains another model, or a file is damaged.
     """
     folder = pathlib.Path(folder)
-    pixels = clip_pixels.ClipPixels.load(folder)
     sizes = convert.clip_model.FORMAT.load_config(folder)
+    pixels = clip_pixels.ClipPixels.load(folder)
     tokenizer = clip_tokenizer.find_tokenizer(folder, sizes.text.vocab_size)
     config, params = convert.load_clip_model(folder, dtype=np.float32)
     if pixels.size != config.vision.image_size:
