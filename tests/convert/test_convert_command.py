@@ -11,6 +11,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from tests.helpers import commands
+from ttt_jax import backbones
 from ttt_jax import convert
 from ttt_jax.convert import native
 from ttt_jax.convert import registry
@@ -214,8 +215,8 @@ def test_a_tuned_model_becomes_a_folder_for_diffusers(
   )
   monkeypatch.setattr(
     registry.checkpoint,
-    'load_params',
-    lambda folder, ema, **options: (params, run),
+    'load_network',
+    lambda folder, ema: (backbones.from_config(run), params, run),
   )
   config, loaded = registry.load_run(tmp_path, ema=True)
   assert config == model

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
+from tokenizers import processors
 
 from ttt_jax.encoders import clip_tokenizer
 from ttt_jax.encoders import load_text
@@ -46,6 +47,52 @@ def test_77_tokens_and_no_more(tiny):
   with pytest.raises(ValueError, match='has 78 tokens.*at most 77') as e:
     tokenizer(['cat', full + '\n ball'])
   assert '\n' not in str(e.value) and len(str(e.value)) < 200
+
+
+def test_a_tokenizer_in_one_file(tiny, copy):
+  """As transformers 5 writes it, without vocab.json and merges.txt."""
+  want = np.load(tiny / 'numbers.npz')
+  pieces = clip_tokenizer.find_tokenizer(tiny).pieces
+  pieces.post_processor = processors.TemplateProcessing(
+    single=f'{clip_tokenizer.START} $A {clip_tokenizer.END}',
+    special_tokens=[
+      (name, pieces.token_to_id(name))
+      for name in (clip_tokenizer.START, clip_tokenizer.END)
+    ],
+  )
+  pieces.save(str(copy / 'tokenizer.json'))
+  for name in ('vocab.json', 'merges.txt'):
+    (copy / name).unlink()
+  map_file = copy / 'special_tokens_map.json'
+  map_file.rename(copy / 'tokenizer_config.json')
+  tokenizer = clip_tokenizer.find_tokenizer(copy)
+  ids = tokenizer(want['texts'].tolist())
+  np.testing.assert_array_equal(ids, want['ids'])
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'cat</w>': 0}, "'!' have the id 0|'cat</w>' have the id 0"),
+    ({'cat</w>': 10**6}, 'has the id 1000000, but the embedding .* 529 rows'),
+    ({'cat</w>': -1}, 'is not a valid tokenizer'),
+    ({'cat</w>': 'x'}, 'is not a valid tokenizer'),
+  ],
+)
+def test_ids_that_cannot_be(copy, change, message):
+  path = copy / 'vocab.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ValueError, match=message):
+    clip_tokenizer.find_tokenizer(copy, 529)
+
+
+def test_a_pointer_of_lfs_and_another_kind_of_padding(copy):
+  (copy / 'special_tokens_map.json').write_text('{"pad_token": 5}')
+  with pytest.raises(ValueError, match='"pad_token" of .* is 5; expected'):
+    clip_tokenizer.find_tokenizer(copy)
+  (copy / 'vocab.json').write_text('version https://git-lfs.github.com/spec')
+  with pytest.raises(ValueError, match='vocab.json is a pointer.*git lfs pull'):
+    clip_tokenizer.find_tokenizer(copy)
 
 
 def test_missing_and_damaged(copy, tmp_path):

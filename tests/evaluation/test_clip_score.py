@@ -53,6 +53,19 @@ def test_pixels_equal_those_of_transformers(tiny, numbers):
   np.testing.assert_allclose(found, want.swapaxes(1, 2), atol=0.02)
 
 
+def test_pixels_of_a_processor(copy):
+  """The file of transformers 5."""
+  path = copy / clip_pixels.CONFIG
+  want = clip_pixels.ClipPixels.load(copy)
+  content = dict(image_processor=json.loads(path.read_text()))
+  (copy / 'processor_config.json').write_text(json.dumps(content))
+  path.unlink()
+  assert clip_pixels.ClipPixels.load(copy) == want
+  (copy / 'processor_config.json').write_text('{}')
+  with pytest.raises(ValueError, match='image_processor in .* is null; exp'):
+    clip_pixels.ClipPixels.load(copy)
+
+
 @pytest.mark.optimized
 def test_vectors_equal_those_of_transformers(score, numbers):
   assert (
