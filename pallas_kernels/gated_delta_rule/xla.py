@@ -11,7 +11,7 @@ of the chunk, and tril the part below the diagonal:
     S' = d(C) S + (d(C, i) k_i)^T R
 
 (UT transform, Yang et al. 2024, arXiv:2406.06484, section 3.) One triangular
-solve per chunk; all except the last three lines for many chunks at once.
+system per chunk; all except the last three lines for many chunks at once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pallas_kernels.arguments import first_state
 from pallas_kernels.xla.chunks import Arrays
 from pallas_kernels.xla.chunks import scan_chunks
 from pallas_kernels.xla.chunks import segment_sums
+from pallas_kernels.xla.triangular import solve_unit_lower
 
 # Smallest g: e^g is 0 in any float below it, and a finite g keeps 0 * g at 0.
 _LEAST = -1e9
@@ -75,11 +76,8 @@ def prepare(tokens: Arrays) -> Chunk:
     beta[..., None] * _products(k, k) * decays,
     0,
   )
-  solved = jax.scipy.linalg.solve_triangular(
-    lower + jnp.eye(c, dtype=lower.dtype),
-    beta[..., None] * jnp.concatenate([v, since_start * k], axis=-1),
-    lower=True,
-    unit_diagonal=True,
+  solved = solve_unit_lower(
+    lower, beta[..., None] * jnp.concatenate([v, since_start * k], axis=-1)
   )
   return Chunk(
     u=solved[..., : v.shape[-1]],
