@@ -90,8 +90,9 @@ class Geometry:
       segment_seconds = unit / fps
       valid = max(1, round(segments)) * segment_seconds
       raise ValueError(
-        f'{seconds:g} seconds are not a number of complete segments; the length'
-        f' must be a multiple of {segment_seconds:g} s, for example {valid:g}'
+        f'{seconds:.10g} seconds are not a number of complete segments; the'
+        f' length must be a multiple of {segment_seconds:g} s, for example'
+        f' {valid:.10g}'
       )
     return cls(
       frames=int(segments) * unit + 1,

@@ -70,6 +70,14 @@ from ttt_jax.runtime import cli
       'error: flag --guidance=nan: expected a finite number',
     ),
     (
+      ['train', '--config=configs/quickstart.py', '--config.data.fps=1.5'],
+      'error: flag --config.data.fps=1.5: expected a whole number',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--config.ema_decay=x'],
+      'error: flag --config.ema_decay=x: expected a number',
+    ),
+    (
       ['edit', '--workdir=x', '--prompt=a', '--prompt= '],
       "error: --prompt is ' '; describe what the edit shows",
     ),

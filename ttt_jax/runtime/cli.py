@@ -170,6 +170,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     message = f'--config.NAME=VALUE does not fit the config: {message}'
   elif kind != 'ValueError':
     message = last
+  message = re.sub(
+    'invalid literal for int.*', 'expected a whole number', message
+  )
+  message = re.sub('could not convert.* float.*', 'expected a number', message)
   sys.exit(_fail(message))
 
 
