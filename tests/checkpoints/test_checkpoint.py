@@ -275,6 +275,12 @@ def test_differences_of_fields_that_may_not_change_are_listed():
   del saved['data']['seconds']
   with pytest.raises(ValueError, match='data.seconds = None there, 3 here'):
     compatibility.check_config(saved, config, pathlib.Path('w'))
+  # One value of a group, not the list of all groups twice.
+  saved = files.to_json_types(tiny_config.get_config())
+  saved['optimizer']['groups'][1][1]['lr'] = 0.5
+  message = r': optimizer.groups.1.1.lr = 0.5 there, 0.01 here; choose'
+  with pytest.raises(ValueError, match=message):
+    compatibility.check_config(saved, tiny_config.get_config(), 'w')
 
 
 def test_inherit_lists_new_parameters_and_refuses_unknown_ones():

@@ -45,6 +45,8 @@ FREE_FIELDS = (
 
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   """Returns '.'-joined name -> value of all fields."""
+  if isinstance(config, list) and len(config) > 1:
+    config = dict(enumerate(config))
   if isinstance(config, Mapping) and config:
     return {
       k: v
@@ -52,6 +54,11 @@ def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
       for k, v in _fields(value, f'{prefix}{name}.').items()
     }
   return {prefix[:-1]: config}
+
+
+def _show(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def check_config(
@@ -67,7 +74,7 @@ def check_config(
   old, new = _fields(saved), _fields(files.to_json_types(config))
   free = lambda k: any(k == f or k.startswith(f + '.') for f in FREE_FIELDS)
   differ = [
-    f'{k} = {old.get(k)!r} there, {new.get(k)!r} here'
+    f'{k[:60]} = {_show(old.get(k))} there, {_show(new.get(k))} here'
     for k in dict.fromkeys([*new, *old])
     if not free(k) and old.get(k) != new.get(k)
   ]
