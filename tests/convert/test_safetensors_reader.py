@@ -104,3 +104,16 @@ def test_pickles_are_named_but_not_opened(tmp_path):
 def test_no_weights(tmp_path):
   with pytest.raises(FileNotFoundError, match='no weights at .*m.safetensors'):
     safetensors_reader.open_folder(tmp_path, 'm')
+
+
+@pytest.mark.parametrize(
+  'dtype', [np.float64, np.float32, np.float16, jnp.bfloat16]
+)
+def test_numbers_that_are_not_finite(dtype):
+  largest = jnp.finfo(dtype).max
+  value = np.array([[1, -largest, largest], [0, -0.0, 1e-4]], dtype)
+  assert safetensors_reader.is_finite(value)
+  assert safetensors_reader.is_finite(value[:0])
+  for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+    value[1, 1] = wrong
+    assert not safetensors_reader.is_finite(value)

@@ -81,7 +81,7 @@ class NativeParameter:
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     value = _read_group(self.group)[self.path]
     name = f'{self.path} in {self.group.folder}'
-    safetensors_reader.check_finite(np.isfinite(value).all(), name)
+    safetensors_reader.check_finite(safetensors_reader.is_finite(value), name)
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
