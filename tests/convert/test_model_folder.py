@@ -14,6 +14,7 @@ from ttt_jax import convert
 from ttt_jax import recipes
 from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
+from ttt_jax.encoders import video_encoder
 
 NAME = 'diffusion_pytorch_model'
 LFS = 'version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 3\n'
@@ -372,6 +373,22 @@ def test_any_saved_sampler_of_stable_diffusion(sd, name, spacing):
     lambda_min_clipped=-float('inf'),  # As diffusers writes it.
   )
   assert stable_diffusion.load_schedule(sd) == want
+
+
+@pytest.mark.parametrize(
+  'name, title',
+  [
+    ('AutoencoderKLWan', 'Wan'),
+    ('AutoencoderKLTemporalDecoder', 'Stable Video Diffusion'),
+    ('AutoencoderTiny', 'a small autoencoder for previews'),
+  ],
+)
+def test_autoencoders_of_other_models(sd, name, title):
+  change(sd / 'vae/config.json', _class_name=name)
+  with pytest.raises(ValueError, match=f'{name}.: only .* this is {title}'):
+    video_encoder.load_video_encoder(sd)
+  with pytest.raises(FileNotFoundError, match='has no vae: .*hf download'):
+    video_encoder.load_video_encoder('org/name')
 
 
 def test_an_unknown_path_is_not_explained(tmp_path):

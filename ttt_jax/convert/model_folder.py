@@ -29,6 +29,7 @@ _OTHERS = {
   'SD3': 'Stable Diffusion 3',
   'StableVideoDiffusion': 'Stable Video Diffusion',
   'UNetSpatioTemporal': 'Stable Video Diffusion',
+  'TemporalDecoder': 'Stable Video Diffusion',
   'StableCascade': 'Stable Cascade',
   'Flux': 'Flux',
   'Wan': 'Wan',
@@ -139,14 +140,8 @@ def check_pipeline(folder: pathlib.Path, supported: str = '') -> None:
 
 def title(class_name: Any) -> str:
   """Returns the model that has a class, '' if it may be a supported one."""
-  return next(
-    (
-      name
-      for prefix, name in _OTHERS.items()
-      if str(class_name).startswith(prefix)
-    ),
-    '',
-  )
+  text = str(class_name).removeprefix('AutoencoderKL')
+  return next((_OTHERS[key] for key in _OTHERS if text.startswith(key)), '')
 
 
 def explain(path: str | os.PathLike[str], part: str = '') -> str:

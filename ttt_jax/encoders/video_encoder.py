@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-import pathlib
 from typing import Any, Protocol
 
 import jax
@@ -13,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax import convert
+from ttt_jax.convert import model_folder
+from ttt_jax.convert import model_format
 from ttt_jax.encoders import identity
 from ttt_jax.encoders import load_text as text_encoder
 from ttt_jax.models.vae import causal3d
 from ttt_jax.models.vae import kl
 from ttt_jax.models.vae import stream as vae_stream
 from ttt_jax.models.vae import tiling as tiling_lib
-from ttt_jax.runtime import files
 
 
 class VideoEncoder(Protocol):
@@ -151,11 +151,16 @@ def load_video_encoder(
   """Loads the autoencoder whose class config.json contains.
 
   Args:
-    folder: Folder of the autoencoder, in diffusers' layout.
+    folder: Folder of the autoencoder in diffusers' layout, or of a complete
+      model with `vae`.
     **options: Options of the encoder, see `vae_options`.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: another kind of model, or a damaged file.
   """
-  config = files.read_json(pathlib.Path(folder) / 'config.json')
-  name = config.get('_class_name') if isinstance(config, dict) else None
+  folder = model_folder.find_part(folder, 'vae')
+  name = model_format.read_object(folder / 'config.json').get('_class_name')
   if name == 'AutoencoderKL':
     return FrameVideoEncoder(*convert.load_kl_vae(folder), **options)
   return CausalVideoEncoder.load(folder, **options)
