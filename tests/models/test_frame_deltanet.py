@@ -1,5 +1,7 @@
 """Frames and convolutions of Frame DeltaNet."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def test_lengths_of_frames_are_those_of_the_order():
 
 
 def test_convolution():
-  """Against XLA's convolutions; the one over time sees no later frame."""
+  """Against XLA's; the one over time sees no later frame."""
   rng = np.random.default_rng(0)
   b, f, rows, columns, features = 2, 7, 3, 4, 6
   x = rng.normal(size=(b, f, rows * columns, features)).astype(np.float32)
@@ -62,15 +64,27 @@ def test_convolution():
       feature_group_count=features,
     )
 
-  want = convolve(
-    x.reshape(b * f, rows, columns, features),
-    space.reshape(5, 5, 1, features),
-    [(2, 2), (2, 2)],
-  )
-  want = convolve(
-    want.reshape(b, f, rows * columns, features),
-    time.reshape(5, 1, 1, features),
-    [(4, 0), (0, 0)],
-  )
-  got = frame_deltanet.convolve(x, space, time, rows)
-  assert relative_error(got, want) < 1e-5
+  def reference(x, space, time):
+    y = convolve(
+      x.reshape(b * f, rows, columns, features),
+      space.reshape(5, 5, 1, features),
+      [(2, 2), (2, 2)],
+    )
+    return convolve(
+      y.reshape(b, f, rows * columns, features),
+      time.reshape(5, 1, 1, features),
+      [(4, 0), (0, 0)],
+    )
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def value_and_gradients(function, *arguments):
+    y, pull = jax.vjp(function, *arguments)
+    return y, *pull(jnp.sin(jnp.arange(y.size)).reshape(y.shape))
+
+  ours = functools.partial(frame_deltanet.convolve, rows=rows)
+  for got, want in zip(
+    value_and_gradients(ours, x, space, time),
+    value_and_gradients(reference, x, space, time),
+    strict=True,
+  ):
+    assert relative_error(got, want) < 1e-5

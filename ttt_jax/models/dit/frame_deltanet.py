@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 from flax import linen as nn
@@ -113,19 +114,61 @@ def convolve(
   Returns:
     [B, F, P, X] in float32 or wider.
   """
+  reach = _TAPS // 2
   grid = x.reshape(*x.shape[:2], rows, -1, x.shape[-1])
-  half, columns = _TAPS // 2, grid.shape[3]
-  around = jnp.pad(grid, [(0, 0), (0, 0), (half, half), (half, half), (0, 0)])
-  # Products of shifted copies, as in `mixer.short_convolution`.
-  terms = (
-    around[:, :, i : i + rows, j : j + columns] * space[_TAPS * i + j]
-    for i in range(_TAPS)
-    for j in range(_TAPS)
-  )
-  y = functools.reduce(jnp.add, terms).reshape(x.shape)
-  past = jnp.pad(y, [(0, 0), (_TAPS - 1, 0), (0, 0), (0, 0)])
-  terms = (past[:, i : i + x.shape[1]] * time[i] for i in range(_TAPS))
+  around = itertools.product(range(-reach, reach + 1), repeat=2)
+  grid = _weighted_sum(grid, space, tuple((0, *place) for place in around))
+  past = tuple((frame, 0, 0) for frame in range(1 - _TAPS, 1))
+  return _weighted_sum(grid, time, past).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _weighted_sum(
+  x: jax.Array, weights: jax.Array, places: tuple[tuple[int, ...], ...]
+) -> jax.Array:
+  """Sums the neighbours of each token, weighted by place and feature.
+
+  Products of shifted copies, as in `mixer.short_convolution`. Autodiff would
+  pad a copy of the gradient per place.
+
+  Args:
+    x: Tokens [B, F, R, C, X].
+    weights: Weights [n, X].
+    places: Frames, rows and columns from a token to each of n neighbours; those
+      outside are zero.
+  """
+  terms = map(jnp.multiply, _neighbours(x, places), weights)
   return functools.reduce(jnp.add, terms)
+
+
+def _neighbours(x, places):
+  """Returns an array like x for each place."""
+  least = [min(0, *place) for place in zip(*places)]
+  most = [max(0, *place) for place in zip(*places)]
+  fill = [(-low, high) for low, high in zip(least, most)]
+  padded = jnp.pad(x, [(0, 0), *fill, (0, 0)])
+  return [
+    jax.lax.dynamic_slice(
+      padded, [0, *(i - low for i, low in zip(place, least)), 0], x.shape
+    )
+    for place in places
+  ]
+
+
+def _weighted_sum_backward(places, residuals, d_y):
+  x, weights = residuals
+  opposite = tuple(tuple(-i for i in place) for place in places)
+  d_x = _weighted_sum(d_y, weights, opposite)
+  d_weights = [
+    jnp.sum(y * d_y, axis=(0, 1, 2, 3)) for y in _neighbours(x, places)
+  ]
+  return d_x.astype(x.dtype), jnp.stack(d_weights).astype(weights.dtype)
+
+
+_weighted_sum.defvjp(
+  lambda x, weights, places: (_weighted_sum(x, weights, places), (x, weights)),
+  _weighted_sum_backward,
+)
 
 
 class FrameDeltaNetLayer(nn.Module):
