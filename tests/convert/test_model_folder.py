@@ -351,7 +351,9 @@ def test_pipelines_of_other_models(sd, name, title):
     recipes.stable_diffusion_sizes(sd)
 
 
-@pytest.mark.parametrize('place', ['../x', '/etc/x', 'a\\b', 'a\0', 'x' * 300])
+@pytest.mark.parametrize(
+  'place', ['../x', '/etc/x', 'a\\b', 'a\0', 'a\nb', 'x' * 300]
+)
 def test_an_index_does_not_leave_its_folder(sd, place):
   split(sd / 'unet')
   path = sd / f'unet/{NAME}.safetensors.index.json'

@@ -61,6 +61,20 @@ def test_an_index_that_does_not_fit_lists_every_difference(tmp_path):
   assert 'b in m-2.safetensors is not in the index' in message
 
 
+def test_names_with_line_breaks(tmp_path):
+  shards(
+    tmp_path,
+    **{
+      'a': 'm-1.safetensors',
+      'x\ny': 'm-2.safetensors',
+      'b': 'm-2.safetensors',
+    },
+  )
+  with pytest.raises(ValueError, match=r'x\\ny is not in m-2') as e:
+    safetensors_reader.open_folder(tmp_path, 'm')
+  assert '\n' not in str(e.value)
+
+
 @pytest.mark.parametrize(
   'content',
   [

@@ -34,7 +34,7 @@ DTYPES = {
   'BF16': np.dtype(jnp.bfloat16),
 }
 # A file next to its index: no path, and short enough for every file system.
-_FILE_NAME = re.compile(r'[^/\\\0]{1,243}\.safetensors')
+_FILE_NAME = re.compile(r'[^/\\\x00-\x1f\x7f]{1,243}\.safetensors')
 # Characters of one problem in a message, and of several in one line.
 _LONGEST = 200
 _ONE_LINE = 400
@@ -269,12 +269,16 @@ def _open(path: pathlib.Path) -> Tensors:
 
 def list_problems(problems: Sequence[str]) -> str:
   """Returns ' ' and a few problems, or the first ten of many in lines."""
-  shorter = [
-    p if len(p) <= _LONGEST else f'{p[: _LONGEST - 3]}...' for p in problems
-  ]
+  shorter = [_shorten(problem) for problem in problems]
   if sum(map(len, shorter)) <= _ONE_LINE:
     return ' ' + '; '.join(shorter)
   return '\n  ' + files.first_ten(shorter, '\n  ')
+
+
+def _shorten(text: str) -> str:
+  """Returns the beginning of a text with names from files, on one line."""
+  text = text if len(text) <= _LONGEST else f'{text[: _LONGEST - 3]}...'
+  return re.sub(r'[\x00-\x1f\x7f]', lambda found: repr(found[0])[1:-1], text)
 
 
 def is_equal(a: Any, b: Any) -> bool:
@@ -292,7 +296,7 @@ def _check_equal(
     if key not in a or key not in b or not is_equal(a[key], b[key]):
       raise ValueError(
         f'{path} and {other.name} contain different weights, the first is'
-        f' {key[:_LONGEST]}; keep one of them'
+        f' {_shorten(key)}; keep one of them'
       )
 
 
