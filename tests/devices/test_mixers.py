@@ -64,8 +64,8 @@ def run(config, mesh):
 
 
 # The complete transformer with TTT layers is in test_dit.py, and a window that
-# is longer than the sequence is full attention. Frame DeltaNet factorises with
-# LAPACK, for whose threads simulated devices may wait very long.
+# is longer than the sequence is full attention. Frame DeltaNet
+# compiles for more than a minute.
 SLOW = 'ttt_mlp', 'ttt_linear', 'full', 'frame_deltanet'
 
 
