@@ -179,10 +179,10 @@ def check(
       f' {_NAMES[type(config)]}; name the folder of one in --config.init_from'
     )
   names = list(_UNET_FIELDS)
-  if isinstance(geometry, geometry_lib.Geometry):
+  if init_from.is_stage and isinstance(theirs, dit.DiTConfig):
+    names = [*_SIZES, *_mixer_fields(theirs)]
+  elif isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
-    if init_from.is_stage:
-      names = [*_SIZES, *_mixer_fields(theirs)]
   differ = [
     f'{name} = {getattr(theirs, name)!r} there,'
     f' {getattr(config, name)!r} in config.model'
