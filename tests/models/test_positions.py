@@ -69,7 +69,7 @@ def test_every_segment_counts_its_own_frames():
   [
     (dict(positions='learned'), "positions is 'learned'; expected one of rope"),
     (dict(base_rows=30), 'base_columns 0; set both, for example 30'),
-    (dict(base_rows=-1, base_columns=2), 'set both'),
+    (dict(base_rows=-1, base_columns=2), 'base_rows is -1; expected a whole'),
   ],
 )
 def test_errors(fields, message):

@@ -259,7 +259,7 @@ def test_unsupported_configs(tiny, tmp_path):
   with pytest.raises(ValueError, match='use_quant_conv = True'):
     load_vae(tmp_path)
   path.write_text(json.dumps(found | {'_class_name': 'AutoencoderKL'}))
-  with pytest.raises(ValueError, match='describes a AutoencoderKL'):
+  with pytest.raises(ValueError, match='describes a "AutoencoderKL"'):
     load_vae(tmp_path)
 
 
