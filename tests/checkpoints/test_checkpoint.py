@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from tests.helpers import compiler
+from tests.helpers import configs
 from tests.helpers import fake_training
 from tests.helpers import tiny_config
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.checkpoints import compatibility
 from ttt_jax.checkpoints import train_state as state_lib
+from ttt_jax.models import dit
 from ttt_jax.runtime import disk
 from ttt_jax.runtime import files
 from ttt_jax.train import loop
@@ -281,6 +283,20 @@ def test_differences_of_fields_that_may_not_change_are_listed():
   message = r': optimizer.groups.1.1.lr = 0.5 there, 0.01 here; choose'
   with pytest.raises(ValueError, match=message):
     compatibility.check_config(saved, tiny_config.get_config(), 'w')
+
+
+def test_patterns_of_earlier_versions_continue():
+  config = configs.load('quickstart').get_config('3s')
+  saved = files.to_json_types(config)
+  groups = saved['optimizer']['groups']
+  groups[0][0] = 'layers/seq/ttt/[qkvo]/kernel'
+  groups[1][0] = 'layers/seq/(ttt|gates)/.*'
+  compatibility.check_config(saved, config, 'w')
+  # They match the same parameters.
+  params = dit.abstract_params(dit.DiTConfig(**config.model))
+  assert optimizer.assign_groups(groups, params) == optimizer.assign_groups(
+    config.optimizer.groups, params
+  )
 
 
 def test_inherit_lists_new_parameters_and_refuses_unknown_ones():

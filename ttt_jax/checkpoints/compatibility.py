@@ -42,6 +42,13 @@ FREE_FIELDS = (
   'model.attention_frames',
 )
 
+# Patterns of parameter groups in configs of earlier versions, and those of
+# today that match the same parameters.
+_RENAMED = {
+  r'layers/seq/ttt/[qkvo]/kernel': r'layers/seq/(?!attn/)\w+/[a-z]/kernel',
+  r'layers/seq/(ttt|gates)/.*': r'layers/seq/(?!attn/).*',
+}
+
 
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   """Returns '.'-joined name -> value of all fields."""
@@ -72,6 +79,7 @@ def check_config(
     folder: Folder of the stage, for the message.
   """
   old, new = _fields(saved), _fields(files.to_json_types(config))
+  old |= {k: _RENAMED[v] for k, v in old.items() if v in [*_RENAMED]}
   free = lambda k: any(k == f or k.startswith(f + '.') for f in FREE_FIELDS)
   differ = [
     f'{k[:60]} = {_show(old.get(k))} there, {_show(new.get(k))} here'
