@@ -102,7 +102,7 @@ def test_facts(name):
     assert mixer.heads(model) % 4 == 0
     assert mixer.state_size(model, 10_000) > 0
     assert mixer.scan_flops(model, ORDER) > 0
-  # About 7.2 B parameters in all, beside the 5.57 B of CogVideoX.
+  # About 7.2 B parameters in all; CogVideoX has 5.57 B of them.
   model = dataclasses.replace(model, mixer_preset='matched')
   shapes = dit.abstract_params(model)['layers']['seq']
   sizes = [np.prod(x.shape) for x in jax.tree.leaves(shapes[mixer.scope])]
