@@ -15,7 +15,8 @@ from ttt_jax.models.text import t5
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-TOLERANCE = 1e-5
+# As for the other models; on CPUs without AMX the states differ by 1.4e-5.
+TOLERANCE = 2e-5
 CASES = {
   'square': dict(d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=3),
   'wide_heads': dict(
