@@ -299,6 +299,16 @@ def test_patterns_of_earlier_versions_continue():
   )
 
 
+def test_fields_of_other_mixers_may_change():
+  load = lambda: configs.load('memory').get_config('18s,none')
+  saved, config = files.to_json_types(load()), load()
+  saved['model']['ttt_base_lr'] = 0.1 + config.model.ttt_base_lr
+  compatibility.check_config(saved, config, 'w')
+  saved['model']['mixer'] = config.model.mixer = 'ttt_mlp'
+  with pytest.raises(ValueError, match='model.ttt_base_lr'):
+    compatibility.check_config(saved, config, 'w')
+
+
 def test_inherit_lists_new_parameters_and_refuses_unknown_ones():
   zeros, ones = np.zeros(2), np.ones(2)
   params, new = state_lib.inherit(

@@ -76,7 +76,7 @@ FAULTS = (
   ),
   Fault(
     'output not permuted back',
-    'ttt_jax/models/dit/ttt.py',
+    'ttt_jax/models/dit/mixer.py',
     'inverse = permutation and permutation.inverse',
     'inverse = permutation',
     ('tests/models/test_mixers.py',),

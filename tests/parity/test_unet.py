@@ -25,10 +25,12 @@ def draw(seed):
   levels = pick(2, 3)
   crossing = [bool(rng.integers(2)) for _ in range(levels - 1)] + [False]
   heads = [pick(1, 2, 4) for _ in range(levels)]
+  channels = pick(4, 9)
   return dict(
     sample_size=8,
-    in_channels=4,  # Inpainting models, of 9, are refused.
-    out_channels=4,
+    # As many: an inpainting model, of 9 and 4, is refused.
+    in_channels=channels,
+    out_channels=channels,
     block_out_channels=[pick(8, 16) for _ in range(levels)],
     layers_per_block=pick(1, 2),
     norm_num_groups=pick(2, 4),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import os
 from typing import Any
 
+from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import files
 
 # Fields that may change between two runs of one stage: they alter neither the
@@ -63,6 +64,15 @@ def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   return {prefix[:-1]: config}
 
 
+def _unused_fields(fields: Mapping[str, Any]) -> set[str]:
+  """Returns the fields of other mixers than that of a transformer's config."""
+  mixer = mixers.MIXERS.get(fields.get('model.mixer', ''))
+  if mixer is None:
+    return set()
+  known = {field for other in mixers.MIXERS.values() for field in other.fields}
+  return {f'model.{field}' for field in known - {*mixer.fields}}
+
+
 def _show(value: Any) -> str:
   text = repr(value)
   return text if len(text) <= 80 else f'{text[:77]}...'
@@ -80,7 +90,8 @@ def check_config(
   """
   old, new = _fields(saved), _fields(files.to_json_types(config))
   old |= {k: _RENAMED[v] for k, v in old.items() if v in [*_RENAMED]}
-  free = lambda k: any(k == f or k.startswith(f + '.') for f in FREE_FIELDS)
+  names = (*FREE_FIELDS, *_unused_fields(new))
+  free = lambda k: any(k == f or k.startswith(f + '.') for f in names)
   differ = [
     f'{k[:60]} = {_show(old.get(k))} there, {_show(new.get(k))} here'
     for k in dict.fromkeys([*new, *old])

@@ -8,7 +8,7 @@ from ttt_jax.runtime import files
 
 
 class Problems:
-  """Collects the errors of blocks, to raise ONE for all of them.
+  """Collects the errors of blocks, to raise one for all of them.
 
   problems = Problems('entries are not valid')
   for item in items:

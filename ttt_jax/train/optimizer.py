@@ -242,7 +242,7 @@ def square_sums(
 def _clip_by_global_norm(
   limit: float, groups: Mapping[str, str | None]
 ) -> optax.GradientTransformation:
-  """Is `optax.clip_by_global_norm` with the sums that the metrics contain."""
+  """Returns `optax.clip_by_global_norm`, which shares sums with the metrics."""
 
   def update(updates, state, params=None):
     del params

@@ -229,14 +229,12 @@ class FrameDeltaNetLayer(nn.Module):
 
     def scan(z, weights, _):
       *convolutions, up, a_log, dt_bias = weights
-      z = mixer.permute(
-        z, permutation, self.implementation, self.sharding_plan
-      )[:, : order.length]
+      z = z[:, : order.length]
       heads = a_log.shape[0]  # Of this device.
       q, k, v, beta, decay = projections.split_projection(
         z, [*[heads * d] * 3, heads, self.rank]
       )
-      split = lambda y: y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2)
+      split = lambda y: mixer.split_heads(y, heads)
       # Recomputed from the projections, which are narrower than its steps.
       features = jax.checkpoint(self._features, prevent_cse=False)
       q, k, v = (
@@ -259,12 +257,11 @@ class FrameDeltaNetLayer(nn.Module):
         frames=_frame_lengths(order),
         implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      out = jnp.pad(out, [(0, 0), (0, t - order.length), (0, 0)])
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
-      return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      padding = [(0, 0), (0, t - order.length), (0, 0)]
+      aux = {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      return jnp.pad(mixer.join_heads(out), padding), aux
 
+    scan = mixer.in_scan_order(scan, permutation, self.implementation, plan)
     x = x.astype(self.dtype)
     z = projections.qkv_projection(x, inputs, plan)
     with jax.named_scope('mixer_scan'):

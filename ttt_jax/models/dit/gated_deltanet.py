@@ -133,7 +133,6 @@ class GatedDeltaNetLayer(nn.Module):
 
     def scan(z, weights, _):
       *kernels, a_log, dt_bias = weights
-      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       # Heads of this device.
       local = [kernel.shape[0] for kernel in kernels]
       sizes = [n * d for n, d in zip(local, dims)]
@@ -141,9 +140,7 @@ class GatedDeltaNetLayer(nn.Module):
         z, [*sizes, local[-1], local[-1]]
       )
       q, k, v = (
-        mixer.short_convolution(y, kernel)
-        .reshape(*y.shape[:2], n, -1)
-        .swapaxes(1, 2)
+        mixer.split_heads(mixer.short_convolution(y, kernel), n)
         for y, kernel, n in zip(qkv, kernels, local)
       )
       q, k = (
@@ -167,11 +164,12 @@ class GatedDeltaNetLayer(nn.Module):
         g,
         implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
-      return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      aux = {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      return mixer.join_heads(out), aux
 
+    scan = mixer.in_scan_order(
+      scan, permutation, self.implementation, self.sharding_plan
+    )
     x = x.astype(self.dtype)
     z = projections.qkv_projection(x, inputs, self.sharding_plan)
     with jax.named_scope('mixer_scan'):

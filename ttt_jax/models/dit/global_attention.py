@@ -102,22 +102,19 @@ class GlobalAttentionLayer(nn.Module):
 
     def scan(z, _, shared):
       norms, rotary = shared
-      z = mixer.permute(z, permutation, self.implementation, plan)
       heads = heads_lib.HeadPacking(self.num_heads // plan.sp, d)
       q, k, v = attention.normalised_heads(
         z, heads, norms, heads.tile_over_lanes(rotary), self.qk_norm_eps
       )
       # The padding is after all tokens: none attends to it.
       out = softmax.attend_back(q, k, v, d, reach, implementation)
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, plan)
       if not diagnose:
         return out, {}
       kept = slice(max(0, length - reach), length)
-      by_head = lambda y: y.reshape(*y.shape[:2], -1, d).swapaxes(1, 2)
-      state = (by_head(y[:, kept]) for y in (k, v))
+      state = (mixer.split_heads(y[:, kept], y.shape[-1] // d) for y in (k, v))
       return out, {'state_norm': mixer.state_norm(*state)}
 
+    scan = mixer.in_scan_order(scan, permutation, self.implementation, plan)
     z = projections.qkv_projection(
       x.astype(self.dtype), [dense(name) for name in 'qkv'], plan
     )

@@ -158,7 +158,6 @@ class LargeChunkTTTLayer(nn.Module):
 
     def scan(z, weights, rotary):
       *norms, w0, w1, w2 = weights
-      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       heads = w1.shape[0]  # Of this device.
       q, k, v, lr = projections.split_projection(
         z, [*[heads * d] * 3, rates * heads]
@@ -167,7 +166,7 @@ class LargeChunkTTTLayer(nn.Module):
       normalise = jax.checkpoint(self._normalise, prevent_cse=False)
       q = normalise(q, norms[:2], rotary)
       k = normalise(k, norms[2:], rotary)
-      split = lambda y: y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2)
+      split = lambda y: mixer.split_heads(y, heads)
       eta = nn.softplus(split(lr).astype(w1.dtype) + _LR_BIAS)
       # Padding is not learned.
       eta = jnp.where((jnp.arange(t) < length)[:, None], eta, 0)
@@ -183,9 +182,7 @@ class LargeChunkTTTLayer(nn.Module):
         implementation=self.implementation,
         **options,
       )
-      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
+      out = mixer.join_heads(out)
       if not diagnose:
         return out, {}
       k, v, eta = (y[:, :, :length] for y in (k, v, eta))
@@ -198,6 +195,9 @@ class LargeChunkTTTLayer(nn.Module):
         inner_loss_after=after,
       )
 
+    scan = mixer.in_scan_order(
+      scan, permutation, self.implementation, self.sharding_plan
+    )
     z = projections.qkv_projection(
       x.astype(self.dtype), inputs, self.sharding_plan
     )

@@ -136,14 +136,11 @@ class Mamba2Layer(nn.Module):
 
     def scan(z, weights, _):
       convolutions, a_log, dt_bias, skip = weights
-      z = mixer.permute(z, permutation, self.implementation, plan)
       local = [kernel.shape[0] for kernel, _ in convolutions]
       sizes = [n * d for n, d in zip(local, dims)]
       *xbc, dt = projections.split_projection(z, [*sizes, local[0]])
       x, b, c = (
-        mixer.short_convolution(y, *convolution)
-        .reshape(*y.shape[:2], n, -1)
-        .swapaxes(1, 2)
+        mixer.split_heads(mixer.short_convolution(y, *convolution), n)
         for y, convolution, n in zip(xbc, convolutions, local)
       )
       dt = nn.softplus(dt.astype(dt_bias.dtype) + dt_bias)
@@ -158,11 +155,10 @@ class Mamba2Layer(nn.Module):
         skip,
         implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, plan)
-      return out, {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      aux = {'state_norm': mixer.state_norm(state)} if diagnose else {}
+      return mixer.join_heads(out), aux
 
+    scan = mixer.in_scan_order(scan, permutation, self.implementation, plan)
     x = x.astype(self.dtype)
     inputs = [
       (per_device(kernel, n), per_device(bias, n))

@@ -25,7 +25,7 @@ decay.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any, ClassVar
 
@@ -148,6 +148,42 @@ def permute(
     except NotImplementedError:  # Rows that the kernel does not take.
       pass
   return permute_rows(z, permutation, implementation='xla')
+
+
+def in_scan_order(
+  scan: Callable[..., tuple[jax.Array, Any]],
+  permutation: Permutation | None,
+  implementation: str | None,
+  sharding_plan: sharding.ShardingPlan,
+) -> Callable[..., tuple[jax.Array, Any]]:
+  """Returns a function for `by_heads` that permutes before and after `scan`.
+
+  Args:
+    scan: Maps (z [B, T, X] in scan order, ...) to (out [B, T, X'], aux).
+    permutation: Permutation that puts the tokens in scan order; None if they
+      already are.
+    implementation: Implementation of the mixer's op.
+    sharding_plan: Plan of the mesh that will run it.
+  """
+
+  def permuted(z, *arguments):
+    z = permute(z, permutation, implementation, sharding_plan)
+    out, aux = scan(z, *arguments)
+    inverse = permutation and permutation.inverse
+    return permute(out, inverse, implementation, sharding_plan), aux
+
+  return permuted
+
+
+def split_heads(y: jax.Array, heads: int) -> jax.Array:
+  """Returns [B, H, T, D] of features [B, T, H * D]."""
+  return y.reshape(*y.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def join_heads(y: jax.Array) -> jax.Array:
+  """Returns the features [B, T, H * D] of [B, H, T, D]."""
+  y = y.swapaxes(1, 2)
+  return y.reshape(*y.shape[:2], -1)
 
 
 def short_convolution(

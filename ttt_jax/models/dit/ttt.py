@@ -190,7 +190,6 @@ class TTTLayer(nn.Module):
       io_implementation = 'xla'
 
     def scan(z, weights, rotary):
-      z = mixer.permute(z, permutation, self.implementation, self.sharding_plan)
       *tokens, eta = ttt_inputs(
         z,
         *rotary,
@@ -206,16 +205,16 @@ class TTTLayer(nn.Module):
         mini_batch=self.mini_batch,
         implementation=self.implementation,
       )
-      out = out.swapaxes(1, 2).reshape(*z.shape[:2], -1)
-      inverse = permutation and permutation.inverse
-      out = mixer.permute(out, inverse, self.implementation, self.sharding_plan)
       aux = ()
       if diagnose:
         k, v, eta = (y[:, :, :length] for y in (*tokens[1:], eta))
         aux = inner.losses(k, v, eta, *weights, mini_batch=self.mini_batch)
         aux = *aux, mixer.state_norm(*state)
-      return out, aux
+      return mixer.join_heads(out), aux
 
+    scan = mixer.in_scan_order(
+      scan, permutation, self.implementation, self.sharding_plan
+    )
     z = projections_lib.qkv_projection(
       x.astype(self.dtype), projections, self.sharding_plan
     )
