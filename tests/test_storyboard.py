@@ -459,3 +459,26 @@ def test_shipped_captions_fit():
   for file in sorted(SHIPPED.glob('*.json')):
     for board in load_storyboards(file):
       board.lint(24, lambda text: len(tokenize(text)))
+
+
+def test_callers_write_texts_dicts_and_storyboards():
+  convert = storyboard.as_storyboard
+  (segment,) = convert('A cat.').segments
+  assert segment.text == 'A cat.'
+  board = convert(['A cat.', {'text': 'It sleeps.', 'scene': 'home'}])
+  assert [s.text for s in board.segments] == ['A cat.', 'It sleeps.']
+  assert convert(board) is board
+  obj = {'shots': {'cat': {'text': 'A cat.'}}, 'segments': ['cat']}
+  assert convert(obj).segments == (segment,)
+  for wrong, message in (
+    ('', 'the text of segment 1 .* is empty'),
+    ([], 'is empty; give 1 to 200 segments'),
+    (
+      'story.json',
+      r"a file, not a text; write Storyboard.load\('story.json'\)",
+    ),
+    (3, 'a text, a list with one text per segment, .*, not int'),
+    ({'segment': []}, 'segment'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      convert(wrong)

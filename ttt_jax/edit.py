@@ -65,7 +65,6 @@ _EMA = flags.DEFINE_bool(
 def main(_) -> None:
   from ttt_jax import sharding
   from ttt_jax.pipeline import edit
-  from ttt_jax.runtime import progress
   from ttt_jax.video import contact_sheet
   from ttt_jax.video import video_file
 
@@ -82,23 +81,16 @@ def main(_) -> None:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
   pipe = edit.EditPipeline.load(_WORKDIR.value, _EMA.value, mesh)
   prompts = _PROMPT.value
-  rounds = -(-len(prompts) // (_BATCH.value or len(prompts)))
-  if _INVERSION.value and not pipe.is_inverted(_STEPS.value):
-    rounds += 1
   start = time.perf_counter()
-  with progress.Bar(
-    'editing', _STEPS.value * rounds, note='compiling ...'
-  ) as bar:
-    edits = pipe(
-      prompts,
-      steps=_STEPS.value,
-      guidance=_GUIDANCE.value,
-      negative=_NEGATIVE.value,
-      inversion=_INVERSION.value,
-      seed=_SEED.value,
-      batch=_BATCH.value,
-      on_step=lambda _: bar.advance(),
-    )
+  edits = pipe(
+    prompts,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    negative=_NEGATIVE.value,
+    inversion=_INVERSION.value,
+    seed=_SEED.value,
+    batch=_BATCH.value,
+  )
   print(f'edited in {time.perf_counter() - start:.1f} s')
   out.mkdir(parents=True, exist_ok=True)
   results = {

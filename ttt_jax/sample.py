@@ -66,7 +66,6 @@ def main(_) -> None:
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.runtime import distributed
   from ttt_jax.video import contact_sheet
-  from ttt_jax.video import video_file
 
   out = pathlib.Path(_OUT.value)
   if out.suffix != '.mp4':
@@ -78,7 +77,6 @@ def main(_) -> None:
 
   from ttt_jax import pipeline
   from ttt_jax import sharding
-  from ttt_jax.runtime import progress
 
   distributed.initialize()
   mesh = None
@@ -88,25 +86,23 @@ def main(_) -> None:
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()
-  with progress.Bar('sampling', _STEPS.value, note='compiling ...') as bar:
-    frames = pipe(
-      storyboard,
-      steps=_STEPS.value,
-      guidance=_GUIDANCE.value,
-      seed=_SEED.value,
-      scheduler=_SCHEDULER.value,
-      guidance_schedule=_GUIDANCE_SCHEDULE.value,
-      on_step=lambda _: bar.advance(),
-    )
+  video = pipe(
+    storyboard,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    seed=_SEED.value,
+    scheduler=_SCHEDULER.value,
+    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+  )
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
   if jax.process_index():
     return  # Every process has the frames; only the first one writes them.
   picture = out.with_suffix('.png')
-  video_file.write_video(out, frames, fps=pipe.fps)
+  video.save(out)
   contact_sheet.write_contact_sheet(
-    contact_sheet.segment_frames(frames, len(storyboard.segments)), picture
+    contact_sheet.segment_frames(video, len(storyboard.segments)), picture
   )
-  print(f'wrote {out} ({len(frames)} frames, {len(frames) / pipe.fps:.1f} s)')
+  print(f'wrote {out} ({len(video)} frames, {video.seconds:.1f} s)')
   print(f'wrote {picture} (one frame per segment)')
 
 

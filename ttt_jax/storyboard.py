@@ -188,6 +188,35 @@ class Storyboard:
     lint_all([self], text_length, count_tokens)
 
 
+# A storyboard as a caller may write it: one text, a text per segment, the JSON
+# value of a file, or the object.
+StoryLike = Storyboard | str | Mapping[str, Any] | Sequence[Any]
+
+
+def as_storyboard(story: StoryLike) -> Storyboard:
+  """Returns the storyboard of a text, of a list of texts or of a JSON value.
+
+  Raises:
+    ValueError: the value is none of them, a text is empty, or it is the name of
+      a file; see `Storyboard.parse`.
+  """
+  if isinstance(story, Storyboard):
+    return story
+  if isinstance(story, str):
+    if story.endswith(('.json', '.jsonl')):
+      raise ValueError(
+        f'{story!r} is the name of a file, not a text; write'
+        f' Storyboard.load({story!r})'
+      )
+    story = [story]
+  if not isinstance(story, Mapping | Sequence):
+    raise ValueError(
+      f'a storyboard is a text, a list with one text per segment, a dict or a'
+      f' Storyboard, not {type(story).__name__}'
+    )
+  return Storyboard.parse(story)
+
+
 def lint_all(
   storyboards: Sequence[Storyboard],
   text_length: int,

@@ -105,6 +105,10 @@ def test_prompts_are_independent_in_a_batch(pipe):
   alone = edit(1)
   assert alone.shape == (3, FRAMES, SIZE, SIZE, 3)
   assert alone.dtype == np.uint8
+  assert type(alone[0]) is pipeline.Video and alone[0].fps == pipe.fps
+  # A storyboard with the text of every segment of the clip.
+  board = pipe(dict(segments=['a dog']), steps=STEPS, guidance=3.0)
+  np.testing.assert_array_equal(board, alone[:1])
   assert not np.array_equal(alone[0], alone[2])
   # Two at once, with padding in the last batch.
   assert np.abs(edit(2).astype(int) - alone.astype(int)).max() <= 1
@@ -196,6 +200,8 @@ def test_bad_edits(pipe):
     pipe('a cat ' * 40, steps=STEPS)
   with pytest.raises(ValueError, match='batch is 0'):
     pipe('a cat', batch=0)
+  with pytest.raises(ValueError, match='2 segments; the clip has 1'):
+    pipe(dict(segments=['a cat', 'a dog']))
 
 
 def test_editing_with_another_autoencoder(run, tmp_path):

@@ -74,10 +74,20 @@ def story(*texts, negative=''):
   return storyboard_lib.Storyboard.parse(dict(name='s', segments=segments))
 
 
-def test_frames(pipe):
-  frames = pipe(story('a dog', 'it runs'), steps=2)
+def test_a_list_of_texts_and_a_dict_are_storyboards(pipe, capsys):
+  frames = pipe(story('a dog', 'it runs'), steps=2, progress=False)
+  assert capsys.readouterr().out == ''
   assert frames.shape == (17, 16, 16, 3)
-  assert frames.dtype == np.uint8
+  assert frames.dtype == np.uint8 and frames.fps == 16
+  steps = []
+  again = pipe(['a dog', 'it runs'], steps=2, on_step=steps.append)
+  np.testing.assert_array_equal(frames, again)
+  assert sorted(steps) == [1, 2]
+  assert 'sampling: 2/2 decoding' in capsys.readouterr().out
+  obj = dict(
+    shots=dict(dog=dict(text='a dog')), segments=['dog', dict(text='it runs')]
+  )
+  np.testing.assert_array_equal(frames, pipe(obj, steps=2))
 
 
 def test_seed_text_and_negative_text_each_matter(pipe):

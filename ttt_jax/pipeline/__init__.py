@@ -2,3 +2,4 @@
 
 from ttt_jax.pipeline.edit import EditPipeline as EditPipeline
 from ttt_jax.pipeline.video import VideoPipeline as VideoPipeline
+from ttt_jax.video.video_array import Video as Video

@@ -7,7 +7,7 @@ Stable Diffusion's U-Net or CogVideoX's transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import io
 import os
@@ -21,6 +21,7 @@ import numpy as np
 
 from ttt_jax import backbones
 from ttt_jax import sharding
+from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.checkpoints import train_state as state_lib
@@ -35,8 +36,13 @@ from ttt_jax.encoders import video_encoder
 from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import progress as progress_lib
 from ttt_jax.runtime import schema
 from ttt_jax.train import experiment as experiment_lib
+from ttt_jax.video import video_array
+
+# An edit with one text per segment: a storyboard, or the value of its file.
+Edit = Mapping[str, Any] | storyboard_lib.Storyboard
 
 
 class EditPipeline:
@@ -145,9 +151,9 @@ class EditPipeline:
     return cls(config, params, workdir, mesh)
 
   @property
-  def source(self) -> np.ndarray:
+  def source(self) -> video_array.Video:
     """The clip as the autoencoder reconstructs it, uint8 [F', H, W, 3]."""
-    return self._video.decode(self.latents)
+    return video_array.Video(self._video.decode(self.latents), self.fps)
 
   def is_inverted(self, steps: int = 50) -> bool:
     """Returns whether the result of `invert` has been saved."""
@@ -189,7 +195,7 @@ class EditPipeline:
 
   def __call__(
     self,
-    prompts: Sequence[str] | str,
+    prompts: str | Edit | Sequence[str | Edit],
     *,
     steps: int = 50,
     guidance: float = 12.5,
@@ -198,11 +204,14 @@ class EditPipeline:
     inversion: bool = True,
     batch: int | None = None,
     on_step: step_callback.OnStep | None = None,
-  ) -> np.ndarray:
+    progress: bool = True,
+  ) -> video_array.Video:
     """Edits the clip.
 
     Args:
-      prompts: One text or n texts.
+      prompts: One edit or a list of n: a text for all of the clip, or a
+        storyboard with one text per segment of the clip, as an object or as the
+        dict in its file.
       steps: DDIM steps, 1 to 1000.
       guidance: Strength of the texts; 1 disables guidance.
       seed: Seed of the initial noise without inversion.
@@ -212,60 +221,91 @@ class EditPipeline:
       batch: Number of texts sampled at once; None is all of them.
       on_step: Function called with the number of steps done: of inversion, if
         it is not saved yet, and then of every batch.
+      progress: Whether to show a progress bar.
 
     Returns:
-      uint8 [n, F', H, W, 3].
+      uint8 [n, F', H, W, 3], an array with `fps`, `save('x.mp4')` and a view
+      for notebooks; result[0] is the first edit.
 
     Raises:
-      ValueError: no text, a text that is too long for the encoder, or an
-        invalid option.
+      ValueError: no text, a text that is too long for the encoder, a storyboard
+        of another length, or an invalid option.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts or not all(prompt.strip() for prompt in prompts):
+    if isinstance(prompts, str | Mapping | storyboard_lib.Storyboard):
+      prompts = [prompts]
+    if not prompts or any(
+      isinstance(p, str) and not p.strip() for p in prompts
+    ):
       raise ValueError(
         f'the prompts are {prompts}; name at least one text, none of them empty'
       )
-    batch = len(prompts) if batch is None else batch
+    texts = [self._segment_texts(edit) for edit in prompts]
+    batch = len(texts) if batch is None else batch
     if batch < 1:
       raise ValueError(f'batch is {batch}; it must be 1 or more')
     schema.convert(seed, schema.Seed, 'seed')
     schedule = backbones.ddim_schedule(self.config, steps)
     scales = guidance_lib.constant(guidance, steps, schedule.timesteps)
-    text = self._encode(prompts)
+    text = self._encode(texts)
     negative_text = None
     if not guidance_lib.is_off(scales):
-      negative_text = self._encode([negative] * len(prompts))
-    if inversion:
-      noise = self.invert(steps, on_step)
-    else:
-      noise = noise_lib.normal(jax.random.key(seed), (1, *self.latents.shape))
+      negative_text = self._encode([[negative]] * len(texts))
+    rounds = -(-len(texts) // batch)
+    rounds += inversion and not self.is_inverted(steps)
     out = []
-    for start in range(0, len(prompts), batch):
-      # The last text is repeated, so that all batches share one program.
-      rows = np.minimum(np.arange(start, start + batch), len(prompts) - 1)
-      with self._step_callback.report_to(on_step):
-        latents = self._sample(
-          self.params,
-          noise,
-          text[rows],
-          None if negative_text is None else negative_text[rows],
-          np.asarray(scales, np.float32),
-          schedule=schedule,
-        ).block_until_ready()
-      count = len(prompts[start : start + batch])
-      out += [self._video.decode(x) for x in np.asarray(latents)[:count]]
-    return np.stack(out)
+    with progress_lib.Bar('editing', steps * rounds, is_shown=progress) as bar:
+      report = step_callback.advance(bar, on_step)
+      if inversion:
+        noise = self.invert(steps, report)
+      else:
+        noise = noise_lib.normal(jax.random.key(seed), (1, *self.latents.shape))
+      for start in range(0, len(texts), batch):
+        # The last text is repeated, so that all batches share one program.
+        rows = np.minimum(np.arange(start, start + batch), len(texts) - 1)
+        with self._step_callback.report_to(report):
+          latents = self._sample(
+            self.params,
+            noise,
+            text[rows],
+            None if negative_text is None else negative_text[rows],
+            np.asarray(scales, np.float32),
+            schedule=schedule,
+          ).block_until_ready()
+        bar.note('decoding')
+        count = len(texts[start : start + batch])
+        out += [self._video.decode(x) for x in np.asarray(latents)[:count]]
+    return video_array.Video(np.stack(out), self.fps)
+
+  def _segment_texts(self, edit: str | Edit) -> list[str]:
+    """Returns the texts of an edit: one for all segments, or one for each."""
+    if isinstance(edit, str):
+      return [edit]
+    texts = storyboard_lib.as_storyboard(edit).prompts()
+    if len(texts) != self._geometry.segments:
+      raise ValueError(
+        f'a storyboard of an edit has {len(texts)} segments; the clip has'
+        f' {self._geometry.segments}'
+      )
+    return texts
 
   def _inversion_file(self, steps: int) -> tuple[epath.Path, np.ndarray]:
     """Returns the file of an inversion and the text that it depends on."""
-    text = self._encode([self.config.inversion_prompt])
+    text = self._encode([[self.config.inversion_prompt]])
     weights = int(checkpoint_format.fingerprint((self.params, text)))
     return self._folder / f'{weights:08x}_{steps}.npy', text
 
-  def _encode(self, prompts: Sequence[str]) -> np.ndarray:
-    """Encodes n texts to [n, S, L, Dt], equal for all segments."""
-    states = self._texts.encode(prompts)[:, None]
-    return np.repeat(states, self._geometry.segments, axis=1)
+  def _encode(self, edits: Sequence[Sequence[str]]) -> np.ndarray:
+    """Encodes n edits, one text or one per segment each, to [n, S, L, Dt]."""
+    flat = [text for texts in edits for text in texts]
+    states = iter(self._texts.encode(flat))
+    segments = self._geometry.segments
+    return np.stack(
+      [
+        np.broadcast_to(found, (segments, *found.shape[1:]))
+        for texts in edits
+        for found in [np.stack([next(states) for _ in texts])]
+      ]
+    )
 
   def _apply(self, params: Any) -> Callable[..., Any]:
     return functools.partial(self._module.apply, {'params': params})

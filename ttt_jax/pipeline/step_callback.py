@@ -7,6 +7,8 @@ import contextlib
 
 import jax
 
+from ttt_jax.runtime import progress
+
 # Called with the number of steps done, for example to advance a progress bar.
 OnStep = Callable[[int], None]
 
@@ -35,3 +37,14 @@ class StepCallback:
     finally:
       jax.effects_barrier()
       self._target = None
+
+
+def advance(bar: progress.Bar, on_step: OnStep | None = None) -> OnStep:
+  """Returns a function that advances the bar and then calls `on_step`."""
+
+  def report(step: int) -> None:
+    bar.advance()
+    if on_step is not None:
+      on_step(step)
+
+  return report

@@ -2,7 +2,10 @@
 
     from ttt_jax.pipeline import VideoPipeline
     pipe = VideoPipeline.load('workdir')
-    frames = pipe(Storyboard.load('story.json'), steps=50, seed=0)
+    video = pipe('A cat sleeps.')
+    video = pipe(['A cat sleeps.', 'It wakes up.'], steps=50, seed=0)
+    video = pipe(Storyboard.load('story.json'))
+    video.save('story.mp4')
 
 The commands and the samples made during training call the same functions.
 """
@@ -15,6 +18,7 @@ import os
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from ttt_jax import convert
@@ -33,7 +37,9 @@ from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 from ttt_jax.pipeline import pretrained
 from ttt_jax.pipeline import step_callback
+from ttt_jax.runtime import progress as progress_lib
 from ttt_jax.runtime import schema
+from ttt_jax.video import video_array
 
 
 class VideoPipeline:
@@ -151,7 +157,10 @@ class VideoPipeline:
 
   @classmethod
   def from_config(
-    cls, config, params, mesh: jax.sharding.Mesh | None = None
+    cls,
+    config: ml_collections.ConfigDict,
+    params: Any,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> VideoPipeline:
     """Builds the pipeline from a training config and parameters."""
     return cls(
@@ -168,7 +177,7 @@ class VideoPipeline:
       width=config.data.width,
       fps=config.data.fps,
       schedule_shift=config.schedule_shift,
-      scheduler=config.get('scheduler', schedulers.DEFAULT),
+      scheduler=config.get('scheduler') or schedulers.DEFAULT,
       mesh=mesh,
       vae_options=video_encoder.vae_options(config.vae),
       text_cache=config.text.get('cache') or None,
@@ -199,21 +208,52 @@ class VideoPipeline:
     return self.config.segment_latent_frames * ratio
 
   def __call__(
-    self, storyboard: storyboard_lib.Storyboard, **options: Any
-  ) -> np.ndarray:
-    """Samples the video of a storyboard.
+    self,
+    story: storyboard_lib.StoryLike,
+    *,
+    steps: int = 50,
+    guidance: float = 6.0,
+    seed: int = 0,
+    scheduler: str | None = None,
+    guidance_schedule: str = 'cosine',
+    on_step: step_callback.OnStep | None = None,
+    progress: bool = True,
+  ) -> video_array.Video:
+    """Samples the video of a text or of a storyboard.
 
     Args:
-      storyboard: Storyboard with one text per segment.
-      **options: Options of `sample_latents`.
+      story: One text, which is three seconds; a list with one text per segment
+        of three seconds; a dict as in a storyboard's file; or a `Storyboard`.
+      steps: Sampling steps, 1 to 1000.
+      guidance: Strength of the text, see `diffusion.guidance`.
+      seed: Seed of the noise; equal seeds give equal videos.
+      scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
+      guidance_schedule: 'cosine', 'constant' or 'reference'.
+      on_step: Function called with the number of steps done.
+      progress: Whether to show a progress bar.
 
     Returns:
-      uint8 [frames, height, width, 3]; 3 s are 49 frames, 63 s 1009.
+      uint8 [frames, height, width, 3], an array with `fps`, `save('x.mp4')` and
+      a view for notebooks; 3 s are 49 frames, 63 s 1009.
 
     Raises:
-      ValueError: a text is too long for the model, or an option is invalid.
+      ValueError: the storyboard is not valid, a text is too long for the model,
+        or an option is invalid.
     """
-    return self.decode(self.sample_latents(storyboard, **options))
+    storyboard = storyboard_lib.as_storyboard(story)
+    with progress_lib.Bar('sampling', steps, is_shown=progress) as bar:
+      latents = self.sample_latents(
+        storyboard,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        scheduler=scheduler,
+        guidance_schedule=guidance_schedule,
+        on_step=step_callback.advance(bar, on_step),
+      )
+      bar.note('decoding')
+      frames = self.decode(latents)
+    return video_array.Video(frames, self.fps)
 
   def sample_latents(
     self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-import time
 from typing import Any
 
 from etils import epath
@@ -130,7 +129,7 @@ def precompile(experiment: experiment_lib.Experiment) -> None:
   ]
   if config.diagnose_every:
     programs.append((diagnose, state.params, batch, key))
-  for program, *arguments in programs:
+  for program, *arguments in progress.track(programs, 'compiling programs'):
     program.lower(*arguments).compile()
 
 
@@ -181,9 +180,10 @@ def _train(experiment, sample, profile):
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check_config()
   mesh, optimizer = _make_mesh_and_optimizer(experiment)
-  state, shardings, data, saved = restore_or_init(
-    experiment, optimizer, checkpoints, mesh
-  )
+  with progress.Bar('loading the weights', None):
+    state, shardings, data, saved = restore_or_init(
+      experiment, optimizer, checkpoints, mesh
+    )
   train_step, diagnose = _step_programs(experiment, optimizer, mesh, shardings)
   start, first_host = int(state.step), jax.process_index() == 0
   batches = experiment.batches(mesh)
@@ -210,13 +210,8 @@ def _train(experiment, sample, profile):
         batch = next(batches)
         arrays = sharding.put_batch(mesh, batch)
       profile.before(step)
-      began = time.perf_counter()
-      if step == start + 1:
-        bar.say('compiling the training step ...')
       with jax.transfer_guard('disallow'):  # No hidden copies in the loop.
         state, metrics = train_step(state, arrays)
-      if step == start + 1:  # Execution goes on after the call returns.
-        bar.say(f'compiled in {time.perf_counter() - began:.1f} s')
       profile.after(step, metrics)
       reader.push(step, metrics, batch['clip'])
       bar.advance(note=reader.note)

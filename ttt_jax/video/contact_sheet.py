@@ -47,6 +47,17 @@ def write_contact_sheet(
       positive, or the file cannot be written.
     FileNotFoundError: the folder does not exist.
   """
+  sheet = draw_contact_sheet(frames, columns, labels)
+  with files.atomic_write(path) as temporary:
+    sheet.save(temporary, 'PNG')
+
+
+def draw_contact_sheet(
+  frames: np.ndarray,
+  columns: int | None = None,
+  labels: Sequence[str] | None = None,
+) -> Image.Image:
+  """Returns the picture of `write_contact_sheet`."""
   count, height, width = frames.shape[:3]
   if labels is not None and len(labels) != count:
     raise ValueError(f'there are {len(labels)} labels for {count} frames')
@@ -76,8 +87,7 @@ def write_contact_sheet(
       while draw.textlength(text, font) > width:
         text = text.rstrip('…')[:-1] + '…'
       draw.text((x, y + height + 2), text, 'black', font)
-  with files.atomic_write(path) as temporary:
-    sheet.save(temporary, 'PNG')
+  return sheet
 
 
 def write_gif(
