@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = (
   ('runtime', 'token_order', 'sharding'),
   ('video', 'storyboard', 'geometry', 'config_schema'),
+  'pages',
   'models',
   'diffusion',
   'backbones',
@@ -21,7 +22,8 @@ FLOORS = (
   ('data', 'evaluation', 'recipes'),
   'train',
   'pipeline',
-  ('precompute', 'sample', 'edit', 'evaluate', 'evaluate_edit'),
+  'inspection',
+  ('precompute', 'sample', 'edit', 'evaluate', 'evaluate_edit', 'inspect'),
 )
 # The trainer's entry hands the function that makes samples to the loop.
 EXCEPTIONS = {('ttt_jax.train.__main__', 'ttt_jax.pipeline.training_samples')}

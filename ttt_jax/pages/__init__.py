@@ -1,0 +1,1 @@
+"""HTML pages of one file: building blocks, charts and embedded media."""
