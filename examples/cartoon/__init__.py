@@ -1,0 +1,1 @@
+"""A procedural cartoon world: named characters who leave and return."""
