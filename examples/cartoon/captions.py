@@ -88,8 +88,10 @@ class _Sentences:
 
   def text(self) -> str:
     segment, kind = self._segment, self._place.kind
-    preposition = 'in' if kind == 'kitchen' else 'at'
-    where = f'{preposition} the {kind}'
+    near = 'in' if kind == 'kitchen' else 'at'
+    if near == 'at' and self._rng.random() < 0.4:
+      near = self._choose('at', 'by', 'near')
+    where = f'{near} the {kind}'
     clauses = [self._clause(act) for act in segment.acts]
     named = segment.new_place or any(f'the {kind}' in c for c in clauses)
     prefix = ''
@@ -101,6 +103,8 @@ class _Sentences:
         case 'prefix':
           prefix = f'{where}, '
     is_long = segment.new_character is not None
+    if self._wordings == 3 and not prefix and self._rng.random() < 0.15:
+      prefix = self._choose('then ', 'now ')
     joint = '. '
     if len(clauses) == 2 and not is_long:
       joint = self._choose('. ', ' and ', ', and ')
@@ -138,10 +142,12 @@ class _Sentences:
       case 'hold':
         return f'{who} {verb} a {act.item}'
       case 'jump':
-        how = self._choose('', ' up and down', ' happily')
+        how = self._choose('', ' up and down', ' high')
         return f'{who} {verb}{how}'
       case 'wave':
-        how = f' to {act.target}' if act.target else ''
+        how = (
+          f' to {act.target}' if act.target else self._choose('', ' happily')
+        )
         return f'{who} {verb}{how}'
       case 'fall':
         verb = self._choose('falls down', 'trips', 'stumbles')
@@ -149,13 +155,14 @@ class _Sentences:
       case 'hide':
         return f'{who} {verb} behind the {act.target}'
       case 'wait':
-        return f'{who} {verb}'
+        still = ' still' if verb == 'stands' else ''
+        return f'{who} {verb}{still}'
       case 'enter':
         verb = 'runs' if act.fast else self._choose('walks', 'comes')
         return f'{who} {verb} in from the {act.target}'
       case 'leave':
-        verb = 'runs' if act.fast else 'walks'
-        return f'{who} {verb} away to the {act.target}'
+        verb = 'runs away' if act.fast else self._choose('walks away', 'leaves')
+        return f'{who} {verb} to the {act.target}'
       case 'change':
         return f'{who} {words.CHANGES[act.target]} the {act.target}'
     raise ValueError(f'the action {act.action!r} is unknown')

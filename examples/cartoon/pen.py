@@ -40,6 +40,11 @@ def _circle(count: int) -> np.ndarray:
   return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
+# Half a circle around +x.
+_ROUND = np.linspace(-math.pi / 2, math.pi / 2, 7)
+_ROUND = np.stack([np.cos(_ROUND), np.sin(_ROUND)], axis=1)
+
+
 class Pen:
   """Draws in its own coordinates, which can be moved, scaled and turned.
 
@@ -82,35 +87,25 @@ class Pen:
     matrix = np.array([[c, s], [-s, c]]) @ self._matrix
     return type(self)(self._draw, self._unit, matrix, self._origin)
 
+  def _fill(self, points: np.ndarray, colour: Colour) -> None:
+    pixels = points @ self._matrix + self._origin
+    self._draw.polygon(pixels.ravel().tolist(), colour)
+
+  def _radii(self, ink: float) -> tuple[float, float]:
+    """Returns the width of an outline along x and y."""
+    (a, b), (c, d) = self._matrix.tolist()
+    radius = ink * _LINE * self._unit
+    return radius / math.hypot(a, b), radius / math.hypot(c, d)
+
   def polygon(
-    self,
-    points: Sequence[Point] | np.ndarray,
-    colour: Colour,
-    ink: float | None = 1,
+    self, points: Sequence[Point], colour: Colour, ink: float | None = 1
   ) -> None:
     """Draws a polygon; `ink` is the width of its outline, in usual widths."""
-    pixels = np.asarray(points, float) @ self._matrix + self._origin
-    flat = pixels.ravel().tolist()
+    points = tuple(points)
     if ink:
-      self._outline(pixels, ink)
-    self._draw.polygon(flat, colour)
-
-  def _outline(self, pixels: np.ndarray, ink: float) -> None:
-    """Draws a polygon that is larger by the width of an outline."""
-    radius = ink * _LINE * self._unit
-    edges = np.roll(pixels, -1, axis=0) - pixels
-    edges = edges / np.maximum(np.hypot(*edges.T)[:, None], 1e-9)
-    before = np.roll(edges, 1, axis=0)
-    x, y = pixels[:, 0], pixels[:, 1]
-    area = x @ np.roll(y, -1) - y @ np.roll(x, -1)
-    sign = 1 if area > 0 else -1
-    normals = sign * np.stack([edges[:, 1], -edges[:, 0]], axis=1)
-    previous = sign * np.stack([before[:, 1], -before[:, 0]], axis=1)
-    miter = normals + previous
-    # No spike is longer than twice the width.
-    square = np.maximum((miter * miter).sum(1, keepdims=True), 1.0)
-    outer = pixels + radius * 2 * miter / square
-    self._draw.polygon(outer.ravel().tolist(), INK)
+      rx, ry = self._radii(ink)
+      self._fill(_grown(points, round(math.sqrt(rx * ry), 4)), INK)
+    self._fill(_array(points), colour)
 
   def ellipse(
     self,
@@ -121,9 +116,15 @@ class Pen:
     colour: Colour,
     ink: float | None = 1,
   ) -> None:
-    pixels = max(rx, ry) * float(np.abs(self._matrix).max())
+    """Draws an ellipse around (x, y)."""
+    more_x, more_y = self._radii(1)
+    # Pixels of the longer radius; an outline is a fixed number of them.
+    pixels = max(rx / more_x, ry / more_y) * _LINE * self._unit
     circle = _circle(12 if pixels < 8 else 20 if pixels < 40 else 40)
-    self.polygon(circle * (rx, ry) + (x, y), colour, ink)
+    if ink:
+      size = (rx + ink * more_x, ry + ink * more_y)
+      self._fill(circle * size + (x, y), INK)
+    self._fill(circle * (rx, ry) + (x, y), colour)
 
   def box(
     self,
@@ -134,8 +135,9 @@ class Pen:
     colour: Colour,
     ink: float | None = 1,
   ) -> None:
+    """Draws a rectangle."""
     self.polygon(
-      [(left, bottom), (right, bottom), (right, top), (left, top)], colour, ink
+      ((left, bottom), (right, bottom), (right, top), (left, top)), colour, ink
     )
 
   def limb(
@@ -146,19 +148,38 @@ class Pen:
     ink: float | None = 1,
   ) -> None:
     """Draws a line with round ends and joints."""
-    parts = [
-      _capsule(a, b, radius) for a, b in zip(points, points[1:], strict=False)
-    ]
-    pixels = [part @ self._matrix + self._origin for part in parts]
+    ends = list(zip(points, points[1:], strict=False))
     if ink:
-      for part in pixels:
-        self._outline(part, ink)
-    for part in pixels:
-      self._draw.polygon(part.ravel().tolist(), colour)
+      rx, ry = self._radii(ink)
+      for a, b in ends:
+        self._fill(_capsule(a, b, radius + math.sqrt(rx * ry)), INK)
+    for a, b in ends:
+      self._fill(_capsule(a, b, radius), colour)
+
+
+@functools.lru_cache(maxsize=4096)
+def _array(points: tuple[Point, ...]) -> np.ndarray:
+  return np.array(points, float)
+
+
+@functools.lru_cache(maxsize=4096)
+def _grown(points: tuple[Point, ...], radius: float) -> np.ndarray:
+  """Returns a polygon whose edges are moved outwards by `radius`."""
+  corners = _array(points)
+  edges = np.roll(corners, -1, axis=0) - corners
+  edges = edges / np.maximum(np.hypot(*edges.T)[:, None], 1e-9)
+  x, y = corners.T
+  area = x @ np.roll(y, -1) - y @ np.roll(x, -1)
+  normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1)
+  miter = (normals + np.roll(normals, 1, axis=0)) * (1 if area > 0 else -1)
+  # No spike is longer than twice the width.
+  square = np.maximum((miter * miter).sum(1, keepdims=True), 1.0)
+  return corners + radius * 2 * miter / square
 
 
 def _capsule(a: Point, b: Point, radius: float) -> np.ndarray:
-  angle = math.atan2(b[1] - a[1], b[0] - a[0])
-  turn = np.linspace(-math.pi / 2, math.pi / 2, 7) + angle
-  ahead = np.stack([np.cos(turn), np.sin(turn)], axis=1) * radius
-  return np.concatenate([ahead + b, -ahead + a])
+  x, y = b[0] - a[0], b[1] - a[1]
+  scale = radius / max(math.hypot(x, y), 1e-9)
+  x, y = x * scale, y * scale
+  ahead = _ROUND @ np.array(((x, y), (-y, x)))
+  return np.concatenate((ahead + b, a - ahead))

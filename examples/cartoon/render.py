@@ -127,9 +127,9 @@ class _Figure:
 
   def draw(self) -> None:
     pose = self.state.pose
+    self._tail()
     if self.look.accessory == 'cape':
       self._cape()
-    self._tail()
     self._arm(pose.far_arm, 0.05, self.dark)
     self._leg(-pose.swing, 0.06, self.dark)
     self._leg(pose.swing, -0.06, self.colour)
@@ -156,13 +156,18 @@ class _Figure:
     pen, w = self.pen, self.stout
     pen.ellipse(0, 0.38, 0.17 * w, 0.2, self.colour)
     match self.look.accessory:
-      case 'vest':
-        pen.ellipse(-0.01, 0.395, 0.175 * w, 0.165, self.accessory)
+      case 'coat':
         pen.polygon(
-          [(0.05, 0.53), (0.10 * w, 0.5), (0.12 * w, 0.3), (0.07, 0.24)],
-          self.light,
-          ink=None,
+          (
+            (-0.13 * w, 0.53),
+            (0.13 * w, 0.53),
+            (0.2 * w, 0.2),
+            (-0.2 * w, 0.2),
+          ),
+          self.accessory,
         )
+        for y in (0.26, 0.34, 0.42):
+          pen.ellipse(0.1 * w, y, 0.022, 0.022, WHITE, ink=None)
       case _:
         pen.ellipse(0.05, 0.36, 0.1 * w, 0.14, self.light, ink=None)
 
@@ -173,11 +178,11 @@ class _Figure:
       x + length * math.sin(angle),
       0.49 - length * math.cos(angle),
     )
-    if self.species == 'duck':  # A wing.
-      self.pen.limb([shoulder, hand], 0.075, colour)
-      return
-    sleeve = colour
-    self.pen.limb([shoulder, hand], 0.055, sleeve)
+    width = 0.075 if self.species == 'duck' else 0.055  # A wing.
+    self.pen.limb([shoulder, hand], width, colour)
+    if self.look.accessory == 'coat':
+      wrist = (x + (hand[0] - x) * 0.7, 0.49 + (hand[1] - 0.49) * 0.7)
+      self.pen.limb([shoulder, wrist], width, self.accessory)
 
   def _tail(self) -> None:
     pen = self.pen
@@ -200,10 +205,10 @@ class _Figure:
     self.pen.polygon(
       [
         (0.08, 0.56),
-        (-0.1, 0.57),
-        (-0.32 - sway, 0.12 + sway / 2),
-        (-0.17, 0.07),
-        (0.06, 0.14),
+        (-0.13, 0.57),
+        (-0.36 * self.stout - sway, 0.16 + sway / 2),
+        (-0.38 * self.stout - sway, 0.08 + sway / 2),
+        (0.06, 0.1),
       ],
       self.accessory,
     )

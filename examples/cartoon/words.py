@@ -28,7 +28,7 @@ NAMES = (
 )
 SPECIES = ('fox', 'rabbit', 'bear', 'duck', 'frog')
 COLOURS = ('red', 'blue', 'yellow', 'green', 'purple', 'white')
-ACCESSORIES = ('scarf', 'hat', 'cape', 'vest')
+ACCESSORIES = ('scarf', 'hat', 'cape', 'coat')
 PLACES = ('barn', 'boat', 'kitchen', 'tower', 'tent', 'mill')
 LANDMARKS = ('tree', 'palm', 'window', 'fountain', 'pine', 'well')
 COVERS = ('hay', 'barrel', 'table', 'rock', 'log', 'bush')
@@ -42,7 +42,7 @@ VERBS = {
   'jump': ('jumps', 'hops', 'leaps'),
   'wave': ('waves',),
   'carry': ('carries', 'brings'),
-  'hold': ('holds', 'keeps'),
+  'hold': ('holds', 'shows'),
   'fall': ('falls', 'trips', 'stumbles'),
   'hide': ('hides', 'crouches'),
   'wait': ('waits', 'stands', 'rests'),
@@ -57,10 +57,10 @@ CHANGES = {
   'flag': 'raises',
 }
 _GRAMMAR = (
-  *('a', 'the', 'and', 'then', 'of', 'to', 'at', 'in', 'by', 'from', 'with'),
-  *('is', 'its', 'stove', 'left', 'right', 'behind', 'away', 'down', 'up'),
-  *('here', 'there', 'again', 'now', 'still', 'while', 'camera', 'pans'),
-  *('slowly', 'quickly', 'happily', 'high', 'over', 'for', 'on', 'near'),
+  *('a', 'the', 'and', 'of', 'to', 'at', 'in', 'by', 'near', 'from', 'with'),
+  *('is', 'its', 'stove', 'left', 'right', 'behind', 'away', 'up', 'down'),
+  *('slowly', 'quickly', 'happily', 'high', 'still', 'now', 'then'),
+  *('camera', 'pans'),
 )
 SCENE_TOKENS = (storyboard.START_SCENE, storyboard.END_SCENE)
 

@@ -237,7 +237,7 @@ class Settings:
     changes: Share of segments with an unchanged prop in which it is changed.
     pans: Share of segments in which the camera pans.
     absences: Share of stories in which one character, and independently one
-      place, is seen early, and then not until the last scenes.
+      place, is seen in the first two scenes, and then not for a long time.
     wordings: Number of sentence forms; 1 writes only the plainest, 3 all.
   """
 
@@ -259,7 +259,7 @@ class Settings:
   with_prop: float = 0.75
   changes: float = 0.35
   pans: float = 0.12
-  absences: float = 0.4
+  absences: float = 0.5
   wordings: int = 3
 
   def __post_init__(self):
@@ -397,6 +397,7 @@ class _Author:
     self._visited: list[int] = []
     self._changed: set[int] = set()  # places
     self._segments: list[Segment] = []
+    self._last: dict[int, str] = {}  # action of each character
 
   def _flip(self, share: float) -> bool:
     return bool(self._rng.random() < share)
@@ -457,8 +458,10 @@ class _Author:
   def story(self) -> Story:
     lengths = self._scene_lengths()
     last = len(lengths) - 1
-    # Who and what is away from the third scene until the last ones.
+    # The scene at which a character or a place that is away returns.
     back = last - int(self._rng.integers(0, max(1, last // 4) + 1))
+    if last > 4 and self._flip(0.5):
+      back = int(self._rng.integers(4, last + 1))
     away = self._choose([0, 1]) if self._flip(self._settings.absences) else None
     closed = (
       self._choose([0, 1]) if self._flip(self._settings.absences) else None
@@ -593,14 +596,16 @@ class _Author:
         for i, x in zip(present, starts):
           positions[i] = float(x)
           facing[i] = 1 if x < PLACE_WIDTH / 2 else -1
-          if settings.items and 'carry' in settings.actions and not crowded:
-            if self._flip(settings.carries):
+          if settings.items and 'carry' in settings.actions:
+            can = not crowded and not items
+            if can and self._flip(settings.carries):
               items[i] = self._choose(words.ITEMS[: settings.items])
       elif step == entry and len(characters) == 2:
         arriving = [characters[1]]
       new = [i for i in [*positions, *arriving] if i not in self._met]
       target_camera = camera
-      if not new_place and not arriving and self._flip(settings.pans):
+      # A caption has no room for a pan and a description.
+      if not new_place and not new and self._flip(settings.pans):
         options = [0.0, MIDDLE, PLACE_WIDTH - ASPECT]
         target_camera = self._choose([c for c in options if c != camera])
       acts = self._write_acts(
@@ -778,7 +783,10 @@ class _Author:
       choices.append('hide')
     if second and self._flip(0.45) or not choices:
       return stay('wait')
-    action = self._choose(choices)
+    action = self._choose(
+      [a for a in choices if a != self._last.get(i)] or choices
+    )
+    self._last[i] = action
     if action in ('walk', 'run'):
       target = self._choose(list(walkable))
       return go(action, target, walkable[target])
