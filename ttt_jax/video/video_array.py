@@ -21,7 +21,8 @@ _MAX_PIXELS = 2**26
 _MAX_BYTES = 4 * 2**20
 _SHEET_FRAMES = 24
 _SHEET_WIDTH = 240  # pixels of its frames, at most
-_PAGE_WIDTH = 480  # pixels at which a page shows a film, at least
+_PAGE_WIDTH = 480  # Pixels at which a page shows a film, at least; double if
+# it shows several side by side.
 
 
 class Video(np.ndarray):
@@ -112,21 +113,27 @@ class Video(np.ndarray):
       return frames
     return contact_sheet.side_by_side(frames[0], frames[1:])
 
+  def __repr__(self) -> str:
+    if not _is_video(self):
+      return super().__repr__()
+    several = f'{len(self)} videos of ' if self.ndim == 5 else ''
+    return f'<{several}{_describe(np.asarray(self), self.fps)}>'
+
   def _repr_html_(self) -> str | None:
     """HTML of the film, or a contact sheet if it is long; for notebooks."""
     if not _is_video(self):
       return None  # The text of the array is shown.
     frames = self._one()
-    count, height, width = frames.shape[:3]
-    facts = f'{count} frames, {self.seconds:.1f} s at {self.fps:g} fps'
-    facts += f', {width}x{height} pixels'
+    height, width = frames.shape[1:3]
+    facts = _describe(frames, self.fps)
     film = None
     if frames.size <= 3 * _MAX_PIXELS and not (height % 2 or width % 2):
       film = _encode(frames, self.fps)
+    page_width = max(width, _PAGE_WIDTH * (self.ndim - 3))
     if film is not None and len(film) <= _MAX_BYTES:
       media = (
         f'<video controls loop muted playsinline preload="auto"'
-        f' width="{max(width, _PAGE_WIDTH)}" style="max-width:100%"'
+        f' width="{page_width}" style="max-width:100%"'
         f' src="{_data_uri("video/mp4", film)}"></video>'
       )
     else:
@@ -147,6 +154,12 @@ def _is_video(array: np.ndarray) -> bool:
     and array.shape[-1] == 3
     and array.size > 0
   )
+
+
+def _describe(frames: np.ndarray, fps: float) -> str:
+  count, height, width = frames.shape[-4:-1]
+  seconds = f'{count / fps:.1f} s at {fps:g} fps'
+  return f'{count} frames, {seconds}, {width}x{height} pixels'
 
 
 def _restore(frames: np.ndarray, fps: float) -> Video:
