@@ -44,7 +44,7 @@ from ttt_jax.train import experiment
 
 MODES = ('train', 'sample')
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config of a stage.')
+_CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5p:8x8x4', 'Name of the TPU slice, such as v5p:4x8x8.'
 )

@@ -24,6 +24,7 @@ FLOORS = (
   'pipeline',
   'inspection',
   ('precompute', 'sample', 'edit', 'evaluate', 'evaluate_edit', 'inspect'),
+  '__main__',
 )
 # The trainer's entry hands the function that makes samples to the loop.
 EXCEPTIONS = {('ttt_jax.train.__main__', 'ttt_jax.pipeline.training_samples')}

@@ -24,7 +24,8 @@ from ttt_jax.storyboard import Storyboard
 where = pathlib.Path(ttt_jax.__file__).resolve()
 assert pathlib.Path(sys.prefix).resolve() in where.parents, where
 pipe = VideoPipeline.load(sys.argv[1])
-story = Storyboard.parse([{'text': 'a bicycle'}])
+# A storyboard that a recipe names, from a folder that does not have it.
+story = Storyboard.load('configs/storyboards/quickstart_3s.json#bikes')
 frames = pipe(story, steps=1, guidance=1.0)
 print(frames.shape, frames.dtype)
 """
@@ -62,6 +63,8 @@ def test_holds_the_two_packages_and_what_they_read(wheel):
     'ttt_jax/py.typed',
     'ttt_jax/assets/quickstart_vae/config.json',
     'ttt_jax/assets/shapes_sd/unet/config.json',
+    'ttt_jax/configs/quickstart.py',
+    'ttt_jax/configs/storyboards/quickstart_3s.json',
     'pallas_kernels/tools/budget.json',
   ):
     assert name in names
@@ -110,3 +113,22 @@ def test_samples_from_another_folder(wheel, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert 'segments' in done.stdout
+  # So does a recipe by its name, in the command of the wheel.
+  command = environment / 'bin/ttt-jax'
+
+  def run(*arguments):
+    return subprocess.run(
+      [command, *arguments],
+      cwd=folder,
+      env=environment_without_paths,
+      capture_output=True,
+      text=True,
+    )
+
+  done = run('train', '--dry_run', '--config=quickstart:9s')
+  assert done.returncode == 0, done.stderr
+  assert 'quickstart, stage 9s' in done.stdout
+  done = run()
+  assert '  train ' in done.stdout and '  quickstart ' in done.stdout
+  done = run('plan')
+  assert done.returncode == 2 and 'a clone of the repository' in done.stderr

@@ -260,7 +260,9 @@ def main(argv: Sequence[str]) -> None:
 
 def define_flags() -> None:
   """Defines the flags of the command."""
-  config_flags.DEFINE_config_file('config', lock_config=True)
+  config_flags.DEFINE_config_file(
+    'config', help_string=cli.CONFIG_HELP, lock_config=True
+  )
   flags.DEFINE_string('workdir', None, 'Folder of the training run.')
   flags.DEFINE_bool(
     'check', False, 'Whether to only read the data set and list its problems.'

@@ -21,12 +21,19 @@ from ttt_jax.runtime import bucket
 from ttt_jax.runtime import distributed
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import shipped
 
 # Errors that a user can fix by other input, permissions or hardware. All others
 # are defects of the program and keep their traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError)
 
 flags.disclaim_key_flags()  # `define` defines those of its callers.
+
+
+CONFIG_HELP = (
+  'Path of a config file, or name of a recipe, with its argument if it has one:'
+  ' quickstart:9s.'
+)
 
 
 def define(
@@ -130,20 +137,30 @@ def describe(error: Exception) -> str | None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags and the config file; exits with one line on an error."""
-  # Help works with and without a config.
-  if any(a.lstrip('-').startswith('help') for a in argv[1:]):
-    return app.parse_flags_with_usage(list(argv))
-  path = None
   # What follows -- are flags of another command.
   own = list(itertools.takewhile(lambda a: a != '--', argv[1:]))
-  for argument, following in zip(own, [*own[1:], '']):
-    if re.match(r'--?config(=|$)', argument):
-      value = argument.partition('=')[2] if '=' in argument else following
-      path = value.partition(':')[0]
-      if not os.path.isfile(path):
-        sys.exit(
-          _fail(f'--config {path} does not exist; configs/quickstart.py is one')
-        )
+  # Help works with and without a config.
+  if any(re.fullmatch('--?h(elp)?', a) for a in own):
+    print(_help())
+    sys.exit(0)
+  if any(re.match('--?help', a) for a in own):
+    return app.parse_flags_with_usage(list(argv))
+  argv, path = list(argv), None
+  for i, argument in enumerate(own, 1):
+    if not re.match(r'--?config(=|$)', argument):
+      continue
+    flag, equals, value = argument.partition('=')
+    if not equals:
+      value = argv[i + 1] if i < len(own) else ''
+    try:
+      value = shipped.resolve_config(value)
+    except ValueError as e:
+      sys.exit(_fail(e))
+    path = value.partition(':')[0]
+    if equals:
+      argv[i] = f'{flag}={value}'
+    else:
+      argv[i + 1] = value
   try:
     rest = flags.FLAGS(argv)
     if path is not None:
@@ -175,6 +192,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
   )
   message = re.sub('could not convert.* float.*', 'expected a number', message)
   sys.exit(_fail(message))
+
+
+def _help() -> str:
+  """Returns the docstring of the command and its flags."""
+  text = (sys.modules['__main__'].__doc__ or '').strip()
+  # The first line is the path of the module.
+  flag_help = flags.FLAGS.main_module_help().strip('\n').partition('\n')[2]
+  return f"""{text}
+
+flags:
+{flag_help}
+
+"--helpfull" lists the flags of all libraries, too."""
 
 
 def _check_config(path: str, config: Any) -> None:

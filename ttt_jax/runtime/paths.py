@@ -8,6 +8,8 @@ import pathlib
 
 from fsspec import config as fsspec_config
 
+from ttt_jax.runtime import shipped
+
 PACKAGE = 'package:'
 
 # By default gcsfs caches its listings for the life of the process and misses
@@ -59,9 +61,11 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the existing local file or folder that a path names.
 
   Args:
-    path: A plain path, which is returned unchanged, or 'package:NAME/REST',
-      the path REST inside the installed package NAME. The package is found
-      without being imported, so its dependencies are not needed.
+    path: A plain path, which is returned unchanged; a path such as
+      'configs/storyboards/one_minute.json', which stands for the shipped file
+      where the current folder has no such file; or 'package:NAME/REST', the
+      path REST inside the installed package NAME. The package is found without
+      being imported, so its dependencies are not needed.
 
   Raises:
     FileNotFoundError: the file does not exist; if its package is missing, the
@@ -78,6 +82,8 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     try:
       os.stat(plain)
     except FileNotFoundError as e:
+      if (found := shipped.find(text)) is not None:
+        return found
       if plain.is_symlink():
         raise FileNotFoundError(
           f'{plain} is a link to {os.readlink(plain)}, which does not exist'

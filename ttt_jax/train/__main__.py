@@ -33,9 +33,7 @@ from ttt_jax.train import metrics
 from ttt_jax.train import optimizer
 from ttt_jax.train import profile
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file of the stage.'
-)
+_CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the training run, with a folder per stage.'
 )

@@ -1,0 +1,99 @@
+"""The commands under one name.
+
+    ttt-jax                      # lists them
+    ttt-jax train --config=quickstart --workdir=DIR
+    ttt-jax train --help
+
+`ttt-jax COMMAND` and `python -m ttt_jax COMMAND` are `python -m
+ttt_jax.COMMAND`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import pathlib
+import runpy
+import sys
+
+import ttt_jax
+from ttt_jax.runtime import shipped
+
+_PACKAGE = pathlib.Path(__file__).parent
+_NAMES = (
+  'train',
+  'sample',
+  'edit',
+  'precompute',
+  'annotate',
+  'convert',
+  'evaluate',
+  'evaluate_edit',
+  'inspect',
+)
+_PLAN = 'plan'  # Of `launch`, which a clone has next to the package.
+
+
+def commands() -> dict[str, tuple[str, pathlib.Path]]:
+  """Returns module and file of each command, by its name."""
+  found = {}
+  for name in _NAMES:
+    for path in (_PACKAGE / f'{name}.py', _PACKAGE / name / '__main__.py'):
+      if path.is_file():
+        found[name] = f'ttt_jax.{name}', path
+  plan = _PACKAGE.parent / 'launch' / f'{_PLAN}.py'
+  if plan.is_file():
+    found[_PLAN] = f'launch.{_PLAN}', plan
+  return found
+
+
+def _table(rows: dict[str, str]) -> str:
+  width = max(map(len, rows)) + 2
+  return '\n'.join(f'  {name:<{width}}{text}' for name, text in rows.items())
+
+
+def overview() -> str:
+  """Returns the list of commands and recipes, with one line each."""
+  rows = {name: shipped.summary(p) for name, (_, p) in commands().items()}
+  return f"""\
+ttt-jax {ttt_jax.__version__}: video generation with test-time training
+
+commands ("ttt-jax COMMAND --help" has examples and all flags):
+{_table(rows)}
+
+recipes ("--config=NAME" or "--config=NAME:ARGUMENT", or the path of a file):
+{_table(shipped.recipes())}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command that `argv` names; returns its exit status."""
+  name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
+  if name in ('-h', '--help', '-help', 'help'):
+    print(overview())
+    return 0
+  if name == '--version':
+    print(ttt_jax.__version__)
+    return 0
+  known = commands()
+  if name == _PLAN and name not in known:
+    return _fail(
+      'plan compiles with the launchers of a clone of the repository; run'
+      ' python -m launch.plan there'
+    )
+  if name not in known:
+    return _fail(f'unknown command {name!r}; {shipped.suggest(name, known)}')
+  module, path = known[name]
+  if name == _PLAN:  # A script's own folder is on the path, not the clone.
+    sys.path.insert(0, str(path.parents[1]))
+  sys.argv = [str(path), *arguments]
+  # As `python -m` does, also for worker processes and the texts of --help.
+  runpy.run_module(module, run_name='__main__', alter_sys=True)
+  return 0
+
+
+def _fail(message: str) -> int:
+  print(f'error: {message}', file=sys.stderr)
+  return 2
+
+
+if __name__ == '__main__':
+  sys.exit(main())

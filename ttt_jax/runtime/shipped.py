@@ -1,0 +1,82 @@
+"""Recipes and storyboards that come with the package, found by their names.
+
+In a clone they are the folder `configs` next to the package; a wheel has a copy
+of it inside the package. A path that exists always wins over a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import difflib
+import os
+import pathlib
+import re
+
+_FOLDER = 'configs'
+# In the docstring of a recipe; that of a demonstration has another command.
+_TRAINS = re.compile(r'^    (python -m ttt_jax\.|ttt-jax )train ', re.MULTILINE)
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+def folder() -> pathlib.Path:
+  """Returns the folder of the recipes."""
+  inside = _PACKAGE / _FOLDER
+  return inside if inside.is_dir() else _PACKAGE.parent / _FOLDER
+
+
+def find(path: str | os.PathLike[str]) -> pathlib.Path | None:
+  """Returns the shipped file of a path such as 'configs/storyboards/x.json'."""
+  parts = pathlib.PurePath(path).parts
+  if len(parts) < 2 or parts[0] != _FOLDER or '..' in parts:
+    return None
+  found = folder().joinpath(*parts[1:])
+  return found if found.exists() else None
+
+
+def recipes() -> dict[str, str]:
+  """Returns the first line of each recipe that `train` accepts, by its name."""
+  found = {}
+  for path in sorted(folder().glob('*.py')):
+    text = path.read_text(encoding='utf-8')
+    if _TRAINS.search(text):
+      found[path.stem] = summary(path)
+  return found
+
+
+def summary(path: pathlib.Path) -> str:
+  """Returns the first line of a module's docstring, without importing it."""
+  first = path.read_text(encoding='utf-8').partition('\n')[0]
+  return first.strip('"\\ ')
+
+
+def resolve_config(value: str) -> str:
+  """Returns FILE or FILE:ARGUMENT of a config.
+
+  Args:
+    value: Path of a config file, or name of a recipe ('quickstart', or
+      'configs/quickstart.py'), each with ':ARGUMENT' or without.
+
+  Raises:
+    ValueError: there is neither such a file nor such a recipe; with the nearest
+      names.
+  """
+  path, colon, argument = value.partition(':')
+  if os.path.isfile(path):
+    return value
+  named = f'{_FOLDER}/{path}.py' if path.isidentifier() else path
+  found = find(named)
+  if found is None or not found.is_file():
+    raise ValueError(
+      f'--config {path} is neither a file nor a recipe;'
+      f' {suggest(path, recipes())}'
+    )
+  return f'{found}{colon}{argument}'
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Returns 'did you mean ...?' with the names nearest to one, or all names."""
+  known = list(known)
+  stem = pathlib.PurePath(name).stem
+  if near := difflib.get_close_matches(stem, known, n=3):
+    return f'did you mean {" or ".join(near)}?'
+  return f'expected one of {", ".join(known)}'
