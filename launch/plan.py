@@ -1,6 +1,6 @@
 """Estimates whether a stage fits a TPU slice and what a step costs.
 
-    python -m launch.plan --config=configs/ttt_video.py:63s \\
+    python -m launch.plan --config=ttt_video:63s \\
         --topology=v5p:8x8x4 [--mesh=data:64,sp:4] [--mode=train|sample] \\
         [--sweep [--limit=3]] [--json=FILE] [--cache=FOLDER]
 

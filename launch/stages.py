@@ -188,7 +188,9 @@ def environment(chip: str | None, workdir: str) -> dict[str, str]:
 
 def define_flags() -> None:
   """Defines the flags of this command."""
-  config_flags.DEFINE_config_file('config', None, 'Config of the last stage.')
+  config_flags.DEFINE_config_file(
+    'config', None, f'Config of the last stage. {cli.CONFIG_HELP}'
+  )
   flags.DEFINE_string('workdir', None, 'Folder of the training run.')
   flags.DEFINE_enum(
     'chip', None, list(xla_flags.FLAGS), 'Chip whose compiler flags are set.'

@@ -1,7 +1,8 @@
 """Edits the video of a tuning: same motion, other words.
 
-    python -m ttt_jax.edit --workdir=DIR --prompt="Spider Man is skiing" \\
+    ttt-jax edit --workdir=DIR --prompt="Spider Man is skiing" \\
         --prompt="a man is skiing, comic style"
+    ttt-jax edit --workdir=DIR --prompt="a dog runs" --noinversion --seed=1
 
 DIR is the folder of a training run with configs/tune_a_video.py or
 configs/tune_dit.py. Writes an MP4 and a GIF per text to --out, and

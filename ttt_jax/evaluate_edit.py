@@ -1,7 +1,7 @@
 """Measures frame consistency and text alignment of edited videos.
 
-    python -m ttt_jax.evaluate_edit --clip=FOLDER \
-        --video=a.mp4 --prompt="a red panda on a bike" \
+    ttt-jax evaluate_edit --clip=FOLDER \\
+        --video=a.mp4 --prompt="a red panda on a bike" \\
         --video=b.mp4 --prompt="a bike in the snow" [--json=FILE]
 
 FOLDER contains a CLIP in transformers' layout, for example a download of

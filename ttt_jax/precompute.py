@@ -1,7 +1,9 @@
 """Encodes videos and their captions into a data set for training.
 
-    python -m ttt_jax.precompute --config=configs/quickstart.py:9s \
-        --workdir=DIR [--config.data.videos=FOLDER ...] [--check]
+    ttt-jax precompute --config=quickstart:9s --workdir=DIR
+    ttt-jax precompute --config=cogvideox:CogVideoX-5b,3s --workdir=DIR \\
+        --config.data.storyboards=captions.jsonl --config.data.videos=videos
+    ttt-jax precompute --config=quickstart:9s --workdir=DIR --check
 
 `config.data.storyboards` is a file of storyboards, of annotations of long
 videos (`data/annotations.py`) or of captions (`data/captions.py`). They are

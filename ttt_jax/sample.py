@@ -1,6 +1,8 @@
 """Samples the video of a storyboard with a trained model.
 
-    python -m ttt_jax.sample --workdir=DIR --storyboard=FILE --out=FILE.mp4
+    ttt-jax sample --workdir=DIR --storyboard=story.json --out=story.mp4
+    ttt-jax sample --workdir=DIR --storyboard=stories.json#NAME --seed=1 \\
+        --steps=25 --out=story.mp4
 
 DIR is the folder of a training run or of a pre-trained CogVideoX. Writes an
 H.264 MP4 and, next to it, a contact sheet with one frame per segment.

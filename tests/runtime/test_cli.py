@@ -17,7 +17,8 @@ from ttt_jax.runtime import cli
   [
     (
       ['train', '--config=nope.py', '--workdir=x'],
-      'error: --config nope.py does not exist; configs/quickstart.py is one',
+      'error: --config nope.py is neither a file nor a recipe; expected one of'
+      ' cogvideox, memory, quickstart, ttt_video, tune_a_video, tune_dit',
     ),
     (
       ['train', '--config=configs/quickstart.py:4s', '--workdir=x'],
@@ -88,7 +89,8 @@ from ttt_jax.runtime import cli
     ),
     (
       ['train', '--config', 'nope.py'],
-      'error: --config nope.py does not exist; configs/quickstart.py is one',
+      'error: --config nope.py is neither a file nor a recipe; expected one of'
+      ' cogvideox, memory, quickstart, ttt_video, tune_a_video, tune_dit',
     ),
     (
       ['train', '--config=configs/quickstart.py', '--workdir=/proc/w'],

@@ -1,6 +1,7 @@
 """Converts models between the layout of Hugging Face and ours.
 
-    python -m ttt_jax.convert --source=CogVideoX-5b --out=DIR
+    ttt-jax convert --source=CogVideoX-5b --out=DIR
+    ttt-jax convert --source=WORKDIR --out=DIR --dtype=bfloat16
 
 The contents of --source decide the direction:
 

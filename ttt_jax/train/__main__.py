@@ -1,6 +1,8 @@
 """Trains one stage.
 
-    python -m ttt_jax.train --config=configs/quickstart.py:3s --workdir=DIR
+    ttt-jax train --config=quickstart:3s --workdir=DIR
+    ttt-jax train --config=mine.py --config.steps=2000 --workdir=DIR
+    ttt-jax train --config=ttt_video:63s,gated_deltanet --dry_run
 
 Writes checkpoints/, TensorBoard events, metrics.jsonl and losses.png to
 DIR/STAGE. The same command resumes a run that was stopped. `--dry_run` prints
