@@ -21,6 +21,9 @@ TPU := .venv-tpu
 GPU := .venv-gpu
 # So do diffusers, transformers and the CPU build of PyTorch.
 PARITY := .venv-parity
+# So do Sphinx and its theme.
+DOCS := .venv-docs
+SITE := build/site
 # The pinned version of JAX, stated once.
 JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
 # The CPU build of PyTorch, from PyTorch's own index.
@@ -32,7 +35,7 @@ PIN := $(RUN) -m uv pip compile pyproject.toml --quiet --python-version 3.11 \
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins wheel \
-  bench parity kernel-check kernel-budget plan-check plan-table clean
+  bench parity docs docs-links drawings kernel-check kernel-budget plan-check plan-table clean
 
 demo: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
@@ -75,6 +78,7 @@ pins: $(READY)
 	$(PIN) --extra test --extra lint -o requirements.txt
 	$(PIN) --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(PIN) --extra parity -c requirements.txt -o requirements-parity.txt
+	$(PIN) --extra docs -c requirements.txt -o requirements-docs.txt
 
 wheel: $(READY)
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
@@ -100,6 +104,27 @@ $(PARITY)/ready: requirements.txt requirements-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-parity.txt torch==$(TORCH)
+	touch $@
+
+# The documentation site. Warnings are errors, among them links within the site
+# that lead nowhere; nothing is downloaded.
+docs: $(DOCS)/ready
+	JAX_PLATFORMS=cpu $(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going \
+	  --quiet docs $(SITE)
+	@echo "the site is in $(SITE)/index.html"
+
+# Follows the links to other sites, which needs a network.
+docs-links: $(DOCS)/ready
+	JAX_PLATFORMS=cpu $(DOCS)/bin/python -m sphinx -b linkcheck docs build/links
+
+# Draws the pictures of the explanations again.
+drawings: $(READY)
+	$(RUN) docs/drawings/draw.py
+
+$(DOCS)/ready: requirements-docs.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 # Compiles the kernels for TPUs and an H100, of which none is needed.
@@ -136,4 +161,4 @@ $(GPU)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TPU) $(GPU) $(PARITY) $(WORKDIR)
+	rm -rf $(VENV) $(TPU) $(GPU) $(PARITY) $(DOCS) $(WORKDIR)

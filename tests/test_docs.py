@@ -11,8 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted(
   p.relative_to(ROOT).as_posix()
-  for folder in ('', 'docs', 'benchmarks', 'pallas_kernels', 'examples')
-  for p in (ROOT / folder).glob('*.md')
+  for folder in ('', 'docs/**/', 'benchmarks/', 'pallas_kernels/', 'examples/')
+  for p in ROOT.glob(f'{folder}*.md')
 )
 
 

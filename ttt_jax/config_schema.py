@@ -25,12 +25,34 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Mesh(_Section):
+  """Sizes of the axes of the device mesh, see `sharding`.
+
+  Attributes:
+    data: Parts of the batch; the parameters are split over them, too.
+    sp: Parts of each sequence; must divide the heads.
+  """
+
   data: schema.PositiveInt = 1
   sp: schema.PositiveInt = 1
 
 
 class VideoData(_Section, kw_only=True):
-  """Clips of a transformer, by seconds."""
+  """Clips of a transformer, by seconds.
+
+  Attributes:
+    folder: Folder of the data set; '{workdir}' in it is replaced.
+    storyboards: File of storyboards, annotations or captions, for precompute.
+    videos: Folder of the videos, for precompute.
+    seconds: Length of a clip, a multiple of a segment's.
+    stride: Seconds between the beginnings of two clips; 0 is the length of a
+      clip.
+    start: Seconds into the video at which the clip of a tuning begins.
+    fps: Frames per second, to which videos are resampled.
+    height: Pixel rows.
+    width: Pixel columns.
+    soften: Whether frames are blurred a little, as the small autoencoder was
+      trained.
+  """
 
   folder: schema.Text
   storyboards: str = ''
@@ -45,7 +67,20 @@ class VideoData(_Section, kw_only=True):
 
 
 class FrameData(_Section, kw_only=True):
-  """Clips of a U-Net, by frames."""
+  """Clips of a U-Net, by frames.
+
+  Attributes:
+    folder: Folder of the data set; '{workdir}' in it is replaced.
+    frames: Frames of the clip.
+    stride: Every n-th frame of the file is taken.
+    start: Number of the first frame.
+    fps: Frames per second of the files that are written.
+    height: Pixel rows.
+    width: Pixel columns.
+    spatial_compression: Pixels per latent cell and side.
+    soften: Whether frames are blurred a little, as the small autoencoder was
+      trained.
+  """
 
   folder: schema.Text
   frames: schema.PositiveInt
@@ -59,12 +94,30 @@ class FrameData(_Section, kw_only=True):
 
 
 class Vae(_Section, kw_only=True):
+  """The video or image autoencoder.
+
+  Attributes:
+    folder: Folder of the model, or 'package:NAME/REST'.
+    tiling: Whether frames are encoded in tiles, which takes less memory.
+    dtype: Compute type; '' keeps the encoder's default.
+  """
+
   folder: schema.Text
   tiling: bool = False
   dtype: _Dtype = ''
 
 
 class TextEncoder(_Section, kw_only=True):
+  """The text encoder.
+
+  Attributes:
+    folder: Folder of the model, or 'package:NAME/REST'.
+    length: Text tokens per segment, L; longer texts are an error.
+    dtype: Compute type; '' keeps the encoder's default.
+    cache: Folder of embeddings that stages and samples share; '' disables it.
+    truncate: Whether longer texts are cut instead.
+  """
+
   folder: str = ''
   length: schema.PositiveInt
   dtype: _Dtype = ''
@@ -73,11 +126,29 @@ class TextEncoder(_Section, kw_only=True):
 
 
 class Ddim(_Section):
+  """Noise levels of DDIM for a U-Net, as its folder defines them.
+
+  Attributes:
+    offset: Offset of the timesteps, `steps_offset` in diffusers.
+    ends_clean: Whether the last step ends at exactly no noise.
+  """
+
   offset: Annotated[int, msgspec.Meta(ge=0, le=999)]
   ends_clean: bool
 
 
 class Sample(_Section):
+  """Options of the samples that a tuning makes.
+
+  Attributes:
+    steps: Sampling steps.
+    guidance: Strength of the guidance.
+    negative: Text of what must not be shown.
+    seed: Seed of the noise.
+    inversion: Whether sampling starts from the inverted clip, not from noise.
+    batch: Texts that are sampled at once; none is all of them.
+  """
+
   steps: Steps = 50
   guidance: schema.FiniteFloat = 12.5
   negative: str = ''
@@ -87,7 +158,17 @@ class Sample(_Section):
 
 
 class ParameterGroup(_Section, kw_only=True):
-  """How the parameters of a group train, see `train.optimizer`."""
+  """How the parameters of a group train, see `train.optimizer`.
+
+  Attributes:
+    name: Name in tables and metrics.
+    optimizer: Muon is for matrices, AdamW for everything.
+    lr: Peak learning rate.
+    schedule: Course of the learning rate after the warm-up.
+    warmup: Steps in which the learning rate rises from 0.
+    end_lr: Learning rate at the last step, for 'linear' and 'cosine'.
+    weight_decay: Weight decay; norms and biases have none.
+  """
 
   name: schema.Text | None = None
   optimizer: Literal['adamw', 'muon'] = 'adamw'
@@ -99,6 +180,16 @@ class ParameterGroup(_Section, kw_only=True):
 
 
 class Optimizer(_Section, kw_only=True):
+  """The optimizer.
+
+  Attributes:
+    groups: Pairs of a pattern of parameter paths and a group; the first match
+      decides, and the group None freezes.
+    betas: Decay rates of AdamW's averages.
+    eps: Epsilon of AdamW.
+    clip: Largest norm of the gradient; 0 does not clip.
+  """
+
   groups: Annotated[
     list[tuple[str, dict[str, Any] | None]], msgspec.Meta(min_length=1)
   ]
@@ -108,7 +199,45 @@ class Optimizer(_Section, kw_only=True):
 
 
 class Training(_Section, kw_only=True):
-  """A training config; `data` and `model` depend on the backbone."""
+  """A training config; `data` and `model` depend on the backbone.
+
+  Attributes:
+    name: Name of the run in tables.
+    backbone: Network: the video transformer or the U-Net.
+    stage: Name of the stage, and of its folder in the workdir.
+    previous_stage: Stage of the same workdir whose weights training starts
+      from.
+    init_from: Folder whose weights training starts from: a run, a model in
+      diffusers' layout, or a converted one.
+    seed: Seed of everything random.
+    steps: Steps of the optimizer.
+    batch_size: Clips per step, over all devices.
+    microbatches: Parts into which a step splits its batch, to save memory.
+    ema_decay: Decay per step of the averaged weights; 0 keeps no average.
+    text_dropout: Share of clips whose text is replaced by the empty text.
+    schedule_shift: Shift of the noise schedule towards noise.
+    scheduler: Scheduler of samples; none is the default one.
+    log_every: Steps between two rows of metrics.
+    diagnose_every: Steps between two diagnoses of the mixers; 0 disables them.
+    checkpoint_every: Steps between two checkpoints.
+    keep_last: Newest checkpoints to keep.
+    keep_every: Checkpoints at multiples of this step are kept, too; 0: none.
+    sample_every: Steps between two samples; 0 disables them.
+    profile: Steps to trace, as FIRST:LAST.
+    mesh: Sizes of the device mesh.
+    data: Clips, see `VideoData` and `FrameData`.
+    vae: Autoencoder.
+    text: Text encoder.
+    model: Sizes of the network, see `DiTConfig` and `UNet3DConfig`.
+    optimizer: Optimizer.
+    video: Video file of a tuning.
+    prompt: Text that describes the video of a tuning.
+    edits: Texts that a tuning samples.
+    inversion_prompt: Text of the inversion; '' inverts without a text.
+    sample: Options of a tuning's samples.
+    ddim: Noise levels of DDIM.
+    extra: Names of further values, for a program that trains with the config.
+  """
 
   name: str = ''
   backbone: Backbone = 'dit'
@@ -136,14 +265,12 @@ class Training(_Section, kw_only=True):
   text: TextEncoder
   model: dict[str, Any]
   optimizer: Optimizer
-  # Of a run that tunes a network on one video.
   video: str = ''
   prompt: str = ''
   edits: list[schema.Text] = []
   inversion_prompt: str = ''
   sample: Sample | None = None
   ddim: Ddim | None = None
-  # Names of further values, for a program that trains with the config.
   extra: list[str] = []
 
 

@@ -1,0 +1,131 @@
+"""Makes pages of files outside of docs/, and leads links to the right place.
+
+Links in Markdown are relative to the file that contains them, so that they work
+where the repository is read. On the site
+
+- a page that consists of an `include` directive shows the included file;
+- notebooks are copied from notebooks/ to docs/notebooks/, which Git ignores;
+- a link to a file that is a page here leads to the page, and a link to any
+  other file to the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+
+from sphinx.util import logging
+
+_INCLUDE = re.compile(r'\A\s*```\{include\} (\S+)\n```\s*\Z')
+# [text](target) and ![text](target), in Markdown and in the JSON of notebooks.
+_LINK = re.compile(r'(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)')
+_FENCE = re.compile(r'^(```|~~~).*?^\1', re.M | re.S)
+_logger = logging.getLogger(__name__)
+
+
+class Pages:
+  """Which files of the repository are pages of the site.
+
+  Attributes:
+    docs: Folder of the site's sources.
+    root: Folder of the repository.
+    url: Address of the repository; '' if it has none.
+  """
+
+  def __init__(self, docs: pathlib.Path, url: str):
+    self.docs, self.root, self.url = docs, docs.parent, url
+    self._sources = {}
+    for page in docs.rglob('*.md'):
+      if match := _INCLUDE.match(page.read_text()):
+        self._sources[(page.parent / match[1]).resolve()] = page
+    for notebook in (self.root / 'notebooks').glob('*.ipynb'):
+      self._sources[notebook] = docs / 'notebooks' / notebook.name
+
+  def copy_notebooks(self) -> None:
+    """Copies the notebooks that have changed."""
+    target = self.docs / 'notebooks'
+    if target.is_dir():
+      for path in target.glob('*.ipynb'):
+        if not (self.root / 'notebooks' / path.name).exists():
+          path.unlink()
+    for source, page in self._sources.items():
+      if source.suffix == '.ipynb' and (
+        not page.exists() or page.read_bytes() != source.read_bytes()
+      ):
+        page.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, page)
+
+  def source(self, page: pathlib.Path) -> pathlib.Path:
+    """Returns the file whose content a page shows, often the page itself."""
+    for source, other in self._sources.items():
+      if other == page:
+        return source
+    return page
+
+  def link(self, target: str, source: pathlib.Path, page: pathlib.Path) -> str:
+    """Returns a link of `source` as a link of the page that shows it.
+
+    Args:
+      target: Link as it is written, relative to `source`.
+      source: File that contains the link.
+      page: File in docs/ that shows `source`.
+    """
+    if re.match(r'[a-z+]+:|#|<', target):
+      return target
+    path, _, anchor = target.partition('#')
+    full = (source.parent / path).resolve()
+    if not full.exists():
+      return target  # Sphinx reports it.
+    if full == self.root / 'README.md':
+      full, anchor = self.docs / 'index.md', ''
+    # A folder stands for its README.
+    if full.is_dir() and full / 'README.md' in self._sources:
+      full /= 'README.md'
+    full = self._sources.get(full, full)
+    is_page = full.is_relative_to(self.docs) and full.is_file()
+    if not is_page and self.url:
+      kind = 'tree' if full.is_dir() else 'blob'
+      inside = full.relative_to(self.root).as_posix()
+      return f'{self.url}/{kind}/main/{inside}'
+    relative = os.path.relpath(full, page.parent).replace(os.sep, '/')
+    return f'{relative}#{anchor}' if anchor else relative
+
+
+def rewrite(text: str, change) -> str:
+  """Returns Markdown with other links, except inside of code blocks."""
+  parts, end = [], 0
+  replace = lambda part: _LINK.sub(
+    lambda m: f'{m[1]}{m[2]}({change(m[3])})', part
+  )
+  for fence in _FENCE.finditer(text):
+    parts += [replace(text[end : fence.start()]), fence[0]]
+    end = fence.end()
+  return ''.join([*parts, replace(text[end:])])
+
+
+def _prepare(app):
+  app.repository_pages = Pages(
+    pathlib.Path(app.srcdir), app.config.repository_url
+  )
+  app.repository_pages.copy_notebooks()
+
+
+def _read(app, docname, content):
+  pages = app.repository_pages
+  page = pathlib.Path(app.env.doc2path(docname))
+  source = pages.source(page)
+  text = content[0]
+  if source != page and source.suffix == '.md':
+    app.env.note_dependency(str(source))
+    text = source.read_text()
+  content[0] = rewrite(text, lambda t: pages.link(t, source, page))
+
+
+def setup(app):
+  app.add_config_value('repository_url', '', 'env')
+  app.add_config_value('repository_branch', 'main', 'env')
+  app.connect('builder-inited', _prepare, priority=100)
+  app.connect('source-read', _read)
+  return {'parallel_read_safe': True}

@@ -1,0 +1,71 @@
+"""The documentation site, without building it: `make docs` does that."""
+
+import importlib.util
+import pathlib
+import re
+
+from ttt_jax import config_schema
+
+DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
+PAGES = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob('*.md')}
+
+
+def load(path):
+  """Imports a module of the site, which is no package."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def toctree_entries(page):
+  """Names the pages in the toctrees of a page, relative to docs/."""
+  found = []
+  trees = re.findall(
+    r'^```\{toctree\}\n(.*?)^```$', (DOCS / page).read_text(), re.M | re.S
+  )
+  for line in '\n'.join(trees).splitlines():
+    if line and not line.startswith(':'):
+      entry = re.sub(r'^.* <(.+)>$', r'\1', line)
+      names = DOCS.joinpath(page).parent.glob(f'{entry}.*')
+      found += [p.relative_to(DOCS).as_posix() for p in names] or [entry]
+  return [f for f in found if f.endswith('.md') or '.' not in f]
+
+
+def test_every_page_is_in_one_toctree():
+  entries = [e for page in PAGES for e in toctree_entries(page)]
+  assert sorted(entries) == sorted(PAGES - {'index.md'})
+
+
+def test_every_drawing_is_drawn_and_shown():
+  folder = DOCS / 'drawings'
+  shown = '\n'.join((DOCS / page).read_text() for page in PAGES)
+  drawings = {
+    p.stem for p in folder.glob('*.py') if 'def draw()' in p.read_text()
+  }
+  pictures = {p.stem for p in folder.glob('*.svg')}
+  assert drawings == pictures
+  assert {p for p in pictures if f'drawings/{p}.svg)' in shown} == pictures
+
+
+def test_every_field_of_a_config_is_described():
+  fields = load(DOCS / 'extensions' / 'config_fields.py')
+  text = (DOCS / 'reference/configs.md').read_text()
+  names = re.findall(r'\{config-fields\} (\S+)', text)
+  assert len(names) > 10
+  missing = [
+    f'{name}.{row[0]}'
+    for name in names
+    for row in fields.rows(fields.find(name))
+    if not row[-1]
+  ]
+  assert not missing
+
+
+def test_fields_in_words():
+  fields = load(DOCS / 'extensions' / 'config_fields.py')
+  rows = {row[0]: row for row in fields.rows(config_schema.Training)}
+  assert rows['steps'][1:3] == ('whole number ≥ 1', '')
+  assert rows['text_dropout'][1] == 'number ≥ 0 and < 1'
+  assert rows['scheduler'][1:3] == ('text or none', '`None`')
+  assert rows['backbone'][1:3] == ("one of `'dit'`, `'unet3d'`", "`'dit'`")
