@@ -1,22 +1,28 @@
-"""Writes one HTML page that shows a training run.
+"""Writes one HTML page that shows a run, a data set or a storyboard.
 
     python -m ttt_jax.inspect WORKDIR [--out=FILE.html]
+    python -m ttt_jax.inspect WORKDIR/data/3s
+    python -m ttt_jax.inspect storyboard.json --workdir=WORKDIR
 
-The folder of a run or of one of its stages: losses by timestep, gates and inner
-losses by layer, samples, speed and the config. The run may be in progress or
-killed; nothing is computed, and no accelerator is used.
+A run, or one of its stages: losses by timestep, gates and inner losses by
+layer, samples, speed and the config. It may be in progress or killed. A data
+set: clips with their captions and pictures, and what was left out and why. A
+file of storyboards, annotations or captions: a strip of segments with scenes
+and numbers of tokens.
 
-The page is one file without links to others.
+The page is one file without links to others. No accelerator is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
+from typing import Any
 
 from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
@@ -25,7 +31,19 @@ from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
 _OUT = flags.DEFINE_string(
-  'out', '', 'HTML file to write; default: inspect.html in the folder.'
+  'out',
+  '',
+  'HTML file to write; default: inspect.html in the folder, or NAME.html next'
+  ' to the file.',
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config of the model, for tokens and videos.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', '', 'Folder of a training run whose config is used.'
+)
+_VIDEOS = flags.DEFINE_string(
+  'videos', '', 'Folder of the videos; default: that of the config.'
 )
 _EMBED = cli.define(
   'embed_mib',
@@ -33,51 +51,83 @@ _EMBED = cli.define(
   'Size of the videos and pictures in the page, in MiB.',
   schema.NonNegativeFloat,
 )
+_PICTURES = cli.define(
+  'pictures',
+  600,
+  'Largest number of frames of clips and storyboards in the page.',
+  schema.NonNegativeInt,
+)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes the page of the folder in `argv`."""
+  """Writes the page of the path in `argv`."""
   if len(argv) != 2:
     raise ValueError(
-      f'expected one folder, not {len(argv) - 1}; for example python -m'
-      ' ttt_jax.inspect WORKDIR'
+      f'expected one folder or file, not {len(argv) - 1}; for example python'
+      ' -m ttt_jax.inspect WORKDIR'
     )
   source = argv[1]
+  if not paths.is_remote(source):
+    paths.resolve(source)
   out = pathlib.Path(_OUT.value or _default_out(source))
   if out.suffix != '.html':
     raise ValueError(f'--out is {out}; it must end in .html')
-  bucket.check(source)
-  if not paths.is_remote(source):
-    paths.resolve(source)
+  for path in (source, _WORKDIR.value):
+    bucket.check(path)
   files.check_writable(out)
-  text = _build(epath.Path(source))
+  text = _build(source)
   with files.atomic_write(out) as temporary:
-    temporary.write_text(text)
+    temporary.write_text(text, encoding='utf-8')
   print(f'wrote {out} ({len(text) / 2**20:.1f} MiB); open it in a browser')
 
 
 def _default_out(source: str) -> str:
   if paths.is_remote(source):
     return 'inspect.html'
-  return os.path.join(source, 'inspect.html')
+  if os.path.isdir(source):
+    return os.path.join(source, 'inspect.html')
+  return os.path.splitext(source)[0] + '.html'
 
 
-def _build(folder: epath.Path) -> str:
+def _build(source: str) -> str:
   """Returns the page."""
   import jax
 
   # A run on this machine keeps its accelerator.
   jax.config.update('jax_platforms', 'cpu')
+  from ttt_jax.inspection import context
+  from ttt_jax.inspection import data_set
   from ttt_jax.inspection import run
+  from ttt_jax.inspection import segments
+  from ttt_jax.inspection import storyboards
   from ttt_jax.pages import media
 
   budget = media.Budget(int(_EMBED.value * 2**20))
-  if folder.is_dir() and (stages := run.find_stages(folder)):
+  folder = epath.Path(source)
+  config: Mapping[str, Any] | None = None
+  if _CONFIG.value is not None:
+    config = _CONFIG.value.to_dict()
+  elif _WORKDIR.value:
+    config = context.of_run(_WORKDIR.value)
+
+  def details() -> dict[str, Any]:
+    videos = _VIDEOS.value or context.videos(config)
+    pictures = segments.Pictures(videos, budget, _PICTURES.value)
+    return dict(pictures=pictures, tokens=context.tokens(config))
+
+  if not folder.is_dir():
+    boards = storyboards.read(source)
+    size = context.geometry(config)
+    return storyboards.build(source, boards, geometry=size, **details())
+  if data_set.is_data_set(folder):
+    config = config or context.of_data_set(folder)
+    return data_set.build(folder, config=config, **details())
+  if stages := run.find_stages(folder):
     return run.build(folder, stages, budget)
   raise ValueError(
-    f'{folder} is not a training run: neither it nor a folder in it has'
-    f' {run.metrics.LOG} or {run.checkpoint_format.FOLDER}/; name the'
-    ' --workdir of python -m ttt_jax.train'
+    f'{folder} is no run, data set or storyboard: neither it nor a folder in it'
+    f' has {run.metrics.LOG} or {run.checkpoint_format.FOLDER}/ (a run), and it'
+    ' has no manifest.json (a data set); name such a folder, or a .json file'
   )
 
 

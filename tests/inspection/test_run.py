@@ -142,6 +142,6 @@ def test_other_folders_and_paths(tmp_path):
 
   assert 'metrics.jsonl or checkpoints/' in error(tmp_path)
   assert f'{tmp_path}/no does not exist' in error(tmp_path / 'no')
-  assert 'expected one folder, not 0' in error()
+  assert 'expected one folder or file, not 0' in error()
   assert 'must end in .html' in error(tmp_path, '--out=x.pdf')
   assert not list(tmp_path.iterdir())

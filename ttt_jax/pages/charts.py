@@ -107,7 +107,7 @@ def lines(
     )
 
   parts: list[Any] = []
-  for value in _ticks(low, high, is_log):
+  for value in _ticks(low, high, True) if is_log else _ticks(*y_range, False):
     y = place(0, float(scale(value)))[1]
     if top <= y <= bottom:
       parts += [
@@ -123,7 +123,8 @@ def lines(
         px, py = place(x, float(scale(y)))
         path.append(f'{"M" if is_new else "L"}{_r(px)} {_r(py)}')
       is_new = not is_shown
-    if len(path) == 1:  # A round end is drawn where there is some length.
+    is_point = len(path) == 1
+    if is_point:  # A round end is drawn where there is some length.
       path.append('h.01')
     parts.append(
       tag(
@@ -133,6 +134,7 @@ def lines(
         stroke=s.colour,
         stroke_dasharray='4 3' if s.is_dashed else None,
         stroke_linecap='round',
+        style='stroke-width:6' if is_point else None,
       )
     )
   named = [s for s in series if s.name]
@@ -308,7 +310,7 @@ def _x_axis(x_range: tuple[float, float], name: str) -> list[html.Markup]:
   parts = [tag('text', name, x=left - 5, y=bottom + 16, text_anchor='end')]
   for value in _ticks(*x_range, False):
     share = (value - x_range[0]) / (x_range[1] - x_range[0])
-    if 0 <= share <= 1:
+    if 0.04 <= share <= 1:  # The name of the axis is at its beginning.
       parts.append(
         tag(
           'text',
