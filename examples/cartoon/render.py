@@ -61,11 +61,7 @@ def frame(
   state: motion.FrameState, height: int = 64, width: int = 96
 ) -> np.ndarray:
   """Draws a state, uint8 [height, width, 3]; raises as `frames` does."""
-  if height < 16 or width != round(height * world.ASPECT):
-    raise ValueError(
-      f'the size is {height}x{width}; expected a width of 1.5 times the height,'
-      ' for example 64x96'
-    )
+  check_size(height, width)
   unit = height * _SCALE
   left = round(state.camera * unit)
   wide = _background(state.place, unit)
@@ -78,6 +74,15 @@ def frame(
     draw_character(pen, character)
   scenery.draw_cover(pen, place.cover, place.x(place.cover))
   return np.asarray(image.reduce(_SCALE))
+
+
+def check_size(height: int, width: int) -> None:
+  """Raises ValueError unless a picture can have this size."""
+  if height < 16 or width != round(height * world.ASPECT):
+    raise ValueError(
+      f'the size is {height}x{width}; expected a width of 1.5 times the height,'
+      ' for example 64x96'
+    )
 
 
 @functools.lru_cache(maxsize=16)

@@ -37,7 +37,7 @@ _BESIDE = 0.16  # from the middle of a prop to a character that uses it
 _MARGIN = 0.12  # from a character that stands to the edge of the picture
 _OUTSIDE = 0.24  # from a character that has left to the edge
 _APART = 0.2  # between two characters that stand
-_VERSION = 1  # of `draw_story`
+VERSION = 1  # of `draw_story`: a seed has the same story in all programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,7 +371,7 @@ def draw_story(
   if seed < 0:
     raise ValueError(f'seed is {seed}; expected 0 or more')
   _check_range('segments', segments, 1, 200)
-  rng = np.random.default_rng([_VERSION, SPLITS.index(split), seed])
+  rng = np.random.default_rng([VERSION, SPLITS.index(split), seed])
   return _Author(rng, segments, settings, split, seed).story()
 
 

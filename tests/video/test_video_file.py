@@ -256,6 +256,15 @@ def test_write_then_read(tmp_path):
   assert os.listdir(tmp_path) == ['a.mp4']
 
 
+def test_lossless(tmp_path):
+  path = tmp_path / 'a.mp4'
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 256, (5, 32, 48, 3), dtype=np.uint8)
+  video_file.write_video(path, frames, lossless=True)
+  back = video_file.read_video(path, height=32, width=48, soften=False)
+  np.testing.assert_array_equal(back, frames)
+
+
 @pytest.mark.parametrize(
   'frames, name, error, message',
   [
@@ -289,7 +298,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'a.mp4'
   path.write_text('old')
 
-  def interrupted(part, frames, fps):
+  def interrupted(part, *args):
     part.write_text('half')
     raise KeyboardInterrupt
 

@@ -317,7 +317,10 @@ def _nearest(
 
 
 def write_video(
-  path: str | os.PathLike[str], frames: np.ndarray, fps: float = 16
+  path: str | os.PathLike[str],
+  frames: np.ndarray,
+  fps: float = 16,
+  lossless: bool = False,
 ) -> None:
   """Writes an H.264 MP4 (yuv420p, CRF 18), completely or not at all.
 
@@ -325,6 +328,8 @@ def write_video(
     path: Path that ends in .mp4; replaced if it exists.
     frames: Frames, uint8 [n, H, W, 3], H and W even.
     fps: Frames per second.
+    lossless: Whether to write H.264 of RGB without loss, for data sets of small
+      drawings. Browsers do not show it, FFmpeg and players based on it do.
 
   Raises:
     ValueError: the frames have another dtype, shape or an odd size, or the
@@ -350,7 +355,7 @@ def write_video(
     raise ValueError(f'{path} must end in .mp4')
   with files.atomic_write(path) as temporary:
     try:
-      _encode(temporary, frames, fps)
+      _encode(temporary, frames, fps, lossless)
       # FFmpeg does not report every failed write, as on a full disk.
       is_complete = probe(temporary).frames == len(frames)
     except (av.FFmpegError, ValueError) as e:
@@ -362,15 +367,20 @@ def write_video(
       )
 
 
-def _encode(path: os.PathLike[str], frames: np.ndarray, fps: float) -> None:
+def _encode(
+  path: os.PathLike[str], frames: np.ndarray, fps: float, lossless: bool
+) -> None:
   with av.open(
     str(path), 'w', format='mp4', options={'movflags': 'faststart'}
   ) as container:
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    stream = container.add_stream('libx264', rate, options={'crf': '18'})
+    codec, pixels, crf = ('libx264', 'yuv420p', '18')
+    if lossless:
+      codec, pixels, crf = ('libx264rgb', 'rgb24', '0')
+    stream = container.add_stream(codec, rate, options={'crf': crf})
     stream.height, stream.width = frames.shape[1:3]
-    stream.pix_fmt = 'yuv420p'
-    for pixels in frames:
-      frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
+    stream.pix_fmt = pixels
+    for each in frames:
+      frame = av.VideoFrame.from_ndarray(each, format='rgb24')
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
