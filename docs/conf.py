@@ -46,6 +46,7 @@ default_role = 'code'
 smartquotes = False  # Options begin with two hyphens.
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_use_rtype = False
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'
 python_use_unqualified_type_names = True

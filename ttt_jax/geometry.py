@@ -34,6 +34,13 @@ class Geometry:
     patch_size: Latent cells per token and side.
     segment_latent_frames: Latent frames per segment, n. The paper has 12, which
       is 3 seconds at 16 frames per second.
+
+  Example:
+    >>> minute = Geometry.from_seconds(63, height=480, width=720)
+    >>> minute.frames, minute.segments, minute.sequence_length
+    (1009, 21, 346296)
+    >>> minute.mini_batches * minute.mini_batch == minute.padded_length
+    True
   """
 
   frames: int

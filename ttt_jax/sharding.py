@@ -80,7 +80,12 @@ def check_mesh(
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-  """Parses a mesh such as 'data:64,sp:4'; raises ValueError otherwise."""
+  """Parses a mesh such as 'data:64,sp:4'; raises ValueError otherwise.
+
+  Example:
+    >>> parse_mesh('data:64,sp:4')
+    {'data': 64, 'sp': 4}
+  """
   mesh = dict.fromkeys(AXES, 1)
   for part in text.split(','):
     name, _, size = part.partition(':')

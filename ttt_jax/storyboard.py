@@ -113,6 +113,13 @@ class Storyboard:
       ValueError: the storyboard is empty or has more than 200 segments, an
         unknown key, a shot that is not defined, or a value that is not valid;
         with the number of the segment.
+
+    Example:
+      >>> story = Storyboard.parse(
+      ...   [{'text': 'A cat sleeps.', 'repeat': 2}, {'text': 'It wakes up.'}]
+      ... )
+      >>> story.seconds, [segment.text for segment in story.segments]
+      (9, ['A cat sleeps.', 'A cat sleeps.', 'It wakes up.'])
     """
     location = f'storyboard {name!r}'
     shots = _check_shots(dict(shots or {}))
@@ -161,6 +168,14 @@ class Storyboard:
     Where the scene changes, '<end_scene>' ends the previous text and
     '<start_scene>' begins the next one. As in the paper's code, the beginning
     and the end of the video have no token.
+
+    Example:
+      >>> story = Storyboard.parse([
+      ...   {'text': 'A cat.', 'scene': 'sofa'},
+      ...   {'text': 'It eats.', 'scene': 'kitchen'},
+      ... ])
+      >>> story.prompts()
+      ['A cat.<end_scene>', '<start_scene>It eats.']
     """
     texts = [segment.text for segment in self.segments]
     scene = self.segments[0].scene

@@ -35,6 +35,15 @@ class TokenOrder:
     rows: Token rows per frame.
     columns: Token columns per frame.
     text_length: Text tokens per segment, L.
+
+  Example:
+    >>> order = TokenOrder(
+    ...   segments=2, segment_latent_frames=2, rows=1, columns=1, text_length=1
+    ... )
+    >>> order.video_index.ravel().tolist(), order.text_index.ravel().tolist()
+    ([0, 2, 3, 5, 6], [1, 4])
+    >>> order.reverse_order.tolist()
+    [4, 6, 5, 3, 1, 2, 0]
   """
 
   segments: int

@@ -13,6 +13,9 @@ from typing import Any
 
 from absl import flags
 
+# absl adds it to the help of a flag that may be repeated.
+_REPEAT = '; repeat this option to specify a list of values'
+
 
 @functools.cache
 def command(module: str) -> tuple[str, tuple[Any, ...]]:
@@ -63,6 +66,7 @@ def markdown(module: str) -> list[str]:
     name = f'--[no]{flag.name}' if flag.boolean else f'--{flag.name}'
     # absl puts the values of an enumeration in front.
     help_text = re.sub(r'\A<.*?>: ', '', ' '.join(flag.help.split()))
+    help_text = help_text.removesuffix(_REPEAT)
     lines += [f'`{name}`', f': {help_text} *({kind(flag)})*', '']
   return lines
 

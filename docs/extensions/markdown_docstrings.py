@@ -1,15 +1,28 @@
 """Docstrings of this project, which are Markdown, as reStructuredText.
 
 Two things differ: identifiers are in single backticks, and an indented block
-is code. `sphinx.ext.napoleon` reads the sections after this extension.
+is code. Shapes such as [B, T, D] become code as well. `sphinx.ext.napoleon`
+reads the sections after this extension.
 """
 
 from __future__ import annotations
 
 import re
 
+from docutils import nodes
+
 # What napoleon reads. Their entries are indented, and are no code.
-_SECTIONS = ('Args:', 'Attributes:', 'Raises:', 'Returns:', 'Yields:')
+_SECTIONS = (
+  'Args:',
+  'Attributes:',
+  'Raises:',
+  'Returns:',
+  'Yields:',
+  'Example:',
+)
+
+_SHAPE = r"\[(?:(?:[\w'*+/ -]|\.\.\.)+, ?)*(?:[\w'*+/ -]|\.\.\.)+\](?!\()"
+_LITERAL = re.compile(rf'(`[^`]+`|{_SHAPE}|^ *>>> .*(?:\n *\S.*)*)', flags=re.M)
 
 
 def to_rst(lines: list[str]) -> list[str]:
@@ -44,10 +57,11 @@ def to_rst(lines: list[str]) -> list[str]:
 
 def _prose(text: str) -> str:
   """Returns Markdown text without code blocks as reStructuredText."""
-  pieces = re.split(r'(`[^`]+`|^ *>>> .*(?:\n *\S.*)*)', text, flags=re.M)
+  pieces = _LITERAL.split(text)
   for i, piece in enumerate(pieces):
     if i % 2:
-      pieces[i] = f'`{piece}`' if piece.startswith('`') else piece
+      is_doctest = piece.lstrip().startswith('>>> ')
+      pieces[i] = piece if is_doctest else f'``{piece.strip("`")}``'
     else:
       pieces[i] = re.sub(r'([*|])', r'\\\1', piece)
       if i:  # A plural such as `array`s.
@@ -60,7 +74,17 @@ def _process(app, what, name, obj, options, lines):
   lines[:] = to_rst(lines)
 
 
+def _dashes(app, doctree):
+  """Writes a dash between a parameter and its description, not two hyphens."""
+  del app
+  for fields in doctree.findall(nodes.field_list):
+    for text in list(fields.findall(nodes.Text)):
+      if text.startswith(' -- '):
+        text.parent.replace(text, nodes.Text(text.replace('--', '–', 1)))
+
+
 def setup(app):
   # Before napoleon, whose priority is the default, 500.
   app.connect('autodoc-process-docstring', _process, priority=100)
+  app.connect('doctree-read', _dashes)
   return {'parallel_read_safe': True}

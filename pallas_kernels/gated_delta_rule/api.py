@@ -55,6 +55,15 @@ def gated_delta_rule(
   Raises:
     ValueError: a shape, a dtype or chunk is invalid.
     NotImplementedError: the named implementation does not exist.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> keys = jnp.eye(4)[None, None]  # [1, 1, 4, 4]
+    >>> values = jnp.arange(8.0).reshape(1, 1, 4, 2)
+    >>> ones, zeros = jnp.ones((1, 1, 4)), jnp.zeros((1, 1, 4))
+    >>> _, state = gated_delta_rule(keys, keys, values, ones, zeros)
+    >>> state[0, 0].tolist()  # The value of each key.
+    [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
   """
   check_shapes(
     {

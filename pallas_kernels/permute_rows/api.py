@@ -41,6 +41,12 @@ def permute_rows(
   Raises:
     ValueError: x and the permutation have different lengths.
     NotImplementedError: the named implementation does not exist or refuses.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> reverse = Permutation.from_index([2, 1, 0])
+    >>> permute_rows(jnp.arange(3.0).reshape(1, 3, 1), reverse).ravel().tolist()
+    [2.0, 1.0, 0.0]
   """
   if x.ndim != 3 or x.shape[1] != permutation.length:
     raise ValueError(

@@ -54,6 +54,14 @@ def ssd(
   Raises:
     ValueError: a shape, a dtype or chunk is invalid.
     NotImplementedError: the named implementation does not exist.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> x = b = c = jnp.ones((1, 1, 4, 1))
+    >>> dt, a = jnp.ones((1, 1, 4)), jnp.log(jnp.array([0.5]))
+    >>> y, state = ssd(x, dt, a, b, c)  # Halves the state before each token.
+    >>> y.ravel().tolist()
+    [1.0, 1.5, 1.75, 1.875]
   """
   sizes = check_shapes(
     {

@@ -71,6 +71,17 @@ def ttt_linear(
     ValueError: a shape, a dtype or mini_batch is invalid.
     NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 100, 32))
+    >>> eta = jnp.full((1, 2, 100), 1e-3)
+    >>> weights = jnp.zeros((2, 32, 32)), jnp.zeros((2, 32))
+    >>> norm = jnp.ones((2, 32)), jnp.zeros((2, 32))
+    >>> out, state = ttt_linear(q, k, v, eta, *weights, *norm)
+    >>> out.shape, [x.shape for x in state]
+    ((1, 2, 100, 32), [(1, 2, 32, 32), (1, 2, 32)])
+    >>> out, state = ttt_linear(q, k, v, eta, *state, *norm)  # Continues.
   """
   sizes = check_sequence(
     {'q': q, 'k': k, 'v': v},

@@ -117,6 +117,17 @@ def ttt_mlp_inner_losses(
 
   Raises:
     ValueError: a shape, a dtype or mini_batch is invalid.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> k, v = jax.random.normal(jax.random.key(0), (2, 1, 1, 128, 16))
+    >>> w1, w2 = 0.1 * jax.random.normal(jax.random.key(1), (2, 1, 16, 64))
+    >>> weights = w1, jnp.zeros((1, 64)), w2.swapaxes(1, 2), jnp.zeros((1, 16))
+    >>> eta = jnp.full((1, 1, 128), 1e-3)
+    >>> norm = jnp.ones((1, 16)), jnp.zeros((1, 16))
+    >>> before, after = ttt_mlp_inner_losses(k, v, eta, *weights, *norm)
+    >>> before.shape, bool((after < before).all())
+    ((1, 1, 2), True)
   """
   sizes = check_sequence(
     {'k': k, 'v': v},

@@ -55,6 +55,10 @@ def cosine(
 
   The strength is 1 at pure noise and rises late towards 1 + scale, which it
   would reach one step after the last. Scale 0 is therefore no guidance.
+
+  Example:
+    >>> cosine(6.0, 4).round(2).tolist()
+    [1.0, 1.0, 1.01, 1.8]
   """
   _check(scale, steps, timesteps)
   return _dynamic(scale, np.arange(steps) / steps)

@@ -69,6 +69,11 @@ def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
 
   Raises:
     ValueError: as for `scaled_linear_alphas`.
+
+  Example:
+    >>> alpha = zero_snr_schedule()
+    >>> alpha.shape, float(alpha[-1])  # Pure noise at the end.
+    ((1000,), 0.0)
   """
   return rescale_zero_terminal_snr(scaled_linear_alphas(num, shift)).astype(
     np.float32
