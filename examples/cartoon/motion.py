@@ -17,7 +17,7 @@ MAX_SPEED = 0.085  # of a character, heights of the picture per frame
 MAX_PAN = 0.021  # of the camera, per frame
 
 _WALK, _RUN = 0.42, 0.85  # mean speed, per second
-_STRIDE = 0.2  # distance of two steps that are walked; run ones are longer
+_STRIDE = 0.32  # distance of two steps that are walked
 _GROUND = (0.885, 0.935, 0.91)  # of the feet, by the index in the cast
 _CHANGE = (0.62, 0.72)  # time in which a prop changes
 
@@ -185,7 +185,7 @@ def _pose(act: world.Act, t: float) -> tuple[Pose, float]:
   if t < arrival:
     is_fast = act.action == 'run' or act.fast
     distance = abs(act.end - act.start) * smooth(t / arrival)
-    phase = 2 * math.pi * distance / (_STRIDE * (1.5 if is_fast else 1.0))
+    phase = 2 * math.pi * distance / (_STRIDE * (1.7 if is_fast else 1.0))
     # No step is half done at either end.
     amount = _pulse(t / arrival, 0.0, 0.15, 0.85, 1.0)
     swing = amount * math.sin(phase)
