@@ -17,8 +17,10 @@ Stories of S segments are complete stories: every character is described in
 them. So each stage of a curriculum has a data set of its own length. A first
 segment has descriptions and simple acts only; precompute can also cut long
 stories into clips of `config.data.seconds`, which show all acts, but most of
-them without the description. The command can be stopped at any moment, and started again with the same flags or
-more stories.
+them without the description.
+
+The command can be stopped at any moment, and started again with the same flags
+or more stories.
 """
 
 from __future__ import annotations
