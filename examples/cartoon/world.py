@@ -11,7 +11,6 @@ place is `PLACE_WIDTH` wide. x runs to the right, y down.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
@@ -19,6 +18,7 @@ import itertools
 
 import numpy as np
 
+from examples.cartoon import plot
 from examples.cartoon import words
 
 FPS = 16
@@ -386,27 +386,26 @@ class _Author:
     split: str,
     seed: int,
   ):
-    self._rng = rng
+    self._dice = plot.Dice(rng)
     self._count = segments
     self._settings = settings
     self._split = split
     self._seed = seed
     self._cast = self._draw_cast()
     self._places = self._draw_places()
-    self._met: list[int] = []  # characters that were introduced
-    self._visited: list[int] = []
+    self._plot = plot.Plot(
+      self._dice,
+      len(self._cast),
+      len(self._places),
+      settings.pairs,
+      settings.absences,
+    )
     self._changed: set[int] = set()  # places
     self._segments: list[Segment] = []
     self._last: dict[int, str] = {}  # action of each character
 
-  def _flip(self, share: float) -> bool:
-    return bool(self._rng.random() < share)
-
-  def _choose(self, values: Sequence):
-    return values[int(self._rng.integers(len(values)))]
-
   def _draw_cast(self) -> tuple[Character, ...]:
-    settings, rng = self._settings, self._rng
+    settings, rng = self._settings, self._dice.rng
     low, high = settings.cast
     count = min(int(rng.integers(low, high + 1)), 1 + self._count // 2)
     names = rng.permutation(settings.names)[:count]
@@ -418,13 +417,13 @@ class _Author:
           f'the split {self._split!r} has too few looks for a cast of {count};'
           ' choose more species, colours or accessories'
         )
-      look = self._choose(free)
+      look = self._dice.choose(free)
       cast.append(Character(words.NAMES[name], look))
       free = [each for each in free if each.colour != look.colour]
     return tuple(cast)
 
   def _draw_places(self) -> tuple[Place, ...]:
-    settings, rng = self._settings, self._rng
+    settings, rng = self._settings, self._dice.rng
     low, high = settings.visited
     count = min(int(rng.integers(low, high + 1)), max(1, self._count // 2 + 1))
     kinds = rng.permutation(settings.places)[:count]
@@ -434,64 +433,23 @@ class _Author:
       Place(
         words.PLACES[kind],
         words.COLOURS[colours[i % len(colours)]],
-        self._choose(SIDES),
+        self._dice.choose(SIDES),
         words.PROPS[props[i]]
-        if i < len(props) and self._flip(settings.with_prop)
+        if i < len(props) and self._dice.flip(settings.with_prop)
         else None,
       )
       for i, kind in enumerate(kinds)
     )
 
-  def _scene_lengths(self) -> list[int]:
-    low, high = self._settings.scene
-    # Short stories have short scenes, or else nobody could return.
-    high = max(low, min(high, self._count // 3))
-    out, rest = [], self._count
-    while rest:
-      length = int(self._rng.integers(low, high + 1))
-      # Two draws: long scenes are less frequent.
-      length = min(length, int(self._rng.integers(low, high + 1)), rest)
-      out.append(length)
-      rest -= length
-    return out
-
   def story(self) -> Story:
-    lengths = self._scene_lengths()
-    last = len(lengths) - 1
-    # The scene at which a character or a place that is away returns.
-    back = last - int(self._rng.integers(0, max(1, last // 4) + 1))
-    if last > 4 and self._flip(0.5):
-      back = int(self._rng.integers(4, last + 1))
-    away = self._choose([0, 1]) if self._flip(self._settings.absences) else None
-    closed = (
-      self._choose([0, 1]) if self._flip(self._settings.absences) else None
-    )
-    if len(self._cast) < 2 or last < 4:
-      away = None
-    if len(self._places) < 3 or last < 4:
-      closed = None
-    previous, seen = None, []
-    for scene, length in enumerate(lengths):
-      gone = 2 <= scene < back
-      place = self._next_place(
-        previous, closed if gone else None, closed if scene == back else None
-      )
-      previous = place
-      characters = self._next_characters(
-        place,
-        length,
-        seen,
-        away if gone else None,
-        away if scene == back else None,
-        hurry=scene == 1,
-      )
-      seen = characters
-      self._write_scene(scene, place, length, characters)
+    low, high = self._settings.scene
+    for scene in self._plot.scenes(self._count, low, high):
+      self._write_scene(scene)
     return self._number()
 
   def _number(self) -> Story:
     """Returns the story with only the characters and places that are seen."""
-    met, visited = self._met, self._visited
+    met, visited = self._plot.met, self._plot.visited
     segments = tuple(
       dataclasses.replace(
         segment,
@@ -516,81 +474,33 @@ class _Author:
       segments=segments,
     )
 
-  def _next_place(
-    self, previous: int | None, closed: int | None, forced: int | None
-  ) -> int:
-    if previous is None:
-      return 0
-    if forced is not None and forced in self._visited and forced != previous:
-      return forced
-    new = [i for i in range(len(self._places)) if i not in self._visited]
-    old = [i for i in self._visited if i not in (previous, closed)]
-    if new and (not old or self._flip(0.5)):
-      return new[0]
-    if not old:  # Only the closed one is left.
-      return next(i for i in self._visited if i != previous)
-    return self._choose(old)
-
-  def _next_characters(
-    self,
-    place: int,
-    length: int,
-    seen: list[int],
-    away: int | None,
-    forced: int | None,
-    hurry: bool,
-  ) -> list[int]:
-    """Returns the leading character of a scene, and perhaps a second one."""
-    new = [i for i in range(len(self._cast)) if i not in self._met]
-    old = [i for i in self._met if i != away]
-    if not self._met:
-      leading = 0
-    elif forced is not None and forced in self._met:
-      leading = forced
-    elif new and (hurry or not old or self._flip(0.4)):
-      leading = new[0]
-    else:
-      # Whoever was in the previous scene leaves more often than not.
-      rested = [i for i in old if i not in seen]
-      leading = self._choose(rested if rested and self._flip(0.6) else old)
-    out = [leading]
-    # A caption has room for one description of a character, and with that of a
-    # place only for one character.
-    crowded = leading not in self._met and place not in self._visited
-    others = [i for i in old if i != leading]
-    if length > 1 and new and new[0] != leading and leading in self._met:
-      others.append(new[0])
-    if others and self._flip(self._settings.pairs):
-      if not crowded or length > 1:
-        out.append(self._choose(others))
-    return out
-
-  def _write_scene(
-    self, scene: int, place_index: int, length: int, characters: list[int]
-  ) -> None:
+  def _write_scene(self, scene: plot.Scene) -> None:
     settings = self._settings
+    place_index, length = scene.place, scene.segments
+    characters = scene.characters
     place = self._places[place_index]
     camera = MIDDLE
     crowded = (
-      characters[0] not in self._met and place_index not in self._visited
+      characters[0] not in self._plot.met
+      and place_index not in self._plot.visited
     )
     entry = 0  # segment at which the second character comes in
     if len(characters) == 2 and length > 1:
-      is_new = not set(characters) <= set(self._met)
-      both_new = characters[1] not in self._met
-      if crowded or (is_new and both_new) or self._flip(settings.entries):
-        entry = int(self._rng.integers(1, length))
-    exits = self._flip(settings.exits)
+      is_new = not set(characters) <= set(self._plot.met)
+      both_new = characters[1] not in self._plot.met
+      if crowded or (is_new and both_new) or self._dice.flip(settings.entries):
+        entry = int(self._dice.rng.integers(1, length))
+    exits = self._dice.flip(settings.exits)
     positions: dict[int, float] = {}
     facing: dict[int, int] = {}
     items: dict[int, str] = {}
     spots = place.spots()
     for step in range(length):
-      new_place = place_index not in self._visited
+      new_place = place_index not in self._plot.visited
       arriving: list[int] = []
       if step == 0:
         present = characters if entry == 0 else characters[:1]
-        starts = self._rng.permutation(
+        starts = self._dice.rng.permutation(
           [x for w, x in spots.items() if w != place.cover]
         )
         for i, x in zip(present, starts):
@@ -598,43 +508,33 @@ class _Author:
           facing[i] = 1 if x < PLACE_WIDTH / 2 else -1
           if settings.items and 'carry' in settings.actions:
             can = not crowded and not items
-            if can and self._flip(settings.carries):
-              items[i] = self._choose(words.ITEMS[: settings.items])
+            if can and self._dice.flip(settings.carries):
+              items[i] = self._dice.choose(words.ITEMS[: settings.items])
       elif step == entry and len(characters) == 2:
         arriving = [characters[1]]
-      new = [i for i in [*positions, *arriving] if i not in self._met]
+      new = [i for i in [*positions, *arriving] if i not in self._plot.met]
       target_camera = camera
       # A caption has no room for a pan and a description.
-      if not new_place and not new and self._flip(settings.pans):
+      if not new_place and not new and self._dice.flip(settings.pans):
         options = [0.0, MIDDLE, PLACE_WIDTH - ASPECT]
-        target_camera = self._choose([c for c in options if c != camera])
-      acts = self._write_acts(
-        place,
-        place_index,
-        positions,
-        facing,
-        items,
-        arriving,
-        (camera, target_camera),
-        leaves=exits and step == length - 1 and step > 0,
-        settled=not new_place,
-        brief=crowded and new_place,
-      )
-      if acts is None:  # The pan would leave somebody outside.
-        target_camera = camera
-        acts = self._write_acts(
-          place,
-          place_index,
-          positions,
-          facing,
-          items,
-          arriving,
-          (camera, camera),
-          leaves=exits and step == length - 1 and step > 0,
-          settled=not new_place,
-          brief=crowded and new_place,
-        )
-        assert acts is not None
+        target_camera = self._dice.choose([c for c in options if c != camera])
+      acts: list[Act] | None = None
+      for end in (target_camera, camera):  # A pan may leave somebody outside.
+        if acts is None:
+          target_camera = end
+          acts = self._write_acts(
+            place,
+            place_index,
+            positions,
+            facing,
+            items,
+            arriving,
+            (camera, end),
+            leaves=exits and step == length - 1 and step > 0,
+            settled=not new_place,
+            brief=crowded and new_place,
+          )
+      assert acts is not None
       for act in acts:
         positions[act.character] = act.end
         facing[act.character] = act.facing
@@ -644,19 +544,19 @@ class _Author:
           self._changed.add(place_index)
       self._segments.append(
         Segment(
-          scene=scene,
+          scene=scene.number,
           place=place_index,
           acts=tuple(acts),
           camera=(camera, target_camera),
           new_character=new[0] if new else None,
           new_place=new_place,
-          wording=int(self._rng.integers(2**31)),
+          wording=int(self._dice.rng.integers(2**31)),
         )
       )
       camera = target_camera
-      self._met += new
+      self._plot.met += new
       if new_place:
-        self._visited.append(place_index)
+        self._plot.visited.append(place_index)
 
   def _write_acts(
     self,
@@ -674,7 +574,7 @@ class _Author:
     """Returns the acts of a segment; None if one cannot end in the picture."""
     settings = self._settings
     low, high = camera[1] + _MARGIN, camera[1] + ASPECT - _MARGIN
-    order = [*arriving, *self._rng.permutation(list(positions)).tolist()]
+    order = [*arriving, *self._dice.rng.permutation(list(positions)).tolist()]
     acts: list[Act] = []
     for rank, i in enumerate(order):
       # Where the others stand at the end.
@@ -706,7 +606,7 @@ class _Author:
           and place.prop is not None
           and place_index not in self._changed
           and place.prop in free
-          and self._flip(settings.changes),
+          and self._dice.flip(settings.changes),
           second=rank > 0,
         )
       if act.action != 'leave' and not low <= act.end <= high:
@@ -717,13 +617,13 @@ class _Author:
   def _enter(
     self, i: int, place: Place, free: dict[str, float], camera: float
   ) -> Act:
-    side = self._choose(SIDES)
+    side = self._dice.choose(SIDES)
     start = camera - _OUTSIDE if side == 'left' else camera + ASPECT + _OUTSIDE
     ends = [x for word, x in free.items() if word != place.cover]
     ends = ends or list(free.values())
     # The nearer ones: the way is long.
     ends = sorted(ends, key=lambda x: abs(x - start))[:2]
-    end = self._choose(ends)
+    end = self._dice.choose(ends)
     return Act(
       character=i,
       action='enter',
@@ -731,7 +631,7 @@ class _Author:
       end=end,
       facing=1 if end > start else -1,
       target=side,
-      fast='run' in self._settings.actions and self._flip(0.4),
+      fast='run' in self._settings.actions and self._dice.flip(0.4),
     )
 
   def _act(
@@ -760,14 +660,14 @@ class _Author:
       return Act(i, action, x, end, turned, target, item, fast)
 
     if item:
-      if walkable and self._flip(0.3 if second else 0.8):
-        target = self._choose(list(walkable))
+      if walkable and self._dice.flip(0.3 if second else 0.8):
+        target = self._dice.choose(list(walkable))
         return go('carry', target, walkable[target])
       return stay('hold')
     if leaves:
       side = 'left' if x - camera[1] < ASPECT / 2 else 'right'
       edge = camera[1] + (-_OUTSIDE if side == 'left' else ASPECT + _OUTSIDE)
-      fast = 'run' in actions and self._flip(0.4)
+      fast = 'run' in actions and self._dice.flip(0.4)
       return go('leave', side, edge, fast)
     if changes:
       assert place.prop is not None
@@ -781,20 +681,20 @@ class _Author:
       choices.append('fall')
     if 'hide' in actions and place.cover in free:
       choices.append('hide')
-    if second and self._flip(0.45) or not choices:
+    if second and self._dice.flip(0.45) or not choices:
       return stay('wait')
-    action = self._choose(
+    action = self._dice.choose(
       [a for a in choices if a != self._last.get(i)] or choices
     )
     self._last[i] = action
     if action in ('walk', 'run'):
-      target = self._choose(list(walkable))
+      target = self._dice.choose(list(walkable))
       return go(action, target, walkable[target])
     if action == 'hide':
       return go('hide', place.cover, free[place.cover])
     if action == 'fall':  # Towards the middle of the picture.
       towards = 1 if x < camera[1] + ASPECT / 2 else -1
       return Act(i, 'fall', x, x, towards)
-    if action == 'wave' and others and self._flip(0.7):
+    if action == 'wave' and others and self._dice.flip(0.7):
       return stay('wave', self._cast[others[0]].name)
     return stay(action)

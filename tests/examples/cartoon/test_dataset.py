@@ -8,6 +8,7 @@ from examples.cartoon import captions
 from examples.cartoon import dataset
 from examples.cartoon import render
 from examples.cartoon import world
+from tests.helpers import commands
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import shots
@@ -84,3 +85,14 @@ def test_truth_is_checked(tmp_path):
   path.write_text(msgspec.json.encode(value).decode())
   with pytest.raises(ValueError, match='cast'):
     dataset.read_story(path)
+
+
+def test_command(tmp_path):
+  flags = '--stories=1', '--segments=1', '--height=32', '--width=48'
+  module = 'examples.cartoon.dataset'
+  process = commands.run(module, f'--out={tmp_path / "data"}', *flags)
+  assert process.returncode == 0, process.stderr
+  assert '--config.data.seconds=3' in process.stdout
+  assert commands.run(module, *flags).stderr == (
+    'error: --out is missing; give a folder, for example --out=data\n'
+  )
