@@ -22,8 +22,16 @@ FLOORS = (
   ('data', 'evaluation', 'recipes'),
   'train',
   'pipeline',
-  'inspection',
-  ('precompute', 'sample', 'edit', 'evaluate', 'evaluate_edit', 'inspect'),
+  ('inspection', 'annotation'),
+  (
+    'precompute',
+    'sample',
+    'edit',
+    'evaluate',
+    'evaluate_edit',
+    'inspect',
+    'annotate',
+  ),
   '__main__',
 )
 # The trainer's entry hands the function that makes samples to the loop.

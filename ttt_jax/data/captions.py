@@ -56,7 +56,7 @@ _JOINS = {
 _METADATA = ('metadata.jsonl', 'metadata.csv')
 _PROMPTS = ('prompts.txt', 'prompt.txt', 'captions.txt')
 _VIDEOS = 'videos.txt'
-_VIDEO_SUFFIXES = {
+VIDEO_SUFFIXES = {
   *('.avi', '.flv', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg'),
   *('.ts', '.webm', '.wmv'),
 }
@@ -164,7 +164,7 @@ def _read_texts(
   names = [
     p.relative_to(videos)
     for p in videos.rglob('*')
-    if p.suffix.lower() in _VIDEO_SUFFIXES
+    if p.suffix.lower() in VIDEO_SUFFIXES
   ]
   names.sort(key=lambda name: annotations_lib.natural_key(str(name)))
   rows, missing = [], []

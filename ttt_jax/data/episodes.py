@@ -165,7 +165,7 @@ def _crop_episodes(
     for span in episode.spans:
       end = duration(span.video) if span.end is None else span.end
       with problems:
-        cropped = _crop_to_segments(span, end, geometry, episode.name)
+        cropped = crop_to_segments(span, end, geometry, episode.name)
         if not cropped:
           too_short.append(f'{span.video} from {span.start:g} s')
         segments += cropped
@@ -187,7 +187,7 @@ def _duration(
   return info.seconds or info.frames / geometry.fps
 
 
-def _crop_to_segments(
+def crop_to_segments(
   span: annotations_lib.VideoSpan,
   end: float | None,
   geometry: geometry_lib.Geometry,

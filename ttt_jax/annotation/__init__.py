@@ -1,0 +1,1 @@
+"""From raw episodes to captions: scenes, segments, and a page to write them."""
