@@ -8,6 +8,9 @@ import urllib.parse
 import markdown_it
 import pytest
 
+from ttt_jax import __main__ as main
+from ttt_jax.runtime import shipped
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted(
   p.relative_to(ROOT).as_posix()
@@ -65,3 +68,16 @@ def test_commands(name):
     if importlib.util.find_spec(module) is None
   ]
   assert not missing
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_commands_of_ttt_jax(name):
+  """Every `ttt-jax COMMAND --config=NAME` exists."""
+  text = (ROOT / name).read_text()
+  used = set(re.findall(r'ttt-jax ([a-z]\w*) ', text))
+  assert used <= main.commands().keys()
+  recipes = set(re.findall(r'--config=(\w+)(?=[:\s`])', text)) - {
+    'NAME',
+    'FILE',
+  }
+  assert recipes <= shipped.recipes().keys()

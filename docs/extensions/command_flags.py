@@ -17,6 +17,13 @@ from absl import flags
 _REPEAT = '; repeat this option to specify a list of values'
 
 
+def commands() -> list[tuple[str, str]]:
+  """Returns the name and the module of every command of `ttt-jax`."""
+  # The module of the same name as the package is the command line.
+  main = importlib.import_module('ttt_jax.__main__')
+  return [(name, module) for name, (module, _) in main.commands().items()]
+
+
 @functools.cache
 def command(module: str) -> tuple[str, tuple[Any, ...]]:
   """Returns the docstring of a command and the flags that it defines.

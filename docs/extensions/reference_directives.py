@@ -1,9 +1,14 @@
 """Directives of the reference, whose content comes from the code.
 
-    ```{command-flags} ttt_jax.sample
+    ```{command-flags} launch.stages
     ```
 
 shows the usage and the flags of a command,
+
+    ```{all-commands}
+    ```
+
+those of every command of `ttt-jax`, each in a section, and
 
     ```{config-fields} ttt_jax.config_schema.Training
     :prefix: config.
@@ -30,6 +35,18 @@ class CommandFlags(docutils.SphinxDirective):
     return self.parse_text_to_nodes('\n'.join(lines))
 
 
+class AllCommands(docutils.SphinxDirective):
+  """Inserts a section for each command of `ttt-jax`."""
+
+  def run(self):
+    lines = []
+    for name, module in command_flags.commands():
+      lines += [f'## {name}', '', *command_flags.markdown(module), '']
+    return self.parse_text_to_nodes(
+      '\n'.join(lines), allow_section_headings=True
+    )
+
+
 class ConfigFields(docutils.SphinxDirective):
   """Inserts the fields of one class."""
 
@@ -44,6 +61,7 @@ class ConfigFields(docutils.SphinxDirective):
 
 
 def setup(app):
+  app.add_directive('all-commands', AllCommands)
   app.add_directive('command-flags', CommandFlags)
   app.add_directive('config-fields', ConfigFields)
   return {'parallel_read_safe': True}

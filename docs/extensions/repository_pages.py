@@ -11,6 +11,7 @@ where the repository is read. On the site
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
 import pathlib
 import re
@@ -31,11 +32,13 @@ class Pages:
   Attributes:
     docs: Folder of the site's sources.
     root: Folder of the repository.
-    url: Address of the repository; '' if it has none.
+    url: Address of the repository; '' if it is not known.
+    branch: Branch to which links lead.
   """
 
-  def __init__(self, docs: pathlib.Path, url: str):
-    self.docs, self.root, self.url = docs, docs.parent, url
+  def __init__(self, docs: pathlib.Path, url: str = '', branch: str = 'main'):
+    self.docs, self.root = docs, docs.parent
+    self.url, self.branch = url, branch
     self._sources = {}
     for page in docs.rglob('*.md'):
       if match := _INCLUDE.match(page.read_text()):
@@ -64,8 +67,12 @@ class Pages:
         return source
     return page
 
-  def link(self, target: str, source: pathlib.Path, page: pathlib.Path) -> str:
+  def link(
+    self, target: str, source: pathlib.Path, page: pathlib.Path
+  ) -> str | None:
     """Returns a link of `source` as a link of the page that shows it.
+
+    None stands for a folder of a repository whose address is not known.
 
     Args:
       target: Link as it is written, relative to `source`.
@@ -88,17 +95,31 @@ class Pages:
     if not is_page and self.url:
       kind = 'tree' if full.is_dir() else 'blob'
       inside = full.relative_to(self.root).as_posix()
-      return f'{self.url}/{kind}/main/{inside}'
+      return f'{self.url}/{kind}/{self.branch}/{inside}'
+    if full.is_dir():
+      return None
     relative = os.path.relpath(full, page.parent).replace(os.sep, '/')
     return f'{relative}#{anchor}' if anchor else relative
 
 
-def rewrite(text: str, change) -> str:
-  """Returns Markdown with other links, except inside of code blocks."""
+def rewrite(text: str, change: Callable[[str], str | None]) -> str:
+  """Returns Markdown with other links, except inside of code blocks.
+
+  Args:
+    text: Markdown, or a notebook as JSON.
+    change: Maps the target of a link to another; None removes the link.
+  """
   parts, end = [], 0
-  replace = lambda part: _LINK.sub(
-    lambda m: f'{m[1]}{m[2]}({change(m[3])})', part
-  )
+
+  def replace(part: str) -> str:
+    return _LINK.sub(changed, part)
+
+  def changed(match: re.Match[str]) -> str:
+    target = change(match[3])
+    if target is None:
+      return match[2][1:-1]
+    return f'{match[1]}{match[2]}({target})'
+
   for fence in _FENCE.finditer(text):
     parts += [replace(text[end : fence.start()]), fence[0]]
     end = fence.end()
@@ -107,7 +128,9 @@ def rewrite(text: str, change) -> str:
 
 def _prepare(app):
   app.repository_pages = Pages(
-    pathlib.Path(app.srcdir), app.config.repository_url
+    pathlib.Path(app.srcdir),
+    app.config.repository_url,
+    app.config.repository_branch,
   )
   app.repository_pages.copy_notebooks()
 
