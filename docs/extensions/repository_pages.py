@@ -22,6 +22,8 @@ from sphinx.util import logging
 _INCLUDE = re.compile(r'\A\s*```\{include\} (\S+)\n```\s*\Z')
 # [text](target) and ![text](target), in Markdown and in the JSON of notebooks.
 _LINK = re.compile(r'(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)')
+# These are copied to the site from wherever they are.
+_MEDIA = ('.gif', '.jpg', '.mp4', '.png', '.svg')
 _FENCE = re.compile(r'^(```|~~~).*?^\1', re.M | re.S)
 _logger = logging.getLogger(__name__)
 
@@ -91,8 +93,8 @@ class Pages:
     if full.is_dir() and full / 'README.md' in self._sources:
       full /= 'README.md'
     full = self._sources.get(full, full)
-    is_page = full.is_relative_to(self.docs) and full.is_file()
-    if not is_page and self.url:
+    is_here = full.suffix in _MEDIA or full.is_relative_to(self.docs)
+    if self.url and not (is_here and full.is_file()):
       kind = 'tree' if full.is_dir() else 'blob'
       inside = full.relative_to(self.root).as_posix()
       return f'{self.url}/{kind}/{self.branch}/{inside}'
