@@ -1,42 +1,97 @@
-"""Measures how often a trained model shows the expected shot.
+"""Measures videos, collects people's votes on them, and rates models.
+
+Measures videos of any origin; writes NAME.json and the page NAME.html:
+
+    python -m ttt_jax.evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER] \
+        [--out=NAME]
+
+Shows two videos, or two of these JSON files, side by side:
+
+    python -m ttt_jax.evaluate --compare A B [--out=NAME]
+
+Writes a page on which people compare the videos of two or more models, a folder
+per model and a video per story; the key, FOLDER.key.json, says what is what:
+
+    python -m ttt_jax.evaluate --vote A_DIR B_DIR... --out=FOLDER \
+        [--storyboard=FILE]
+
+Rates the models from the votes, or from the verdicts of an automatic judge:
+
+    python -m ttt_jax.evaluate --ratings VOTES.json... --key=FOLDER.key.json \
+        [--out=NAME]
+
+Measures how often a model that was trained on a few clips shows the expected
+one:
 
     python -m ttt_jax.evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
 
-For models trained on a few clips: samples every storyboard of FILE, compares
-each segment with the VAE's reconstruction of all shots in FILE, and counts how
-often the nearest shot is the expected one. Writes a JSON file and, per
-storyboard, a contact sheet of the first seed.
+docs/evaluation.md says what each number means.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
+import pathlib
 
 from absl import flags
 import numpy as np
 
 from ttt_jax import config_schema
 from ttt_jax.diffusion import guidance
+from ttt_jax.evaluation import votes as votes_lib
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
+_COMPARE = flags.DEFINE_bool(
+  'compare', False, 'Comparison of two videos, or of two results in JSON.'
+)
+_VOTE = flags.DEFINE_bool(
+  'vote', False, 'Page on which people compare the videos of the folders.'
+)
+_RATINGS = flags.DEFINE_bool(
+  'ratings', False, 'Ratings from files of votes, or folders of such files.'
+)
+_OUT = flags.DEFINE_string(
+  'out',
+  '',
+  'Result: NAME of NAME.json and NAME.html; with --vote, the folder of the'
+  ' page; with --workdir, a JSON file, by default WORKDIR/evaluation.json.',
+)
+_STORYBOARD = flags.DEFINE_string(
+  'storyboard',
+  None,
+  'JSON file with the storyboard of the videos; of several, the one with the'
+  " name of the video's file.",
+)
+_CLIP = flags.DEFINE_string(
+  'clip', None, "Folder of a CLIP in transformers' layout."
+)
+_KEY = flags.DEFINE_string(
+  'key',
+  None,
+  'Key of the study: file to write with --vote, by default OUT.key.json; file'
+  ' to read with --ratings.',
+)
+_QUESTIONS = cli.define(
+  'questions',
+  votes_lib.QUESTIONS,
+  'Questions per voter, without attention checks.',
+  schema.PositiveInt,
+)
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the training run.', required=True
+  'workdir', None, 'Folder of the training run that is sampled.'
 )
 _STORYBOARDS = flags.DEFINE_string(
   'storyboards',
   None,
   'JSON file of the storyboards, with a video for each segment.',
-  required=True,
 )
 _VIDEOS = flags.DEFINE_string(
   'videos', '', 'Folder of the videos; default: that of the config.'
-)
-_OUT = flags.DEFINE_string(
-  'out', '', 'JSON file to write; default: WORKDIR/evaluation.json.'
 )
 _SEEDS = cli.define('seeds', 1, 'Samples per storyboard.', schema.PositiveInt)
 _STEPS = cli.define(
@@ -59,7 +114,87 @@ _FIRST = cli.define(
 )
 
 
-def main(_) -> None:
+def main(argv: Sequence[str]) -> None:
+  """Runs what the flags select; `argv` has the videos, folders or files."""
+  arguments = list(argv[1:])
+  modes = {
+    '--compare': (_COMPARE.value, _compare),
+    '--vote': (_VOTE.value, _vote),
+    '--ratings': (_RATINGS.value, _rate),
+    '--workdir': (
+      _WORKDIR.value is not None or _STORYBOARDS.value is not None,
+      _count_shots,
+    ),
+  }
+  chosen = [name for name, (is_set, _) in modes.items() if is_set]
+  if len(chosen) > 1:
+    raise ValueError(f'{" and ".join(chosen)} exclude each other; give one')
+  if chosen:
+    modes[chosen[0]][1](arguments)
+  elif arguments:
+    _measure(arguments)
+  else:
+    raise ValueError(
+      'there is nothing to evaluate; name a video, or give --compare, --vote,'
+      ' --ratings or --workdir; see --help'
+    )
+
+
+def _vote(folders: list[str]) -> None:
+  from ttt_jax.evaluation import vote_page
+
+  if not _OUT.value:
+    raise ValueError('--vote needs --out=FOLDER, a new folder for the page')
+  out = paths.require_local(_OUT.value, '--out')
+  key = pathlib.Path(_KEY.value or f'{str(out).rstrip("/")}.key.json')
+  files.check_writable(out, folder=True)
+  clips = vote_page.find_clips(folders)
+  texts = vote_page.find_texts(clips, _STORYBOARD.value)
+  study = vote_page.write(clips, out, key, texts, _QUESTIONS.value)
+  print(
+    f'{len(study.models)} models ({", ".join(study.models)}),'
+    f' {len(study.stories)} stories, {study.questions} questions per voter'
+  )
+  for note in study.notes:
+    print(f'note: {note}')
+  print(f'wrote {out}/index.html: open it, or publish the folder')
+  print(f'wrote {key}: keep it to yourself; --ratings needs it')
+
+
+def _rate(arguments: list[str]) -> None:
+  from ttt_jax.evaluation import ratings
+  from ttt_jax.evaluation import ratings_text
+
+  if not arguments:
+    raise ValueError(
+      '--ratings needs files of votes, for example --ratings votes/*.json'
+      ' --key=study.key.json'
+    )
+  out = _OUT.value and paths.require_local(
+    _OUT.value.removesuffix('.json') + '.json', '--out'
+  )
+  if out:
+    files.check_writable(out)
+  votes, voters = votes_lib.load(votes_lib.expand(arguments), _KEY.value)
+  result = ratings.rate(votes)
+  result['voters'] = [
+    dataclasses.asdict(v) | dict(excluded=v.is_excluded) for v in voters
+  ]
+  ratings_text.show(result)
+  if out:
+    files.write_json(result, out)
+    print(f'wrote {out}')
+
+
+def _count_shots(arguments: list[str]) -> None:
+  if arguments:
+    raise ValueError(f'unexpected argument {arguments[0]!r}; see --help')
+  for flag in (_WORKDIR, _STORYBOARDS):
+    if flag.value is None:
+      raise ValueError(
+        f'--{flag.name} is missing; the shots of a trained model are counted'
+        ' with --workdir=DIR --storyboards=FILE'
+      )
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.evaluation import shot_recall
 
@@ -133,4 +268,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, arguments=True)

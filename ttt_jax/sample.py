@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
+from etils import epath
 import jax
 
 from ttt_jax import config_schema
@@ -100,12 +102,38 @@ def main(_) -> None:
   if jax.process_index():
     return  # Every process has the frames; only the first one writes them.
   picture = out.with_suffix('.png')
-  video.save(out)
+  video.save(out, _settings(pipe, storyboard))
   contact_sheet.write_contact_sheet(
     contact_sheet.segment_frames(video, len(storyboard.segments)), picture
   )
   print(f'wrote {out} ({len(video)} frames, {video.seconds:.1f} s)')
   print(f'wrote {picture} (one frame per segment)')
+
+
+def _settings(pipe, storyboard) -> dict[str, Any]:
+  """Returns what the file says about its making."""
+  import ttt_jax
+  from ttt_jax.checkpoints import checkpoint
+  from ttt_jax.pipeline import pretrained
+
+  folder = _WORKDIR.value
+  if pretrained.is_pretrained(folder):
+    made_by = dict(checkpoint=epath.Path(folder).resolve().name)
+  else:
+    made_by = checkpoint.describe(folder)
+  return dict(
+    made_by,
+    mixer=pipe.config.mixer,
+    averaged_weights=_EMA.value,
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+    scheduler=_SCHEDULER.value or pipe.scheduler,
+    seed=_SEED.value,
+    version=f'ttt_jax {ttt_jax.__version__}',
+    story=storyboard.name,
+    texts=storyboard.prompts(),
+  )
 
 
 if __name__ == '__main__':

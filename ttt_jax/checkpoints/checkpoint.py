@@ -213,6 +213,21 @@ def load_data(folder: checkpoint_format.Path) -> dict[str, Any]:
   return checkpoint_format.newest_meta(stage)['data']
 
 
+def describe(folder: checkpoint_format.Path) -> dict[str, Any]:
+  """Returns name, step and fingerprint of the newest checkpoint.
+
+  For the notes that a result keeps about the network that made it.
+  """
+  stage = checkpoint_format.stage_folder(folder)
+  meta = checkpoint_format.newest_meta(stage)
+  parts = checkpoint_format.absolute(stage).parts[-2:]
+  return dict(
+    checkpoint='/'.join(parts),
+    checkpoint_step=meta['step'],
+    checkpoint_fingerprint=meta['fingerprint'],
+  )
+
+
 def load_params(
   folder: checkpoint_format.Path,
   ema: bool = True,

@@ -53,6 +53,7 @@ AXES = {
   ),
 }
 
+QUESTIONS = 40  # Of a voter, without attention checks.
 # Of the checks that a voter answered, this share may be wrong.
 ALLOWED_FAILURES = 1 / 8
 

@@ -138,6 +138,35 @@ def contents(path: pathlib.Path) -> Contents:
     return Contents(count, float(seconds), float(fps))
 
 
+class Encoding(NamedTuple):
+  """How a file stores its frames.
+
+  Attributes:
+    codec: FFmpeg's name of the codec, for example 'h264'.
+    pixel_format: FFmpeg's name of the pixel format, for example 'yuv420p'.
+    container: FFmpeg's name of the container, for example 'mp4'.
+    tags: Texts about the file, by name.
+  """
+
+  codec: str
+  pixel_format: str
+  container: str
+  tags: dict[str, str]
+
+
+def encoding(path: pathlib.Path) -> Encoding:
+  """Reads how a file is stored; raises as `frames` does."""
+  with _open(path) as (container, stream):
+    names = container.format.name.split(',')
+    suffix = path.suffix.lower().removeprefix('.')
+    return Encoding(
+      stream.codec_context.name,
+      stream.codec_context.pix_fmt or 'unknown',
+      suffix if suffix in names else names[0],
+      dict(container.metadata),
+    )
+
+
 def stored_files(path: pathlib.Path) -> list[pathlib.Path]:
   """Returns a file, or the pictures of a folder in order of their numbers."""
   if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 import html
 import io
 import os
@@ -80,13 +81,18 @@ class Video(np.ndarray):
     """The duration of the video, or of each one."""
     return self.shape[-4] / self.fps
 
-  def save(self, path: str | os.PathLike[str]) -> None:
+  def save(
+    self,
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+  ) -> None:
     """Writes an MP4, or a GIF if the path ends in .gif; completely or not.
 
     Several videos become one, side by side.
 
     Args:
       path: Path of the file; replaced if it exists.
+      settings: JSON values that say how the video was made, stored in an MP4.
 
     Raises:
       ValueError: another ending, frames of an odd size, an array that is not a
@@ -102,7 +108,7 @@ class Video(np.ndarray):
     if path.suffix == '.gif':
       contact_sheet.write_gif(path, self._one(), self.fps)
     elif path.suffix == '.mp4':
-      video_file.write_video(path, self._one(), self.fps)
+      video_file.write_video(path, self._one(), self.fps, settings)
     else:
       raise ValueError(f'{path} must end in .mp4 or .gif')
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import contextlib
 import dataclasses
 import fractions
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -22,6 +23,7 @@ from ttt_jax.video import picture
 # 8 pixels per latent cell, 2 cells per patch.
 _SIZE_STEP = 16
 _MAX_PAUSE = 60  # Seconds that one frame is held, unless a number is given.
+_SETTINGS = 'comment'  # Tag of a file; one that all containers of ours have.
 _ROUNDING = fractions.Fraction(1, 50)  # Tolerated at the end, in frames.
 
 
@@ -316,11 +318,27 @@ def _nearest(
   )
 
 
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the `settings` of `write_video`; {} if a file has none.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: it is not a video.
+  """
+  text = decode.encoding(pathlib.Path(path)).tags.get(_SETTINGS, '')
+  try:
+    found = json.loads(text)
+  except (ValueError, RecursionError):
+    return {}  # A comment in words.
+  return found if isinstance(found, dict) else {}
+
+
 def write_video(
   path: str | os.PathLike[str],
   frames: np.ndarray,
   fps: float = 16,
   lossless: bool = False,
+  settings: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes an H.264 MP4 (yuv420p, CRF 18), completely or not at all.
 
@@ -330,6 +348,8 @@ def write_video(
     fps: Frames per second.
     lossless: Whether to write H.264 of RGB without loss, for data sets of small
       drawings. Browsers do not show it, FFmpeg and players based on it do.
+    settings: JSON values that say how the video was made, such as the seed;
+      stored in the file.
 
   Raises:
     ValueError: the frames have another dtype, shape or an odd size, or the
@@ -355,7 +375,7 @@ def write_video(
     raise ValueError(f'{path} must end in .mp4')
   with files.atomic_write(path) as temporary:
     try:
-      _encode(temporary, frames, fps, lossless)
+      _encode(temporary, frames, fps, lossless, settings)
       # FFmpeg does not report every failed write, as on a full disk.
       is_complete = probe(temporary).frames == len(frames)
     except (av.FFmpegError, ValueError) as e:
@@ -368,11 +388,17 @@ def write_video(
 
 
 def _encode(
-  path: os.PathLike[str], frames: np.ndarray, fps: float, lossless: bool
+  path: os.PathLike[str],
+  frames: np.ndarray,
+  fps: float,
+  lossless: bool,
+  settings: Mapping[str, Any] | None,
 ) -> None:
   with av.open(
     str(path), 'w', format='mp4', options={'movflags': 'faststart'}
   ) as container:
+    if settings is not None:
+      container.metadata[_SETTINGS] = json.dumps(dict(settings))
     rate = fractions.Fraction(fps).limit_denominator(1001)
     codec, pixels, crf = ('libx264', 'yuv420p', '18')
     if lossless:
