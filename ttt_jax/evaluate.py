@@ -140,6 +140,43 @@ def main(argv: Sequence[str]) -> None:
     )
 
 
+def _measure(videos: list[str]) -> None:
+  from ttt_jax.evaluation import report_page
+  from ttt_jax.evaluation import results
+
+  out = _outputs(f'{pathlib.Path(videos[0]).with_suffix("")}_evaluation')
+  found = results.measure(videos, _STORYBOARD.value, _CLIP.value)
+  _write(found.value, report_page.report(found), out)
+
+
+def _compare(inputs: list[str]) -> None:
+  from ttt_jax.evaluation import report_page
+  from ttt_jax.evaluation import results
+
+  out = _outputs('comparison')
+  found = results.compare(inputs, _STORYBOARD.value, _CLIP.value)
+  _write(found.value, report_page.compare(found), out)
+
+
+def _outputs(default: str) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns the paths of the JSON file and of the page, both writable."""
+  name = str(paths.require_local(_OUT.value or default, '--out'))
+  for suffix in ('.json', '.html'):
+    name = name.removesuffix(suffix)
+  out = pathlib.Path(f'{name}.json'), pathlib.Path(f'{name}.html')
+  for path in out:
+    files.check_writable(path)
+  return out
+
+
+def _write(value, page: str, out: tuple[pathlib.Path, pathlib.Path]) -> None:
+  files.write_json(value, out[0])
+  with files.atomic_write(out[1]) as temporary:
+    temporary.write_text(page)
+  print(f'wrote {out[0]}')
+  print(f'wrote {out[1]}: open it in a browser')
+
+
 def _vote(folders: list[str]) -> None:
   from ttt_jax.evaluation import vote_page
 
@@ -189,16 +226,17 @@ def _rate(arguments: list[str]) -> None:
 def _count_shots(arguments: list[str]) -> None:
   if arguments:
     raise ValueError(f'unexpected argument {arguments[0]!r}; see --help')
-  for flag in (_WORKDIR, _STORYBOARDS):
-    if flag.value is None:
-      raise ValueError(
-        f'--{flag.name} is missing; the shots of a trained model are counted'
-        ' with --workdir=DIR --storyboards=FILE'
-      )
+  workdir, story_file = _WORKDIR.value, _STORYBOARDS.value
+  if workdir is None or story_file is None:
+    missing = '--workdir' if workdir is None else '--storyboards'
+    raise ValueError(
+      f'{missing} is missing; the shots of a trained model are counted with'
+      ' --workdir=DIR --storyboards=FILE'
+    )
   from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.evaluation import shot_recall
 
-  storyboards = storyboard_lib.load_storyboards(_STORYBOARDS.value)
+  storyboards = storyboard_lib.load_storyboards(story_file)
   shots = shot_recall.distinct_shots(storyboards)
   for story in storyboards:  # The name becomes part of a file's.
     paths.check_name(story.name, 'the name of a storyboard')
@@ -214,7 +252,6 @@ def _count_shots(arguments: list[str]) -> None:
   from ttt_jax.runtime import progress
   from ttt_jax.video import contact_sheet
 
-  workdir = _WORKDIR.value
   out = paths.require_local(_OUT.value or f'{workdir}/evaluation.json', '--out')
   files.check_writable(out)
   bucket.check(workdir)
@@ -253,7 +290,7 @@ def _count_shots(arguments: list[str]) -> None:
     f' {1 / len(shots):.0%}'
   )
   result = dict(
-    storyboards=_STORYBOARDS.value,
+    storyboards=story_file,
     steps=_STEPS.value,
     guidance=_GUIDANCE.value,
     guidance_schedule=_GUIDANCE_SCHEDULE.value,

@@ -232,6 +232,43 @@ def as_storyboard(story: StoryLike) -> Storyboard:
   return Storyboard.parse(story)
 
 
+def select(
+  path: str | os.PathLike[str], videos: Sequence[str]
+) -> dict[str, Storyboard]:
+  """Returns the storyboard of every video.
+
+  Args:
+    path: File of one storyboard, which is that of all videos ('FILE#NAME'
+      selects one of several), or of several, whose names are those of the
+      videos' files without their suffix.
+    videos: Paths of videos.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: it is not valid, or has no storyboard for a video.
+  """
+  path = os.fspath(path)
+  if '#' in path and not os.path.exists(path):
+    return dict.fromkeys(videos, Storyboard.load(path))
+  boards = load_storyboards(path)
+  if len(boards) == 1:
+    return dict.fromkeys(videos, boards[0])
+  by_name = {board.name: board for board in boards}
+  stems = {v: os.path.splitext(os.path.basename(v))[0] for v in videos}
+  missing = [stem for stem in stems.values() if stem not in by_name]
+  if missing:
+    raise ValueError(
+      f'{path} has no storyboard {missing[0]!r}, as the name of a video; it has'
+      f' {files.first_ten(list(by_name))}'
+    )
+  return {video: by_name[stem] for video, stem in stems.items()}
+
+
+def without_tokens(text: str) -> str:
+  """Returns a segment's text without the scene tokens at its ends."""
+  return text.removeprefix(START_SCENE).removesuffix(END_SCENE).strip()
+
+
 def lint_all(
   storyboards: Sequence[Storyboard],
   text_length: int,

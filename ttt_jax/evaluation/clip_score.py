@@ -97,6 +97,10 @@ class CLIPScore:
       out.append(np.asarray(vectors)[: len(pixels)])
     return np.concatenate(out)
 
+  def fits(self, text: str) -> bool:
+    """Returns whether a text is short enough for `embed_text`."""
+    return len(self._tokenizer.tokens(text)) <= self._tokenizer.length
+
   def embed_text(self, text: str) -> np.ndarray:
     """Returns the unit vector [J] of a text; ValueError if it is too long."""
     ids = self._tokenizer([text])

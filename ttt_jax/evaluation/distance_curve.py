@@ -49,6 +49,7 @@ def measure(
   vectors: np.ndarray,
   times: np.ndarray,
   groups: np.ndarray | None = None,
+  is_other: bool = False,
   seconds: Sequence[float] = SECONDS,
 ) -> Curve:
   """Measures the curve of a video.
@@ -59,6 +60,7 @@ def measure(
     vectors: Unit vectors of frames in their order [F, J].
     times: Their times in seconds [F].
     groups: Labels [F]; only pairs of equal labels count. None counts all.
+    is_other: Whether only pairs of different labels count instead.
     seconds: Distances.
   """
   times = np.asarray(times, np.float64)
@@ -75,7 +77,7 @@ def measure(
     is_pair = np.abs(times[partner] - want) <= 0.51 * spacing
     is_pair &= partner > np.arange(len(times))
     if groups is not None:
-      is_pair &= groups[partner] == groups
+      is_pair &= (groups[partner] == groups) != is_other
     first = np.flatnonzero(is_pair)
     if len(first):
       cosines = np.einsum('ij,ij->i', vectors[first], vectors[partner[first]])

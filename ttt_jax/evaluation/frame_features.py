@@ -28,16 +28,18 @@ _EDGE_FLOOR = 4.0  # Levels of contrast per pixel.
 _STRUCTURE_FLOOR = 4.0  # Levels.
 _BLOCKS = 8  # Of the grid of `block_means`.
 _BLUR = 11  # Pixels.
+_MIN_STEP = 3  # Levels; smaller steps are those of rounding.
 
 
 def reduce(pixels: np.ndarray) -> np.ndarray:
-  """Returns a frame, uint8 [H, W, 3], as YCbCr, float32 [64, 96, 3]."""
+  """Returns a frame, uint8 [H, W, 3], as YCbCr, uint8 [64, 96, 3]."""
   image = Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-  return np.asarray(image.convert('YCbCr'), np.float32)
+  return np.asarray(image.convert('YCbCr'))
 
 
 def describe(small: np.ndarray) -> np.ndarray:
   """Returns the feature vector of a reduced frame: unit, float32 [J]."""
+  small = small.astype(np.float32)
   parts = [_colour(small), _edges(small[..., 0]), _structure(small[..., 0])]
   return np.concatenate([p / np.linalg.norm(p) for p in parts]).astype(
     np.float32
@@ -57,8 +59,8 @@ def sharpness(pixels: np.ndarray) -> float:
   """Measures how sharp a frame is, between 0 (blurred) and 1.
 
   1 minus the perceptual blur of Crete et al. (2007, 'The blur effect'): the
-  share of the differences of adjacent pixels that a strong blur removes. A
-  frame without any difference has 0.
+  share of the differences of adjacent pixels, of 3 levels and more, that a
+  strong blur removes. A frame without such a difference has 0.
 
   Args:
     pixels: Frame in its own size, uint8 [H, W, 3].
@@ -75,6 +77,7 @@ def sharpness(pixels: np.ndarray) -> float:
     blurred = total.take(window + _BLUR, axis) - total.take(window, axis)
     sharp = np.abs(np.diff(luma.take(window + _BLUR // 2, axis), axis=axis))
     after = np.abs(np.diff(blurred / _BLUR, axis=axis))
+    sharp *= sharp >= _MIN_STEP
     if sharp.sum():
       removed.append(np.maximum(sharp - after, 0).sum() / sharp.sum())
   return float(min(removed, default=0.0))

@@ -67,7 +67,7 @@ def fit(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if np.abs(step).max() < 1e-10:
       break
   strength -= strength.mean(-1, keepdims=True)
-  return CENTER + SCALE * strength, is_finite
+  return CENTER + SCALE * strength, np.asarray(is_finite)
 
 
 def rate(
@@ -147,12 +147,12 @@ def krippendorff_alpha(units: Sequence[Sequence[float]]) -> float | None:
   Returns:
     Alpha; None if no thing has two values, or all values are equal.
   """
-  units = [np.asarray(unit, np.float64) for unit in units if len(unit) > 1]
-  if not units:
+  several = [np.asarray(unit, np.float64) for unit in units if len(unit) > 1]
+  if not several:
     return None
-  values = np.concatenate(units)
+  values = np.concatenate(several)
   # Of all ordered pairs of values, the sum of squares is 2 n^2 variance.
-  observed = sum(2 * len(u) ** 2 * u.var() / (len(u) - 1) for u in units)
+  observed = sum(2 * len(u) ** 2 * u.var() / (len(u) - 1) for u in several)
   expected = 2 * len(values) ** 2 * values.var() / (len(values) - 1)
   return float(1 - observed / expected) if expected else None
 
@@ -223,7 +223,7 @@ def _notes(wins: np.ndarray, models: Sequence[str]) -> list[str]:
     group = np.flatnonzero(together[i])
     seen.update(group.tolist())
     others = np.setdiff1d(np.arange(len(models)), group)
-    names = ', '.join(models[k] for k in group)
+    names = ', '.join(models[k] for k in group.tolist())
     lost = wins[np.ix_(others, group)].sum()
     won = wins[np.ix_(group, others)].sum()
     if not lost and not won:

@@ -125,8 +125,7 @@ def find_texts(
 
   Args:
     clips: Model -> story -> path.
-    storyboards: File of storyboards with the names of the stories; a single
-      storyboard may have another name if there is one story. None looks into
+    storyboards: File of storyboards, see `storyboard.select`. None looks into
       the videos, where `ttt_jax.sample` stores the texts.
 
   Returns:
@@ -137,40 +136,25 @@ def find_texts(
     FileNotFoundError: the file does not exist.
     ValueError: it is not valid, or a story has no storyboard.
   """
-  stories = list(next(iter(clips.values())))
   if storyboards is None:
-    found = {}
+    found: dict[str, list[str]] = {}
     for videos in clips.values():
       for story, path in videos.items():
         if story not in found:
           texts = video_file.read_settings(path).get('texts')
           if isinstance(texts, list) and all(isinstance(t, str) for t in texts):
             found[story] = texts
-    return {s: without_tokens(t) for s, t in found.items()}
-  boards = storyboard_lib.load_storyboards(storyboards)
-  by_name = {board.name: board for board in boards}
-  if len(boards) == len(stories) == 1:
-    by_name = {stories[0]: boards[0]}
-  missing = [story for story in stories if story not in by_name]
-  if missing:
-    raise ValueError(
-      f'{storyboards} has no storyboard named {files.first_ten(missing)}; it'
-      f' has {files.first_ten(list(by_name))}'
-    )
+    return {s: _plain(texts) for s, texts in found.items()}
+  paths = next(iter(clips.values()))
+  boards = storyboard_lib.select(storyboards, list(map(str, paths.values())))
   return {
-    story: without_tokens([s.text for s in by_name[story].segments])
-    for story in stories
+    story: _plain([s.text for s in boards[str(path)].segments])
+    for story, path in paths.items()
   }
 
 
-def without_tokens(texts: Sequence[str]) -> list[str]:
-  """Returns texts without the scene tokens at their ends."""
-  return [
-    text.removeprefix(storyboard_lib.START_SCENE)
-    .removesuffix(storyboard_lib.END_SCENE)
-    .strip()
-    for text in texts
-  ]
+def _plain(texts: Sequence[str]) -> list[str]:
+  return [storyboard_lib.without_tokens(text) for text in texts]
 
 
 def write(
@@ -334,7 +318,7 @@ def copy_video(source: pathlib.Path, target: pathlib.Path) -> None:
     pass  # Raises where a frame is damaged.
   try:
     with av.open(f'file:{source}', metadata_errors='ignore') as container:
-      stream = container.streams.best('video')
+      stream: Any = container.streams.best('video')
       is_copied = (
         stream is not None
         and len(container.streams.video) == 1

@@ -1,16 +1,17 @@
 'use strict';
 // Shows the values of a chart next to the pointer.
 for (const chart of document.querySelectorAll('.chart')) {
-  const {area, domain, series, map} = JSON.parse(chart.querySelector('script').textContent);
+  const {area, domain, series, map, x_name = 'step', is_log_x} = JSON.parse(chart.querySelector('script').textContent);
   const svg = chart.querySelector('svg');
   const cursor = chart.querySelector('.cursor');
   const box = chart.querySelector('.values');
   const [left, top, right, bottom] = area;
+  const place = x => is_log_x ? Math.log10(x) : x;
   const short = v => v === null || v === undefined ? 'none' : String(Number(v.toPrecision(4)));
   const nearest = (xs, x) => {
     let best = 0;
     for (let i = 1; i < xs.length; i++) {
-      if (Math.abs(xs[i] - x) < Math.abs(xs[best] - x)) best = i;
+      if (Math.abs(place(xs[i]) - x) < Math.abs(place(xs[best]) - x)) best = i;
     }
     return best;
   };
@@ -36,10 +37,11 @@ for (const chart of document.querySelectorAll('.chart')) {
       const x = domain[0] + share * (domain[1] - domain[0]);
       const marks = series.map(s => ({name: s.name, i: nearest(s.x, x), s}));
       if (!marks.length) return hide();
-      const best = marks.reduce((a, b) => Math.abs(b.s.x[b.i] - x) < Math.abs(a.s.x[a.i] - x) ? b : a);
+      const far = m => Math.abs(place(m.s.x[m.i]) - x);
+      const best = marks.reduce((a, b) => far(b) < far(a) ? b : a);
       const step = best.s.x[best.i];
-      at = left + (step - domain[0]) / ((domain[1] - domain[0]) || 1) * (right - left);
-      lines = [`step ${short(step)}`].concat(marks
+      at = left + (place(step) - domain[0]) / ((domain[1] - domain[0]) || 1) * (right - left);
+      lines = [`${x_name} ${short(step)}`].concat(marks
         .map(m => ({name: m.name, y: m.s.y[m.i]}))
         .sort((a, b) => (b.y ?? -Infinity) - (a.y ?? -Infinity))
         .map(m => `${m.name}: ${short(m.y)}`));

@@ -74,7 +74,13 @@ def thin(points: np.ndarray, most: int = _MOST_POINTS) -> np.ndarray:
 
 
 def lines(
-  title: str, series: Sequence[Series], caption: str = '', x_name: str = 'step'
+  title: str,
+  series: Sequence[Series],
+  caption: str = '',
+  x_name: str = 'step',
+  *,
+  is_log_x: bool = False,
+  marks: Sequence[float] = (),
 ) -> html.Markup:
   """Returns a chart of lines over steps.
 
@@ -83,6 +89,9 @@ def lines(
     series: Lines; values that are not finite are gaps.
     caption: Text below the chart.
     x_name: Name of the horizontal axis.
+    is_log_x: Whether the horizontal axis is logarithmic; its values are
+      positive.
+    marks: Places of vertical lines.
   """
   series = [
     dataclasses.replace(s, points=thin(s.points))
@@ -93,7 +102,8 @@ def lines(
   every = every[np.isfinite(every).all(axis=1)]
   if not len(every):
     return _empty(title, caption)
-  x_range = _widen(every[:, 0].min(), every[:, 0].max())
+  scale_x = np.log10 if is_log_x else np.asarray
+  x_range = _widen(*map(float, scale_x([every[:, 0].min(), every[:, 0].max()])))
   low, high = every[:, 1].min(), every[:, 1].max()
   is_log = low > 0 and high / low > _LOG_RATIO
   scale = np.log10 if is_log else np.asarray
@@ -102,19 +112,25 @@ def lines(
 
   def place(x, y):
     return (
-      left + (x - x_range[0]) / (x_range[1] - x_range[0]) * (right - left),
+      left
+      + (float(scale_x(x)) - x_range[0])
+      / (x_range[1] - x_range[0])
+      * (right - left),
       bottom - (y - y_range[0]) / (y_range[1] - y_range[0]) * (bottom - top),
     )
 
   parts: list[Any] = []
   for value in _ticks(low, high, True) if is_log else _ticks(*y_range, False):
-    y = place(0, float(scale(value)))[1]
+    y = place(1, float(scale(value)))[1]
     if top <= y <= bottom:
       parts += [
         tag('line', class_='tick', x1=left, x2=right, y1=_r(y), y2=_r(y)),
         tag('text', _short(value), x=left - 5, y=_r(y + 4), text_anchor='end'),
       ]
-  parts += _x_axis(x_range, x_name)
+  parts += _x_axis(x_range, x_name, is_log_x)
+  for mark in marks:
+    x = _r(place(mark, 0)[0])
+    parts.append(tag('line', class_='mark', x1=x, x2=x, y1=top, y2=bottom))
   for s in sorted(series, key=lambda s: not s.is_faint):
     path, is_new = [], True
     for x, y in s.points:
@@ -153,6 +169,8 @@ def lines(
   values = dict(
     area=_AREA,
     domain=x_range,
+    x_name=x_name,
+    is_log_x=is_log_x,
     series=[
       dict(
         name=s.name,
@@ -305,11 +323,15 @@ def _svg(title: str, parts: Sequence[Any], values: Any) -> html.Markup:
   )
 
 
-def _x_axis(x_range: tuple[float, float], name: str) -> list[html.Markup]:
+def _x_axis(
+  x_range: tuple[float, float], name: str, is_log: bool = False
+) -> list[html.Markup]:
   left, _, right, bottom = _AREA
   parts = [tag('text', name, x=left - 5, y=bottom + 16, text_anchor='end')]
-  for value in _ticks(*x_range, False):
-    share = (value - x_range[0]) / (x_range[1] - x_range[0])
+  ends = np.power(10.0, x_range) if is_log else x_range
+  for value in _ticks(float(ends[0]), float(ends[1]), is_log):
+    at = math.log10(value) if is_log else value
+    share = (at - x_range[0]) / (x_range[1] - x_range[0])
     if 0.04 <= share <= 1:  # The name of the axis is at its beginning.
       parts.append(
         tag(
