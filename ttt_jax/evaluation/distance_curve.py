@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 SECONDS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60)
-_MIN_OVERLAP = 0.5  # Seconds of first frames whose partner exists.
+_MIN_OVERLAP = 0.5  # Seconds of frames that have a partner.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def measure(
 ) -> Curve:
   """Measures the curve of a video.
 
-  A distance is left out if the video is not half a second longer.
+  A distance is left out if less than half a second of frames have a partner.
 
   Args:
     vectors: Unit vectors of frames in their order [F, J].
@@ -67,7 +67,7 @@ def measure(
   spacing = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
   found = []
   for distance in seconds:
-    if not spacing or times[-1] - times[0] < distance + _MIN_OVERLAP:
+    if not spacing:
       continue
     want = times + distance
     after = np.clip(np.searchsorted(times, want), 1, len(times) - 1)
@@ -79,7 +79,7 @@ def measure(
     if groups is not None:
       is_pair &= (groups[partner] == groups) != is_other
     first = np.flatnonzero(is_pair)
-    if len(first):
+    if len(first) * spacing >= _MIN_OVERLAP:
       cosines = np.einsum('ij,ij->i', vectors[first], vectors[partner[first]])
       found.append((float(distance), float(cosines.mean()), len(first)))
   return Curve(*map(tuple, zip(*found))) if found else Curve((), (), ())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import itertools
+from collections.abc import Iterable, Mapping, Sequence
 import os
 from typing import Any
 
@@ -62,13 +61,15 @@ def report(found: results_lib.Result) -> str:
       for name in _SHORT
       if name in means
     ),
-    tag('div', _curve_charts({'': result['summary']}, one), class_='grid'),
   ]
   if not one:
+    body.append(
+      tag('div', _curve_charts({'': result['summary']}), class_='grid')
+    )
     names = [n for n in _SHORT if n in means]
     body += [
       tag('h2', 'Videos'),
-      page.table(
+      _table(
         ['video', *(video_report.SCORES[n][0] for n in names)],
         (
           [
@@ -94,16 +95,14 @@ def report(found: results_lib.Result) -> str:
 def compare(found: results_lib.Result) -> str:
   """Returns the page of `results.compare`."""
   value, pictures = found.value, found.pictures
-  a, b = value['a'], value['b']
-  results = dict(zip((a, b), value['results']))
-  title = f'{a} and {b}'
+  results = dict(zip('AB', value['results']))
   summaries = {name: r['summary'] for name, r in results.items()}
   body = [
-    tag('h1', 'Comparison of ', tag('em', a), ' and ', tag('em', b)),
+    tag('h1', f'A: {value["a"]}', tag('br'), f'B: {value["b"]}'),
     tag('p', _READ_ME, class_='soft'),
     [page.note(note) for note in value['notes']],
-    page.table(
-      ['', a, b, 'difference', ''],
+    _table(
+      ['', 'A', 'B', 'B minus A', ''],
       (
         [
           video_report.SCORES[d['score']][0],
@@ -115,19 +114,26 @@ def compare(found: results_lib.Result) -> str:
         for d in value['differences']
       ),
     ),
-    tag('div', _curve_charts(summaries, True), class_='grid'),
   ]
   firsts = {name: r['videos'][0] for name, r in results.items()}
-  if all(len(r['videos']) == 1 for r in results.values()):
-    body.append(tag('div', _time_charts(firsts), class_='grid'))
+  is_pair = all(len(r['videos']) == 1 for r in results.values())
+  body.append(
+    tag(
+      'div',
+      _curve_charts(summaries),
+      _time_charts(firsts) if is_pair else None,
+      class_='grid',
+    )
+  )
+  if is_pair:
     for name, video in firsts.items():
       shown = pictures.get(video['video'], ())
       if shown:
         body += [tag('h3', name), _strip(shown, video)]
     body += [tag('h2', 'Segments'), _segments_of_two(firsts)]
   body += [tag('h2', 'Settings'), _settings(firsts)]
-  body.append(_definitions(next(iter(results.values()))))
-  return _page(title, body)
+  body.append(_definitions(value['results'][0]))
+  return _page(f'{value["a"]} and {value["b"]}', body)
 
 
 def _page(title: str, body: Sequence[Any]) -> str:
@@ -140,6 +146,11 @@ def _page(title: str, body: Sequence[Any]) -> str:
   )
 
 
+def _table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Any:
+  """Returns a table whose numbers stay on one line."""
+  return tag('div', page.table(header, rows), class_='exact')
+
+
 def _details(
   video: Mapping[str, Any], pictures: Sequence[np.ndarray], one: bool
 ) -> Any:
@@ -148,7 +159,7 @@ def _details(
     _strip(pictures, video) if len(pictures) else None,
     tag(
       'div',
-      None if one else _curve_charts({'': video}, True),
+      _curve_charts({'': video}),
       _time_charts({'': video}),
       class_='grid',
     ),
@@ -161,47 +172,40 @@ def _details(
   return page.folded(name, parts)
 
 
-def _curve_charts(
-  sources: Mapping[str, Mapping[str, Any]], with_scenes: bool
-) -> list[Any]:
+def _curve_charts(sources: Mapping[str, Mapping[str, Any]]) -> list[Any]:
   """Returns the charts of the curves of summaries or videos."""
   figures = []
-  for kind, title in (
-    ('curves', 'Similarity against distance in time'),
-    ('clip_curves', 'The same with the CLIP'),
-  ):
-    series = []
-    colours = itertools.cycle(charts.COLOURS)
-    for name, source in sources.items():
-      colour = next(colours)
-      for part, curve in source.get(kind, {}).items():
-        if part != 'all' and not with_scenes:
-          continue
-        if len(sources) == 1 and part != 'all':
-          colour = next(colours)
-        label = f'{name} {part}'.strip() if part != 'all' else name
-        series.append(
-          charts.Series(
-            label or 'all pairs',
-            np.stack([curve['seconds'], curve['similarity']], 1)
-            if curve['seconds']
-            else np.zeros((0, 2)),
-            colour,
-            is_dashed=part == 'other scene',
-            is_faint=len(sources) > 1 and part != 'all',
-          )
+  for kind, features in (('curves', ''), ('clip_curves', ', CLIP')):
+    for title, parts, caption in (
+      (
+        'Similarity against distance in time',
+        ('all',),
+        'Mean similarity of two frames, 1 if they are equal, and the seconds'
+        ' between them. Flat: the video stays the same. Falling: it drifts, or'
+        ' scenes change.',
+      ),
+      (
+        'The same by scene',
+        ('same scene', 'other scene'),
+        'Pairs of frames of one scene, and of two: scene changes lower only the'
+        ' second, drift lowers the first.',
+      ),
+    ):
+      series = [
+        charts.Series(
+          f'{name} {part}'.strip() if len(parts) > 1 else name or 'similarity',
+          np.array([curve['seconds'], curve['similarity']], float).T,
+          colour,
+          is_dashed=part == 'other scene',
         )
-    if series:
-      figures.append(
-        charts.lines(
-          title,
-          series,
-          'Mean similarity of two frames, 1 if they are equal, and the seconds'
-          ' between them. Flat: the video stays the same. Falling: it drifts.',
-          's',
-          is_log_x=True,
+        for (name, source), colour in zip(sources.items(), charts.COLOURS)
+        for part in parts
+        if (curve := source.get(kind, {}).get(part))
+      ]
+      if series:
+        figures.append(
+          charts.lines(title + features, series, caption, 's', is_log_x=True)
         )
-      )
   return figures
 
 
@@ -210,20 +214,28 @@ def _time_charts(videos: Mapping[str, Mapping[str, Any]]) -> list[Any]:
   first = next(iter(videos.values()))
   borders = [b['time'] for b in first['borders']]
   figures = []
-  for key, time, title, caption in (
+  for key, time, title, least, caption in (
     (
       'change',
       'time',
       'Change from frame to frame',
+      0.01,  # For the logarithmic axis.
       'Levels of 255; vertical lines are borders of segments.',
     ),
     (
       'sharpness',
       'sharpness_time',
       'Sharpness',
+      0.0,
       '0 is blurred, 1 is sharp.',
     ),
-    ('brightness', 'time', 'Brightness', 'Mean luma of a frame, 0 to 255.'),
+    (
+      'brightness',
+      'time',
+      'Brightness',
+      0.0,
+      'Mean luma of a frame, 0 to 255.',
+    ),
   ):
     figures.append(
       charts.lines(
@@ -231,7 +243,9 @@ def _time_charts(videos: Mapping[str, Mapping[str, Any]]) -> list[Any]:
         [
           charts.Series(
             name or title,
-            np.array([v['series'][time], v['series'][key]], float).T,
+            np.array(
+              [v['series'][time], np.maximum(v['series'][key], least)]
+            ).T,
             colour,
           )
           for (name, v), colour in zip(videos.items(), charts.COLOURS)
@@ -297,14 +311,17 @@ def _segments(video: Mapping[str, Any]) -> Any:
   ]
   columns = [c for c in columns if any(r.get(c[0]) is not None for r in rows)]
   extra = [k for k in ('scene', 'text') if any(r[k] is not None for r in rows)]
-  return page.table(
+  return _table(
     ['', 'start', *(title for _, title in columns), *extra],
     (
       [
         i,
         f'{row["start"]:.1f} s',
         *(_number(key, row.get(key)) for key, _ in columns),
-        *('' if row[k] is None else row[k] for k in extra),
+        *(
+          tag('div', row[k], class_='words' if k == 'text' else None)
+          for k in extra
+        ),
       ]
       for i, row in enumerate(rows, 1)
     ),
@@ -320,7 +337,7 @@ def _segments_of_two(videos: Mapping[str, Mapping[str, Any]]) -> Any:
     if any(r.get(c) is not None for rs in all_rows for r in rs)
   ]
   header = [f'{c}, {name}' for c in columns for name in videos]
-  return page.table(
+  return _table(
     ['', 'start', *header],
     (
       [
@@ -351,7 +368,7 @@ def _settings(videos: Mapping[str, Mapping[str, Any]]) -> Any:
     values = [t.get(key) for t in tables]
     if any(v not in (None, []) for v in values):
       rows.append([key, *('' if v is None else _plain(v) for v in values)])
-  return page.table(['', *(n or 'value' for n in videos)], rows)
+  return _table(['', *(n or 'value' for n in videos)], rows)
 
 
 def _plain(value: Any) -> str:
@@ -367,7 +384,7 @@ def _definitions(result: Mapping[str, Any]) -> Any:
   clip = result.get('clip')
   return page.folded(
     'What the numbers mean',
-    page.table(['', ''], rows),
+    _table(['', ''], rows),
     tag('p', f'Features of a frame: {result["features"]}.'),
     clip and tag('p', f'CLIP: {clip}, {result["clip_fps"]} frames per second.'),
   )

@@ -108,7 +108,7 @@ class Video(np.ndarray):
     if path.suffix == '.gif':
       contact_sheet.write_gif(path, self._one(), self.fps)
     elif path.suffix == '.mp4':
-      video_file.write_video(path, self._one(), self.fps, settings)
+      video_file.write_video(path, self._one(), self.fps, settings=settings)
     else:
       raise ValueError(f'{path} must end in .mp4 or .gif')
 
