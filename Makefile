@@ -30,11 +30,14 @@ JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
 TORCH := 2.13.0+cpu
 PIN := $(RUN) -m uv pip compile pyproject.toml --quiet --python-version 3.11 \
   --no-annotate --custom-compile-command "make pins"
+# The oldest systems for which wheels of all dependencies exist.
+PLATFORMS := x86_64-manylinux_2_31 aarch64-manylinux_2_31 aarch64-apple-darwin
+MACOS := 14.0
 # Large pages for large arrays: training on CPU needs a seventh less processor
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins wheel \
+.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins resolve wheel dist \
   bench parity docs docs-links drawings kernel-check kernel-budget plan-check plan-table clean
 
 demo: $(READY)
@@ -79,6 +82,33 @@ pins: $(READY)
 	$(PIN) --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(PIN) --extra parity -c requirements.txt -o requirements-parity.txt
 	$(PIN) --extra docs -c requirements.txt -o requirements-docs.txt
+
+# Whether wheels of all dependencies exist, for every Python and platform that
+# we name. Nothing is installed.
+resolve: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	@status=0; for python in 3.11 3.12 3.13 3.14; do \
+	  for platform in $(PLATFORMS); do \
+	    together="test+notebooks+docs+gcs"; found=""; \
+	    case $$platform in *manylinux*) together="$$together cuda12 cuda13" ;; esac; \
+	    case $$platform in x86_64*) together="$$together tpu" ;; esac; \
+	    for extras in $$together; do \
+	      if error=$$(MACOSX_DEPLOYMENT_TARGET=$(MACOS) $(RUN) -m uv pip compile \
+	        pyproject.toml --quiet --only-binary :all: \
+	        $$(printf ' --extra %s' $$(echo $$extras | tr + ' ')) \
+	        --python-version $$python --python-platform $$platform 2>&1 >/dev/null); \
+	      then found="$$found $$extras"; else status=1; \
+	        echo "$$python $$platform $$extras: $$error"; fi; \
+	    done; echo "$$python $$platform:$$found"; \
+	  done; \
+	done; exit $$status
+
+# What a release uploads, checked: the wheel is built from the source archive.
+dist: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check build twine
+	rm -rf dist
+	$(RUN) -m build --outdir dist .
+	$(RUN) -m twine check --strict dist/*
 
 wheel: $(READY)
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -122,7 +122,7 @@ def test_the_fake_has_generations_ranges_and_pages(bucket):
 def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, 'gcsfs', None)
   bucket_lib.check('on/a/disk', write=True)
-  with pytest.raises(ValueError, match='gs://b/run needs .*pip install gcsfs'):
+  with pytest.raises(ValueError, match='gs://b/run needs gcsfs.*ttt_jax.gcs.'):
     bucket_lib.check('gs://b/run')
 
 

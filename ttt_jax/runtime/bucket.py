@@ -7,9 +7,9 @@ first checkpoint.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
+from ttt_jax.runtime import extras
 from ttt_jax.runtime import files
 
 _TIMEOUT = 30.0  # Seconds of retries while the service does not answer.
@@ -52,10 +52,7 @@ def check(path: str | os.PathLike[str], write: bool = False) -> None:
   if scheme != 'gs':
     return
   # Orbax and epath need gcsfs, which brings google.cloud.storage along.
-  if importlib.util.find_spec('gcsfs') is None:
-    raise ValueError(
-      f'{path} needs a package that is not installed: pip install gcsfs'
-    )
+  extras.require('gcsfs', 'gcs', os.fspath(path))
   from google.api_core import exceptions
   from google.auth import exceptions as auth
   from google.cloud import storage

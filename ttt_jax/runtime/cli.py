@@ -19,6 +19,7 @@ import ml_collections
 
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import distributed
+from ttt_jax.runtime import extras
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 from ttt_jax.runtime import shipped
@@ -130,7 +131,8 @@ def describe(error: Exception) -> str | None:
     return str(error)
   if 'Unable to initialize backend' in str(error):
     return (
-      f'{files.first_line(error)[:200]}; set JAX_PLATFORMS=cpu, or unset it'
+      f'{files.first_line(error)[:200]}; set JAX_PLATFORMS=cpu, or unset it, or'
+      f' add the backend: {extras.install_command("tpu")}, or cuda12 or cuda13'
     )
   return None
 
