@@ -5,6 +5,7 @@ Everything is drawn in relative units, so the picture is the same at any size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -15,6 +16,7 @@ from PIL import ImageDraw
 from examples.cartoon import motion
 from examples.cartoon import scenery
 from examples.cartoon import world
+from examples.cartoon.pen import Colour
 from examples.cartoon.pen import INK
 from examples.cartoon.pen import mix
 from examples.cartoon.pen import PALETTE
@@ -23,6 +25,8 @@ from examples.cartoon.pen import WHITE
 
 _SCALE = 4  # pixels drawn per pixel and side
 _HEIGHT = 0.36  # of a character whose `height` is 1
+LIGHTER = 0.55  # white in the light parts of a body
+DARKER = 0.22  # ink in the dark ones
 _ORANGE = (240, 150, 40)
 _PINK = (245, 165, 170)
 
@@ -93,11 +97,44 @@ def _background(place: world.Place, unit: int) -> Image.Image:
   return image
 
 
-def draw_character(pen: Pen, state: motion.CharacterState) -> None:
+@dataclasses.dataclass(frozen=True)
+class Paint:
+  """Colours of a character.
+
+  Attributes:
+    body: Colour of the body.
+    light: Colour of the belly, the snout and the inside of the ears.
+    dark: Colour of the limbs on the far side.
+    accessory: Colour of the accessory.
+  """
+
+  body: Colour
+  light: Colour
+  dark: Colour
+  accessory: Colour
+
+  @classmethod
+  def of(cls, look: world.Look) -> Paint:
+    body = PALETTE[look.colour]
+    light = mix(body, WHITE, LIGHTER)
+    if look.colour == 'white':
+      light = (255, 236, 214)
+    accessory = PALETTE[look.accessory_colour]
+    return cls(body, light, mix(body, INK, DARKER), accessory)
+
+
+def draw_character(
+  pen: Pen, state: motion.CharacterState, paint: Paint | None = None
+) -> None:
   """Draws a character.
 
   In the coordinates of a character the ground between the feet is (0, 0), its
   front is +x, up is +y, and a usual head ends at 1.
+
+  Args:
+    pen: Pen of the place.
+    state: State of the character.
+    paint: Other colours than its look has.
   """
   pose = state.pose
   root = pen.moved(state.x, state.ground - state.lift)
@@ -109,23 +146,21 @@ def draw_character(pen: Pen, state: motion.CharacterState) -> None:
   # A fall turns around the feet, a run around the hips.
   body = root.turned(-pose.lean)
   body = body.scaled(1 + 0.6 * (1 - pose.height), pose.height)
-  _Figure(body, state).draw()
+  _Figure(body, state, paint or Paint.of(state.look)).draw()
 
 
 class _Figure:
   """The parts of one character, from back to front."""
 
-  def __init__(self, pen: Pen, state: motion.CharacterState):
+  def __init__(self, pen: Pen, state: motion.CharacterState, paint: Paint):
     self.pen = pen
     self.state = state
     self.look = state.look
     self.species = state.look.species
-    self.colour = PALETTE[state.look.colour]
-    self.light = mix(self.colour, WHITE, 0.55)
-    self.dark = mix(self.colour, INK, 0.22)
-    if state.look.colour == 'white':
-      self.light = (255, 236, 214)
-    self.accessory = PALETTE[state.look.accessory_colour]
+    self.colour = paint.body
+    self.light = paint.light
+    self.dark = paint.dark
+    self.accessory = paint.accessory
     self.stout = {'bear': 1.22, 'frog': 1.12, 'duck': 1.1}.get(
       self.species, 1.0
     )

@@ -1,0 +1,354 @@
+"""What a video shows, seen without its story.
+
+Some frames of every segment are recognized: the place and its prop, and the
+characters. A character's frames are put together, so that every frame adds
+evidence for its look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import numpy as np
+from scipy import ndimage
+
+from examples.cartoon import backdrops
+from examples.cartoon import recognize
+from examples.cartoon import words
+from examples.cartoon import world
+
+# Times within a segment at which frames are recognized.
+TIMES = (0.04, 0.22, 0.42, 0.6, 0.8, 1.0)
+ATTRIBUTES = ('species', 'colour', 'accessory', 'accessory_colour')
+_HEIGHT = 64  # larger frames are reduced to it
+_SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
+_BEFORE, _AFTER = 0.55, 0.75  # times at which no prop changes
+# A place is recognizable if it is nearer than this, and than all others.
+_PLACE_ERROR, _PLACE_RATIO = 0.13, 0.9
+_MIN_FRAMES = 2  # in which a character is seen
+_MOST = 2  # characters per frame
+_FASTEST = 0.3  # of a picture's height, between two recognized frames
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeenCharacter:
+  """A character in the frames of one segment.
+
+  Attributes:
+    look: Most probable look.
+    gains: Sum of `recognize.Figure.gains`.
+    margins: Confidence in each attribute: by how much the best look with
+      another value explains less, 0 to 1.
+    colours: Measured colours of body and accessory, 0 to 1, [2, 3].
+    figures: The recognized figures, by the index in the recognized frames.
+    explained: Mean share of the pixels' difference that is explained.
+  """
+
+  look: world.Look
+  gains: np.ndarray
+  margins: dict[str, float]
+  colours: np.ndarray
+  figures: dict[int, recognize.Figure]
+  explained: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeenSegment:
+  """What a segment shows.
+
+  Attributes:
+    scene: Place and camera.
+    is_place: Whether the place is recognizable.
+    margins: Confidence in 'place', 'side', 'colour' and 'prop', 0 to 1.
+    prop: Recognized prop, or None.
+    prop_states: State of the prop at the beginning and at the end, 0 or 1.
+    characters: Characters, the most visible first.
+  """
+
+  scene: backdrops.Scene
+  is_place: bool
+  margins: dict[str, float]
+  prop: str | None
+  prop_states: tuple[int, int]
+  characters: tuple[SeenCharacter, ...]
+
+
+@functools.lru_cache(maxsize=4)
+def _tools(
+  height: int, sigma: float
+) -> tuple[backdrops.Backdrops, recognize.Recognizer]:
+  return (
+    backdrops.Backdrops(height, sigma),
+    recognize.Recognizer(height, sigma),
+  )
+
+
+def segment_length(frames: np.ndarray, segments: int) -> int:
+  """Returns the number of frames per segment.
+
+  Raises:
+    ValueError: the frames have another shape than a video of this world.
+  """
+  shape = frames.shape
+  if frames.ndim != 4 or shape[3] != 3 or frames.dtype != np.uint8:
+    raise ValueError(
+      f'the frames are {frames.dtype} {list(shape)}; expected uint8 [F, H, W,'
+      ' 3]'
+    )
+  length, rest = divmod(shape[0] - 1, segments)
+  if rest or not length or world.SEGMENT_FRAMES % length:
+    raise ValueError(
+      f'the video has {shape[0]} frames for {segments} segments; expected'
+      f' {world.SEGMENT_FRAMES * segments + 1}, or a divisor of'
+      f' {world.SEGMENT_FRAMES} per segment and one'
+    )
+  height, width = shape[1:3]
+  if height < 32 or width != round(height * world.ASPECT) or height % 2:
+    raise ValueError(
+      f'the frames are {height}x{width}; expected an even height of 32 or more'
+      ' and a width of 1.5 times it, for example 64x96'
+    )
+  return length
+
+
+def _floats(frames: np.ndarray) -> np.ndarray:
+  """Returns frames from 0 to 1 at 64 rows or less."""
+  height = frames.shape[1]
+  out = frames.astype(np.float32) / 255
+  if height > _HEIGHT:
+    k = height // _HEIGHT
+    if height % _HEIGHT:
+      raise ValueError(
+        f'the frames have {height} rows; expected 64 or less, or a multiple of'
+        ' 64'
+      )
+    n, h, w, c = out.shape
+    out = out.reshape(n, h // k, k, w // k, k, c).mean((2, 4))
+  return out
+
+
+def watch(frames: np.ndarray, segments: int) -> list[SeenSegment]:
+  """Recognizes what every segment of a video shows.
+
+  Args:
+    frames: uint8 [n segments + 1, H, W, 3].
+    segments: Number of segments.
+
+  Raises:
+    ValueError: see `segment_length`.
+  """
+  length = segment_length(frames, segments)
+  # The frame before is the previous segment's last.
+  offsets = [max(1, round(t * length)) for t in TIMES]
+  sigma = blur_of(frames[np.linspace(0, len(frames) - 1, 6).astype(int)])
+  seen = []
+  for i in range(segments):
+    chosen = _floats(frames[[i * length + o for o in offsets]])
+    seen.append(watch_segment(chosen, TIMES, sigma))
+  return seen
+
+
+def blur_of(frames: np.ndarray) -> float:
+  """Returns the blur with which places are most similar to some frames.
+
+  Args:
+    frames: uint8 [n, H, W, 3].
+
+  Returns:
+    Standard deviation in pixels, one of a few values.
+  """
+  pixels = _floats(frames)
+  height = pixels.shape[1]
+  tools = backdrops.Backdrops(height)
+  sigmas = [s * height / _HEIGHT for s in _SIGMAS]
+  errors = np.zeros(len(sigmas))
+  for frame in pixels:
+    scene = tools.fit(frame[None])
+    drawn = tools.crop(scene.place, float(scene.cameras[0]))
+    for i, sigma in enumerate(sigmas):
+      blurred = ndimage.gaussian_filter(drawn, (sigma, sigma, 0), truncate=3)
+      errors[i] += np.minimum(np.abs(frame - blurred).mean(-1), 0.15).sum()
+  return float(sigmas[errors.argmin()])
+
+
+def watch_segment(
+  frames: np.ndarray, times: Sequence[float], sigma: float
+) -> SeenSegment:
+  """Recognizes what the frames of one segment show.
+
+  Args:
+    frames: float32 [n, H, W, 3], 0 to 1.
+    times: Time of each frame within the segment, 0 to 1.
+    sigma: Standard deviation of their blur in pixels.
+  """
+  places, people = _tools(frames.shape[1], sigma)
+  scene = places.fit(frames)
+  cameras = [float(c) for c in scene.cameras]
+  place = scene.place
+  errors = [places.props(f, place, c)[0] for f, c in zip(frames, cameras)]
+  kind, states = _prop(np.array(errors), times)
+  place = dataclasses.replace(place, prop=kind)
+  figures, free = [], []
+  for frame, camera, t in zip(frames, cameras, times):
+    state = states[int(t > 0.65)]
+    drawn = places.crop(place, camera, state if kind else None)
+    hidden = places.cover(place, camera)
+    found = people.figures(frame, drawn, hidden, _MOST)
+    figures.append([f for f in found if f.explained >= recognize.EXPLAINED])
+    covers = [f.cover for f in figures[-1]]
+    free.append(np.prod([1 - c for c in covers], axis=0) if covers else None)
+  # Once more, without the pixels of characters.
+  compared = [
+    places.props(f, place, c, w) for f, c, w in zip(frames, cameras, free)
+  ]
+  errors = np.array([e for e, _ in compared])
+  kind, states = _prop(errors, times)
+  place = dataclasses.replace(place, prop=kind)
+  pixels = sum(n for _, n in compared)
+  best, second = np.sort(_by_kind(errors, times).sum(0))[:2]
+  scene = dataclasses.replace(scene, place=place)
+  is_place = scene.error < _PLACE_ERROR and (
+    scene.layouts.min() < _PLACE_RATIO * np.sort(scene.layouts)[1]
+  )
+  return SeenSegment(
+    scene=scene,
+    is_place=bool(is_place),
+    margins=_place_margins(scene)
+    | dict(prop=float((second - best) / max(pixels, 1) / 0.1)),
+    prop=kind,
+    prop_states=states,
+    characters=_together(figures, times),
+  )
+
+
+def _place_margins(scene: backdrops.Scene) -> dict[str, float]:
+  layouts = scene.layouts.reshape(-1, len(world.SIDES))
+  sides = np.sort(layouts[layouts.min(1).argmin()])
+  kinds = np.sort(layouts.min(1))
+  colours = np.sort(scene.colours)
+  return {
+    name: float(1 - x[0] / max(x[1], 1e-9))
+    for name, x in dict(place=kinds, side=sides, colour=colours).items()
+  }
+
+
+def _by_kind(errors: np.ndarray, times: Sequence[float]) -> np.ndarray:
+  """Returns errors [frames, none and props] in the props' better states."""
+  early = np.array([t <= _BEFORE for t in times])
+  late = np.array([t >= _AFTER for t in times])
+  columns = [errors[:, 0]]
+  for kind in words.PROPS:
+    pair = errors[:, _states(kind)]
+    column = pair.min(1)
+    for chosen in (early, late):
+      if chosen.any():
+        column[chosen] = pair[chosen][:, pair[chosen].sum(0).argmin()]
+    columns.append(column)
+  return np.stack(columns, axis=1)
+
+
+def _states(kind: str) -> list[int]:
+  return [backdrops.PROP_STATES.index((kind, s)) for s in (0, 1)]
+
+
+def _prop(
+  errors: np.ndarray, times: Sequence[float]
+) -> tuple[str | None, tuple[int, int]]:
+  """Returns the prop, and its state at the beginning and at the end."""
+  best = int(_by_kind(errors, times).sum(0).argmin())
+  if not best:
+    return None, (0, 0)
+  kind = words.PROPS[best - 1]
+  pair = errors[:, _states(kind)]
+  states = []
+  for chosen in (
+    [t <= _BEFORE for t in times],
+    [t >= _AFTER for t in times],
+  ):
+    rows = pair[chosen] if any(chosen) else pair
+    states.append(int(rows.sum(0).argmin()))
+  return kind, (states[0], states[1])
+
+
+def _together(
+  figures: Sequence[Sequence[recognize.Figure]], times: Sequence[float]
+) -> tuple[SeenCharacter, ...]:
+  """Joins the figures of the same character."""
+  order = sorted(
+    range(len(figures)), key=lambda i: (-len(figures[i]), abs(times[i] - 0.5))
+  )
+  tracks: list[dict[int, recognize.Figure]] = []
+  for i in order:
+    pairs = []
+    for a, track in enumerate(tracks):
+      gains = sum(f.gains for f in track.values())
+      for b, figure in enumerate(figures[i]):
+        pairs.append((_unlike(gains, figure, track, i), a, b))
+    used_tracks, used = set(), set()
+    for cost, a, b in sorted(pairs):
+      if a in used_tracks or b in used or cost > 1.0:
+        continue
+      tracks[a][i] = figures[i][b]
+      used_tracks.add(a)
+      used.add(b)
+    tracks += [
+      {i: figure} for b, figure in enumerate(figures[i]) if b not in used
+    ]
+  least = min(_MIN_FRAMES, len(figures))
+  seen = [_character(t) for t in tracks if len(t) >= least]
+  return tuple(sorted(seen, key=lambda c: -len(c.figures)))
+
+
+def _unlike(
+  gains: np.ndarray,
+  figure: recognize.Figure,
+  track: dict[int, recognize.Figure],
+  frame: int,
+) -> float:
+  """Returns how little a figure is like a track; more than 1 is another."""
+  best = gains.argmax()
+  other = figure.gains.argmax()
+  loss = 1 - figure.gains.flat[best] / figure.gains.flat[other]
+  loss = min(loss, 1 - gains.flat[other] / gains.flat[best])
+  nearest = min(track, key=lambda i: abs(i - frame))
+  speed = abs(track[nearest].x - figure.x) / abs(nearest - frame) / _FASTEST
+  # A figure that is half hidden is easily mistaken, but stays where it is.
+  return max(loss, 0.0) * (2 if speed < 0.3 else 5) + 0.3 * speed
+
+
+def _character(track: dict[int, recognize.Figure]) -> SeenCharacter:
+  figures = list(track.values())
+  gains = np.sum([f.gains for f in figures], axis=0)
+  look = recognize.look_of(gains)
+  masses = np.sum([f.masses for f in figures], axis=0)
+  colours = sum(f.colours * f.masses[:, None] for f in figures)
+  return SeenCharacter(
+    look=look,
+    gains=gains,
+    margins=_look_margins(gains),
+    colours=colours / np.maximum(masses, 1e-6)[:, None],
+    figures=dict(sorted(track.items())),
+    explained=float(np.mean([f.explained for f in figures])),
+  )
+
+
+def _look_margins(gains: np.ndarray) -> dict[str, float]:
+  """Returns the confidence in each attribute."""
+  count = len(words.COLOURS)
+  table = gains.reshape(
+    len(words.SPECIES), len(words.ACCESSORIES), count, count
+  )
+  best = np.unravel_index(table.argmax(), table.shape)
+  top = float(table.max())
+  margins = {}
+  for axis, name in (
+    (0, 'species'),
+    (2, 'colour'),
+    (1, 'accessory'),
+    (3, 'accessory_colour'),
+  ):
+    others = np.delete(table, best[axis], axis=axis).max()
+    margins[name] = float(1 - others / top) if np.isfinite(others) else 1.0
+  return margins
