@@ -44,21 +44,21 @@ class Scene:
 
   Attributes:
     place: Place, with the nearest kind, side, colour and prop.
-    prop_state: 0 before the change of the prop, 1 after it; of the last frames.
     cameras: Left edge of the picture in each frame.
     layouts: Error of every one of `LAYOUTS`, mean over the frames.
     colours: Error of every colour, mean over the pixels of the main object.
     colour: Measured colour of the main object, 0 to 1.
     error: Mean distance of all pixels from the drawn place.
+    height: Pixel rows of the frames.
   """
 
   place: world.Place
-  prop_state: int
   cameras: np.ndarray
   layouts: np.ndarray
   colours: np.ndarray
   colour: np.ndarray
   error: float
+  height: int
 
 
 class Backdrops:
@@ -98,7 +98,10 @@ class Backdrops:
     pixels = np.asarray(image.reduce(_SCALE), np.float32) / 255
     if self._sigma:
       pixels = ndimage.gaussian_filter(
-        pixels, (self._sigma, self._sigma, 0), mode='nearest', truncate=3
+        pixels,
+        (self._sigma, self._sigma, 0)[: pixels.ndim],
+        mode='nearest',
+        truncate=3,
       )
     return pixels
 
@@ -266,7 +269,9 @@ class Backdrops:
     error = np.mean(
       [_distance(f, self.crop(place, c)).mean() for f, c in zip(frames, exact)]
     )
-    return Scene(place, 0, exact, mean, colours, measured, float(error))
+    return Scene(
+      place, exact, mean, colours, measured, float(error), self.height
+    )
 
   def _colours(
     self, frames: np.ndarray, place: world.Place, cameras: np.ndarray

@@ -23,7 +23,9 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
+from examples.cartoon import acts
 from examples.cartoon import dataset
+from examples.cartoon import quality
 from examples.cartoon import script
 from examples.cartoon import sight
 from examples.cartoon import words
@@ -42,6 +44,10 @@ ATTRIBUTES = sight.ATTRIBUTES
 _SAME, _OTHER = 0.1, 0.35
 # The same for the position of a place, in heights of the picture.
 _STILL, _MOVED = 0.04, 0.25
+_TARGET = 0.15  # from the end of an act to its target
+_SPOTS = 3.5  # targets in a place, on average
+_STEP = 0.15  # at a border between segments that is a jump
+_ACTIVE = 0.8  # share of the steps that move in a video that moves enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,10 @@ class CharacterRow:
     seen: Words of the look that was recognized; empty if it was not found.
     right: Whether each told attribute is seen.
     margin: Confidence in the least certain attribute, 0 to 1.
+    told_acts: What it should do, for example 'walk to the tree'.
+    seen_act: What it does; '' if that was not recognized.
+    act_right: Whether the 'action' and its 'target' are right, as far as they
+      are told.
   """
 
   name: str
@@ -61,6 +71,9 @@ class CharacterRow:
   seen: tuple[str, ...]
   right: dict[str, bool]
   margin: float
+  told_acts: tuple[str, ...] = ()
+  seen_act: str = ''
+  act_right: dict[str, bool] = dataclasses.field(default_factory=dict)
 
   @property
   def is_right(self) -> bool:
@@ -132,11 +145,27 @@ def judge(
   Raises:
     ValueError: the frames do not fit the story.
   """
+  seen = sight.watch(frames, len(told.segments))
+  return judge_sight(seen, told, name)
+
+
+def judge_sight(
+  seen: sight.Sight,
+  told: world.Story | script.Script,
+  name: str | None = None,
+) -> Verdict:
+  """Judges what was seen in a video; see `judge`."""
+  acts_told: Sequence[Sequence[world.Act]] | None = None
   if isinstance(told, world.Story):
     name = name or told.name
+    acts_told = [segment.acts for segment in told.segments]
     told = script.of_story(told)
-  seen = sight.watch(frames, len(told.segments))
-  return _Judge(told, seen).verdict(name or 'story')
+  else:
+    acts_told = [
+      [acts.told_act(a.action, a.target, a.item) for a in s.acts if a.action]
+      for s in told.segments
+    ]
+  return _Judge(told, acts_told, seen).verdict(name or 'story')
 
 
 def _told_look(look: world.Look | None) -> tuple[str, ...]:
@@ -179,9 +208,16 @@ def match(scores: np.ndarray) -> dict[int, int]:
 class _Judge:
   """Compares what is seen with what is told."""
 
-  def __init__(self, told: script.Script, seen: Sequence[sight.SeenSegment]):
+  def __init__(
+    self,
+    told: script.Script,
+    acts_told: Sequence[Sequence[world.Act]],
+    seen: sight.Sight,
+  ):
     self._told = told
-    self._seen = seen
+    self._acts = acts_told
+    self._sight = seen
+    self._seen = seen.segments
     self._names = [
       list(dict.fromkeys(act.name for act in s.acts)) for s in told.segments
     ]
@@ -194,19 +230,33 @@ class _Judge:
       *self._place_events(),
       *self._prop_events(),
     )
-    parts = self._text_parts(rows)
-    text = [v for v in parts.values() if v is not None]
-    axes = story_scores.with_mean(
-      dict(
-        text=_mean(text),
-        consistency=_mean([event.score for event in events]),
-      )
+    groups = dict(
+      text=self._text_parts(rows),
+      motion=self._motion_parts(rows),
+      aesthetics={
+        key: _mean([s.nearness[key] for s in self._seen])
+        for key in quality.PARTS
+      },
+      consistency={
+        kind: _mean([e.score for e in events if e.kind == kind])
+        for kind in ('character', 'place', 'prop')
+      },
     )
+    parts = {
+      f'{axis}.{key}': value
+      for axis, group in groups.items()
+      for key, value in group.items()
+      if value is not None
+    }
+    axes = {
+      axis: _mean([v for v in group.values() if v is not None])
+      for axis, group in groups.items()
+    }
     return Verdict(
       score=story_scores.StoryScore(
         story=name,
-        axes=axes,
-        parts={f'text.{k}': v for k, v in parts.items() if v is not None},
+        axes=story_scores.with_mean(axes),
+        parts=parts,
         events=tuple(sorted(events, key=lambda e: e.segment)),
         counts=self._counts(rows),
       ),
@@ -229,11 +279,16 @@ class _Judge:
             shown[pairs[j]],
             _agreement(look, shown[pairs[j]]),
             min(character.margins.values()),
+            **self._act_row(i, name, character),
           )
         )
       else:
         wrong = dict.fromkeys([a for a, v in zip(ATTRIBUTES, look) if v], False)
-        characters.append(CharacterRow(name, look, (), wrong, 0.0))
+        characters.append(
+          CharacterRow(
+            name, look, (), wrong, 0.0, **self._act_row(i, name, None)
+          )
+        )
     place = self._told.places.get(told.place)
     expected = (
       told.place,
@@ -268,6 +323,100 @@ class _Judge:
       ),
     )
 
+  def _act_row(
+    self, i: int, name: str, character: sight.SeenCharacter | None
+  ) -> dict[str, Any]:
+    """Returns the fields of a row about what a character does."""
+    told = [a for a in self._told.segments[i].acts if a.name == name]
+    told = [a for a in told if a.action]
+    seen = character.act if character else None
+    can_tell = any(c.act for s in self._seen for c in s.characters)
+    right: dict[str, bool] = {}
+    if told and can_tell:
+      same = [
+        a
+        for a in told
+        if seen and (a.action, a.item) == (seen.act.action, seen.act.item)
+      ]
+      right['action'] = bool(same)
+      target = (same or told)[0].target
+      place = self._target_place(i)
+      if told[0].action in ('walk', 'run', 'carry') and place:
+        x = place.spots().get(target)
+        if x is not None:
+          right['target'] = bool(
+            same and seen and abs(seen.act.end - x) < _TARGET
+          )
+    return dict(
+      told_acts=tuple(_act_text(a.action, a.target, a.item) for a in told),
+      seen_act=_act_text(seen.act.action, '', seen.act.item) if seen else '',
+      act_right=right,
+    )
+
+  def _target_place(self, i: int) -> world.Place | None:
+    """Returns the place in which targets of a segment are, as it is seen."""
+    segment, seen = self._told.segments[i], self._seen[i]
+    place = self._told.places.get(segment.place)
+    found = seen.scene.place
+    if segment.place != found.kind:
+      return place if place and place.side else None
+    prop = place.prop if place and place.prop else found.prop
+    return dataclasses.replace(found, prop=prop)
+
+  def _motion_parts(
+    self, rows: Sequence[SegmentRow]
+  ) -> dict[str, float | None]:
+    followed = [
+      c.act for s in self._seen for c in s.characters if c.act is not None
+    ]
+    times = np.array(sight.TRACKED)
+    expected = sum(
+      acts.expected_active(act, times) for told in self._acts for act in told
+    )
+    activity = None
+    if expected:
+      found = sum(act.active for act in followed)
+      activity = min(1.0, found / (_ACTIVE * expected))
+    if self._sight.length < len(sight.TRACKED) - 1:
+      return {}
+    flicker = []
+    for i, segment in enumerate(self._seen):
+      if np.ptp(segment.scene.cameras) < _STILL / 2:
+        n = self._sight.length
+        flicker.append(self._sight.flicker[n * i + 2 : n * (i + 1)])
+    return dict(
+      path=_mean([act.path for act in followed]) or 0.0,
+      activity=activity,
+      jumps=_mean([float(not self._jumps(i, rows)) for i in range(len(rows))]),
+      flicker=quality.steadiness(np.concatenate(flicker)) if flicker else None,
+    )
+
+  def _jumps(self, i: int, rows: Sequence[SegmentRow]) -> bool:
+    """Returns whether something jumps in a segment, or from the one before."""
+    n, seen = self._sight.length, self._seen[i]
+    if self._sight.cuts[n * i + 1 : n * (i + 1)].any():
+      return True
+    if any(c.act and c.act.teleports for c in seen.characters):
+      return True
+    if (
+      not i or self._told.segments[i].place != self._told.segments[i - 1].place
+    ):
+      return False
+    before = self._seen[i - 1]
+    a, b = before.scene, seen.scene
+    if dataclasses.replace(a.place, prop=b.place.prop) != b.place:
+      return False
+    if abs(a.cameras[-1] - b.cameras[0]) > _MOVED / 2:
+      return True
+    for last in before.characters:
+      for first in seen.characters:
+        if last.look == first.look and last.track and first.track:
+          both = last.track.visible[-1] and first.track.visible[0]
+          way = abs(last.track.x[-1] - first.track.x[0])
+          if both and way > _STEP:
+            return True
+    return False
+
   def _match(
     self, looks: Sequence[Sequence[str]], shown: Sequence[Sequence[str]]
   ) -> dict[int, int]:
@@ -284,7 +433,7 @@ class _Judge:
     )
 
   def _text_parts(self, rows: Sequence[SegmentRow]) -> dict[str, float | None]:
-    characters, places, props = [], [], []
+    characters, places, props, actions = [], [], [], []
     for row in rows:
       if row.characters:
         found = [
@@ -293,12 +442,20 @@ class _Judge:
         ]
         count = max(len(row.characters), len(found) + len(row.others))
         characters.append(sum(found) / count)
+      actions += [
+        float(np.mean(list(c.act_right.values())))
+        for c in row.characters
+        if c.act_right
+      ]
       if row.place[0]:
         places.append(float(np.mean(list(row.place_right.values()))))
       if row.prop_right:
         props.append(float(np.mean(list(row.prop_right.values()))))
     return dict(
-      character=_mean(characters), place=_mean(places), prop=_mean(props)
+      character=_mean(characters),
+      place=_mean(places),
+      prop=_mean(props),
+      action=_mean(actions),
     )
 
   def _counts(
@@ -311,6 +468,8 @@ class _Judge:
           found.setdefault(key, []).append(value)
         if len(character.right) == len(ATTRIBUTES):
           found.setdefault('look', []).append(character.is_right)
+        for key, value in character.act_right.items():
+          found.setdefault(key, []).append(value)
       for key, value in row.place_right.items():
         found.setdefault(f'place {key}', []).append(value)
       for key, value in (row.prop_right or {}).items():
@@ -328,12 +487,25 @@ class _Judge:
       'place side': 1 / len(words.PLACES) / len(world.SIDES),
       'prop kind': 1 / (1 + len(words.PROPS)),
       'prop state': 1 / (1 + len(words.PROPS)) / 2,
+      'action': self._action_chance(),
+      'target': self._action_chance() / _SPOTS,
     }
     return {
       key: story_scores.Count(sum(found[key]), len(found[key]), share)
       for key, share in chance.items()
       if key in found
     }
+
+  def _action_chance(self) -> float:
+    """Returns how often two acts of the story have the same action."""
+    told = [
+      (act.action, act.item)
+      for segment in self._told.segments
+      for act in segment.acts
+      if act.action
+    ]
+    count = max(len(told), 1)
+    return sum((told.count(t) / count) ** 2 for t in set(told))
 
   def _event(
     self,
@@ -535,6 +707,20 @@ def _same_place(
   return attributes, float(np.mean(scores))
 
 
+def _act_text(action: str, target: str, item: str) -> str:
+  text = ' '.join(w for w in (action, item and f'a {item}') if w)
+  if not target:
+    return text
+  where = {
+    'enter': 'from the',
+    'leave': 'to the',
+    'hide': 'behind the',
+    'wave': 'to',
+    'change': 'the',
+  }.get(action, 'to the')
+  return f'{text} {where} {target}'
+
+
 def _tick(right: bool | None) -> str:
   return '' if right is None else '[green]✓[/]' if right else '[red]✗[/]'
 
@@ -547,11 +733,20 @@ def _look_text(look: Sequence[str]) -> str:
 
 
 def _character_text(row: CharacterRow) -> str:
-  text = f'{row.name.capitalize()}: '
+  text = f'{row.name.capitalize()}: {_look_text(row.seen)}'
   if row.is_right:
-    return f'{text}{_look_text(row.seen)} {_tick(True)}'
+    return f'{text} {_tick(True)}'
   told = f' (told: {_look_text(row.told)})' if any(row.told) else ''
-  return f'{text}{_look_text(row.seen)} {_tick(False)}{told}'
+  return f'{text} {_tick(False)}{told}'
+
+
+def _action_text(row: CharacterRow) -> str:
+  seen = row.seen_act or 'nothing'
+  if not row.act_right:
+    return row.seen_act
+  if all(row.act_right.values()):
+    return f'{row.told_acts[0]} {_tick(True)}'
+  return f'{seen} {_tick(False)} (told: {", ".join(row.told_acts)})'
 
 
 def print_verdict(
@@ -560,7 +755,7 @@ def print_verdict(
   """Prints the verdict on a video as a table."""
   console = console or rich_console.Console()
   table = rich_table.Table(title=f'what {verdict.score.story} shows')
-  for column in ('seconds', 'characters', 'place', 'prop'):
+  for column in ('seconds', 'characters', 'actions', 'place', 'prop'):
     table.add_column(column)
   for row in verdict.segments:
     lines = [_character_text(c) for c in row.characters]
@@ -579,6 +774,7 @@ def print_verdict(
     table.add_row(
       f'{_SECONDS * row.segment:g}',
       '\n'.join(lines),
+      '\n'.join(_action_text(c) for c in row.characters),
       f'{place} {_tick(all(row.place_right.values()))}',
       prop,
     )

@@ -14,17 +14,26 @@ import functools
 import numpy as np
 from scipy import ndimage
 
+from examples.cartoon import acts
 from examples.cartoon import backdrops
+from examples.cartoon import motion
+from examples.cartoon import quality
 from examples.cartoon import recognize
+from examples.cartoon import render
+from examples.cartoon import sprites
+from examples.cartoon import track as track_lib
 from examples.cartoon import words
 from examples.cartoon import world
 
 # Times within a segment at which frames are recognized.
-TIMES = (0.04, 0.22, 0.42, 0.6, 0.8, 1.0)
+TIMES = (0.0625, 0.25, 0.4375, 0.625, 0.8125, 1.0)
+# Times at which characters are followed.
+TRACKED = (1 / 48, *(t / 16 for t in range(1, 17)))
 ATTRIBUTES = ('species', 'colour', 'accessory', 'accessory_colour')
 _HEIGHT = 64  # larger frames are reduced to it
 _SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
-_BEFORE, _AFTER = 0.55, 0.75  # times at which no prop changes
+_BEFORE, _CHANGE, _AFTER = 0.55, 0.66, 0.75  # times around a prop's change
+_FEWEST = 9  # frames per segment in which characters can be followed
 # A place is recognizable if it is nearer than this, and than all others.
 _PLACE_ERROR, _PLACE_RATIO = 0.13, 0.9
 _MIN_FRAMES = 2  # in which a character is seen
@@ -44,6 +53,8 @@ class SeenCharacter:
     colours: Measured colours of body and accessory, 0 to 1, [2, 3].
     figures: The recognized figures, by the index in the recognized frames.
     explained: Mean share of the pixels' difference that is explained.
+    track: Track through the segment, or None if it was not followed.
+    act: What it does, or None.
   """
 
   look: world.Look
@@ -52,6 +63,8 @@ class SeenCharacter:
   colours: np.ndarray
   figures: dict[int, recognize.Figure]
   explained: float
+  track: track_lib.Track | None = None
+  act: acts.SeenAct | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +78,7 @@ class SeenSegment:
     prop: Recognized prop, or None.
     prop_states: State of the prop at the beginning and at the end, 0 or 1.
     characters: Characters, the most visible first.
+    nearness: Mean of `quality.nearness` of the recognized frames.
   """
 
   scene: backdrops.Scene
@@ -73,15 +87,41 @@ class SeenSegment:
   prop: str | None
   prop_states: tuple[int, int]
   characters: tuple[SeenCharacter, ...]
+  nearness: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sight:
+  """What a video shows.
+
+  Attributes:
+    segments: Segments.
+    length: Frames per segment.
+    sigma: Standard deviation of the blur, pixels of the frames that were seen.
+    cuts: Whether the change to the next frame is a cut, bool [F - 1].
+    flicker: Flicker at every frame, see `quality.changes`, [F].
+  """
+
+  segments: tuple[SeenSegment, ...]
+  length: int
+  sigma: float
+  cuts: np.ndarray
+  flicker: np.ndarray
+
+
+@functools.lru_cache(maxsize=2)
+def _places(height: int) -> backdrops.Backdrops:
+  return backdrops.Backdrops(height)
 
 
 @functools.lru_cache(maxsize=4)
 def _tools(
   height: int, sigma: float
-) -> tuple[backdrops.Backdrops, recognize.Recognizer]:
+) -> tuple[backdrops.Backdrops, recognize.Recognizer, track_lib.Follower]:
   return (
     backdrops.Backdrops(height, sigma),
     recognize.Recognizer(height, sigma),
+    track_lib.Follower(height, sigma),
   )
 
 
@@ -129,7 +169,7 @@ def _floats(frames: np.ndarray) -> np.ndarray:
   return out
 
 
-def watch(frames: np.ndarray, segments: int) -> list[SeenSegment]:
+def watch(frames: np.ndarray, segments: int) -> Sight:
   """Recognizes what every segment of a video shows.
 
   Args:
@@ -141,13 +181,18 @@ def watch(frames: np.ndarray, segments: int) -> list[SeenSegment]:
   """
   length = segment_length(frames, segments)
   # The frame before is the previous segment's last.
-  offsets = [max(1, round(t * length)) for t in TIMES]
+  offsets = np.unique([max(1, round(t * length)) for t in TRACKED])
   sigma = blur_of(frames[np.linspace(0, len(frames) - 1, 6).astype(int)])
-  seen = []
-  for i in range(segments):
-    chosen = _floats(frames[[i * length + o for o in offsets]])
-    seen.append(watch_segment(chosen, TIMES, sigma))
-  return seen
+  seen = [
+    watch_segment(
+      _floats(frames[i * length + offsets]), offsets / length, sigma
+    )
+    for i in range(segments)
+  ]
+  small = _floats(frames)
+  if small.shape[1] >= 48:
+    small = (small[:, ::2, ::2] + small[:, 1::2, 1::2]) / 2
+  return Sight(tuple(seen), length, sigma, *quality.changes(small))
 
 
 def blur_of(frames: np.ndarray) -> float:
@@ -161,7 +206,7 @@ def blur_of(frames: np.ndarray) -> float:
   """
   pixels = _floats(frames)
   height = pixels.shape[1]
-  tools = backdrops.Backdrops(height)
+  tools = _places(height)
   sigmas = [s * height / _HEIGHT for s in _SIGMAS]
   errors = np.zeros(len(sigmas))
   for frame in pixels:
@@ -174,16 +219,26 @@ def blur_of(frames: np.ndarray) -> float:
 
 
 def watch_segment(
-  frames: np.ndarray, times: Sequence[float], sigma: float
+  frames: np.ndarray, times: np.ndarray, sigma: float
 ) -> SeenSegment:
   """Recognizes what the frames of one segment show.
 
   Args:
-    frames: float32 [n, H, W, 3], 0 to 1.
+    frames: float32 [m, H, W, 3], 0 to 1.
     times: Time of each frame within the segment, 0 to 1.
     sigma: Standard deviation of their blur in pixels.
   """
-  places, people = _tools(frames.shape[1], sigma)
+  chosen = np.unique([np.abs(times - t).argmin() for t in TIMES])
+  seen = _recognize(frames[chosen], times[chosen], sigma)
+  if len(times) < _FEWEST:
+    return seen
+  return _follow(seen, frames, times, times[chosen], sigma)
+
+
+def _recognize(
+  frames: np.ndarray, times: np.ndarray, sigma: float
+) -> SeenSegment:
+  places, people, _ = _tools(frames.shape[1], sigma)
   scene = places.fit(frames)
   cameras = [float(c) for c in scene.cameras]
   place = scene.place
@@ -192,7 +247,7 @@ def watch_segment(
   place = dataclasses.replace(place, prop=kind)
   figures, free = [], []
   for frame, camera, t in zip(frames, cameras, times):
-    state = states[int(t > 0.65)]
+    state = states[int(t > _CHANGE)]
     drawn = places.crop(place, camera, state if kind else None)
     hidden = places.cover(place, camera)
     found = people.figures(frame, drawn, hidden, _MOST)
@@ -212,6 +267,12 @@ def watch_segment(
   is_place = scene.error < _PLACE_ERROR and (
     scene.layouts.min() < _PLACE_RATIO * np.sort(scene.layouts)[1]
   )
+  characters = _together(figures, times)
+  drawn = [
+    _redrawn(scene, i, states[int(t > _CHANGE)], characters, figures[i])
+    for i, t in enumerate(times)
+  ]
+  near = [quality.nearness(a, b) for a, b in zip(frames, drawn, strict=True)]
   return SeenSegment(
     scene=scene,
     is_place=bool(is_place),
@@ -219,8 +280,110 @@ def watch_segment(
     | dict(prop=float((second - best) / max(pixels, 1) / 0.1)),
     prop=kind,
     prop_states=states,
-    characters=_together(figures, times),
+    characters=characters,
+    nearness={
+      key: float(np.mean([n[key] for n in near])) for key in quality.PARTS
+    },
   )
+
+
+def _redrawn(
+  scene: backdrops.Scene,
+  frame: int,
+  prop_state: int,
+  characters: Sequence[SeenCharacter],
+  figures: Sequence[recognize.Figure],
+) -> np.ndarray:
+  """Draws what was recognized in a frame, float32 [H, W, 3]."""
+  shown = []
+  for figure in figures:
+    ground = figure.y
+    for character in characters:
+      if figure in character.figures.values():
+        ground = max(f.y for f in character.figures.values())
+    stance = sprites.STANCES[figure.stance]
+    lift = ground - figure.y if stance.name == 'air' else 0.0
+    shown.append(
+      motion.CharacterState(
+        name='',
+        look=figure.look,
+        x=figure.x + float(scene.cameras[frame]),
+        ground=figure.y + lift,
+        lift=lift,
+        facing=figure.facing,
+        pose=stance.pose,
+        item=stance.item,
+      )
+    )
+  state = motion.FrameState(
+    place=scene.place,
+    prop_change=float(prop_state),
+    characters=tuple(shown),
+    camera=float(scene.cameras[frame]),
+  )
+  height = scene.height
+  return render.frame(state, height, round(height * world.ASPECT)) / np.float32(
+    255
+  )
+
+
+def _follow(
+  seen: SeenSegment,
+  frames: np.ndarray,
+  times: np.ndarray,
+  chosen: np.ndarray,
+  sigma: float,
+) -> SeenSegment:
+  """Follows the recognized characters through all frames."""
+  if not seen.characters:
+    return seen
+  places, _, follower = _tools(frames.shape[1], sigma)
+  scene = seen.scene
+  cameras = np.interp(times, chosen, scene.cameras)
+  if np.ptp(scene.cameras) > 1 / follower.height:
+    cameras = np.array(
+      [
+        places.camera(frame, scene.place, float(at), 2.5 / follower.height)
+        for frame, at in zip(frames, cameras)
+      ]
+    )
+  place = scene.place
+  known = []
+  for character in seen.characters:
+    known.append(
+      {
+        float(chosen[i]): (f.x + float(scene.cameras[i]), f.y)
+        for i, f in character.figures.items()
+      }
+    )
+  tracks = follower.follow(
+    frames,
+    [
+      places.crop(
+        place,
+        float(c),
+        seen.prop_states[int(t > _CHANGE)] if seen.prop else None,
+      )
+      for c, t in zip(cameras, times)
+    ],
+    [places.cover(place, float(c)) for c in cameras],
+    cameras,
+    times,
+    [c.look for c in seen.characters],
+    known,
+  )
+  is_changed = seen.prop_states == (0, 1)
+  characters = tuple(
+    dataclasses.replace(
+      character,
+      track=track,
+      act=acts.recognize(track, place, is_changed)
+      if track.visible.any()
+      else None,
+    )
+    for character, track in zip(seen.characters, tracks)
+  )
+  return dataclasses.replace(seen, characters=characters)
 
 
 def _place_margins(scene: backdrops.Scene) -> dict[str, float]:
