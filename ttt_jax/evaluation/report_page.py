@@ -132,7 +132,7 @@ def compare(found: results_lib.Result) -> str:
         body += [tag('h3', name), _strip(shown, video)]
     body += [tag('h2', 'Segments'), _segments_of_two(firsts)]
   body += [tag('h2', 'Settings'), _settings(firsts)]
-  body.append(_definitions(value['results'][0]))
+  body.append(_definitions(value['results'][0], with_values=False))
   return _page(f'{value["a"]} and {value["b"]}', body)
 
 
@@ -375,16 +375,22 @@ def _plain(value: Any) -> str:
   return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _definitions(result: Mapping[str, Any]) -> Any:
+def _definitions(result: Mapping[str, Any], with_values: bool = True) -> Any:
+  """Returns the table of all scores, with what they mean."""
+  means = result['summary']['scores']
   rows = [
-    (title, what)
+    [
+      title,
+      *([_number(name, means[name]['mean'])] if with_values else []),
+      tag('div', what, class_='words'),
+    ]
     for name, (title, what) in video_report.SCORES.items()
-    if name in result['summary']['scores'] and what
+    if name in means
   ]
   clip = result.get('clip')
   return page.folded(
-    'What the numbers mean',
-    _table(['', ''], rows),
+    'All numbers, and what they mean',
+    _table([''] * len(rows[0]), rows),
     tag('p', f'Features of a frame: {result["features"]}.'),
     clip and tag('p', f'CLIP: {clip}, {result["clip_fps"]} frames per second.'),
   )

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from ttt_jax import storyboard as storyboard_lib
@@ -16,9 +17,72 @@ from ttt_jax.evaluation import video_frames
 from ttt_jax.evaluation import video_report
 from ttt_jax.runtime import files
 from ttt_jax.runtime import progress
+from ttt_jax.runtime import schema
 
-_KEYS = ('features', 'videos', 'summary')
-_OF_VIDEO = ('video', 'settings', 'scores', 'curves', 'segments', 'borders')
+
+class _Curve(msgspec.Struct):
+  seconds: list[float]
+  similarity: list[float]
+  pairs: list[int]
+
+
+class _Segment(msgspec.Struct):
+  start: float
+  change: float | None = None
+  flicker: float | None = None
+  sharpness: float | None = None
+  jump: float | None = None
+  clip_text: float | None = None
+
+
+class _Border(msgspec.Struct):
+  time: float
+
+
+class _Series(msgspec.Struct):
+  time: list[float]
+  change: list[float]
+  brightness: list[float]
+  sharpness_time: list[float]
+  sharpness: list[float]
+
+
+class _Settings(msgspec.Struct):
+  fps: float
+  seconds: float
+  height: int
+  sampling: dict[str, Any]
+
+
+class _Video(msgspec.Struct):
+  video: schema.Text
+  settings: _Settings
+  scores: dict[str, float]
+  curves: dict[str, _Curve]
+  segments: list[_Segment]
+  borders: list[_Border]
+  series: _Series
+  clip_curves: dict[str, _Curve] = {}
+
+
+class _Mean(msgspec.Struct):
+  mean: float
+
+
+class _Summary(msgspec.Struct):
+  scores: dict[str, _Mean]
+  curves: dict[str, _Curve]
+  clip_curves: dict[str, _Curve] = {}
+
+
+class _File(msgspec.Struct):
+  """The values of a result that a comparison reads."""
+
+  features: str
+  videos: Annotated[list[_Video], msgspec.Meta(min_length=1)]
+  summary: _Summary
+  clip: str | None = None
+  clip_fps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,16 +217,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
       f'{path} has the version {value.get("version")!r}, expected'
       f' {video_report.VERSION}; measure its videos again'
     )
-  missing = [k for k in _KEYS if not value.get(k)]
-  if not missing and isinstance(value['videos'], list):
-    missing = [
-      k
-      for video in value['videos']
-      for k in _OF_VIDEO
-      if not isinstance(video, dict) or k not in video
-    ]
-  if missing:
-    raise ValueError(f'{path} has no "{missing[0]}"; measure its videos again')
+  schema.convert(value, _File, str(path))
   return value
 
 

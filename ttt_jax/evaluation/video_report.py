@@ -52,7 +52,10 @@ SCORES = {
     'jumps between scenes',
     'the same of borders at which the scene changes',
   ),
-  'cuts_per_minute': ('cuts per minute', ''),
+  'cuts_per_minute': (
+    'cuts per minute',
+    'changes of 8 levels and more, five times those around',
+  ),
   'flicker': ('flicker', 'of the brightness of the frame, levels'),
   'local_flicker': ('local flicker', 'of the brightness of 8x8 blocks, levels'),
   'sharpness': ('sharpness', '0 is blurred, 1 is sharp'),
@@ -63,9 +66,12 @@ SCORES = {
   'duplicates': ('duplicate frames', 'share that repeat the previous frame'),
   'frozen': ('frozen', 'share of the time without any change for 1/2 s'),
   'repeated': ('repeated', 'share of the time that was shown before'),
-  'clip_similarity_near': ('CLIP similarity at 1/8 s', ''),
-  'clip_similarity_second': ('CLIP similarity at 1 s', ''),
-  'clip_similarity_far': ('CLIP similarity far apart', ''),
+  'clip_similarity_near': ('CLIP similarity at 1/8 s', 'of frames 1/8 s apart'),
+  'clip_similarity_second': ('CLIP similarity at 1 s', 'of frames 1 s apart'),
+  'clip_similarity_far': (
+    'CLIP similarity far apart',
+    'mean over distances of a third of the duration and more',
+  ),
   'clip_drift': ('CLIP drift', 'CLIP similarity at 1 s minus that far apart'),
   'clip_text': ('CLIP text score', '100 times the cosine of frames and text'),
   'clip_text_right': (
