@@ -1,31 +1,30 @@
 """Measures videos, collects people's votes on them, and rates models.
 
-Measures videos of any origin; writes NAME.json and the page NAME.html:
+    python -m ttt_jax.evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER]
 
-    python -m ttt_jax.evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER] \
-        [--out=NAME]
+Measures videos of any origin: similarity over the distance in time, jumps,
+flicker, sharpness, repeated frames. Writes NAME.json and a page, NAME.html;
+--out=NAME.
 
-Shows two videos, or two of these JSON files, side by side:
+    python -m ttt_jax.evaluate --compare A B
 
-    python -m ttt_jax.evaluate --compare A B [--out=NAME]
+Shows two videos, or two of these JSON files, side by side.
 
-Writes a page on which people compare the videos of two or more models, a folder
-per model and a video per story; the key, FOLDER.key.json, says what is what:
+    python -m ttt_jax.evaluate --vote A_DIR B_DIR... --out=FOLDER
 
-    python -m ttt_jax.evaluate --vote A_DIR B_DIR... --out=FOLDER \
-        [--storyboard=FILE]
+Writes a page on which people compare the videos of two or more models: a folder
+per model, and a video per story. The key, FOLDER.key.json, says what is what.
 
-Rates the models from the votes, or from the verdicts of an automatic judge:
+    python -m ttt_jax.evaluate --ratings VOTES.json... --key=FOLDER.key.json
 
-    python -m ttt_jax.evaluate --ratings VOTES.json... --key=FOLDER.key.json \
-        [--out=NAME]
-
-Measures how often a model that was trained on a few clips shows the expected
-one:
+Rates the models from these votes, or from the verdicts of an automatic judge.
 
     python -m ttt_jax.evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
 
-docs/evaluation.md says what each number means.
+Samples every storyboard with a model that was trained on a few clips, and
+counts how often the expected clip is shown.
+
+The page docs/evaluation.md says what each number means.
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ def test_a_session_in_a_browser(folders, tmp_path):
   )
   assert not done.returncode, done.stderr
   assert '2 models (ours, theirs), 2 stories, 8 questions' in done.stdout
+  done = commands.run(
+    'ttt_jax.evaluate',
+    '--compare',
+    folders / 'ours' / 'one.mp4',
+    folders / 'theirs' / 'one.mp4',
+    f'--out={tmp_path / "numbers"}',
+  )
+  assert not done.returncode, done.stderr
   key = json.loads((tmp_path / 'study.key.json').read_text())
   page = tmp_path / 'study' / 'index.html'
   # Nothing that is published says what is what.
@@ -63,7 +71,7 @@ def test_a_session_in_a_browser(folders, tmp_path):
   assert names == key['clips'].keys()
 
   asked = []
-  with browser.opened(page) as visit:
+  with browser.opened(page, width=480, height=400) as visit:
     tab = visit.page
 
     def players(script):
@@ -125,6 +133,13 @@ def test_a_session_in_a_browser(folders, tmp_path):
     download.value.save_as(tmp_path / 'votes.json')
     tab.set_viewport_size(dict(width=browser.NARROW, height=800))
     assert visit.overflow() <= 0
+    assert not visit.problems
+    # The numbers of two of the videos, on a phone.
+    tab.goto((tmp_path / 'numbers.html').as_uri())
+    assert visit.overflow() <= 0
+    svg = tab.locator('svg').first
+    svg.hover()
+    assert 's ' in tab.locator('.chart .values').first.inner_text()
     assert not visit.problems
     # The helper notices what it must.
     (tmp_path / 'bad.html').write_text(

@@ -36,9 +36,10 @@ def load_targets() -> dict[str, target_lib.Target]:
   """Returns all targets by name."""
   from tests.fuzz import command_targets
   from tests.fuzz import data_targets
+  from tests.fuzz import evaluation_targets
   from tests.fuzz import model_targets
 
-  del command_targets, data_targets, model_targets
+  del command_targets, data_targets, evaluation_targets, model_targets
   return target_lib.ALL
 
 

@@ -96,6 +96,12 @@ _COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
   'ttt_jax.evaluate': dict(
     workdir=('run', 'missing'),
     storyboards=('edits.json', 'story.json', 'missing.json'),
+    vote=('false', 'true'),
+    compare=('false', 'true'),
+    ratings=('false', 'true'),
+    storyboard=('story.json', 'edits.json#x'),
+    key=('story.json', 'missing.json', 'run'),
+    questions=_INTS,
     videos=('.', 'missing'),
     out=('a.json', 'run', 'missing/a.json'),
     seeds=_INTS,

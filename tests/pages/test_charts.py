@@ -41,6 +41,19 @@ def test_wide_ranges_are_logarithmic():
   assert points[0, 1] - points[1, 1] < 20
 
 
+def test_a_logarithmic_horizontal_axis_and_marks():
+  points = np.array([[0.1, 1.0], [1.0, 2.0], [10.0, 3.0]])
+  figure = charts.lines(
+    't', [charts.Series('x', points)], x_name='s', is_log_x=True, marks=[1.0]
+  )
+  found, _ = _points(figure)
+  np.testing.assert_allclose(found[:, 0], [52, 222, 392], atol=0.1)
+  assert re.search(r'class="mark" x1="222.0"', figure)
+  values = _values(figure)
+  assert (values['x_name'], values['is_log_x']) == ('s', True)
+  assert values['series'][0]['x'] == [0.1, 1, 10]
+
+
 def test_one_point_no_points_and_many_points():
   one = charts.lines('t', [charts.Series('x', np.array([[3.0, 7.0]]))])
   assert 'h.01' in one

@@ -17,6 +17,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
   name: schema.Text = 'x'
   kind: Literal['a'] = 'a'
   marks: Annotated[list[bool], msgspec.Meta(min_length=1)] = []
+  votes: dict[str, list[int]] = {}
 
 
 def test_a_value_that_fits():
@@ -33,7 +34,7 @@ def test_a_value_that_fits():
     (
       {'text': 'a', 'txt': 'b', 'x': 1},
       "entry 3 has the unknown key 'txt', 'x'; did you mean 'text'? expected"
-      ' one of text, scene, start, name, kind, marks',
+      ' one of text, scene, start, name, kind, marks, votes',
     ),
     ({'text': None}, '"text" of entry 3 is null; expected a text'),
     (
@@ -60,6 +61,10 @@ def test_a_value_that_fits():
     (
       {'text': 'a', 'marks': [True, 1]},
       'item 2 of "marks" of entry 3 is 1; expected true or false',
+    ),
+    (
+      {'text': 'a', 'votes': {'x': [1], 'y': [2, '3']}},
+      'item 2 of \'y\' of "votes" of entry 3 is "3"; expected a whole number',
     ),
     ('a', 'entry 3 is "a"; expected an object'),
   ],

@@ -21,8 +21,8 @@ from ttt_jax.runtime import schema
 
 
 class _Curve(msgspec.Struct):
-  seconds: list[float]
-  similarity: list[float]
+  seconds: list[schema.PositiveFloat]
+  similarity: list[schema.FiniteFloat]
   pairs: list[int]
 
 
@@ -36,15 +36,15 @@ class _Segment(msgspec.Struct):
 
 
 class _Border(msgspec.Struct):
-  time: float
+  time: schema.FiniteFloat
 
 
 class _Series(msgspec.Struct):
-  time: list[float]
-  change: list[float]
-  brightness: list[float]
-  sharpness_time: list[float]
-  sharpness: list[float]
+  time: list[schema.FiniteFloat]
+  change: list[schema.FiniteFloat]
+  brightness: list[schema.FiniteFloat]
+  sharpness_time: list[schema.FiniteFloat]
+  sharpness: list[schema.FiniteFloat]
 
 
 class _Settings(msgspec.Struct):
@@ -57,7 +57,7 @@ class _Settings(msgspec.Struct):
 class _Video(msgspec.Struct):
   video: schema.Text
   settings: _Settings
-  scores: dict[str, float]
+  scores: dict[str, schema.FiniteFloat]
   curves: dict[str, _Curve]
   segments: list[_Segment]
   borders: list[_Border]
@@ -66,7 +66,7 @@ class _Video(msgspec.Struct):
 
 
 class _Mean(msgspec.Struct):
-  mean: float
+  mean: schema.FiniteFloat
 
 
 class _Summary(msgspec.Struct):
@@ -217,7 +217,16 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
       f'{path} has the version {value.get("version")!r}, expected'
       f' {video_report.VERSION}; measure its videos again'
     )
-  schema.convert(value, _File, str(path))
+  found = schema.convert(value, _File, str(path))
+  curves = [*found.summary.curves.values(), *found.summary.clip_curves.values()]
+  lists = [(c.seconds, c.similarity, c.pairs) for c in curves]
+  for video in found.videos:
+    s = video.series
+    lists += [(s.time, s.change, s.brightness), (s.sharpness_time, s.sharpness)]
+  if any(len({len(x) for x in together}) > 1 for together in lists):
+    raise ValueError(
+      f'{path} has lists of different lengths; measure its videos again'
+    )
   return value
 
 

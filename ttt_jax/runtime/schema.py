@@ -77,7 +77,12 @@ def convert(
     return msgspec.convert(value, kind, strict=strict)
   except msgspec.ValidationError as e:
     reason, _, path = str(e).partition(' - at `$')
-  for key, index in re.findall(r'\.(\w+)|\[(\d+)\]', path):
+  for key, index in re.findall(r'\.(\w+)|\[(\d+|\.\.\.)\]', path):
+    if index == '...':  # A value of a dict, msgspec does not tell which.
+      kind = get_args(kind)[-1]
+      key, value = _first_invalid(value, kind, strict)
+      location = f'{key!r} of {location}'
+      continue
     value = value[key or int(index)]
     struct = struct_of(kind)
     if key:
@@ -101,6 +106,16 @@ def convert(
   for pattern, term in _TERMS:
     reason = re.sub(pattern, term, reason)
   raise ValueError(f'{location} is {show(value)}; expected {reason}')
+
+
+def _first_invalid(values: Any, kind: Any, strict: bool) -> tuple[str, Any]:
+  """Returns the first item of a dict whose value is not of a kind."""
+  for key, value in values.items():
+    try:
+      msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError:
+      return str(key)[:40], value
+  raise AssertionError('all values are valid')
 
 
 def check_keys(found: Iterable[Any], known: Iterable[str], location: str):
