@@ -87,6 +87,7 @@ def main(_) -> None:
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
   pipe = pipeline.VideoPipeline.load(_WORKDIR.value, _EMA.value, mesh)
+  settings = _settings(pipe, storyboard)
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()
@@ -102,7 +103,7 @@ def main(_) -> None:
   if jax.process_index():
     return  # Every process has the frames; only the first one writes them.
   picture = out.with_suffix('.png')
-  video.save(out, _settings(pipe, storyboard))
+  video.save(out, settings)
   contact_sheet.write_contact_sheet(
     contact_sheet.segment_frames(video, len(storyboard.segments)), picture
   )

@@ -255,6 +255,10 @@ def test_an_unfinished_save_is_ignored(copied):
   folder = copied / 'one/checkpoints'
   (folder / '12').rename(folder / '12.orbax-checkpoint-tmp')
   assert checkpoint.load_data(copied)['batches'] == dict(step=9)
+  found = checkpoint.describe(copied)
+  assert found['checkpoint'] == f'{copied.name}/one'
+  assert found['checkpoint_step'] == 9
+  assert found['checkpoint_fingerprint']['params']
 
 
 def test_keep_every(tmp_path):

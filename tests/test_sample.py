@@ -1,0 +1,56 @@
+"""The command that samples a video writes down how it was made."""
+
+import json
+import types
+
+import numpy as np
+
+from tests.helpers import commands
+from ttt_jax import pipeline
+from ttt_jax.pipeline import pretrained
+from ttt_jax.video import video_array
+from ttt_jax.video import video_file
+
+
+def test_the_file_contains_its_settings(tmp_path, monkeypatch):
+  class Pipe:
+    config = types.SimpleNamespace(mixer='ttt_mlp')
+    scheduler, fps = 'ddim', 8
+
+    def geometry(self, storyboard):
+      return types.SimpleNamespace(table=lambda: [('segments', 1)])
+
+    def __call__(self, storyboard, **options):
+      frames = np.zeros((25, 32, 48, 3), np.uint8)
+      return video_array.Video(frames, self.fps)
+
+  load = lambda *_: Pipe()
+  monkeypatch.setattr(pipeline.VideoPipeline, 'load', load)
+  monkeypatch.setattr(pretrained, 'is_pretrained', lambda folder: True)
+  (tmp_path / 'model').mkdir()
+  board = dict(name='a day', segments=['A cat.'])
+  (tmp_path / 'story.json').write_text(json.dumps(board))
+  done = commands.run(
+    'ttt_jax.sample',
+    '--workdir=model',
+    '--storyboard=story.json',
+    '--out=a.mp4',
+    '--steps=7',
+    '--seed=3',
+    cwd=tmp_path,
+  )
+  assert not done.returncode, done.stderr
+  found = video_file.read_settings(tmp_path / 'a.mp4')
+  assert found.pop('version').startswith('ttt_jax ')
+  assert found == dict(
+    checkpoint='model',
+    mixer='ttt_mlp',
+    averaged_weights=True,
+    steps=7,
+    guidance=6.0,
+    guidance_schedule='cosine',
+    scheduler='ddim',
+    seed=3,
+    story='a day',
+    texts=['A cat.'],
+  )
