@@ -57,8 +57,9 @@ _RATINGS = flags.DEFINE_bool(
 _OUT = flags.DEFINE_string(
   'out',
   '',
-  'Result: NAME of NAME.json and NAME.html; with --vote, the folder of the'
-  ' page; with --workdir, a JSON file, by default WORKDIR/evaluation.json.',
+  'NAME of the results NAME.json and NAME.html, by default next to the first'
+  ' video; with --vote, the folder of the page; with --ratings and --workdir, a'
+  ' JSON file, by default none and WORKDIR/evaluation.json.',
 )
 _STORYBOARD = flags.DEFINE_string(
   'storyboard',

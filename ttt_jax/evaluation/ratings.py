@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -310,5 +311,5 @@ def votes_needed(votes: int, difference: float, half: float) -> int | None:
   if not votes or not difference:
     return None
   factor = (half * _POWER / difference) ** 2
-  needed = max(1, np.ceil(votes * (factor - 1)))
-  return int(needed) if needed <= _MAX_NEEDED else None
+  needed = max(1, math.ceil(votes * (factor - 1)))
+  return needed if needed <= _MAX_NEEDED else None
