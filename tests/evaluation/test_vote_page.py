@@ -186,6 +186,7 @@ def test_copies_have_no_metadata_and_the_same_pictures(copy, tmp_path):
   )
   study = write(copy, tmp_path / 'study')
   assert 'text' not in study.axes and 'left out' in study.notes[0]
+  assert 'videos of theirs were not H.264' in study.notes[1]
   key = json.loads((tmp_path / 'study.key.json').read_text())
   for name, clip in key['clips'].items():
     path = tmp_path / 'study' / 'videos' / f'{name}.mp4'

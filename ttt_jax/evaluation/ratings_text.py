@@ -15,7 +15,7 @@ def show(result: Mapping[str, Any]) -> None:
   """Prints the result of `ratings.rate`, with the 'voters' that were read."""
   axes = result['axes']
   console = rich_console.Console()
-  table = rich_table.Table(caption='rating [95 % interval]')
+  table = rich_table.Table(caption='rating and 95 % interval')
   table.add_column('model')
   for axis in axes:
     table.add_column(axis, justify='right')
@@ -23,7 +23,7 @@ def show(result: Mapping[str, Any]) -> None:
     cells = []
     for axis in axes:
       r = axes[axis]['ratings'][model]
-      cells.append(f'{r["rating"]:.0f} [{r["low"]:.0f}, {r["high"]:.0f}]')
+      cells.append(f'{r["rating"]:.0f}\n{r["low"]:.0f}–{r["high"]:.0f}')
     table.add_row(model, *cells)
   console.print(table)
   for line in lines(result):

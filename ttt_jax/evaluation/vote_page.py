@@ -239,11 +239,14 @@ def write(
   for model, story, copy in copies:
     if not copy:
       facts[model, story] = video_file.probe(clips[model][story])
+  encoded = set()
   with _removed_on_error(key), files.atomic_folder(out) as folder:
     (folder / 'videos').mkdir()
     for copy in copies:
       model, story, _ = copy
-      copy_video(clips[model][story], folder / 'videos' / f'{ids[copy]}.mp4')
+      target = folder / 'videos' / f'{ids[copy]}.mp4'
+      if not copy_video(clips[model][story], target):
+        encoded.add(model)
     text = json.dumps(page, ensure_ascii=False).replace('<', '\\u003c')
     template = _TEMPLATE.read_text('utf-8')
     (folder / 'index.html').write_text(
@@ -271,7 +274,7 @@ def write(
     tuple(stories),
     tuple(axes),
     min(questions, total),
-    tuple(_notes(models, stories, axes, facts)),
+    tuple(_notes(models, stories, axes, facts, encoded)),
   )
 
 
@@ -284,13 +287,18 @@ def _removed_on_error(path: pathlib.Path) -> Generator[None]:
     raise
 
 
-def _notes(models, stories, axes, facts) -> list[str]:
+def _notes(models, stories, axes, facts, encoded) -> list[str]:
   """Returns what is missing, or lets voters tell the models apart."""
   notes = []
   if 'text' not in axes:
     notes.append(
       'the question about the text is left out, because the texts are not'
       ' known; give --storyboard=FILE'
+    )
+  if encoded and encoded != set(models):
+    notes.append(
+      f'videos of {", ".join(sorted(encoded))} were not H.264 as browsers play'
+      ' it and are encoded again, with a little loss'
     )
   for name, value in (
     ('size', lambda f: f'{f.width}x{f.height}'),
@@ -306,10 +314,12 @@ def _notes(models, stories, axes, facts) -> list[str]:
   return notes
 
 
-def copy_video(source: pathlib.Path, target: pathlib.Path) -> None:
+def copy_video(source: pathlib.Path, target: pathlib.Path) -> bool:
   """Writes a video as H.264 without metadata and sound.
 
-  The pictures of an H.264 file are copied unchanged; others are encoded again.
+  Returns:
+    Whether the pictures are unchanged, as those of an H.264 file; others are
+    encoded again.
 
   Raises:
     ValueError: the video is damaged.
@@ -329,8 +339,9 @@ def copy_video(source: pathlib.Path, target: pathlib.Path) -> None:
       )
       if is_copied:
         _remux(container, stream, target)
-        return
+        return True
     _encode(source, target)
+    return False
   except av.FFmpegError as e:
     raise ValueError(
       f'{source} cannot be converted to H.264: {files.first_line(e)}'
