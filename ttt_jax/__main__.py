@@ -11,6 +11,7 @@ ttt_jax.COMMAND`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 import pathlib
 import runpy
 import sys
@@ -68,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command that `argv` names; returns its exit status."""
   name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
   if name in ('-h', '--help', '-help', 'help'):
-    print(overview())
+    try:
+      print(overview(), flush=True)
+    except BrokenPipeError:  # Of `| head`. Python flushes again when it ends.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   if name == '--version':
     print(ttt_jax.__version__)

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from ttt_jax.runtime import cli
 from ttt_jax.runtime import extras
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -19,6 +20,19 @@ def test_a_missing_package_names_its_extra():
     'gs://b/run needs nowhere, which is not installed:'
     ' pip install "ttt_jax[gcs]"'
   )
+
+
+def test_a_missing_backend_names_its_extra(monkeypatch):
+  monkeypatch.setitem(extras._BACKENDS, 'tpu', (('nowhere',), 'tpu'))
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+  assert extras.missing_backend() is None
+  assert cli.describe(AssertionError()) is None
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu,tpu')
+  assert cli.describe(AssertionError()) == (
+    'JAX_PLATFORMS is cpu,tpu, but JAX has no backend for tpu:'
+    ' pip install "ttt_jax[tpu]", or unset it'
+  )
+  assert cli.describe(TypeError()) is None
 
 
 def test_extras_that_are_named_exist():

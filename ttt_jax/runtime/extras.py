@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+
+# Modules of which a backend of JAX needs one, and the extra that installs it.
+_BACKENDS = {
+  'cuda': (('jax_cuda12_plugin', 'jax_cuda13_plugin'), 'cuda12'),
+  'tpu': (('libtpu',), 'tpu'),
+}
 
 
 def install_command(extra: str) -> str:
@@ -22,3 +29,15 @@ def require(module: str, extra: str, user: str) -> None:
     raise ValueError(
       f'{user} needs {module}, which is not installed: {install_command(extra)}'
     )
+
+
+def missing_backend() -> str | None:
+  """Returns one line if JAX_PLATFORMS names a backend that is not installed."""
+  for name in os.environ.get('JAX_PLATFORMS', '').split(','):
+    modules, extra = _BACKENDS.get(name.strip(), ((), ''))
+    if modules and not any(map(importlib.util.find_spec, modules)):
+      return (
+        f'JAX_PLATFORMS is {os.environ["JAX_PLATFORMS"]}, but JAX has no'
+        f' backend for {name.strip()}: {install_command(extra)}, or unset it'
+      )
+  return None
