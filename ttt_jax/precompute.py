@@ -47,6 +47,7 @@ from ttt_jax.runtime import distributed
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import shipped
 
 _FIELDS = (
   'data.storyboards',
@@ -254,7 +255,8 @@ def main(argv: Sequence[str]) -> None:
     return
   flag = flags.FLAGS['config']
   overrides = config_flags.get_override_values(flag)
-  arguments = [f'--config={config_flags.get_config_filename(flag)}']
+  name = shipped.short_config(config_flags.get_config_filename(flag))
+  arguments = [f'--config={name}']
   arguments += [f'--config.{name}={value}' for name, value in overrides.items()]
   arguments += [f'--workdir={workdir}']
   print(f'next: python -m ttt_jax.train {shlex.join(arguments)}')

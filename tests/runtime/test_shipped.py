@@ -16,6 +16,9 @@ def test_a_recipe_by_its_name(tmp_path, monkeypatch):
   assert shipped.resolve_config('quickstart') == file
   assert shipped.resolve_config('quickstart:9s,none') == f'{file}:9s,none'
   assert shipped.resolve_config('configs/quickstart.py:9s') == f'{file}:9s'
+  for value in ('quickstart', 'quickstart:9s,none', 'mine/quickstart.py:9s'):
+    path = value if '/' in value else shipped.resolve_config(value)
+    assert shipped.short_config(path) == value
   # A file of that name wins.
   (tmp_path / 'quickstart').write_text('')
   assert shipped.resolve_config('quickstart:9s') == 'quickstart:9s'

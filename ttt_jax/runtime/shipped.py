@@ -73,6 +73,14 @@ def resolve_config(value: str) -> str:
   return f'{found}{colon}{argument}'
 
 
+def short_config(value: str) -> str:
+  """Returns what `resolve_config` resolves: the name of a recipe, or a path."""
+  path, colon, argument = value.partition(':')
+  parent, name = os.path.split(path)
+  is_recipe = pathlib.Path(parent) == folder()
+  return f'{pathlib.Path(name).stem}{colon}{argument}' if is_recipe else value
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
   """Returns 'did you mean ...?' with the names nearest to one, or all names."""
   known = list(known)

@@ -180,7 +180,7 @@ def _train(experiment, sample, profile):
   checkpoints = checkpoint.Checkpoints(folder, config)
   checkpoints.check_config()
   mesh, optimizer = _make_mesh_and_optimizer(experiment)
-  with progress.Bar('loading the weights', None):
+  with progress.Bar('preparing the weights', None):
     state, shardings, data, saved = restore_or_init(
       experiment, optimizer, checkpoints, mesh
     )
