@@ -121,14 +121,15 @@ class EditPipeline:
       FileNotFoundError: the checkpoint or an encoder is missing.
       ValueError: the run did not tune a video, or its encoders have changed.
     """
-    _, params, config = checkpoint.load_network(
-      folder,
-      ema,
-      sharding=mesh and functools.partial(sharding.param_sharding, mesh),
-    )
-    return cls(
-      config, params, checkpoint_format.stage_folder(folder).parent, mesh
-    )
+    with progress_lib.Bar('loading the model', None):
+      _, params, config = checkpoint.load_network(
+        folder,
+        ema,
+        sharding=mesh and functools.partial(sharding.param_sharding, mesh),
+      )
+      return cls(
+        config, params, checkpoint_format.stage_folder(folder).parent, mesh
+      )
 
   @classmethod
   def untuned(

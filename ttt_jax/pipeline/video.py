@@ -128,6 +128,16 @@ class VideoPipeline:
       FileNotFoundError: the checkpoint, VAE or text encoder is missing.
       ValueError: the VAE or the text encoder is not the one of training.
     """
+    with progress_lib.Bar('loading the model', None):
+      return cls._load(folder, ema, mesh)
+
+  @classmethod
+  def _load(
+    cls,
+    folder: str | os.PathLike[str],
+    ema: bool,
+    mesh: jax.sharding.Mesh | None,
+  ) -> VideoPipeline:
     if pretrained.is_pretrained(folder):
       return cls(**pretrained.pipeline_arguments(folder, mesh))
     param_sharding = mesh and functools.partial(
