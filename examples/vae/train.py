@@ -34,13 +34,10 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file of the model.'
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
-
 # Initial noise of exp(-6 / 2) = 0.05 standard deviations of the latents.
 _FIRST_LOGVAR = -6.0
+# Of a principal component analysis, which keeps all blocks in memory.
+_MOST_CLIPS = 24
 
 
 def principal_maps(
@@ -49,7 +46,7 @@ def principal_maps(
   """Returns linear maps between pixel blocks and whitened components."""
   blocks = []
   time_ratio = config.temporal_compression_ratio
-  for clip in clips:
+  for clip in clips[:_MOST_CLIPS]:
     for begin, end in clip.ranges():
       for offset in range(min(time_ratio, end - begin)):
         part = clip.frames[begin + offset : end]
@@ -139,9 +136,8 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
   )
 
 
-def train(config, workdir: str) -> dict:
+def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
   """Trains, writes DIR/vae and DIR/report.json, and returns the report."""
-  clips = clips_lib.read_clips(config)
   fields = config.vae.to_dict()
   vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
   unrolled = CausalVAE(vae.config, unroll=True)
@@ -190,16 +186,19 @@ def train(config, workdir: str) -> dict:
   return report
 
 
+def define_flags() -> None:
+  """Defines the flags of a training of an autoencoder."""
+  config_flags.DEFINE_config_file('config', None, 'Config of the model.')
+  flags.DEFINE_string('workdir', None, 'Folder of the training run.')
+  flags.mark_flags_as_required(['config', 'workdir'])
+
+
 def main(argv: Sequence[str]) -> int:
-  """Trains the model of `--config`."""
+  """Trains the model of the flags."""
   del argv
-  if _CONFIG.value is None or _WORKDIR.value is None:
-    raise ValueError(
-      '--config or --workdir is missing; give both, for example'
-      ' --config=configs/quickstart_vae.py --workdir=vae'
-    )
-  workdir = paths.require_local(_WORKDIR.value, '--workdir')
-  report = train(_CONFIG.value, workdir)
+  config = flags.FLAGS.config
+  workdir = paths.require_local(flags.FLAGS.workdir, '--workdir')
+  report = train(config, workdir, clips_lib.read_clips(config))
   for name, value in report['held_out_psnr_db'].items():
     print(f'held-out PSNR {name}: {value:.2f} dB')
   print(f'wrote {workdir / "vae"}')
@@ -207,4 +206,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
+  define_flags()
   cli.run(main)

@@ -1,0 +1,43 @@
+"""The small video autoencoder of the cartoon.
+
+    python -m examples.cartoon.autoencoder --config=configs/cartoon_vae.py \\
+        --workdir=DIR
+
+64x96 pixels become latents of 4x6x32, and four frames become one.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.height = 64
+  config.width = 96
+  # Stories of the world of `examples.cartoon`.
+  config.settings = 'full'
+  config.segments = 3
+  config.stories = 160
+  config.validation_stories = 12
+  config.eval_frames = 49
+
+  config.vae = dict(
+    latent_channels=32,
+    block_out_channels=(48, 80, 112),
+    layers_per_block=1,
+    norm_num_groups=8,
+    patch_size=4,
+    linear_shortcut=True,
+  )
+  config.steps = 600
+  config.batch_size = 2
+  config.frames = 25  # per training window; the encoder reads 9 + 8 + 8
+  # Share of the windows that contain a hard cut.
+  config.cuts = 0.25
+  config.kl = 1e-5
+  config.muon_lr = 0.03
+  config.adam_lr = 2e-3
+  config.warmup = 20
+  config.log_every = 50
+  return config

@@ -1,0 +1,56 @@
+"""Trains the video autoencoder of the cartoon's model.
+
+    python -m examples.cartoon.autoencoder --config=configs/cartoon_vae.py \\
+        --workdir=DIR
+
+Training draws its clips itself. The report is about stories of the validation
+split, whose looks never occur in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+import numpy as np
+
+from examples.cartoon import render
+from examples.cartoon import world
+from examples.vae import train as vae_train
+from examples.vae.clips import Clip
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import paths
+
+
+def draw_clips(config) -> list[Clip]:
+  """Draws the clips of the config: for training, then held out."""
+  clips = []
+  for split, count in (
+    ('train', config.stories),
+    ('validation', config.validation_stories),
+  ):
+    for seed in range(count):
+      story = world.draw_story(
+        seed, config.segments, world.SETTINGS[config.settings], split
+      )
+      frames = render.frames(story, config.height, config.width)
+      held_out = () if split == 'train' else ((0, len(frames)),)
+      scaled = frames / np.float32(127.5) - 1
+      clips.append(Clip(story.name, scaled, held_out))
+  return clips
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains the model of the flags."""
+  del argv
+  config = flags.FLAGS.config
+  workdir = paths.require_local(flags.FLAGS.workdir, '--workdir')
+  report = vae_train.train(config, workdir, draw_clips(config))
+  print(f'held-out PSNR: {report["held_out_psnr_db"]["mean"]:.2f} dB')
+  print(f'wrote {workdir / "vae"}')
+  return 0
+
+
+if __name__ == '__main__':
+  vae_train.define_flags()
+  cli.run(main)
