@@ -84,6 +84,16 @@ def config_from_json(
   return model_format.construct(minilm.MiniLMConfig, path, **fields)
 
 
+def config_to_json(config: minilm.MiniLMConfig) -> dict[str, Any]:
+  """Returns the content of `config.json`."""
+  return {
+    'architectures': ['BertModel'],
+    'model_type': 'bert',
+    **_FIXED,
+    **model_format.write_fields(config, _FIELDS),
+  }
+
+
 def _rename(key: str) -> str | None:
   # Models with a head of their own have the encoder under 'bert.'.
   key = key.removeprefix('bert.')
@@ -97,6 +107,7 @@ FORMAT = model_format.ModelFormat(
   class_names=('BertModel',),
   weights='model',
   config_from_json=config_from_json,
+  config_to_json=config_to_json,
   abstract_params=minilm.abstract_params,
   rules=rules,
   rename=_rename,
