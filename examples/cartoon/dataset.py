@@ -32,9 +32,11 @@ import pathlib
 
 from absl import flags
 import msgspec
+import numpy as np
 
 from examples.cartoon import captions
 from examples.cartoon import render
+from examples.cartoon import words
 from examples.cartoon import world
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
@@ -55,6 +57,7 @@ def write_dataset(
   height: int = 64,
   width: int = 96,
   seed: int = 0,
+  renamings: int = 1,
 ) -> pathlib.Path:
   """Writes a data set; stories that are there are not drawn again.
 
@@ -67,6 +70,8 @@ def write_dataset(
     height: Pixel rows, a multiple of 16.
     width: Pixel columns, 1.5 times the rows and a multiple of 16.
     seed: Seed of the first story; the others follow.
+    renamings: Number of captions per video: the story's own, and the same with
+      other names. A name means nothing, so this is more to learn from.
 
   Returns:
     Path of storyboards.json.
@@ -102,7 +107,8 @@ def write_dataset(
   for each in progress.track(range(seed, seed + stories), 'draw stories'):
     story = world.draw_story(each, segments, settings, split)
     _write_story(out, story, height, width)
-    boards.append(_board(story))
+    for i in range(renamings):
+      boards.append(_board(rename(story, settings, i), story.name, i))
   path = out / 'storyboards.json'
   files.write_json(dict(storyboards=boards), path)
   return path
@@ -149,11 +155,34 @@ def _write_story(
   write_story(story, truth)
 
 
-def _board(story: world.Story) -> dict:
+def rename(story: world.Story, settings: world.Settings, i: int) -> world.Story:
+  """Returns a story with other names, drawn anew for every number `i` but 0."""
+  if i == 0:
+    return story
+  rng = np.random.default_rng([world.SPLITS.index(story.split), story.seed, i])
+  names = rng.permutation(words.NAMES[: settings.names])
+  new = {c.name: str(name) for c, name in zip(story.cast, names)}
+  cast = tuple(dataclasses.replace(c, name=new[c.name]) for c in story.cast)
+  segments = tuple(
+    dataclasses.replace(
+      segment,
+      acts=tuple(
+        dataclasses.replace(act, target=new.get(act.target, act.target))
+        for act in segment.acts
+      ),
+    )
+    for segment in story.segments
+  )
+  return dataclasses.replace(story, cast=cast, segments=segments)
+
+
+def _board(story: world.Story, video: str, i: int) -> dict:
   board = captions.storyboard(story)
+  if i:
+    board['name'] += f'_{i}'
   seconds = world.SEGMENT_FRAMES / world.FPS
-  for i, segment in enumerate(board['segments']):
-    segment |= dict(video=f'{story.name}.mp4', start=seconds * i)
+  for j, segment in enumerate(board['segments']):
+    segment |= dict(video=f'{video}.mp4', start=seconds * j)
   return board
 
 
@@ -183,6 +212,12 @@ def _define_flags() -> None:
   cli.define('height', 64, 'Pixel rows.', schema.PositiveInt)
   cli.define('width', 96, 'Pixel columns.', schema.PositiveInt)
   cli.define('seed', 0, 'Seed of the first story.', schema.NonNegativeInt)
+  cli.define(
+    'renamings',
+    1,
+    'Captions per video, each with other names.',
+    schema.PositiveInt,
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -200,6 +235,7 @@ def main(argv: Sequence[str]) -> int:
     height=values.height,
     width=values.width,
     seed=values.seed,
+    renamings=values.renamings,
   )
   print(
     f'wrote {path}: --config.data.storyboards={path}'

@@ -123,10 +123,14 @@ def precompute(
   if progress and todo:
     completed = len(share) - len(todo)
     bar = progress_lib.Bar('encode clips', len(share), completed=completed)
+  encoded: tuple[shots.FrameRange, ...] = ()
   with bar as active_bar:
     for clip, frames in _read_ahead(todo, geometry, soften):
       try:
-        mean, logvar = encode_latents(vae, frames.result(), geometry, remedy)
+        # Other texts for the same frames have the same latents.
+        if clip.ranges != encoded:
+          mean, logvar = encode_latents(vae, frames.result(), geometry, remedy)
+          encoded = clip.ranges
         writer.write(
           clip.row,
           clip.name,
@@ -151,7 +155,10 @@ def _read_ahead(
   with futures.ThreadPoolExecutor(1) as reader:
     previous = None
     for clip in clips:
-      frames = reader.submit(shots.read_frames, clip.ranges, geometry, soften)
+      if previous and clip.ranges == previous[0].ranges:
+        frames = previous[1]
+      else:
+        frames = reader.submit(shots.read_frames, clip.ranges, geometry, soften)
       if previous:
         yield previous
       previous = clip, frames
