@@ -40,7 +40,8 @@ class VideoData(_Section, kw_only=True):
   """Clips of a transformer, by seconds.
 
   Attributes:
-    folder: Folder of the data set; '{workdir}' in it is replaced.
+    folder: Folder of the data set; '{workdir}' in it and in the next two is
+      replaced.
     storyboards: File of storyboards, annotations or captions, for precompute.
     videos: Folder of the videos, for precompute.
     seconds: Length of a clip, a multiple of a segment's.
@@ -50,6 +51,7 @@ class VideoData(_Section, kw_only=True):
     fps: Frames per second, to which videos are resampled.
     height: Pixel rows.
     width: Pixel columns.
+    spatial_compression: Pixels per latent cell and side.
     soften: Whether frames are blurred a little, as the small autoencoder was
       trained.
   """
@@ -63,6 +65,7 @@ class VideoData(_Section, kw_only=True):
   fps: schema.PositiveInt
   height: schema.PositiveInt
   width: schema.PositiveInt
+  spatial_compression: schema.PositiveInt = 8
   soften: bool = False
 
 

@@ -121,12 +121,16 @@ class Geometry:
       for name in ('mini_batch', 'patch_size', 'segment_latent_frames')
       if name in config.model
     }
+    compression = config.data.get(
+      'spatial_compression', cls.spatial_compression
+    )
     return cls.from_seconds(
       config.data.seconds,
       config.data.height,
       config.data.width,
       config.data.fps,
       text_length=config.text.length,
+      spatial_compression=compression,
       **model,
     )
 

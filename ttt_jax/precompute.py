@@ -74,7 +74,7 @@ def run(
 
   Args:
     config: Configuration.
-    workdir: Folder of the run, for '{workdir}' in `config.data.folder`.
+    workdir: Folder of the run, for '{workdir}' in the paths of `config.data`.
     process_index: Index of this process.
     process_count: Number of processes that share the work.
 
@@ -83,8 +83,9 @@ def run(
   """
   _check_fields(config)
   started = time.time()
+  config = _in_workdir(config, workdir)
   data = config.data
-  folder = paths.in_workdir(config.data.folder, workdir)
+  folder = data.folder
   geometry = geometry_lib.Geometry.from_config(config)
   clip_set = _read_clips(config, geometry)
   print(f'captions     {data.storyboards}')
@@ -148,6 +149,17 @@ def run(
   return manifest
 
 
+def _in_workdir(
+  config: ml_collections.ConfigDict, workdir: str
+) -> ml_collections.ConfigDict:
+  """Returns a copy of a config with '{workdir}' replaced in its paths."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for name in ('folder', 'storyboards', 'videos'):
+      config.data[name] = paths.in_workdir(config.data[name], workdir)
+  return config
+
+
 def _read_clips(
   config: ml_collections.ConfigDict, geometry: geometry_lib.Geometry
 ) -> episodes.ClipSet:
@@ -173,7 +185,8 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
     ValueError: it has problems.
   """
   _check_fields(config)
-  folder = paths.in_workdir(config.data.folder, workdir)
+  config = _in_workdir(config, workdir)
+  folder = config.data.folder
   geometry = geometry_lib.Geometry.from_config(config)
   expected = check_lib.Expected(
     geometry=geometry,

@@ -1,0 +1,78 @@
+"""The model of `make demo`: one-minute cartoons, trained from nothing.
+
+    python -m examples.cartoon.prepare --config=configs/cartoon.py:9s --workdir=DIR
+    python -m ttt_jax.train --config=configs/cartoon.py:9s --workdir=DIR
+
+The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
+docs/mixers.md. The five stages are a short version of the paper's curriculum.
+Every story has its own looks of characters and places, told at their first
+mention; later captions have only the names.
+"""
+
+import ml_collections
+
+from ttt_jax import recipes
+
+# Stage: seconds, steps, batch size, peak learning rate of Muon, stage whose
+# weights it starts from.
+STAGES = {
+  '3s': (3, 250, 24, 0.02, ''),
+  '9s': (9, 700, 8, 0.02, '3s'),
+  '18s': (18, 800, 4, 0.015, '9s'),
+  '30s': (30, 200, 3, 0.01, '18s'),
+  '63s': (63, 150, 1, 0.005, '30s'),
+}
+_ASSETS = 'package:ttt_jax/assets/cartoon'
+
+
+def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
+  """Returns the config of one stage with one mixer."""
+  stage, mixer = recipes.parse_stage(arg or '3s', STAGES)
+  seconds, steps, batch_size, lr, previous = STAGES[stage]
+  config = recipes.training(
+    name='cartoon',
+    stage=stage if mixer == 'ttt_mlp' else f'{mixer}_{stage}',
+    previous_stage=previous
+    and (previous if mixer == 'ttt_mlp' else f'{mixer}_{previous}'),
+    steps=steps,
+    batch_size=batch_size,
+    ema_decay=0.99,
+    scheduler='cogvideox_dpm',  # of the samples
+    diagnose_every=50,
+    checkpoint_every=100,
+    keep_last=1,
+  )
+  config.data = dict(
+    storyboards='{workdir}/stories/' + stage + '/storyboards.json',
+    videos='{workdir}/stories/' + stage + '/videos',
+    folder='{workdir}/data/' + stage,
+    seconds=seconds,
+    fps=16,
+    height=64,
+    width=96,
+    spatial_compression=16,
+    soften=False,
+  )
+  config.vae = dict(folder=f'{_ASSETS}/vae')
+  config.text = dict(folder=f'{_ASSETS}/text_encoder', length=34)
+  config.model = dict(
+    model_dim=192,
+    num_heads=6,
+    num_layers=4,
+    time_embed_dim=192,
+    text_dim=96,
+    in_channels=32,
+    out_channels=32,
+    base_rows=2,
+    base_columns=3,
+    max_text_length=34,
+    remat='products',
+    # Half a segment.
+    **recipes.mixer_fields(mixer, mini_batch=54),
+  )
+  config.optimizer = dict(
+    groups=recipes.muon_groups(lr, train_all=True),
+    betas=(0.9, 0.95),
+    clip=1.0,
+  )
+  return config
