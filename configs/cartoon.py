@@ -1,7 +1,6 @@
 """The model of `make demo`: one-minute cartoons, trained from nothing.
 
-    python -m examples.cartoon.prepare --config=configs/cartoon.py:9s --workdir=DIR
-    python -m ttt_jax.train --config=configs/cartoon.py:9s --workdir=DIR
+    python -m examples.cartoon.train --workdir=DIR
 
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
 docs/mixers.md. The five stages are a short version of the paper's curriculum.

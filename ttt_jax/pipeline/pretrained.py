@@ -16,8 +16,12 @@ from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.encoders import load_text as text_lib
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
 
-_FPS = 8  # of the videos that CogVideoX-2B and -5B were trained on
+# Of the videos that CogVideoX-2B and -5B were trained on. A model of another
+# rate has '_fps' in its index, which diffusers ignores.
+_FPS = 8
 
 
 def is_pretrained(folder: str | os.PathLike[str]) -> bool:
@@ -31,7 +35,7 @@ def pipeline_arguments(
   """Returns the arguments of `VideoPipeline` for a pre-trained model.
 
   Weights keep the dtypes of their files. The networks compute in bfloat16
-  unless all weights of the transformer are float32.
+  unless all weights of the transformer are float32, or float16 on a CPU.
 
   Args:
     folder: Folder with transformer/, vae/, text_encoder/, tokenizer/ and
@@ -54,7 +58,10 @@ def pipeline_arguments(
     )
   config, params = convert.load_dit(folder, sharding=param_sharding)
   dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
-  dtype = 'float32' if dtypes == {'float32'} else 'bfloat16'
+  exact = {'float32'}
+  if jax.default_backend() == 'cpu':
+    exact.add('float16')
+  dtype = 'float32' if dtypes <= exact else 'bfloat16'
   vae = convert.load_vae(folder / 'vae')
   pixels = config.patch_size * vae[0].spatial_compression  # per token, side
   return dict(
@@ -69,8 +76,16 @@ def pipeline_arguments(
     ),
     height=config.base_rows * pixels,
     width=config.base_columns * pixels,
-    fps=_FPS,
+    fps=_read_fps(folder),
     scheduler=scheduler,
     schedule_shift=shift,
     mesh=mesh,
   )
+
+
+def _read_fps(folder: pathlib.Path) -> int:
+  """Returns the frames per second of a model's videos."""
+  path = folder / model_folder.INDEX
+  found = files.read_json(path) if path.is_file() else {}
+  fps = found.get('_fps', _FPS)
+  return schema.convert(fps, schema.PositiveInt, f'_fps of {path}')

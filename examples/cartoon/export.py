@@ -1,0 +1,85 @@
+"""Writes a trained stage of the cartoon as a complete model.
+
+    python -m examples.cartoon.export --workdir=DIR/63s --out=FOLDER
+
+The folder has diffusers' layout, in float16: `VideoPipeline.load(FOLDER)` loads
+it. It contains the autoencoder and the text encoder of the training, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import pathlib
+import shutil
+
+from absl import flags
+import jax
+import numpy as np
+
+from ttt_jax import convert
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.convert import model_folder
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
+
+_INDEX = {
+  '_class_name': 'CogVideoXPipeline',
+  '_fps': 16,
+  'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
+  'text_encoder': ['transformers', 'BertModel'],
+  'tokenizer': ['transformers', 'PreTrainedTokenizerFast'],
+  'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
+  'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
+}
+_SCHEDULER = {
+  '_class_name': 'CogVideoXDPMScheduler',
+  'beta_end': 0.012,
+  'beta_schedule': 'scaled_linear',
+  'beta_start': 0.00085,
+  'clip_sample': False,
+  'num_train_timesteps': 1000,
+  'prediction_type': 'v_prediction',
+  'rescale_betas_zero_snr': True,
+  'set_alpha_to_one': True,
+  'snr_shift_scale': 1.0,
+  'timestep_spacing': 'trailing',
+}
+
+
+def export(workdir: str, out: pathlib.Path) -> None:
+  """Writes the model of a stage, with averaged weights, to a new folder."""
+  backbone, params, config = checkpoint.load_network(workdir, ema=True)
+  with files.atomic_folder(out) as folder:
+    convert.save_dit(
+      backbone.config, params, folder / 'transformer', dtype=np.float16
+    )
+    for part, source in (
+      ('vae', config.vae.folder),
+      ('text_encoder', config.text.folder),
+    ):
+      shutil.copytree(model_folder.resolve(source), folder / part)
+    scheduler = _SCHEDULER | dict(snr_shift_scale=config.schedule_shift)
+    files.write_json(scheduler, folder / 'scheduler/scheduler_config.json')
+    files.write_json(_INDEX, folder / 'model_index.json')
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of the stage, or of the run.', required=True
+  )
+  flags.DEFINE_string('out', None, 'Folder to create.', required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Exports the stage of the flags."""
+  del argv
+  jax.config.update('jax_platforms', 'cpu')
+  out = pathlib.Path(flags.FLAGS.out)
+  export(flags.FLAGS.workdir, out)
+  size = sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
+  print(f'wrote {out}, {size / 2**20:.1f} MB')
+
+
+if __name__ == '__main__':
+  _define_flags()
+  cli.run(main)
