@@ -15,11 +15,11 @@ from ttt_jax import recipes
 # Stage: seconds, steps, batch size, peak learning rate of Muon, stage whose
 # weights it starts from.
 STAGES = {
-  '3s': (3, 250, 24, 0.02, ''),
-  '9s': (9, 700, 8, 0.02, '3s'),
-  '18s': (18, 800, 4, 0.015, '9s'),
-  '30s': (30, 200, 3, 0.01, '18s'),
-  '63s': (63, 150, 1, 0.005, '30s'),
+  '3s': (3, 150, 24, 0.02, ''),
+  '9s': (9, 450, 8, 0.02, '3s'),
+  '18s': (18, 450, 4, 0.015, '9s'),
+  '30s': (30, 150, 2, 0.01, '18s'),
+  '63s': (63, 80, 1, 0.005, '30s'),
 }
 _ASSETS = 'package:ttt_jax/assets/cartoon'
 
@@ -41,9 +41,10 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     checkpoint_every=100,
     keep_last=1,
   )
+  stories = '{workdir}/stories/' + stage
   config.data = dict(
-    storyboards='{workdir}/stories/' + stage + '/storyboards.json',
-    videos='{workdir}/stories/' + stage + '/videos',
+    storyboards=f'{stories}/storyboards.json',
+    videos=f'{stories}/videos',
     folder='{workdir}/data/' + stage,
     seconds=seconds,
     fps=16,

@@ -16,10 +16,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.height = 64
   config.width = 96
   # Stories of the world of `examples.cartoon`.
-  config.settings = 'full'
-  config.segments = 3
-  config.stories = 160
-  config.validation_stories = 12
+  config.settings = 'simple'
+  config.segments = 6
+  config.stories = 80
+  config.validation_stories = 4
   config.eval_frames = 49
 
   config.vae = dict(
@@ -31,8 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
     linear_shortcut=True,
   )
   config.steps = 600
-  config.batch_size = 2
-  config.frames = 25  # per training window; the encoder reads 9 + 8 + 8
+  config.batch_size = 6
+  config.frames = 9  # per training window, the first that the encoder reads
   # Share of the windows that contain a hard cut.
   config.cuts = 0.25
   config.kl = 1e-5

@@ -105,6 +105,8 @@ def evaluate(reconstruct, params, clips: Sequence[Clip], frames: int) -> dict:
   """
   report = {}
   for clip in clips:
+    if not clip.held_out:
+      continue
     squares = []
     for start, inside in clips_lib.held_out_windows(clip, frames):
       window = clip.frames[start : start + frames]

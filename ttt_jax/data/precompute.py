@@ -111,6 +111,11 @@ def precompute(
   writer = writer_lib.LatentWriter(out, identity, rows=len(clips))
   share = clips[process_index::process_count]
   todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
+  # Clips of the same frames follow each other: they are encoded once.
+  order: dict[tuple[shots.FrameRange, ...], int] = {}
+  for clip in todo:
+    order.setdefault(clip.ranges, len(order))
+  todo.sort(key=lambda clip: order[clip.ranges])
   texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
   if process_index == 0 and not writer.finished:
     writer.write_null_text(texts.encode([''])[0])
