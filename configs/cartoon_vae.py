@@ -17,25 +17,28 @@ def get_config() -> ml_collections.ConfigDict:
   config.width = 96
   # Stories of the world of `examples.cartoon`.
   config.settings = 'simple'
-  config.segments = 6
-  config.stories = 80
+  config.segments = 5
+  config.stories = 100
   config.validation_stories = 4
   config.eval_frames = 49
 
   config.vae = dict(
     latent_channels=32,
-    block_out_channels=(48, 80, 112),
+    block_out_channels=(32, 64, 80),
     layers_per_block=1,
     norm_num_groups=8,
     patch_size=4,
     linear_shortcut=True,
+    shortcut_cells=(4, 6),
   )
-  config.steps = 600
+  config.steps = 900
   config.batch_size = 6
   config.frames = 9  # per training window, the first that the encoder reads
   # Share of the windows that contain a hard cut.
   config.cuts = 0.25
   config.kl = 1e-5
+  # Weight of the squared error, next to 1 of the absolute error.
+  config.square = 4.0
   config.muon_lr = 0.03
   config.adam_lr = 2e-3
   config.warmup = 20

@@ -27,6 +27,7 @@ from examples.vae import clips as clips_lib
 from examples.vae import training
 from examples.vae.clips import Clip
 from ttt_jax import convert
+from ttt_jax.models.vae import causal3d
 from ttt_jax.models.vae import coder
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
@@ -37,7 +38,7 @@ from ttt_jax.runtime import progress
 # Initial noise of exp(-6 / 2) = 0.05 standard deviations of the latents.
 _FIRST_LOGVAR = -6.0
 # Of a principal component analysis, which keeps all blocks in memory.
-_MOST_CLIPS = 24
+_MOST_CLIPS = 96
 
 
 def principal_maps(
@@ -56,27 +57,55 @@ def principal_maps(
           time_ratio,
           config.spatial_compression,
         )
-        blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
+        if config.shortcut_cells:
+          # Neighbours in time are alike, and every position needs an analysis.
+          blocks.append(np.asarray(out)[0, offset :: 4 * time_ratio])
+        else:
+          blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
   blocks = np.concatenate(blocks)
+  if not config.shortcut_cells:
+    maps = _components(blocks, config.latent_channels)
+    name = 'linear_shortcut'
+  else:
+    cells = blocks.reshape(len(blocks), -1, blocks.shape[-1])
+    each = [
+      _components(cells[:, i], config.latent_channels)
+      for i in range(cells.shape[1])
+    ]
+    maps = [
+      np.stack(parts).reshape(*config.shortcut_cells, *parts[0].shape)
+      for parts in zip(*each)
+    ]
+    name = 'cell_shortcut'
+  keys = ('encoder/{}/kernel', 'encoder/{}/bias')
+  keys += ('decoder/{}/kernel', 'decoder/{}/bias')
+  return {key.format(name): value for key, value in zip(keys, maps)}
+
+
+def _components(blocks: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+  """Returns kernel and bias to whitened components, and those back.
+
+  Args:
+    blocks: Samples [n, D]; n may be smaller than D.
+    count: Number of components.
+  """
   mean = blocks.mean(0)
   centred = blocks - mean
-  values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
-  order = np.argsort(values)[::-1][: config.latent_channels]
-  std = np.sqrt(values[order])
+  if len(blocks) < blocks.shape[1]:
+    values, left = np.linalg.eigh(centred @ centred.T)
+    vectors = centred.T @ left / np.sqrt(np.maximum(values, 1e-9))
+    values = values / len(blocks)
+  else:
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
+  order = np.argsort(values)[::-1][:count]
+  std = np.sqrt(np.maximum(values[order], 1e-6))
   down = vectors[:, order] / std
-  return {
-    'encoder/linear_shortcut/kernel': down,
-    'encoder/linear_shortcut/bias': -mean @ down,
-    'decoder/linear_shortcut/kernel': (vectors[:, order] * std).T,
-    'decoder/linear_shortcut/bias': mean,
-  }
+  return down, -mean @ down, (vectors[:, order] * std).T, mean
 
 
 def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   """Returns initial parameters: the linear maps, and a network of zeros."""
-  side = vae.config.spatial_compression
-  frames = jnp.zeros((1, 1, side, side, 3))
-  params = jax.jit(vae.init)(key, frames)['params']
+  params = causal3d.init_params(vae.config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
   for path, value in flat.items():
     if path.endswith('conv_y/bias'):  # a spatial norm starts as a plain one
@@ -147,7 +176,7 @@ def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
   tx = training.make_optimizer(config)
   state = jax.jit(tx.init)(params)
   reconstruct = training.make_reconstruct(vae)
-  step_fn = training.make_step(unrolled, tx, config.kl)
+  step_fn = training.make_step(unrolled, tx, config.kl, config.square)
   rng = np.random.default_rng(config.seed)
   start_time = time.time()
   squares = []

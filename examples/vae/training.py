@@ -41,8 +41,20 @@ def make_optimizer(config) -> optax.GradientTransformation:
   )
 
 
-def make_step(vae: nn.Module, tx: optax.GradientTransformation, kl: float):
-  """Returns the jitted training step."""
+def make_step(
+  vae: nn.Module,
+  tx: optax.GradientTransformation,
+  kl: float,
+  square: float = 0.0,
+):
+  """Returns the jitted training step.
+
+  Args:
+    vae: Autoencoder.
+    tx: Optimizer.
+    kl: Weight of the divergence of the latents from a normal distribution.
+    square: Weight of the squared error; that of the absolute error is 1.
+  """
 
   def loss_fn(params, frames, key):
     mean, logvar = vae.apply({'params': params}, frames, method='encode')
@@ -51,8 +63,9 @@ def make_step(vae: nn.Module, tx: optax.GradientTransformation, kl: float):
     out = vae.apply({'params': params}, latents, method='decode')
     error = out - frames
     divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-    loss = jnp.abs(error).mean() + kl * divergence.mean()
-    return loss, jnp.mean(error**2)
+    squared = jnp.mean(error**2)
+    loss = jnp.abs(error).mean() + square * squared + kl * divergence.mean()
+    return loss, squared
 
   def step(params, state, frames, key):
     grads, square = jax.grad(loss_fn, has_aux=True)(params, frames, key)

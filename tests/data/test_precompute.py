@@ -53,6 +53,21 @@ def test_a_shot_repeated_continued_and_cut(videos):
   )
 
 
+def test_the_same_frames_are_encoded_once(videos, tmp_path):
+  boards = [
+    *stories(),
+    story('d', ('other', 'a.mp4', 0), ('words', 'a.mp4', 0.5)),
+  ]
+  vae = FakeVAE()
+  encode(videos, tmp_path / 'out', boards, vae)
+  assert vae.calls == 3
+  dataset = dataset_reader.LatentDataset(tmp_path / 'out')
+  clips = [dataset[i] for i in range(4)]
+  np.testing.assert_array_equal(clips[3]['mean'], clips[0]['mean'])
+  assert (clips[3]['mean'] != clips[1]['mean']).any()
+  assert (clips[3]['text'] != clips[0]['text']).any()
+
+
 def test_encodes_every_storyboard(videos, tmp_path):
   manifest = encode(videos, tmp_path / 'out')
   assert [c['name'] for c in manifest.clips] == ['a', 'b', 'c']

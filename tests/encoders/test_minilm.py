@@ -241,3 +241,11 @@ def test_unknown_and_missing_keys_are_named(copy):
   with pytest.raises(ValueError, match='layer.0.new is not known.*') as e:
     load(copy)
   assert 'layers/down/bias' in str(e.value)
+
+
+def test_written_as_it_was_read(tiny, tmp_path):
+  config, params = convert_minilm.load_minilm(tiny)
+  convert_minilm.FORMAT.save(config, params, tmp_path)
+  found, loaded = convert_minilm.load_minilm(tmp_path)
+  assert found == config
+  jax.tree.map(np.testing.assert_array_equal, params, loaded)

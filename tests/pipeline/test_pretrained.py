@@ -1,5 +1,6 @@
 """A pipeline from a complete CogVideoX folder, without training."""
 
+import json
 import shutil
 
 import jax
@@ -41,6 +42,26 @@ def test_half_precision_is_kept_and_computes_in_bfloat16(folder, tmp_path):
     'bfloat16'
   }
   assert arguments['text_encoder'].identity.startswith('t5-bfloat16:')
+
+
+def test_the_index_may_have_a_frame_rate(folder, tmp_path):
+  model = tmp_path / 'model'
+  shutil.copytree(folder, model)
+  index = model / 'model_index.json'
+  found = json.loads(index.read_text()) if index.exists() else {}
+  index.write_text(json.dumps(found | {'_fps': 16}))
+  assert pretrained.pipeline_arguments(model)['fps'] == 16
+  index.write_text(json.dumps(found | {'_fps': 'fast'}))
+  with pytest.raises(ValueError, match='_fps'):
+    pretrained.pipeline_arguments(model)
+
+
+def test_float16_computes_in_float32_on_a_cpu(folder, tmp_path):
+  half = tmp_path / 'half'
+  shutil.copytree(folder, half, ignore=shutil.ignore_patterns('transformer'))
+  config, params = convert.load_dit(folder)
+  convert.save_dit(config, params, half / 'transformer', dtype='float16')
+  assert pretrained.pipeline_arguments(half)['config'].dtype == 'float32'
 
 
 @pytest.mark.parametrize(

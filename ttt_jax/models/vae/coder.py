@@ -65,6 +65,29 @@ def unpatchify3d(
   return jnp.concatenate([first, x[:, time:]], axis=1)
 
 
+class CellDense(nn.Module):
+  """A linear map for every row and column of its input."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [B, F, h, w, c] to [B, F, h, w, features]."""
+    h, w, c = x.shape[2:]
+    kernel = self.param(
+      'kernel', nn.initializers.lecun_normal(), (h, w, c, self.features)
+    )
+    bias = self.param('bias', nn.initializers.zeros, (h, w, self.features))
+    return jnp.einsum('bfhwc,hwcd->bfhwd', x, kernel) + bias
+
+
+def _shortcut(config: Any, features: int) -> nn.Module:
+  """Returns the linear map past the network."""
+  if config.shortcut_cells:
+    return CellDense(features, name='cell_shortcut')
+  return nn.Dense(features, name='linear_shortcut')
+
+
 class Level(nn.Module):
   """Residual blocks at one resolution, then a change of resolution.
 
@@ -157,7 +180,7 @@ class Encoder(nn.Module):
       patches = patchify3d(
         frames, c.temporal_compression_ratio, c.spatial_compression
       )
-      linear = nn.Dense(c.latent_channels, name='linear_shortcut')(patches)
+      linear = _shortcut(c, c.latent_channels)(patches)
       x = jnp.concatenate([linear, jnp.zeros_like(linear)], axis=-1) + x
     return x, new_cache
 
@@ -209,9 +232,7 @@ class Decoder(nn.Module):
     frames = layers.depth_to_space(x, c.patch_size)
     if c.linear_shortcut:
       time, space = c.temporal_compression_ratio, c.spatial_compression
-      linear = nn.Dense(
-        time * space**2 * c.out_channels, name='linear_shortcut'
-      )(latents)
+      linear = _shortcut(c, time * space**2 * c.out_channels)(latents)
       frames = frames + unpatchify3d(
         linear, time, space, single_first=latents.shape[1] % 2 == 1
       )
