@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     linear_shortcut=True,
     shortcut_cells=(4, 6),
   )
-  config.steps = 900
+  config.steps = 700
   config.batch_size = 6
   config.frames = 9  # per training window, the first that the encoder reads
   # Share of the windows that contain a hard cut.
@@ -42,5 +42,5 @@ def get_config() -> ml_collections.ConfigDict:
   config.muon_lr = 0.03
   config.adam_lr = 2e-3
   config.warmup = 20
-  config.log_every = 50
+  config.log_every = 25
   return config

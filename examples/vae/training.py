@@ -12,7 +12,10 @@ import optax
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-  """Returns Muon for the inner kernels, Adam for the rest; cosine decay."""
+  """Returns Muon for the inner kernels, Adam for the rest; cosine decay.
+
+  Linear maps of single positions stay the principal components that they are.
+  """
 
   def schedule(peak):
     return optax.warmup_cosine_decay_schedule(
@@ -30,7 +33,13 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
     return jax.tree_util.tree_map_with_path(leaf_dimensions, params)
 
+  def is_fixed(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: any(k.key == 'cell_shortcut' for k in path), params
+    )
+
   return optax.chain(
+    optax.masked(optax.set_to_zero(), is_fixed),
     optax.clip_by_global_norm(1.0),
     optax.contrib.muon(
       schedule(config.muon_lr),
@@ -38,6 +47,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
       adam_b2=0.99,
       muon_weight_dimension_numbers=dimensions,
     ),
+    optax.masked(optax.set_to_zero(), is_fixed),
   )
 
 

@@ -141,7 +141,9 @@ class CausalVAEConfig:
 
   def _check_cells(self, rows: int, columns: int) -> None:
     if self.shortcut_cells and (rows, columns) != self.shortcut_cells:
-      height, width = (n * self.spatial_compression for n in self.shortcut_cells)
+      height, width = (
+        n * self.spatial_compression for n in self.shortcut_cells
+      )
       raise ValueError(
         f'latents are {rows}x{columns}; this autoencoder has linear maps for'
         f' {self.shortcut_cells[0]}x{self.shortcut_cells[1]}, frames of'
