@@ -3,8 +3,9 @@
     python -m examples.cartoon.text_encoder --out=DIR
 
 The folder has the layout of transformers: a BERT with one token per word of
-`words.VOCABULARY`, fixed random codes, and a block that adds nothing. So a state depends on its word and position alone, and all that words mean
-together has to be learned by the video transformer.
+`words.VOCABULARY`, fixed random codes, and a block that adds nothing. So a
+state depends on its word and position alone, and all that words mean together
+has to be learned by the video transformer.
 """
 
 from __future__ import annotations
