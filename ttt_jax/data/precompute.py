@@ -17,6 +17,7 @@ from concurrent import futures
 import contextlib
 import dataclasses
 import os
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -128,14 +129,15 @@ def precompute(
   if progress and todo:
     completed = len(share) - len(todo)
     bar = progress_lib.Bar('encode clips', len(share), completed=completed)
-  encoded: tuple[shots.FrameRange, ...] = ()
+  encoded: tuple[Any, Any] = ((), ())
   with bar as active_bar:
     for clip, frames in _read_ahead(todo, geometry, soften):
       try:
         # Other texts for the same frames have the same latents.
-        if clip.ranges != encoded:
-          mean, logvar = encode_latents(vae, frames.result(), geometry, remedy)
-          encoded = clip.ranges
+        if clip.ranges != encoded[0]:
+          latents = encode_latents(vae, frames.result(), geometry, remedy)
+          encoded = clip.ranges, latents
+        mean, logvar = encoded[1]
         writer.write(
           clip.row,
           clip.name,
