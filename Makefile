@@ -37,8 +37,9 @@ MACOS := 14.0
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins resolve wheel dist \
-  bench parity docs docs-links drawings kernel-check kernel-budget plan-check plan-table clean
+.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins \
+  resolve wheel dist bench parity docs docs-links drawings kernel-check \
+  kernel-budget plan-check plan-table clean
 
 demo: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
@@ -154,7 +155,8 @@ drawings: $(READY)
 $(DOCS)/ready: requirements-docs.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check \
+	  -r requirements-docs.txt
 	touch $@
 
 # Compiles the kernels for TPUs and an H100, of which none is needed.

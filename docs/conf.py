@@ -26,6 +26,7 @@ extensions = [
   'sphinx.ext.viewcode',
   'sphinx_copybutton',
   'sphinx_design',
+  'drawings_check',
   'markdown_docstrings',
   'reference_directives',
   'repository_pages',
