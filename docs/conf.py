@@ -42,11 +42,14 @@ myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'html_image']
 myst_heading_anchors = 4
 # Notebooks contain the results of their last complete run.
 nb_execution_mode = 'off'
+# A clone without notebooks has no tutorials.
+suppress_warnings = ['toc.empty_glob']
 
 default_role = 'code'
 smartquotes = False  # Options begin with two hyphens.
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # The signature has the types.
 napoleon_use_rtype = False
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'

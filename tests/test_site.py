@@ -34,6 +34,8 @@ def toctree_entries(page):
 
 def test_every_page_is_in_one_toctree():
   entries = [e for page in PAGES for e in toctree_entries(page)]
+  # Notebooks are copied to a folder that the build makes.
+  assert entries.pop(entries.index('notebooks/*'))
   assert sorted(entries) == sorted(PAGES - {'index.md'})
 
 
@@ -69,3 +71,42 @@ def test_fields_in_words():
   assert rows['text_dropout'][1] == 'number ≥ 0 and < 1'
   assert rows['scheduler'][1:3] == ('text or none', '`None`')
   assert rows['backbone'][1:3] == ("one of `'dit'`, `'unet3d'`", "`'dit'`")
+
+
+def test_links_lead_from_a_page_to_the_file_that_they_name(tmp_path):
+  pages = load(DOCS / 'extensions' / 'repository_pages.py')
+  docs, notebook = tmp_path / 'docs', tmp_path / 'notebooks' / 'a.ipynb'
+  for path, text in (
+    (docs / 'index.md', ''),
+    (docs / 'editing.md', ''),
+    (docs / 'reference' / 'ops.md', ''),
+    (docs / 'rules.md', '```{include} ../RULES.md\n```\n'),
+    (tmp_path / 'RULES.md', ''),
+    (tmp_path / 'README.md', ''),
+    (tmp_path / 'code' / 'x.py', ''),
+    (notebook, '{}'),
+  ):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  site = pages.Pages(docs, 'https://host/us')
+  site.copy_notebooks()
+  copy = docs / 'notebooks' / 'a.ipynb'
+  assert copy.read_text() == '{}'
+  assert site.source(copy) == notebook
+  assert site.source(docs / 'rules.md') == tmp_path / 'RULES.md'
+
+  link = lambda target: site.link(target, notebook, copy)
+  assert link('../docs/editing.md#tune') == '../editing.md#tune'
+  assert link('../RULES.md') == '../rules.md'
+  assert link('../README.md') == '../index.md'
+  assert link('../code/x.py') == 'https://host/us/blob/main/code/x.py'
+  assert link('https://other/x') == 'https://other/x'
+  site = pages.Pages(docs)  # Without an address.
+  assert link('../code/x.py') == '../../code/x.py'
+  assert link('../code') is None
+  text = '[a](../code) ![b](b.png)\n```\n[a](../code)\n```\n'
+  assert pages.rewrite(text, link) == text.replace('[a](../code)', 'a', 1)
+  # A notebook that is gone leaves no page.
+  notebook.unlink()
+  pages.Pages(docs).copy_notebooks()
+  assert not copy.exists()

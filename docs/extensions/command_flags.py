@@ -8,11 +8,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import os
+import pathlib
 import re
 from typing import Any
 
 from absl import flags
 
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 # absl adds it to the help of a flag that may be repeated.
 _REPEAT = '; repeat this option to specify a list of values'
 
@@ -61,7 +64,9 @@ def kind(flag: Any) -> str:
   if any('other than None' in v.message for v in flag.validators):
     words += ', required'
   elif flag.default not in (None, ''):
-    words += f', default `{flag.default}`'
+    # Of a file of this repository, not of this machine.
+    default = str(flag.default).removeprefix(f'{_ROOT}{os.sep}')
+    words += f', default `{default}`'
   return words
 
 

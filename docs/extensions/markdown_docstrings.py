@@ -21,6 +21,13 @@ _SECTIONS = (
   'Example:',
 )
 
+# What does not parse, or says too much, in a signature.
+_UNREADABLE = (
+  (r'~?typing\.Annotated\[(\w+), [^\]]*\]', r'\1'),
+  (r', parent: .*?, name: str \| None = None', ''),
+  (r'<class \'(?:\w+\.)*(\w+)\'>', r'\1'),
+  (r'<factory>|<[\w.]+ object>', '...'),
+)
 _SHAPE = r"\[(?:(?:[\w'*+/ -]|\.\.\.)+, ?)*(?:[\w'*+/ -]|\.\.\.)+\](?!\()"
 _LITERAL = re.compile(rf'(`[^`]+`|{_SHAPE}|^ *>>> .*(?:\n *\S.*)*)', flags=re.M)
 
@@ -74,6 +81,19 @@ def _process(app, what, name, obj, options, lines):
   lines[:] = to_rst(lines)
 
 
+def _signature(app, what, name, obj, options, signature, returns):
+  """Shortens a signature to what a caller writes.
+
+  Ranges of numbers are in the description of the configs, and every Flax module
+  takes a parent and a name.
+  """
+  del app, what, name, obj, options
+  for pattern, text in _UNREADABLE:
+    if signature:
+      signature = re.sub(pattern, text, signature)
+  return signature, returns
+
+
 def _dashes(app, doctree):
   """Writes a dash between a parameter and its description, not two hyphens."""
   del app
@@ -86,5 +106,6 @@ def _dashes(app, doctree):
 def setup(app):
   # Before napoleon, whose priority is the default, 500.
   app.connect('autodoc-process-docstring', _process, priority=100)
+  app.connect('autodoc-process-signature', _signature)
   app.connect('doctree-read', _dashes)
   return {'parallel_read_safe': True}

@@ -17,15 +17,12 @@ import pathlib
 import re
 import shutil
 
-from sphinx.util import logging
-
 _INCLUDE = re.compile(r'\A\s*```\{include\} (\S+)\n```\s*\Z')
 # [text](target) and ![text](target), in Markdown and in the JSON of notebooks.
 _LINK = re.compile(r'(!?)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)')
 # These are copied to the site from wherever they are.
 _MEDIA = ('.gif', '.jpg', '.mp4', '.png', '.svg')
 _FENCE = re.compile(r'^(```|~~~).*?^\1', re.M | re.S)
-_logger = logging.getLogger(__name__)
 
 
 class Pages:
