@@ -1,13 +1,14 @@
 """Cuts episodes into segments, and makes a page on which texts are written.
 
-    python -m ttt_jax.annotate EPISODES... --out=FOLDER [--config=FILE]
+    ttt-jax annotate ep01.mp4 ep02.mp4 --out=captions
+    ttt-jax annotate episodes/ --out=captions --config=quickstart:3s
 
-EPISODES are videos, or folders of videos. Finds their scenes, cuts them to
-whole segments as precompute does, and writes
+Finds the scenes of videos, or of all videos of folders, cuts them to complete
+segments as precompute does, and writes
 
-    FOLDER/captions.json   the segments with empty texts
-    FOLDER/annotate.html   a page with frames and a text box for each segment
-    FOLDER/scenes.json     the scenes; correct a cut here and run again
+    captions/captions.json   the segments with empty texts
+    captions/annotate.html   a page with frames and a text box for each segment
+    captions/scenes.json     the scenes; correct a cut here and run again
 
 The page saves what is typed and exports captions.json in the form that
 precompute reads. Started again, the command keeps all texts of captions.json
@@ -37,7 +38,7 @@ _OUT = flags.DEFINE_string('out', None, 'Folder to write.', required=True)
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
-  'Config with the length of a segment; default: 3 s at 16 frames per second.',
+  cli.CONFIG_HELP + ' Default: segments of 3 s at 16 frames per second.',
 )
 _THRESHOLD = cli.define(
   'threshold',
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
   out = paths.require_local(_OUT.value, '--out')
   if len(argv) < 2:
     raise ValueError(
-      'no episode is named; for example python -m ttt_jax.annotate ep01.mp4'
+      'no episode is named; for example ttt-jax annotate ep01.mp4'
       ' --out=captions'
     )
   files.check_writable(out, folder=True)

@@ -1,8 +1,8 @@
 """Writes one HTML page that shows a run, a data set or a storyboard.
 
-    python -m ttt_jax.inspect WORKDIR [--out=FILE.html]
-    python -m ttt_jax.inspect WORKDIR/data/3s
-    python -m ttt_jax.inspect storyboard.json --workdir=WORKDIR
+    ttt-jax inspect WORKDIR
+    ttt-jax inspect WORKDIR/data/3s --out=data.html
+    ttt-jax inspect storyboard.json --workdir=WORKDIR
 
 A run, or one of its stages: losses by timestep, gates and inner losses by
 layer, samples, speed and the config. It may be in progress or killed. A data
@@ -36,9 +36,7 @@ _OUT = flags.DEFINE_string(
   'HTML file to write; default: inspect.html in the folder, or NAME.html next'
   ' to the file.',
 )
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config of the model, for tokens and videos.'
-)
+_CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Folder of a training run whose config is used.'
 )
@@ -63,8 +61,8 @@ def main(argv: Sequence[str]) -> None:
   """Writes the page of the path in `argv`."""
   if len(argv) != 2:
     raise ValueError(
-      f'expected one folder or file, not {len(argv) - 1}; for example python'
-      ' -m ttt_jax.inspect WORKDIR'
+      f'expected one folder or file, not {len(argv) - 1}; for example'
+      ' ttt-jax inspect WORKDIR'
     )
   source = argv[1]
   if not paths.is_remote(source):

@@ -127,7 +127,7 @@ def test_a_command_writes_the_texts(project, episodes, tmp_path):
     in (project.folder / 'annotate.html').read_text()
   )
   fails.unlink()
-  assert 'next: python -m ttt_jax.precompute' in _ok(*flags)
+  assert 'next: ttt-jax precompute' in _ok(*flags)
   found = json.loads(captions.read_text())[0]['scenes']
   # The second goes on from the first; the third is another scene.
   second = first.replace('0.1875 3.1875', '3.1875 6.1875')

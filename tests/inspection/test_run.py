@@ -129,6 +129,9 @@ def test_values_that_are_no_numbers_leave_gaps(workdir, tmp_path):
   rows = metrics.read(stage)
   rows[1] |= dict(loss=np.nan, time='soon')
   rows[3] |= {'forward_video_gate/00': None, 'grad_norm': 'x'}
+  rows[4] |= {'time/step': np.nan, 'lr/ttt': 10**400, 'grad_norm': np.inf}
+  rows[5] |= {'time/step': np.nan, 'time': -(10**400), 'step': 7}
+  (stage / 'goodput.json').unlink()
   (stage / metrics.LOG).write_text('\n'.join(map(json.dumps, rows)))
   _inspect(stage)
   assert 'Forward video gate' in (stage / 'inspect.html').read_text()

@@ -54,6 +54,17 @@ def test_a_logarithmic_horizontal_axis_and_marks():
   assert values['series'][0]['x'] == [0.1, 1, 10]
 
 
+def test_numbers_of_an_axis_differ():
+  line = lambda *y: charts.Series('x', np.array(list(enumerate(y)), float))
+  numbers = lambda *y: re.findall(
+    r'text-anchor="end">([\d.]+k?)</text><', charts.lines('t', [line(*y)])
+  )
+  close = numbers(0.09961, 0.09964)
+  assert len(close) >= 3 and len(set(close)) == len(close)
+  assert '12k' in numbers(11_000, 13_000)
+  assert '1200' in numbers(1100, 1300)
+
+
 def test_one_point_no_points_and_many_points():
   one = charts.lines('t', [charts.Series('x', np.array([[3.0, 7.0]]))])
   assert 'h.01' in one

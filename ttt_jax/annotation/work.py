@@ -231,7 +231,7 @@ def _summarize(
     print(f'next: open {project.folder / annotation_page.NAME} in a browser')
     return
   print(
-    'next: python -m ttt_jax.precompute --config=FILE --workdir=DIR'
+    'next: ttt-jax precompute --config=NAME --workdir=DIR'
     f' --config.data.storyboards={project.folder / project_lib.CAPTIONS}'
     f' --config.data.videos={project.videos}'
   )

@@ -23,14 +23,17 @@ from ttt_jax.pages import html
 from ttt_jax.pages import media
 from ttt_jax.pages import page
 from ttt_jax.runtime import files
+from ttt_jax.runtime import paths
 from ttt_jax.train import metrics
 from ttt_jax.train import timing
+from ttt_jax.video import video_file
 
 tag, join = html.tag, html.join
 
 _SAMPLES = 'samples'
 _LAYER = re.compile(r'(.+)/(\d\d+)')
 _MOST_LINES = 8  # More layers become a heat map.
+_MOST_STEPS = 10**12  # A larger number is damage.
 _SILENCE = 180.0  # Seconds without a row, after which a run seems stopped.
 
 
@@ -57,7 +60,8 @@ class Stage:
   @property
   def steps(self) -> int | None:
     """Number of steps of the config, if it is known."""
-    return self.config.get('steps')
+    steps = self.config.get('steps')
+    return steps if isinstance(steps, int) and steps > 0 else None
 
   @property
   def step(self) -> int:
@@ -67,9 +71,9 @@ class Stage:
   def series(self, name: str) -> np.ndarray:
     """Returns steps and values [n, 2] of a metric."""
     found = [
-      (row['step'], value)
+      (row['step'], _number(row[name]))
       for row in self.rows
-      if isinstance(value := row.get(name), int | float)
+      if isinstance(row.get(name), int | float)
     ]
     return np.asarray(found, np.float64).reshape(-1, 2)
 
@@ -98,13 +102,13 @@ def find_stages(folder: epath.Path) -> list[epath.Path]:
 
 def _began(stage: epath.Path) -> float:
   rows = metrics.read(stage)
-  time = rows[0].get('time') if rows else None
-  return time if isinstance(time, int | float) else float('inf')
+  began = _number(rows[0].get('time')) if rows else np.nan
+  return began if np.isfinite(began) else np.inf
 
 
 def read_stage(folder: epath.Path) -> Stage:
   """Reads a stage; damaged files count as missing."""
-  rows = metrics.read(folder)
+  rows = [r for r in metrics.read(folder) if abs(r['step']) < _MOST_STEPS]
   lines = 0
   if (folder / metrics.LOG).exists():
     lines = len((folder / metrics.LOG).read_bytes().splitlines())
@@ -186,12 +190,11 @@ def _summary(stage: Stage) -> list[tuple[str, str, str]]:
   """Returns the numbers at the top of a stage."""
   now, rows = time.time(), stage.rows
   step, steps = stage.step, stage.steps
-  last_time = rows[-1].get('time') if rows else None
-  age = now - last_time if isinstance(last_time, int | float) else None
+  age = now - _number(rows[-1].get('time')) if rows else np.nan
   is_done = stage.is_done or (steps is not None and step >= steps)
   if is_done:
     state, note = 'finished', ''
-  elif age is None:
+  elif not rows:
     state, note = 'no metrics yet', ''
   else:
     state = 'running' if age < _patience(rows) else 'stopped'
@@ -246,7 +249,9 @@ def _losses(stage: Stage) -> list[html.Markup]:
   norms = _names(stage, r'grad_norm(/.*)?')
   rates = _names(stage, r'lr/.*')
   palette = lambda names: [
-    charts.Series(name, stage.series(name), charts.COLOURS[i % 6])
+    charts.Series(
+      name, stage.series(name), charts.COLOURS[i % len(charts.COLOURS)]
+    )
     for i, name in enumerate(names)
   ]
   return [
@@ -434,6 +439,8 @@ def _media(
     caption = path.name
     if path.stem.isdecimal():
       caption = f'step {int(path.stem):,}'
+    if made := _how(path):
+      caption = f'{caption}: {made}'
     figures.append(media.show(path, prefix + path.name, budget, caption))
   left_out = budget.left_out[before:]
   return join(
@@ -445,6 +452,22 @@ def _media(
     if left_out
     else None,
     tag('div', figures, class_='grid media'),
+  )
+
+
+def _how(path: epath.Path) -> str:
+  """Returns how a video was sampled, as far as it says."""
+  if path.suffix.lower() not in media.VIDEOS or paths.is_remote(path):
+    return ''
+  try:
+    settings = video_file.read_settings(path)
+  except (ValueError, OSError):
+    return ''
+  names = 'story', 'seed', 'steps', 'guidance', 'scheduler'
+  return ', '.join(
+    f'{settings[n]}' if n == 'story' else f'{n} {settings[n]}'
+    for n in names
+    if settings.get(n) is not None
   )
 
 
@@ -536,11 +559,17 @@ def _names(stage: Stage, pattern: str) -> list[str]:
 
 
 def _number(value: Any) -> float:
-  return value if isinstance(value, int | float) else float('nan')
+  """Returns a JSON number as a float; NaN for other values."""
+  try:
+    return float(value) if isinstance(value, int | float) else np.nan
+  except OverflowError:
+    return np.nan
 
 
 def _duration(seconds: float) -> str:
   """Returns '2 h 05 min', '3 min' or '12 s'."""
+  if not np.isfinite(seconds):
+    return 'unknown time'
   if seconds < 100:
     return f'{seconds:.0f} s'
   minutes = round(seconds / 60)

@@ -58,23 +58,26 @@ function set(i, value) {
   boxes[i].value = value;
   save(i);
   mark(i);
-  count();
 }
 
+let written = 0;
 function mark(i) {
   const value = text(i);
   const words = value ? value.split(' ').length : 0;
-  cards[i].classList.toggle('done', words > 0);
+  if (cards[i].classList.contains('done') !== words > 0) {
+    cards[i].classList.toggle('done');
+    written += words > 0 ? 1 : -1;
+    count();
+  }
   cards[i].querySelector('.words').textContent = words ? `${words} words` : 'no text';
 }
 
 function count() {
-  const done = document.querySelectorAll('.card.done').length;
   const bar = document.getElementById('progress');
   bar.max = cards.length || 1;
-  bar.value = done;
+  bar.value = written;
   document.getElementById('count').textContent =
-    `${done} of ${cards.length} written, ${cards.length - done} left`;
+    `${written} of ${cards.length} written, ${cards.length - written} left`;
 }
 
 function go(i) {
@@ -168,8 +171,8 @@ document.getElementById('export').onclick = () => {
   link.download = 'captions.json';
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  const written = episodes.flatMap(e => e.scenes).reduce((n, s) => n + s.texts.length, 0);
-  say(`exported ${written} texts`);
+  const texts = episodes.flatMap(e => e.scenes).reduce((n, s) => n + s.texts.length, 0);
+  say(`exported ${texts} texts`);
 };
 
 document.getElementById('import').onchange = async event => {
@@ -204,7 +207,7 @@ document.getElementById('import').onchange = async event => {
 boxes.forEach((box, i) => {
   load(i);
   mark(i);
-  box.addEventListener('input', () => { save(i); mark(i); count(); });
+  box.addEventListener('input', () => { save(i); mark(i); });
   box.addEventListener('keydown', event => {
     let isOurs = true;
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) step(i, event.shiftKey ? -1 : 1, false);
@@ -229,5 +232,4 @@ addEventListener('storage', event => {
   if (i < 0 || event.newValue === null) return;
   boxes[i].value = JSON.parse(event.newValue).text;
   mark(i);
-  count();
 });

@@ -26,7 +26,10 @@ _MOST_POINTS = 300  # per line
 _MOST_COLUMNS = 100  # of a heat map
 _LOG_RATIO = 8  # A wider range of positive values has a logarithmic axis.
 
-COLOURS = ('#3b82f6', '#ef6c4d', '#17a673', '#a66bea', '#d39b00', '#0ea5b7')
+COLOURS = (
+  *('#3b82f6', '#ef6c4d', '#17a673', '#a66bea'),
+  *('#d39b00', '#0ea5b7', '#d6588f', '#7f8b9c'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +123,13 @@ def lines(
     )
 
   parts: list[Any] = []
-  for value in _ticks(low, high, True) if is_log else _ticks(*y_range, False):
+  ticks = _ticks(low, high, True) if is_log else _ticks(*y_range, False)
+  for value, label in zip(ticks, _labels(ticks)):
     y = place(1, float(scale(value)))[1]
     if top <= y <= bottom:
       parts += [
         tag('line', class_='tick', x1=left, x2=right, y1=_r(y), y2=_r(y)),
-        tag('text', _short(value), x=left - 5, y=_r(y + 4), text_anchor='end'),
+        tag('text', label, x=left - 5, y=_r(y + 4), text_anchor='end'),
       ]
   parts += _x_axis(x_range, x_name, is_log_x)
   for mark in marks:
@@ -329,14 +333,15 @@ def _x_axis(
   left, _, right, bottom = _AREA
   parts = [tag('text', name, x=left - 5, y=bottom + 16, text_anchor='end')]
   ends = np.power(10.0, x_range) if is_log else x_range
-  for value in _ticks(float(ends[0]), float(ends[1]), is_log):
+  ticks = _ticks(float(ends[0]), float(ends[1]), is_log)
+  for value, label in zip(ticks, _labels(ticks)):
     at = math.log10(value) if is_log else value
     share = (at - x_range[0]) / (x_range[1] - x_range[0])
     if 0.04 <= share <= 1:  # The name of the axis is at its beginning.
       parts.append(
         tag(
           'text',
-          _short(value),
+          label,
           x=_r(left + share * (right - left)),
           y=bottom + 16,
           text_anchor='end' if share > 0.95 else 'middle',
@@ -363,7 +368,17 @@ def _widen(low: float, high: float, margin: float = 0) -> tuple[float, float]:
   return low - margin * (high - low), high + margin * (high - low)
 
 
-def _short(value: float) -> str:
+def _labels(values: Sequence[float]) -> list[str]:
+  """Returns numbers for an axis, with as many digits as make them differ."""
+  labels: list[str] = []
+  for digits in range(3, 8):
+    labels = [_short(value, digits) for value in values]
+    if len(set(labels)) == len(labels):
+      break
+  return labels
+
+
+def _short(value: float, digits: int = 3) -> str:
   """Returns a number for an axis, '12k' for 12,000."""
   for limit, factor, unit in (
     (1e9, 1e9, 'G'),
@@ -371,8 +386,9 @@ def _short(value: float) -> str:
     (1e4, 1e3, 'k'),
   ):
     if abs(value) >= limit:
-      return f'{value / factor:.4g}{unit}'
-  return f'{value:.3g}' if abs(value) < 1000 else f'{value:.0f}'
+      return f'{value / factor:.{digits + 1}g}{unit}'
+  # Thousands are not rounded to three digits.
+  return f'{value:.{max(digits, 4 if abs(value) >= 1000 else 0)}g}'
 
 
 def _significant(value: float) -> float | None:
