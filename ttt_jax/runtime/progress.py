@@ -21,7 +21,7 @@ _INTERVAL = 30.0  # seconds between two lines of a log
 _TICK = 0.5  # seconds between two looks at the clock
 _LONG = 2.0  # Seconds from which a compilation is worth a line.
 _COLUMNS = (
-  progress.TextColumn('{task.description:<28}'),
+  progress.TextColumn('{task.description:<16}'),
   progress.BarColumn(bar_width=24),
   progress.MofNCompleteColumn(),
   progress.TimeElapsedColumn(),
