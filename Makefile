@@ -90,7 +90,7 @@ resolve: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@status=0; for python in 3.11 3.12 3.13 3.14; do \
 	  for platform in $(PLATFORMS); do \
-	    together="test+notebooks+docs+gcs"; found=""; \
+	    together="test+notebooks+docs+gcs+annotate"; found=""; \
 	    case $$platform in *manylinux*) together="$$together cuda12 cuda13" ;; esac; \
 	    case $$platform in x86_64*) together="$$together tpu" ;; esac; \
 	    for extras in $$together; do \
