@@ -1,4 +1,4 @@
-"""Cuts episodes into segments, and makes a page on which texts are written.
+"""Cuts episodes into segments, and makes a page for their texts.
 
     ttt-jax annotate ep01.mp4 ep02.mp4 --out=captions
     ttt-jax annotate episodes/ --out=captions --config=quickstart:3s

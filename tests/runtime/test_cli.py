@@ -10,6 +10,12 @@ import pytest
 
 from tests.helpers import commands
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import shipped
+
+_NOPE = (
+  'error: --config nope.py is neither a file nor a recipe; expected one of'
+  f' {", ".join(shipped.recipes())}'
+)
 
 
 @pytest.mark.parametrize(
@@ -17,8 +23,7 @@ from ttt_jax.runtime import cli
   [
     (
       ['train', '--config=nope.py', '--workdir=x'],
-      'error: --config nope.py is neither a file nor a recipe; expected one of'
-      ' cogvideox, memory, quickstart, ttt_video, tune_a_video, tune_dit',
+      _NOPE,
     ),
     (
       ['train', '--config=configs/quickstart.py:4s', '--workdir=x'],
@@ -89,8 +94,7 @@ from ttt_jax.runtime import cli
     ),
     (
       ['train', '--config', 'nope.py'],
-      'error: --config nope.py is neither a file nor a recipe; expected one of'
-      ' cogvideox, memory, quickstart, ttt_video, tune_a_video, tune_dit',
+      _NOPE,
     ),
     (
       ['train', '--config=configs/quickstart.py', '--workdir=/proc/w'],
