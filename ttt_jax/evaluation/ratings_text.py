@@ -23,7 +23,7 @@ def show(result: Mapping[str, Any]) -> None:
     cells = []
     for axis in axes:
       r = axes[axis]['ratings'][model]
-      cells.append(f'{r["rating"]:.0f}\n{r["low"]:.0f}–{r["high"]:.0f}')
+      cells.append(f'{r["rating"]:.0f}\n{r["low"]:.0f}-{r["high"]:.0f}')
     table.add_row(model, *cells)
   console.print(table)
   for line in lines(result):
