@@ -42,8 +42,6 @@ myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'html_image']
 myst_heading_anchors = 4
 # Notebooks contain the results of their last complete run.
 nb_execution_mode = 'off'
-# A clone without notebooks has no tutorials.
-suppress_warnings = ['toc.empty_glob']
 
 default_role = 'code'
 smartquotes = False  # Options begin with two hyphens.
@@ -65,6 +63,7 @@ html_title = 'ttt_jax'
 html_static_path = ['assets']
 html_css_files = ['site.css']
 html_favicon = 'assets/favicon.svg'
+html_context = {'default_mode': 'auto'}
 html_theme_options = {
   'repository_url': repository_url,
   'repository_branch': repository_branch,

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import tomllib
 import urllib.parse
 
 import markdown_it
@@ -17,6 +18,9 @@ PAGES = sorted(
   for folder in ('', 'docs/**/', 'benchmarks/', 'pallas_kernels/', 'examples/')
   for p in ROOT.glob(f'{folder}*.md')
 )
+
+
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 
 
 def tokens(page: pathlib.Path):
@@ -72,10 +76,12 @@ def test_commands(name):
 
 @pytest.mark.parametrize('name', PAGES)
 def test_commands_of_ttt_jax(name):
-  """Every `ttt-jax COMMAND --config=NAME` exists."""
+  """Commands, recipes and extras that a page names exist."""
   text = (ROOT / name).read_text()
   used = set(re.findall(r'ttt-jax ([a-z]\w*) ', text))
   assert used <= main.commands().keys()
+  extras = set(re.findall(r'ttt_jax\[([\w-]+)\] @', text))
+  assert extras <= set(PROJECT['optional-dependencies'])
   recipes = set(re.findall(r'--config=(\w+)(?=[:\s`])', text)) - {
     'NAME',
     'FILE',

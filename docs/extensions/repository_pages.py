@@ -142,6 +142,8 @@ def _read(app, docname, content):
   if source != page and source.suffix == '.md':
     app.env.note_dependency(str(source))
     text = source.read_text()
+  if not any((pages.docs / 'notebooks').glob('*.ipynb')):
+    text = text.replace('\nnotebooks/*\n', '\n')  # Else Sphinx warns.
   content[0] = rewrite(text, lambda t: pages.link(t, source, page))
 
 
