@@ -24,7 +24,9 @@ _CHANGED = 0.1  # what a change of the prop counts for the act
 _MIN_WAY = 0.1  # shortest way that is a walk
 # Ways that were gone before the first frame.
 _BACK = (0.0, 0.02, 0.04, 0.07, 0.1, 0.14)
+_HOPELESS = 0.15  # higher cost at which an act is not looked at further
 _EDGE = 0.12  # of the picture, where a character may be seen or not
+_OUT = 0.03  # from the edge, where it cannot be seen well
 _OUTSIDE = 0.24  # from a character that has left to the edge
 _HIDDEN = (0.52, 0.96)  # times at which hiding ones may be out of sight
 _SUNK = (0.64, 0.84)  # times at which they must be
@@ -44,7 +46,8 @@ class SeenAct:
     costs: Smallest cost of every action, 0 to about 2.
     path: Nearness of the track to the act's own trajectory, 0 to 1.
     active: Number of steps in which the character moves.
-    teleports: Number of steps that are faster than any motion of the world.
+    teleports: Number of steps that are faster than any motion of the world, or
+      at which the character vanishes in the middle of the picture.
   """
 
   act: world.Act
@@ -104,6 +107,10 @@ def recognize(
   best: tuple[float, world.Act, np.ndarray] | None = None
   for act in candidates(track, place, float(x[0]), float(x[-1])):
     act = _begun(track, act)
+    least = _least_cost(track, act)
+    if best is not None and least > best[0] + _HOPELESS:
+      costs[act.action] = min(least, costs.get(act.action, np.inf))
+      continue
     cost, errors = _compare(track, act, place, ground)
     if act.action == 'change':
       cost += -_CHANGED if is_changed else _CHANGED
@@ -115,7 +122,11 @@ def recognize(
   near, far = PATH
   path = np.clip((far - errors) / (far - near), 0, 1)
   return SeenAct(
-    act, costs, float(path.mean()), float(_active(track)), _teleports(track)
+    act,
+    costs,
+    float(path.mean()),
+    _active(track),
+    _teleports(track) + _vanishings(track, errors),
   )
 
 
@@ -181,6 +192,18 @@ def candidates(
   return found
 
 
+def _least_cost(track: track_lib.Track, act: world.Act) -> float:
+  """Returns the cost of an act's positions alone."""
+  cost = 0.0
+  for i in np.flatnonzero(track.visible).tolist():
+    t = float(track.times[i])
+    if act.action == 'hide' and t > _HIDDEN[0]:
+      break
+    distance = abs(track.x[i] - motion.position(act, t))
+    cost += min(1.0, (distance / _NEAR) ** 2)
+  return cost / len(track.times)
+
+
 def _compare(
   track: track_lib.Track, act: world.Act, place: world.Place, ground: float
 ) -> tuple[float, np.ndarray]:
@@ -195,11 +218,13 @@ def _compare(
     inside = min(at, world.ASPECT - at)
     may_hide = act.action == 'hide' and _HIDDEN[0] < t < _HIDDEN[1]
     if not track.visible[i]:
-      behind = abs(state.x - place.x(place.cover)) < 0.2
-      if may_hide or inside <= _EDGE:
+      if may_hide or inside <= _OUT:
         continue
-      costs[i] = 0.3 if behind else 1.0
-      errors[i] = 0.0 if behind else PATH[1]
+      behind = abs(state.x - place.x(place.cover)) < 0.2
+      costs[i] = 0.3 if behind or inside <= _EDGE else 1.0
+      # Whoever stands there can be seen, whoever lies there cannot.
+      is_lying = behind and act.action == 'fall'
+      errors[i] = 0.0 if is_lying or inside <= _EDGE else PATH[1]
       continue
     if inside < -_EDGE:
       costs[i], errors[i] = 1.0, PATH[1]
@@ -264,6 +289,15 @@ def _teleports(track: track_lib.Track) -> int:
   both = track.visible[1:] & track.visible[:-1]
   step = np.hypot(np.diff(track.x), np.diff(track.y))
   return int((both & (step > 1.3 * motion.MAX_SPEED * frames + 0.03)).sum())
+
+
+def _vanishings(track: track_lib.Track, errors: np.ndarray) -> int:
+  """Returns how often a character is out of sight without a reason."""
+  gone = ~track.visible & (errors >= PATH[1])
+  inner = gone[1:-1] & track.visible[:-2]
+  return int(
+    sum(inner[i] and track.visible[i + 2 :].any() for i in range(len(inner)))
+  )
 
 
 def told_act(action: str, target: str, item: str) -> world.Act:

@@ -49,7 +49,6 @@ class Scene:
     colours: Error of every colour, mean over the pixels of the main object.
     colour: Measured colour of the main object, 0 to 1.
     error: Mean distance of all pixels from the drawn place.
-    height: Pixel rows of the frames.
   """
 
   place: world.Place
@@ -58,7 +57,6 @@ class Scene:
   colours: np.ndarray
   colour: np.ndarray
   error: float
-  height: int
 
 
 class Backdrops:
@@ -269,9 +267,7 @@ class Backdrops:
     error = np.mean(
       [_distance(f, self.crop(place, c)).mean() for f, c in zip(frames, exact)]
     )
-    return Scene(
-      place, exact, mean, colours, measured, float(error), self.height
-    )
+    return Scene(place, exact, mean, colours, measured, float(error))
 
   def _colours(
     self, frames: np.ndarray, place: world.Place, cameras: np.ndarray

@@ -183,6 +183,14 @@ def _mean(values: Sequence[float]) -> float | None:
   return float(np.mean(values)) if len(values) else None
 
 
+def _moving(parts: Mapping[str, float | None]) -> float | None:
+  """Returns the axis 'motion': where nothing moves, it is 0."""
+  rest = [v for k, v in parts.items() if v is not None and k != 'activity']
+  activity = parts.get('activity')
+  mean = _mean(rest)
+  return mean if mean is None or activity is None else activity * mean
+
+
 def grade(distance: float, same: float, other: float) -> float:
   """Returns 1 up to the distance `same`, 0 from `other` on."""
   return float(np.clip((other - distance) / (other - same), 0, 1))
@@ -252,6 +260,7 @@ class _Judge:
       axis: _mean([v for v in group.values() if v is not None])
       for axis, group in groups.items()
     }
+    axes['motion'] = _moving(groups['motion'])
     return Verdict(
       score=story_scores.StoryScore(
         story=name,
@@ -301,9 +310,9 @@ class _Judge:
     if place and place.prop:
       states = self._states[i]
       prop = place.prop, states[1]
+      is_same = seen.prop == place.prop
       prop_right = dict(
-        kind=seen.prop == place.prop,
-        state=seen.prop == place.prop and seen.prop_states == states,
+        kind=is_same, state=is_same and _is_state(seen.prop_states, states)
       )
     return SegmentRow(
       segment=i,
@@ -571,20 +580,22 @@ class _Judge:
     first: dict[str, tuple[sight.SeenSegment, float]] = {}
     earlier: dict[str, list[int]] = {}
     events = []
+    has_panned = False
     for i, segment in enumerate(self._told.segments):
       kind, seen = segment.place, self._seen[i]
       if not kind:
         continue
       before = earlier.setdefault(kind, [])
-      # Within a scene the camera may pan; every scene begins in the middle.
-      begins = not before or before[-1] != i - 1
+      # A scene begins in the middle, and stays there until the camera pans.
+      if not before or before[-1] != i - 1:
+        has_panned = False
       camera = float(seen.scene.cameras[0])
       if before:
         attributes, score = {}, 0.0
         if kind in first and seen.is_place:
           reference, at = first[kind]
           attributes, score = _same_place(
-            reference, seen, abs(camera - at) if begins else None
+            reference, seen, None if has_panned else abs(camera - at)
           )
         place = self._told.places.get(kind)
         found = seen.scene.place
@@ -602,6 +613,7 @@ class _Judge:
         )
       if seen.is_place and kind not in first:
         first[kind] = seen, camera
+      has_panned = has_panned or bool(segment.pan)
       before.append(i)
     return events
 
@@ -624,7 +636,7 @@ class _Judge:
           was = kind in changed
           attributes = dict(
             kind=seen.prop == first[kind],
-            state=begin == was and (is_change or end == was),
+            state=is_change or begin == end == was,
           )
         events.append(
           self._event(
@@ -633,7 +645,8 @@ class _Judge:
             i,
             before,
             sum(attributes.values()) / 2,
-            seen.prop == place.prop and seen.prop_states == self._states[i],
+            seen.prop == place.prop
+            and _is_state(seen.prop_states, self._states[i]),
             attributes,
             seen.margins['prop'],
           )
@@ -644,6 +657,11 @@ class _Judge:
           changed.add(kind)
       before.append(i)
     return events
+
+
+def _is_state(seen: tuple[int, int], told: tuple[int, int]) -> bool:
+  """Returns whether a prop is in a told state, at both ends if it stays so."""
+  return seen[1] == told[1] and (told[0] != told[1] or seen[0] == told[0])
 
 
 def _prop_states(told: script.Script) -> list[tuple[int, int]]:
@@ -686,7 +704,7 @@ def _same_place(
   Args:
     first: Segment of the first appearance.
     there: Another segment.
-    moved: Distance of the cameras if both should be the same.
+    moved: Distance of the cameras; None if they need not be the same.
   """
   a, b = first.scene, there.scene
   same_kind = a.place.kind == b.place.kind
@@ -701,10 +719,11 @@ def _same_place(
     same_kind * grade(distance, _SAME, _OTHER),
     float(attributes['side']),
   ]
+  score = float(np.mean(scores))
   if moved is not None and attributes['side']:
     attributes['position'] = moved < (_STILL + _MOVED) / 2
-    scores.append(grade(moved, _STILL, _MOVED))
-  return attributes, float(np.mean(scores))
+    score *= grade(moved, _STILL, _MOVED)
+  return attributes, score
 
 
 def _act_text(action: str, target: str, item: str) -> str:

@@ -15,7 +15,8 @@ _EDGE = 0.08  # least step of brightness that is an edge
 PARTS = ('sharpness', 'colours', 'outlines')
 # The same for the flicker of still pixels.
 _FLICKER = (0.006, 0.06)
-_CUT = 0.05  # mean change of all pixels that is a cut
+_CUT = 0.05  # mean change of all pixels that is a cut,
+_SUDDEN = 2.5  # if it is so many times the usual change around it
 _STILL = 0.7  # share of the pixels that are still if the camera is
 
 
@@ -87,6 +88,10 @@ def changes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """
   change = np.array([np.abs(b - a).mean() for a, b in zip(frames, frames[1:])])
   is_cut = change > _CUT
+  for i in np.flatnonzero(is_cut):
+    # A pan changes as much, but for several frames.
+    near = np.delete(change, i)[max(0, i - 4) : i + 4]
+    is_cut[i] = not len(near) or change[i] > _SUDDEN * np.median(near)
   flicker = np.full(len(frames), np.nan)
   for i in range(1, len(frames) - 1):
     if is_cut[i - 1] or is_cut[i]:

@@ -26,9 +26,11 @@ _COUNT = len(words.COLOURS)
 _SAME = np.eye(_COUNT, dtype=bool)
 
 # A character is there if it explains this share of what differs from the
-# empty place, and if that is not faint.
-EXPLAINED = 0.5
+# empty place, if that is not faint, and if little remains.
+_EXPLAINED = 0.5
+_RESIDUAL = 0.2
 _ENERGY = 0.015  # mean square of the difference, sum over the three channels
+_DENSE = 0.04  # the same in a box of a character's size, to look for one
 _VISIBLE = 0.45  # share of the sprite that must not be hidden
 
 
@@ -44,6 +46,7 @@ class Figure:
     stance: Index in `sprites.STANCES`.
     facing: -1 left, 1 right.
     explained: Share of the difference from the empty place that is explained.
+    residual: Mean square of what is not, sum over the channels.
     colours: Measured colours of the body and the accessory, [2, 3].
     masses: Pixels that they were measured on, [2].
     cover: float32 [H, W], where the sprite is.
@@ -56,6 +59,7 @@ class Figure:
   stance: int
   facing: int
   explained: float
+  residual: float
   colours: np.ndarray
   masses: np.ndarray
   cover: np.ndarray
@@ -64,6 +68,11 @@ class Figure:
   @property
   def look(self) -> world.Look:
     return look_of(self.gains)
+
+  @property
+  def is_clear(self) -> bool:
+    """Returns whether a character can be recognized at all."""
+    return self.explained >= _EXPLAINED and self.residual <= _RESIDUAL
 
 
 def look_of(gains: np.ndarray) -> world.Look:
@@ -120,79 +129,98 @@ class _Scores:
     self.cover = cover
 
   def gains(
-    self, rows: np.ndarray, maps: dict[str, np.ndarray], corners: np.ndarray
+    self, rows: np.ndarray, maps: np.ndarray, corners: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the gains of sprites at positions.
+    """Returns the gains of sprites at positions in their best colours.
 
     Args:
       rows: Indices of the sprites [n].
-      maps: Of `_maps`.
+      maps: Of `products`.
       corners: Row and column of the upper left corner in the maps [p, 2].
 
     Returns:
-      Gains [n, p, colours, colours of the accessory], and the visible shares of
-      the sprites [n, p].
+      Gains [n, p]; -inf where too little of a sprite is visible.
+    """
+    base, body, other, _, visible = self._terms(rows, maps, corners)
+    # The masks of body and accessory hardly overlap.
+    out = base + body.max(0) + other.max(0)
+    out[~visible] = -np.inf
+    return out
+
+  def tables(
+    self, rows: np.ndarray, maps: np.ndarray, corners: np.ndarray
+  ) -> np.ndarray:
+    """Returns the same for all colours, [n, p, colours, colours]."""
+    base, body, other, overlap, visible = self._terms(rows, maps, corners)
+    body, other = (np.moveaxis(x, 0, -1) for x in (body, other))
+    out = (base[:, :, None] + body)[..., None] + other[:, :, None, :]
+    out -= 2 * overlap[:, :, None, None] * (COLOURS @ COLOURS.T)
+    out[..., _SAME] = -np.inf
+    out[~visible] = -np.inf
+    return out
+
+  def _terms(
+    self, rows: np.ndarray, maps: np.ndarray, corners: np.ndarray
+  ) -> tuple[np.ndarray, ...]:
+    """Returns the terms of gains.
+
+    Returns:
+      Gain without the colours [n, p]; additional gain of every colour of the
+      body, and of the accessory, [colours, n, p]; sum of the product of their
+      masks [n, p]; whether enough is visible, bool [n, p].
     """
     h, w = self.size
     n, p, px = len(rows), len(corners), h * w
-    patches = {
-      name: np.stack([x[r : r + h, c : c + w] for r, c in corners])
-      for name, x in maps.items()
-    }
-    # [p, px] or [p, px, 3]
-    weight = patches['w'].reshape(p, px)
-    d = patches['wd'].reshape(p, px, 3)
-    b = patches['wb'].reshape(p, px, 3)
-    stacked = np.concatenate(
-      [
-        patches['wdb'].reshape(p, 1, px),
-        patches['wbb'].reshape(p, 1, px),
-        d.transpose(0, 2, 1),
-        b.transpose(0, 2, 1),
-        weight[:, None],
-      ],
-      axis=1,
+    windows = np.lib.stride_tricks.sliding_window_view(maps, (h, w), (1, 2))
+    patches = windows[:, corners[:, 0], corners[:, 1]].reshape(9, p, px)
+    if n == len(self.cover):
+      rows = np.s_[:]  # Without a copy.
+    base = self._base[rows].reshape(n, -1) @ (
+      patches.transpose(1, 0, 2).reshape(p, -1).T
     )
-    base = self._base[rows].reshape(n, -1) @ stacked.reshape(p, -1).T
-    d = d.transpose(1, 0, 2).reshape(px, p * 3)
-    b = b.transpose(1, 0, 2).reshape(px, p * 3)
+    d, b = (patches[i : i + 3].reshape(3 * p, px).T for i in (2, 5))
+    weight = patches[8].T
     linear = self._colour[rows].reshape(2 * n, px) @ d
     linear += self._covered[rows].reshape(2 * n, px) @ b
-    linear = linear.reshape(n, 2, p, 3)
-    fixed = self._fixed[rows].reshape(6 * n, px) @ weight.T
-    linear -= fixed.reshape(n, 2, 3, p).transpose(0, 1, 3, 2)
-    squares = self._squares[rows].reshape(3 * n, px) @ weight.T
+    fixed = self._fixed[rows].reshape(6 * n, px) @ weight
+    linear = linear.reshape(n, 2, 3, p) - fixed.reshape(n, 2, 3, p)
+    squares = self._squares[rows].reshape(3 * n, px) @ weight
     squares = squares.reshape(n, 3, p)
-    by_colour = 2 * linear @ COLOURS.T  # [n, 2, p, colours]
-    dots = COLOURS @ COLOURS.T
-    norms = np.diag(dots)
-    out = base[:, :, None, None]
-    out = out + by_colour[:, 0, :, :, None] + by_colour[:, 1, :, None, :]
-    out -= squares[:, 0, :, None, None] * norms[:, None]
-    out -= squares[:, 2, :, None, None] * norms
-    out -= 2 * squares[:, 1, :, None, None] * dots
-    out[..., _SAME] = -np.inf
+    by_colour = 2 * np.tensordot(COLOURS, linear, (1, 2))  # [colours, n, 2, p]
+    norms = np.square(COLOURS).sum(1)[:, None, None]
+    body = by_colour[:, :, 0] - norms * squares[:, 0]
+    other = by_colour[:, :, 1] - norms * squares[:, 2]
     cover = self.cover[rows]
-    visible = cover @ weight.T / cover.sum(1, keepdims=True)
-    return out, visible
+    visible = cover @ weight >= _VISIBLE * cover.sum(1, keepdims=True)
+    return base, body, other, squares[:, 1], visible
 
 
-def _maps(
+def products(
   frame: np.ndarray, backdrop: np.ndarray, weight: np.ndarray, pad: int
-) -> dict[str, np.ndarray]:
-  """Returns the products of a frame that gains are made of, padded by 0."""
+) -> np.ndarray:
+  """Returns the products of a frame that gains are made of.
+
+  Args:
+    frame: float32 [H, W, 3].
+    backdrop: The same without a character.
+    weight: Weights of the pixels [H, W].
+    pad: Pixels of weight 0 that are added on all sides.
+
+  Returns:
+    float32 [9, H + 2 pad, W + 2 pad]: with the difference D from the backdrop
+    B and the weight w, the sums over channels of w D B and of w B B, w D and w
+    B of the channels, and w.
+  """
   difference = frame - backdrop
-  found = dict(
-    w=weight,
-    wd=weight[..., None] * difference,
-    wb=weight[..., None] * backdrop,
-    wdb=weight * (difference * backdrop).sum(-1),
-    wbb=weight * (backdrop * backdrop).sum(-1),
-  )
-  return {
-    name: np.pad(x, ((pad, pad), (pad, pad), (0, 0))[: x.ndim])
-    for name, x in found.items()
-  }
+  h, w = weight.shape
+  out = np.zeros((9, h + 2 * pad, w + 2 * pad), np.float32)
+  inner = out[:, pad : pad + h, pad : pad + w]
+  inner[2:5] = np.moveaxis(weight[..., None] * difference, -1, 0)
+  inner[5:8] = np.moveaxis(weight[..., None] * backdrop, -1, 0)
+  inner[0] = (inner[2:5] * np.moveaxis(backdrop, -1, 0)).sum(0)
+  inner[1] = (inner[5:8] * np.moveaxis(backdrop, -1, 0)).sum(0)
+  inner[8] = weight
+  return out
 
 
 def _half(x: np.ndarray) -> np.ndarray:
@@ -292,10 +320,10 @@ class Recognizer:
     frame_c, drawn_c, weight_c = small
     energy = weight_c * np.square(frame_c - drawn_c).sum(-1)
     row, column, strength = _densest(energy, self.height // k)
-    if strength < _ENERGY:
+    if strength < _DENSE:
       return None
     pad = self._pad // k
-    maps = _maps(frame_c, drawn_c, weight_c, pad)
+    maps = products(frame_c, drawn_c, weight_c, pad)
     reach_y, reach_x = (round(r * self.height / k) for r in (0.15, 0.14))
     step = max(1, self.height // k // 32)
     best: list[tuple[float, int, int, int, int]] = []
@@ -310,14 +338,12 @@ class Recognizer:
         (row, column),
         scores.size,
         (reach_y, reach_x),
-        (pad, pad, *maps['w'].shape),
+        (pad, pad, *maps.shape[1:]),
         step,
       )
       if not len(corners):
         continue
-      gains, visible = scores.gains(rows, maps, corners)
-      gains = gains.max((2, 3))
-      gains[visible < _VISIBLE] = -np.inf
+      gains = scores.gains(rows, maps, corners)
       for at in np.argsort(-gains, axis=None)[:4]:
         i, j = np.unravel_index(at, gains.shape)
         r, c = corners[j]
@@ -332,11 +358,9 @@ class Recognizer:
       for gain, _, _, r, c in mine:
         if gain < 0.6 * best[0][0]:
           continue
-        corners = _around(r, c, 1, scores.size, maps['w'].shape)
+        corners = _around(r, c, 1, scores.size, maps.shape[1:])
         rows = np.arange(len(scores.cover))
-        gains, visible = scores.gains(rows, maps, corners)
-        gains = gains.max((2, 3))
-        gains[visible < _VISIBLE] = -np.inf
+        gains = scores.gains(rows, maps, corners)
         by_pose = gains.reshape(-1, scores.poses, len(corners)).max((0, 2))
         for pose in np.argsort(-by_pose)[:3]:
           at = gains[pose :: scores.poses].max(0).argmax()
@@ -393,17 +417,16 @@ class Recognizer:
       starts: (bank, pose, row, column of the corner) to begin with.
     """
     pad = self._pad
-    maps = _maps(frame, drawn, weight, pad)
+    maps = products(frame, drawn, weight, pad)
     best = None
     table = np.full((len(sprites.SHAPES), _COUNT, _COUNT), -np.inf, np.float32)
     for number, pose, r, c in starts:
       scores = self._fine[number]
-      corners = _around(r + pad, c + pad, 2, scores.size, maps['w'].shape)
+      corners = _around(r + pad, c + pad, 2, scores.size, maps.shape[1:])
       if not len(corners):
         continue
       rows = np.arange(len(sprites.SHAPES)) * scores.poses + pose
-      gains, visible = scores.gains(rows, maps, corners)
-      gains[visible < _VISIBLE] = -np.inf
+      gains = scores.tables(rows, maps, corners)
       table = np.maximum(table, gains.max(1))
       at = np.unravel_index(gains.argmax(), gains.shape)
       gain = float(gains[at])
@@ -423,15 +446,15 @@ class Recognizer:
     )
     h, w = scores.size
     window = np.s_[r : r + h, c : c + w]
-    d = maps['wd'][window]
+    inside = maps[:, r : r + h, c : c + w]
     is_in = cover > 0.2
-    energy = float(np.square(d)[is_in].sum())
-    mass = float(maps['w'][window][is_in].sum())
+    energy = float(np.square(inside[2:5]).sum(0)[is_in].sum())
+    mass = float(inside[8][is_in].sum())
     if energy < _ENERGY * mass:
       return None
     colours, masses = _measure(
-      maps['w'][window],
-      maps['wd'][window] + cover[..., None] * maps['wb'][window],
+      inside[8],
+      np.moveaxis(inside[2:5] + cover * inside[5:8], 0, -1),
       bank.fixed[shape, pose],
       (bank.body[shape, pose], bank.accessory[shape, pose]),
     )
@@ -450,6 +473,7 @@ class Recognizer:
       stance=bank.stances[pose],
       facing=bank.facing,
       explained=gain / max(energy, 1e-9),
+      residual=max(energy - gain, 0.0) / max(mass, 1e-9),
       colours=colours,
       masses=masses,
       cover=cover,

@@ -5,6 +5,7 @@ Everything is drawn in relative units, so the picture is the same at any size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import math
@@ -62,9 +63,25 @@ def frames(
 
 
 def frame(
-  state: motion.FrameState, height: int = 64, width: int = 96
+  state: motion.FrameState,
+  height: int = 64,
+  width: int = 96,
+  paints: Mapping[str, Paint] | None = None,
 ) -> np.ndarray:
-  """Draws a state, uint8 [height, width, 3]; raises as `frames` does."""
+  """Draws a state.
+
+  Args:
+    state: State.
+    height: Pixel rows.
+    width: Pixel columns, 1.5 times the rows.
+    paints: Colours of characters by their name, instead of their looks'.
+
+  Returns:
+    uint8 [height, width, 3].
+
+  Raises:
+    ValueError: as `frames`.
+  """
   check_size(height, width)
   unit = height * _SCALE
   left = round(state.camera * unit)
@@ -75,7 +92,7 @@ def frame(
   if place.prop:
     scenery.draw_prop(pen, place.prop, place.x(place.prop), state.prop_change)
   for character in sorted(state.characters, key=lambda c: c.ground):
-    draw_character(pen, character)
+    draw_character(pen, character, (paints or {}).get(character.name))
   scenery.draw_cover(pen, place.cover, place.x(place.cover))
   return np.asarray(image.reduce(_SCALE))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 from scipy import ndimage
@@ -26,11 +27,11 @@ from examples.cartoon import words
 from examples.cartoon import world
 
 # Times within a segment at which frames are recognized.
-TIMES = (0.0625, 0.25, 0.4375, 0.625, 0.8125, 1.0)
+TIMES = (1 / 48, 0.1875, 0.4375, 0.625, 0.8125, 1.0)
 # Times at which characters are followed.
 TRACKED = (1 / 48, *(t / 16 for t in range(1, 17)))
 ATTRIBUTES = ('species', 'colour', 'accessory', 'accessory_colour')
-_HEIGHT = 64  # larger frames are reduced to it
+HEIGHT = 64  # rows of the frames that are looked at
 _SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
 _BEFORE, _CHANGE, _AFTER = 0.55, 0.66, 0.75  # times around a prop's change
 _FEWEST = 9  # frames per segment in which characters can be followed
@@ -109,19 +110,19 @@ class Sight:
   flicker: np.ndarray
 
 
-@functools.lru_cache(maxsize=2)
-def _places(height: int) -> backdrops.Backdrops:
-  return backdrops.Backdrops(height)
+@functools.cache
+def _places() -> backdrops.Backdrops:
+  return backdrops.Backdrops(HEIGHT)
 
 
 @functools.lru_cache(maxsize=4)
 def _tools(
-  height: int, sigma: float
+  sigma: float,
 ) -> tuple[backdrops.Backdrops, recognize.Recognizer, track_lib.Follower]:
   return (
-    backdrops.Backdrops(height, sigma),
-    recognize.Recognizer(height, sigma),
-    track_lib.Follower(height, sigma),
+    backdrops.Backdrops(HEIGHT, sigma) if sigma else _places(),
+    recognize.Recognizer(HEIGHT, sigma),
+    track_lib.Follower(HEIGHT, sigma),
   )
 
 
@@ -154,27 +155,35 @@ def segment_length(frames: np.ndarray, segments: int) -> int:
 
 
 def _floats(frames: np.ndarray) -> np.ndarray:
-  """Returns frames from 0 to 1 at 64 rows or less."""
+  """Returns frames of 64 rows, from 0 to 1."""
   height = frames.shape[1]
-  out = frames.astype(np.float32) / 255
-  if height > _HEIGHT:
-    k = height // _HEIGHT
-    if height % _HEIGHT:
-      raise ValueError(
-        f'the frames have {height} rows; expected 64 or less, or a multiple of'
-        ' 64'
-      )
-    n, h, w, c = out.shape
-    out = out.reshape(n, h // k, k, w // k, k, c).mean((2, 4))
-  return out
+  if height == HEIGHT:
+    return frames.astype(np.float32) / 255
+  if height % HEIGHT == 0:
+    k = height // HEIGHT
+    n, _, w, c = frames.shape
+    small = frames.reshape(n, HEIGHT, k, w // k, k, c)
+    return small.mean((2, 4), dtype=np.float32) / 255
+  zoom = HEIGHT / height
+  return ndimage.zoom(
+    frames.astype(np.float32) / 255,
+    (1, zoom, zoom, 1),
+    order=1,
+    mode='nearest',
+    grid_mode=True,
+  )
 
 
-def watch(frames: np.ndarray, segments: int) -> Sight:
+def watch(
+  frames: np.ndarray, segments: int, cache: dict | None = None
+) -> Sight:
   """Recognizes what every segment of a video shows.
 
   Args:
     frames: uint8 [n segments + 1, H, W, 3].
     segments: Number of segments.
+    cache: What was seen in segments of other videos, which is added to; equal
+      segments are looked at once.
 
   Raises:
     ValueError: see `segment_length`.
@@ -183,12 +192,15 @@ def watch(frames: np.ndarray, segments: int) -> Sight:
   # The frame before is the previous segment's last.
   offsets = np.unique([max(1, round(t * length)) for t in TRACKED])
   sigma = blur_of(frames[np.linspace(0, len(frames) - 1, 6).astype(int)])
-  seen = [
-    watch_segment(
-      _floats(frames[i * length + offsets]), offsets / length, sigma
-    )
-    for i in range(segments)
-  ]
+  times = offsets / length
+  cache = {} if cache is None else cache
+  seen = []
+  for i in range(segments):
+    chosen = frames[i * length + offsets]
+    key = chosen.shape, sigma, hashlib.sha256(chosen.tobytes()).digest()
+    if key not in cache:
+      cache[key] = watch_segment(chosen, times, sigma)
+    seen.append(cache[key])
   small = _floats(frames)
   if small.shape[1] >= 48:
     small = (small[:, ::2, ::2] + small[:, 1::2, 1::2]) / 2
@@ -202,20 +214,18 @@ def blur_of(frames: np.ndarray) -> float:
     frames: uint8 [n, H, W, 3].
 
   Returns:
-    Standard deviation in pixels, one of a few values.
+    Standard deviation in pixels at 64 rows, one of a few values.
   """
   pixels = _floats(frames)
-  height = pixels.shape[1]
-  tools = _places(height)
-  sigmas = [s * height / _HEIGHT for s in _SIGMAS]
-  errors = np.zeros(len(sigmas))
+  tools = _places()
+  errors = np.zeros(len(_SIGMAS))
   for frame in pixels:
     scene = tools.fit(frame[None])
     drawn = tools.crop(scene.place, float(scene.cameras[0]))
-    for i, sigma in enumerate(sigmas):
+    for i, sigma in enumerate(_SIGMAS):
       blurred = ndimage.gaussian_filter(drawn, (sigma, sigma, 0), truncate=3)
       errors[i] += np.minimum(np.abs(frame - blurred).mean(-1), 0.15).sum()
-  return float(sigmas[errors.argmin()])
+  return float(_SIGMAS[errors.argmin()])
 
 
 def watch_segment(
@@ -224,21 +234,35 @@ def watch_segment(
   """Recognizes what the frames of one segment show.
 
   Args:
-    frames: float32 [m, H, W, 3], 0 to 1.
+    frames: uint8 [m, H, W, 3].
     times: Time of each frame within the segment, 0 to 1.
-    sigma: Standard deviation of their blur in pixels.
+    sigma: Standard deviation of their blur in pixels at 64 rows.
   """
   chosen = np.unique([np.abs(times - t).argmin() for t in TIMES])
-  seen = _recognize(frames[chosen], times[chosen], sigma)
+  pixels = _floats(frames)
+  seen, drawn = _recognize(
+    pixels[chosen], times[chosen], sigma, frames.shape[1]
+  )
+  near = [
+    quality.nearness(frame / np.float32(255), other)
+    for frame, other in zip(frames[chosen], drawn, strict=True)
+  ]
+  seen = dataclasses.replace(
+    seen,
+    nearness={
+      key: float(np.mean([n[key] for n in near])) for key in quality.PARTS
+    },
+  )
   if len(times) < _FEWEST:
     return seen
-  return _follow(seen, frames, times, times[chosen], sigma)
+  return _follow(seen, pixels, times, times[chosen], sigma)
 
 
 def _recognize(
-  frames: np.ndarray, times: np.ndarray, sigma: float
-) -> SeenSegment:
-  places, people, _ = _tools(frames.shape[1], sigma)
+  frames: np.ndarray, times: np.ndarray, sigma: float, height: int
+) -> tuple[SeenSegment, list[np.ndarray]]:
+  """Returns what frames show, and drawings of it with `height` rows."""
+  places, people, _ = _tools(sigma)
   scene = places.fit(frames)
   cameras = [float(c) for c in scene.cameras]
   place = scene.place
@@ -251,7 +275,7 @@ def _recognize(
     drawn = places.crop(place, camera, state if kind else None)
     hidden = places.cover(place, camera)
     found = people.figures(frame, drawn, hidden, _MOST)
-    figures.append([f for f in found if f.explained >= recognize.EXPLAINED])
+    figures.append([f for f in found if f.is_clear])
     covers = [f.cover for f in figures[-1]]
     free.append(np.prod([1 - c for c in covers], axis=0) if covers else None)
   # Once more, without the pixels of characters.
@@ -269,11 +293,10 @@ def _recognize(
   )
   characters = _together(figures, times)
   drawn = [
-    _redrawn(scene, i, states[int(t > _CHANGE)], characters, figures[i])
+    _redrawn(scene, i, states[int(t > _CHANGE)], characters, figures[i], height)
     for i, t in enumerate(times)
   ]
-  near = [quality.nearness(a, b) for a, b in zip(frames, drawn, strict=True)]
-  return SeenSegment(
+  seen = SeenSegment(
     scene=scene,
     is_place=bool(is_place),
     margins=_place_margins(scene)
@@ -281,10 +304,9 @@ def _recognize(
     prop=kind,
     prop_states=states,
     characters=characters,
-    nearness={
-      key: float(np.mean([n[key] for n in near])) for key in quality.PARTS
-    },
+    nearness={},
   )
+  return seen, drawn
 
 
 def _redrawn(
@@ -293,6 +315,7 @@ def _redrawn(
   prop_state: int,
   characters: Sequence[SeenCharacter],
   figures: Sequence[recognize.Figure],
+  height: int,
 ) -> np.ndarray:
   """Draws what was recognized in a frame, float32 [H, W, 3]."""
   shown = []
@@ -321,10 +344,8 @@ def _redrawn(
     characters=tuple(shown),
     camera=float(scene.cameras[frame]),
   )
-  height = scene.height
-  return render.frame(state, height, round(height * world.ASPECT)) / np.float32(
-    255
-  )
+  width = round(height * world.ASPECT)
+  return render.frame(state, height, width) / np.float32(255)
 
 
 def _follow(
@@ -337,7 +358,7 @@ def _follow(
   """Follows the recognized characters through all frames."""
   if not seen.characters:
     return seen
-  places, _, follower = _tools(frames.shape[1], sigma)
+  places, _, follower = _tools(sigma)
   scene = seen.scene
   cameras = np.interp(times, chosen, scene.cameras)
   if np.ptp(scene.cameras) > 1 / follower.height:
@@ -375,13 +396,10 @@ def _follow(
   is_changed = seen.prop_states == (0, 1)
   characters = tuple(
     dataclasses.replace(
-      character,
-      track=track,
-      act=acts.recognize(track, place, is_changed)
-      if track.visible.any()
-      else None,
+      character, track=track, act=acts.recognize(track, place, is_changed)
     )
     for character, track in zip(seen.characters, tracks)
+    if track.visible.sum() >= _MIN_FRAMES or track.visible[[0, -1]].any()
   )
   return dataclasses.replace(seen, characters=characters)
 
@@ -460,7 +478,9 @@ def _together(
       {i: figure} for b, figure in enumerate(figures[i]) if b not in used
     ]
   least = min(_MIN_FRAMES, len(figures))
-  seen = [_character(t) for t in tracks if len(t) >= least]
+  # Whoever leaves at once, or comes late, is seen in one frame only.
+  ends = {0, len(figures) - 1}
+  seen = [_character(t) for t in tracks if len(t) >= least or ends & set(t)]
   return tuple(sorted(seen, key=lambda c: -len(c.figures)))
 
 

@@ -55,7 +55,7 @@ def _step(raw: float, is_fast: bool) -> motion.Pose:
     swing=raw * (0.95 if is_fast else 0.6),
     near_arm=0.15 - raw * arm,
     far_arm=0.15 + raw * arm,
-    lean=0.2 if is_fast else 0.04,
+    lean=0.2 if is_fast else 0.0,
   )
 
 
@@ -67,8 +67,9 @@ STANCES = (
   Stance('run', _step(-0.9, True)),
   Stance('run', _step(0.0, True)),
   Stance('air', motion.Pose(swing=0.35, near_arm=-2.05, far_arm=2.05)),
-  Stance('wave', motion.Pose(near_arm=-2.6)),
-  Stance('wave', motion.Pose(near_arm=-1.8)),
+  Stance('wave', motion.Pose(near_arm=-2.65)),
+  Stance('wave', motion.Pose(near_arm=-2.2)),
+  Stance('wave', motion.Pose(near_arm=-1.75)),
   Stance('reach', motion.Pose(near_arm=1.6, lean=0.15)),
   Stance('crouch', motion.Pose(height=0.8)),
   *(

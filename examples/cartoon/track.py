@@ -202,7 +202,7 @@ class Follower:
       if found is None:
         return None
       at = found.x, found.y
-      reach = (-2.0 / height, 2.0 / height, -2.0 / height, 2.0 / height)
+      reach = (-1.0 / height, 1.0 / height, -1.0 / height, 1.0 / height)
     return found
 
 
@@ -231,7 +231,7 @@ def _search(
   frame, drawn, weight = images
   height = len(frame)
   pad = height // 2
-  maps = _stacked(frame, drawn, weight, pad)
+  maps = recognize.products(frame, drawn, weight, pad)
   row, column = at[1] * height, at[0] * height
   best: tuple | None = None
   gains = np.full((COUNT, 2), -np.inf)
@@ -316,22 +316,6 @@ class _Found:
   y: float
   losses: np.ndarray
   patch: tuple[int, int, np.ndarray, np.ndarray]
-
-
-def _stacked(
-  frame: np.ndarray, drawn: np.ndarray, weight: np.ndarray, pad: int
-) -> np.ndarray:
-  """Returns the products of a frame that gains are made of, [9, h, w]."""
-  difference = frame - drawn
-  h, w = weight.shape
-  out = np.zeros((9, h + 2 * pad, w + 2 * pad), np.float32)
-  inner = out[:, pad : pad + h, pad : pad + w]
-  inner[0] = weight * (difference * drawn).sum(-1)
-  inner[1] = weight * np.square(drawn).sum(-1)
-  inner[2:5] = np.moveaxis(weight[..., None] * difference, -1, 0)
-  inner[5:8] = np.moveaxis(weight[..., None] * drawn, -1, 0)
-  inner[8] = weight
-  return out
 
 
 def _peak(surface: np.ndarray, i: int, j: int) -> tuple[float, float]:
