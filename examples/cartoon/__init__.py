@@ -38,5 +38,8 @@ same; from about 32x48 on the looks can be told apart.
 
 Modules: `words` has the vocabulary, `world` the truth of stories, `motion` the
 state of frames, `pen`, `scenery` and `render` the pictures, `captions` the
-English, `script` reads it; `dataset` and `show` are commands.
+English, `script` reads it; `dataset` and `show` are commands. `judge` is the
+judge of videos, docs/judge.md: `sight` recognizes what they show with the help
+of `backdrops`, `sprites`, `recognize`, `track` and `acts`, `returns` finds
+memory events, `degrade` and `self_test` test the judge.
 """

@@ -19,6 +19,8 @@ from examples.cartoon import words
 from examples.cartoon import world
 
 _NEAR = 0.05  # distance from the law that costs much, heights of the picture
+_FAR = 2.0  # greatest cost of a distance
+_JUMPING = ('stand', 'walk', 'air', 'wave', 'crouch')
 _POSE = 0.12  # loss of a pose that costs much
 _CHANGED = 0.1  # what a change of the prop counts for the act
 _MIN_WAY = 0.1  # shortest way that is a walk
@@ -200,7 +202,7 @@ def _least_cost(track: track_lib.Track, act: world.Act) -> float:
     if act.action == 'hide' and t > _HIDDEN[0]:
       break
     distance = abs(track.x[i] - motion.position(act, t))
-    cost += min(1.0, (distance / _NEAR) ** 2)
+    cost += min(_FAR, (distance / _NEAR) ** 2)
   return cost / len(track.times)
 
 
@@ -218,13 +220,11 @@ def _compare(
     inside = min(at, world.ASPECT - at)
     may_hide = act.action == 'hide' and _HIDDEN[0] < t < _HIDDEN[1]
     if not track.visible[i]:
-      if may_hide or inside <= _OUT:
+      if may_hide or inside <= _OUT or track.hidden[i]:
         continue
       behind = abs(state.x - place.x(place.cover)) < 0.2
       costs[i] = 0.3 if behind or inside <= _EDGE else 1.0
-      # Whoever stands there can be seen, whoever lies there cannot.
-      is_lying = behind and act.action == 'fall'
-      errors[i] = 0.0 if is_lying or inside <= _EDGE else PATH[1]
+      errors[i] = 0.0 if behind or inside <= _EDGE else PATH[1]
       continue
     if inside < -_EDGE:
       costs[i], errors[i] = 1.0, PATH[1]
@@ -234,13 +234,22 @@ def _compare(
     if may_hide:  # Only a part is seen, and its position is not exact.
       costs[i] = 1.0 if _SUNK[0] < t < _SUNK[1] else min(1, distance / 0.2)
       continue
-    errors[i] = distance
-    allowed = list(_allowed(state.pose, state.item, t < arrival, is_fast))
-    side = sprites.FACINGS.index(state.facing)
-    losses = track.losses[i][allowed]
+    if act.action == 'jump':  # Known by its height, whatever the arms do.
+      allowed = [k for k, s in enumerate(sprites.STANCES) if s.name in _JUMPING]
+    else:
+      allowed = list(_allowed(state.pose, state.item, t < arrival, is_fast))
     # A jump or a fall may face both sides, a walk may not.
-    loss = losses[:, side].min() if t < arrival else losses.min()
-    costs[i] = min(1, (distance / _NEAR) ** 2) + min(1, loss / _POSE)
+    sides = [0, 1]
+    if t < arrival:
+      sides = [sprites.FACINGS.index(state.facing)]
+    chosen = np.ix_(allowed, sides)
+    offsets = track.offsets[i][chosen] + (dx, -dy)
+    far = np.square(offsets).sum(-1) / _NEAR**2
+    cost = np.minimum(_FAR, far) + np.minimum(
+      1, track.losses[i][chosen] / _POSE
+    )
+    costs[i] = cost.min()
+    errors[i] = _NEAR * float(far.flat[cost.argmin()]) ** 0.5
   return float(costs.mean()), errors
 
 
@@ -264,16 +273,17 @@ def _active(track: track_lib.Track) -> float:
 
 
 def expected_active(act: world.Act, times: np.ndarray) -> float:
-  """Returns the number of steps in which a character moves in an act."""
+  """Returns the number of steps in which a character must move in an act.
+
+  Arms that are waved do not count: they are not seen well.
+  """
   states = [motion.character_state(_NOBODY, act, float(t), 0.9) for t in times]
   spacing = float(np.median(np.diff(times))) * 16
   total = 0.0
   for a, b in zip(states, states[1:]):
     moved = np.hypot(b.x - a.x, b.lift - a.lift)
     turned = max(
-      abs(a.pose.near_arm - b.pose.near_arm) / 2,
-      abs(a.pose.lean - b.pose.lean),
-      3 * abs(a.pose.height - b.pose.height),
+      abs(a.pose.lean - b.pose.lean), 3 * abs(a.pose.height - b.pose.height)
     )
     total += bool(moved > _MOVED * spacing or turned > 0.2)
   return total

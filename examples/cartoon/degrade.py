@@ -146,12 +146,21 @@ def jitter(clip: Clip, strength: float) -> np.ndarray:
 
 def jumps(clip: Clip, strength: float) -> np.ndarray:
   """Lets characters of some segments be elsewhere for a moment."""
+  # Not of those in which somebody is hidden in that moment.
+  free = [
+    s
+    for s in range(len(clip.story.segments))
+    if (state := clip.state(s * clip.length + clip.length // 2))
+    and all(
+      abs(c.x - state.place.x(state.place.cover)) > 0.3
+      for c in state.characters
+    )
+  ]
+  chosen = free[: math.ceil(strength * len(free))]
 
   def change(i, state):
     segment = clip.segment(i)
-    t = i / clip.length - segment
-    count = len(clip.story.segments)
-    if not 0.45 < t < 0.55 or segment >= math.ceil(strength * count):
+    if segment not in chosen or not 0.45 < i / clip.length - segment < 0.55:
       return state, {}
     middle = state.camera + world.ASPECT / 2
 
@@ -166,7 +175,7 @@ def jumps(clip: Clip, strength: float) -> np.ndarray:
 def flicker(clip: Clip, strength: float) -> np.ndarray:
   """Makes every second frame brighter."""
   frames = clip.frames.astype(np.float32)
-  frames[::2] *= 1 - 0.06 * strength
+  frames[::2] *= 1 - 0.035 * strength
   return np.round(frames).astype(np.uint8)
 
 

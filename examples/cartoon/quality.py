@@ -35,8 +35,8 @@ def nearness(frame: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     drawn: The picture, of the same shape.
 
   Returns:
-    Numbers from 0 to 1: 'sharpness', the strength of the steps of brightness at
-    the edges of the picture, relative to its own; 'colours', the nearness of
+    Numbers from 0 to 1: 'sharpness', how far the steps of brightness at the
+    edges of the picture are as strong as its own; 'colours', the nearness of
     all pixels to a colour that the picture has within one pixel; 'outlines',
     how dark the frame is at the outlines.
   """
@@ -46,7 +46,7 @@ def nearness(frame: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
   sharpness = 1.0
   if is_edge.any():
     ratio = np.square(steps[is_edge]).mean() / np.square(wanted[is_edge]).mean()
-    sharpness = float(min(1.0, ratio**0.5))
+    sharpness = float(min(ratio, 1 / max(ratio, 1e-9)) ** 0.5)
   padded = np.pad(drawn, ((1, 1), (1, 1), (0, 0)), mode='edge')
   h, w = luma.shape
   distance = np.full((h, w), np.inf, np.float32)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
+import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
 from examples.cartoon import degrade
-from examples.cartoon import judge
-from examples.cartoon import sight
 from ttt_jax.evaluation import story_scores
 from ttt_jax.runtime import progress
 
@@ -52,17 +51,18 @@ class Result:
 
 def run(
   clip: degrade.Clip,
+  axes_of: Callable[[np.ndarray], dict[str, float]],
   degradations: Sequence[degrade.Degradation] = degrade.DEGRADATIONS,
   strengths: Sequence[float] = degrade.STRENGTHS,
 ) -> Result:
-  """Judges a true clip and its degraded versions."""
-  cache: dict = {}
-  count = len(clip.story.segments)
+  """Judges a true clip and its degraded versions.
 
-  def axes_of(frames) -> dict[str, float]:
-    seen = sight.watch(frames, count, cache)
-    return judge.judge_sight(seen, clip.story).axes
-
+  Args:
+    clip: Clip.
+    axes_of: Judge: function of frames that returns the axes.
+    degradations: Degradations.
+    strengths: Their strengths.
+  """
   true = axes_of(clip.frames)
   problems = [
     f'the true video has {true.get(axis, 0):.3f} on {axis}, expected {TRUE} or'

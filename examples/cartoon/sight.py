@@ -34,7 +34,7 @@ ATTRIBUTES = ('species', 'colour', 'accessory', 'accessory_colour')
 HEIGHT = 64  # rows of the frames that are looked at
 _SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
 _BEFORE, _CHANGE, _AFTER = 0.55, 0.66, 0.75  # times around a prop's change
-_FEWEST = 9  # frames per segment in which characters can be followed
+FEWEST = 9  # frames per segment in which characters can be followed
 # A place is recognizable if it is nearer than this, and than all others.
 _PLACE_ERROR, _PLACE_RATIO = 0.13, 0.9
 _MIN_FRAMES = 2  # in which a character is seen
@@ -98,6 +98,7 @@ class Sight:
   Attributes:
     segments: Segments.
     length: Frames per segment.
+    times: Times within a segment at which characters were followed.
     sigma: Standard deviation of the blur, pixels of the frames that were seen.
     cuts: Whether the change to the next frame is a cut, bool [F - 1].
     flicker: Flicker at every frame, see `quality.changes`, [F].
@@ -105,6 +106,7 @@ class Sight:
 
   segments: tuple[SeenSegment, ...]
   length: int
+  times: np.ndarray
   sigma: float
   cuts: np.ndarray
   flicker: np.ndarray
@@ -204,7 +206,7 @@ def watch(
   small = _floats(frames)
   if small.shape[1] >= 48:
     small = (small[:, ::2, ::2] + small[:, 1::2, 1::2]) / 2
-  return Sight(tuple(seen), length, sigma, *quality.changes(small))
+  return Sight(tuple(seen), length, times, sigma, *quality.changes(small))
 
 
 def blur_of(frames: np.ndarray) -> float:
@@ -253,7 +255,7 @@ def watch_segment(
       key: float(np.mean([n[key] for n in near])) for key in quality.PARTS
     },
   )
-  if len(times) < _FEWEST:
+  if len(times) < FEWEST:
     return seen
   return _follow(seen, pixels, times, times[chosen], sigma)
 
@@ -291,6 +293,11 @@ def _recognize(
   is_place = scene.error < _PLACE_ERROR and (
     scene.layouts.min() < _PLACE_RATIO * np.sort(scene.layouts)[1]
   )
+  if not is_place:  # Whatever is there instead is no prop.
+    kind, states = None, (0, 0)
+    scene = dataclasses.replace(
+      scene, place=dataclasses.replace(place, prop=None)
+    )
   characters = _together(figures, times)
   drawn = [
     _redrawn(scene, i, states[int(t > _CHANGE)], characters, figures[i], height)

@@ -77,7 +77,10 @@ STANCES = (
     for item in words.ITEMS
   ),
   Stance(
-    'tilt', motion.Pose(lean=0.75, near_arm=2.0, far_arm=1.7), is_upright=False
+    'tilt', motion.Pose(lean=0.6, near_arm=2.0, far_arm=1.7), is_upright=False
+  ),
+  Stance(
+    'tilt', motion.Pose(lean=1.1, near_arm=1.9, far_arm=1.6), is_upright=False
   ),
   Stance(
     'lie', motion.Pose(lean=1.42, near_arm=2.35, far_arm=1.95), is_upright=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from examples.cartoon import world
 COUNT = len(sprites.STANCES)
 _REACH = 0.14  # of the search around the expected position, in heights
 _UP = 0.22  # characters jump
+_BEHIND = 0.22  # between a character and one in front of it
 # Usual mean square of the difference from the empty place, over all channels:
 # losses of characters in front of their own colour are not overrated.
 _USUAL = 0.15
-_SEEN = 0.4  # least share of a character that is not hidden
+_SEEN = 0.3  # least share of a character that is not hidden
 _FAINT = 0.015  # least mean square of the difference
 _FOUND = 0.35  # least share that a character explains where it is seen
 
@@ -30,20 +32,25 @@ class Track:
   Attributes:
     times: Times within the segment, 0 to 1, [m].
     visible: Whether it is seen, bool [m].
+    hidden: Whether it is not seen where another character is, bool [m].
     x: Position in the place, in heights of the picture; of frames in which it
       is not seen, the expected one, [m].
     y: Row of the feet, [m].
     losses: For every stance and facing (left, right), the share of the
       difference from the empty place that it explains less than the best one,
       [m, stances, 2].
+    offsets: Position x and y at which each of them fits best, relative to the
+      best one's, [m, stances, 2, 2].
     cameras: Left edge of the picture, [m].
   """
 
   times: np.ndarray
   visible: np.ndarray
+  hidden: np.ndarray
   x: np.ndarray
   y: np.ndarray
   losses: np.ndarray
+  offsets: np.ndarray
   cameras: np.ndarray
 
   @property
@@ -115,7 +122,7 @@ class Follower:
     self,
     frames: np.ndarray,
     backdrops: Sequence[np.ndarray],
-    hidden: Sequence[np.ndarray],
+    hidden_by: Sequence[np.ndarray],
     cameras: np.ndarray,
     times: np.ndarray,
     looks: Sequence[world.Look],
@@ -126,7 +133,7 @@ class Follower:
     Args:
       frames: float32 [m, H, W, 3].
       backdrops: The same without characters.
-      hidden: Where objects are in front of characters, [H, W] each.
+      hidden_by: Where objects are in front of characters, [H, W] each.
       cameras: Left edges of the picture [m].
       times: Times within the segment [m].
       looks: Look of each character.
@@ -137,6 +144,7 @@ class Follower:
     visible = np.zeros(shape, bool)
     x, y = np.zeros(shape), np.zeros(shape)
     losses = np.zeros((*shape, COUNT, 2))
+    offsets = np.zeros((*shape, COUNT, 2, 2))
     known = [dict(k) for k in known]
     # From the known times outwards.
     distance = [min(abs(t - u) for k in known for u in k) for t in times]
@@ -144,7 +152,7 @@ class Follower:
       t, camera = float(times[f]), float(cameras[f])
       for i, each in enumerate(known):
         x[i, f], y[i, f] = _expected(each, t)
-      scene = frames[f], backdrops[f], 1 - hidden[f]
+      scene = frames[f], backdrops[f], 1 - hidden_by[f]
       # A second time with the others in the picture.
       found: dict[int, _Found] = {}
       for turn in range(2 if len(looks) > 1 else 1):
@@ -160,9 +168,21 @@ class Follower:
       for i, result in found.items():
         visible[i, f] = True
         x[i, f], y[i, f] = known[i][t] = result.x + camera, result.y
-        losses[i, f] = result.losses
+        losses[i, f], offsets[i, f] = result.losses, result.offsets
+    hidden = np.zeros(shape, bool)
+    for i, j in itertools.permutations(range(len(looks)), 2):
+      hidden[i] |= ~visible[i] & visible[j] & (np.abs(x[i] - x[j]) < _BEHIND)
     return [
-      Track(times, visible[i], x[i], y[i], losses[i], cameras)
+      Track(
+        times,
+        visible[i],
+        hidden[i],
+        x[i],
+        y[i],
+        losses[i],
+        offsets[i],
+        cameras,
+      )
       for i in range(len(looks))
     ]
 
@@ -235,6 +255,7 @@ def _search(
   row, column = at[1] * height, at[0] * height
   best: tuple | None = None
   gains = np.full((COUNT, 2), -np.inf)
+  offsets = np.zeros((COUNT, 2, 2))
   for each in banks:
     h, w = each.size
     r = round(row) - each.bank.feet[0] + pad
@@ -250,7 +271,10 @@ def _search(
     values = each.factors @ windows.T  # [poses, positions]
     poses = np.array(each.bank.stances)
     facing = sprites.FACINGS.index(each.bank.facing)
-    gains[poses, facing] = values.max(1)
+    at_best = values.argmax(1)
+    gains[poses, facing] = values[np.arange(len(poses)), at_best]
+    offsets[poses, facing, 0] = left + at_best % grid[1] + each.bank.feet[1]
+    offsets[poses, facing, 1] = low + at_best // grid[1] + each.bank.feet[0]
     pose, position = np.unravel_index(values.argmax(), values.shape)
     if best is None or values[pose, position] > best[0]:
       i, j = divmod(int(position), grid[1])
@@ -283,6 +307,7 @@ def _search(
     x=(c + dx - pad + each.bank.feet[1]) / height,
     y=(r + dy - pad + each.bank.feet[0]) / height,
     losses=(gain - gains) / max(energy, _USUAL * mass),
+    offsets=(offsets - (c + each.bank.feet[1], r + each.bank.feet[0])) / height,
     patch=(
       r + top - pad,
       c + start - pad,
@@ -295,10 +320,10 @@ def _search(
 def _expected(
   known: dict[float, tuple[float, float]], t: float
 ) -> tuple[float, float]:
-  """Returns a position between, or beyond, known ones."""
+  """Returns a position on the ground between, or beyond, known ones."""
   times = sorted(known)
   xs, ys = zip(*(known[u] for u in times))
-  x, y = float(np.interp(t, times, xs)), float(np.interp(t, times, ys))
+  x, y = float(np.interp(t, times, xs)), max(ys)
   ends = ((0, 1), (-1, -2))
   for a, b in ends if len(times) > 1 else ():
     beyond = t < times[0] if a == 0 else t > times[-1]
@@ -315,6 +340,7 @@ class _Found:
   x: float
   y: float
   losses: np.ndarray
+  offsets: np.ndarray
   patch: tuple[int, int, np.ndarray, np.ndarray]
 
 
