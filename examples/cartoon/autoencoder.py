@@ -10,10 +10,12 @@ split, whose looks never occur in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 
 from absl import flags
 import numpy as np
 
+from examples.cartoon import motion
 from examples.cartoon import render
 from examples.cartoon import world
 from examples.vae import train as vae_train
@@ -36,8 +38,26 @@ def draw_clips(config) -> list[Clip]:
       frames = render.frames(story, config.height, config.width)
       held_out = () if split == 'train' else ((0, len(frames)),)
       scaled = frames / np.float32(127.5) - 1
-      clips.append(Clip(story.name, scaled, held_out))
+      weights = None
+      if split == 'train':
+        drawn = _characters(story, frames)
+        weights = 1 + np.float32(config.character_weight - 1) * drawn
+      clips.append(Clip(story.name, scaled, held_out, weights))
   return clips
+
+
+def _characters(story: world.Story, frames: np.ndarray) -> np.ndarray:
+  """Returns where frames show characters, bool [n, H, W, 1]."""
+  empty = np.stack(
+    [
+      render.frame(
+        dataclasses.replace(motion.state(story, i), characters=()),
+        *frames.shape[1:3],
+      )
+      for i in range(len(frames))
+    ]
+  )
+  return (empty != frames).any(axis=-1, keepdims=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,11 +19,13 @@ class Clip:
     name: File name without its suffix.
     frames: Frames, float32 [n, H, W, 3] in [-1, 1].
     held_out: Ranges [from, to) that are excluded from training.
+    weights: Weights of the pixels' errors, float32 [n, H, W, 1]; None is 1.
   """
 
   name: str
   frames: np.ndarray
   held_out: tuple[tuple[int, int], ...]
+  weights: np.ndarray | None = None
 
   def ranges(self) -> list[tuple[int, int]]:
     """Returns the ranges [from, to) of training."""
@@ -68,11 +70,13 @@ def windows(
 ) -> np.ndarray:
   """Returns random training windows [count, frames, H, W, 3].
 
+  Where the clips have weights, these are a fourth channel.
+
   A share `cuts` of the windows has a hard cut: half of those after an integer
   number of encoder windows, as between two segments, half anywhere. A range
   that is shorter than its window is followed by another one.
   """
-  ranges = [(c.frames, a, b) for c in clips for a, b in c.ranges()]
+  ranges = [(c, a, b) for c in clips for a, b in c.ranges()]
   weights = np.array([b - a for _, a, b in ranges], np.float64)
 
   def piece(length):
@@ -81,7 +85,10 @@ def windows(
     ]
     length = min(length, end - begin)
     start = rng.integers(begin, end - length + 1)
-    return source[start : start + length]
+    part = slice(start, start + length)
+    if source.weights is None:
+      return source.frames[part]
+    return np.concatenate([source.frames[part], source.weights[part]], axis=-1)
 
   out = []
   for _ in range(count):

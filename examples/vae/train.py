@@ -39,12 +39,20 @@ from ttt_jax.runtime import progress
 _FIRST_LOGVAR = -6.0
 # Of a principal component analysis, which keeps all blocks in memory.
 _MOST_CLIPS = 96
+# Of a principal component, summed over the pixels of a block.
+_LEAST_VARIANCE = 1e-3
 
 
 def principal_maps(
-  clips: Sequence[Clip], config: CausalVAEConfig
+  clips: Sequence[Clip], config: CausalVAEConfig, components: int
 ) -> dict[str, np.ndarray]:
-  """Returns linear maps between pixel blocks and whitened components."""
+  """Returns linear maps between pixel blocks and whitened components.
+
+  Args:
+    clips: Clips of training.
+    config: Config of the autoencoder.
+    components: Number of components; the maps of further channels are 0.
+  """
   blocks = []
   time_ratio = config.temporal_compression_ratio
   for clip in clips[:_MOST_CLIPS]:
@@ -64,12 +72,12 @@ def principal_maps(
           blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
   blocks = np.concatenate(blocks)
   if not config.shortcut_cells:
-    maps = _components(blocks, config.latent_channels)
+    maps = _components(blocks, components, config.latent_channels)
     name = 'linear_shortcut'
   else:
     cells = blocks.reshape(len(blocks), -1, blocks.shape[-1])
     each = [
-      _components(cells[:, i], config.latent_channels)
+      _components(cells[:, i], components, config.latent_channels)
       for i in range(cells.shape[1])
     ]
     maps = [
@@ -82,12 +90,15 @@ def principal_maps(
   return {key.format(name): value for key, value in zip(keys, maps)}
 
 
-def _components(blocks: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+def _components(
+  blocks: np.ndarray, count: int, channels: int
+) -> tuple[np.ndarray, ...]:
   """Returns kernel and bias to whitened components, and those back.
 
   Args:
     blocks: Samples [n, D]; n may be smaller than D.
-    count: Number of components.
+    count: Number of components; those without variance are 0.
+    channels: Channels of the maps.
   """
   mean = blocks.mean(0)
   centred = blocks - mean
@@ -98,12 +109,18 @@ def _components(blocks: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
   else:
     values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
   order = np.argsort(values)[::-1][:count]
-  std = np.sqrt(np.maximum(values[order], 1e-6))
-  down = vectors[:, order] / std
-  return down, -mean @ down, (vectors[:, order] * std).T, mean
+  order = order[values[order] > _LEAST_VARIANCE]
+  std = np.sqrt(values[order])
+  down = np.zeros((blocks.shape[1], channels), blocks.dtype)
+  up = np.zeros((channels, blocks.shape[1]), blocks.dtype)
+  down[:, : len(order)] = vectors[:, order] / std
+  up[: len(order)] = (vectors[:, order] * std).T
+  return down, -mean @ down, up, mean
 
 
-def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+def init_params(
+  vae: CausalVAE, clips: Sequence[Clip], components: int, key
+) -> dict:
   """Returns initial parameters: the linear maps, and a network of zeros."""
   params = causal3d.init_params(vae.config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
@@ -115,7 +132,7 @@ def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   channels = vae.config.latent_channels
   bias = flat['encoder/conv_out/bias']
   flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
-  for path, value in principal_maps(clips, vae.config).items():
+  for path, value in principal_maps(clips, vae.config, components).items():
     flat[path] = jnp.asarray(value, jnp.float32)
   return traverse_util.unflatten_dict(flat, sep='/')
 
@@ -172,7 +189,8 @@ def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
   fields = config.vae.to_dict()
   vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
   unrolled = CausalVAE(vae.config, unroll=True)
-  params = init_params(vae, clips, jax.random.key(config.seed))
+  components = config.get('components', vae.config.latent_channels)
+  params = init_params(vae, clips, components, jax.random.key(config.seed))
   tx = training.make_optimizer(config)
   state = jax.jit(tx.init)(params)
   reconstruct = training.make_reconstruct(vae)

@@ -64,18 +64,25 @@ def make_step(
     tx: Optimizer.
     kl: Weight of the divergence of the latents from a normal distribution.
     square: Weight of the squared error; that of the absolute error is 1.
+
+  Returns:
+    A function of parameters, optimizer state, frames [B, F, H, W, 3] in [-1, 1]
+    with weights of the errors as an optional fourth channel, and a key.
   """
 
   def loss_fn(params, frames, key):
+    frames, weights = frames[..., :3], frames[..., 3:]
+    if not weights.shape[-1]:
+      weights = jnp.ones_like(frames[..., :1])
     mean, logvar = vae.apply({'params': params}, frames, method='encode')
     noise = jax.random.normal(key, mean.shape)
     latents = mean + jnp.exp(0.5 * logvar) * noise
     out = vae.apply({'params': params}, latents, method='decode')
     error = out - frames
     divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-    squared = jnp.mean(error**2)
-    loss = jnp.abs(error).mean() + square * squared + kl * divergence.mean()
-    return loss, squared
+    loss = jnp.abs(error) + square * error**2
+    loss = jnp.mean(weights * loss) + kl * divergence.mean()
+    return loss, jnp.mean(error**2)
 
   def step(params, state, frames, key):
     grads, square = jax.grad(loss_fn, has_aux=True)(params, frames, key)
