@@ -112,8 +112,15 @@ def test_damaged_files_are_not_replaced(project, name, text, message):
   assert path.read_text() == text
 
 
-def test_cuts_must_increase(project):
-  cuts = scenes.Cuts(12.0, (8.0, 3.0))
-  project.set_cuts('ep 01.mp4', cuts, 3.0, 0.2)
-  with pytest.raises(ValueError, match='cuts of ep 01.mp4 must increase'):
+@pytest.mark.parametrize(
+  'seconds, cuts, message',
+  [
+    (12.0, (8.0, 3.0), 'cuts of ep 01.mp4 must increase'),
+    (12.0, (13.0,), 'cuts of ep 01.mp4 must increase'),
+    (1e9, (), 'at most 86400 are possible'),
+  ],
+)
+def test_impossible_cuts(project, seconds, cuts, message):
+  project.set_cuts('ep 01.mp4', scenes.Cuts(seconds, cuts), 3.0, 0.2)
+  with pytest.raises(ValueError, match=message):
     project.segments()

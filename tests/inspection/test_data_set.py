@@ -132,11 +132,14 @@ def test_a_data_set_alone(workdir, tmp_path):
   text = (folder / 'inspect.html').read_text()
   assert 'name the config that made the data set' in text
   assert 'the folder of the videos is not known' in text
-  # Two segments show the same two frames: one may be read, the other not.
-  _inspect(folder, f'--videos={workdir}', '--pictures=1')
+  # Pictures of a shot that is shown twice count twice.
+  _inspect(folder, f'--videos={workdir}', '--pictures=3')
   text = (folder / 'inspect.html').read_text()
-  assert '<img' not in text
-  assert '2 segments have no pictures' in text
+  assert text.count('<img') == 2
+  assert 'Segments without pictures: 1' in text
+  _inspect(folder, f'--videos={workdir}', '--embed_mib=0')
+  text = (folder / 'inspect.html').read_text()
+  assert '<img' not in text and 'Segments without pictures: 2' in text
 
 
 def test_a_data_set_that_is_unfinished(tmp_path):

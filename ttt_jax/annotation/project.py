@@ -32,6 +32,7 @@ from ttt_jax.runtime import schema
 
 SCENES, CAPTIONS = 'scenes.json', 'captions.json'
 UNPLACED = 'captions.unplaced.json'
+_LONGEST = 24 * 3600.0  # Seconds; a longer video is damaged.
 _DIGITS = 6  # Of times; precompute tolerates a thousandth of a frame.
 
 
@@ -194,6 +195,11 @@ class Project:
     out = []
     self.too_short.clear()
     for name, episode in self._index.episodes.items():
+      if episode.seconds > _LONGEST:
+        raise ValueError(
+          f'{self.folder / SCENES}: {name} has {episode.seconds:g} s; at most'
+          f' {_LONGEST:g} are possible'
+        )
       edges = [0.0, *episode.cuts, episode.seconds]
       if edges != sorted(edges):
         raise ValueError(

@@ -53,14 +53,16 @@ def build(
     folder / (manifest_lib.FINAL if is_finished else manifest_lib.UNFINISHED)
   )
   seconds = (manifest.frames - 1) / manifest.fps
+  boards = [_board(clip) for clip in manifest.clips]
   clips = [
-    _clip(clip, seconds / manifest.segments, pictures, tokens)
-    for clip in manifest.clips
+    _clip(clip, board, seconds / manifest.segments, pictures, tokens)
+    for clip, board in zip(manifest.clips, boards)
   ]
   videos = {
-    segment.get('video')
-    for clip in manifest.clips
-    for segment in clip['storyboard'].get('segments', ())
+    segment.video
+    for board in boards
+    if isinstance(board, storyboard_lib.Storyboard)
+    for segment in board.segments
   }
   numbers = [
     ('clips', f'{len(manifest.clips):,}', f'of {seconds:g} s'),
@@ -100,8 +102,17 @@ def build(
   )
 
 
+def _board(clip: manifest_lib.Clip) -> storyboard_lib.Storyboard | str:
+  """Returns the storyboard of a clip, or why it cannot be shown."""
+  try:
+    return storyboard_lib.Storyboard.parse(clip['storyboard'])
+  except ValueError as e:
+    return str(e)
+
+
 def _clip(
   clip: manifest_lib.Clip,
+  board: storyboard_lib.Storyboard | str,
   seconds: float,
   pictures: segments.Pictures,
   tokens: segments.Tokens | None,
@@ -109,10 +120,8 @@ def _clip(
   """Returns the part of a clip; `seconds` is the duration of a segment."""
   row = clip['row']
   title = tag('h3', clip['name'], ' ', tag('small', f'row {row}'))
-  try:
-    board = storyboard_lib.Storyboard.parse(clip['storyboard'])
-  except ValueError as e:  # Its texts are not known to every writer.
-    text = tag('p', f'It has no storyboard: {e}', class_='soft')
+  if isinstance(board, str):
+    text = tag('p', f'It has no storyboard: {board}', class_='soft')
     return tag('section', title, text, class_='clip')
   strip = segments.strip(
     board, seconds, pictures=pictures, tokens=tokens, prefix=f'clip{row}-'

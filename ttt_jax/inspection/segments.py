@@ -43,7 +43,7 @@ class Pictures:
     self._videos, self._budget, self._left = videos, budget, most
     self.left_out = 0
     self.problems: dict[str, str] = {}
-    self._read = functools.lru_cache(_OPEN)(self._url)
+    self._read = functools.lru_cache(_OPEN)(self._frame)
 
   def of(
     self, segment: storyboard_lib.Segment, seconds: float
@@ -57,15 +57,21 @@ class Pictures:
     name = segment.video
     if not name or name in self.problems:
       return None
+    if self._left < 2:
+      self.left_out += 1
+      return None
     start = float(segment.start or 0.0)
     try:
-      urls = [self._read(name, t) for t in (start, start + seconds / 2)]
+      found = [self._read(name, t) for t in (start, start + seconds / 2)]
     except (ValueError, OSError) as e:
       self.problems[name] = files.first_line(e)
       return None
-    if None in urls:
+    if not self._budget.take(sum(map(len, found))):
+      self._left = 0
       self.left_out += 1
       return None
+    self._left -= 2
+    urls = [media.data_url(content, 'image/jpeg') for content in found]
     labels = 'first frame', 'middle frame'
     return tag(
       'div',
@@ -73,16 +79,8 @@ class Pictures:
       class_='frames',
     )
 
-  def _url(self, name: str, seconds: float) -> str | None:
-    if self._left <= 0:
-      return None
-    path = self._resolve(name)
-    content = media.jpeg(media.thumbnail(path, seconds))
-    if not self._budget.take(len(content)):
-      self._left = 0
-      return None
-    self._left -= 1
-    return media.data_url(content, 'image/jpeg')
+  def _frame(self, name: str, seconds: float) -> bytes:
+    return media.jpeg(media.thumbnail(self._resolve(name), seconds))
 
   def _resolve(self, name: str) -> pathlib.Path:
     if not self._videos and not os.path.isabs(name):
@@ -94,7 +92,7 @@ class Pictures:
     out = []
     if self.left_out:
       out.append(
-        f'{self.left_out} segments have no pictures, because the page would'
+        f'Segments without pictures: {self.left_out}, because the page would'
         ' become too large; larger --embed_mib and --pictures show more.'
       )
     reasons: dict[str, list[str]] = {}
