@@ -4,7 +4,9 @@ import importlib.util
 import pathlib
 import re
 
+import pallas_kernels
 from ttt_jax import config_schema
+from ttt_jax import convert
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / 'docs'
 PAGES = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob('*.md')}
@@ -48,6 +50,22 @@ def test_every_drawing_is_drawn_and_shown():
   pictures = {p.stem for p in folder.glob('*.svg')}
   assert drawings == pictures
   assert {p for p in pictures if f'drawings/{p}.svg)' in shown} == pictures
+
+
+def test_the_reference_has_every_public_name():
+  text = '\n'.join(p.read_text() for p in (DOCS / 'reference').glob('*.md'))
+  documented = set(re.findall(r'^\.\. auto\w+:: (\S+)', text, re.M))
+  public = {
+    f'{module.__name__}.{name}'
+    for module in (pallas_kernels, convert)
+    for name in module.__all__
+  }
+  assert public <= documented
+  # And what is documented exists.
+  for name in documented:
+    module, _, attribute = name.rpartition('.')
+    found = importlib.import_module(module)
+    assert hasattr(found, attribute) or importlib.util.find_spec(name), name
 
 
 def test_every_field_of_a_config_is_described():
