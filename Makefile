@@ -38,8 +38,8 @@ MACOS := 14.0
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins \
-  resolve wheel dist bench parity docs docs-links drawings kernel-check \
-  kernel-budget plan-check plan-table clean
+  resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
+  drawings kernel-check kernel-budget plan-check plan-table clean
 
 demo: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
@@ -79,7 +79,7 @@ format: $(READY)
 # still fit are kept.
 pins: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(PIN) --extra test --extra lint -o requirements.txt
+	$(PIN) --extra test --extra lint --extra notebooks -o requirements.txt
 	$(PIN) --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(PIN) --extra parity -c requirements.txt -o requirements-parity.txt
 	$(PIN) --extra docs -c requirements.txt -o requirements-docs.txt
@@ -113,6 +113,15 @@ dist: $(READY)
 
 wheel: $(READY)
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Executes the notebooks and keeps what they print; with FAST=1 in small, as CI
+# does, and nothing is kept. NAMES="2 4" chooses some.
+notebooks: $(READY)
+	$(RUN) notebooks/run.py $(if $(FAST),--fast) $(NAMES)
+
+# Carries an edit of a .md over to its notebook.
+notebooks-sync: $(READY)
+	$(RUN) notebooks/run.py --sync $(NAMES)
 
 bench: $(READY)
 	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)

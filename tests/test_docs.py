@@ -15,7 +15,14 @@ from ttt_jax.runtime import shipped
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted(
   p.relative_to(ROOT).as_posix()
-  for folder in ('', 'docs/**/', 'benchmarks/', 'pallas_kernels/', 'examples/')
+  for folder in (
+    '',
+    'docs/**/',
+    'benchmarks/',
+    'pallas_kernels/',
+    'examples/',
+    'notebooks/',
+  )
   for p in ROOT.glob(f'{folder}*.md')
 )
 

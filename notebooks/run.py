@@ -1,0 +1,233 @@
+"""Executes the notebooks, and keeps the text of each in a .md next to it.
+
+    python notebooks/run.py --sync          # after an edit of a .md
+    python notebooks/run.py [NAME ...]      # complete; keeps what cells print
+    python notebooks/run.py --fast [NAME ...]   # small; keeps nothing
+
+NAME is the beginning of a file's name. Every notebook is executed in a folder
+of its own, which is deleted. A change is written in the .md, where it can be
+read line by line; it has the cells, and the .ipynb also what they printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+from collections.abc import Sequence
+import hashlib
+import io
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+import tomllib
+
+import jupytext
+import nbclient
+import nbformat
+from PIL import Image
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.helpers import compiler  # noqa: E402
+
+_TIMEOUT = 1200  # seconds per cell
+_COLOURS = 64  # of a plot
+_BADGE = re.compile(r'^\[!\[Open in Colab\].*$|^BADGE$', re.M)
+_SETUP = re.compile(
+  r'(^```python\n)(?:(?!^```).)*?(^notebook\.start\(.*?\)$)(\n```$)',
+  re.M | re.S,
+)
+_METADATA = {
+  'kernelspec': {
+    'display_name': 'Python 3',
+    'language': 'python',
+    'name': 'python3',
+  },
+  'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'},
+}
+
+
+def names() -> list[str]:
+  """Returns the names of all notebooks, in the order in which to read them."""
+  return sorted(path.stem for path in FOLDER.glob('*.md'))
+
+
+def repository() -> str:
+  """Returns the address that is cloned, from pyproject.toml."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  return project.get('urls', {}).get(
+    'Repository', 'https://github.com/OWNER/ttt_jax'
+  )
+
+
+def badge(name: str) -> str:
+  """Returns the Markdown of the link that opens a notebook in Colab."""
+  colab = 'https://colab.research.google.com'
+  place = repository().removeprefix('https://github.com/').removesuffix('.git')
+  return (
+    f'[![Open in Colab]({colab}/assets/colab-badge.svg)]'
+    f'({colab}/github/{place}/blob/main/notebooks/{name}.ipynb)'
+  )
+
+
+def setup(call: str) -> str:
+  """Returns the first code cell; `call` is its call of `notebook.start`."""
+  return f"""\
+# Installs ttt_jax where it is missing: Colab, Kaggle, a new environment.
+import glob
+import importlib.util
+import os
+import shutil
+import sys
+
+REPOSITORY = '{repository()}'
+if importlib.util.find_spec('ttt_jax') is None:
+  is_tpu = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
+  is_gpu = shutil.which('nvidia-smi')
+  extra = '[tpu]' if is_tpu else '[cuda12]' if is_gpu else ''
+  !git clone --quiet --depth=1 {{REPOSITORY}} clone
+  %pip install --quiet "./clone{{extra}}"
+  sys.path.insert(0, 'clone')
+
+from ttt_jax.runtime import notebook
+
+FAST = os.environ.get('FAST') == '1'  # True makes everything small.
+{call}"""
+
+
+def fill(text: str, name: str) -> str:
+  """Returns a .md with the badge and the first cell as they are now."""
+  text = _BADGE.sub(lambda _: badge(name), text, count=1)
+  return _SETUP.sub(lambda m: m[1] + setup(m[2]) + m[3], text, count=1)
+
+
+def read_text(name: str) -> nbformat.NotebookNode:
+  """Returns the cells of a .md."""
+  return jupytext.read(FOLDER / f'{name}.md', fmt='md')
+
+
+def text_of(notebook: nbformat.NotebookNode) -> str:
+  """Returns the .md of a notebook."""
+  plain = nbformat.v4.new_notebook(
+    cells=notebook.cells,
+    metadata={'jupytext': {'notebook_metadata_filter': '-all'}},
+  )
+  return jupytext.writes(plain, 'md')
+
+
+def sync(name: str) -> None:
+  """Writes the cells of a .md to the .ipynb; unchanged ones keep outputs."""
+  text, path = FOLDER / f'{name}.md', FOLDER / f'{name}.ipynb'
+  text.write_text(fill(text.read_text(), name))
+  notebook = read_text(name)
+  if path.exists():
+    outputs = {
+      cell.source: (cell.outputs, cell.execution_count)
+      for cell in nbformat.read(path, as_version=4).cells
+      if cell.cell_type == 'code'
+    }
+    for cell in notebook.cells:
+      if cell.source in outputs and cell.cell_type == 'code':
+        cell.outputs, cell.execution_count = outputs[cell.source]
+  write(name, notebook)
+
+
+def write(name: str, notebook: nbformat.NotebookNode) -> None:
+  """Writes a .ipynb without anything that differs from run to run."""
+  notebook.metadata = nbformat.from_dict(_METADATA)
+  notebook.nbformat, notebook.nbformat_minor = 4, 5
+  for i, cell in enumerate(notebook.cells):
+    content = f'{i} {cell.source}'.encode()
+    cell.id = hashlib.sha256(content).hexdigest()[:12]
+    cell.metadata = nbformat.from_dict({})
+    for output in cell.get('outputs', ()):
+      output.pop('metadata', None) if output.output_type == 'stream' else None
+      if picture := output.get('data', {}).get('image/png'):
+        output.data['image/png'] = _smaller(picture)
+  nbformat.validate(notebook)
+  nbformat.write(notebook, FOLDER / f'{name}.ipynb')
+
+
+def _smaller(picture: str) -> str:
+  """Returns a PNG in Base64 with few colours, if that makes it smaller."""
+  content = io.BytesIO(base64.b64decode(picture))
+  out = io.BytesIO()
+  image = Image.open(content).convert('RGB')
+  image.quantize(_COLOURS, dither=Image.Dither.NONE).save(
+    out, 'PNG', optimize=True
+  )
+  return min(picture, base64.b64encode(out.getvalue()).decode(), key=len)
+
+
+def execute(name: str, fast: bool) -> nbformat.NotebookNode:
+  """Returns the cells of a .md with what they print.
+
+  Args:
+    name: Name of the notebook.
+    fast: Whether the notebook makes everything small.
+
+  Raises:
+    nbclient.exceptions.CellExecutionError: a cell failed.
+  """
+  notebook = read_text(name)
+  notebook.metadata = nbformat.from_dict(_METADATA)
+  if fast:
+    compiler.set_environment()
+  environment = os.environ | {
+    'FAST': str(int(fast)),
+    'PYTHONPATH': os.pathsep.join(
+      filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
+    ),
+  }
+  with tempfile.TemporaryDirectory() as folder:
+    client = nbclient.NotebookClient(
+      notebook,
+      extra_arguments=['--log-level=ERROR'],
+      kernel_name='python3',
+      timeout=_TIMEOUT,
+      record_timing=False,
+      resources={'metadata': {'path': folder}},
+    )
+    client.execute(env=environment)
+  return notebook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Entry point; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('name', nargs='*', help='Beginnings of names.')
+  parser.add_argument('--fast', action='store_true', help='Small runs.')
+  parser.add_argument('--sync', action='store_true', help='No execution.')
+  options = parser.parse_args(arguments)
+  known = names()
+  chosen = [
+    n for n in known if n.startswith(tuple(options.name)) or not options.name
+  ]
+  for given in options.name:
+    if not any(n.startswith(given) for n in known):
+      parser.error(f'no notebook {given!r}; expected one of {", ".join(known)}')
+  for name in chosen:
+    if options.sync:
+      sync(name)
+      continue
+    start = time.monotonic()
+    try:
+      notebook = execute(name, options.fast)
+    except nbclient.exceptions.CellExecutionError as e:
+      print(f'{name}: {e}', file=sys.stderr)
+      return 1
+    print(f'{name}: {time.monotonic() - start:.0f} s', flush=True)
+    if not options.fast:
+      write(name, notebook)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

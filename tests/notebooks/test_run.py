@@ -1,0 +1,166 @@
+"""The notebooks as they are kept; `make notebooks` executes them."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'notebooks'
+# Of this machine or of a hosted one. Addresses have a host before the slash.
+_ABSOLUTE = re.compile(r'(?<![\w./:])/(?:[a-z]+/)*(?:home|tmp|content|root)/')
+
+
+def load_tool():
+  """Imports notebooks/run.py, which belongs to no package."""
+  spec = importlib.util.spec_from_file_location('run', FOLDER / 'run.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+run = load_tool()
+NAMES = run.names()
+
+
+def read(name):
+  return nbformat.read(FOLDER / f'{name}.ipynb', as_version=4)
+
+
+def code_cells(name):
+  return [c for c in read(name).cells if c.cell_type == 'code']
+
+
+def test_every_notebook_has_a_text():
+  assert NAMES == sorted(p.stem for p in FOLDER.glob('*.ipynb'))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_twins_agree(name):
+  text = (FOLDER / f'{name}.md').read_text()
+  hint = f'call notebooks/run.py --sync {name}'
+  assert run.text_of(read(name)).strip() == text.strip(), hint
+  # The address of the repository, and the first cell.
+  assert run.fill(text, name) == text, hint
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_form(name):
+  notebook, code = read(name), code_cells(name)
+  first = notebook.cells[0].source
+  assert first.startswith('# ') and run.badge(name) in first
+  assert code[0].source.endswith(')')
+  assert code[0].source == run.setup(code[0].source.splitlines()[-1])
+  assert 15 <= len(code) <= 30
+  for cell in code:
+    assert len(cell.source.splitlines()) <= 35, cell.source
+  # What they were executed with is nobody's business.
+  assert set(notebook.metadata) == {'kernelspec', 'language_info'}
+  assert all(not cell.metadata for cell in notebook.cells)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_outputs_are_those_of_a_complete_run(name):
+  code = code_cells(name)
+  counts = [cell.execution_count for cell in code]
+  assert counts == list(range(1, len(code) + 1)), 'call make notebooks'
+  outputs = [output for cell in code for output in cell.outputs]
+  assert len(outputs) > len(code) / 2
+  assert not [o for o in outputs if o.output_type == 'error']
+  assert any('image/png' in o.get('data', ()) for o in outputs)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_size_and_paths(name):
+  path = FOLDER / f'{name}.ipynb'
+  assert path.stat().st_size < 400_000
+  text = re.sub(r'base64,[\w+/=]+|"image/png": "[^"]+"', '', path.read_text())
+  assert not _ABSOLUTE.findall(text)
+  assert str(ROOT) not in text
+
+
+def test_the_check_of_paths_finds_them():
+  for text in ('in /home/me/x', "'/tmp/w/a'", '"/content/run"'):
+    assert _ABSOLUTE.search(text)
+  for text in ('https://a.example/tmp/', 'workdir/tmp/x', 'a / b'):
+    assert not _ABSOLUTE.search(text)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_imports_exist(name):
+  """Names that a change of the library would take away."""
+  missing = []
+  for cell in code_cells(name)[1:]:
+    lines = [
+      x for x in cell.source.splitlines() if not x.startswith(('!', '%'))
+    ]
+    for node in ast.parse('\n'.join(lines)).body:
+      if not isinstance(node, ast.ImportFrom):
+        continue
+      for alias in node.names:
+        module = f'{node.module}.{alias.name}'
+        if _find(module) is None and not _has(node.module, alias.name):
+          missing.append(module)
+  assert not missing
+
+
+def _find(module):
+  try:
+    return importlib.util.find_spec(module)
+  except ModuleNotFoundError:
+    return None
+
+
+def _has(module, name):
+  return hasattr(importlib.import_module(module), name)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+  """A tool that works on a folder with one small notebook."""
+  tool = load_tool()
+  monkeypatch.setattr(tool, 'FOLDER', tmp_path)
+  text = (
+    '# A title\n\nBADGE\n\n```python\nnotebook.start(1)\n```\n\n'
+    'Text.\n\n```python\nx = 1\nprint(x)\n```\n'
+  )
+  (tmp_path / 'small.md').write_text(text)
+  tool.sync('small')
+  return tool
+
+
+def test_sync_keeps_the_outputs_of_cells_that_did_not_change(copy):
+  path = copy.FOLDER / 'small.ipynb'
+  notebook = nbformat.read(path, as_version=4)
+  assert 'importlib' in notebook.cells[1].source
+  notebook.cells[3].outputs = [
+    nbformat.v4.new_output('stream', name='stdout', text='1\n')
+  ]
+  notebook.cells[3].execution_count = 2
+  copy.write('small', notebook)
+  text = copy.FOLDER / 'small.md'
+  text.write_text(text.read_text().replace('Text.', 'Other text.'))
+  copy.sync('small')
+  cells = nbformat.read(path, as_version=4).cells
+  assert cells[2].source == 'Other text.'
+  assert cells[3].outputs[0].text == '1\n'
+  text.write_text(text.read_text().replace('x = 1', 'x = 2'))
+  copy.sync('small')
+  assert not nbformat.read(path, as_version=4).cells[3].outputs
+
+
+def test_unknown_names_are_one_line(copy, capsys):
+  with pytest.raises(SystemExit) as failed:
+    copy.main(['big'])
+  assert failed.value.code == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert last.endswith("no notebook 'big'; expected one of small")
+
+
+@pytest.mark.slow  # A minute of processor time each: they compile models.
+@pytest.mark.parametrize('name', NAMES)
+def test_small_run(name):
+  run.execute(name, fast=True)
