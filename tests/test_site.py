@@ -36,8 +36,9 @@ def toctree_entries(page):
 
 def test_every_page_is_in_one_toctree():
   entries = [e for page in PAGES for e in toctree_entries(page)]
+  assert '\nnotebooks/*\n' in (DOCS / 'index.md').read_text()
   # Notebooks are copied to a folder that the build makes.
-  assert entries.pop(entries.index('notebooks/*'))
+  entries = [e for e in entries if not e.startswith('notebooks/')]
   assert sorted(entries) == sorted(PAGES - {'index.md'})
 
 
