@@ -145,12 +145,32 @@ def write(name: str, notebook: nbformat.NotebookNode) -> None:
     content = f'{i} {cell.source}'.encode()
     cell.id = hashlib.sha256(content).hexdigest()[:12]
     cell.metadata = nbformat.from_dict({})
+    if cell.cell_type == 'code':
+      cell.outputs = _joined(cell.outputs)
     for output in cell.get('outputs', ()):
-      output.pop('metadata', None) if output.output_type == 'stream' else None
+      if output.output_type == 'stream':
+        output.text = output.text.replace(f'{ROOT}/', '')
       if picture := output.get('data', {}).get('image/png'):
         output.data['image/png'] = _smaller(picture)
   nbformat.validate(notebook)
   nbformat.write(notebook, FOLDER / f'{name}.ipynb')
+
+
+def _joined(
+  outputs: list[nbformat.NotebookNode],
+) -> list[nbformat.NotebookNode]:
+  """Returns outputs with one text where several follow each other."""
+  found: list[nbformat.NotebookNode] = []
+  for output in outputs:
+    if (
+      found
+      and output.output_type == found[-1].output_type == 'stream'
+      and output.name == found[-1].name
+    ):
+      found[-1].text += output.text
+    else:
+      found.append(output)
+  return found
 
 
 def _smaller(picture: str) -> str:
