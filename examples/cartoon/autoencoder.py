@@ -37,12 +37,13 @@ def draw_clips(config) -> list[Clip]:
       )
       frames = render.frames(story, config.height, config.width)
       held_out = () if split == 'train' else ((0, len(frames)),)
-      scaled = frames / np.float32(127.5) - 1
       weights = None
       if split == 'train':
         drawn = _characters(story, frames)
-        weights = 1 + np.float32(config.character_weight - 1) * drawn
-      clips.append(Clip(story.name, scaled, held_out, weights))
+        weights = np.where(
+          drawn, np.uint8(config.character_weight), np.uint8(1)
+        )
+      clips.append(Clip(story.name, frames, held_out, weights))
   return clips
 
 

@@ -11,9 +11,9 @@ place, and whether later segments show what the first ones established.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import dataclasses
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 import numpy as np
@@ -48,6 +48,51 @@ def read_story(
   return story, script
 
 
+def make(
+  pipe: Any,
+  story: storyboard_lib.Storyboard,
+  script: script_lib.Script,
+  workdir: pathlib.Path,
+  **options: Any,
+) -> list[pathlib.Path]:
+  """Samples a story, judges the video, prints the verdict and writes all.
+
+  Args:
+    pipe: `VideoPipeline` of a model of this world.
+    story: Storyboard.
+    script: What its texts mean.
+    workdir: Folder of the outputs.
+    **options: Arguments of the pipeline.
+
+  Returns:
+    Paths of the video, the contact sheet and the verdict.
+  """
+  from examples.cartoon import judge
+  from examples.cartoon import verdict as verdict_lib
+  from ttt_jax.video import contact_sheet
+  from ttt_jax.video import video_file
+
+  start = time.perf_counter()
+  frames = np.asarray(pipe(story, **options))
+  sampled = time.perf_counter() - start
+  workdir.mkdir(parents=True, exist_ok=True)
+  video, sheet, report = (
+    workdir / f'cartoon.{suffix}' for suffix in ('mp4', 'png', 'json')
+  )
+  video_file.write_video(video, enlarge(frames), fps=pipe.fps)
+  contact_sheet.write_contact_sheet(
+    contact_sheet.segment_frames(frames, len(story.segments)),
+    sheet,
+    labels=[s.text for s in story.segments],
+  )
+  verdict = judge.judge(frames, script, story.name)
+  verdict_lib.print_verdict(verdict)
+  files.write_json(verdict_lib.to_json([verdict]), report)
+  judged = time.perf_counter() - start - sampled
+  print(f'sampled in {sampled:.0f} s; written and judged in {judged:.0f} s')
+  return [video, sheet, report]
+
+
 def enlarge(frames: np.ndarray) -> np.ndarray:
   """Returns frames [n, H, W, 3] of `_ENLARGE` times the size, for the eye."""
   size = frames.shape[2] * _ENLARGE, frames.shape[1] * _ENLARGE
@@ -76,39 +121,19 @@ def main(argv: Sequence[str]) -> None:
   files.check_writable(workdir, folder=True)
   story, script = read_story(values.story)
 
-  from examples.cartoon import judge
   from ttt_jax import pipeline
-  from ttt_jax.video import contact_sheet
-  from ttt_jax.video import video_file
 
-  start = time.perf_counter()
-  pipe = pipeline.VideoPipeline.load(paths.resolve(values.model))
-  video = pipe(
+  written = make(
+    pipeline.VideoPipeline.load(paths.resolve(values.model)),
     story,
+    script,
+    workdir,
     steps=values.steps,
     guidance=values.guidance,
     guidance_schedule='constant',
     seed=values.seed,
   )
-  sampled = time.perf_counter() - start
-  frames = np.asarray(video)
-  workdir.mkdir(parents=True, exist_ok=True)
-  video_path = workdir / 'cartoon.mp4'
-  video_file.write_video(video_path, enlarge(frames), fps=pipe.fps)
-  sheet_path = workdir / 'cartoon.png'
-  contact_sheet.write_contact_sheet(
-    contact_sheet.segment_frames(frames, len(story.segments)),
-    sheet_path,
-    labels=[s.text for s in story.segments],
-  )
-  verdict = judge.judge(frames, script)
-  judge.print_verdict(verdict)
-  verdict_path = workdir / 'verdict.json'
-  files.write_json(dataclasses.asdict(verdict), verdict_path)
-  print(
-    f'sampled in {sampled:.0f} s, all in {time.perf_counter() - start:.0f} s'
-  )
-  for path in (video_path, sheet_path, verdict_path):
+  for path in written:
     print(f'wrote {path}')
   _print_next(workdir)
 

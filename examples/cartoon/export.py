@@ -59,6 +59,7 @@ def export(workdir: str, out: pathlib.Path) -> None:
     ):
       shutil.copytree(model_folder.resolve(source), folder / part)
     scheduler = _SCHEDULER | dict(snr_shift_scale=config.schedule_shift)
+    (folder / 'scheduler').mkdir()
     files.write_json(scheduler, folder / 'scheduler/scheduler_config.json')
     files.write_json(_INDEX, folder / 'model_index.json')
 

@@ -17,9 +17,9 @@ class Clip:
 
   Attributes:
     name: File name without its suffix.
-    frames: Frames, float32 [n, H, W, 3] in [-1, 1].
+    frames: Frames, uint8 [n, H, W, 3].
     held_out: Ranges [from, to) that are excluded from training.
-    weights: Weights of the pixels' errors, float32 [n, H, W, 1]; None is 1.
+    weights: Weights of the pixels' errors, uint8 [n, H, W, 1]; None is 1.
   """
 
   name: str
@@ -35,6 +35,11 @@ class Clip:
     edges.append(len(self.frames))
     pairs = zip(edges[::2], edges[1::2])
     return [(a, b) for a, b in pairs if a < b]
+
+
+def to_range(frames: np.ndarray) -> np.ndarray:
+  """Returns uint8 frames as float32 in [-1, 1]."""
+  return frames / np.float32(127.5) - 1
 
 
 def read_clips(config) -> list[Clip]:
@@ -57,7 +62,7 @@ def read_clips(config) -> list[Clip]:
         f'{path.name} has {len(frames)} frames, fewer than eval_frames'
         f' {config.eval_frames}'
       )
-    clips.append(Clip(path.stem, frames / np.float32(127.5) - 1, ranges))
+    clips.append(Clip(path.stem, frames, ranges))
   return clips
 
 
@@ -68,9 +73,9 @@ def windows(
   cuts: float,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Returns random training windows [count, frames, H, W, 3].
+  """Returns random training windows, float32 [count, frames, H, W, 3].
 
-  Where the clips have weights, these are a fourth channel.
+  They are in [-1, 1]. Where the clips have weights, these are a fourth channel.
 
   A share `cuts` of the windows has a hard cut: half of those after an integer
   number of encoder windows, as between two segments, half anywhere. A range
@@ -86,9 +91,10 @@ def windows(
     length = min(length, end - begin)
     start = rng.integers(begin, end - length + 1)
     part = slice(start, start + length)
+    piece = to_range(source.frames[part])
     if source.weights is None:
-      return source.frames[part]
-    return np.concatenate([source.frames[part], source.weights[part]], axis=-1)
+      return piece
+    return np.concatenate([piece, source.weights[part]], axis=-1)
 
   out = []
   for _ in range(count):

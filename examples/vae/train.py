@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
+import orbax.checkpoint as ocp
 
 from examples.vae import clips as clips_lib
 from examples.vae import training
@@ -44,21 +45,16 @@ _LEAST_VARIANCE = 1e-3
 
 
 def principal_maps(
-  clips: Sequence[Clip], config: CausalVAEConfig, components: int
+  clips: Sequence[Clip], config: CausalVAEConfig
 ) -> dict[str, np.ndarray]:
-  """Returns linear maps between pixel blocks and whitened components.
-
-  Args:
-    clips: Clips of training.
-    config: Config of the autoencoder.
-    components: Number of components; the maps of further channels are 0.
-  """
+  """Returns linear maps between pixel blocks and whitened components."""
   blocks = []
+  channels = config.shortcut_channels or config.latent_channels
   time_ratio = config.temporal_compression_ratio
   for clip in clips[:_MOST_CLIPS]:
     for begin, end in clip.ranges():
       for offset in range(min(time_ratio, end - begin)):
-        part = clip.frames[begin + offset : end]
+        part = clips_lib.to_range(clip.frames[begin + offset : end])
         keep = (len(part) - 1) // time_ratio * time_ratio + 1
         out = coder.patchify3d(
           jnp.asarray(part[None, :keep]),
@@ -72,14 +68,11 @@ def principal_maps(
           blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
   blocks = np.concatenate(blocks)
   if not config.shortcut_cells:
-    maps = _components(blocks, components, config.latent_channels)
+    maps = _components(blocks, channels)
     name = 'linear_shortcut'
   else:
     cells = blocks.reshape(len(blocks), -1, blocks.shape[-1])
-    each = [
-      _components(cells[:, i], components, config.latent_channels)
-      for i in range(cells.shape[1])
-    ]
+    each = [_components(cells[:, i], channels) for i in range(cells.shape[1])]
     maps = [
       np.stack(parts).reshape(*config.shortcut_cells, *parts[0].shape)
       for parts in zip(*each)
@@ -90,15 +83,12 @@ def principal_maps(
   return {key.format(name): value for key, value in zip(keys, maps)}
 
 
-def _components(
-  blocks: np.ndarray, count: int, channels: int
-) -> tuple[np.ndarray, ...]:
+def _components(blocks: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
   """Returns kernel and bias to whitened components, and those back.
 
   Args:
     blocks: Samples [n, D]; n may be smaller than D.
-    count: Number of components; those without variance are 0.
-    channels: Channels of the maps.
+    channels: Number of components; those without variance are 0.
   """
   mean = blocks.mean(0)
   centred = blocks - mean
@@ -108,7 +98,7 @@ def _components(
     values = values / len(blocks)
   else:
     values, vectors = np.linalg.eigh(centred.T @ centred / len(blocks))
-  order = np.argsort(values)[::-1][:count]
+  order = np.argsort(values)[::-1][:channels]
   order = order[values[order] > _LEAST_VARIANCE]
   std = np.sqrt(values[order])
   down = np.zeros((blocks.shape[1], channels), blocks.dtype)
@@ -118,9 +108,7 @@ def _components(
   return down, -mean @ down, up, mean
 
 
-def init_params(
-  vae: CausalVAE, clips: Sequence[Clip], components: int, key
-) -> dict:
+def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   """Returns initial parameters: the linear maps, and a network of zeros."""
   params = causal3d.init_params(vae.config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
@@ -132,7 +120,7 @@ def init_params(
   channels = vae.config.latent_channels
   bias = flat['encoder/conv_out/bias']
   flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
-  for path, value in principal_maps(clips, vae.config, components).items():
+  for path, value in principal_maps(clips, vae.config).items():
     flat[path] = jnp.asarray(value, jnp.float32)
   return traverse_util.unflatten_dict(flat, sep='/')
 
@@ -156,9 +144,9 @@ def evaluate(reconstruct, params, clips: Sequence[Clip], frames: int) -> dict:
     squares = []
     for start, inside in clips_lib.held_out_windows(clip, frames):
       window = clip.frames[start : start + frames]
-      out = np.asarray(reconstruct(params, window[None]))[0]
-      out = np.round((np.clip(out, -1, 1) + 1) * 127.5) / 255
-      error = out[inside] - (window[inside] + 1) / 2
+      out = reconstruct(params, clips_lib.to_range(window)[None])
+      out = np.round((np.clip(np.asarray(out)[0], -1, 1) + 1) * 127.5)
+      error = (out[inside] - window[inside]) / 255
       squares += list((error**2).mean((1, 2, 3)))
     report[clip.name] = training.psnr(squares)
   report['mean'] = float(np.mean(list(report.values())))
@@ -173,7 +161,7 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
     for begin, end in clip.ranges():
       length = min(frames, (end - begin - 1) // 4 * 4 + 1)
       for start in {begin, end - length}:
-        window = clip.frames[start : start + length][None]
+        window = clips_lib.to_range(clip.frames[start : start + length])[None]
         mean, _ = encode(params, window)
         latents.append(np.asarray(mean).reshape(-1, mean.shape[-1]))
   latents = np.concatenate(latents)
@@ -184,22 +172,46 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
   )
 
 
-def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
-  """Trains, writes DIR/vae and DIR/report.json, and returns the report."""
-  fields = config.vae.to_dict()
-  vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
-  unrolled = CausalVAE(vae.config, unroll=True)
-  components = config.get('components', vae.config.latent_channels)
-  params = init_params(vae, clips, components, jax.random.key(config.seed))
-  tx = training.make_optimizer(config)
-  state = jax.jit(tx.init)(params)
+def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
+  """Trains, and goes on after the last checkpoint of a run that was stopped.
+
+  Args:
+    config: Config of the training.
+    vae: Autoencoder.
+    clips: Clips of training, and those held out.
+    folder: Folder of the checkpoints.
+    steps: Number of steps of the complete run.
+    params: Function that returns the initial parameters.
+    part: Part to train, 'decoder' for example; '' is all.
+
+  Returns:
+    Parameters.
+  """
+  manager = ocp.CheckpointManager(
+    folder.absolute(),
+    options=ocp.CheckpointManagerOptions(
+      save_interval_steps=config.log_every, max_to_keep=1
+    ),
+  )
+  tx = training.make_optimizer(config, steps, part)
+  first = manager.latest_step() or 0
+  if first:
+    template = causal3d.init_params(vae.config, jax.random.key(config.seed))
+    saved = ocp.args.StandardRestore((template, tx.init(template)))
+    params, state = manager.restore(first, args=saved)
+    print(f'goes on after step {first}', flush=True)
+  else:
+    params = params()
+    state = jax.jit(tx.init)(params)
   reconstruct = training.make_reconstruct(vae)
+  unrolled = CausalVAE(vae.config, unroll=True)
   step_fn = training.make_step(unrolled, tx, config.kl, config.square)
-  rng = np.random.default_rng(config.seed)
   start_time = time.time()
   squares = []
-  with progress.Bar('train the autoencoder', config.steps) as bar:
-    for step in range(config.steps):
+  title = f'train the {part or "autoencoder"}'
+  with manager, progress.Bar(title, steps - first) as bar:
+    for step in range(first, steps):
+      rng = np.random.default_rng((config.seed, step))
       batch = clips_lib.windows(
         clips, config.batch_size, config.frames, config.cuts, rng
       )
@@ -217,9 +229,51 @@ def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
           f' {psnr["mean"]:.2f} dB, {time.time() - start_time:.0f} s',
           flush=True,
         )
-  fitted = normalize_latents(vae, params, clips, config.eval_frames)
-  folder = pathlib.Path(workdir) / 'vae'
-  convert.save_vae(fitted, params, folder, dtype=np.float16)
+      saved = ocp.args.StandardSave((params, state))
+      manager.save(step + 1, args=saved)
+  return params
+
+
+def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
+  """Trains, writes DIR/vae and DIR/report.json, and returns the report.
+
+  The last `config.decoder_steps` train the decoder alone, so that latents do
+  not change any more. A run that was stopped goes on after its last checkpoint.
+  """
+  workdir = pathlib.Path(workdir)
+  start_time = time.time()
+  fields = config.vae.to_dict()
+  vae = CausalVAE(CausalVAEConfig(**fields, scaling_factor=1.0))
+  for name in ('frames', 'eval_frames'):
+    if config[name] % vae.config.encode_window != 1:
+      raise ValueError(
+        f'{name} is {config[name]}; expected complete windows and the first'
+        f' frame, for example {2 * vae.config.encode_window + 1}'
+      )
+  key = jax.random.key(config.seed)
+  params = _fit(
+    config,
+    vae,
+    clips,
+    workdir / 'checkpoints',
+    config.steps,
+    lambda: init_params(vae, clips, key),
+    part='',
+  )
+  vae = CausalVAE(normalize_latents(vae, params, clips, config.eval_frames))
+  if config.decoder_steps:
+    first = params
+    params = _fit(
+      config,
+      vae,
+      clips,
+      workdir / 'decoder_checkpoints',
+      config.decoder_steps,
+      lambda: first,
+      part='decoder',
+    )
+  folder = workdir / 'vae'
+  convert.save_vae(vae.config, params, folder, dtype=np.float16)
   saved, params = convert.load_vae(folder)
   report = {
     'held_out_psnr_db': evaluate(
@@ -229,9 +283,9 @@ def train(config, workdir: str, clips: Sequence[Clip]) -> dict:
       config.eval_frames,
     ),
     'seconds': time.time() - start_time,
-    'steps': config.steps,
+    'steps': config.steps + config.decoder_steps,
   }
-  (folder.parent / 'report.json').write_text(json.dumps(report, indent=2))
+  (workdir / 'report.json').write_text(json.dumps(report, indent=2))
   return report
 
 

@@ -11,16 +11,21 @@ import numpy as np
 import optax
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
+def make_optimizer(
+  config, steps: int, part: str = ''
+) -> optax.GradientTransformation:
   """Returns Muon for the inner kernels, Adam for the rest; cosine decay.
 
   Linear maps of single positions stay the principal components that they are.
+
+  Args:
+    config: Config with `muon_lr`, `adam_lr` and `warmup`.
+    steps: Number of steps.
+    part: Part of the parameters that is trained; '' is all.
   """
 
   def schedule(peak):
-    return optax.warmup_cosine_decay_schedule(
-      0.0, peak, config.warmup, config.steps
-    )
+    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, steps)
 
   def dimensions(params):
     def leaf_dimensions(path, value):
@@ -33,13 +38,16 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
     return jax.tree_util.tree_map_with_path(leaf_dimensions, params)
 
-  def is_fixed(params):
+  def labels(params):
+    def is_trained(path):
+      names = {k.key for k in path}
+      return 'cell_shortcut' not in names and part in ('', path[0].key)
+
     return jax.tree_util.tree_map_with_path(
-      lambda path, _: any(k.key == 'cell_shortcut' for k in path), params
+      lambda path, _: 'trained' if is_trained(path) else 'fixed', params
     )
 
-  return optax.chain(
-    optax.masked(optax.set_to_zero(), is_fixed),
+  trained = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.contrib.muon(
       schedule(config.muon_lr),
@@ -47,7 +55,9 @@ def make_optimizer(config) -> optax.GradientTransformation:
       adam_b2=0.99,
       muon_weight_dimension_numbers=dimensions,
     ),
-    optax.masked(optax.set_to_zero(), is_fixed),
+  )
+  return optax.partition(
+    dict(trained=trained, fixed=optax.set_to_zero()), labels
   )
 
 

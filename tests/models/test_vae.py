@@ -279,14 +279,16 @@ def test_shipped_autoencoder_on_held_out_frames(fixtures):
 
 
 def test_linear_maps_of_every_cell(tmp_path):
-  config = dataclasses.replace(TINY, shortcut_cells=(2, 3))
+  config = dataclasses.replace(
+    TINY, shortcut_cells=(2, 3), shortcut_channels=2, refine=True
+  )
   params = tiny_vae.parameters(config, 0.1)
   vae = CausalVAE(config)
   frames = jax.random.uniform(jax.random.key(0), (1, 5, 16, 24, 3))
   mean, _ = run(vae, params, frames, method='encode')
   assert mean.shape == (1, 2, 2, 3, 4)
   kernel = params['encoder']['cell_shortcut']['kernel']
-  linear = coder.CellDense(4).apply(
+  linear = coder.CellDense(2).apply(
     {'params': params['encoder']['cell_shortcut']},
     coder.patchify3d(frames, 4, 8),
   )
@@ -301,5 +303,9 @@ def test_linear_maps_of_every_cell(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, loaded)
   with pytest.raises(ValueError, match='frames of 16x24'):
     vae.config.check_frames((1, 5, 16, 16, 3))
+  with pytest.raises(ValueError, match='refine needs linear_shortcut'):
+    CausalVAEConfig(refine=True)
+  with pytest.raises(ValueError, match='shortcut_channels 5 is more than'):
+    dataclasses.replace(TINY, shortcut_channels=5)
   with pytest.raises(ValueError, match='shortcut_cells'):
     dataclasses.replace(TINY, shortcut_cells=(2,))

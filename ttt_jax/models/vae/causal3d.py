@@ -57,6 +57,10 @@ class CausalVAEConfig:
       one of each latent to the decoded pixels; False in CogVideoX.
     shortcut_cells: Rows and columns of the latents if every position has linear
       maps of its own, which fixes the size of the frames; () shares one.
+    shortcut_channels: Latent channels that the linear maps write and read, the
+      first ones; 0 is all.
+    refine: Whether the finest level of the decoder reads the frames of the
+      linear map.
   """
 
   in_channels: schema.PositiveInt = 3
@@ -74,6 +78,8 @@ class CausalVAEConfig:
   patch_size: schema.PositiveInt = 1
   linear_shortcut: bool = False
   shortcut_cells: tuple[schema.PositiveInt, ...] = ()
+  shortcut_channels: schema.NonNegativeInt = 0
+  refine: bool = False
 
   def __post_init__(self):
     schema.check_fields(self, 'CausalVAEConfig')
@@ -92,6 +98,13 @@ class CausalVAEConfig:
         f'shortcut_cells {self.shortcut_cells} is not (rows, columns), for'
         ' example (4, 6), or ()'
       )
+    if self.shortcut_channels > self.latent_channels:
+      raise ValueError(
+        f'shortcut_channels {self.shortcut_channels} is more than'
+        f' latent_channels {self.latent_channels}; 0 is all of them'
+      )
+    if self.refine and not self.linear_shortcut:
+      raise ValueError('refine needs linear_shortcut, which is False')
     layers.check_groups(self.block_out_channels, self.norm_num_groups)
     if self.encode_window % ratio:
       raise ValueError(

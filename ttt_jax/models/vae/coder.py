@@ -180,8 +180,8 @@ class Encoder(nn.Module):
       patches = patchify3d(
         frames, c.temporal_compression_ratio, c.spatial_compression
       )
-      linear = _shortcut(c, c.latent_channels)(patches)
-      x = jnp.concatenate([linear, jnp.zeros_like(linear)], axis=-1) + x
+      linear = _shortcut(c, c.shortcut_channels or c.latent_channels)(patches)
+      x = x.at[..., : linear.shape[-1]].add(linear)
     return x, new_cache
 
 
@@ -192,12 +192,21 @@ class Decoder(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, latents, cache=None):
+  def __call__(self, latents, cache=None, linear=None):
     c = self.config
     cache = cache or {}
     new_cache: dict[str, Any] = {}
     widths = c.block_out_channels[::-1]
     last = len(widths) - 1
+    if c.linear_shortcut and linear is None:
+      time, space = c.temporal_compression_ratio, c.spatial_compression
+      shortcut = _shortcut(c, time * space**2 * c.out_channels)
+      linear = unpatchify3d(
+        shortcut(latents[..., : c.shortcut_channels or None]),
+        time,
+        space,
+        single_first=latents.shape[1] % 2 == 1,
+      )
     conv_in = CausalConv3d(widths[0], loop=self.loop, name='conv_in')
     x, new_cache['conv_in'] = conv_in(latents, cache.get('conv_in'))
     mid = Level(
@@ -211,6 +220,13 @@ class Decoder(nn.Module):
     x, new_cache['mid_block'] = mid(x, cache.get('mid_block'), latents)
     for i, features in enumerate(widths):
       name = f'up_blocks_{i}'
+      if i == last and c.refine and linear is not None:
+        refine_in = CausalConv3d(x.shape[-1], loop=self.loop, name='refine_in')
+        x, new_cache['refine_in'] = refine_in(
+          layers.space_to_depth(linear, c.patch_size),
+          cache.get('refine_in'),
+          add=x,
+        )
       level = Level(
         features=features,
         blocks=c.layers_per_block + 1,
@@ -230,10 +246,6 @@ class Decoder(nn.Module):
       x, cache.get('conv_out'), *activation(norm, x, latents)
     )
     frames = layers.depth_to_space(x, c.patch_size)
-    if c.linear_shortcut:
-      time, space = c.temporal_compression_ratio, c.spatial_compression
-      linear = _shortcut(c, time * space**2 * c.out_channels)(latents)
-      frames = frames + unpatchify3d(
-        linear, time, space, single_first=latents.shape[1] % 2 == 1
-      )
+    if linear is not None:
+      frames = frames + linear
     return frames, new_cache

@@ -1,0 +1,72 @@
+"""`make demo`: reads a story, shows and judges a video; training goes on."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from examples.cartoon import demo
+from examples.cartoon import render
+from examples.cartoon import train
+from examples.cartoon import world
+from ttt_jax.video import video_file
+
+STORY = 'configs/storyboards/cartoon.json'
+
+
+def drawn_story() -> world.Story:
+  """Returns the story that the storyboard tells."""
+  return world.draw_story(10, 21, world.SETTINGS['simple'], 'test')
+
+
+@dataclasses.dataclass
+class Pipe:
+  """Returns the true frames instead of sampled ones."""
+
+  frames: np.ndarray
+  fps: int = world.FPS
+
+  def __call__(self, story, **options):
+    assert len(story.segments) == 21
+    assert options == dict(seed=3)
+    return self.frames
+
+
+def test_true_frames_are_right_in_every_respect(tmp_path, request, capsys):
+  story, script = demo.read_story(str(request.config.rootpath / STORY))
+  frames = render.frames(drawn_story(), 64, 96)
+  written = demo.make(Pipe(frames), story, script, tmp_path / 'new', seed=3)
+  video, sheet, report = written
+  shown = video_file.read_video(video, fps=world.FPS, height=64, width=96)
+  assert shown.shape == frames.shape
+  assert sheet.stat().st_size > 10_000
+  verdict = json.loads(pathlib.Path(report).read_text())['verdicts'][0]
+  assert verdict['score']['story'] == 'cartoon'
+  assert min(verdict['score']['axes'].values()) > 0.99
+  shown = capsys.readouterr().out
+  assert 'what cartoon shows' in shown
+  assert '✗' not in shown
+
+
+def test_words_that_the_model_has_not_seen(tmp_path):
+  path = tmp_path / 'mine.json'
+  path.write_text('{"segments": ["Bo walks to the bota."]}')
+  with pytest.raises(ValueError, match=r"mine.json: .*'bota'.*boat"):
+    demo.read_story(str(path))
+
+
+@pytest.mark.parametrize('quick', [False, True])
+def test_steps_name_modules_and_files_that_exist(quick, request):
+  titles = []
+  for step in train.steps(quick):
+    titles.append(step.title)
+    assert importlib.util.find_spec(step.module)
+    for argument in step.arguments:
+      path = argument.partition('=')[2].split(':')[0]
+      if path.startswith('configs/'):
+        assert (request.config.rootpath / path).is_file(), argument
+  assert titles[-1] == 'export'
+  assert ('autoencoder' in titles) is not quick
