@@ -121,8 +121,12 @@ def plan(
   else:
     kernels = budget_lib.read(budget, topology.chip.name)
   mesh = program_lib.make_mesh(topology, dict(config.mesh))
-  make = {'train': program_lib.train_step, 'sample': program_lib.sampling}[mode]
-  function, arguments = make(config, mesh)
+  if mode == 'train':
+    function, arguments = program_lib.train_step(config, mesh)
+  else:
+    function, arguments = program_lib.sampling(
+      config, mesh, memory=topology.chip.hbm
+    )
   compiled = compiled_lib.compile_program(
     function, arguments, mesh, options, pathlib.Path(cache) if cache else None
   )

@@ -73,7 +73,7 @@ _V5E = ChipSpec(
   link_bandwidth=45e9,
   host_bandwidth=16e9,
   axes=2,
-  ring=16,
+  ring=chips.RINGS['TPU v5 lite'],
   most=256,
 )
 _V5P = ChipSpec(
@@ -86,7 +86,7 @@ _V5P = ChipSpec(
   link_bandwidth=90e9,
   host_bandwidth=16e9,
   axes=3,
-  ring=4,
+  ring=chips.RINGS['TPU v5'],
   most=8960,
 )
 _V6E = ChipSpec(
@@ -99,7 +99,7 @@ _V6E = ChipSpec(
   link_bandwidth=90e9,
   host_bandwidth=32e9,
   axes=2,
-  ring=16,
+  ring=chips.RINGS['TPU v6'],
   most=256,
 )
 _H100 = ChipSpec(

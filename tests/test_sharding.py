@@ -1,5 +1,7 @@
 """Rules of sharding, and errors of meshes that do not divide."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,72 @@ def test_parameters_over_both_axes():
   assert spec(42, 256, 512) == P(None, None, ('data', 'sp'))
   assert spec(42, 1022) == P(None, 'data')  # 16 does not divide.
   assert spec(1023, 255) == P()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A device of a slice of TPUs."""
+
+  coords: tuple[int, ...]
+  device_kind: str = 'TPU v6 lite'
+
+
+@pytest.mark.parametrize(
+  'sp, shape, ring, sides',
+  [
+    (1, (16, 16), 16, (1, 1)),
+    (4, (16, 16), 16, (2, 2)),
+    (8, (16, 16), 16, (2, 4)),
+    (16, (16, 16), 16, (4, 4)),
+    (4, (8, 8, 4), 4, (1, 1, 4)),  # A complete ring is as fast as 2 x 2.
+    (16, (4, 4, 2), 4, (4, 4, 1)),
+    (3, (16, 16), 16, None),
+    (3, (6, 2), 16, (3, 1)),
+  ],
+)
+def test_blocks_of_a_slice(sp, shape, ring, sides):
+  assert sharding.block_sides(sp, shape, ring) == sides
+
+
+def test_parts_of_a_sequence_are_a_block():
+  chips = [Chip((x, y, 0)) for y in range(4) for x in range(8)]
+  grid = sharding._block_grid(chips, 4)
+  assert grid.shape == (8, 4) and set(grid.flat) == set(chips)
+  for row in grid:
+    x, y, _ = np.ptp([chip.coords for chip in row], axis=0)
+    assert (x, y) == (1, 1)
+  assert sharding._block_grid(chips[1:], 1) is None  # No complete slice.
+  assert sharding._block_grid(chips * 2, 4) is None  # Two devices per chip.
+  assert sharding._block_grid(chips, 3) is None
+  assert sharding._block_grid(jax.devices(), 1) is None  # No TPU.
+
+
+def test_weights_of_sampling_are_copied_where_they_fit():
+  mesh = jax.sharding.AbstractMesh((2, 8), sharding.AXES)
+  params = dict(
+    a=jax.ShapeDtypeStruct((256, 512), jnp.bfloat16),
+    b=jax.ShapeDtypeStruct((512,), jnp.float32),
+  )
+  P = jax.sharding.PartitionSpec
+  split = dict(a=P(None, ('data', 'sp')), b=P())
+  size = 2 * 256 * 512 + 4 * 512
+  for memory, expected in (
+    (None, split),  # A CPU's devices share theirs.
+    (1.9 * size, split),
+    (2 * size, dict(a=P(), b=P())),
+  ):
+    found = sharding.sampling_shardings(mesh, params, memory)
+    assert {k: v.spec for k, v in found.items()} == expected
+
+
+def test_weights_are_copied_to_the_devices_of_a_mesh(monkeypatch):
+  mesh = sharding.make_mesh(dict(data=1, sp=1))
+  params = dict(a=jnp.ones((4, 4)))
+  assert sharding.copy_for_sampling(mesh, params) is params
+  monkeypatch.setattr(sharding, 'can_be_copied', lambda *_: True)
+  found = sharding.copy_for_sampling(mesh, params)['a']
+  assert found.sharding == sharding.replicated(mesh)
+  assert sharding.copy_for_sampling(None, params) is params
 
 
 def test_batches_arrive_complete():

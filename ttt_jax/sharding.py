@@ -3,7 +3,8 @@
 1. Batches are split over `data`.
 2. Parameters, optimizer state and averages are split along their largest
    divisible axis (FSDP): over `data` for training, over both mesh axes for
-   sampling. Small arrays are replicated.
+   sampling, unless every device has the memory for all of them. Small arrays
+   are replicated.
 3. Sequences are split over `sp`: by tokens in layers that treat each token on
    its own (dense layers, norms), by heads in layers that mix tokens (attention,
    TTT). An all-to-all converts between the two (Jacobs et al. 2023,
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -23,10 +25,15 @@ from jax.experimental import layout
 from jax.experimental import mesh_utils
 import numpy as np
 
+from ttt_jax.runtime import chips
+
 P = sharding.PartitionSpec
 AXES = ('data', 'sp')
 # Smaller arrays are replicated: gathering them costs more than it saves.
 MIN_SPLIT = 2**14
+# Weights of sampling are copied to devices of which they take at most this
+# share: a step then gathers nothing, and its products are whole.
+_COPIED_SHARE = 0.5
 
 
 def check_mesh(
@@ -126,11 +133,73 @@ def make_mesh(
       f'config.mesh {dict(zip(AXES, shape))} covers {size} devices, but all'
       f' {len(devices)} devices of all hosts must take part'
     )
-  # Parts of a sequence communicate most; this places them next to each other.
-  grid = mesh_utils.create_device_mesh(
-    shape, devices[:size], allow_split_physical_axes=True
-  )
+  # Parts of a sequence communicate most: they are placed next to each other.
+  grid = _block_grid(devices[:size], shape[1])
+  if grid is None:
+    grid = mesh_utils.create_device_mesh(
+      shape, devices[:size], allow_split_physical_axes=True
+    )
   return sharding.Mesh(grid, AXES)
+
+
+def block_sides(
+  size: int, shape: Sequence[int], ring: int
+) -> tuple[int, ...] | None:
+  """Returns the sides of the block of chips that exchange data fastest.
+
+  In an all-to-all a half of all bytes crosses the middle of the longest side: a
+  line has one link there for each row of the block, a ring two.
+
+  Args:
+    size: Number of chips of the block.
+    shape: Sides of the slice.
+    ring: Smallest side of a slice whose ends are linked.
+
+  Returns:
+    Divisors of the sides, complete axes where that is as fast; None if no block
+    of the size divides the slice.
+
+  Example:
+    >>> block_sides(8, (16, 16), ring=16)
+    (2, 4)
+    >>> block_sides(4, (8, 8, 4), ring=4)
+    (1, 1, 4)
+  """
+
+  def cost(sides):
+    pairs = [(a, b) for a, b in zip(sides, shape) if a > 1]
+    crossing = max(
+      (a / (8 if a == b and b >= ring else 4) for a, b in pairs), default=0
+    )
+    return max(crossing, 0.5), sum(a != b for a, b in pairs), sides
+
+  divisors = [[a for a in range(1, b + 1) if b % a == 0] for b in shape]
+  found = (s for s in itertools.product(*divisors) if math.prod(s) == size)
+  return min(found, key=cost, default=None)
+
+
+def _block_grid(devices: Sequence[Any], sp: int) -> np.ndarray | None:
+  """Returns devices of TPUs [data, sp] whose rows are blocks of the slice.
+
+  None if the devices are no complete slice of a known kind, or no block fits.
+  """
+  ring = chips.ring(devices[0].device_kind)
+  if ring is None or getattr(devices[0], 'coords', None) is None:
+    return None
+  coordinates = np.array([d.coords for d in devices])
+  shape = np.ptp(coordinates, axis=0) + 1
+  sides = block_sides(sp, shape.tolist(), ring)
+  if math.prod(shape) != len(devices) or sides is None:
+    return None
+  grid = np.empty(shape, object)
+  for device, at in zip(devices, coordinates - coordinates.min(axis=0)):
+    grid[tuple(at)] = device
+  if any(device is None for device in grid.flat):
+    return None  # Several devices per chip.
+  split = [n for a, b in zip(sides, shape) for n in (b // a, a)]
+  grid = grid.reshape(split)
+  order = (*range(0, grid.ndim, 2), *range(1, grid.ndim, 2))
+  return grid.transpose(order).reshape(-1, sp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +395,48 @@ def param_sharding(
 def tree_shardings(mesh: sharding.Mesh, tree: Any) -> Any:
   """Applies `param_sharding` to parameters or a complete train state."""
   return jax.tree.map(lambda leaf: param_sharding(mesh, leaf), tree)
+
+
+def sampling_shardings(
+  mesh: sharding.Mesh, params: Any, memory: float | None
+) -> Any:
+  """Returns the shardings of the weights for sampling.
+
+  Args:
+    mesh: Device mesh.
+    params: Pytree of arrays or `jax.ShapeDtypeStruct`.
+    memory: Bytes of a device; None if they are not known.
+  """
+  if memory is not None and can_be_copied(_num_bytes(params), memory):
+    return jax.tree.map(lambda _: replicated(mesh), params)
+  return jax.tree.map(lambda x: param_sharding(mesh, x, AXES), params)
+
+
+def can_be_copied(size: float, memory: float) -> bool:
+  """Returns whether sampling copies weights to every device.
+
+  Args:
+    size: Bytes of the weights.
+    memory: Bytes of a device.
+  """
+  return size <= _COPIED_SHARE * memory
+
+
+def _num_bytes(params: Any) -> int:
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params)
+  )
+
+
+def copy_for_sampling(mesh: sharding.Mesh | None, params: Any) -> Any:
+  """Copies split weights to all devices if these have the memory for it."""
+  if mesh is None:
+    return params
+  found = [device.memory_stats() or {} for device in mesh.local_devices]
+  limits = [stats.get('bytes_limit', 0) for stats in found]
+  if not can_be_copied(_num_bytes(params), min(limits)):
+    return params
+  return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(params)
 
 
 def local_rows(mesh: sharding.Mesh, batch_size: int) -> list[int]:

@@ -18,7 +18,7 @@ from absl import flags
 
 from ttt_jax.runtime import cli
 
-_BEGIN, _END = '<!-- costs: python -m launch.planner.costs -->', '<!-- end -->'
+MARKS = '<!-- costs: python -m launch.planner.costs -->', '<!-- end -->'
 
 
 def table(plans: Mapping[str, Mapping[str, Any]]) -> str:
@@ -52,12 +52,14 @@ def table(plans: Mapping[str, Mapping[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def update_page(page: str, text: str) -> str:
+def update_page(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
   """Returns a page with `text` between its marks; ValueError without them."""
-  marks = f'(?s)({re.escape(_BEGIN)}).*?({re.escape(_END)})'
-  page, count = re.subn(marks, lambda m: f'{m[1]}\n\n{text}\n\n{m[2]}', page)
+  begin, end = map(re.escape, marks)
+  page, count = re.subn(
+    f'(?s)({begin}).*?({end})', lambda m: f'{m[1]}\n\n{text}\n\n{m[2]}', page
+  )
   if not count:
-    raise ValueError(f'the page lacks the marks {_BEGIN} and {_END}')
+    raise ValueError(f'the page lacks the marks {" and ".join(marks)}')
   return page
 
 

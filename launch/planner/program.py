@@ -90,6 +90,7 @@ def sampling(
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
   steps: int = SAMPLING_STEPS,
+  memory: float | None = None,
 ) -> tuple[Any, tuple[Any, ...]]:
   """Returns the sampling of `ttt_jax.pipeline` and its abstract arguments.
 
@@ -99,20 +100,21 @@ def sampling(
 
   Args:
     config: config of the stage whose weights are used.
-    mesh: mesh; parameters are split over both of its axes, those of a U-Net
-      over `data`.
+    mesh: mesh; parameters are placed by `sharding.sampling_shardings`, those
+      of a U-Net are split over `data`.
     steps: steps of the sampler, which the program executes in a loop.
+    memory: bytes of a device's memory; None if they are not known.
   """
   if isinstance(backbones.from_config(config).config, unet.UNet3DConfig):
     return _editing(config, mesh, steps)
   model = dit.DiTConfig(**config.model)
-  shard = functools.partial(sharding.param_sharding, mesh, axes=sharding.AXES)
+  params = jax.eval_shape(
+    functools.partial(dit.inference_params, model), dit.abstract_params(model)
+  )
   params = jax.tree.map(
-    lambda x: x.update(sharding=shard(x)),
-    jax.eval_shape(
-      functools.partial(dit.inference_params, model),
-      dit.abstract_params(model),
-    ),
+    lambda x, s: x.update(sharding=s),
+    params,
+    sharding.sampling_shardings(mesh, params, memory),
   )
   sampler = schedulers.scheduler(config.get('scheduler') or schedulers.DEFAULT)
   schedule = sampler.schedule(steps, config.schedule_shift)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
-import itertools
-import math
 
 from launch import topology as topology_lib
 from launch.planner import collectives as collectives_lib
+from ttt_jax import sharding
 
 # Share of a GPU's peak rate that products reach. Compilers for GPUs do not
 # estimate cycles.
@@ -174,19 +173,17 @@ def group_axes(
 ) -> list[tuple[int, bool]]:
   """Returns the axes of a slice that a group uses: (side, whether a ring).
 
-  These are complete axes if some have the group's size, as in the mesh's
-  layout; otherwise a complete axis and a part of another.
+  These are the sides of `sharding.block_sides`, as in the mesh's layout. A
+  group of the axis `data` has one chip of every block; it is taken as a block,
+  too.
   """
-  shape = [side for side in topology.shape if side > 1]
-  ring = lambda side: (side, side >= topology.chip.ring)
-  for number in range(1, len(shape) + 1):
-    for sides in itertools.combinations(shape, number):
-      if math.prod(sides) == devices:
-        return [ring(side) for side in sides]
-  for side in sorted(shape, reverse=True):
-    if devices > side and devices % side == 0:
-      return [ring(side), (devices // side, False)]
-  return [(devices, False)]
+  ring = topology.chip.ring
+  sides = sharding.block_sides(devices, topology.shape, ring)
+  if sides is None:
+    return [(devices, False)]
+  return [
+    (a, a == b and b >= ring) for a, b in zip(sides, topology.shape) if a > 1
+  ]
 
 
 def assumptions(topology: topology_lib.Topology) -> list[str]:

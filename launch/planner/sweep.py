@@ -21,6 +21,7 @@ import ml_collections
 from launch import topology as topology_lib
 from launch.planner import advice
 from ttt_jax import backbones
+from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
 from ttt_jax.train import optimizer as optimizer_lib
 
@@ -30,7 +31,7 @@ _GIB = 2**30
 # peaks of the 63 s stage (docs/plan.md), to which they are within a quarter.
 _BACKWARD, _FORWARD = 48, 17
 # Cheapest first.
-_REMATS = ('', 'none', 'layer', 'offload')
+_REMATS = ('', 'none', 'attention', 'layer', 'offload')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def candidates(
   for mesh in advice.meshes(config, mode, topology.chips):
     counts = advice.microbatches(config, mesh) if mode == 'train' else [1]
     for count, remat in itertools.product(counts, remats):
-      bytes_ = memory(config, mode, mesh, count, remat, params)
+      bytes_ = memory(config, mode, mesh, count, remat, params, topology)
       found.append(Candidate(mesh, count, remat, bytes_))
   cost = lambda c: (_REMATS.index(c.remat), c.mesh['sp'], c.microbatches)
   return sorted(found, key=cost)
@@ -99,6 +100,7 @@ def memory(
   microbatches: int,
   remat: str,
   params: tuple[int, int],
+  topology: topology_lib.Topology,
 ) -> float:
   """Estimates the bytes per chip of a transformer, to reject candidates.
 
@@ -112,6 +114,7 @@ def memory(
     microbatches: microbatches per step.
     remat: value of `DiTConfig.remat`.
     params: numbers of all and of trainable parameters.
+    topology: chips.
   """
   backbone = backbones.from_config(config)
   if backbone.num_heads is None:
@@ -125,13 +128,17 @@ def memory(
   width = jax.numpy.dtype(model.dtype).itemsize
   activation = clips * tokens * model.model_dim * width
   if mode == 'sample':
-    chips = mesh['data'] * mesh['sp']
-    return width * num_params / chips + _FORWARD * activation
+    weights = width * num_params
+    if not sharding.can_be_copied(weights, topology.chip.hbm):
+      weights /= mesh['data'] * mesh['sp']
+    return weights + _FORWARD * activation
   # Two moments, a gradient, and its sum over microbatches.
   copies = 3 + (microbatches > 1) + (config.ema_decay > 0)
   state = 4 * (num_params + copies * num_trainable) / mesh['data']
   layers = model.num_layers
-  kept = dict(offload=2, layer=layers).get(remat, layers * _BACKWARD)
+  # Windows of attention overlap, and the logarithms of its sums are float32.
+  kept = dict(offload=2, layer=layers, attention=2.1 * layers)
+  kept = kept.get(remat, layers * _BACKWARD)
   return state + (kept + _BACKWARD) * activation
 
 

@@ -43,6 +43,7 @@ class Row:
     microbatches: microbatches per training step.
     remat: remat policy of a training step.
     checked: whether `--check` compiles it.
+    mixer: mixer; '' is the recipe's.
   """
 
   stage: str
@@ -52,12 +53,14 @@ class Row:
   microbatches: int = 1
   remat: str = 'layer'
   checked: bool = False
+  mixer: str = ''
 
   @property
   def name(self) -> str:
     """Name, unique in the table."""
     remat = ' offload' if self.remat == 'offload' else ''
-    return f'{self.stage} {self.mode} {self.topology}{remat}'
+    mixer = self.mixer and f' {self.mixer}'
+    return f'{self.stage} {self.mode} {self.topology}{remat}{mixer}'
 
   def command(self, cache: str, path: pathlib.Path) -> list[str]:
     """Returns the command that writes the plan's results to `path`."""
@@ -65,7 +68,8 @@ class Row:
       sys.executable,
       '-m',
       'launch.plan',
-      f'--config=configs/ttt_video.py:{self.stage}',
+      f'--config=configs/ttt_video.py:{self.stage}'
+      + (self.mixer and f',{self.mixer}'),
       f'--mode={self.mode}',
       f'--topology={self.topology}',
       f'--mesh={self.mesh}',

@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,8 +38,11 @@ _LANES = 128
 _BAND_QUERIES, _BAND_KEYS = 2, 4
 # Queries per block of a band with XLA.
 _BAND_BLOCK = 512
-# Name of the result of `attend` in checkpoint policies.
+# Names in checkpoint policies: the result of `attend`, and the logarithms of its
+# sums of exponentials. A backward pass that has both does not run the forward
+# pass of splash attention again.
 RESULT = 'softmax_attention'
+LOG_SUMS = 'softmax_log_sums'
 
 
 def choose(implementation: str | None, platform: str) -> str:
@@ -188,8 +192,6 @@ def splash(
 
   (_, w, m), s = q.shape, k.shape[1]
   heads = heads_lib.HeadPacking(m // head_dim, head_dim)
-  # Mask of the lanes of each head in a group.
-  masks = [jnp.arange(heads.width) // head_dim == i for i in range(heads.group)]
   if reach is None:
     mask = library.FullMask((w, s))
     keys, keys_backward = _block(s, _KEYS), _block(s, _KEYS_BACKWARD)
@@ -223,23 +225,129 @@ def splash(
   kernel: Callable[..., Any] = library.make_splash_mqa_single_device(
     library.MultiHeadMask([mask] * heads.group),
     block_sizes=blocks,
-    residual_checkpoint_name=RESULT,
     interpret=interpret,
   )
   segments = None
   if s > length:
     is_padding = lambda size: (jnp.arange(size) >= length).astype(jnp.int32)
     segments = library.SegmentIds(is_padding(w), is_padding(s))
-  # `vmap` over groups: Pallas distributes mapped axes over the cores of a chip;
-  # of the library's own axes only the heads of the forward pass are
-  # distributed.
-  attend_group = jax.vmap(
-    jax.vmap(functools.partial(kernel, segment_ids=segments))
+  out = _attend_groups(
+    head_dim,
+    kernel,
+    segments,
+    heads.pack_groups(q * head_dim**-0.5),
+    heads.pack_groups(k),
+    heads.pack_groups(v),
   )
-  q = heads.pack_groups(q * head_dim**-0.5)
-  q = jnp.stack([jnp.where(lanes, q, 0) for lanes in masks], axis=2)
-  per_head = attend_group(q, heads.pack_groups(k), heads.pack_groups(v))
-  out = per_head[:, :, 0]
-  for i, lanes in enumerate(masks[1:], 1):
-    out = jnp.where(lanes, per_head[:, :, i], out)
   return heads.unpack_groups(out)
+
+
+def _apart(x: jax.Array, head_dim: int) -> jax.Array:
+  """Returns [B, G, heads, W, lanes]: x [B, G, W, lanes], zero elsewhere."""
+  lanes = jnp.arange(x.shape[-1]) // head_dim
+  heads = range(x.shape[-1] // head_dim)
+  return jnp.stack([jnp.where(lanes == i, x, 0) for i in heads], axis=2)
+
+
+def _joined(x: jax.Array, head_dim: int) -> jax.Array:
+  """Inverts `_apart`; what x has in the lanes of other heads is dropped."""
+  lanes = jnp.arange(x.shape[-1]) // head_dim
+  out = x[:, :, 0]
+  for i in range(1, x.shape[2]):
+    out = jnp.where(lanes == i, x[:, :, i], out)
+  return out
+
+
+def _by_groups(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Maps a function of one group over batch and groups.
+
+  Pallas distributes mapped axes over the cores of a chip; of the library's own
+  axes only the heads of the forward pass are distributed.
+  """
+  return jax.vmap(jax.vmap(function))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_groups(head_dim, kernel, segments, q, k, v):
+  """Computes attention of groups of heads, all [B, G, W, lanes].
+
+  The library would keep its result for the backward pass with a copy of every
+  lane for each head of a group; here the heads stay side by side. It has no
+  public functions for the two passes, so these are those of the pinned JAX.
+  """
+  return _attend_groups_forward(head_dim, kernel, segments, q, k, v)[0]
+
+
+def _attend_groups_forward(head_dim, kernel, segments, q, k, v):
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as passes,
+  )
+
+  options = dict(kernel.kwargs)
+  del options['save_residuals']
+
+  def attend_group(q, k, v):
+    out, (log_sums,) = passes._splash_attention_forward(
+      kernel.fwd_mask_info,
+      q,
+      k,
+      v,
+      segments,
+      None,
+      save_residuals=True,
+      **options,
+    )
+    return out, log_sums
+
+  out, log_sums = _by_groups(attend_group)(_apart(q, head_dim), k, v)
+  out = checkpoint_name(_joined(out, head_dim), RESULT)
+  log_sums = checkpoint_name(log_sums, LOG_SUMS)
+  return out, (kernel, segments, q, k, v, out, log_sums)
+
+
+def _attend_groups_backward(head_dim, residuals, d_out):
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as passes,
+  )
+
+  kernel, segments, q, k, v, out, log_sums = residuals
+  options = kernel.kwargs
+
+  def gradients(q, k, v, out, log_sums, d_out):
+    return passes._splash_attention_bwd(
+      False,
+      options['mask_value'],
+      options['is_mqa'],
+      options['block_sizes'],
+      None,
+      options['mask_function'],
+      options['attn_logits_soft_cap'],
+      options['interpret'],
+      (
+        q,
+        k,
+        v,
+        segments,
+        None,
+        out,
+        log_sums,
+        kernel.dq_mask_info,
+        kernel.dkv_mask_info,
+      ),
+      d_out,
+    )[3:6]
+
+  # Lanes of other heads in `out` meet zeros in `d_out`.
+  number = q.shape[-1] // head_dim
+  d_q, d_k, d_v = _by_groups(gradients)(
+    _apart(q, head_dim),
+    k,
+    v,
+    jnp.broadcast_to(out[:, :, None], (*out.shape[:2], number, *out.shape[2:])),
+    log_sums,
+    _apart(d_out, head_dim),
+  )
+  return None, None, _joined(d_q, head_dim), d_k, d_v
+
+
+_attend_groups.defvjp(_attend_groups_forward, _attend_groups_backward)

@@ -66,7 +66,7 @@ def pipeline_arguments(
   pixels = config.patch_size * vae[0].spatial_compression  # per token, side
   return dict(
     config=dataclasses.replace(config, dtype=dtype),
-    params=params,
+    params=sharding.copy_for_sampling(mesh, params),
     vae=vae,
     text_encoder=text_lib.load_text_encoder(
       folder / 'text_encoder',

@@ -156,6 +156,7 @@ class VideoPipeline:
         ' storyboard; edit its clip with python -m ttt_jax.edit'
       )
     params = dit.inference_params(backbone.config, params)
+    params = sharding.copy_for_sampling(mesh, params)
     pipe = cls.from_config(config, params, mesh)
     video_encoder.check_identity(
       checkpoint.load_data(folder)['identity'],

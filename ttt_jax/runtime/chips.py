@@ -1,4 +1,4 @@
-"""Peak rates of accelerators, from the vendors' public specifications."""
+"""Facts about accelerators, from the vendors' public specifications."""
 
 from __future__ import annotations
 
@@ -19,7 +19,21 @@ PEAK_FLOPS = {
   'L4': 121e12,
 }
 
+# Smallest side of a slice of TPUs whose ends are linked, likewise.
+RINGS = {
+  'TPU v6': 16,
+  'TPU v5 lite': 16,
+  'TPU v5e': 16,
+  'TPU v5': 4,
+  'TPU v4': 4,
+}
+
 
 def peak_flops(device_kind: str) -> float | None:
   """Returns the peak FLOP/s of a kind of device, None if it is unknown."""
   return next((v for k, v in PEAK_FLOPS.items() if k in device_kind), None)
+
+
+def ring(device_kind: str) -> int | None:
+  """Returns the entry of `RINGS` for a kind of device, None if there is none."""
+  return next((v for k, v in RINGS.items() if k in device_kind), None)

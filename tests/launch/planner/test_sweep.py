@@ -73,21 +73,28 @@ def test_the_formula_is_near_what_the_compiler_found():
   config = _config()
   # Peaks of the 63 s stage with offload, in GiB.
   params = 7_230_178_848, 3_200_000_000
+  v5p, v5e = topology.parse('v5p:8x8x4'), topology.parse('v5e:16x16')
   for mesh, parts, peak in (
     (dict(data=64, sp=4), 1, 23.0),
     (dict(data=32, sp=8), 2, 14.8),
     (dict(data=16, sp=16), 4, 14.2),
   ):
     offload, layer = (
-      sweep.memory(config, 'train', mesh, parts, remat, params)
+      sweep.memory(config, 'train', mesh, parts, remat, params, v5p)
       for remat in ('offload', 'layer')
     )
     assert offload / 2**30 == pytest.approx(peak, rel=0.25)
     assert offload < layer
-  sampling = sweep.memory(
-    config, 'sample', dict(data=2, sp=16), 1, 'none', params
+  attention = sweep.memory(
+    config, 'train', dict(data=64, sp=4), 1, 'attention', params, v5p
   )
-  assert sampling / 2**30 == pytest.approx(3.0, rel=0.25)
+  assert attention / 2**30 == pytest.approx(65.1, rel=0.25)
+  for chip, mesh, peak in (
+    (v5p, dict(data=2, sp=16), 20.6),  # With a copy of all weights.
+    (v5e, dict(data=2, sp=8), 4.8),
+  ):
+    sampling = sweep.memory(config, 'sample', mesh, 1, 'none', params, chip)
+    assert sampling / 2**30 == pytest.approx(peak, rel=0.25)
 
 
 def _result(peak, step):
@@ -110,8 +117,8 @@ def test_a_sweep(capsys, tmp_path):
   status = sweep.run(_config(), 'train', topology_, 3, plan, str(path))
   out = capsys.readouterr().out
   assert status == 0 and len(tried) == 3 and path.exists()
-  # Two clips per chip at a time do not fit, nor does data 64 x sp 4.
-  assert tried[0] == (dict(data=32, sp=8), 2, 'layer')
+  # What attention computed fits with the smallest parts alone.
+  assert tried[0] == (dict(data=16, sp=16), 4, 'attention')
   assert out.count('does not fit') == 1
   best = tried[2]
   assert (

@@ -163,7 +163,9 @@ class SegmentAttention(nn.Module):
       @functools.partial(
         jax.checkpoint,
         prevent_cse=False,
-        policy=jax.checkpoint_policies.save_only_these_names(softmax.RESULT),
+        policy=jax.checkpoint_policies.save_only_these_names(
+          softmax.RESULT, softmax.LOG_SUMS
+        ),
       )
       def attend(z, norms):
         qkv = normalised_heads(z, heads, norms, rotary, self.qk_norm_eps)

@@ -12,7 +12,7 @@ from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions as positions_lib
 from ttt_jax.runtime import schema
 
-REMAT_POLICIES = ('none', 'products', 'layer', 'offload')
+REMAT_POLICIES = ('none', 'products', 'attention', 'layer', 'offload')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,9 @@ class DiTConfig:
       float32.
     remat: Activations that are kept for the backward pass: 'none' keeps all of
       them, 'products' keeps the results of matrix products, of attention and
-      of the portable inner loop, 'layer' keeps the blocks' inputs, 'offload'
-      keeps the blocks' inputs in host memory.
+      of the portable inner loop, 'layer' keeps the blocks' inputs, 'attention'
+      also the results of splash attention, 'offload' keeps the blocks' inputs
+      in host memory.
     implementation: Implementation of the mixer's kernel; None takes the
       backend's best.
     attention: Implementation of softmax attention, 'xla' or 'splash'; None

@@ -13,6 +13,7 @@ from pallas_kernels.xla import portable_loop
 from ttt_jax import sharding
 from ttt_jax.models import embeddings
 from ttt_jax.models import layers
+from ttt_jax.models import softmax
 from ttt_jax.models.dit import attention
 from ttt_jax.models.dit import block as block_lib
 from ttt_jax.models.dit import config as dit_config
@@ -29,6 +30,9 @@ _REMAT_POLICIES = {
     ),
   ),
   'layer': None,
+  'attention': jax.checkpoint_policies.save_only_these_names(
+    softmax.RESULT, softmax.LOG_SUMS
+  ),
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
     names_which_can_be_offloaded=[block_lib.INPUT],
