@@ -80,10 +80,10 @@ def prepare(
         if kernel in mixers.MIXERS[model.mixer].implementations:
           config.model.implementation = kernel
   used = mesh['data'] * mesh['sp']
-  if used > topology.chips:
+  if used > topology.num_devices:
     raise ValueError(
-      f'--mesh data {mesh["data"]} x sp {mesh["sp"]} needs {used} chips;'
-      f' {topology.name} has {topology.chips}'
+      f'--mesh data {mesh["data"]} x sp {mesh["sp"]} needs {used} devices;'
+      f' {topology.name} has {topology.num_devices}'
     )
   if mode == 'train':
     experiment.check_config(config)
@@ -127,6 +127,7 @@ def plan(
     function, arguments = program_lib.sampling(
       config, mesh, memory=topology.chip.hbm
     )
+    options |= sharding.sampling_options(mesh) or {}
   compiled = compiled_lib.compile_program(
     function, arguments, mesh, options, pathlib.Path(cache) if cache else None
   )

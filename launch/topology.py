@@ -43,6 +43,8 @@ class ChipSpec:
     axes: axes of a slice.
     ring: smallest side of a slice whose ends are linked.
     most: chips of the largest slice, or GPUs of the largest cluster.
+    devices: devices of a chip, as JAX counts them. Rates and memory above are
+      those of a device, links those of a chip.
   """
 
   name: str
@@ -56,6 +58,7 @@ class ChipSpec:
   axes: int
   ring: int
   most: int
+  devices: int = 1
 
   @property
   def is_gpu(self) -> bool:
@@ -102,6 +105,20 @@ _V6E = ChipSpec(
   ring=chips.RINGS['TPU v6'],
   most=256,
 )
+_7X = ChipSpec(
+  name='tpu7x',
+  flops=chips.PEAK_FLOPS['TPU7x'],
+  clock=2.2e9,
+  hbm=96 * _GIB,
+  hbm_bandwidth=3.69e12,
+  links=6,
+  link_bandwidth=100e9,
+  host_bandwidth=16e9,
+  axes=3,
+  ring=chips.RINGS['TPU7x'],
+  most=9216,
+  devices=2,
+)
 _H100 = ChipSpec(
   name='h100',
   flops=chips.PEAK_FLOPS['H100'],
@@ -115,7 +132,7 @@ _H100 = ChipSpec(
   ring=8,
   most=16384,
 )
-TPUS = {spec.name: spec for spec in (_V5E, _V5P, _V6E)}
+TPUS = {spec.name: spec for spec in (_V5E, _V5P, _V6E, _7X)}
 GPUS = {spec.name: spec for spec in (_H100,)}
 
 
@@ -137,6 +154,11 @@ class Topology:
   def chips(self) -> int:
     """Number of chips."""
     return math.prod(self.shape)
+
+  @property
+  def num_devices(self) -> int:
+    """Number of devices of all chips."""
+    return self.chips * self.chip.devices
 
   def devices(self) -> list[Any]:
     """Returns its devices, for ahead-of-time compilation on any host.
@@ -234,7 +256,7 @@ def largest_memory_slice(topology: Topology) -> Topology | None:
   A program that does not fit elsewhere can be compiled for it and examined.
   None for GPUs and for a slice of that kind.
   """
-  if topology.chip.is_gpu or topology.chip is _V5P:
+  if topology.chip.is_gpu or topology.chip.hbm >= _V5P.hbm:
     return None
   sides, rest = [1, 1, 1], topology.chips
   while rest % 2 == 0:

@@ -107,6 +107,7 @@ FLAGS: Mapping[str, tuple[XlaFlag, ...]] = {
   'v5e': _TPU_FLAGS,
   'v5p': (*_TPU_FLAGS, _ASYNC_ALL_TO_ALL),
   'v6e': (*_TPU_FLAGS, _ASYNC_ALL_TO_ALL),
+  'tpu7x': (*_TPU_FLAGS, _ASYNC_ALL_TO_ALL),
   'gpu': _GPU_FLAGS,
 }
 

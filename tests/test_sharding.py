@@ -67,6 +67,7 @@ class Chip:
   """A device of a slice of TPUs."""
 
   coords: tuple[int, ...]
+  core_on_chip: int = 0
   device_kind: str = 'TPU v6 lite'
 
 
@@ -95,9 +96,18 @@ def test_parts_of_a_sequence_are_a_block():
     x, y, _ = np.ptp([chip.coords for chip in row], axis=0)
     assert (x, y) == (1, 1)
   assert sharding._block_grid(chips[1:], 1) is None  # No complete slice.
-  assert sharding._block_grid(chips * 2, 4) is None  # Two devices per chip.
+  assert sharding._block_grid(chips * 2, 4) is None  # Two at one place.
   assert sharding._block_grid(chips, 3) is None
   assert sharding._block_grid(jax.devices(), 1) is None  # No TPU.
+
+
+def test_devices_of_a_chip_are_next_to_each_other():
+  kind = 'TPU7x'
+  devices = [
+    Chip((x, y, z), core, kind) for z, y, x, core in np.ndindex(8, 4, 4, 2)
+  ]
+  for row in sharding._block_grid(devices, 4):
+    assert len({device.coords for device in row}) == 2
 
 
 def test_weights_of_sampling_are_copied_where_they_fit():
@@ -126,6 +136,12 @@ def test_weights_are_copied_to_the_devices_of_a_mesh(monkeypatch):
   found = sharding.copy_for_sampling(mesh, params)['a']
   assert found.sharding == sharding.replicated(mesh)
   assert sharding.copy_for_sampling(None, params) is params
+
+
+def test_options_of_sampling_are_for_tpus():
+  mesh = sharding.make_mesh(dict(data=1, sp=1))
+  assert sharding.sampling_options(None) is None
+  assert sharding.sampling_options(mesh) is None
 
 
 def test_batches_arrive_complete():

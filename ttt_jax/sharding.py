@@ -186,16 +186,22 @@ def _block_grid(devices: Sequence[Any], sp: int) -> np.ndarray | None:
   ring = chips.ring(devices[0].device_kind)
   if ring is None or getattr(devices[0], 'coords', None) is None:
     return None
-  coordinates = np.array([d.coords for d in devices])
+  coordinates = np.array(
+    [(*d.coords, getattr(d, 'core_on_chip', 0)) for d in devices]
+  )
   shape = np.ptp(coordinates, axis=0) + 1
-  sides = block_sides(sp, shape.tolist(), ring)
+  *slice_, per_chip = shape.tolist()
+  # Devices of one chip first: their links are the chip's.
+  per_chip = math.gcd(sp, per_chip)
+  sides = block_sides(sp // per_chip, slice_, ring)
   if math.prod(shape) != len(devices) or sides is None:
     return None
+  sides = *sides, per_chip
   grid = np.empty(shape, object)
   for device, at in zip(devices, coordinates - coordinates.min(axis=0)):
     grid[tuple(at)] = device
   if any(device is None for device in grid.flat):
-    return None  # Several devices per chip.
+    return None
   split = [n for a, b in zip(sides, shape) for n in (b // a, a)]
   grid = grid.reshape(split)
   order = (*range(0, grid.ndim, 2), *range(1, grid.ndim, 2))
@@ -410,6 +416,18 @@ def sampling_shardings(
   if memory is not None and can_be_copied(_num_bytes(params), memory):
     return jax.tree.map(lambda _: replicated(mesh), params)
   return jax.tree.map(lambda x: param_sharding(mesh, x, AXES), params)
+
+
+def sampling_options(mesh: sharding.Mesh | None) -> dict[str, Any] | None:
+  """Returns compiler options of sampling on a mesh, for `jax.jit`.
+
+  On TPUs split weights are gathered by layer. The compiler would cut every
+  product into as many parts as there are devices instead, which pays for large
+  batches alone.
+  """
+  if mesh is None or mesh.devices.flat[0].platform != 'tpu':
+    return None
+  return {'xla_tpu_enable_windowed_einsum_for_all_gather': False}
 
 
 def can_be_copied(size: float, memory: float) -> bool:

@@ -105,7 +105,7 @@ def suggestions(
     counts = microbatches(config, mesh)
     if more := [n for n in counts if n > config.microbatches]:
       yield f'--config.microbatches={more[0]}: fewer clips at a time'
-  for mesh in meshes(config, mode, topology.chips):
+  for mesh in meshes(config, mode, topology.num_devices):
     if mesh['sp'] > config.mesh.sp:
       yield (
         f'--mesh=data:{mesh["data"]},sp:{mesh["sp"]}: a smaller part of'

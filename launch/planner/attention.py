@@ -1,6 +1,6 @@
 """Cycles of the attention kernels, from the compiler's schedule.
 
-    python -m launch.planner.attention [--chips=v5e,v5p,v6e] [--check | --write]
+    python -m launch.planner.attention [--chips=v5e,v5p] [--check | --write]
 
 XLA estimates the cycles of everything that it compiles except kernels. This
 command compiles attention within one window of 480 x 720 pixels (splash
@@ -33,7 +33,7 @@ BUDGET = pathlib.Path(__file__).parent / 'attention_budget.json'
 # Text, a shared frame, and twelve more of 480 x 720 pixels.
 WINDOW, HEAD_DIM = 18_030, 64
 # Heads per chip in the table of plans: more heads need more vector memory.
-_HEADS = {'v5e': 3, 'v5p': 12, 'v6e': 6}
+_HEADS = {'v5e': 3, 'v5p': 12, 'v6e': 6, 'tpu7x': 12}
 _GROWTH = 1.03
 
 

@@ -31,7 +31,7 @@ _GIB = 2**30
 # One clip per device of `data`, and heads that four devices can share with
 # every mixer. Sampling makes one video with guidance, a batch of two.
 _SLICES = {
-  'train': {'v5p:8x8x4': 'layer', 'v6e:16x16': 'offload'},
+  'train': {'v5p:8x8x4': 'attention', 'v6e:16x16': 'offload'},
   'sample': {'v5p:2x2x2': 'layer', 'v6e:2x4': 'layer'},
 }
 _MESHES = {'train': 'data:64,sp:4', 'sample': 'data:2,sp:4'}
@@ -86,7 +86,7 @@ def _table(
     f'{title}, {stage[:-1]} seconds:',
     '',
     '| mixer |'
-    + ''.join(f' {n}: s | x local | mixer | peak GiB |' for n in names),
+    + ''.join(f' {n}: s | x local | share | peak GiB |' for n in names),
     '| --- |' + ' ---: |' * (4 * len(names)),
   ]
   order = list(dict.fromkeys(mixer for mixer, _ in found))

@@ -125,7 +125,7 @@ def exposed_and_hidden_time(
       collective = group[number]
       seconds = link_seconds(
         collective.kind,
-        collective.devices or topology.chips,
+        collective.devices or topology.num_devices,
         collective.bytes,
         topology,
       )
@@ -145,7 +145,7 @@ def link_seconds(
 
   Args:
     kind: one of `collectives.KINDS`.
-    devices: size of a group.
+    devices: devices of a group.
     size: bytes of one device's input or output, whichever is larger.
     topology: chips and how they are linked.
   """
@@ -158,7 +158,12 @@ def link_seconds(
   if chip.is_gpu:
     one_server = devices <= topology_lib.GPUS_PER_SERVER
     return sent / (chip.link_bandwidth if one_server else _NETWORK_BANDWIDTH)
-  axes = group_axes(devices, topology)
+  # Devices of one chip share its links.
+  inside = min(devices, chip.devices)
+  if inside == devices:
+    return sent / (chip.links * chip.link_bandwidth)
+  size, sent = size * inside, sent * inside
+  axes = group_axes(devices // inside, topology)
   if kind.startswith('collective-permute'):
     return size / chip.link_bandwidth
   if kind.endswith('all-to-all'):

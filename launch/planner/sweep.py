@@ -84,7 +84,7 @@ def candidates(
   if mode == 'train' and remats[0] and backbones.from_config(config).num_heads:
     remats = _REMATS[1:]
   found = []
-  for mesh in advice.meshes(config, mode, topology.chips):
+  for mesh in advice.meshes(config, mode, topology.num_devices):
     counts = advice.microbatches(config, mesh) if mode == 'train' else [1]
     for count, remat in itertools.product(counts, remats):
       bytes_ = memory(config, mode, mesh, count, remat, params, topology)
@@ -199,9 +199,9 @@ def run(
   found = candidates(config, mode, topology)
   if not found:
     raise ValueError(
-      f'no mesh of all {topology.chips} chips of {topology.name} is valid with'
-      f' config.batch_size {config.batch_size} and the heads of the network;'
-      ' use a number of chips that divides their product'
+      f'no mesh of all {topology.num_devices} devices of {topology.name} is'
+      f' valid with config.batch_size {config.batch_size} and the heads of the'
+      ' network; use a number of chips that divides their product'
     )
   chosen, rejected = choose(found, limit, topology.chip.hbm)
   print(

@@ -58,7 +58,7 @@ class Row:
   @property
   def name(self) -> str:
     """Name, unique in the table."""
-    remat = ' offload' if self.remat == 'offload' else ''
+    remat = '' if self.remat == 'layer' else f' {self.remat}'
     mixer = self.mixer and f' {self.mixer}'
     return f'{self.stage} {self.mode} {self.topology}{remat}{mixer}'
 
@@ -87,6 +87,7 @@ ROWS = (
   Row('18s', 'train', **_V5P),
   Row('30s', 'train', **_V5P),
   Row('63s', 'train', **_V5P),
+  Row('63s', 'train', **_V5P, remat='attention', checked=True),
   Row('63s', 'train', **_V5P, remat='offload', checked=True),
   Row(
     '63s',
@@ -105,6 +106,7 @@ ROWS = (
     remat='offload',
     checked=True,
   ),
+  Row('63s', 'train', 'tpu7x:4x4x8', 'data:64,sp:4', remat='attention'),
   Row('63s', 'sample', 'v5p:4x4x2', 'data:2,sp:16', checked=True),
   Row('63s', 'sample', 'v5e:4x4', 'data:2,sp:8'),
 )
@@ -173,13 +175,16 @@ def markdown(plans: Mapping[str, Mapping[str, Any]]) -> str:
     '',
     '| stage | chips | mesh | microbatches | remat | peak GiB | of | host GiB'
     ' | all-to-alls per layer | sequence gathers | PFLOP per step | s per step'
-    ' | MFU | steps | chip-hours |',
-    '| --- | --- | --- | ---: | --- |' + ' ---: |' * 10,
+    ' | TFLOP/s per device | MFU | steps | chip-hours |',
+    '| --- | --- | --- | ---: | --- |' + ' ---: |' * 11,
     *map(_plan_row, plans.values()),
     '',
     'A sampling row is one denoising step; its chip-hours are those of a',
-    'video. "remat" is where the inputs of blocks are kept for the backward',
-    "pass: on the chip (`layer`) or in the host's memory (`offload`).",
+    'video. "remat" is what is kept for the backward pass: the inputs of',
+    "blocks on the chip (`layer`) or in the host's memory (`offload`), or on",
+    'the chip with the results of attention (`attention`). TFLOP/s and MFU',
+    "count the model's operations once, not those that are done again; the",
+    'peaks are below. A chip is one device, of tpu7x two.',
     '',
     'Seconds per step, each term as if it were the only one:',
     '',
@@ -224,6 +229,7 @@ def _plan_row(plan_: Mapping[str, Any]) -> str:
     len(plan_['sequence_sized']),
     f'{pflop:,.0f}',
     f'{roofline["step"]:.1f}',
+    f'{pflop * 1e3 / roofline["step"] / mesh["data"] / mesh["sp"]:.0f}',
     f'{roofline["mfu"]:.0%}',
     f'{plan_["steps"]:,}',
     f'{plan_["chip_hours"]:,.1f}',

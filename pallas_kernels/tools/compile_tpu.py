@@ -1,6 +1,6 @@
 """Compiles the TPU kernels for real TPUs on a machine that has none.
 
-    python -m pallas_kernels.tools.compile_tpu [--chips=v5e,v5p,v6e,7x]
+    python -m pallas_kernels.tools.compile_tpu [--chips=v5e,v5p,v6e,tpu7x]
         [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows]
         [--calls=one_chip,paper_63s] [--jobs=2] [--check | --write]
 

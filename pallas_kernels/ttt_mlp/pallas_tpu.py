@@ -34,7 +34,7 @@ def ttt_mlp(
 
   Products take their operands in the dtype of the tokens, so bfloat16 tokens
   run at the full rate of the matrix unit; states and sums are float32. On
-  chips whose vector unit computes in bfloat16 (v6e, 7x) the hidden layer of
+  chips whose vector unit computes in bfloat16 (v6e, tpu7x) the hidden layer of
   bfloat16 tokens does too.
 
   Raises:

@@ -10,7 +10,7 @@ from pallas_kernels.ttt_mlp import tpu_replay
 TARGETS = {
   'v5e': targets.Target(128 * 2**20, 1, narrow_arithmetic=False),
   'v5p': targets.Target(64 * 2**20, 2, narrow_arithmetic=False),
-  '7x': targets.Target(64 * 2**20, 1, narrow_arithmetic=True),
+  'tpu7x': targets.Target(64 * 2**20, 1, narrow_arithmetic=True),
 }
 STATE_BYTES = 4 * (2 * 128 * 256 + 128 + 2 * 256)  # Per pack, D 64 K 256.
 

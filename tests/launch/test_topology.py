@@ -10,6 +10,8 @@ def test_topologies():
   assert (slice_.chips, slice_.chip.name) == (256, 'v5p')
   assert topology.parse('v5e:16x16').chips == 256
   assert topology.parse('gpu:h100x8').chips == 8
+  slice_ = topology.parse('tpu7x:4x4x8')
+  assert (slice_.chips, slice_.num_devices) == (128, 256)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +33,13 @@ def test_as_many_chips_with_more_memory(name, larger):
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('v9:2x2', "unknown chip 'v9'; expected one of v5e, v5p, v6e"),
+    ('v9:2x2', "unknown chip 'v9'; expected one of v5e, v5p, v6e, tpu7x"),
     ('v5p:8x8', 'has 3 sides, for example v5p:8x8x4'),
     ('v6e:2x0', 'has 2 sides, for example v6e:16x16'),
-    ('h100:8', "unknown chip 'h100'; expected one of v5e, v5p, v6e, gpu"),
+    (
+      'h100:8',
+      "unknown chip 'h100'; expected one of v5e, v5p, v6e, tpu7x, gpu",
+    ),
     ('gpu:a1x8', "unknown GPU 'a1'; expected one of h100"),
     ('v5e:-1x1', 'has 2 sides'),
     ('v5e:2x²', 'has 2 sides'),

@@ -38,9 +38,9 @@ _LANES = 128
 _BAND_QUERIES, _BAND_KEYS = 2, 4
 # Queries per block of a band with XLA.
 _BAND_BLOCK = 512
-# Names in checkpoint policies: the result of `attend`, and the logarithms of its
-# sums of exponentials. A backward pass that has both does not run the forward
-# pass of splash attention again.
+# Names in checkpoint policies: the result of `attend`, and the logarithms of
+# its sums of exponentials. A backward pass that has both does not run the
+# forward pass of splash attention again.
 RESULT = 'softmax_attention'
 LOG_SUMS = 'softmax_log_sums'
 

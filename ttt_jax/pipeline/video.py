@@ -107,6 +107,7 @@ class VideoPipeline:
       self._sample_latents,
       static_argnames=('scheduler', 'schedule'),
       out_shardings=mesh and sharding.replicated(mesh),
+      compiler_options=sharding.sampling_options(mesh),
     )
 
   @classmethod

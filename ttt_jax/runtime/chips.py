@@ -5,6 +5,7 @@ from __future__ import annotations
 # Dense bfloat16 FLOP/s by a part of `jax.Device.device_kind`. The first match
 # counts.
 PEAK_FLOPS = {
+  'TPU7x': 1153.5e12,  # of one of the chip's two devices
   'TPU v6': 918e12,
   'TPU v5 lite': 197e12,
   'TPU v5e': 197e12,
@@ -21,6 +22,7 @@ PEAK_FLOPS = {
 
 # Smallest side of a slice of TPUs whose ends are linked, likewise.
 RINGS = {
+  'TPU7x': 4,
   'TPU v6': 16,
   'TPU v5 lite': 16,
   'TPU v5e': 16,
@@ -35,5 +37,5 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def ring(device_kind: str) -> int | None:
-  """Returns the entry of `RINGS` for a kind of device, None if there is none."""
+  """Returns the smallest ring of a kind of device, None if it is unknown."""
   return next((v for k, v in RINGS.items() if k in device_kind), None)

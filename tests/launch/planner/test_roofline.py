@@ -44,6 +44,10 @@ def test_times_of_collectives():
   v6e = topology.parse('v6e:16x16')
   assert seconds('all-to-all', 8, v6e) == 1
   assert seconds('all-to-all', 16, v6e) == 1
+  # Two devices share the links of a chip.
+  tpu7x = topology.parse('tpu7x:4x4x8')
+  assert seconds('all-to-all', 8, tpu7x) == pytest.approx(2 * 0.5 * 0.9)
+  assert seconds('all-to-all', 2, tpu7x) < 0.1
   assert seconds('all-reduce', 1) == 0
   assert seconds('all-gather', 8, _GPU) == 7 / 8 / 5
   assert seconds('all-gather', 16, _GPU) == 15 / 16 * 90 / 50

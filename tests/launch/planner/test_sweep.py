@@ -137,5 +137,5 @@ def test_a_sweep_in_which_nothing_fits(capsys):
 def test_invalid_sweeps():
   with pytest.raises(ValueError, match='--limit is 0'):
     sweep.run(_config(), 'train', topology.parse('v5e:4x4'), 0, None)
-  with pytest.raises(ValueError, match='no mesh of all 49 chips of v5e:7x7'):
+  with pytest.raises(ValueError, match='no mesh of all 49 devices of v5e:7x7'):
     sweep.run(_config(), 'train', topology.parse('v5e:7x7'), 1, None)
