@@ -192,13 +192,14 @@ class Decoder(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, latents, cache=None, linear=None):
+  def __call__(self, latents, cache=None):
     c = self.config
     cache = cache or {}
     new_cache: dict[str, Any] = {}
     widths = c.block_out_channels[::-1]
     last = len(widths) - 1
-    if c.linear_shortcut and linear is None:
+    linear = None
+    if c.linear_shortcut:
       time, space = c.temporal_compression_ratio, c.spatial_compression
       shortcut = _shortcut(c, time * space**2 * c.out_channels)
       linear = unpatchify3d(
