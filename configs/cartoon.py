@@ -22,8 +22,6 @@ STAGES = {
   '63s': (63, 80, 1, 0.005, '30s'),
 }
 _ASSETS = 'package:ttt_jax/assets/cartoon'
-# Of the world of `examples.cartoon`.
-SETTINGS = 'simple'
 
 
 def get_config(arg: str = '3s') -> ml_collections.ConfigDict:

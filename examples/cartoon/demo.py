@@ -27,7 +27,7 @@ from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
 MODEL = 'package:ttt_jax/assets/cartoon'
-_STORY = 'configs/storyboards/cartoon.json'
+_STORY = 'examples/cartoon/story.json'
 _ENLARGE = 5
 
 

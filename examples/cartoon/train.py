@@ -18,7 +18,6 @@ import shlex
 
 from absl import flags
 
-from configs import cartoon
 from examples import demo_steps
 from examples.demo_steps import Step
 from ttt_jax.runtime import cli
@@ -82,7 +81,7 @@ def steps(quick: bool = False) -> list[Step]:
           '--out={workdir}/stories/' + stage,
           f'--stories={count}',
           f'--segments={segments}',
-          f'--settings={cartoon.SETTINGS}',
+          '--settings=simple',
           f'--renamings={renamings}',
           f'--seed={int(stage[:-1]) * _SEED}',
         ),

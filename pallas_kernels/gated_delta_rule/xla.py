@@ -6,12 +6,13 @@ of the chunk, and tril the part below the diagonal:
     L = tril(beta_i (k_i . k_j) d(i, j))
     U = (I + L)^-1 beta v            the writes of the tokens if S = 0
     W = (I + L)^-1 beta d(i) k       the corrections of the writes, W S
-    R = U - W S
-    o = d(i) q S + (q_i . k_j d(i, j))_{j <= i} R
-    S' = d(C) S + (d(C, i) k_i)^T R
+    P = (q_i . k_j d(i, j))_{j <= i},  D = d(C, i) k_i
+    S' = (d(C) I - D^T W) S + D^T U
+    o = (d(i) q - P W) S + P U
 
 (UT transform, Yang et al. 2024, arXiv:2406.06484, section 3.) One triangular
-system per chunk; all except the last three lines for many chunks at once.
+system per chunk. All but the states is computed for many chunks at once: one
+product per chunk, forwards and backwards.
 """
 
 from __future__ import annotations
@@ -35,12 +36,10 @@ _LEAST = -1e9
 class Chunk(NamedTuple):
   """The parts of a chunk that do not depend on the state; [n, B, H, ...]."""
 
-  u: jax.Array  # [C, V]
-  w: jax.Array  # [C, K]
-  q: jax.Array  # d(i) q, [C, K]
-  k: jax.Array  # d(C, i) k, [C, K]
-  pairs: jax.Array  # (q_i . k_j) d(i, j), [C, C]
-  decay: jax.Array  # d(C), []
+  transition: jax.Array  # d(C) I - D^T W, [K, K]
+  written: jax.Array  # D^T U, [K, V]
+  q: jax.Array  # d(i) q - P W, [C, K]
+  out: jax.Array  # P U, [C, V]
 
 
 def gated_delta_rule(
@@ -58,7 +57,7 @@ def gated_delta_rule(
     initial_state, (*q.shape[:2], q.shape[-1], v.shape[-1]), q, k, v, beta, g
   )
   tokens = dict(q=q, k=k, v=v, beta=beta, g=g)
-  return scan_chunks(prepare, step, state, tokens, chunk, v.dtype)
+  return scan_chunks(prepare, advance, read, state, tokens, chunk, v.dtype)
 
 
 def prepare(tokens: Arrays) -> Chunk:
@@ -79,22 +78,61 @@ def prepare(tokens: Arrays) -> Chunk:
   solved = solve_unit_lower(
     lower, beta[..., None] * jnp.concatenate([v, since_start * k], axis=-1)
   )
+  u, w = jnp.split(solved, [v.shape[-1]], axis=-1)
+  pairs = _products(q, k) * decays
+  # Transposed keys, decayed until the end.
+  k = jnp.swapaxes(until_end * k, -1, -2)
+  decay = since_start[..., -1:, :] * jnp.eye(k.shape[-2], dtype=k.dtype)
   return Chunk(
-    u=solved[..., : v.shape[-1]],
-    w=solved[..., v.shape[-1] :],
-    q=since_start * q,
-    k=until_end * k,
-    pairs=_products(q, k) * decays,
-    decay=since_start[..., -1, 0],
+    transition=decay - k @ w,
+    written=k @ u,
+    q=since_start * q - pairs @ w,
+    out=pairs @ u,
   )
 
 
-def step(state: jax.Array, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
-  """Returns (next state, out [B, H, C, V]) of a state [B, H, K, V]."""
-  written = chunk.u - chunk.w @ state
-  out = chunk.q @ state + chunk.pairs @ written
-  state = chunk.decay[..., None, None] * state
-  return state + jnp.einsum('bhck,bhcv->bhkv', chunk.k, written), out
+def advance(state: jax.Array, chunks: Chunk) -> tuple[jax.Array, jax.Array]:
+  """Returns the last state [B, H, K, V], and those before each chunk."""
+  return _states(state, chunks.transition, chunks.written)
+
+
+def read(states: jax.Array, chunks: Chunk) -> jax.Array:
+  """Returns the results [n, B, H, C, V] for the states before each chunk."""
+  return chunks.q @ states + chunks.out
+
+
+@jax.custom_vjp
+def _states(state, transition, written):
+  """Returns S_n and S_0 .. S_{n-1} of S' = transition S + written."""
+
+  def step(state, chunk):
+    transition, written = chunk
+    return transition @ state + written, state
+
+  return jax.lax.scan(step, state, (transition, written))
+
+
+def _states_forward(state, transition, written):
+  last, states = _states(state, transition, written)
+  return (last, states), (transition, states)
+
+
+def _states_backward(kept, gradients):
+  transition, states = kept
+  d_last, d_states = gradients
+
+  def step(d_next, chunk):
+    transition, d_state = chunk
+    return jnp.swapaxes(transition, -1, -2) @ d_next + d_state, d_next
+
+  d_first, d_written = jax.lax.scan(
+    step, d_last, (transition, d_states), reverse=True
+  )
+  # For all chunks at once, which autodiff would do one by one.
+  return d_first, d_written @ jnp.swapaxes(states, -1, -2), d_written
+
+
+_states.defvjp(_states_forward, _states_backward)
 
 
 def _products(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -49,7 +49,8 @@ def ssd(
   )
   out, state = scan_chunks(
     functools.partial(prepare, a=a.astype(state.dtype)),
-    step,
+    advance,
+    read,
     state,
     dict(x=x, dt=dt, b=b, c=c),
     chunk,
@@ -80,9 +81,18 @@ def prepare(tokens: Arrays, a: jax.Array) -> Chunk:
   )
 
 
-def step(state: jax.Array, chunk: Chunk) -> tuple[jax.Array, jax.Array]:
-  """Returns (next state, y [B, H, C, P]) of a state [B, H, P, N]."""
-  read = jnp.einsum('bhcn,bhpn->bhcp', chunk.c, state)
-  out = chunk.out + chunk.since_start[..., None] * read
-  decay = chunk.since_start[..., -1, None, None]
-  return decay * state + chunk.written, out
+def advance(state: jax.Array, chunks: Chunk) -> tuple[jax.Array, jax.Array]:
+  """Returns the last state [B, H, P, N], and those before each chunk."""
+
+  def step(state, chunk):
+    decay, written = chunk
+    return decay * state + written, state
+
+  decays = chunks.since_start[..., -1, None, None]
+  return jax.lax.scan(step, state, (decays, chunks.written))
+
+
+def read(states: jax.Array, chunks: Chunk) -> jax.Array:
+  """Returns y [n, B, H, C, P] for the states [n, B, H, P, N]."""
+  y = jnp.einsum('nbhcm,nbhpm->nbhcp', chunks.c, states)
+  return chunks.out + chunks.since_start[..., None] * y

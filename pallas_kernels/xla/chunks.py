@@ -1,12 +1,14 @@
 """Chunked linear recurrences: products within chunks, a scan between them.
 
-    h_0 --step--> h_1 --step--> h_2 ...      one state [B, H, ...] per chunk
-        chunk 0       chunk 1
+    h_0 ---> h_1 ---> h_2 ...      one state [B, H, ...] per chunk
+      chunk 0  chunk 1
 
 `prepare` computes everything that does not depend on the state, for many chunks
-at once, as large products; `step` computes the rest. The backward pass is
-autodiff's. If its residuals would exceed a budget, chunks form groups: only the
-first state of each group is kept, and the group is recomputed.
+at once, as large products; `advance` computes the states, one after another,
+with as little as possible; `read` computes the outputs from them, again for
+many chunks at once. If the residuals of the backward pass would exceed a
+budget, chunks form groups: only the first state of each group is kept, and the
+group is recomputed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ Arrays = Mapping[str, jax.Array]
 
 def scan_chunks(
   prepare: Callable[[Arrays], Any],
-  step: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]],
+  advance: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]],
+  read: Callable[[jax.Array, Any], jax.Array],
   state: jax.Array,
   tokens: Arrays,
   chunk: int,
@@ -40,8 +43,10 @@ def scan_chunks(
   Args:
     prepare: function of a mapping, name -> [n, B, H, C, ...] in the state's
       dtype, to a pytree with the same leading axis n.
-    step: (state, one entry of the result of `prepare`) -> (next state, out
-      [B, H, C, V]).
+    advance: (state, result of `prepare`) -> (last state, states before each
+      chunk [n, B, H, ...]).
+    read: (states before each chunk, result of `prepare`) -> out
+      [n, B, H, C, V].
     state: initial state [B, H, ...], in the dtype to compute in.
     tokens: name -> [B, H, T, ...]. Zeros after the end must not change the
       state. They may be narrower than the state: one group at a time is
@@ -62,16 +67,16 @@ def scan_chunks(
   def widen(taken):
     return prepare({name: x.astype(state.dtype) for name, x in taken.items()})
 
-  def visit(state, prepared):
-    state, out = step(state, prepared)
-    return state, out.astype(out_dtype)
+  def run_group(state, taken):
+    prepared = widen(taken)
+    last, states = advance(state, prepared)
+    return last, read(states, prepared).astype(out_dtype)
 
-  out, state = scan_groups(
-    widen,
-    visit,
+  out, state = in_groups(
+    run_group,
     state,
     {name: cut(x, chunk) for name, x in tokens.items()},
-    kept_bytes=2 * state.nbytes + 4 * pairs + 2 * chunk * row_bytes,
+    kept_bytes=3 * state.nbytes + 4 * pairs + 2 * chunk * row_bytes,
   )
   return join(out, length), state
 
@@ -96,6 +101,32 @@ def scan_groups(
   Returns:
     (out of each step [N, ...], last state).
   """
+  return in_groups(
+    lambda state, taken: jax.lax.scan(step, state, prepare(taken)),
+    state,
+    chunks,
+    kept_bytes,
+  )
+
+
+def in_groups(
+  run_group: Callable[[Any, Any], tuple[Any, jax.Array]],
+  state: Any,
+  chunks: Any,
+  kept_bytes: int,
+) -> tuple[jax.Array, Any]:
+  """Runs a recurrence over groups of chunks.
+
+  Args:
+    run_group: function (state, some chunks [n, ...]) -> (next state, out [n,
+      ...]).
+    state: as for `scan_groups`.
+    chunks: as for `scan_groups`.
+    kept_bytes: as for `scan_groups`.
+
+  Returns:
+    As `scan_groups`.
+  """
   count = jax.tree.leaves(chunks)[0].shape[0]
   group = count if count * kept_bytes <= KEPT_BYTES else group_size(count)
   groups = -(-count // group)
@@ -104,9 +135,6 @@ def scan_groups(
     fill = groups * group - count
     x = jnp.pad(x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(groups, group, *x.shape[1:])
-
-  def run_group(state, taken):
-    return jax.lax.scan(step, state, prepare(taken))
 
   if groups > 1:
     run_group = jax.checkpoint(run_group, prevent_cse=False)

@@ -14,7 +14,7 @@ from examples.cartoon import train
 from examples.cartoon import world
 from ttt_jax.video import video_file
 
-STORY = 'configs/storyboards/cartoon.json'
+STORY = 'examples/cartoon/story.json'
 
 
 def drawn_story() -> world.Story:
