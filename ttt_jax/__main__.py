@@ -30,6 +30,7 @@ _NAMES = (
   'evaluate',
   'evaluate_edit',
   'inspect',
+  'completion',
 )
 _PLAN = 'plan'  # Of `launch`, which a clone has next to the package.
 
