@@ -27,10 +27,12 @@ def test_lists_commands_and_recipes_without_jax():
     '  train          Trains one stage.',
     '  plan           Estimates whether a stage fits',
     '  quickstart    A complete system on a laptop',
+    '  cartoon       The model of `make demo`',
   ):
     assert line in done.stdout
-  # A demonstration's config is no recipe of `train`.
-  assert '  quickstart_vae ' not in done.stdout
+  # Configs of other programs are not recipes of `train`.
+  for name in ('quickstart_vae', 'cartoon_vae', 'shapes'):
+    assert f'  {name} ' not in done.stdout
 
 
 @pytest.mark.parametrize('name', main.commands())
