@@ -58,7 +58,7 @@ def test_runs_a_command():
   [
     (['trian'], "unknown command 'trian'; did you mean train?"),
     (['?'], "unknown command '?'; expected one of train, sample, "),
-    (['sample', '--sed=3'], "Unknown command line flag 'sed'. Did you mean:"),
+    (['sample', '--sed=3'], 'unknown flag --sed; did you mean --seed?'),
   ],
 )
 def test_one_line(arguments, message):
