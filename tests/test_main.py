@@ -45,8 +45,11 @@ def test_docstrings_have_a_summary_and_examples(name):
   assert example.startswith((f'ttt-jax {name} ', f'python -m {module} '))
 
 
-def test_runs_a_command():
-  done = commands.run('ttt_jax', 'train', '--help')
+@pytest.mark.parametrize(
+  'arguments', [('train', '--help'), ('help', 'train'), ('--help', 'train')]
+)
+def test_runs_a_command(arguments):
+  done = commands.run('ttt_jax', *arguments)
   assert done.returncode == 0
   assert 'ttt-jax train --config=quickstart:3s' in done.stdout
   assert '\n  --workdir: Folder of the training run' in done.stdout
@@ -58,6 +61,8 @@ def test_runs_a_command():
   [
     (['trian'], "unknown command 'trian'; did you mean train?"),
     (['?'], "unknown command '?'; expected one of train, sample, "),
+    (['--verison'], "unknown command '--verison'; did you mean --version?"),
+    (['help', 'trian'], "unknown command 'trian'; did you mean train?"),
     (['sample', '--sed=3'], 'unknown flag --sed; did you mean --seed?'),
   ],
 )

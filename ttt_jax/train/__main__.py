@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   config = _CONFIG.value
   if config is None:
-    raise ValueError('--config is missing, for example configs/quickstart.py')
+    raise ValueError('--config is missing, for example --config=quickstart:3s')
   if _DRY_RUN.value:
     dry_run(config)
     return 0
