@@ -93,7 +93,8 @@ _NOPE = (
     ),
     (
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.mp4'],
-      'error: s.json does not exist',
+      'error: s.json does not exist; name a storyboard, for example'
+      ' configs/storyboards/one_minute.json',
     ),
     (
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=no/o.mp4'],

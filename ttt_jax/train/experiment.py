@@ -149,7 +149,7 @@ def _open_data(
   folder = epath.Path(paths.in_workdir(config.data.folder, workdir))
   if not folder.exists():
     raise FileNotFoundError(
-      f'no data set in {folder}; make it with python -m ttt_jax.precompute'
+      f'no data set in {folder}; make it with ttt-jax precompute'
       f' and the same --config and --workdir={workdir}'
     )
   dataset = dataset_reader.LatentDataset(folder)
@@ -193,6 +193,13 @@ def _find_init_from(
   folder = epath.Path(name or workdir / config.previous_stage)
   if name.startswith(paths.PACKAGE):
     folder = epath.Path(paths.resolve(name))
+  elif not name and not folder.exists():
+    raise FileNotFoundError(
+      f'stage {config.stage} starts from the weights of stage'
+      f' {config.previous_stage}, but {folder} does not exist; train that stage'
+      ' first, or set --config.init_from=FOLDER to start from other weights or'
+      ' --config.previous_stage= to start from random ones'
+    )
   init_from = init_from_lib.resolve_init_from(folder, config.stage)
   init_from_lib.check(
     init_from, backbones.from_config(config).config, backbones.geometry(config)
