@@ -54,6 +54,12 @@ def test_runs_a_command(arguments):
   assert 'ttt-jax train --config=quickstart:3s' in done.stdout
   assert '\n  --workdir: Folder of the training run' in done.stdout
   assert str(ROOT) not in done.stdout
+  assert "(default: 'None')" not in done.stdout
+
+
+def test_help_of_a_flag_that_may_be_repeated():
+  text = commands.run('ttt_jax', 'edit', '--help').stdout
+  assert '\n  --prompt: Text of an edit; may be given several times.\n' in text
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def main(argv: Sequence[str]) -> None:
   arguments = [f'--config={name}']
   arguments += [f'--config.{name}={value}' for name, value in overrides.items()]
   arguments += [f'--workdir={workdir}']
-  print(f'next: python -m ttt_jax.train {shlex.join(arguments)}')
+  print(f'next: ttt-jax train {shlex.join(arguments)}')
 
 
 def define_flags() -> None:

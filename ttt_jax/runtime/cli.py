@@ -286,6 +286,10 @@ def _help() -> str:
   text = (sys.modules['__main__'].__doc__ or '').strip()
   # The first line is the path of the module.
   flag_help = flags.FLAGS.main_module_help().strip('\n').partition('\n')[2]
+  # The defaults None and '' say nothing, and the help of a flag that may be
+  # repeated says so.
+  flag_help = re.sub(r"\n +\(default: '(None)?'\)", '', flag_help)
+  flag_help = re.sub(r';\n +repeat this option to .* values', '', flag_help)
   return f"""{text}
 
 flags:

@@ -109,10 +109,7 @@ def main(argv: Sequence[str]) -> int:
     command, arguments = 'sample', '--storyboard=FILE.json --out=FILE.mp4'
     if 'video' in config:
       command, arguments = 'edit', '--prompt="..."'
-    print(
-      f'next: python -m ttt_jax.{command} --workdir={_WORKDIR.value}'
-      f' {arguments}'
-    )
+    print(f'next: ttt-jax {command} --workdir={_WORKDIR.value} {arguments}')
   return 0
 
 
