@@ -124,6 +124,9 @@ def test_a_missing_previous_stage(tmp_path):
   tiny_experiment.write_data_set(tmp_path / 'data/9s', config)
   with pytest.raises(FileNotFoundError, match='of stage 3s, but .*3s does not'):
     experiment_lib.Experiment(config, tmp_path)
+  config.init_from = 'nowhere'
+  with pytest.raises(FileNotFoundError, match='set --config.init_from to the'):
+    experiment_lib.Experiment(config, tmp_path)
 
 
 @pytest.mark.parametrize(
