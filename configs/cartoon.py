@@ -2,6 +2,14 @@
 
     python -m examples.cartoon.train --workdir=DIR
 
+makes everything. For each stage it runs these commands, which can be typed,
+too; the first one needs a clone of the repository:
+
+    python -m examples.cartoon.dataset --out=DIR/stories/3s --stories=200 \\
+        --segments=3 --settings=simple
+    python -m ttt_jax.precompute --config=configs/cartoon.py:3s --workdir=DIR
+    python -m ttt_jax.train --config=configs/cartoon.py:3s --workdir=DIR
+
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
 docs/mixers.md. The five stages are a short version of the paper's curriculum.
 Every story has its own looks of characters and places, told at their first

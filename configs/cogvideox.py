@@ -29,6 +29,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   if not folder:
     raise ValueError(
       'the configuration needs a folder, for example'
-      ' configs/cogvideox.py:CogVideoX-5b,3s'
+      ' --config=cogvideox:CogVideoX-5b,3s'
     )
   return recipes.cogvideox(folder, stage)

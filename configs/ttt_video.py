@@ -15,6 +15,8 @@ import ml_collections
 
 from ttt_jax import recipes
 
+STAGES = recipes.STAGES  # seconds, steps, warm-up, stage to start from
+
 
 def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   """Returns the config of one stage.

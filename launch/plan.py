@@ -186,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
   jax.config.update('jax_traceback_in_locations_limit', 0)
   config, mode = _CONFIG.value, _MODE.value
   if config is None:
-    raise ValueError('--config is missing, for example configs/ttt_video.py:3s')
+    raise ValueError('--config is missing, for example --config=ttt_video:3s')
   topology = topology_lib.parse(_TOPOLOGY.value)
   if topology.chip.is_gpu and (reason := compile_gpu.missing()):
     raise ValueError(f'cannot compile for {topology.name}: {reason}')

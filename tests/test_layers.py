@@ -33,6 +33,7 @@ FLOORS = (
     'annotate',
   ),
   '__main__',
+  'completion',
 )
 # The trainer's entry hands the function that makes samples to the loop.
 EXCEPTIONS = {('ttt_jax.train.__main__', 'ttt_jax.pipeline.training_samples')}

@@ -27,10 +27,12 @@ def test_lists_commands_and_recipes_without_jax():
     '  train          Trains one stage.',
     '  plan           Estimates whether a stage fits',
     '  quickstart    A complete system on a laptop',
+    '  cartoon       The model of `make demo`',
   ):
     assert line in done.stdout
-  # A demonstration's config is no recipe of `train`.
-  assert '  quickstart_vae ' not in done.stdout
+  # Configs of other programs are not recipes of `train`.
+  for name in ('quickstart_vae', 'cartoon_vae', 'shapes'):
+    assert f'  {name} ' not in done.stdout
 
 
 @pytest.mark.parametrize('name', main.commands())
@@ -43,12 +45,21 @@ def test_docstrings_have_a_summary_and_examples(name):
   assert example.startswith((f'ttt-jax {name} ', f'python -m {module} '))
 
 
-def test_runs_a_command():
-  done = commands.run('ttt_jax', 'train', '--help')
+@pytest.mark.parametrize(
+  'arguments', [('train', '--help'), ('help', 'train'), ('--help', 'train')]
+)
+def test_runs_a_command(arguments):
+  done = commands.run('ttt_jax', *arguments)
   assert done.returncode == 0
   assert 'ttt-jax train --config=quickstart:3s' in done.stdout
   assert '\n  --workdir: Folder of the training run' in done.stdout
   assert str(ROOT) not in done.stdout
+  assert "(default: 'None')" not in done.stdout
+
+
+def test_help_of_a_flag_that_may_be_repeated():
+  text = commands.run('ttt_jax', 'edit', '--help').stdout
+  assert '\n  --prompt: Text of an edit; may be given several times.\n' in text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +67,9 @@ def test_runs_a_command():
   [
     (['trian'], "unknown command 'trian'; did you mean train?"),
     (['?'], "unknown command '?'; expected one of train, sample, "),
-    (['sample', '--sed=3'], "Unknown command line flag 'sed'. Did you mean:"),
+    (['--verison'], "unknown command '--verison'; did you mean --version?"),
+    (['help', 'trian'], "unknown command 'trian'; did you mean train?"),
+    (['sample', '--sed=3'], 'unknown flag --sed; did you mean --seed?'),
   ],
 )
 def test_one_line(arguments, message):

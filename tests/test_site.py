@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 import re
+import subprocess
+import sys
 
 import pallas_kernels
 from ttt_jax import config_schema
@@ -67,6 +69,29 @@ def test_the_reference_has_every_public_name():
     module, _, attribute = name.rpartition('.')
     found = importlib.import_module(module)
     assert hasattr(found, attribute) or importlib.util.find_spec(name), name
+
+
+def test_the_reference_has_the_flags_of_every_command():
+  """In a process of its own: commands define flags of the same names."""
+  code = """
+import pathlib, re, sys
+sys.path.insert(0, 'docs/extensions')
+import command_flags
+text = pathlib.Path('docs/reference/commands.md').read_text()
+launchers = re.findall('command-flags} (.*)', text)
+for module in [m for _, m in command_flags.commands()] + launchers:
+  print(module, len(command_flags.command(module)[1]))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=DOCS.parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  counts = dict(line.split() for line in done.stdout.splitlines())
+  assert len(counts) > 12 and 'launch.stages' in counts
+  assert [m for m, n in counts.items() if n == '0'] == ['ttt_jax.completion']
 
 
 def test_every_field_of_a_config_is_described():

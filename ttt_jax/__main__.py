@@ -2,7 +2,7 @@
 
     ttt-jax                      # lists them
     ttt-jax train --config=quickstart --workdir=DIR
-    ttt-jax train --help
+    ttt-jax train --help         # or `ttt-jax help train`
 
 `ttt-jax COMMAND` and `python -m ttt_jax COMMAND` are `python -m
 ttt_jax.COMMAND`.
@@ -30,7 +30,10 @@ _NAMES = (
   'evaluate',
   'evaluate_edit',
   'inspect',
+  'completion',
 )
+_HELP = '--help', '-help', '-h', 'help'
+_VERSION = '--version'
 _PLAN = 'plan'  # Of `launch`, which a clone has next to the package.
 
 
@@ -68,13 +71,15 @@ recipes ("--config=NAME" or "--config=NAME:ARGUMENT", or the path of a file):
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command that `argv` names; returns its exit status."""
   name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
-  if name in ('-h', '--help', '-help', 'help'):
+  if name in _HELP and arguments:
+    name, arguments = arguments[0], ['--help']
+  if name in _HELP:
     try:
       print(overview(), flush=True)
     except BrokenPipeError:  # Of `| head`. Python flushes again when it ends.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  if name == '--version':
+  if name == _VERSION:
     print(ttt_jax.__version__)
     return 0
   known = commands()
@@ -84,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       ' python -m launch.plan there'
     )
   if name not in known:
-    return _fail(f'unknown command {name!r}; {shipped.suggest(name, known)}')
+    names = [*known, _VERSION, _HELP[0]]
+    return _fail(f'unknown command {name!r}; {shipped.suggest(name, names)}')
   module, path = known[name]
   if name == _PLAN:  # A script's own folder is on the path, not the clone.
     sys.path.insert(0, str(path.parents[1]))

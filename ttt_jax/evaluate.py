@@ -1,25 +1,25 @@
 """Measures videos, collects people's votes on them, and rates models.
 
-    python -m ttt_jax.evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER]
+    ttt-jax evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER]
 
 Measures videos of any origin: similarity over the distance in time, jumps,
 flicker, sharpness, repeated frames. Writes NAME.json and a page, NAME.html;
 --out=NAME.
 
-    python -m ttt_jax.evaluate --compare A B
+    ttt-jax evaluate --compare A B
 
 Shows two videos, or two of these JSON files, side by side.
 
-    python -m ttt_jax.evaluate --vote A_DIR B_DIR... --out=FOLDER
+    ttt-jax evaluate --vote A_DIR B_DIR... --out=FOLDER
 
 Writes a page on which people compare the videos of two or more models: a folder
 per model, and a video per story. The key, FOLDER.key.json, says what is what.
 
-    python -m ttt_jax.evaluate --ratings VOTES.json... --key=FOLDER.key.json
+    ttt-jax evaluate --ratings VOTES.json... --key=FOLDER.key.json
 
 Rates the models from these votes, or from the verdicts of an automatic judge.
 
-    python -m ttt_jax.evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
+    ttt-jax evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
 
 Samples every storyboard with a model that was trained on a few clips, and
 counts how often the expected clip is shown.

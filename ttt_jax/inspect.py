@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     )
   source = argv[1]
   if not paths.is_remote(source):
-    paths.resolve(source)
+    paths.resolve(source, 'a training run, a data set or a file of storyboards')
   out = pathlib.Path(_OUT.value or _default_out(source))
   if out.suffix != '.html':
     raise ValueError(f'--out is {out}; it must end in .html')

@@ -247,7 +247,8 @@ def _print_videos(manifest: manifest_lib.Manifest) -> None:
   for name, notes in manifest.conversions.items():
     videos[', '.join(notes)].append(name)
   for notes, names in videos.items():
-    print(f'{len(names)} videos were {notes}: {files.first_ten(names)}')
+    count = f'{len(names)} videos were' if names[1:] else '1 video was'
+    print(f'{count} {notes}: {files.first_ten(names)}')
   if manifest.corrupt:
     print(f'left out {len(manifest.corrupt)} clips that cannot be encoded:')
   for clip in manifest.corrupt:
@@ -272,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
   arguments = [f'--config={name}']
   arguments += [f'--config.{name}={value}' for name, value in overrides.items()]
   arguments += [f'--workdir={workdir}']
-  print(f'next: python -m ttt_jax.train {shlex.join(arguments)}')
+  print(f'next: ttt-jax train {shlex.join(arguments)}')
 
 
 def define_flags() -> None:

@@ -364,7 +364,10 @@ def stable_diffusion_sizes(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
       model_format.read_object(vae_path), str(vae_path)
     )
   except FileNotFoundError as e:
-    raise ValueError(str(e)) from e
+    raise ValueError(
+      f'{e}; expected the folder of a Stable Diffusion in the layout of'
+      ' diffusers'
+    ) from e
   text_config = clip.config_from_json(
     model_format.read_object(text_path), str(text_path)
   )

@@ -299,8 +299,10 @@ def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
     ValueError: it is not JSON (with line and column), or it contains no
       storyboard or one that is not valid (see `Storyboard.parse`).
   """
+  path = paths.resolve(
+    path, 'a storyboard, for example configs/storyboards/one_minute.json'
+  )
   value = files.read_json(path)
-  path = paths.resolve(path)
   is_lines = path.suffix.lower() in files.LINE_SUFFIXES
   try:
     return parse_storyboards(value, path.stem, is_lines)

@@ -40,6 +40,8 @@ def command(module: str) -> tuple[str, tuple[Any, ...]]:
   if importlib.util.find_spec(module).submodule_search_locations:
     module += '.__main__'
   loaded = importlib.import_module(module)
+  if hasattr(loaded, 'define_flags'):  # Called when the module is the command.
+    loaded.define_flags()
   found = registry.get_flags_for_module(module)
   for flag in found:
     delattr(registry, flag.name)

@@ -80,9 +80,13 @@ def cuda_directory() -> pathlib.Path | None:
 def missing() -> str | None:
   """Returns one line about a missing requirement, or None."""
   if importlib.util.find_spec('jax_cuda12_plugin') is None:
-    return "jax's CUDA plugin is not installed (jax-cuda12-plugin)"
+    return (
+      "jax's CUDA plugin is not installed: pip install"
+      f' jax-cuda12-plugin=={jax.__version__}'
+      f' jax-cuda12-pjrt=={jax.__version__} nvidia-cuda-nvcc-cu12'
+    )
   if cuda_directory() is None:
-    return 'ptxas is not installed (nvidia-cuda-nvcc-cu12)'
+    return 'ptxas is not installed: pip install nvidia-cuda-nvcc-cu12'
   return None
 
 

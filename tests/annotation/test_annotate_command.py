@@ -173,7 +173,9 @@ def test_files_that_are_no_videos(project, episodes, tmp_path):
 def test_bad_input(tmp_path, project, episodes):
   out = f'--out={tmp_path / "new"}'
   assert 'no episode is named' in _error(out)
-  assert f'{tmp_path}/no.mp4 does not exist' in _error(tmp_path / 'no.mp4', out)
+  assert f'{tmp_path}/no.mp4 does not exist; name a' in _error(
+    tmp_path / 'no.mp4', out
+  )
   (tmp_path / 'empty').mkdir()
   assert 'empty has no videos' in _error(tmp_path / 'empty', out)
   assert "'no-such-program' is not a program" in _error(

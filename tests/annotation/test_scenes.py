@@ -43,3 +43,12 @@ def test_without_the_library(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'scenedetect', None)
   with pytest.raises(ValueError, match=r'pip install "ttt_jax\[annotate\]"'):
     scenes.find(tmp_path / 'a.mp4')
+
+
+def test_without_opencv(monkeypatch, tmp_path):
+  (tmp_path / 'scenedetect.py').write_text('raise ImportError("a\\n\\nb")')
+  monkeypatch.syspath_prepend(tmp_path)
+  for name in ('scenedetect', 'scenedetect.detectors'):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+  with pytest.raises(ValueError, match=r'not installed \(a b\): pip'):
+    scenes.require()

@@ -247,7 +247,7 @@ def test_a_checkpoint_with_one_fingerprint_of_all_is_read(finished, copied):
 
 
 def test_no_checkpoint_names_the_command(tmp_path):
-  with pytest.raises(FileNotFoundError, match='python -m ttt_jax.train'):
+  with pytest.raises(FileNotFoundError, match='ttt-jax train'):
     checkpoint.load_params(tmp_path)
 
 

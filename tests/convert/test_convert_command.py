@@ -54,7 +54,7 @@ def test_there_and_back_with_ttt_layers(fixtures, tmp_path):
 @pytest.mark.parametrize(
   'options, message',
   [
-    (dict(source='nowhere'), 'there is no such folder'),
+    (dict(source='nowhere'), 'a training run: nowhere does not exist'),
     (dict(source=str(ROOT / 'docs')), 'no config.json in'),
     (dict(source=str(ROOT / 'docs'), out='docs/new'), 'is inside --source'),
     (dict(shard_gb=0), 'flag --shard_gb=0: expected a number > 0'),

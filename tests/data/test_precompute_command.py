@@ -185,7 +185,11 @@ def test_a_missing_field_is_named(config, tmp_path):
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (['--config.data.storyboards=none.json'], 'none.json does not exist'),
+    (
+      ['--config.data.storyboards=none.json'],
+      'none.json does not exist; name a file of captions with'
+      ' --config.data.storyboards=FILE',
+    ),
     (
       ['--process_id=2', '--num_processes=2'],
       '--num_processes is 2 and --process_id is 2; give both, at least one'

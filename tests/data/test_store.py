@@ -96,7 +96,9 @@ def test_unfinished_and_missing_data_sets_are_refused(tmp_path):
   build(tmp_path / 'a', finish=False)
   with pytest.raises(ValueError, match='unfinished.*run precompute again'):
     dataset_reader.LatentDataset(tmp_path / 'a')
-  with pytest.raises(FileNotFoundError, match='ttt_jax.precompute'):
+  with pytest.raises(
+    FileNotFoundError, match='make one with ttt-jax precompute'
+  ):
     dataset_reader.LatentDataset(tmp_path / 'b')
 
 

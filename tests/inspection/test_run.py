@@ -144,7 +144,9 @@ def test_other_folders_and_paths(tmp_path):
     return done.stderr
 
   assert 'metrics.jsonl or checkpoints/' in error(tmp_path)
-  assert f'{tmp_path}/no does not exist' in error(tmp_path / 'no')
+  assert f'{tmp_path}/no does not exist; name a training run' in error(
+    tmp_path / 'no'
+  )
   assert 'expected one folder or file, not 0' in error()
   assert 'must end in .html' in error(tmp_path, '--out=x.pdf')
   assert not list(tmp_path.iterdir())

@@ -126,6 +126,12 @@ def test_a_missing_package_is_named(monkeypatch):
     bucket_lib.check('gs://b/run')
 
 
+def test_a_folder_called_gs_is_not_a_bucket(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  for path in ('gs', 'gs/run', './gs://a'):
+    bucket_lib.check(path, write=True)
+
+
 def test_a_path_that_must_be_local():
   assert paths.require_local('a/b', '--out') == pathlib.Path('a/b')
   with pytest.raises(ValueError, match='--out is gs://b/x, in a bucket'):

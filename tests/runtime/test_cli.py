@@ -36,8 +36,46 @@ _NOPE = (
         '--workdir=x',
         '--config.modle.x=3',
       ],
-      "error: --config.NAME=VALUE does not fit the config: 'modle' Did you"
-      ' mean "model" instead of "modle"?',
+      "error: --config.modle.x=3 does not fit the config: it has no 'modle';"
+      ' did you mean model?',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--config.data.nope=3'],
+      'error: --config.data.nope=3 does not fit the config: it has no'
+      " 'nope'; its fields are in configs/quickstart.py",
+    ),
+    (
+      [
+        'train',
+        '--config=configs/quickstart.py',
+        '--config.optimizer.groups=3',
+      ],
+      'error: --config.optimizer.groups cannot be set by a flag; set it in a'
+      ' copy of configs/quickstart.py',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--steps=3'],
+      'error: unknown flag --steps; did you mean --config.steps?',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--zzz=3'],
+      'error: unknown flag --zzz; see --help',
+    ),
+    (
+      ['train', 'quickstart:9s'],
+      "error: unexpected argument 'quickstart:9s'; did you mean"
+      ' --config=quickstart:9s?',
+    ),
+    (
+      ['sample', 'quickstart'],
+      'error: --workdir, --storyboard and --out are missing; for example'
+      ' ttt-jax sample --workdir=DIR --storyboard=story.json --out=story.mp4',
+    ),
+    (
+      ['edit', '--workdir=x'],
+      'error: --prompt is missing; for example ttt-jax edit --workdir=DIR'
+      ' --prompt="Spider Man is skiing"'
+      ' --prompt="a man is skiing, comic style"',
     ),
     (
       [
@@ -55,7 +93,8 @@ _NOPE = (
     ),
     (
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.mp4'],
-      'error: s.json does not exist',
+      'error: s.json does not exist; name a storyboard, for example'
+      ' configs/storyboards/one_minute.json',
     ),
     (
       ['sample', '--workdir=x', '--storyboard=s.json', '--out=no/o.mp4'],

@@ -36,7 +36,7 @@ def test_a_recipe_by_its_name(tmp_path, monkeypatch):
     ('zzz', 'expected one of .*cogvideox, .*quickstart, ttt_video'),
     ('../configs/quickstart.py', 'did you mean quickstart'),
     ('configs', 'configs is neither'),
-    ('', '--config  is neither'),
+    ('', '--config is empty; name a file, or one of .*quickstart, '),
   ],
 )
 def test_unknown_recipes(value, message, tmp_path, monkeypatch):

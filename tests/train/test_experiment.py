@@ -115,14 +115,17 @@ def test_weights_of_another_vae(tmp_path):
 
 
 def test_missing_data_names_the_command(tmp_path):
-  with pytest.raises(FileNotFoundError, match='python -m ttt_jax.precompute'):
+  with pytest.raises(FileNotFoundError, match='ttt-jax precompute'):
     experiment_lib.Experiment(tiny_experiment.config(), tmp_path)
 
 
 def test_a_missing_previous_stage(tmp_path):
   config = tiny_experiment.config('9s')
   tiny_experiment.write_data_set(tmp_path / 'data/9s', config)
-  with pytest.raises(FileNotFoundError, match='9s starts from weights in'):
+  with pytest.raises(FileNotFoundError, match='of stage 3s, but .*3s does not'):
+    experiment_lib.Experiment(config, tmp_path)
+  config.init_from = 'nowhere'
+  with pytest.raises(FileNotFoundError, match='set --config.init_from to the'):
     experiment_lib.Experiment(config, tmp_path)
 
 

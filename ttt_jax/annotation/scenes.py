@@ -41,9 +41,10 @@ def require() -> Any:
   try:
     from scenedetect import detectors
   except ImportError as e:
+    reason = ' '.join(str(e).split())  # That of OpenCV has several lines.
     raise ValueError(
       'finding scenes needs PySceneDetect, which is not installed'
-      f' ({e}): pip install "ttt_jax[annotate]"'
+      f' ({reason}): pip install "ttt_jax[annotate]"'
     ) from e
   return detectors
 

@@ -111,7 +111,7 @@ def find_videos(sources: Iterable[pathlib.Path]) -> list[pathlib.Path]:
   """
   out: dict[pathlib.Path, None] = {}
   for source in sources:
-    path = paths.resolve(source)
+    path = paths.resolve(source, 'a video or a folder of videos')
     if not path.is_dir():
       out[path] = None
       continue

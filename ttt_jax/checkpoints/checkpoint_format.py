@@ -183,9 +183,10 @@ def stage_folder(folder: Path) -> epath.Path:
     stages += [p for p in folder.iterdir() if p.is_dir()]
   saved = [(_save_time(stage), stage) for stage in stages if steps(stage)]
   if not saved:
+    problem = 'contains no checkpoints' if folder.exists() else 'does not exist'
     raise FileNotFoundError(
-      f'{folder} contains no checkpoints; train with python -m'
-      f' ttt_jax.train --config=FILE --workdir={folder}'
+      f'{folder} {problem}; name the folder of a training run, or train with'
+      f' ttt-jax train --config=FILE --workdir={folder}'
     )
   return max(saved, key=lambda found: found[0])[1]
 

@@ -83,9 +83,9 @@ def main(_) -> None:
 
   source, out = (pathlib.Path(f.value).resolve() for f in (_SOURCE, _OUT))
   if not source.is_dir():
-    reason = model_folder.describe(_SOURCE.value)
     raise FileNotFoundError(
-      f'--source is {source}; there is no such folder: {reason}'
+      f'--source is {_SOURCE.value}, not the folder of a model or of a training'
+      f' run: {model_folder.describe(_SOURCE.value)}'
     )
   if out == source or source in out.parents:
     raise ValueError(f'--out {out} is inside --source; choose another folder')

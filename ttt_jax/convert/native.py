@@ -146,8 +146,7 @@ def read(folder: str | os.PathLike[str]) -> NativeCheckpoint:
   folder = pathlib.Path(folder).resolve()
   if not is_checkpoint(folder):
     raise FileNotFoundError(
-      f'{folder} contains no converted model; convert one with python -m'
-      ' ttt_jax.convert'
+      f'{folder} contains no converted model; convert one with ttt-jax convert'
     )
   path = folder / 'config.json'
   found = schema.convert(model_format.read_object(path), _Header, str(path))

@@ -47,8 +47,8 @@ def detect_format(folder: pathlib.Path) -> model_format.ModelFormat:
   path = folder / 'config.json'
   if not path.is_file():
     reason = model_folder.describe(folder) or (
-      'it must be a folder as save_pretrained writes it, one that python -m'
-      ' ttt_jax.convert wrote, or the folder of a training run'
+      'it must be a folder as save_pretrained writes it, one that ttt-jax'
+      ' convert wrote, or the folder of a training run'
     )
     raise FileNotFoundError(f'no config.json in {folder}: {reason}')
   found = model_format.read_object(path)

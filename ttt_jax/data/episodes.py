@@ -78,8 +78,10 @@ def read_clips(
     ValueError: the file is not valid, captions do not fit their scenes, or no
       source is as long as a clip.
   """
+  path = paths.resolve(
+    path, 'a file of captions with --config.data.storyboards=FILE'
+  )
   value, is_rows = captions_lib.read_file(path, videos_dir)
-  path = paths.resolve(path)
   too_short: list[str] = []
   try:
     parse = None

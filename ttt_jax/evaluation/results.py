@@ -210,7 +210,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
   if found != video_report.FORMAT:
     raise ValueError(
       f'{path} has the format {found!r}, expected {video_report.FORMAT!r}; name'
-      ' a result of python -m ttt_jax.evaluate, or a video'
+      ' a result of ttt-jax evaluate, or a video'
     )
   if value.get('version') != video_report.VERSION:
     raise ValueError(

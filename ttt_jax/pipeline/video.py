@@ -150,11 +150,13 @@ class VideoPipeline:
       )
     except FileNotFoundError as e:
       what = model_folder.describe(folder, 'transformer')
-      raise FileNotFoundError(f'{e}{what and f"; {what}"}') from e
+      if what in str(e):  # That the folder does not exist.
+        raise
+      raise FileNotFoundError(f'{e}; {what}') from e
     if not isinstance(backbone.config, dit.DiTConfig) or 'vae' not in config:
       raise ValueError(
         f'the run in {folder} trained a U-Net, which makes no video of a'
-        ' storyboard; edit its clip with python -m ttt_jax.edit'
+        ' storyboard; edit its clip with ttt-jax edit'
       )
     params = dit.inference_params(backbone.config, params)
     params = sharding.copy_for_sampling(mesh, params)

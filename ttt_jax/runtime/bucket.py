@@ -48,8 +48,8 @@ def check(path: str | os.PathLike[str], write: bool = False) -> None:
       packages are missing.
     UnreachableError: the service does not answer or fails.
   """
-  scheme, _, rest = os.fspath(path).partition('://')
-  if scheme != 'gs':
+  scheme, separator, rest = os.fspath(path).partition('://')
+  if scheme + separator != 'gs://':  # A folder may be called gs.
     return
   # Orbax and epath need gcsfs, which brings google.cloud.storage along.
   extras.require('gcsfs', 'gcs', os.fspath(path))

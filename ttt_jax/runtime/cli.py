@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import difflib
 import io
 import itertools
 import logging as python_logging
@@ -27,6 +28,9 @@ from ttt_jax.runtime import shipped
 # Errors that a user can fix by other input, permissions or hardware. All others
 # are defects of the program and keep their traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError)
+
+# Of the validator that is the only mark of absl's required flags.
+_REQUIRED = 'must have a value other than None'
 
 flags.disclaim_key_flags()  # `define` defines those of its callers.
 
@@ -82,7 +86,7 @@ def run(
 
   def guarded(argv: Sequence[str]) -> int | None:
     if len(argv) > 1 and not arguments:
-      return _fail(f'unexpected argument {argv[1]!r}; see --help')
+      return _fail(f'unexpected argument {argv[1]!r}; {_correct(argv[1])}')
     # At absl's default level jax and orbax log their internal steps.
     logging.set_verbosity(logging.WARNING)
     # The errors of gcsfs reach us as exceptions, too.
@@ -171,7 +175,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if path is not None:
       _check_config(path, flags.FLAGS['config'].value)
     return rest
+  except flags.UnrecognizedFlagError as e:
+    sys.exit(_fail(f'unknown flag --{e.flagname}; {_suggest_flag(e.flagname)}'))
   except flags.Error as e:
+    if _REQUIRED in str(e):
+      sys.exit(_fail(_missing_flags()))
     # An error of a config file is part of absl's, with its traceback.
     error = trace = str(e)
   except Exception as e:
@@ -186,10 +194,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     message = f'--config {path} defines no get_config()'
   elif kind == 'SyntaxError' and not where:
     message = f'--config {path} is not Python: {message}'
+  elif found := re.search(r'field (\S+) is not supported for over', last):
+    message = (
+      f'--{found[1]} cannot be set by a flag; set it in a copy of {path}'
+    )
   elif where and kind != 'ValueError':  # That is a message of a recipe.
     message = f'{path}, line {where[-1]}: {last}'
   elif error is not trace:
-    message = f'--config.NAME=VALUE does not fit the config: {message}'
+    message = _explain_override(message or last, own, path)
   elif kind != 'ValueError':
     message = last
   message = re.sub(
@@ -199,11 +211,85 @@ def _parse(argv: Sequence[str]) -> list[str]:
   sys.exit(_fail(message))
 
 
+def _own_flags() -> list[flags.Flag[Any]]:
+  """Returns the flags of the command itself."""
+  return flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+
+
+def _correct(argument: str) -> str:
+  """Returns what may have been meant by an argument that is not a flag."""
+  is_recipe = argument.partition(':')[0] in shipped.recipes()
+  if is_recipe and 'config' in (f.name for f in _own_flags()):
+    return f'did you mean --config={argument}?'
+  return 'flags begin with --, see --help'
+
+
+def _suggest_flag(name: str) -> str:
+  """Returns what may have been meant by the name of an unknown flag."""
+  own = [f.name for f in _own_flags()]
+  config = flags.FLAGS['config'].value if 'config' in own else None
+  if isinstance(config, ml_collections.ConfigDict) and name in config:
+    return f'did you mean --config.{name}?'
+  # Those of libraries, too.
+  for known in (own, list(flags.FLAGS)):
+    if near := difflib.get_close_matches(name, known, n=3):
+      return f'did you mean --{" or --".join(near)}?'
+  return 'see --help'
+
+
+def _missing_flags() -> str:
+  """Returns which required flags are missing, and an example."""
+  missing = [
+    f'--{name}'
+    for name in flags.FLAGS
+    if (flag := flags.FLAGS[name]).value is None
+    and any(_REQUIRED in v.message for v in flag.validators)
+  ]
+  *first, last = missing
+  text = f'{", ".join(first)} and {last} are' if first else f'{last} is'
+  # The first indented line of the docstring, without the comment after it; a
+  # backslash continues it.
+  doc = sys.modules['__main__'].__doc__ or ''
+  example = re.search(r'^    (\S(?:.*\\\n)*.*)', doc, re.MULTILINE)
+  if not example:
+    return f'{text} missing; see --help'
+  command = re.sub(r'\s*\\\n\s*', ' ', example[1]).partition('  #')[0].strip()
+  return f'{text} missing; for example {command}'
+
+
+def _explain_override(
+  message: str, argv: Sequence[str], path: str | None
+) -> str:
+  """Returns the text for a value that could not be set in the config.
+
+  Args:
+    message: Message of the configs' library, in one line.
+    argv: Arguments, one of which sets the value.
+    path: Path of the config file.
+  """
+  if found := re.search(r'Did you mean "(.*?)" instead of "(.*?)"', message):
+    near, name = found.groups()
+    hint = f'did you mean {near}?'
+  elif found := re.fullmatch(r'"?\'(\w+)\'"?', message):
+    name, hint = found[1], f'its fields are in {path}'
+  else:
+    return f'--config.NAME=VALUE does not fit the config: {message}'
+  flag = next(
+    (a for a in argv if name in a.partition('=')[0].split('.')[1:]),
+    '--config.NAME=VALUE',
+  )
+  return f'{flag} does not fit the config: it has no {name!r}; {hint}'
+
+
 def _help() -> str:
   """Returns the docstring of the command and its flags."""
   text = (sys.modules['__main__'].__doc__ or '').strip()
   # The first line is the path of the module.
   flag_help = flags.FLAGS.main_module_help().strip('\n').partition('\n')[2]
+  # The defaults None and '' say nothing, and the help of a flag that may be
+  # repeated says so.
+  flag_help = re.sub(r"\n +\(default: '(None)?'\)", '', flag_help)
+  flag_help = re.sub(r';\n +repeat this option to .* values', '', flag_help)
   return f"""{text}
 
 flags:

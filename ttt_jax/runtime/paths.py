@@ -57,7 +57,7 @@ def in_workdir(path: str, workdir: str | os.PathLike[str]) -> str:
   return path.replace('{workdir}', os.fspath(workdir))
 
 
-def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+def resolve(path: str | os.PathLike[str], expected: str = '') -> pathlib.Path:
   """Returns the existing local file or folder that a path names.
 
   Args:
@@ -66,6 +66,7 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
       where the current folder has no such file; or 'package:NAME/REST', the
       path REST inside the installed package NAME. The package is found without
       being imported, so its dependencies are not needed.
+    expected: Description of a valid path, for the message of a missing one.
 
   Raises:
     FileNotFoundError: the file does not exist; if its package is missing, the
@@ -88,7 +89,8 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
         raise FileNotFoundError(
           f'{plain} is a link to {os.readlink(plain)}, which does not exist'
         ) from e
-      raise FileNotFoundError(f'{plain} does not exist') from e
+      hint = expected and f'; name {expected}'
+      raise FileNotFoundError(f'{plain} does not exist{hint}') from e
     except (OSError, ValueError) as e:  # For example a name that is too long.
       reason = getattr(e, 'strerror', None) or e
       raise FileNotFoundError(f'{text[:200]!r} cannot be read: {reason}') from e

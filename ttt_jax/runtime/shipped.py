@@ -64,6 +64,10 @@ def resolve_config(value: str) -> str:
   if os.path.isfile(path):
     return value
   named = f'{_FOLDER}/{path}.py' if path.isidentifier() else path
+  if not path:
+    raise ValueError(
+      f'--config is empty; name a file, or one of {", ".join(recipes())}'
+    )
   found = find(named)
   if found is None or not found.is_file():
     raise ValueError(

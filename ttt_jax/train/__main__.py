@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   config = _CONFIG.value
   if config is None:
-    raise ValueError('--config is missing, for example configs/quickstart.py')
+    raise ValueError('--config is missing, for example --config=quickstart:3s')
   if _DRY_RUN.value:
     dry_run(config)
     return 0
@@ -109,10 +109,7 @@ def main(argv: Sequence[str]) -> int:
     command, arguments = 'sample', '--storyboard=FILE.json --out=FILE.mp4'
     if 'video' in config:
       command, arguments = 'edit', '--prompt="..."'
-    print(
-      f'next: python -m ttt_jax.{command} --workdir={_WORKDIR.value}'
-      f' {arguments}'
-    )
+    print(f'next: ttt-jax {command} --workdir={_WORKDIR.value} {arguments}')
   return 0
 
 

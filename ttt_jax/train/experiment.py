@@ -13,6 +13,7 @@ import ml_collections
 from ttt_jax import backbones
 from ttt_jax import config_schema
 from ttt_jax import sharding as sharding_lib
+from ttt_jax.convert import model_folder
 from ttt_jax.data import batches as batches_lib
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.data.store import reader as dataset_reader
@@ -149,7 +150,7 @@ def _open_data(
   folder = epath.Path(paths.in_workdir(config.data.folder, workdir))
   if not folder.exists():
     raise FileNotFoundError(
-      f'no data set in {folder}; make it with python -m ttt_jax.precompute'
+      f'no data set in {folder}; make it with ttt-jax precompute'
       f' and the same --config and --workdir={workdir}'
     )
   dataset = dataset_reader.LatentDataset(folder)
@@ -193,6 +194,18 @@ def _find_init_from(
   folder = epath.Path(name or workdir / config.previous_stage)
   if name.startswith(paths.PACKAGE):
     folder = epath.Path(paths.resolve(name))
+  elif not name and not folder.exists():
+    raise FileNotFoundError(
+      f'stage {config.stage} starts from the weights of stage'
+      f' {config.previous_stage}, but {folder} does not exist; train that stage'
+      ' first, or set --config.init_from=FOLDER to start from other weights or'
+      ' --config.previous_stage= to start from random ones'
+    )
+  elif name and not folder.exists():
+    raise FileNotFoundError(
+      f'config.init_from is {name}: {model_folder.describe(name)}; set'
+      ' --config.init_from to the folder of a model or of a training run'
+    )
   init_from = init_from_lib.resolve_init_from(folder, config.stage)
   init_from_lib.check(
     init_from, backbones.from_config(config).config, backbones.geometry(config)

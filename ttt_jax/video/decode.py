@@ -170,7 +170,9 @@ def encoding(path: pathlib.Path) -> Encoding:
 def stored_files(path: pathlib.Path) -> list[pathlib.Path]:
   """Returns a file, or the pictures of a folder in order of their numbers."""
   if not path.exists():
-    raise FileNotFoundError(f'there is no video {path}')
+    raise FileNotFoundError(
+      f'there is no video {path}; name a video file, or a folder of pictures'
+    )
   if not path.is_dir():
     return [path]
   found = [
@@ -195,7 +197,9 @@ def stored_files(path: pathlib.Path) -> list[pathlib.Path]:
 def _open(path: pathlib.Path) -> Generator[tuple]:
   """Opens a file; yields the container and its first video stream."""
   if not path.is_file():
-    raise FileNotFoundError(f'there is no video {path}')
+    raise FileNotFoundError(
+      f'there is no video {path}; name a video file, or a folder of pictures'
+    )
   try:
     container = av.open(
       f'file:{path}',

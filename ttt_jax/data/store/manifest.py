@@ -162,8 +162,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         ' precompute again to complete it'
       )
     raise FileNotFoundError(
-      f'no data set in {folder} (it has no {FINAL}); make one with python'
-      ' -m ttt_jax.precompute'
+      f'no data set in {folder} (it has no {FINAL}); make one with ttt-jax'
+      ' precompute'
     )
   return load(folder / FINAL)
 
