@@ -25,6 +25,9 @@ from pallas_kernels.xla.mini_batches import group_size
 
 # Most bytes of residuals that a backward pass keeps without groups of chunks.
 KEPT_BYTES = 512 * 2**20
+# The same where a group is cheap to compute again. A CPU then reads it from the
+# caches; larger groups take 1.5 times as long.
+CACHED_BYTES = 64 * 2**20
 
 Arrays = Mapping[str, jax.Array]
 
@@ -77,6 +80,7 @@ def scan_chunks(
     state,
     {name: cut(x, chunk) for name, x in tokens.items()},
     kept_bytes=3 * state.nbytes + 4 * pairs + 2 * chunk * row_bytes,
+    most_bytes=CACHED_BYTES,
   )
   return join(out, length), state
 
@@ -114,6 +118,7 @@ def in_groups(
   state: Any,
   chunks: Any,
   kept_bytes: int,
+  most_bytes: int = KEPT_BYTES,
 ) -> tuple[jax.Array, Any]:
   """Runs a recurrence over groups of chunks.
 
@@ -123,12 +128,13 @@ def in_groups(
     state: as for `scan_groups`.
     chunks: as for `scan_groups`.
     kept_bytes: as for `scan_groups`.
+    most_bytes: residuals of all chunks from which on there are groups.
 
   Returns:
     As `scan_groups`.
   """
   count = jax.tree.leaves(chunks)[0].shape[0]
-  group = count if count * kept_bytes <= KEPT_BYTES else group_size(count)
+  group = count if count * kept_bytes <= most_bytes else group_size(count)
   groups = -(-count // group)
 
   def split(x):

@@ -102,7 +102,7 @@ def test_groups_of_chunks_change_nothing_but_memory(op, monkeypatch):
   )
   case = (op, arguments, weights)
   want = value_and_gradients(*case, 4, 'xla')
-  monkeypatch.setattr(chunks, 'KEPT_BYTES', 0)
+  monkeypatch.setattr(chunks, 'CACHED_BYTES', 0)
   for function in (run, value_and_gradients):
     function.clear_cache()  # The budget is no argument.
   assert 'remat' in str(
