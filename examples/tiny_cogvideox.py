@@ -106,7 +106,7 @@ def write_model(
     model_dim=model_dim,
     num_heads=model_dim // 32,
     num_layers=num_layers,
-    time_embed_dim=32,
+    time_embed_dim=model_dim,
     text_dim=_TEXT_DIM,
     in_channels=channels,
     out_channels=channels,
