@@ -29,8 +29,8 @@ import nbclient
 import nbformat
 from PIL import Image
 
-# Before `tests` is imported: it sets cheap compilation, whose programs are slow,
-# and complete runs are long.
+# Before `tests` is imported: that sets cheap compilation, whose programs are
+# slow, and complete runs are long.
 _ENVIRONMENT = dict(os.environ)
 
 FOLDER = pathlib.Path(__file__).resolve().parent
