@@ -29,6 +29,10 @@ import nbclient
 import nbformat
 from PIL import Image
 
+# Before `tests` is imported: that sets cheap compilation, whose programs are
+# slow, and complete runs are long.
+_ENVIRONMENT = dict(os.environ)
+
 FOLDER = pathlib.Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
@@ -184,6 +188,18 @@ def _smaller(picture: str) -> str:
   return min(picture, base64.b64encode(out.getvalue()).decode(), key=len)
 
 
+def environment(fast: bool) -> dict[str, str]:
+  """Returns the environment of a run; small ones compile cheaply."""
+  if fast:
+    compiler.set_environment()
+  return (dict(os.environ) if fast else _ENVIRONMENT) | {
+    'FAST': str(int(fast)),
+    'PYTHONPATH': os.pathsep.join(
+      filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
+    ),
+  }
+
+
 def execute(name: str, fast: bool) -> nbformat.NotebookNode:
   """Returns the cells of a .md with what they print.
 
@@ -196,14 +212,6 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
   """
   notebook = read_text(name)
   notebook.metadata = nbformat.from_dict(_METADATA)
-  if fast:
-    compiler.set_environment()
-  environment = os.environ | {
-    'FAST': str(int(fast)),
-    'PYTHONPATH': os.pathsep.join(
-      filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
-    ),
-  }
   with tempfile.TemporaryDirectory() as folder:
     client = nbclient.NotebookClient(
       notebook,
@@ -213,7 +221,7 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
       record_timing=False,
       resources={'metadata': {'path': folder}},
     )
-    client.execute(env=environment)
+    client.execute(env=environment(fast))
   return notebook
 
 
