@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the ground floor up. A room imports rooms above it in this list, and
 # itself; a tuple is a floor whose rooms do not import each other.
 FLOORS = (
-  ('runtime', 'token_order', 'sharding'),
+  ('runtime', 'token_order'),
+  'sharding',
   ('video', 'storyboard', 'geometry', 'config_schema'),
   'pages',
   'models',

@@ -18,6 +18,7 @@ from launch.planner import hlo
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.models import dit
 from ttt_jax.models import softmax
+from ttt_jax.models.dit import mixers
 
 # The call in the budget of kernels that has 48 heads over four chips.
 _CALL = 'paper_63s'
@@ -51,6 +52,8 @@ class KernelWork:
     window: tokens per window, with padding.
     window_heads: heads of the chip times clips.
     head_dim: D.
+    scan_pairs: pairs of a query and a key that softmax attention as a mixer
+      computes for one head and direction; 0 for other mixers.
   """
 
   mini_batch_heads: int
@@ -58,6 +61,7 @@ class KernelWork:
   window: int
   window_heads: int
   head_dim: int
+  scan_pairs: float = 0.0
 
 
 def kernel_work(
@@ -75,6 +79,7 @@ def kernel_work(
     window=softmax.padded(geometry.order.window, 'splash'),
     window_heads=heads * clips,
     head_dim=model.model_dim // model.num_heads,
+    scan_pairs=mixers.MIXERS[model.mixer].attended_pairs(model, geometry.order),
   )
 
 
@@ -140,7 +145,7 @@ def instruction_cycles(
   if work is None:
     return None
   if kernel.startswith('splash') and '/mixer_scan/' in instruction.op_name:
-    return None  # Budgets are for windows.
+    return _scan_cycles(kernel, work, kernels)
   if kernel.startswith('splash'):
     return _attention_cycles(kernel, work, kernels)
   if kernel not in kernels:
@@ -157,6 +162,22 @@ def _attention_cycles(kernel, work, kernels):
     return None
   budgeted = softmax.padded(attention.WINDOW, 'splash')
   return cycles * work.window_heads * (work.window / budgeted) ** 2
+
+
+def _scan_cycles(kernel, work, kernels):
+  """Returns the cycles of attention as a mixer, by its pairs and products.
+
+  A pair costs what it costs within a window. There one kernel computes five
+  products for all gradients; here those of keys and values take four, and those
+  of queries three.
+  """
+  cycles = kernels.get(attention.direction(kernel))
+  if cycles is None or work.head_dim != attention.HEAD_DIM:
+    return None
+  if '_fwd_' not in kernel:
+    cycles *= (4 if '_dkv' in kernel else 3) / 5
+  budgeted = softmax.padded(attention.WINDOW, 'splash')
+  return cycles * work.window_heads * work.scan_pairs / budgeted**2
 
 
 def cycles_by_part(

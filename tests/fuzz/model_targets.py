@@ -107,6 +107,7 @@ _MODELS = {
 }
 _UNSIGNED = (
   'shift',
+  'shortcut_channels',
   'gate_init',
   'ttt_base_lr',
   'pad_id',

@@ -117,6 +117,24 @@ def attend_back(
   return out.swapaxes(0, 1).reshape(b, -1, m)[:, :t]
 
 
+def band_pairs(tokens: int, reach: int) -> float:
+  """Returns the pairs of a query and a key that splash attention computes.
+
+  Args:
+    tokens: Tokens of the sequence.
+    reach: As for `attend_back`.
+
+  Returns:
+    Pairs of complete blocks, for one head.
+  """
+  unit = _granule(tokens)
+  queries = min(unit * _BAND_QUERIES, tokens)
+  keys = min(unit * _BAND_KEYS, tokens)
+  if reach >= tokens:
+    return tokens * (tokens + queries + keys) / 2
+  return tokens * min(reach + queries + keys, tokens)
+
+
 def attend(
   q: jax.Array,
   k: jax.Array,

@@ -30,6 +30,37 @@ def test_the_work_of_a_chip():
   assert work.mini_batch_heads == 5495 * 6 * 2
 
 
+@pytest.mark.parametrize(
+  'mixer, keys', [('sliding_window', 8192), ('full', 175_000), ('ttt_mlp', 0)]
+)
+def test_attention_as_a_mixer(mixer, keys):
+  config = ttt_video.get_config(f'63s,{mixer}')
+  sizes = geometry.Geometry.from_config(config)
+  work = budget.kernel_work(
+    sizes, dit.DiTConfig(**config.model), dict(data=64, sp=4), clips=64
+  )
+  pairs = sizes.sequence_length * keys
+  assert pairs <= work.scan_pairs <= 1.5 * pairs
+  kernels = dict(splash_forward=100.0, splash_backward=250.0)
+  cycles = lambda name: budget.instruction_cycles(
+    hlo.Instruction(
+      name=f'splash_mqa_{name}.3',
+      opcode='custom-call',
+      type='f32[]',
+      operands='custom_call_target="tpu_custom_call",'
+      ' op_name="jit(step)/mixer_scan/x"',
+      root=False,
+    ),
+    work,
+    kernels,
+  )
+  heads = 12 * work.scan_pairs / 18432**2
+  assert cycles('fwd_no_residuals') == pytest.approx(100 * heads)
+  # The kernels for all gradients of a window compute five products.
+  assert cycles('dkv') == pytest.approx(200 * heads)
+  assert cycles('dq') == pytest.approx(150 * heads)
+
+
 def test_budgets_of_kernels(tmp_path):
   path = tmp_path / 'budget.json'
   row = dict(chip='v5p', op='call', call='paper_63s', forward=10, backward=0)

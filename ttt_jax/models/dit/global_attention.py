@@ -60,6 +60,9 @@ class GlobalAttention(mixer.Mixer):
     pairs = t * reach - reach * (reach - 1) / 2
     return 2 * 2.0 * pairs * config.model_dim
 
+  def attended_pairs(self, config, order):
+    return softmax.band_pairs(order.length, self.reach or order.length)
+
 
 class GlobalAttentionLayer(nn.Module):
   """Attention over one sequence, [B, T, M] -> [B, T, M].

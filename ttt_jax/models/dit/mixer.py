@@ -91,6 +91,19 @@ class Mixer(abc.ABC):
       order: Order of the clip's tokens.
     """
 
+  def attended_pairs(self, config: Any, order: token_order.TokenOrder) -> float:
+    """Returns the pairs of tokens of softmax attention for one head.
+
+    Args:
+      config: As for `scan_flops`.
+      order: As for `scan_flops`.
+
+    Returns:
+      Pairs that its TPU kernel computes; 0 for every other mixer.
+    """
+    del config, order
+    return 0.0
+
   def heads(self, config: Any) -> int:
     """Returns the heads that the mesh axis `sp` must divide."""
     return config.num_heads
