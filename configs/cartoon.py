@@ -1,14 +1,15 @@
-"""The model of `make demo`: one-minute cartoons, trained from nothing.
+"""A model of one-minute cartoons, trained from nothing.
 
-    python -m examples.cartoon.train --workdir=DIR
+    python -m examples.cartoon.train --workdir=cartoon
 
-makes everything. For each stage it runs these commands, which can be typed,
-too; the first one needs a clone of the repository:
+trains everything, the autoencoder first. For each stage it runs these commands,
+which can be typed, too; the first one needs a clone of the repository:
 
-    python -m examples.cartoon.dataset --out=DIR/stories/3s --stories=200 \\
-        --segments=3 --settings=simple
-    python -m ttt_jax.precompute --config=configs/cartoon.py:3s --workdir=DIR
-    python -m ttt_jax.train --config=configs/cartoon.py:3s --workdir=DIR
+    python -m examples.cartoon.dataset --out=cartoon/stories/3s \\
+        --stories=200 --segments=3 --settings=simple
+    python -m ttt_jax.precompute --config=configs/cartoon.py:3s \\
+        --workdir=cartoon
+    python -m ttt_jax.train --config=configs/cartoon.py:3s --workdir=cartoon
 
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
 docs/mixers.md. The five stages are a short version of the paper's curriculum.
@@ -29,7 +30,8 @@ STAGES = {
   '30s': (30, 150, 2, 0.01, '18s'),
   '63s': (63, 80, 1, 0.005, '30s'),
 }
-_ASSETS = 'package:ttt_jax/assets/cartoon'
+# Folder of the run, which has the autoencoder and the text encoder.
+_RUN = 'cartoon'
 
 
 def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
@@ -61,8 +63,8 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     spatial_compression=16,
     soften=False,
   )
-  config.vae = dict(folder=f'{_ASSETS}/vae')
-  config.text = dict(folder=f'{_ASSETS}/text_encoder', length=34)
+  config.vae = dict(folder=f'{_RUN}/autoencoder/vae')
+  config.text = dict(folder=f'{_RUN}/text_encoder', length=34)
   config.model = dict(
     model_dim=192,
     num_heads=6,

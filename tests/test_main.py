@@ -27,7 +27,7 @@ def test_lists_commands_and_recipes_without_jax():
     '  train          Trains one stage.',
     '  plan           Estimates whether a stage fits',
     '  quickstart    A complete system on a laptop',
-    '  cartoon       The model of `make demo`',
+    '  cartoon       A model of one-minute cartoons',
   ):
     assert line in done.stdout
   # Configs of other programs are not recipes of `train`.

@@ -1,11 +1,11 @@
 """One minute of cartoon from a storyboard, judged. No training.
 
-    python -m examples.cartoon.demo --workdir=demo                  # make demo
-    python -m examples.cartoon.demo --workdir=demo --story=my.json
+    python -m examples.cartoon.demo --model=cartoon/model [--story=my.json]
 
-Samples the story with the shipped model, writes it as a video and a contact
-sheet, and prints what the judge sees in every segment: who is there, in which
-place, and whether later segments show what the first ones established.
+Samples the story with a model of `examples.cartoon.train`, writes it as a video
+and a contact sheet, and prints what the judge sees in every segment: who is
+there, in which place, and whether later segments show what the first ones
+established.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
-MODEL = 'package:ttt_jax/assets/cartoon'
 _STORY = 'examples/cartoon/story.json'
 _ENLARGE = 5
 
@@ -107,7 +106,7 @@ def enlarge(frames: np.ndarray) -> np.ndarray:
 def _define_flags() -> None:
   flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
   flags.DEFINE_string('story', _STORY, 'JSON file of the storyboard.')
-  flags.DEFINE_string('model', MODEL, 'Folder of the model.')
+  flags.DEFINE_string('model', None, 'Folder of the model.', required=True)
   cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
   cli.define('steps', 20, 'Sampling steps.', schema.PositiveInt)
   cli.define('guidance', 2.0, 'Strength of the guidance.', schema.FiniteFloat)
@@ -141,10 +140,7 @@ def main(argv: Sequence[str]) -> None:
 def _print_next(workdir: pathlib.Path) -> None:
   print(
     'next:\n'
-    '  make demo STORY=my.json    your own story; '
-    f'copy {_STORY}\n'
-    '  make demo-train            train such a model from nothing\n'
-    '  make demo-clips            three real clips, from pixels to a minute\n'
+    f'  --story=my.json    your own story; copy {_STORY}\n'
     f'  ttt-jax evaluate {workdir}/cartoon.mp4'
   )
 

@@ -1,13 +1,10 @@
 """Trains the cartoon's model from nothing: codes, latents, five stages.
 
-    python -m examples.cartoon.train --workdir=DIR           # the shipped model
-    python -m examples.cartoon.train --workdir=DIR --quick   # make demo-train
+    python -m examples.cartoon.train --workdir=cartoon
 
 The steps are commands that can also be typed. Every one of them goes on where
-it was stopped, so the same command continues after an interruption. With
---quick, the shipped autoencoder and two short stages show in 20 minutes how a
-model learns to draw. Writes DIR/model, which `examples.cartoon.demo` samples
-from.
+it was stopped, so the same command continues after an interruption. Writes
+cartoon/model, which `examples.cartoon.demo` samples from.
 """
 
 from __future__ import annotations
@@ -32,8 +29,6 @@ _STORIES = {
   '30s': (120, 10, 4),
   '63s': (40, 21, 6),
 }
-_QUICK_STORIES = {'3s': (100, 3, 2), '9s': (150, 3, 2)}
-_QUICK_STEPS = {'3s': 150, '9s': 120}
 _SEED = 10_000  # Stages have different stories.
 
 # What a step writes, for the steps that do not look themselves.
@@ -44,35 +39,27 @@ _WRITES = {
 }
 
 
-def steps(quick: bool = False) -> list[Step]:
+def steps() -> list[Step]:
   """Returns the commands; '{workdir}' in them is the folder of the run."""
   workdir = '--workdir={workdir}'
-  found = []
-  folders: tuple[str, ...] = ()
-  if not quick:
-    found += [
-      Step(
-        'text encoder',
-        'examples.cartoon.text_encoder',
-        ('--out={workdir}/text_encoder',),
-      ),
-      Step(
-        'autoencoder',
-        'examples.cartoon.autoencoder',
-        (
-          '--config=configs/cartoon_vae.py',
-          '--workdir={workdir}/autoencoder',
-        ),
-      ),
-    ]
-    folders = (
-      '--config.vae.folder={workdir}/autoencoder/vae',
-      '--config.text.folder={workdir}/text_encoder',
-    )
-  stories = _QUICK_STORIES if quick else _STORIES
-  for stage, (count, segments, renamings) in stories.items():
+  folders = (
+    '--config.vae.folder={workdir}/autoencoder/vae',
+    '--config.text.folder={workdir}/text_encoder',
+  )
+  found = [
+    Step(
+      'text encoder',
+      'examples.cartoon.text_encoder',
+      ('--out={workdir}/text_encoder',),
+    ),
+    Step(
+      'autoencoder',
+      'examples.cartoon.autoencoder',
+      ('--config=configs/cartoon_vae.py', '--workdir={workdir}/autoencoder'),
+    ),
+  ]
+  for stage, (count, segments, renamings) in _STORIES.items():
     config = f'--config=configs/cartoon.py:{stage}'
-    options = (f'--config.steps={_QUICK_STEPS[stage]}',) if quick else ()
     found += [
       Step(
         f'draw stories of {stage}',
@@ -91,11 +78,7 @@ def steps(quick: bool = False) -> list[Step]:
         'ttt_jax.precompute',
         (config, workdir, *folders),
       ),
-      Step(
-        f'train {stage}',
-        'ttt_jax.train',
-        (config, workdir, *folders, *options),
-      ),
+      Step(f'train {stage}', 'ttt_jax.train', (config, workdir, *folders)),
     ]
   export = ('--workdir={workdir}/' + stage, '--out={workdir}/model')
   return [*found, Step('export', 'examples.cartoon.export', export)]
@@ -103,7 +86,6 @@ def steps(quick: bool = False) -> list[Step]:
 
 def _define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-  flags.DEFINE_bool('quick', False, 'Whether to train two short stages only.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -112,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
   workdir = paths.require_local(flags.FLAGS.workdir, '--workdir')
   workdir.mkdir(parents=True, exist_ok=True)
   results = []
-  for step in steps(flags.FLAGS.quick):
+  for step in steps():
     written = _WRITES.get(step.title)
     if written is None or not (workdir / written).exists():
       results.append(demo_steps.run(step, workdir))
