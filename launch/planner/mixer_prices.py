@@ -74,12 +74,13 @@ def _table(
     for row in rows()
     if (row.stage, row.mode) == (stage, mode) and row.name in plans
   }
-  if not found:
+  names = [n for n in names if any(slice_ == n for _, slice_ in found)]
+  if not names:
     return []
-  local = {
-    name: plan['roofline']['step']
-    for name in names
-    if 'error' not in (plan := found.get((LOCAL, name), dict(error='')))
+  steps = {
+    key: plan['roofline']['step']
+    for key, plan in found.items()
+    if 'roofline' in plan
   }
   title = 'Training' if mode == 'train' else 'One step of sampling'
   lines = [
@@ -89,23 +90,20 @@ def _table(
     + ''.join(f' {n}: s | x local | share | peak GiB |' for n in names),
     '| --- |' + ' ---: |' * (4 * len(names)),
   ]
-  order = list(dict.fromkeys(mixer for mixer, _ in found))
-  for mixer in order:
+  for mixer in dict.fromkeys(mixer for mixer, _ in found):
     cells = []
     for name in names:
       plan = found.get((mixer, name))
-      if plan is None:
-        cells += ['?', '', '', '']
-      elif 'error' in plan:
-        cells += ['does not fit', '', '', '']
-      else:
-        step = plan['roofline']['step']
-        cells.append(f'{step:.2f}' if step < 10 else f'{step:.1f}')
-        known = name in local
-        cells.append(f'{step / local[name]:.2f}' if known else '')
-        share = 1 - local[name] / step if known else 0
-        cells.append(f'{share:.0%}' if known and mixer != LOCAL else '')
-        cells.append(f'{plan["memory"]["peak"] / _GIB:.1f}')
+      step, local = steps.get((mixer, name)), steps.get((LOCAL, name))
+      if plan is None or step is None:
+        cells += ['?' if plan is None else 'does not fit', '', '', '']
+        continue
+      cells += [
+        f'{step:.2f}' if step < 10 else f'{step:.1f}',
+        f'{step / local:.2f}' if local else '',
+        f'{1 - local / step:.0%}' if local and mixer != LOCAL else '',
+        f'{plan["memory"]["peak"] / _GIB:.1f}',
+      ]
     lines.append(f'| `{mixer}` | {" | ".join(cells)} |')
   return [*lines, '']
 
