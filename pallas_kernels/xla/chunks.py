@@ -118,7 +118,7 @@ def in_groups(
   state: Any,
   chunks: Any,
   kept_bytes: int,
-  most_bytes: int = KEPT_BYTES,
+  most_bytes: int | None = None,
 ) -> tuple[jax.Array, Any]:
   """Runs a recurrence over groups of chunks.
 
@@ -128,12 +128,14 @@ def in_groups(
     state: as for `scan_groups`.
     chunks: as for `scan_groups`.
     kept_bytes: as for `scan_groups`.
-    most_bytes: residuals of all chunks from which on there are groups.
+    most_bytes: most residuals of all chunks without groups; None is
+      `KEPT_BYTES`.
 
   Returns:
     As `scan_groups`.
   """
   count = jax.tree.leaves(chunks)[0].shape[0]
+  most_bytes = KEPT_BYTES if most_bytes is None else most_bytes
   group = count if count * kept_bytes <= most_bytes else group_size(count)
   groups = -(-count // group)
 

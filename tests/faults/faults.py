@@ -112,8 +112,8 @@ FAULTS = (
   Fault(
     'tokens of a chunk see later ones',
     'pallas_kernels/gated_delta_rule/xla.py',
-    'pairs=_products(q, k) * decays,',
-    'pairs=_products(q, k),',
+    'pairs = _products(q, k) * decays',
+    'pairs = _products(q, k)',
     ('tests/kernels/test_linear_recurrences.py',),
   ),
   Fault(

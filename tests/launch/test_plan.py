@@ -25,7 +25,7 @@ ttt_video = configs.load('ttt_video')
 @pytest.mark.parametrize(
   'mesh, message',
   [
-    (dict(data=64, sp=5), 'needs 320 chips; v5p:8x8x4 has 256'),
+    (dict(data=64, sp=5), 'needs 320 devices; v5p:8x8x4 has 256'),
     (dict(data=8, sp=32), 'sp 32 does not divide the 48 heads'),
     (dict(data=48, sp=4), 'data 48 does not divide the batch'),
   ],

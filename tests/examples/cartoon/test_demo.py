@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from examples.cartoon import captions
 from examples.cartoon import demo
 from examples.cartoon import render
 from examples.cartoon import train
@@ -15,11 +16,6 @@ from examples.cartoon import world
 from ttt_jax.video import video_file
 
 STORY = 'examples/cartoon/story.json'
-
-
-def drawn_story() -> world.Story:
-  """Returns the story that the storyboard tells."""
-  return world.draw_story(10, 21, world.SETTINGS['simple'], 'test')
 
 
 @dataclasses.dataclass
@@ -30,14 +26,24 @@ class Pipe:
   fps: int = world.FPS
 
   def __call__(self, story, **options):
-    assert len(story.segments) == 21
+    assert len(story.segments) == 3
     assert options == dict(seed=3)
     return self.frames
 
 
-def test_true_frames_are_right_in_every_respect(tmp_path, request, capsys):
-  story, script = demo.read_story(str(request.config.rootpath / STORY))
-  frames = render.frames(drawn_story(), 64, 96)
+def test_the_story_is_a_drawn_one(request):
+  story = world.draw_story(10, 21, world.SETTINGS['simple'], 'test')
+  board, _ = demo.read_story(str(request.config.rootpath / STORY))
+  assert [s.text for s in board.segments] == captions.captions(story)
+
+
+def test_true_frames_are_right_in_every_respect(tmp_path, capsys):
+  drawn = world.draw_story(10, 3, world.SETTINGS['simple'], 'test')
+  board = captions.storyboard(drawn) | dict(name='cartoon')
+  path = tmp_path / 'story.json'
+  path.write_text(json.dumps(board))
+  story, script = demo.read_story(str(path))
+  frames = render.frames(drawn, 64, 96)
   written = demo.make(Pipe(frames), story, script, tmp_path / 'new', seed=3)
   video, sheet, report = written
   shown = video_file.read_video(video, fps=world.FPS, height=64, width=96)
