@@ -21,12 +21,12 @@ import jax
 import numpy as np
 import sentencepiece
 
+from examples import cogvideox_folder
 from ttt_jax import convert
 from ttt_jax.convert import model_folder
 from ttt_jax.convert import vae as vae_lib
 from ttt_jax.models import dit
 from ttt_jax.models.text import t5
-from ttt_jax.runtime import files
 
 VAE = 'package:ttt_jax/assets/quickstart_vae'
 PANGRAM = 'The quick brown fox jumps over the lazy dog and seven wizards.'
@@ -34,29 +34,6 @@ _TEXT_DIM = 32
 # Rows of a T5's embedding table after the tokenizer's own: 100 that no text
 # has, and 28 that make the number of rows a round one.
 _MORE_ROWS = 100 + 28
-_INDEX = {
-  '_class_name': 'CogVideoXPipeline',
-  '_diffusers_version': '0.42.1',
-  'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
-  'text_encoder': ['transformers', 'T5EncoderModel'],
-  'tokenizer': ['transformers', 'T5Tokenizer'],
-  'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
-  'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
-}
-_SCHEDULER = {
-  '_class_name': 'CogVideoXDPMScheduler',
-  'beta_start': 0.00085,
-  'beta_end': 0.012,
-  'beta_schedule': 'scaled_linear',
-  'clip_sample': False,
-  'num_train_timesteps': 1000,
-  'prediction_type': 'v_prediction',
-  'rescale_betas_zero_snr': True,
-  'set_alpha_to_one': True,
-  'snr_shift_scale': 1.0,
-  'steps_offset': 0,
-  'timestep_spacing': 'trailing',
-}
 
 
 def write_model(
@@ -129,9 +106,11 @@ def write_model(
   )
   params = draw_params(t5.abstract_params(text_encoder))
   convert.save_t5(text_encoder, params, folder / 'text_encoder')
-  (folder / 'scheduler').mkdir()
-  files.write_json(_SCHEDULER, folder / 'scheduler/scheduler_config.json')
-  files.write_json(_INDEX, folder / model_folder.INDEX)
+  cogvideox_folder.complete(
+    folder,
+    text_encoder='T5EncoderModel',
+    tokenizer='T5Tokenizer',
+  )
   return folder
 
 

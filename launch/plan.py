@@ -38,6 +38,7 @@ from pallas_kernels.tools import compile_gpu
 from pallas_kernels.tools import compile_tpu
 from ttt_jax import backbones
 from ttt_jax import sharding
+from ttt_jax.models import dit
 from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import cli
 from ttt_jax.train import experiment
@@ -127,7 +128,8 @@ def plan(
     function, arguments = program_lib.sampling(
       config, mesh, memory=topology.chip.hbm
     )
-    options |= sharding.sampling_options(mesh) or {}
+    if isinstance(backbones.from_config(config).config, dit.DiTConfig):
+      options |= sharding.sampling_options(mesh) or {}
   compiled = compiled_lib.compile_program(
     function, arguments, mesh, options, pathlib.Path(cache) if cache else None
   )

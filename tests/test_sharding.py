@@ -95,10 +95,11 @@ def test_parts_of_a_sequence_are_a_block():
   for row in grid:
     x, y, _ = np.ptp([chip.coords for chip in row], axis=0)
     assert (x, y) == (1, 1)
-  assert sharding._block_grid(chips[1:], 1) is None  # No complete slice.
+  assert sharding._block_grid(chips[1:], 4) is None  # No complete slice.
+  assert sharding._block_grid(chips, 1) is None
   assert sharding._block_grid(chips * 2, 4) is None  # Two at one place.
   assert sharding._block_grid(chips, 3) is None
-  assert sharding._block_grid(jax.devices(), 1) is None  # No TPU.
+  assert sharding._block_grid(jax.devices(), 2) is None  # No TPU.
 
 
 def test_devices_of_a_chip_are_next_to_each_other():

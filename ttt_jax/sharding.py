@@ -181,10 +181,11 @@ def block_sides(
 def _block_grid(devices: Sequence[Any], sp: int) -> np.ndarray | None:
   """Returns devices of TPUs [data, sp] whose rows are blocks of the slice.
 
-  None if the devices are no complete slice of a known kind, or no block fits.
+  None if rows have one device, if the devices are no complete slice of a known
+  kind, or if no block fits.
   """
   ring = chips.ring(devices[0].device_kind)
-  if ring is None or getattr(devices[0], 'coords', None) is None:
+  if sp == 1 or ring is None or getattr(devices[0], 'coords', None) is None:
     return None
   coordinates = np.array(
     [(*d.coords, getattr(d, 'core_on_chip', 0)) for d in devices]
@@ -422,8 +423,8 @@ def sampling_options(mesh: sharding.Mesh | None) -> dict[str, Any] | None:
   """Returns compiler options of sampling on a mesh, for `jax.jit`.
 
   On TPUs split weights are gathered by layer. The compiler would cut every
-  product into as many parts as there are devices instead, which pays for large
-  batches alone.
+  product into as many parts as there are devices instead: by its own estimate a
+  step of the 5B model on v5e:4x4 takes 24.6 s so, and 15.8 s with gathers.
   """
   if mesh is None or mesh.devices.flat[0].platform != 'tpu':
     return None

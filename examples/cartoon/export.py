@@ -16,34 +16,12 @@ from absl import flags
 import jax
 import numpy as np
 
+from examples import cogvideox_folder
 from ttt_jax import convert
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
-
-_INDEX = {
-  '_class_name': 'CogVideoXPipeline',
-  '_fps': 16,
-  'scheduler': ['diffusers', 'CogVideoXDPMScheduler'],
-  'text_encoder': ['transformers', 'BertModel'],
-  'tokenizer': ['transformers', 'PreTrainedTokenizerFast'],
-  'transformer': ['diffusers', 'CogVideoXTransformer3DModel'],
-  'vae': ['diffusers', 'AutoencoderKLCogVideoX'],
-}
-_SCHEDULER = {
-  '_class_name': 'CogVideoXDPMScheduler',
-  'beta_end': 0.012,
-  'beta_schedule': 'scaled_linear',
-  'beta_start': 0.00085,
-  'clip_sample': False,
-  'num_train_timesteps': 1000,
-  'prediction_type': 'v_prediction',
-  'rescale_betas_zero_snr': True,
-  'set_alpha_to_one': True,
-  'snr_shift_scale': 1.0,
-  'timestep_spacing': 'trailing',
-}
 
 
 def export(workdir: str, out: pathlib.Path) -> None:
@@ -58,10 +36,13 @@ def export(workdir: str, out: pathlib.Path) -> None:
       ('text_encoder', config.text.folder),
     ):
       shutil.copytree(model_folder.resolve(source), folder / part)
-    scheduler = _SCHEDULER | dict(snr_shift_scale=config.schedule_shift)
-    (folder / 'scheduler').mkdir()
-    files.write_json(scheduler, folder / 'scheduler/scheduler_config.json')
-    files.write_json(_INDEX, folder / 'model_index.json')
+    cogvideox_folder.complete(
+      folder,
+      text_encoder='BertModel',
+      tokenizer='PreTrainedTokenizerFast',
+      schedule_shift=config.schedule_shift,
+      fps=config.data.fps,
+    )
 
 
 def _define_flags() -> None:

@@ -52,8 +52,8 @@ def markdown(plans: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns the tables: one for each stage and mode.
 
   Args:
-    plans: Plans by the names of their rows; a plan that does not fit has the
-      compiler's message as its 'error'.
+    plans: Plans by the names of their rows; one that does not fit has the
+      compiler's message as 'does_not_fit' and no 'roofline'.
   """
   lines = []
   for stage in STAGES:
@@ -127,10 +127,10 @@ def main(argv: Sequence[str]) -> None:
     try:
       found = table.plan(row, flags.FLAGS.cache)
       text = f'{found["roofline"]["step"]:.2f} s'
-    except ValueError as e:
+    except table.DoesNotFitError as e:
       text = str(e)
-      found = dict(error=text)
-    keep = ('error', 'roofline', 'memory', 'host', 'cycles')
+      found = dict(does_not_fit=text)
+    keep = ('does_not_fit', 'roofline', 'memory', 'host', 'cycles')
     plans[row.name] = {k: found[k] for k in keep if k in found}
     print(f'{row.name}: {text}', flush=True)
     data.write_text(json.dumps(plans, indent=1) + '\n')

@@ -112,18 +112,27 @@ ROWS = (
 )
 
 
+class DoesNotFitError(ValueError):
+  """A row does not fit the chips' memory."""
+
+
 def plan(row: Row, cache: str) -> dict[str, Any]:
   """Returns the results of a row; prints its output only if it fails.
 
   Raises:
-    ValueError: the plan does not fit, or no compiler is installed.
+    DoesNotFitError: the program does not fit the chips' memory.
+    ValueError: the plan fails, for example without a compiler.
   """
   path = pathlib.Path(cache) / f'{row.name.replace(" ", "-")}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
+  path.unlink(missing_ok=True)  # Of an earlier run.
   done = subprocess.run(
     row.command(cache, path), capture_output=True, text=True, check=False
   )
   if done.returncode:
+    misfit = path.exists() and json.loads(path.read_text()).get('does_not_fit')
+    if misfit:
+      raise DoesNotFitError(f'{row.name}: {misfit["reason"]}')
     # libtpu's warnings on machines without TPUs are not the error.
     errors = [
       line
@@ -184,7 +193,9 @@ def markdown(plans: Mapping[str, Mapping[str, Any]]) -> str:
     "blocks on the chip (`layer`) or in the host's memory (`offload`), or on",
     'the chip with the results of attention (`attention`). TFLOP/s and MFU',
     "count the model's operations once, not those that are done again; the",
-    'peaks are below. A chip is one device, of tpu7x two.',
+    'peaks are below. A chip is one device, of tpu7x two. There SparseCores',
+    'gather the parameters, which is not counted: its links are',
+    'underestimated.',
     '',
     'Seconds per step, each term as if it were the only one:',
     '',

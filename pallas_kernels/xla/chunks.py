@@ -26,7 +26,8 @@ from pallas_kernels.xla.mini_batches import group_size
 # Most bytes of residuals that a backward pass keeps without groups of chunks.
 KEPT_BYTES = 512 * 2**20
 # The same where a group is cheap to compute again. A CPU then reads it from the
-# caches; larger groups take 1.5 times as long.
+# caches: at 8192 tokens on one core, forward and backward of `gated_delta_rule`
+# and `ssd` take 1.6 times as long with 512 MB.
 CACHED_BYTES = 64 * 2**20
 
 Arrays = Mapping[str, jax.Array]

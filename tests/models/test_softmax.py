@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,25 @@ def test_values_and_gradients(length, heads, dim, batch, monkeypatch):
     found,
     want,
   )
+
+
+@pytest.mark.parametrize('reach, is_kept', [(None, True), (100, False)])
+def test_results_of_windows_can_be_kept(reach, is_kept, capsys):
+  x = jnp.zeros((1, 128, 128))
+  names = softmax.RESULT, softmax.LOG_SUMS
+
+  @functools.partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.save_only_these_names(*names),
+  )
+  def attend(q, k, v):
+    return softmax.splash(q, k, v, 64, 128, reach, interpret=True)
+
+  jax.ad_checkpoint.print_saved_residuals(attend, x, x, x)
+  shown = capsys.readouterr().out
+  assert shown.count('from the argument') == 3
+  for name in names:
+    assert (f"named '{name}'" in shown) == is_kept
 
 
 @pytest.mark.parametrize('implementation', softmax.IMPLEMENTATIONS)

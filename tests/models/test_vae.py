@@ -29,6 +29,7 @@ TINY = CausalVAEConfig(
   norm_num_groups=4,
   patch_size=2,
   linear_shortcut=True,
+  refine=True,
   scaling_factor=(0.5, 1.0, 2.0, 4.0),
   shift=(0.1, -0.2, 0.3, 1.0),
 )
@@ -279,9 +280,7 @@ def test_shipped_autoencoder_on_held_out_frames(fixtures):
 
 
 def test_linear_maps_of_every_cell(tmp_path):
-  config = dataclasses.replace(
-    TINY, shortcut_cells=(2, 3), shortcut_channels=2, refine=True
-  )
+  config = dataclasses.replace(TINY, shortcut_cells=(2, 3), shortcut_channels=2)
   params = tiny_vae.parameters(config, 0.1)
   vae = CausalVAE(config)
   frames = jax.random.uniform(jax.random.key(0), (1, 5, 16, 24, 3))

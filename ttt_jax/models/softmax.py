@@ -40,7 +40,8 @@ _BAND_QUERIES, _BAND_KEYS = 2, 4
 _BAND_BLOCK = 512
 # Names in checkpoint policies: the result of `attend`, and the logarithms of
 # its sums of exponentials. A backward pass that has both does not run the
-# forward pass of splash attention again.
+# forward pass of splash attention again. Attention to a band has no names: as a
+# mixer it has two results as large as this one per layer.
 RESULT = 'softmax_attention'
 LOG_SUMS = 'softmax_log_sums'
 
@@ -251,6 +252,7 @@ def splash(
     segments = library.SegmentIds(is_padding(w), is_padding(s))
   out = _attend_groups(
     head_dim,
+    reach is None,
     kernel,
     segments,
     heads.pack_groups(q * head_dim**-0.5),
@@ -285,18 +287,20 @@ def _by_groups(function: Callable[..., Any]) -> Callable[..., Any]:
   return jax.vmap(jax.vmap(function))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_groups(head_dim, kernel, segments, q, k, v):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend_groups(head_dim, is_named, kernel, segments, q, k, v):
   """Computes attention of groups of heads, all [B, G, W, lanes].
 
   The library would keep its result for the backward pass with a copy of every
   lane for each head of a group; here the heads stay side by side. It has no
   public functions for the two passes, so these are those of the pinned JAX.
   """
-  return _attend_groups_forward(head_dim, kernel, segments, q, k, v)[0]
+  return _attend_groups_forward(head_dim, is_named, kernel, segments, q, k, v)[
+    0
+  ]
 
 
-def _attend_groups_forward(head_dim, kernel, segments, q, k, v):
+def _attend_groups_forward(head_dim, is_named, kernel, segments, q, k, v):
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as passes,
   )
@@ -318,16 +322,19 @@ def _attend_groups_forward(head_dim, kernel, segments, q, k, v):
     return out, log_sums
 
   out, log_sums = _by_groups(attend_group)(_apart(q, head_dim), k, v)
-  out = checkpoint_name(_joined(out, head_dim), RESULT)
-  log_sums = checkpoint_name(log_sums, LOG_SUMS)
+  out = _joined(out, head_dim)
+  if is_named:
+    out = checkpoint_name(out, RESULT)
+    log_sums = checkpoint_name(log_sums, LOG_SUMS)
   return out, (kernel, segments, q, k, v, out, log_sums)
 
 
-def _attend_groups_backward(head_dim, residuals, d_out):
+def _attend_groups_backward(head_dim, is_named, residuals, d_out):
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as passes,
   )
 
+  del is_named
   kernel, segments, q, k, v, out, log_sums = residuals
   options = kernel.kwargs
 

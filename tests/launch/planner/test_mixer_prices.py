@@ -27,7 +27,7 @@ def test_tables():
     {
       f'{name} none': plan(20.0, 50),
       f'{name} ttt_mlp': plan(30.0, 60),
-      f'{name} full': dict(error='the program takes 200G of 95G'),
+      f'{name} full': dict(does_not_fit='the program takes 200G of 95G'),
     }
   )
   assert '| `none` | 20.0 | 1.00 |  | 50.0 |' in page

@@ -118,5 +118,23 @@ def test_the_error_of_a_plan_that_fails(monkeypatch, tmp_path):
   row = table.Row('3s', 'train', 'v9:1x1', 'data:1,sp:1')
   script = 'echo noise >&2; echo "error: no v9" >&2; exit 2'
   monkeypatch.setattr(table.Row, 'command', lambda *_: ['sh', '-c', script])
-  with pytest.raises(ValueError, match='3s train v9:1x1: error: no v9'):
+  with pytest.raises(ValueError, match='3s train v9:1x1: error: no v9') as e:
     table.plan(row, str(tmp_path))
+  assert not isinstance(e.value, table.DoesNotFitError)
+
+
+def test_a_plan_that_does_not_fit(monkeypatch, tmp_path):
+  row = table.Row('3s', 'train', 'v9:1x1', 'data:1,sp:1')
+  text = json.dumps(dict(does_not_fit=dict(reason='it takes 9G of 8G')))
+
+  def command(self, cache, path):
+    return ['sh', '-c', f"echo '{text}' > '{path}'; exit 1"]
+
+  monkeypatch.setattr(table.Row, 'command', command)
+  with pytest.raises(table.DoesNotFitError, match='v9:1x1: it takes 9G of 8G'):
+    table.plan(row, str(tmp_path))
+  # What an earlier run wrote is not taken for this one's.
+  monkeypatch.setattr(table.Row, 'command', lambda *_: ['sh', '-c', 'exit 2'])
+  with pytest.raises(ValueError, match='exit status 2') as e:
+    table.plan(row, str(tmp_path))
+  assert not isinstance(e.value, table.DoesNotFitError)

@@ -57,8 +57,8 @@ class DiTConfig:
     remat: Activations that are kept for the backward pass: 'none' keeps all of
       them, 'products' keeps the results of matrix products, of attention and
       of the portable inner loop, 'layer' keeps the blocks' inputs, 'attention'
-      also the results of splash attention, 'offload' keeps the blocks' inputs
-      in host memory.
+      also the results of local splash attention, 'offload' keeps the blocks'
+      inputs in host memory.
     implementation: Implementation of the mixer's kernel; None takes the
       backend's best.
     attention: Implementation of softmax attention, 'xla' or 'splash'; None
