@@ -56,6 +56,7 @@ def write_dataset(
   settings: world.Settings = world.SETTINGS['full'],
   height: int = 64,
   width: int = 96,
+  fps: int = world.FPS,
   seed: int = 0,
   renamings: int = 1,
 ) -> pathlib.Path:
@@ -69,6 +70,7 @@ def write_dataset(
     settings: Choices of the stories.
     height: Pixel rows, a multiple of 16.
     width: Pixel columns, 1.5 times the rows and a multiple of 16.
+    fps: Frames per second, a divisor of 16.
     seed: Seed of the first story; the others follow.
     renamings: Number of captions per video: the story's own, and the same with
       other names. A name means nothing, so this is more to learn from.
@@ -87,6 +89,8 @@ def write_dataset(
       ' 64x96'
     )
   render.check_size(height, width)
+  if fps < 1 or world.FPS % fps:
+    raise ValueError(f'fps is {fps}; it must divide {world.FPS}, for example 4')
   if stories < 1:
     raise ValueError(f'stories is {stories}; expected 1 or more')
   first = world.draw_story(seed, segments, settings, split)
@@ -99,6 +103,7 @@ def write_dataset(
       segments=segments,
       height=height,
       width=width,
+      fps=fps,
       settings=dataclasses.asdict(settings),
     ),
     first.name,
@@ -106,7 +111,7 @@ def write_dataset(
   boards = []
   for each in progress.track(range(seed, seed + stories), 'draw stories'):
     story = world.draw_story(each, segments, settings, split)
-    _write_story(out, story, height, width)
+    _write_story(out, story, height, width, fps)
     for i in range(renamings):
       boards.append(_board(rename(story, settings, i), story.name, i))
   path = out / 'storyboards.json'
@@ -119,7 +124,8 @@ def _check_settings(out: pathlib.Path, value: dict, name: str) -> None:
   value = files.to_json_types(value)
   path = out / _SETTINGS_FILE
   if path.exists():
-    found = files.read_json(path)
+    # Data sets of earlier versions do not say it.
+    found = dict(fps=world.FPS) | files.read_json(path)
     if found != value:
       different = [k for k in value if found.get(k) != value[k]]
       raise ValueError(
@@ -138,7 +144,7 @@ def _check_settings(out: pathlib.Path, value: dict, name: str) -> None:
 
 
 def _write_story(
-  out: pathlib.Path, story: world.Story, height: int, width: int
+  out: pathlib.Path, story: world.Story, height: int, width: int, fps: int
 ) -> None:
   truth = out / 'truth' / f'{story.name}.json'
   if truth.exists():
@@ -148,8 +154,8 @@ def _write_story(
     folder.mkdir(exist_ok=True)
   video_file.write_video(
     out / 'videos' / f'{story.name}.mp4',
-    render.frames(story, height, width),
-    fps=world.FPS,
+    render.frames(story, height, width, step=world.FPS // fps),
+    fps=fps,
     lossless=True,
   )
   write_story(story, truth)
@@ -211,6 +217,7 @@ def _define_flags() -> None:
   )
   cli.define('height', 64, 'Pixel rows.', schema.PositiveInt)
   cli.define('width', 96, 'Pixel columns.', schema.PositiveInt)
+  cli.define('fps', world.FPS, 'Frames per second.', schema.PositiveInt)
   cli.define('seed', 0, 'Seed of the first story.', schema.NonNegativeInt)
   cli.define(
     'renamings',
@@ -234,6 +241,7 @@ def main(argv: Sequence[str]) -> int:
     settings=world.SETTINGS[values.settings],
     height=values.height,
     width=values.width,
+    fps=values.fps,
     seed=values.seed,
     renamings=values.renamings,
   )

@@ -38,6 +38,7 @@ def frames(
   width: int = 96,
   first: int = 0,
   count: int | None = None,
+  step: int = 1,
 ) -> np.ndarray:
   """Draws frames of a story.
 
@@ -47,6 +48,7 @@ def frames(
     width: Pixel columns, 1.5 times the rows.
     first: Number of the first frame.
     count: Number of frames; None draws to the end.
+    step: Frames from one that is drawn to the next.
 
   Returns:
     uint8 [count, height, width, 3].
@@ -55,10 +57,10 @@ def frames(
     ValueError: the size has another aspect, or the story has no such frames.
   """
   if count is None:
-    count = story.num_frames - first
+    count = -(-(story.num_frames - first) // step)
   out = np.empty((count, height, width, 3), np.uint8)
   for i in range(count):
-    out[i] = frame(motion.state(story, first + i), height, width)
+    out[i] = frame(motion.state(story, first + i * step), height, width)
   return out
 
 

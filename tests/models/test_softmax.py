@@ -80,11 +80,45 @@ def test_results_of_windows_can_be_kept(reach, is_kept, capsys):
     assert (f"named '{name}'" in shown) == is_kept
 
 
-@pytest.mark.parametrize('implementation', softmax.IMPLEMENTATIONS)
+@pytest.mark.parametrize('dtype', ['float64', 'float32', 'bfloat16'])
+def test_products_are_softmax_attention(dtype):
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(dtype == 'float64'):
+    # Large logits, whose exponentials overflow if nothing is subtracted.
+    q = jnp.asarray(30 * rng.normal(size=(2, 5, 3, 16)), dtype)
+    k, v = (jnp.asarray(rng.normal(size=(2, 7, 3, 16)), dtype) for _ in 'kv')
+    mask = rng.random((5, 7)) < 0.5
+    mask[:, 2] = True
+
+    def gradients(attend):
+      loss = lambda *qkv: jnp.sum(jnp.sin(attend(*qkv).astype(float)))
+      return attend(q, k, v), *jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    def direct(q, k, v):
+      wide = jnp.promote_types(q.dtype, jnp.float32)
+      logits = jnp.einsum('nthd,nshd->nhts', q, k, preferred_element_type=wide)
+      logits = jnp.where(mask, logits / 4, -jnp.inf)
+      weights = jax.nn.softmax(logits).astype(q.dtype)
+      return jnp.einsum('nhts,nshd->nthd', weights, v)
+
+    found = gradients(lambda *qkv: softmax.products(*qkv, mask=mask))
+    want = gradients(direct)
+  tolerance = {'float64': 1e-12, 'float32': 2e-5, 'bfloat16': 3e-2}[dtype]
+  for a, b in zip(found, want):
+    assert a.dtype == b.dtype == dtype
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+  'implementation, unrolled', [('xla', 8), ('xla', 2), ('splash', 8)]
+)
 @pytest.mark.parametrize('reach', [1, 100, 700])
-def test_a_band(reach, implementation, monkeypatch):
+def test_a_band(reach, implementation, unrolled, monkeypatch):
   monkeypatch.setattr(softmax, '_GRANULE', 128)
   monkeypatch.setattr(softmax, '_BAND_BLOCK', 64)
+  # Two blocks of 64 are less than the sequence, which takes the loop.
+  monkeypatch.setattr(softmax, '_MOST_UNROLLED', unrolled)
   interpreted = functools.partial(softmax.splash, interpret=True)
   monkeypatch.setattr(softmax, 'splash', interpreted)
   length, heads, dim = 300, 2, 64

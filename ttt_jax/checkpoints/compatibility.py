@@ -50,6 +50,9 @@ _RENAMED = {
   r'layers/seq/(ttt|gates)/.*': r'layers/seq/(?!attn/).*',
 }
 
+# Fields that configs of earlier versions lack, and their value at that time.
+_ADDED = {'model.window_size': 8192}
+
 
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   """Returns '.'-joined name -> value of all fields."""
@@ -89,6 +92,7 @@ def check_config(
     folder: Folder of the stage, for the message.
   """
   old, new = _fields(saved), _fields(files.to_json_types(config))
+  old = {k: v for k, v in _ADDED.items() if k in new} | old
   old |= {k: _RENAMED[v] for k, v in old.items() if v in [*_RENAMED]}
   names = (*FREE_FIELDS, *_unused_fields(new))
   free = lambda k: any(k == f or k.startswith(f + '.') for f in names)

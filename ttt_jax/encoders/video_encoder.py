@@ -96,8 +96,18 @@ class CausalVideoEncoder:
 
   def decode(self, latents: np.ndarray) -> np.ndarray:
     """Returns uint8 [F', H, W, 3] of float32 [F, h, w, c] in model units."""
-    windows = self.stream.decode_pixels(np.asarray(latents)[None])
-    return np.concatenate(list(windows), axis=1)[0]
+    latents = np.asarray(latents)
+    # CogVideoX decodes the first latent to a single frame only if their number
+    # is odd. Otherwise the first one is decoded twice.
+    is_even = len(latents) % 2 == 0
+    if is_even:
+      latents = np.concatenate([latents[:1], latents])
+    windows = self.stream.decode_pixels(latents[None])
+    frames = np.concatenate(list(windows), axis=1)[0]
+    if is_even:
+      ratio = self.stream.config.temporal_compression_ratio
+      frames = np.concatenate([frames[:1], frames[1 + ratio :]])
+    return frames
 
 
 class FrameVideoEncoder:

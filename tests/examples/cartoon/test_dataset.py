@@ -12,6 +12,8 @@ from tests.helpers import commands
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.data import shots
+from ttt_jax.runtime import files
+from ttt_jax.video import video_file
 
 
 def write(path, stories=2, **kwargs):
@@ -36,6 +38,29 @@ def test_dataset_is_what_precompute_reads(tmp_path):
     np.testing.assert_array_equal(frames, render.frames(story, 32, 48))
 
 
+def test_frame_rate(tmp_path):
+  write(tmp_path, 1, fps=4)
+  story = world.draw_story(0, 2)
+  video = video_file.read_video(
+    tmp_path / 'videos' / f'{story.name}.mp4',
+    fps=4,
+    height=32,
+    width=48,
+    soften=False,
+  )
+  np.testing.assert_array_equal(video, render.frames(story, 32, 48)[::4])
+
+
+def test_a_data_set_without_a_frame_rate_has_16(tmp_path):
+  write(tmp_path, 1)
+  settings = files.read_json(tmp_path / 'dataset.json')
+  assert settings.pop('fps') == 16
+  files.write_json(settings, tmp_path / 'dataset.json')
+  write(tmp_path, 2)
+  with pytest.raises(ValueError, match='has stories with other fps'):
+    write(tmp_path, 2, fps=8)
+
+
 def test_resumes_and_grows(tmp_path, monkeypatch):
   write(tmp_path)
   before = sorted(os.listdir(tmp_path / 'videos'))
@@ -43,7 +68,9 @@ def test_resumes_and_grows(tmp_path, monkeypatch):
   drawn = []
   draw = render.frames
   monkeypatch.setattr(
-    render, 'frames', lambda s, *a: drawn.append(s.name) or draw(s, *a)
+    render,
+    'frames',
+    lambda s, *a, **k: drawn.append(s.name) or draw(s, *a, **k),
   )
   path = write(tmp_path, 3)
   assert drawn == ['train_000000', 'train_000002']
@@ -58,6 +85,7 @@ def test_resumes_and_grows(tmp_path, monkeypatch):
     (dict(height=64, width=64), '64x64; expected a width of 1.5 times'),
     (dict(height=24, width=36), '24x36; both must be multiples of 16'),
     (dict(stories=0), 'stories is 0'),
+    (dict(fps=5), 'fps is 5; it must divide 16'),
     (dict(seed=-1), 'seed is -1'),
   ],
 )

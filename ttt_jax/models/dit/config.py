@@ -36,6 +36,8 @@ class DiTConfig:
       with one value do not work with another.
     ttt_base_lr: Inner step size before the learned factor; 0.1 for ttt_mlp and
       1.0 for ttt_linear in the paper's code.
+    window_size: Tokens that a token attends to with the mixer
+      'sliding_window', its own and those scanned before.
     gate_init: Initial value of the mixer's gates before their tanh.
     norm_eps: Epsilon of the LayerNorms on tokens.
     qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
@@ -78,6 +80,7 @@ class DiTConfig:
   mixer_preset: str = 'matched'
   mini_batch: schema.PositiveInt = 64
   ttt_base_lr: schema.NonNegativeFloat = 0.1
+  window_size: schema.PositiveInt = 8192
   gate_init: schema.FiniteFloat = 0.1
   norm_eps: schema.Epsilon = 1e-5
   qk_norm_eps: schema.Epsilon = 1e-6

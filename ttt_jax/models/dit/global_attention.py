@@ -1,9 +1,9 @@
 """Softmax attention over the complete sequence as a mixer.
 
 Each token attends to itself and to the tokens scanned before it, to a band of
-8192 (paper section 4.1: sliding-window attention) or to all of them. Text and
-video are interleaved in scan order, and rotary positions are those of the
-complete video.
+`config.window_size` (paper section 4.1: sliding-window attention, 8192 tokens)
+or to all of them. Text and video are interleaved in scan order, and rotary
+positions are those of the complete video.
 """
 
 from __future__ import annotations
@@ -29,20 +29,25 @@ class GlobalAttention(mixer.Mixer):
 
   Attributes:
     scope: Name of the layer.
-    reach: Keys of a query with its own; None has no limit.
+    fields: See `mixer.Mixer`.
   """
 
-  fields = ()
   implementations = softmax.IMPLEMENTATIONS
 
-  def __init__(self, scope: str, reach: int | None):
+  def __init__(self, scope: str, fields: tuple[str, ...]):
     self.scope = scope
-    self.reach = reach
+    self.fields = fields
+
+  def _reach(self, config, length):
+    """Returns the keys of a query with its own, in a sequence of `length`."""
+    if 'window_size' in self.fields:
+      return min(length, config.window_size)
+    return length
 
   def layer(self, config, order, sharding_plan):
     return GlobalAttentionLayer(
       num_heads=config.num_heads,
-      reach=self.reach,
+      reach=self._reach(config, order.length),
       qk_norm_eps=config.qk_norm_eps,
       dtype=jnp.dtype(config.dtype),
       implementation=config.implementation,
@@ -52,16 +57,17 @@ class GlobalAttention(mixer.Mixer):
 
   def state_size(self, config, length):
     # Keys and values.
-    return 2 * config.model_dim * min(length, self.reach or length)
+    return 2 * config.model_dim * self._reach(config, length)
 
   def scan_flops(self, config, order):
     t = order.length
-    reach = min(t, self.reach or t)
+    reach = self._reach(config, t)
     pairs = t * reach - reach * (reach - 1) / 2
     return 2 * 2.0 * pairs * config.model_dim
 
   def attended_pairs(self, config, order):
-    return softmax.band_pairs(order.length, self.reach or order.length)
+    t = order.length
+    return softmax.band_pairs(t, self._reach(config, t))
 
 
 class GlobalAttentionLayer(nn.Module):
@@ -69,7 +75,7 @@ class GlobalAttentionLayer(nn.Module):
 
   Attributes:
     num_heads: Number of heads, H.
-    reach: Keys of a query with its own; None has no limit.
+    reach: Keys of a query with its own.
     qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
     dtype: Compute type; softmax and norms are float32.
     implementation: Implementation of softmax attention, see `softmax`.
@@ -77,7 +83,7 @@ class GlobalAttentionLayer(nn.Module):
   """
 
   num_heads: int
-  reach: int | None
+  reach: int
   qk_norm_eps: float
   dtype: jnp.dtype
   implementation: str | None = None
@@ -97,7 +103,7 @@ class GlobalAttentionLayer(nn.Module):
     t, m = x.shape[1:]
     d = m // self.num_heads
     length = t if length is None else length
-    reach = t if self.reach is None else self.reach
+    reach = self.reach
     plan = self.sharding_plan
     dense = lambda name: layers.DenseWeights(m, _NORMAL, name=name)(m)
     norms = [layers.NormWeights(d, name=f'{name}_norm')() for name in 'qk']

@@ -33,8 +33,10 @@ MIXERS: Mapping[str, mixer_lib.Mixer] = {
   'none': mixer_lib.NoMixer(),
   'ttt_mlp': ttt.TTT('ttt_mlp', base_lr=0.1),
   'ttt_linear': ttt.TTT('ttt_linear', base_lr=1.0),
-  'sliding_window': global_attention.GlobalAttention('sliding_window', 8192),
-  'full': global_attention.GlobalAttention('full', None),
+  'sliding_window': global_attention.GlobalAttention(
+    'sliding_window', fields=('window_size',)
+  ),
+  'full': global_attention.GlobalAttention('full', fields=()),
   'mamba2': mamba2.Mamba2(),
   'gated_deltanet': gated_deltanet.GatedDeltaNet(),
   'frame_deltanet': frame_deltanet.FrameDeltaNet(),

@@ -1,0 +1,287 @@
+"""Compares mixers on the cartoon world: the paper's table in miniature.
+
+    python -m examples.cartoon.comparison --workdir=comparison
+    python -m examples.cartoon.comparison --workdir=comparison \\
+        --mixers=none,ttt_mlp --seeds=1 --stories=25
+
+docs/remember.md has the protocol and the results. Every mixer searches its
+learning rate, trains through the stages of configs/comparison.py once per seed,
+samples unseen stories, and is judged. All parts go on where they were stopped,
+so the same command continues after an interruption, and a second process can
+run other mixers in the same folder:
+
+    WORKDIR/search/MIXER/RATE/   runs of the search of the learning rate
+    WORKDIR/runs/MIXER/SEED/     runs of the stages
+    WORKDIR/verdicts/            one file per mixer, seed, length and story
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from examples import demo_steps
+from examples.cartoon import captions
+from examples.cartoon import comparison_report
+from examples.cartoon import linear
+from examples.cartoon import world
+from examples.demo_steps import Step
+from ttt_jax.checkpoints import checkpoint
+from ttt_jax.models.dit import mixers as mixers_lib
+from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
+from ttt_jax.runtime import paths
+from ttt_jax.runtime import progress
+from ttt_jax.runtime import schema
+
+MIXERS = (
+  'none',
+  'sliding_window',
+  'mamba2',
+  'gated_deltanet',
+  'ttt_linear',
+  'ttt_mlp',
+  'large_chunk_ttt',
+  'full',
+)
+RATES = (0.01, 0.02, 0.04)
+STAGES = ('3s', '9s', '18s', '30s', '63s')
+LENGTHS = (9, 18, 30, 63)  # seconds of the videos that are judged
+
+_CONFIG = 'configs/comparison.py'
+# Seconds: stories and segments per story. Stories of one segment would have no
+# second mention, so the first stage cuts longer ones.
+_STORIES = {
+  3: (200, 3),
+  9: (1000, 3),
+  18: (500, 6),
+  30: (150, 10),
+  63: (60, 21),
+}
+_RENAMINGS = 4
+_FIRST_SEED = 10_000  # times the seconds: stages have different stories
+_SAMPLING_STEPS = 16
+
+
+def preparation() -> list[tuple[str, Step]]:
+  """Returns the steps before the first run, with the path each writes."""
+  found = [
+    (
+      'text_encoder',
+      Step(
+        'text encoder',
+        'examples.cartoon.text_encoder',
+        ('--out={workdir}/text_encoder',),
+      ),
+    ),
+    (
+      'autoencoder',
+      Step(
+        'autoencoder',
+        'examples.cartoon.linear',
+        ('--out={workdir}/autoencoder',),
+      ),
+    ),
+  ]
+  for seconds, (stories, segments) in _STORIES.items():
+    draw = (
+      '--out={workdir}/stories/' + f'{seconds}s',
+      f'--stories={stories}',
+      f'--segments={segments}',
+      '--settings=simple',
+      f'--height={linear.HEIGHT}',
+      f'--width={linear.WIDTH}',
+      f'--fps={linear.FPS}',
+      f'--renamings={_RENAMINGS}',
+      f'--seed={seconds * _FIRST_SEED}',
+    )
+    encode = (
+      f'--config={_CONFIG}:{seconds}s',
+      '--workdir={workdir}',
+      *_folders(),
+    )
+    found += [
+      (
+        f'stories/{seconds}s/storyboards.json',
+        Step(f'draw {seconds}s', 'examples.cartoon.dataset', draw),
+      ),
+      ('', Step(f'precompute {seconds}s', 'ttt_jax.precompute', encode)),
+    ]
+  return found
+
+
+def _folders() -> tuple[str, ...]:
+  return (
+    '--config.vae.folder={workdir}/autoencoder',
+    '--config.text.folder={workdir}/text_encoder',
+  )
+
+
+def training(
+  run: str, stage: str, seconds: int, mixer: str, rate: float, seed: int = 0
+) -> Step:
+  """Returns the step that trains one stage.
+
+  Args:
+    run: Folder of the run, relative to the workdir.
+    stage: Name of the stage.
+    seconds: Seconds of its clips.
+    mixer: Name of the mixer.
+    rate: Peak learning rate of Muon.
+    seed: Seed of the initial weights, batches and noise.
+  """
+  return Step(
+    f'train {run} {stage}',
+    'ttt_jax.train',
+    (
+      f'--config={_CONFIG}:{stage},{mixer},{rate}',
+      '--workdir={workdir}/' + run,
+      '--config.data.folder={workdir}/data/' + f'{seconds}s',
+      f'--config.seed={seed}',
+      *_folders(),
+    ),
+  )
+
+
+class Comparison:
+  """The comparison in one folder.
+
+  Attributes:
+    workdir: Folder of everything.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    self.workdir = workdir
+
+  def prepare(self) -> None:
+    """Draws and encodes the training stories."""
+    for path, step in preparation():
+      if not path or not (self.workdir / path).exists():
+        demo_steps.run(step, self.workdir)
+
+  def learning_rate(self, mixer: str) -> float:
+    """Searches the learning rate of a mixer, and returns the best one."""
+    losses = {}
+    for rate in RATES:
+      run = f'search/{mixer}/{rate}'
+      stage = self.workdir / run / 'search'
+      if not _is_finished(stage):
+        step = training(run, 'search', 9, mixer, rate)
+        demo_steps.run(step, self.workdir)
+      losses[rate] = comparison_report.search_loss(stage / 'metrics.jsonl')
+    best = min(losses, key=lambda rate: losses[rate])
+    found = ', '.join(f'{r}: {x:.4f}' for r, x in losses.items())
+    print(f'{mixer}: learning rate {best} (losses {found})', flush=True)
+    return best
+
+  def train(self, mixer: str, seed: int, rate: float) -> None:
+    """Trains all stages of one mixer with one seed."""
+    run = f'runs/{mixer}/{seed}'
+    for stage in STAGES:
+      if not _is_finished(self.workdir / run / stage):
+        step = training(run, stage, int(stage[:-1]), mixer, rate, seed)
+        demo_steps.run(step, self.workdir)
+
+  def judge(self, mixer: str, seed: int, stories: int) -> None:
+    """Samples and judges test stories of all lengths."""
+    missing = list(self._missing(mixer, seed, stories))
+    if not missing:
+      return
+    # Imported here, for the trainings run in processes of their own.
+    from examples.cartoon import judge
+    from ttt_jax import pipeline
+
+    pipe = pipeline.VideoPipeline.load(
+      self.workdir / 'runs' / mixer / f'{seed}' / STAGES[-1]
+    )
+    for seconds, number, path in progress.track(missing, 'judge stories'):
+      story = world.draw_story(
+        number, seconds // 3, world.SETTINGS['simple'], 'test'
+      )
+      video = pipe(
+        captions.storyboard(story),
+        steps=_SAMPLING_STEPS,
+        guidance=1.0,
+        guidance_schedule='constant',
+        seed=number,
+        progress=False,
+      )
+      verdict = judge.judge(np.asarray(video), story, story.name)
+      files.write_json(
+        files.to_json_types(dataclasses.asdict(verdict.score)), path
+      )
+
+  def _missing(
+    self, mixer: str, seed: int, stories: int
+  ) -> Iterator[tuple[int, int, pathlib.Path]]:
+    """Yields seconds, seed and path of the verdicts that are not there."""
+    for number in range(stories):
+      for seconds in LENGTHS:
+        folder = self.workdir / 'verdicts' / mixer / f'{seed}' / f'{seconds}s'
+        path = folder / f'{number}.json'
+        if not path.exists():
+          folder.mkdir(parents=True, exist_ok=True)
+          yield seconds, number, path
+
+
+def _is_finished(stage: pathlib.Path) -> bool:
+  """Returns whether the training of a stage was completed."""
+  try:
+    step = checkpoint.describe(stage)['checkpoint_step']
+  except FileNotFoundError:
+    return False
+  return step >= checkpoint.load_config(stage).steps
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of the comparison.')
+  flags.DEFINE_list('mixers', [*MIXERS], 'Mixers to compare.')
+  cli.define('seeds', 3, 'Number of runs per mixer.', schema.PositiveInt)
+  cli.define('stories', 100, 'Stories per length.', schema.PositiveInt)
+  flags.DEFINE_bool(
+    'report', False, 'Whether to write the tables of what is there, only.'
+  )
+  flags.DEFINE_string('out', None, 'JSON file of the results.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the comparison of the flags."""
+  del argv
+  values = flags.FLAGS
+  if values.workdir is None:
+    raise ValueError(
+      '--workdir is missing; give a folder, for example --workdir=comparison'
+    )
+  for name in values.mixers:
+    if name not in mixers_lib.MIXERS:
+      raise ValueError(
+        f'--mixers has {name!r}; expected names out of'
+        f' {", ".join(mixers_lib.MIXERS)}'
+      )
+  workdir = paths.require_local(values.workdir, '--workdir')
+  if values.out:
+    files.check_writable(pathlib.Path(values.out))
+  if not values.report:
+    workdir.mkdir(parents=True, exist_ok=True)
+    comparison = Comparison(workdir)
+    comparison.prepare()
+    rates = {mixer: comparison.learning_rate(mixer) for mixer in values.mixers}
+    for seed in range(values.seeds):
+      for mixer in values.mixers:
+        comparison.train(mixer, seed, rates[mixer])
+        comparison.judge(mixer, seed, values.stories)
+  results = comparison_report.read(workdir)
+  comparison_report.print_tables(results)
+  if values.out:
+    files.write_json(results, values.out)
+    print(f'wrote {values.out}')
+  return 0
+
+
+if __name__ == '__main__':
+  _define_flags()
+  cli.run(main)

@@ -1,0 +1,227 @@
+"""Tables of the comparison of mixers, from what is in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from ttt_jax.evaluation import ratings
+from ttt_jax.evaluation import story_scores
+from ttt_jax.evaluation import votes
+from ttt_jax.evaluation.story_scores import StoryScore
+from ttt_jax.runtime import files
+from ttt_jax.runtime import schema
+
+_TIE = 0.005  # largest difference of an axis that is a tie, as in `judge`
+# Attributes of characters, and how a table calls them.
+_ATTRIBUTES = {
+  'look': 'look',
+  'place kind': 'place',
+  'place colour': 'its colour',
+  'action': 'action',
+}
+
+
+def read_scores(
+  workdir: pathlib.Path,
+) -> dict[str, dict[str, dict[str, StoryScore]]]:
+  """Returns length -> mixer -> 'seed/story' -> score of all verdicts."""
+  found: dict[str, dict[str, dict[str, StoryScore]]] = {}
+  for path in sorted((workdir / 'verdicts').glob('*/*/*/*.json')):
+    mixer, seed, length, name = path.relative_to(workdir / 'verdicts').parts
+    score = schema.convert(files.read_json(path), StoryScore, f'{path}')
+    mine = found.setdefault(length, {}).setdefault(mixer, {})
+    mine[f'{seed}/{pathlib.Path(name).stem}'] = score
+  return found
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the results as a JSON value.
+
+  Args:
+    workdir: Folder of the comparison.
+
+  Returns:
+    'lengths': for each length in seconds and mixer the summary of the scores,
+    the number of 'seeds', and 'ratings' if there are two mixers or more, on the
+    stories that all of them have; 'cost': seconds a step and parameters by
+    mixer and stage; 'rates': losses of the search by mixer and learning rate.
+
+  Raises:
+    ValueError: nothing was judged yet.
+  """
+  scores = read_scores(workdir)
+  if not scores:
+    raise ValueError(f'{workdir} has no verdicts yet')
+  lengths = {}
+  for length in sorted(scores, key=lambda x: int(x[:-1])):
+    mixers = scores[length]
+    value: dict[str, Any] = {
+      'mixers': {
+        mixer: story_scores.summary([*mine.values()])
+        | dict(seeds=len({key.split('/')[0] for key in mine}))
+        for mixer, mine in mixers.items()
+      }
+    }
+    if len(mixers) > 1:
+      verdicts = votes.verdicts_from_scores(
+        {
+          mixer: {
+            key: {
+              a: score.axes[a] for a in story_scores.AXES if a in score.axes
+            }
+            for key, score in mine.items()
+          }
+          for mixer, mine in mixers.items()
+        },
+        margin=_TIE,
+      )
+      if verdicts:
+        value['ratings'] = ratings.rate(verdicts)
+    lengths[length] = value
+  return files.to_json_types(
+    dict(lengths=lengths, cost=_costs(workdir), search=_searches(workdir))
+  )
+
+
+def _costs(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
+  """Returns mixer -> stage -> median seconds a step."""
+  found: dict[str, dict[str, float]] = {}
+  for path in sorted((workdir / 'runs').glob('*/*/*/metrics.jsonl')):
+    mixer, _, stage, _ = path.relative_to(workdir / 'runs').parts
+    rows = read_metrics(path)
+    seconds = [row['time/step'] for row in rows[1:] if 'time/step' in row]
+    if seconds:
+      found.setdefault(mixer, {})[stage] = float(np.median(seconds))
+  return found
+
+
+def _searches(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
+  """Returns mixer -> learning rate -> loss of the search."""
+  found: dict[str, dict[str, float]] = {}
+  for path in sorted((workdir / 'search').glob('*/*/search/metrics.jsonl')):
+    mixer, rate = path.relative_to(workdir / 'search').parts[:2]
+    found.setdefault(mixer, {})[rate] = search_loss(path)
+  return found
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a run's metrics.jsonl; repeated steps count once."""
+  rows = map(json.loads, path.read_text().splitlines())
+  return [*{row['step']: row for row in rows if 'loss' in row}.values()]
+
+
+def search_loss(path: pathlib.Path, steps: int = 50) -> float:
+  """Returns the mean loss of the last steps of a search.
+
+  Args:
+    path: Metrics of the run.
+    steps: Number of steps.
+
+  Returns:
+    Infinity if the run diverged.
+  """
+  rows = read_metrics(path)
+  last = max(row['step'] for row in rows)
+  mean = np.mean([r['loss'] for r in rows if r['step'] > last - steps])
+  return float(mean) if np.isfinite(mean) else float('inf')
+
+
+def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+  """Returns titles and rows, the header first, of all tables."""
+  found = []
+  for length, value in results['lengths'].items():
+    names = [*value['mixers']]
+    rated = value.get('ratings', {}).get('axes', {}).get('mean', {})
+    names.sort(
+      key=lambda n: -value['mixers'][n]['axes']['mean']['mean'],
+    )
+    rows = [
+      ['mixer', 'runs', 'videos', *story_scores.AXES, 'mean', 'Elo'],
+    ]
+    for name in names:
+      mine = value['mixers'][name]
+      axes = [
+        f'{mine["axes"][axis]["mean"]:.3f}' if axis in mine['axes'] else '–'
+        for axis in (*story_scores.AXES, story_scores.MEAN)
+      ]
+      elo = rated.get('ratings', {}).get(name)
+      rows.append(
+        [
+          name,
+          f'{mine["seeds"]}',
+          f'{mine["stories"]}',
+          *axes,
+          f'{elo["rating"]:.0f} ({elo["low"]:.0f} to {elo["high"]:.0f})'
+          if elo
+          else '–',
+        ]
+      )
+    found.append((f'{length}: axes', rows))
+    found.append((f'{length}: right attributes', _attribute_rows(value, names)))
+    found.append((f'{length}: memory events', _curve_rows(value, names)))
+  return found
+
+
+def _attribute_rows(
+  value: Mapping[str, Any], names: Sequence[str]
+) -> list[list[str]]:
+  rows = [['mixer', *_ATTRIBUTES.values()]]
+  counts = [value['mixers'][name]['counts'] for name in names]
+  for name, mine in zip(names, counts):
+    rows.append(
+      [name]
+      + [f'{mine[k]["right"]:.1%}' if k in mine else '–' for k in _ATTRIBUTES]
+    )
+  chance = {k: m[k]['chance'] for m in counts for k in m}
+  rows.append(
+    ['chance']
+    + [f'{chance[k]:.1%}' if k in chance else '–' for k in _ATTRIBUTES]
+  )
+  return rows
+
+
+def _curve_rows(
+  value: Mapping[str, Any], names: Sequence[str]
+) -> list[list[str]]:
+  """Returns the share of right characters by the seconds since the last one."""
+  curves = {
+    name: value['mixers'][name]['curves'].get('character', {}) for name in names
+  }
+  columns: dict[tuple, None] = {}
+  for curve in curves.values():
+    for row in curve.get('since_last', ()):
+      columns[row['from'], row['to']] = None
+  header = [
+    f'{a:g} to {b:g} s' if b is not None else f'{a:g} s and more'
+    for a, b in columns
+  ]
+  rows = [['mixer', *header]]
+  for name, curve in curves.items():
+    mine = {(r['from'], r['to']): r for r in curve.get('since_last', ())}
+    rows.append(
+      [name]
+      + [
+        f'{mine[c]["right"]:.1%} of {mine[c]["events"]}' if c in mine else '–'
+        for c in columns
+      ]
+    )
+  return rows
+
+
+def print_tables(
+  results: Mapping[str, Any], console: rich_console.Console | None = None
+) -> None:
+  """Prints all tables."""
+  console = console or rich_console.Console()
+  for title, rows in tables(results):
+    table = rich_table.Table(*rows[0], title=title)
+    for row in rows[1:]:
+      table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,124 @@
+"""The comparison of mixers, without its trainings."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from examples.cartoon import comparison
+from examples.cartoon import comparison_report
+from examples.cartoon import linear
+from examples.cartoon import render
+from examples.cartoon import world
+from tests.helpers import commands
+from tests.helpers import configs
+from ttt_jax.encoders import video_encoder
+from ttt_jax.evaluation import story_scores
+from ttt_jax.models.dit import DiTConfig
+from ttt_jax.models.dit import model as dit_model
+from ttt_jax.runtime import files
+
+recipe = configs.load('comparison')
+
+
+def test_models_have_the_same_size():
+  sizes = {}
+  for mixer in comparison.MIXERS:
+    config = recipe.get_config(f'63s,{mixer}')
+    params = dit_model.abstract_params(DiTConfig(**config.model))
+    sizes[mixer] = sum(x.size for x in jax.tree.leaves(params))
+  middle = (max(sizes.values()) + min(sizes.values())) / 2
+  assert all(abs(n / middle - 1) < 0.05 for n in sizes.values()), sizes
+
+
+def test_recipe():
+  config = recipe.get_config('30s,mamba2,0.04')
+  assert (config.stage, config.model.mixer) == ('30s', 'mamba2')
+  rates = {g['lr'] for _, g in config.optimizer.groups}
+  assert max(rates) == pytest.approx(0.04 * recipe.STAGES['30s'][3])
+  assert recipe.get_config('9s').model.mixer == 'ttt_mlp'
+  with pytest.raises(ValueError, match="mixer 'mamba3'; expected one of none"):
+    recipe.get_config('9s,mamba3,0.02')
+  # Everything that is trained and judged is prepared.
+  prepared = [step.title for _, step in comparison.preparation()]
+  assert [t for t in prepared if t.startswith('precompute')] == [
+    f'precompute {stage}' for stage in comparison.STAGES
+  ]
+
+
+def test_linear_autoencoder(tmp_path):
+  linear.write(tmp_path / 'vae', stories=3)
+  encoder = video_encoder.load_video_encoder(tmp_path / 'vae')
+  story = world.draw_story(0, 1, world.SETTINGS['simple'])
+  frames = render.frames(story, linear.HEIGHT, linear.WIDTH, step=4)
+  latents, _ = encoder.encode(frames)
+  assert latents.shape[:3] == (4, 4, 6)
+  # An even number of latents, of which the first one is a single frame.
+  decoded = encoder.decode(latents)
+  assert decoded.shape == frames.shape
+  error = np.mean((decoded / 255.0 - frames / 255.0) ** 2)
+  assert -10 * np.log10(error) > 20
+
+
+def verdict(workdir, mixer, seed, number, **axes):
+  event = story_scores.Event(
+    'character', 'pip', 3, 9.0, 6.0, True, True, mixer == 'ttt_mlp', 1.0, True
+  )
+  score = story_scores.StoryScore(
+    f'test_{number:06}',
+    story_scores.with_mean(axes),
+    {},
+    (event,),
+    {'look': story_scores.Count(1, 2, 0.1)},
+  )
+  folder = workdir / 'verdicts' / mixer / f'{seed}' / '9s'
+  folder.mkdir(parents=True, exist_ok=True)
+  value = files.to_json_types(dataclasses.asdict(score))
+  files.write_json(value, folder / f'{number}.json')
+
+
+def test_tables(tmp_path, capsys):
+  for seed in (0, 1):
+    for number in range(12):
+      wins = number % 3 > 0
+      verdict(tmp_path, 'ttt_mlp', seed, number, text=0.5 + 0.1 * wins)
+      verdict(tmp_path, 'none', seed, number, text=0.55)
+  run = tmp_path / 'search' / 'none' / '0.02' / 'search'
+  run.mkdir(parents=True)
+  rows = [dict(step=s, loss=1 / s) for s in range(10, 160, 10)]
+  lines = '\n'.join(json.dumps(row) for row in [*rows, *rows[-2:]])
+  (run / 'metrics.jsonl').write_text(lines)
+  results = comparison_report.read(tmp_path)
+  value = results['lengths']['9s']
+  assert value['mixers']['ttt_mlp']['seeds'] == 2
+  assert value['mixers']['ttt_mlp']['stories'] == 24
+  rated = value['ratings']['axes']['text']['ratings']
+  assert rated['ttt_mlp']['rating'] > rated['none']['rating']
+  last = [1 / s for s in (110, 120, 130, 140, 150)]
+  assert results['search']['none']['0.02'] == pytest.approx(np.mean(last))
+  comparison_report.print_tables(results)
+  shown = capsys.readouterr().out
+  assert '100.0% of 24' in shown and '0.0% of 24' in shown
+
+
+def test_a_search_that_diverged(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "loss": NaN}\n')
+  assert comparison_report.search_loss(path) == float('inf')
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], '--workdir is missing; give a folder'),
+    (['--workdir=x', '--mixers=ttt'], "--mixers has 'ttt'; expected names"),
+    (['--workdir=x', '--report'], 'x has no verdicts yet'),
+  ],
+)
+def test_bad_input(arguments, message, tmp_path):
+  result = commands.run('examples.cartoon.comparison', *arguments, cwd=tmp_path)
+  assert result.returncode == 2
+  assert message in result.stderr
+  assert not list(tmp_path.iterdir())
