@@ -134,13 +134,24 @@ def draw_params(shapes: Any) -> Any:
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def _write_tokenizer(folder: pathlib.Path, words: Iterable[str]) -> int:
-  """Writes spiece.model with T5's special tokens; returns its size."""
+def train_tokenizer(
+  sentences: Iterable[str], vocab_size: int, **options: object
+) -> bytes:
+  """Trains a sentencepiece model with T5's special tokens.
+
+  Args:
+    sentences: Texts.
+    vocab_size: Most tokens.
+    **options: Other options of sentencepiece's trainer.
+
+  Returns:
+    Content of spiece.model.
+  """
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(words),
+    sentence_iterator=iter(sentences),
     model_writer=model,
-    vocab_size=80,
+    vocab_size=vocab_size,
     hard_vocab_limit=False,
     model_type='unigram',
     pad_id=0,
@@ -148,9 +159,16 @@ def _write_tokenizer(folder: pathlib.Path, words: Iterable[str]) -> int:
     unk_id=2,
     bos_id=-1,
     minloglevel=2,
+    **options,
   )
+  return model.getvalue()
+
+
+def _write_tokenizer(folder: pathlib.Path, words: Iterable[str]) -> int:
+  """Writes spiece.model; returns its size."""
+  model = train_tokenizer(words, vocab_size=80)
   folder.mkdir()
-  (folder / 'spiece.model').write_bytes(model.getvalue())
+  (folder / 'spiece.model').write_bytes(model)
   return sentencepiece.SentencePieceProcessor(
-    model_proto=model.getvalue()
+    model_proto=model
   ).get_piece_size()

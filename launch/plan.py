@@ -58,7 +58,9 @@ _LIMIT = flags.DEFINE_integer('limit', 3, 'Candidates that a sweep compiles.')
 _JSON = flags.DEFINE_string('json', None, 'JSON file for the results.')
 _CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')
 _BUDGET = flags.DEFINE_string(
-  'budget', str(compile_tpu.BUDGET), 'JSON file with cycles of the kernels.'
+  'budget',
+  None,
+  'JSON file with cycles of the kernels; default: the counts of this version.',
 )
 
 
@@ -101,7 +103,7 @@ def plan(
   config,
   mode: str,
   topology: topology_lib.Topology,
-  budget: str,
+  budget: str | None,
   cache: str | None = None,
 ) -> tuple[dict[str, Any], compiled_lib.Compiled]:
   """Compiles a prepared config; returns `report.results` and the program.
@@ -120,7 +122,7 @@ def plan(
       'xla_gpu_autotune_level': '0',
     }
   else:
-    kernels = budget_lib.read(budget, topology.chip.name)
+    kernels = budget_lib.read(budget or compile_tpu.BUDGET, topology.chip.name)
   mesh = program_lib.make_mesh(topology, dict(config.mesh))
   if mode == 'train':
     function, arguments = program_lib.train_step(config, mesh)

@@ -303,6 +303,16 @@ def test_patterns_of_earlier_versions_continue():
   )
 
 
+def test_a_window_from_before_it_was_a_field_continues():
+  config = configs.load('memory').get_config('18s,sliding_window')
+  saved = files.to_json_types(config)
+  del saved['model']['window_size']
+  compatibility.check_config(saved, config, 'w')
+  config.model.window_size = 512
+  with pytest.raises(ValueError, match='window_size = 8192 there, 512 here'):
+    compatibility.check_config(saved, config, 'w')
+
+
 def test_fields_of_other_mixers_may_change():
   load = lambda: configs.load('memory').get_config('18s,none')
   saved, config = files.to_json_types(load()), load()

@@ -1,13 +1,11 @@
 """Our T5 and its tokenizer against transformers', live, in both directions."""
 
-import io
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
 
+from examples import tiny_cogvideox
 from ttt_jax import convert
 from ttt_jax.encoders import load_text as encoder_lib
 from ttt_jax.models.text import t5
@@ -145,22 +143,11 @@ def test_our_folder_read_by_transformers(dtype, tmp_path):
 
 @pytest.mark.parametrize('normalisation', ['nmt_nfkc', 'identity'])
 def test_texts(normalisation, tmp_path):
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(WORDS.split('\n')),
-    model_writer=model,
-    vocab_size=60,
-    hard_vocab_limit=False,
-    model_type='unigram',
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    normalization_rule_name=normalisation,
-    minloglevel=2,
+  model = tiny_cogvideox.train_tokenizer(
+    WORDS.split('\n'), 60, normalization_rule_name=normalisation
   )
   (tmp_path / 'tokenizer').mkdir()
-  (tmp_path / 'tokenizer/spiece.model').write_bytes(model.getvalue())
+  (tmp_path / 'tokenizer/spiece.model').write_bytes(model)
   tokenizer = transformers.T5Tokenizer.from_pretrained(tmp_path / 'tokenizer')
   rows = len(tokenizer) + 28
   theirs = make('square', 2, tmp_path / 'text_encoder', rows)

@@ -27,3 +27,16 @@ def test_all_problems_are_one_error():
 def test_other_errors_are_raised(error):
   with pytest.raises(error):
     collect(1, error)
+
+
+def test_an_advice_that_all_share_occurs_once():
+  problems = problems_lib.Problems('videos cannot be used', FileNotFoundError)
+  for name in ('a.mp4', 'b.mp4'):
+    with problems:
+      raise ValueError(f'{name} is a pointer; it is small; run git lfs pull')
+  with pytest.raises(FileNotFoundError) as caught:
+    problems.check(' (in x.json)')
+  assert str(caught.value) == (
+    '2 videos cannot be used: a.mp4 is a pointer; it is small; b.mp4 is a'
+    ' pointer; it is small; run git lfs pull (in x.json)'
+  )

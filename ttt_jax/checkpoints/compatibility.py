@@ -51,7 +51,7 @@ _RENAMED = {
 }
 
 # Fields that configs of earlier versions lack, and their value at that time.
-_ADDED = {'model.window_size': 8192}
+_ADDED: dict[str, Any] = {'model.window_size': 8192}
 
 
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:

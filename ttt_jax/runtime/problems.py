@@ -37,7 +37,18 @@ class Problems:
     return True
 
   def check(self, end: str = '') -> None:
-    """Raises the error if there are problems; its message ends in `end`."""
-    if self.found:
-      count = f'{len(self.found)} {self._title}: ' if self.found[1:] else ''
-      raise self._error(count + files.first_ten(self.found, '; ') + end)
+    """Raises the error if there are problems; its message ends in `end`.
+
+    What all of them end in, such as an advice, occurs once.
+    """
+    if not self.found[1:]:
+      if self.found:
+        raise self._error(self.found[0] + end)
+      return
+    heads, marks, advices = zip(*(f.rpartition('; ') for f in self.found))
+    if all(marks) and len({*advices}) == 1:
+      found, end = heads, f'; {advices[0]}{end}'
+    else:
+      found = self.found
+    count = f'{len(found)} {self._title}: '
+    raise self._error(count + files.first_ten(found, '; ') + end)

@@ -57,7 +57,7 @@ class Mixer(abc.ABC):
   """
 
   scope: str
-  fields: ClassVar[tuple[str, ...]] = ('mixer_preset',)
+  fields: tuple[str, ...] = ('mixer_preset',)
   defaults: Mapping[str, Any] = {}
   presets: ClassVar[tuple[str, ...]] = ('matched',)
   implementations: ClassVar[tuple[str, ...]] = ('xla', 'reference')
