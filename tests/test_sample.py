@@ -54,3 +54,27 @@ def test_the_file_contains_its_settings(tmp_path, monkeypatch):
     story='a day',
     texts=['A cat.'],
   )
+
+
+def test_precompile_samples_nothing(tmp_path, monkeypatch):
+  compiled = []
+
+  class Pipe:
+    def geometry(self, storyboard):
+      return types.SimpleNamespace(table=lambda: [('segments', 1)])
+
+    def precompile(self, storyboard, **options):
+      compiled.append((storyboard.name, options['steps']))
+
+  monkeypatch.setattr(pipeline.VideoPipeline, 'load', lambda *_: Pipe())
+  monkeypatch.setattr(pretrained, 'is_pretrained', lambda folder: True)
+  (tmp_path / 'model').mkdir()
+  board = dict(name='a day', segments=['A cat.'])
+  (tmp_path / 'story.json').write_text(json.dumps(board))
+  command = 'ttt_jax.sample', '--workdir=model', '--storyboard=story.json'
+  done = commands.run(*command, cwd=tmp_path)
+  assert '--out is missing; name a file, for example' in done.stderr
+  done = commands.run(*command, '--precompile', '--steps=7', cwd=tmp_path)
+  assert not done.returncode, done.stderr
+  assert compiled == [('a day', 7)]
+  assert 'compiled the programs of the video in ' in done.stdout

@@ -6,6 +6,8 @@
 
 DIR is the folder of a training run or of a pre-trained CogVideoX. Writes an
 H.264 MP4 and, next to it, a contact sheet with one frame per segment.
+`--precompile` only compiles the programs, into the cache of compiled programs,
+which a run has in DIR/compilation_cache.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import schedulers
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import compilation
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 
@@ -35,7 +38,10 @@ _WORKDIR = flags.DEFINE_string(
 _STORYBOARD = flags.DEFINE_string(
   'storyboard', None, 'JSON file of the storyboard.', required=True
 )
-_OUT = flags.DEFINE_string('out', None, 'MP4 file to write.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'MP4 file to write.')
+_PRECOMPILE = flags.DEFINE_bool(
+  'precompile', False, 'Compiles the programs of the video, without sampling.'
+)
 _STEPS = cli.define(
   'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
 )
@@ -71,11 +77,7 @@ def main(_) -> None:
   from ttt_jax.runtime import distributed
   from ttt_jax.video import contact_sheet
 
-  out = pathlib.Path(_OUT.value)
-  if out.suffix != '.mp4':
-    raise ValueError(f'--out is {out}; it must end in .mp4')
-  for path in (out, out.with_suffix('.png')):
-    files.check_writable(path)
+  out = None if _PRECOMPILE.value else _check_out()
   storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
   bucket.check(_WORKDIR.value)
 
@@ -83,22 +85,27 @@ def main(_) -> None:
   from ttt_jax import sharding
 
   distributed.initialize()
+  compilation.enable_compilation_cache(_run_folder(), optional=True)
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
   pipe = pipeline.VideoPipeline.load(_WORKDIR.value, _EMA.value, mesh)
-  settings = _settings(pipe, storyboard)
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()
-  video = pipe(
-    storyboard,
+  options = dict(
     steps=_STEPS.value,
     guidance=_GUIDANCE.value,
-    seed=_SEED.value,
     scheduler=_SCHEDULER.value,
     guidance_schedule=_GUIDANCE_SCHEDULE.value,
   )
+  if out is None:
+    pipe.precompile(storyboard, **options)
+    seconds = time.perf_counter() - start
+    print(f'compiled the programs of the video in {seconds:.1f} s')
+    return
+  settings = _settings(pipe, storyboard)  # Read before the long work.
+  video = pipe(storyboard, seed=_SEED.value, **options)
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
   if jax.process_index():
     return  # Every process has the frames; only the first one writes them.
@@ -109,6 +116,31 @@ def main(_) -> None:
   )
   print(f'wrote {out} ({len(video)} frames, {video.seconds:.1f} s)')
   print(f'wrote {picture} (one frame per segment)')
+
+
+def _check_out() -> pathlib.Path:
+  """Returns the file to write; raises ValueError if it cannot be written."""
+  if _OUT.value is None:
+    raise ValueError('--out is missing; name a file, for example --out=a.mp4')
+  out = pathlib.Path(_OUT.value)
+  if out.suffix != '.mp4':
+    raise ValueError(f'--out is {out}; it must end in .mp4')
+  for path in (out, out.with_suffix('.png')):
+    files.check_writable(path)
+  return out
+
+
+def _run_folder() -> epath.Path | None:
+  """Returns the folder of the training run; None if there is none."""
+  from ttt_jax.checkpoints import checkpoint_format
+  from ttt_jax.pipeline import pretrained
+
+  if pretrained.is_pretrained(_WORKDIR.value):
+    return None
+  try:
+    return checkpoint_format.stage_folder(_WORKDIR.value).parent
+  except FileNotFoundError:
+    return None  # Loading says so.
 
 
 def _settings(pipe, storyboard) -> dict[str, Any]:

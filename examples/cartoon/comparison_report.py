@@ -165,7 +165,9 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
       )
     found.append((f'{length}: axes', rows))
     found.append((f'{length}: right attributes', _attribute_rows(value, names)))
-    found.append((f'{length}: memory events', _curve_rows(value, names)))
+    for kind in ('place', 'character'):
+      title = f'{length}: {kind}s right, by the time since they were last seen'
+      found.append((title, _curve_rows(value, names, kind)))
   return found
 
 
@@ -188,11 +190,11 @@ def _attribute_rows(
 
 
 def _curve_rows(
-  value: Mapping[str, Any], names: Sequence[str]
+  value: Mapping[str, Any], names: Sequence[str], kind: str
 ) -> list[list[str]]:
-  """Returns the share of right characters by the seconds since the last one."""
+  """Returns the share of right memory events of a kind by distance in time."""
   curves = {
-    name: value['mixers'][name]['curves'].get('character', {}) for name in names
+    name: value['mixers'][name]['curves'].get(kind, {}) for name in names
   }
   columns: dict[tuple, None] = {}
   for curve in curves.values():

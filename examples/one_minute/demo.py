@@ -177,7 +177,7 @@ def main(_) -> int:
   print(f'losses in a browser: tensorboard --logdir={workdir}')
   if _MEMORY.value:
     print(
-      'next: read docs/memory.md, or compare TTT-Linear with'
+      'next: read docs/remember.md, or compare TTT-Linear with'
       ' --config=configs/memory.py:18s,ttt_linear'
     )
   else:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import compiler
 from tests.helpers import random_params
 from ttt_jax import pipeline
 from ttt_jax import storyboard as storyboard_lib
@@ -137,11 +138,29 @@ def test_equals_the_sampler_with_two_separate_guidance_calls(pipe):
 
 def test_compiles_once_per_shape(pipe):
   pipe.sample_latents(story('one'), steps=2, seed=0)
-  before = pipe._sample._cache_size()
-  pipe.sample_latents(story('two', negative='three'), steps=2, seed=1)
-  assert pipe._sample._cache_size() == before
+  before = pipe._step._cache_size()
+  pipe.sample_latents(story('two', negative='three'), steps=3, seed=1)
+  pipe.sample_latents(story('two'), guidance_schedule='reference', steps=2)
+  pipe.sample_latents(story('two'), scheduler='reference', steps=2)
+  assert pipe._step._cache_size() == before
   pipe.sample_latents(story('now', 'three', 'segments'), steps=2)
-  assert pipe._sample._cache_size() == before + 1
+  assert pipe._step._cache_size() == before + 1
+
+
+def test_sampling_finds_the_programs_that_were_precompiled(pipe, tmp_path):
+  programs = lambda: {
+    file.name
+    for name in ('_sampling_step', 'step')
+    for file in tmp_path.glob(f'jit_*{name}-*-cache')
+  }
+  jax.clear_caches()
+  with compiler.keep_programs(tmp_path):
+    pipe.precompile('one', steps=3)
+    precompiled = programs()
+    jax.clear_caches()
+    pipe('two', steps=2)
+  assert any('_sampling_step' in name for name in precompiled)
+  assert programs() == precompiled
 
 
 def test_reports_every_step(pipe):

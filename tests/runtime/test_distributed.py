@@ -193,3 +193,20 @@ def test_the_folder_of_compiled_programs(
     compilation.enable_compilation_cache(tmp_path)
   expected = expected and expected.replace('{workdir}', str(tmp_path))
   assert found == ([] if expected is None else [expected or None])
+
+
+def test_a_run_that_is_only_read_may_have_no_cache(tmp_path, monkeypatch):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  found = []
+  monkeypatch.setattr(
+    compilation.jax.config, 'update', lambda _, value: found.append(value)
+  )
+  (tmp_path / 'run').write_text('a file, in which no folder can be made')
+  with flagsaver.flagsaver(compilation_cache=None):
+    compilation.enable_compilation_cache(tmp_path / 'run', optional=True)
+    compilation.enable_compilation_cache(None)
+    assert not found
+    with pytest.raises(ValueError, match='cannot be written'):
+      compilation.enable_compilation_cache(tmp_path / 'run')
+    compilation.enable_compilation_cache(tmp_path, optional=True)
+  assert found == [f'{tmp_path}/compilation_cache']

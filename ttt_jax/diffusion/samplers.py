@@ -1,4 +1,8 @@
-"""Samplers: map noise to latents along a schedule, as one `jax.lax.scan`.
+"""Samplers: map noise to latents along a schedule.
+
+`dpmpp_2m_sde` and `ddim` are one `jax.lax.scan`; with `table` and `step` the
+steps can be separate calls of one compiled program, which does not depend on
+their number, the schedule or the sampler.
 
 Both samplers are linear in their inputs. Each is therefore a table of
 coefficients, computed on the host in float64:
@@ -12,7 +16,7 @@ of the previous step, and z is standard normal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +29,33 @@ from ttt_jax.diffusion.sampling_schedule import SamplingSchedule
 OnStep = Callable[[int], None]
 
 
-class _Coefficients(NamedTuple):
+class Coefficients(NamedTuple):
   """Coefficients of the update above, each float64 [n]."""
 
   state: np.ndarray
   x0: np.ndarray
   previous: np.ndarray
   noise: np.ndarray
+
+
+class Step(NamedTuple):
+  """Numbers of all steps, each [n], or of one step.
+
+  Attributes:
+    index: Index, counted from 0.
+    timestep: Timestep of the network.
+    scale: Strength of the guidance.
+    alpha: Signal at the network's input.
+    sigma: Noise at the network's input.
+    coefficients: Coefficients of the update.
+  """
+
+  index: jax.typing.ArrayLike
+  timestep: jax.typing.ArrayLike
+  scale: jax.typing.ArrayLike
+  alpha: jax.typing.ArrayLike
+  sigma: jax.typing.ArrayLike
+  coefficients: Coefficients
 
 
 class Trajectory(NamedTuple):
@@ -54,7 +78,7 @@ def _levels(schedule: SamplingSchedule) -> tuple[np.ndarray, ...]:
   return alpha, np.sqrt(1 - alpha**2), next_alpha, np.sqrt(1 - next_alpha**2)
 
 
-def _dpmpp_2m_sde_coefficients(schedule: SamplingSchedule) -> _Coefficients:
+def dpmpp_2m_sde_coefficients(schedule: SamplingSchedule) -> Coefficients:
   """Returns DPM-Solver++ (Lu et al. 2022, 2M SDE), exponentials as ratios.
 
   With lambda = log(alpha / sigma) and h = lambda' - lambda, the ratio e^-h =
@@ -73,7 +97,7 @@ def _dpmpp_2m_sde_coefficients(schedule: SamplingSchedule) -> _Coefficients:
     alpha[second - 1] * sigma[second] / (alpha[second] * sigma[second - 1])
   )
   order[second] = np.log(decay[second]) / (2 * np.log(previous_decay))
-  return _Coefficients(
+  return Coefficients(
     state=next_sigma / sigma * decay,
     x0=x0 * (1 + order),
     previous=-x0 * order,
@@ -81,12 +105,14 @@ def _dpmpp_2m_sde_coefficients(schedule: SamplingSchedule) -> _Coefficients:
   )
 
 
-def _ddim_coefficients(schedule: SamplingSchedule, eta: float) -> _Coefficients:
+def ddim_coefficients(
+  schedule: SamplingSchedule, eta: float = 0.0
+) -> Coefficients:
   """Returns DDIM (Song et al. 2021), eq. 12 and 16."""
   alpha, sigma, next_alpha, next_sigma = _levels(schedule)
   noise = eta * next_sigma / sigma * np.sqrt(1 - (alpha / next_alpha) ** 2)
   state = np.sqrt(next_sigma**2 - noise**2) / sigma
-  return _Coefficients(
+  return Coefficients(
     state=state,
     x0=next_alpha - alpha * state,
     previous=np.zeros(schedule.steps),
@@ -94,20 +120,89 @@ def _ddim_coefficients(schedule: SamplingSchedule, eta: float) -> _Coefficients:
   )
 
 
+def table(
+  schedule: SamplingSchedule,
+  scales: np.ndarray | jax.Array,
+  coefficients: Coefficients,
+  dtype: jax.typing.DTypeLike = np.float32,
+) -> Step:
+  """Returns the numbers of all steps, to be split by `jax.tree.map`.
+
+  Args:
+    schedule: Schedule of n steps.
+    scales: Guidance strength by step, [n].
+    coefficients: Coefficients of a sampler for this schedule.
+    dtype: Dtype of the computation.
+
+  Raises:
+    ValueError: the scales do not fit the schedule.
+  """
+  schedule.check_scales(scales)
+  alpha = schedule.denoiser_alpha
+  # NumPy while the scales are: indexing then needs no device.
+  array = jnp.asarray if isinstance(scales, jax.Array) else np.asarray
+  cast = lambda values: array(values, dtype)
+  return Step(
+    index=np.arange(schedule.steps, dtype=np.int32),
+    timestep=np.asarray(schedule.timesteps, np.float32),
+    scale=cast(scales),
+    alpha=cast(alpha),
+    sigma=cast(np.sqrt(1 - alpha**2)),
+    coefficients=jax.tree.map(cast, coefficients),
+  )
+
+
+def step(
+  denoise_fn: guidance.DenoiseFn,
+  x: jax.Array,
+  previous: jax.Array,
+  numbers: Step,
+  noise: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Takes one step.
+
+  Args:
+    denoise_fn: As for `dpmpp_2m_sde`.
+    x: State [B, F, h, w, c], at least float32.
+    previous: Denoised estimate of the previous step; zeros at the first one.
+    numbers: Numbers of this step.
+    noise: Standard normal, like `x`; None if the sampler adds no noise.
+
+  Returns:
+    The next state, and the denoised estimate.
+  """
+  numbers = jax.tree.map(jnp.asarray, numbers)
+  c: Any = numbers.coefficients
+  times = jnp.full(x.shape[:1], numbers.timestep)
+  v = denoise_fn(x, times, jnp.asarray(numbers.scale)).astype(x.dtype)
+  x0 = jnp.asarray(numbers.alpha * x - numbers.sigma * v)
+  new = c.state * x + c.x0 * x0 + c.previous * previous
+  if noise is not None:
+    new += c.noise * noise
+  return new, x0
+
+
+def step_noise_of(
+  key: jax.Array, index: jax.typing.ArrayLike, x: jax.Array
+) -> jax.Array:
+  """Returns the noise that the step with this index adds to `x`."""
+  return noise_lib.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
+
+
 def _run(
   denoise_fn: guidance.DenoiseFn,
   x: jax.Array,
   schedule: SamplingSchedule,
   scales: np.ndarray | jax.Array,
-  coefficients: _Coefficients,
+  coefficients: Coefficients,
   key: jax.Array | None,
   step_noise: jax.Array | None,
   trajectory: bool,
   on_step: OnStep | None,
 ) -> jax.Array | Trajectory:
   """Scans the update over the schedule; arguments as for `dpmpp_2m_sde`."""
-  schedule.check_scales(scales)
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  numbers = table(schedule, scales, coefficients, x.dtype)
   noisy = bool(np.any(coefficients.noise))
   if noisy and key is None and step_noise is None:
     raise ValueError(
@@ -119,32 +214,20 @@ def _run(
       f' {(schedule.steps, *x.shape)}'
     )
 
-  def step(carry, inputs):
+  def one_step(carry, inputs):
     x, previous = carry
-    i, t, scale, alpha, sigma, c, z = inputs
-    v = denoise_fn(x, jnp.full(x.shape[:1], t), scale).astype(x.dtype)
-    x0 = alpha * x - sigma * v
-    new = c.state * x + c.x0 * x0 + c.previous * previous
-    if noisy:
-      if z is None:
-        assert key is not None
-        z = noise_lib.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-      new += c.noise * z
-    report_step(on_step, i, new)
+    numbers, z = inputs
+    if noisy and z is None:
+      assert key is not None
+      z = step_noise_of(key, numbers.index, x)
+    new, x0 = step(denoise_fn, x, previous, numbers, z if noisy else None)
+    report_step(on_step, numbers.index, new)
     return (new, x0), Trajectory(new, x0) if trajectory else None
 
-  alpha = schedule.denoiser_alpha
-  cast = lambda table: jnp.asarray(table, x.dtype)
-  inputs = (
-    jnp.arange(schedule.steps),
-    jnp.asarray(schedule.timesteps, jnp.float32),
-    cast(scales),
-    cast(alpha),
-    cast(np.sqrt(1 - alpha**2)),
-    jax.tree.map(cast, coefficients),
-    None if step_noise is None else cast(step_noise),
+  noises = None if step_noise is None else jnp.asarray(step_noise, x.dtype)
+  (x, _), steps = jax.lax.scan(
+    one_step, (x, jnp.zeros_like(x)), (numbers, noises)
   )
-  (x, _), steps = jax.lax.scan(step, (x, jnp.zeros_like(x)), inputs)
   return x if steps is None else steps
 
 
@@ -188,7 +271,7 @@ def dpmpp_2m_sde(
     noise,
     schedule,
     scales,
-    _dpmpp_2m_sde_coefficients(schedule),
+    dpmpp_2m_sde_coefficients(schedule),
     key,
     step_noise,
     trajectory,
@@ -232,7 +315,7 @@ def ddim(
     noise,
     schedule,
     scales,
-    _ddim_coefficients(schedule, eta),
+    ddim_coefficients(schedule, eta),
     key,
     step_noise,
     trajectory,

@@ -18,14 +18,18 @@ DEFAULT = 'cogvideox_dpm'
 
 @dataclasses.dataclass(frozen=True)
 class SamplerSpec:
-  """A sampling function and the name of its schedule.
+  """A sampling function, its coefficients and the name of its schedule.
 
   Attributes:
     sample: Sampling function such as `samplers.dpmpp_2m_sde`.
+    coefficients: Function of a schedule that returns `samplers.Coefficients`.
     levels: Name of its sampling schedule.
   """
 
   sample: Callable
+  coefficients: Callable[
+    [sampling_schedule.SamplingSchedule], samplers.Coefficients
+  ]
   levels: str
 
   def schedule(
@@ -35,10 +39,12 @@ class SamplerSpec:
     return sampling_schedule.from_name(self.levels, steps, shift)
 
 
+_DPM = samplers.dpmpp_2m_sde, samplers.dpmpp_2m_sde_coefficients
+_DDIM = samplers.ddim, samplers.ddim_coefficients
 SCHEDULERS = {
-  'cogvideox_dpm': SamplerSpec(samplers.dpmpp_2m_sde, 'diffusers'),
-  'cogvideox_ddim': SamplerSpec(samplers.ddim, 'diffusers'),
-  'reference': SamplerSpec(samplers.dpmpp_2m_sde, 'reference'),
+  'cogvideox_dpm': SamplerSpec(*_DPM, levels='diffusers'),
+  'cogvideox_ddim': SamplerSpec(*_DDIM, levels='diffusers'),
+  'reference': SamplerSpec(*_DPM, levels='reference'),
 }
 
 

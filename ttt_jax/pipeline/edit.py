@@ -16,6 +16,7 @@ import warnings
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -33,6 +34,7 @@ from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import samplers
 from ttt_jax.encoders import text_cache
 from ttt_jax.encoders import video_encoder
+from ttt_jax.pipeline import sampling_loop
 from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
@@ -101,7 +103,12 @@ class EditPipeline:
     self._texts = text_cache.TextCache(text_encoder)
     self._step_callback = step_callback.StepCallback()
     self._invert = jax.jit(self._invert_latents, static_argnames='schedule')
-    self._sample = jax.jit(self._sample_latents, static_argnames='schedule')
+    self._placement = mesh and sharding.replicated(mesh)
+    self._step = jax.jit(
+      self._sampling_step,
+      donate_argnames=('x', 'previous'),
+      out_shardings=self._placement,
+    )
 
   @classmethod
   def load(
@@ -247,6 +254,9 @@ class EditPipeline:
     schema.convert(seed, schema.Seed, 'seed')
     schedule = backbones.ddim_schedule(self.config, steps)
     scales = guidance_lib.constant(guidance, steps, schedule.timesteps)
+    steps_table = samplers.table(
+      schedule, scales, samplers.ddim_coefficients(schedule)
+    )
     text = self._encode(texts)
     negative_text = None
     if not guidance_lib.is_off(scales):
@@ -263,15 +273,18 @@ class EditPipeline:
       for start in range(0, len(texts), batch):
         # The last text is repeated, so that all batches share one program.
         rows = np.minimum(np.arange(start, start + batch), len(texts) - 1)
-        with self._step_callback.report_to(report):
-          latents = self._sample(
-            self.params,
-            noise,
-            text[rows],
-            None if negative_text is None else negative_text[rows],
-            np.asarray(scales, np.float32),
-            schedule=schedule,
-          ).block_until_ready()
+        shape = (len(rows), *self.latents.shape)
+        latents = sampling_loop.run(
+          functools.partial(self._step, self.params),
+          # A copy, which the first step may overwrite.
+          jax.device_put(
+            jnp.array(jnp.broadcast_to(noise, shape)), self._placement
+          ),
+          steps_table,
+          report,
+          text=text[rows],
+          negative=None if negative_text is None else negative_text[rows],
+        )
         bar.note('decoding')
         count = len(texts[start : start + batch])
         out += [self._video.decode(x) for x in np.asarray(latents)[:count]]
@@ -321,15 +334,13 @@ class EditPipeline:
       on_step=self._step_callback,
     )
 
-  def _sample_latents(self, params, noise, text, negative, scales, *, schedule):
+  def _sampling_step(self, params, x, previous, numbers, text, negative):
+    """Takes a step, see `sampling_loop.step`."""
     network = inversion_lib.as_velocity(
       guidance_lib.guided(self._apply(params), text, negative),
       self._backbone.prediction,
     )
-    noise = jax.numpy.broadcast_to(noise, (len(text), *noise.shape[1:]))
-    return samplers.ddim(
-      network, noise, schedule, scales, on_step=self._step_callback
-    )
+    return sampling_loop.step(network, x, previous, numbers, None)
 
 
 def _read_noise(path: epath.Path) -> np.ndarray | None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import functools
+import operator
 import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -29,6 +31,7 @@ from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.diffusion import guidance as guidance_lib
 from ttt_jax.diffusion import noise as noise_lib
+from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
@@ -36,6 +39,7 @@ from ttt_jax.encoders import video_encoder
 from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 from ttt_jax.pipeline import pretrained
+from ttt_jax.pipeline import sampling_loop
 from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import progress as progress_lib
 from ttt_jax.runtime import schema
@@ -93,8 +97,7 @@ class VideoPipeline:
     self.text_encoder = text_encoder
     self.height, self.width, self.fps = height, width, fps
     self.scheduler = scheduler
-    self._shift = schedule_shift
-    self._step_callback = step_callback.StepCallback()
+    self._shift, self._mesh = schedule_shift, mesh
     self._module = dit.DiffusionTransformer(config, sharding.ShardingPlan(mesh))
     self._vae_config = vae[0]
     # Every process decodes on its own devices.
@@ -103,9 +106,13 @@ class VideoPipeline:
       *vae, devices=devices, **(vae_options or {})
     )
     self._texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
-    self._sample = jax.jit(
-      self._sample_latents,
-      static_argnames=('scheduler', 'schedule'),
+    # One step is one program, for any number of steps, scheduler and strength
+    # of the guidance. Without callbacks, it is kept in the cache of compiled
+    # programs.
+    self._step = jax.jit(
+      self._sampling_step,
+      static_argnames='is_noisy',
+      donate_argnames=('x', 'previous'),
       out_shardings=mesh and sharding.replicated(mesh),
       compiler_options=sharding.sampling_options(mesh),
     )
@@ -299,43 +306,107 @@ class VideoPipeline:
       ValueError: a text is too long for the model, or an option is invalid.
     """
     schema.convert(seed, schema.Seed, 'seed')
+    steps_table, is_noisy, text, negative = self._prepare(
+      storyboard, steps, guidance, scheduler, guidance_schedule
+    )
+    key = jax.random.key(seed)
+    shape = self._latent_shape(storyboard)
+    x = self._place(noise_lib.normal(jax.random.fold_in(key, 0), shape))
+    return sampling_loop.run(
+      functools.partial(self._step, self.params),
+      x,
+      steps_table,
+      on_step,
+      text=text,
+      negative=negative,
+      key=jax.random.fold_in(key, 1),
+      is_noisy=is_noisy,
+    )
+
+  def precompile(
+    self,
+    story: storyboard_lib.StoryLike,
+    *,
+    steps: int = 50,
+    guidance: float = 6.0,
+    scheduler: str | None = None,
+    guidance_schedule: str = 'cosine',
+  ) -> None:
+    """Compiles what `__call__` with these arguments runs.
+
+    With the cache of compiled programs, a later process finds them there.
+
+    Args:
+      story: As for `__call__`; only the number of its segments matters.
+      steps: As for `__call__`.
+      guidance: As for `__call__`.
+      scheduler: As for `__call__`.
+      guidance_schedule: As for `__call__`.
+
+    Raises:
+      ValueError: as `__call__`.
+    """
+    storyboard = storyboard_lib.as_storyboard(story)
+    steps_table, is_noisy, text, negative = self._prepare(
+      storyboard, steps, guidance, scheduler, guidance_schedule
+    )
+    x = self._place(jnp.zeros(self._latent_shape(storyboard)))
+    self._step.lower(
+      self.params,
+      x=x,
+      previous=x,
+      numbers=jax.tree.map(operator.itemgetter(0), steps_table),
+      text=text,
+      negative=negative,
+      key=jax.random.key(0),
+      is_noisy=is_noisy,
+    ).compile()
+    # The first chunk of latents and the following ones are two programs.
+    window = self._vae_config.decode_window
+    count = causal3d.first_chunk_length(x.shape[1], window)
+    self.decode(x[:, : count + window])
+
+  def _prepare(
+    self,
+    storyboard: storyboard_lib.Storyboard,
+    steps: int,
+    guidance: float,
+    scheduler: str | None,
+    guidance_schedule: str,
+  ):
+    """Returns numbers of the steps, if they add noise, texts, negatives."""
     chosen = schedulers.scheduler(scheduler or self.scheduler)
     schedule = chosen.schedule(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(
       guidance, steps, schedule.timesteps
     )
+    coefficients = chosen.coefficients(schedule)
     storyboard.lint(
       self.text_encoder.text_length, self.text_encoder.count_tokens
     )
-    geometry = self.geometry(storyboard)
     encode = lambda texts: self._texts.encode(texts)[None]
     text = encode(storyboard.prompts())
     negative = None
     if not guidance_lib.is_off(scales):
       negative = encode(storyboard.negatives())
-    key = jax.random.key(seed)
-    noise = noise_lib.normal(
-      jax.random.fold_in(key, 0),
-      (
-        1,
-        geometry.latent_frames,
-        geometry.latent_height,
-        geometry.latent_width,
-        self.config.in_channels,
-      ),
+    steps_table = samplers.table(schedule, np.asarray(scales), coefficients)
+    return steps_table, bool(np.any(coefficients.noise)), text, negative
+
+  def _place(self, x: jax.Array) -> jax.Array:
+    """Puts a state where the program returns it, so that it is one program."""
+    return jax.device_put(x, self._mesh and sharding.replicated(self._mesh))
+
+  def _latent_shape(
+    self, storyboard: storyboard_lib.Storyboard
+  ) -> tuple[int, ...]:
+    geometry = self.geometry(storyboard)
+    return (
+      1,
+      geometry.latent_frames,
+      geometry.latent_height,
+      geometry.latent_width,
+      self.config.in_channels,
     )
-    with self._step_callback.report_to(on_step):
-      latents = self._sample(
-        self.params,
-        noise,
-        text,
-        negative,
-        np.asarray(scales, np.float32),
-        jax.random.fold_in(key, 1),
-        scheduler=chosen,
-        schedule=schedule,
-      )
-      return latents.block_until_ready()
 
   def decode(self, latents: jax.Array) -> np.ndarray:
     """Decodes latents [1, F, h, w, c] to uint8 frames [F', H, W, 3]."""
@@ -345,17 +416,14 @@ class VideoPipeline:
     """Encodes uint8 frames [F', H, W, 3] to mean latents [1, F, h, w, c]."""
     return self._video_encoder.encode(frames)[0][None]
 
-  def _sample_latents(
-    self, params, noise, text, negative, scales, key, *, scheduler, schedule
+  def _sampling_step(
+    self, params, x, previous, numbers, text, negative, key, *, is_noisy
   ):
+    """Takes a step, see `sampling_loop.step`."""
     apply: Callable[..., Any] = functools.partial(
       self._module.apply, {'params': params}
     )
-    return scheduler.sample(
-      guidance_lib.guided(apply, text, negative),
-      noise,
-      schedule,
-      scales,
-      key,
-      on_step=self._step_callback,
+    noise = samplers.step_noise_of(key, numbers.index, x) if is_noisy else None
+    return sampling_loop.step(
+      guidance_lib.guided(apply, text, negative), x, previous, numbers, noise
     )

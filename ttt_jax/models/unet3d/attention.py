@@ -61,9 +61,13 @@ def attend(
     return out[:, : q.shape[1]].reshape(q.shape)
   if batch_size is None or batch_size >= len(q):
     return softmax.products(q, k, v)
+
   # The backward pass recomputes the scores instead of keeping all of them.
-  attend_batch = jax.checkpoint(lambda qkv: softmax.products(*qkv))
-  return jax.lax.map(attend_batch, (q, k, v), batch_size=batch_size)
+  @jax.checkpoint
+  def attend_entry(qkv):
+    return softmax.products(*(x[None] for x in qkv))[0]
+
+  return jax.lax.map(attend_entry, (q, k, v), batch_size=batch_size)
 
 
 class Attention(nn.Module):

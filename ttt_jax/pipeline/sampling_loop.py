@@ -1,0 +1,76 @@
+"""Runs a sampler as calls of one compiled step.
+
+The program of one step serves any number of steps, schedule and strength of the
+guidance. It has no callback, so JAX keeps it in the cache of compiled programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ttt_jax.diffusion import guidance
+from ttt_jax.diffusion import samplers
+from ttt_jax.pipeline import step_callback
+
+
+def step(
+  denoise_fn: guidance.DenoiseFn,
+  x: jax.Array,
+  previous: jax.Array,
+  numbers: samplers.Step,
+  noise: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Takes a step as `samplers.step`, for programs that `run` calls.
+
+  Returns:
+    State, denoised estimate, and one number of the state, which is still there
+    when the state was given to the next step.
+  """
+  x, previous = samplers.step(denoise_fn, x, previous, numbers, noise)
+  return x, previous, x[(0,) * x.ndim]
+
+
+def run(
+  program: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
+  x: jax.Array,
+  steps: samplers.Step,
+  on_step: step_callback.OnStep | None = None,
+  **inputs: Any,
+) -> jax.Array:
+  """Takes all steps.
+
+  Args:
+    program: Compiled function of `x`, `previous`, `numbers` and `inputs`, which
+      returns what `step` returns.
+    x: Initial state, where the program returns it; it is given away.
+    steps: Numbers of all steps, from `samplers.table`.
+    on_step: Function called with the number of steps done.
+    **inputs: Other arguments of the program.
+
+  Returns:
+    The last state, computed.
+  """
+  previous = 0 * x  # Where `x` is, so that all steps are one program.
+  last = None
+  count = len(np.asarray(steps.index))
+  for i in range(count):
+    x, previous, done = program(
+      x=x,
+      previous=previous,
+      numbers=jax.tree.map(operator.itemgetter(i), steps),
+      **inputs,
+    )
+    # The device has the next step before this one is waited for.
+    if last is not None and on_step is not None:
+      last.block_until_ready()
+      on_step(i)
+    last = done
+  x.block_until_ready()
+  if on_step is not None:
+    on_step(count)
+  return x
