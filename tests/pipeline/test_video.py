@@ -147,6 +147,20 @@ def test_compiles_once_per_shape(pipe):
   assert pipe._step._cache_size() == before + 1
 
 
+def test_all_steps_are_one_program(pipe):
+  # Parameters of a checkpoint are committed to a device, those at random are
+  # not.
+  before = pipe.params
+  try:
+    for params in (before, jax.device_put(before, jax.devices()[0])):
+      pipe.params = params
+      pipe._step.clear_cache()
+      pipe.sample_latents(story('one'), steps=3)
+      assert pipe._step._cache_size() == 1
+  finally:
+    pipe.params = before
+
+
 def test_sampling_finds_the_programs_that_were_precompiled(pipe, tmp_path):
   programs = lambda: {
     file.name

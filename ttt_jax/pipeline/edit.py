@@ -103,11 +103,11 @@ class EditPipeline:
     self._texts = text_cache.TextCache(text_encoder)
     self._step_callback = step_callback.StepCallback()
     self._invert = jax.jit(self._invert_latents, static_argnames='schedule')
-    self._placement = mesh and sharding.replicated(mesh)
+    self._mesh = mesh
     self._step = jax.jit(
       self._sampling_step,
       donate_argnames=('x', 'previous'),
-      out_shardings=self._placement,
+      out_shardings=mesh and sharding.replicated(mesh),
     )
 
   @classmethod
@@ -277,8 +277,8 @@ class EditPipeline:
         latents = sampling_loop.run(
           functools.partial(self._step, self.params),
           # A copy, which the first step may overwrite.
-          jax.device_put(
-            jnp.array(jnp.broadcast_to(noise, shape)), self._placement
+          sampling_loop.place(
+            jnp.array(jnp.broadcast_to(noise, shape)), self.params, self._mesh
           ),
           steps_table,
           report,

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ttt_jax import sharding
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import samplers
 from ttt_jax.pipeline import step_callback
@@ -33,6 +34,25 @@ def step(
   """
   x, previous = samplers.step(denoise_fn, x, previous, numbers, noise)
   return x, previous, x[(0,) * x.ndim]
+
+
+def place(
+  x: jax.Array, params: Any, mesh: jax.sharding.Mesh | None
+) -> jax.Array:
+  """Puts an initial state where the program returns the next one.
+
+  Otherwise the first step would be another program than the rest.
+
+  Args:
+    x: State.
+    params: Parameters of the network.
+    mesh: Mesh of the program; None is the device of the parameters.
+  """
+  if mesh is not None:
+    return jax.device_put(x, sharding.replicated(mesh))
+  leaf = jax.tree.leaves(params)[0]
+  device = next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else None
+  return jax.device_put(x, device or jax.local_devices()[0])
 
 
 def run(

@@ -311,10 +311,10 @@ class VideoPipeline:
     )
     key = jax.random.key(seed)
     shape = self._latent_shape(storyboard)
-    x = self._place(noise_lib.normal(jax.random.fold_in(key, 0), shape))
+    noise = noise_lib.normal(jax.random.fold_in(key, 0), shape)
     return sampling_loop.run(
       functools.partial(self._step, self.params),
-      x,
+      sampling_loop.place(noise, self.params, self._mesh),
       steps_table,
       on_step,
       text=text,
@@ -350,7 +350,9 @@ class VideoPipeline:
     steps_table, is_noisy, text, negative = self._prepare(
       storyboard, steps, guidance, scheduler, guidance_schedule
     )
-    x = self._place(jnp.zeros(self._latent_shape(storyboard)))
+    x = sampling_loop.place(
+      jnp.zeros(self._latent_shape(storyboard)), self.params, self._mesh
+    )
     self._step.lower(
       self.params,
       x=x,
@@ -391,10 +393,6 @@ class VideoPipeline:
       negative = encode(storyboard.negatives())
     steps_table = samplers.table(schedule, np.asarray(scales), coefficients)
     return steps_table, bool(np.any(coefficients.noise)), text, negative
-
-  def _place(self, x: jax.Array) -> jax.Array:
-    """Puts a state where the program returns it, so that it is one program."""
-    return jax.device_put(x, self._mesh and sharding.replicated(self._mesh))
 
   def _latent_shape(
     self, storyboard: storyboard_lib.Storyboard
