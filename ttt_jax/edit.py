@@ -19,6 +19,7 @@ from absl import flags
 from ttt_jax import config_schema
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import compilation
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
@@ -77,6 +78,7 @@ def main(_) -> None:
   files.check_writable(out, folder=True)
   # The result of the inversion is saved in the run.
   bucket.check(_WORKDIR.value, write=True)
+  compilation.enable_compilation_cache(_WORKDIR.value, optional=True)
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
