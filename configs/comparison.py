@@ -20,13 +20,13 @@ from ttt_jax import recipes
 # weights it starts from.
 STAGES = {
   'search': (9, 150, 3, 1.0, ''),
-  '3s': (3, 600, 8, 1.0, ''),
-  '9s': (9, 600, 3, 1.0, '3s'),
-  '18s': (18, 300, 1, 0.75, '9s'),
-  '30s': (30, 150, 1, 0.5, '18s'),
-  '63s': (63, 60, 1, 0.25, '30s'),
+  '3s': (3, 2400, 8, 1.0, ''),
+  '9s': (9, 2400, 3, 1.0, '3s'),
+  '18s': (18, 1200, 1, 0.75, '9s'),
+  '30s': (30, 600, 1, 0.5, '18s'),
+  '63s': (63, 240, 1, 0.25, '30s'),
 }
-_LEARNING_RATE = 0.02  # of Muon
+_LEARNING_RATE = 0.04  # of Muon
 # Tokens of half a segment: 1.5 s, like the 8192 tokens of the paper's sliding
 # window, and one inner step of the TTT layers.
 _HALF_SEGMENT = 53

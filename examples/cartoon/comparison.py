@@ -48,7 +48,7 @@ MIXERS = (
   'large_chunk_ttt',
   'full',
 )
-RATES = (0.01, 0.02, 0.04)
+RATES = (0.02, 0.04, 0.08)
 STAGES = ('3s', '9s', '18s', '30s', '63s')
 LENGTHS = (9, 18, 30, 63)  # seconds of the videos that are judged
 
