@@ -41,5 +41,7 @@ state of frames, `pen`, `scenery` and `render` the pictures, `captions` the
 English, `script` reads it; `dataset` and `show` are commands. `judge` is the
 judge of videos, docs/judge.md: `sight` recognizes what they show with the help
 of `backdrops`, `sprites`, `recognize`, `track` and `acts`, `returns` finds
-memory events, `degrade` and `self_test` test the judge.
+memory events, `degrade` and `self_test` test the judge. `comparison` trains a
+small model with every mixer and judges its stories (docs/remember.md); its
+autoencoder is `linear`.
 """

@@ -164,15 +164,27 @@ class Comparison:
         demo_steps.run(step, self.workdir)
 
   def learning_rate(self, mixer: str) -> float:
-    """Searches the learning rate of a mixer, and returns the best one."""
+    """Searches the learning rate of a mixer, and returns the best one.
+
+    Raises:
+      ValueError: no training of the search came to its end.
+    """
     losses = {}
     for rate in RATES:
       run = f'search/{mixer}/{rate}'
       stage = self.workdir / run / 'search'
       if not _is_finished(stage):
         step = training(run, 'search', 9, mixer, rate)
-        demo_steps.run(step, self.workdir)
+        try:
+          demo_steps.run(step, self.workdir)
+        except SystemExit:
+          print(
+            f'{mixer}: {rate} is too large or failed; see above', flush=True
+          )
+          continue
       losses[rate] = comparison_report.search_loss(stage / 'metrics.jsonl')
+    if not losses:
+      raise ValueError(f'{mixer} failed with every learning rate; see above')
     best = min(losses, key=lambda rate: losses[rate])
     found = ', '.join(f'{r}: {x:.4f}' for r, x in losses.items())
     print(f'{mixer}: learning rate {best} (losses {found})', flush=True)

@@ -270,6 +270,7 @@ class EditPipeline:
         noise = self.invert(steps, report)
       else:
         noise = noise_lib.normal(jax.random.key(seed), (1, *self.latents.shape))
+      place = lambda x: sampling_loop.place(x, self.params, self._mesh)
       for start in range(0, len(texts), batch):
         # The last text is repeated, so that all batches share one program.
         rows = np.minimum(np.arange(start, start + batch), len(texts) - 1)
@@ -277,13 +278,13 @@ class EditPipeline:
         latents = sampling_loop.run(
           functools.partial(self._step, self.params),
           # A copy, which the first step may overwrite.
-          sampling_loop.place(
-            jnp.array(jnp.broadcast_to(noise, shape)), self.params, self._mesh
-          ),
+          place(jnp.array(jnp.broadcast_to(noise, shape))),
           steps_table,
           report,
-          text=text[rows],
-          negative=None if negative_text is None else negative_text[rows],
+          text=place(text[rows]),
+          negative=None
+          if negative_text is None
+          else place(negative_text[rows]),
         )
         bar.note('decoding')
         count = len(texts[start : start + batch])

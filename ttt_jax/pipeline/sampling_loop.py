@@ -37,14 +37,15 @@ def step(
 
 
 def place(
-  x: jax.Array, params: Any, mesh: jax.sharding.Mesh | None
+  x: jax.Array | np.ndarray, params: Any, mesh: jax.sharding.Mesh | None
 ) -> jax.Array:
-  """Puts an initial state where the program returns the next one.
+  """Puts an input of the program where it stays for all steps.
 
-  Otherwise the first step would be another program than the rest.
+  An initial state elsewhere would make the first step another program than the
+  rest, and texts on the host would be copied in every step.
 
   Args:
-    x: State.
+    x: State, or the states of texts.
     params: Parameters of the network.
     mesh: Mesh of the program; None is the device of the parameters.
   """

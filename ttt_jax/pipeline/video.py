@@ -386,7 +386,9 @@ class VideoPipeline:
     storyboard.lint(
       self.text_encoder.text_length, self.text_encoder.count_tokens
     )
-    encode = lambda texts: self._texts.encode(texts)[None]
+    encode = lambda texts: sampling_loop.place(
+      self._texts.encode(texts)[None], self.params, self._mesh
+    )
     text = encode(storyboard.prompts())
     negative = None
     if not guidance_lib.is_off(scales):

@@ -109,6 +109,27 @@ def test_a_search_that_diverged(tmp_path):
   assert comparison_report.search_loss(path) == float('inf')
 
 
+def test_a_learning_rate_that_is_too_large(tmp_path, monkeypatch, capsys):
+  def train(step, workdir):
+    rate = step.arguments[0].rpartition(',')[2]
+    if rate == str(comparison.RATES[-1]):
+      raise SystemExit(1)  # The loss is not finite.
+    folder = workdir / f'search/mamba2/{rate}/search'
+    folder.mkdir(parents=True)
+    row = dict(step=150, loss=float(rate))
+    (folder / 'metrics.jsonl').write_text(json.dumps(row))
+
+  monkeypatch.setattr(comparison.demo_steps, 'run', train)
+  found = comparison.Comparison(tmp_path).learning_rate('mamba2')
+  assert found == min(comparison.RATES)
+  assert f'{max(comparison.RATES)} is too large or failed' in (
+    capsys.readouterr().out
+  )
+  monkeypatch.setattr(comparison, 'RATES', comparison.RATES[-1:])
+  with pytest.raises(ValueError, match='mamba2 failed with every'):
+    comparison.Comparison(tmp_path).learning_rate('mamba2')
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
