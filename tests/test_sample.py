@@ -73,7 +73,7 @@ def test_precompile_samples_nothing(tmp_path, monkeypatch):
   (tmp_path / 'story.json').write_text(json.dumps(board))
   command = 'ttt_jax.sample', '--workdir=model', '--storyboard=story.json'
   done = commands.run(*command, cwd=tmp_path)
-  assert '--out is missing; name a file, for example' in done.stderr
+  assert 'error: --out is missing; for example ttt-jax sample' in done.stderr
   done = commands.run(*command, '--precompile', '--steps=7', cwd=tmp_path)
   assert not done.returncode, done.stderr
   assert compiled == [('a day', 7)]

@@ -45,6 +45,11 @@ _PRECOMPILE = flags.DEFINE_bool(
 _STEPS = cli.define(
   'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
 )
+flags.register_multi_flags_validator(
+  ['out', 'precompile'],
+  lambda values: values['out'] is not None or values['precompile'],
+  message=f'--out {cli.REQUIRED}',
+)
 _GUIDANCE = cli.define(
   'guidance', 6.0, 'Strength of the guidance.', schema.FiniteFloat
 )
@@ -120,9 +125,7 @@ def main(_) -> None:
 
 def _check_out() -> pathlib.Path:
   """Returns the file to write; raises ValueError if it cannot be written."""
-  if _OUT.value is None:
-    raise ValueError('--out is missing; name a file, for example --out=a.mp4')
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(_OUT.value or '')
   if out.suffix != '.mp4':
     raise ValueError(f'--out is {out}; it must end in .mp4')
   for path in (out, out.with_suffix('.png')):

@@ -29,8 +29,8 @@ from ttt_jax.runtime import shipped
 # are defects of the program and keep their traceback.
 USER_ERRORS = (ValueError, OSError, MemoryError)
 
-# Of the validator that is the only mark of absl's required flags.
-_REQUIRED = 'must have a value other than None'
+# Message of the validator that is the only mark of absl's required flags.
+REQUIRED = 'must have a value other than None'
 
 flags.disclaim_key_flags()  # `define` defines those of its callers.
 
@@ -178,7 +178,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
   except flags.UnrecognizedFlagError as e:
     sys.exit(_fail(f'unknown flag --{e.flagname}; {_suggest_flag(e.flagname)}'))
   except flags.Error as e:
-    if _REQUIRED in str(e):
+    if REQUIRED in str(e):
       sys.exit(_fail(_missing_flags()))
     # An error of a config file is part of absl's, with its traceback.
     error = trace = str(e)
@@ -243,7 +243,7 @@ def _missing_flags() -> str:
     f'--{name}'
     for name in flags.FLAGS
     if (flag := flags.FLAGS[name]).value is None
-    and any(_REQUIRED in v.message for v in flag.validators)
+    and any(REQUIRED in v.message for v in flag.validators)
   ]
   *first, last = missing
   text = f'{", ".join(first)} and {last} are' if first else f'{last} is'
