@@ -1,6 +1,8 @@
 """Invalid input to a command is reported in one line, with status 2."""
 
 import errno
+import os
+import subprocess
 import sys
 from unittest import mock
 
@@ -216,3 +218,16 @@ def test_errors_of_a_command(error, message, capsys):
   assert guarded(['x']) == status
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith(f'error: {message}')
+
+
+def test_help_for_a_reader_that_leaves():
+  # More than a pipe holds is not needed: head leaves before --help begins.
+  done = subprocess.run(
+    f'{sys.executable} -u -m ttt_jax.sample --help | true',
+    shell=True,
+    capture_output=True,
+    text=True,
+    cwd=commands.ROOT,
+    env=dict(os.environ, JAX_PLATFORMS='cpu'),
+  )
+  assert done.stderr == ''

@@ -112,7 +112,13 @@ def run(
         distributed.hard_exit(1)
       raise
 
-  app.run(guarded, flags_parser=_parse)
+  try:
+    app.run(guarded, flags_parser=_parse)
+  except BrokenPipeError:
+    # The reader of --help, such as head, has all that it wants. Nothing that
+    # is left can be written.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def describe(error: Exception) -> str | None:
