@@ -47,11 +47,23 @@ class StepResult:
   peak_mb: float
 
 
+class StepFailedError(SystemExit):
+  """A step failed; ends the demonstration with status 1.
+
+  Attributes:
+    status: Status of the step's process.
+  """
+
+  def __init__(self, status: int):
+    super().__init__(1)
+    self.status = status
+
+
 def run(step: Step, workdir: pathlib.Path) -> StepResult:
   """Runs a step in its own process.
 
   Raises:
-    SystemExit: the process failed.
+    StepFailedError: the process failed.
   """
   arguments = [a.replace('{workdir}', str(workdir)) for a in step.arguments]
   console = rich_console.Console()
@@ -74,7 +86,7 @@ def run(step: Step, workdir: pathlib.Path) -> StepResult:
       f'error: step {step.title!r} failed; outputs so far are in {workdir}',
       file=sys.stderr,
     )
-    raise SystemExit(1)
+    raise StepFailedError(process.returncode)
   unit = 2**20 if sys.platform == 'darwin' else 2**10
   return StepResult(step.title, seconds, usage.ru_maxrss / unit)
 

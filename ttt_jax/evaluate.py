@@ -41,6 +41,7 @@ from ttt_jax.diffusion import guidance
 from ttt_jax.evaluation import votes as votes_lib
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import compilation
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
@@ -249,12 +250,16 @@ def _count_shots(arguments: list[str]) -> None:
 
   from ttt_jax import pipeline
   from ttt_jax.checkpoints import checkpoint
+  from ttt_jax.pipeline import pretrained
   from ttt_jax.runtime import progress
   from ttt_jax.video import contact_sheet
 
   out = paths.require_local(_OUT.value or f'{workdir}/evaluation.json', '--out')
   files.check_writable(out)
   bucket.check(workdir)
+  compilation.enable_compilation_cache(
+    pretrained.run_folder(workdir), optional=True
+  )
   config = checkpoint.load_config(workdir)
   pipe = pipeline.VideoPipeline.load(workdir)
   references = shot_recall.reconstruct_shots(

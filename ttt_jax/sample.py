@@ -88,9 +88,12 @@ def main(_) -> None:
 
   from ttt_jax import pipeline
   from ttt_jax import sharding
+  from ttt_jax.pipeline import pretrained
 
   distributed.initialize()
-  compilation.enable_compilation_cache(_run_folder(), optional=True)
+  compilation.enable_compilation_cache(
+    pretrained.run_folder(_WORKDIR.value), optional=True
+  )
   mesh = None
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
@@ -131,19 +134,6 @@ def _check_out() -> pathlib.Path:
   for path in (out, out.with_suffix('.png')):
     files.check_writable(path)
   return out
-
-
-def _run_folder() -> epath.Path | None:
-  """Returns the folder of the training run; None if there is none."""
-  from ttt_jax.checkpoints import checkpoint_format
-  from ttt_jax.pipeline import pretrained
-
-  if pretrained.is_pretrained(_WORKDIR.value):
-    return None
-  try:
-    return checkpoint_format.stage_folder(_WORKDIR.value).parent
-  except FileNotFoundError:
-    return None  # Loading says so.
 
 
 def _settings(pipe, storyboard) -> dict[str, Any]:

@@ -7,8 +7,8 @@
 docs/remember.md has the protocol and the results. Every mixer searches its
 learning rate, trains through the stages of configs/comparison.py once per seed,
 samples unseen stories, and is judged. All parts go on where they were stopped,
-so the same command continues after an interruption, and a second process can
-run other mixers in the same folder:
+so the same command continues after an interruption. Once the stories are
+encoded, a second process can run other mixers in the same folder:
 
     WORKDIR/search/MIXER/RATE/   runs of the search of the learning rate
     WORKDIR/runs/MIXER/SEED/     runs of the stages
@@ -27,9 +27,11 @@ import numpy as np
 from examples import demo_steps
 from examples.cartoon import captions
 from examples.cartoon import comparison_report
+from examples.cartoon import judge
 from examples.cartoon import linear
 from examples.cartoon import world
 from examples.demo_steps import Step
+from ttt_jax import pipeline
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.models.dit import mixers as mixers_lib
 from ttt_jax.runtime import cli
@@ -53,6 +55,10 @@ STAGES = ('3s', '9s', '18s', '30s', '63s')
 LENGTHS = (9, 18, 30, 63)  # seconds of the videos that are judged
 
 _CONFIG = 'configs/comparison.py'
+_INVALID = 2  # status of commands that were given something invalid
+# Version of the protocol in docs/remember.md. Results of two versions do not
+# belong into one table.
+_PROTOCOL = 2
 # Seconds: stories and segments per story. Stories of one segment would have no
 # second mention, so the first stage cuts longer ones.
 _STORIES = {
@@ -157,6 +163,24 @@ class Comparison:
   def __init__(self, workdir: pathlib.Path):
     self.workdir = workdir
 
+  def check_protocol(self) -> None:
+    """Writes the version of the protocol to a new folder.
+
+    Raises:
+      ValueError: the folder has results of another version.
+    """
+    path = self.workdir / 'protocol.json'
+    if path.exists() or (self.workdir / 'runs').exists():
+      found = files.read_json(path)['version'] if path.exists() else 1
+      if found != _PROTOCOL:
+        raise ValueError(
+          f'{self.workdir} has runs of version {found} of the protocol, and'
+          f' this is version {_PROTOCOL}; choose another --workdir'
+        )
+      return
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(dict(version=_PROTOCOL), path)
+
   def prepare(self) -> None:
     """Draws and encodes the training stories."""
     for path, step in preparation():
@@ -167,7 +191,7 @@ class Comparison:
     """Searches the learning rate of a mixer, and returns the best one.
 
     Raises:
-      ValueError: no training of the search came to its end.
+      ValueError: all of them are too large.
     """
     losses = {}
     for rate in RATES:
@@ -177,14 +201,17 @@ class Comparison:
         step = training(run, 'search', 9, mixer, rate)
         try:
           demo_steps.run(step, self.workdir)
-        except SystemExit:
-          print(
-            f'{mixer}: {rate} is too large or failed; see above', flush=True
-          )
+        except demo_steps.StepFailedError as e:
+          # A loss that is not finite ends a training that has begun with the
+          # status of invalid input; everything else is no answer.
+          metrics = stage / 'metrics.jsonl'
+          if e.status != _INVALID or not metrics.exists():
+            raise
+          print(f'{mixer}: {rate} is too large; see above', flush=True)
           continue
       losses[rate] = comparison_report.search_loss(stage / 'metrics.jsonl')
     if not losses:
-      raise ValueError(f'{mixer} failed with every learning rate; see above')
+      raise ValueError(f'every learning rate is too large for {mixer}')
     best = min(losses, key=lambda rate: losses[rate])
     found = ', '.join(f'{r}: {x:.4f}' for r, x in losses.items())
     print(f'{mixer}: learning rate {best} (losses {found})', flush=True)
@@ -203,10 +230,6 @@ class Comparison:
     missing = list(self._missing(mixer, seed, stories))
     if not missing:
       return
-    # Imported here, for the trainings run in processes of their own.
-    from examples.cartoon import judge
-    from ttt_jax import pipeline
-
     pipe = pipeline.VideoPipeline.load(
       self.workdir / 'runs' / mixer / f'{seed}' / STAGES[-1]
     )
@@ -278,8 +301,8 @@ def main(argv: Sequence[str]) -> int:
   if values.out:
     files.check_writable(pathlib.Path(values.out))
   if not values.report:
-    workdir.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(workdir)
+    comparison.check_protocol()
     comparison.prepare()
     rates = {mixer: comparison.learning_rate(mixer) for mixer in values.mixers}
     for seed in range(values.seeds):

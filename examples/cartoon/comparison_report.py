@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
+from examples.cartoon import judge
 from ttt_jax.evaluation import ratings
 from ttt_jax.evaluation import story_scores
 from ttt_jax.evaluation import votes
@@ -18,7 +20,6 @@ from ttt_jax.evaluation.story_scores import StoryScore
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 
-_TIE = 0.005  # largest difference of an axis that is a tie, as in `judge`
 # Attributes of characters, and how a table calls them.
 _ATTRIBUTES = {
   'look': 'look',
@@ -30,14 +31,16 @@ _ATTRIBUTES = {
 
 def read_scores(
   workdir: pathlib.Path,
-) -> dict[str, dict[str, dict[str, StoryScore]]]:
-  """Returns length -> mixer -> 'seed/story' -> score of all verdicts."""
-  found: dict[str, dict[str, dict[str, StoryScore]]] = {}
+) -> dict[str, dict[str, list[StoryScore]]]:
+  """Returns length -> mixer -> all scores, with 'seed/number' as the story."""
+  found: dict[str, dict[str, list[StoryScore]]] = {}
   for path in sorted((workdir / 'verdicts').glob('*/*/*/*.json')):
     mixer, seed, length, name = path.relative_to(workdir / 'verdicts').parts
     score = schema.convert(files.read_json(path), StoryScore, f'{path}')
-    mine = found.setdefault(length, {}).setdefault(mixer, {})
-    mine[f'{seed}/{pathlib.Path(name).stem}'] = score
+    score = dataclasses.replace(
+      score, story=f'{seed}/{pathlib.Path(name).stem}'
+    )
+    found.setdefault(length, {}).setdefault(mixer, []).append(score)
   return found
 
 
@@ -48,10 +51,11 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     workdir: Folder of the comparison.
 
   Returns:
-    'lengths': for each length in seconds and mixer the summary of the scores,
-    the number of 'seeds', and 'ratings' if there are two mixers or more, on the
-    stories that all of them have; 'cost': seconds a step and parameters by
-    mixer and stage; 'rates': losses of the search by mixer and learning rate.
+    'lengths': for each length in seconds and mixer the summary of the scores
+    with the number of 'seeds'; and 'ratings' if there are two mixers or more,
+    which compares two of them on the stories that both have. 'cost': median
+    seconds a step by mixer and stage. 'search': losses of the search by mixer
+    and learning rate.
 
   Raises:
     ValueError: nothing was judged yet.
@@ -64,23 +68,14 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     mixers = scores[length]
     value: dict[str, Any] = {
       'mixers': {
-        mixer: story_scores.summary([*mine.values()])
-        | dict(seeds=len({key.split('/')[0] for key in mine}))
+        mixer: story_scores.summary(mine)
+        | dict(seeds=len({score.story.partition('/')[0] for score in mine}))
         for mixer, mine in mixers.items()
       }
     }
     if len(mixers) > 1:
       verdicts = votes.verdicts_from_scores(
-        {
-          mixer: {
-            key: {
-              a: score.axes[a] for a in story_scores.AXES if a in score.axes
-            }
-            for key, score in mine.items()
-          }
-          for mixer, mine in mixers.items()
-        },
-        margin=_TIE,
+        story_scores.by_model(mixers), margin=judge.TIE
       )
       if verdicts:
         value['ratings'] = ratings.rate(verdicts)
@@ -139,9 +134,7 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
   for length, value in results['lengths'].items():
     names = [*value['mixers']]
     rated = value.get('ratings', {}).get('axes', {}).get('mean', {})
-    names.sort(
-      key=lambda n: -value['mixers'][n]['axes']['mean']['mean'],
-    )
+    names.sort(key=lambda n: -value['mixers'][n]['axes']['mean']['mean'])
     rows = [
       ['mixer', 'runs', 'videos', *story_scores.AXES, 'mean', 'Elo'],
     ]

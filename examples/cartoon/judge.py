@@ -61,7 +61,7 @@ _SHIFT = 0.12  # of the camera at a border that is a jump
 _TARGET = 0.15  # from the end of an act to its target
 _SPOTS = 3.5  # targets in a place, on average
 _STEP = 0.15  # at a border between segments that is a jump
-_TIE = 0.005  # largest difference of an axis that is a tie
+TIE = 0.005  # largest difference of an axis that is a tie
 _ACTIVE = 0.8  # share of the steps that move in a video that moves enough
 
 
@@ -538,7 +538,7 @@ def _compare(arguments: Sequence[str], out: str | None) -> None:
     if path.stem in scores:
       raise ValueError(f'two files have the name {path.stem!r} of a model')
     scores[path.stem] = verdict_lib.read_axes(path)
-  found = votes.verdicts_from_scores(scores, margin=_TIE)
+  found = votes.verdicts_from_scores(scores, margin=TIE)
   if not found:
     raise ValueError('the models have no story in common')
   votes.write_verdicts(found, out, 'cartoon judge')

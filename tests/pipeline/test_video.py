@@ -1,78 +1,21 @@
 """ttt_jax/pipeline/video.py: storyboard to frames, with tiny random models."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.helpers import compiler
-from tests.helpers import random_params
-from ttt_jax import pipeline
-from ttt_jax import storyboard as storyboard_lib
+from tests.helpers import tiny_pipeline
+from tests.helpers.tiny_pipeline import story
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models import dit
-from ttt_jax.models.vae import causal3d
-
-
-class Texts:
-  """A fake text encoder: numbers that depend on the words of a text."""
-
-  text_length = 4
-  width = 6
-  identity = 'fake'
-
-  def count_tokens(self, text):
-    return len(text.split())
-
-  def encode(self, texts):
-    out = np.zeros((len(texts), self.text_length, self.width), np.float32)
-    for i, text in enumerate(texts):
-      for j, word in enumerate(text.split()):
-        out[i, j] = np.sin(sum(map(ord, word)) * np.arange(1, self.width + 1))
-    return out
 
 
 @pytest.fixture(scope='module')
 def pipe():
-  config = dit.DiTConfig(
-    model_dim=32,
-    num_heads=2,
-    num_layers=2,
-    time_embed_dim=16,
-    text_dim=6,
-    in_channels=4,
-    out_channels=4,
-    segment_latent_frames=2,
-    mini_batch=8,
-  )
-  params = random_params.random_params(dit.abstract_params(config))
-  vae_config = causal3d.CausalVAEConfig(
-    latent_channels=4,
-    block_out_channels=(8, 8, 8, 8),
-    layers_per_block=1,
-    norm_num_groups=2,
-  )
-  shapes = jax.eval_shape(
-    causal3d.CausalVAE(vae_config).init,
-    jax.random.key(2),
-    jnp.zeros((1, 1, 16, 16, 3)),
-  )
-  vae_params = random_params.random_params(shapes['params'])
-  return pipeline.VideoPipeline(
-    config,
-    params,
-    (vae_config, vae_params),
-    Texts(),
-    height=16,
-    width=16,
-  )
-
-
-def story(*texts, negative=''):
-  segments = [dict(text=text, negative=negative) for text in texts]
-  return storyboard_lib.Storyboard.parse(dict(name='s', segments=segments))
+  return tiny_pipeline.make()
 
 
 def test_a_list_of_texts_and_a_dict_are_storyboards(pipe, capsys):

@@ -139,13 +139,11 @@ def table(
   """
   schedule.check_scales(scales)
   alpha = schedule.denoiser_alpha
-  # NumPy while the scales are: indexing then needs no device.
-  array = jnp.asarray if isinstance(scales, jax.Array) else np.asarray
-  cast = lambda values: array(values, dtype)
+  cast = lambda values: np.asarray(values, dtype)
   return Step(
     index=np.arange(schedule.steps, dtype=np.int32),
     timestep=np.asarray(schedule.timesteps, np.float32),
-    scale=cast(scales),
+    scale=scales.astype(dtype),
     alpha=cast(alpha),
     sigma=cast(np.sqrt(1 - alpha**2)),
     coefficients=jax.tree.map(cast, coefficients),
@@ -171,11 +169,11 @@ def step(
   Returns:
     The next state, and the denoised estimate.
   """
-  numbers = jax.tree.map(jnp.asarray, numbers)
-  c: Any = numbers.coefficients
-  times = jnp.full(x.shape[:1], numbers.timestep)
-  v = denoise_fn(x, times, jnp.asarray(numbers.scale)).astype(x.dtype)
-  x0 = jnp.asarray(numbers.alpha * x - numbers.sigma * v)
+  n: Any = jax.tree.map(jnp.asarray, numbers)
+  c = n.coefficients
+  times = jnp.full(x.shape[:1], n.timestep)
+  v = denoise_fn(x, times, n.scale).astype(x.dtype)
+  x0 = n.alpha * x - n.sigma * v
   new = c.state * x + c.x0 * x0 + c.previous * previous
   if noise is not None:
     new += c.noise * noise

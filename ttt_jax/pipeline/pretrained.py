@@ -8,10 +8,12 @@ import os
 import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 
 from ttt_jax import convert
 from ttt_jax import sharding
+from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
@@ -27,6 +29,24 @@ _FPS = 8
 def is_pretrained(folder: str | os.PathLike[str]) -> bool:
   """Returns whether a folder contains a model instead of a training run."""
   return (pathlib.Path(folder) / 'transformer' / 'config.json').is_file()
+
+
+def run_folder(folder: str | os.PathLike[str]) -> epath.Path | None:
+  """Returns the workdir of the training run that `VideoPipeline.load` loads.
+
+  Args:
+    folder: As for `VideoPipeline.load`.
+
+  Returns:
+    None for a pre-trained model, and where there is no checkpoint, which
+    loading says.
+  """
+  if is_pretrained(folder):
+    return None
+  try:
+    return checkpoint_format.stage_folder(folder).parent
+  except FileNotFoundError:
+    return None
 
 
 def pipeline_arguments(

@@ -112,22 +112,35 @@ def test_a_search_that_diverged(tmp_path):
 def test_a_learning_rate_that_is_too_large(tmp_path, monkeypatch, capsys):
   def train(step, workdir):
     rate = step.arguments[0].rpartition(',')[2]
-    if rate == str(comparison.RATES[-1]):
-      raise SystemExit(1)  # The loss is not finite.
     folder = workdir / f'search/mamba2/{rate}/search'
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     row = dict(step=150, loss=float(rate))
     (folder / 'metrics.jsonl').write_text(json.dumps(row))
+    if rate == str(comparison.RATES[-1]):
+      raise comparison.demo_steps.StepFailedError(status)
 
+  status = 2  # The loss is not finite.
   monkeypatch.setattr(comparison.demo_steps, 'run', train)
   found = comparison.Comparison(tmp_path).learning_rate('mamba2')
   assert found == min(comparison.RATES)
-  assert f'{max(comparison.RATES)} is too large or failed' in (
-    capsys.readouterr().out
-  )
-  monkeypatch.setattr(comparison, 'RATES', comparison.RATES[-1:])
-  with pytest.raises(ValueError, match='mamba2 failed with every'):
+  shown = capsys.readouterr().out
+  assert f'{max(comparison.RATES)} is too large; see above' in shown
+  status = 75  # Stopped from outside: no answer.
+  with pytest.raises(SystemExit):
     comparison.Comparison(tmp_path).learning_rate('mamba2')
+  status = 2
+  monkeypatch.setattr(comparison, 'RATES', comparison.RATES[-1:])
+  with pytest.raises(ValueError, match='too large for mamba2'):
+    comparison.Comparison(tmp_path).learning_rate('mamba2')
+
+
+def test_results_of_two_protocols_do_not_mix(tmp_path):
+  compare = comparison.Comparison(tmp_path / 'new')
+  compare.check_protocol()
+  compare.check_protocol()
+  (tmp_path / 'old' / 'runs').mkdir(parents=True)
+  with pytest.raises(ValueError, match='has runs of version 1 of the protocol'):
+    comparison.Comparison(tmp_path / 'old').check_protocol()
 
 
 @pytest.mark.parametrize(
