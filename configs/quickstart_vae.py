@@ -36,7 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
     linear_shortcut=True,
   )
   config.steps = 500
-  config.decoder_steps = 0
   config.batch_size = 2
   config.frames = 25  # per training window; the encoder reads 9 + 8 + 8
   # Share of the windows that contain a hard cut.

@@ -1,8 +1,9 @@
-"""Trains the video autoencoder of the cartoon's model.
+"""Trains the decoder of the cartoon's autoencoder.
 
     python -m examples.cartoon.autoencoder --config=configs/cartoon_vae.py \\
-        --workdir=DIR
+        --linear=cartoon/linear --workdir=DIR
 
+The encoder is linear, see `examples.cartoon.linear`, and does not change.
 Training draws its clips itself. The report is about stories of the validation
 split, whose looks never occur in training.
 """
@@ -35,11 +36,13 @@ def draw_clips(config) -> list[Clip]:
       story = world.draw_story(
         seed, config.segments, world.SETTINGS[config.settings], split
       )
-      frames = render.frames(story, config.height, config.width)
+      frames = render.frames(
+        story, config.height, config.width, step=world.FPS // config.fps
+      )
       held_out = () if split == 'train' else ((0, len(frames)),)
       weights = None
       if split == 'train':
-        drawn = _characters(story, frames)
+        drawn = _characters(story, frames, world.FPS // config.fps)
         weights = np.where(
           drawn, np.uint8(config.character_weight), np.uint8(1)
         )
@@ -47,12 +50,20 @@ def draw_clips(config) -> list[Clip]:
   return clips
 
 
-def _characters(story: world.Story, frames: np.ndarray) -> np.ndarray:
-  """Returns where frames show characters, bool [n, H, W, 1]."""
+def _characters(
+  story: world.Story, frames: np.ndarray, step: int
+) -> np.ndarray:
+  """Returns where frames show characters, bool [n, H, W, 1].
+
+  Args:
+    story: Story.
+    frames: Its frames, uint8 [n, H, W, 3].
+    step: Frames of the story from one of them to the next.
+  """
   empty = np.stack(
     [
       render.frame(
-        dataclasses.replace(motion.state(story, i), characters=()),
+        dataclasses.replace(motion.state(story, i * step), characters=()),
         *frames.shape[1:3],
       )
       for i in range(len(frames))
@@ -66,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
   del argv
   config = flags.FLAGS.config
   workdir = paths.require_local(flags.FLAGS.workdir, '--workdir')
-  report = vae_train.train(config, workdir, draw_clips(config))
+  source = paths.resolve(flags.FLAGS.linear)
+  report = vae_train.train_decoder(config, workdir, draw_clips(config), source)
   print(f'held-out PSNR: {report["held_out_psnr_db"]["mean"]:.2f} dB')
   print(f'wrote {workdir / "vae"}')
   return 0
@@ -74,4 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == '__main__':
   vae_train.define_flags()
+  flags.DEFINE_string(
+    'linear', None, 'Folder of the linear autoencoder.', required=True
+  )
   cli.run(main)

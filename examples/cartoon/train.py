@@ -1,4 +1,4 @@
-"""Trains the cartoon's model from nothing: codes, latents, five stages.
+"""Trains the cartoon's model from nothing: latents, five stages, a decoder.
 
     python -m examples.cartoon.train --workdir=cartoon
 
@@ -20,21 +20,24 @@ from examples.demo_steps import Step
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 
-# Stage: stories, segments per story, captions per video. Complete stories of
-# one segment would have no second mention, so the first stage cuts longer ones.
+# Stories: their number, segments per story, captions per video. The stage of
+# three seconds cuts its clips from those of nine.
 _STORIES = {
-  '3s': (200, 3, 4),
-  '9s': (700, 3, 4),
-  '18s': (400, 6, 4),
-  '30s': (120, 10, 4),
-  '63s': (40, 21, 6),
+  '9s': (1500, 3, 4),
+  '18s': (200, 6, 2),
+  '30s': (100, 10, 2),
+  '63s': (40, 21, 2),
 }
+_STAGES = ('3s', *_STORIES)
 _SEED = 10_000  # Stages have different stories.
+_FRAMES = ('--height=64', '--width=96', '--fps=8')
+_LATENTS = ('--channels=128', '--cell=16', '--balance=0.25', '--stories=96')
 
 # What a step writes, for the steps that do not look themselves.
 _WRITES = {
   'text encoder': 'text_encoder',
-  'autoencoder': 'autoencoder/vae',
+  'autoencoder': 'autoencoder',
+  'decoder': 'decoder/vae',
   'export': 'model',
 }
 
@@ -43,7 +46,7 @@ def steps() -> list[Step]:
   """Returns the commands; '{workdir}' in them is the folder of the run."""
   workdir = '--workdir={workdir}'
   folders = (
-    '--config.vae.folder={workdir}/autoencoder/vae',
+    '--config.vae.folder={workdir}/autoencoder',
     '--config.text.folder={workdir}/text_encoder',
   )
   found = [
@@ -54,13 +57,12 @@ def steps() -> list[Step]:
     ),
     Step(
       'autoencoder',
-      'examples.cartoon.autoencoder',
-      ('--config=configs/cartoon_vae.py', '--workdir={workdir}/autoencoder'),
+      'examples.cartoon.linear',
+      ('--out={workdir}/autoencoder', *_FRAMES, *_LATENTS),
     ),
   ]
   for stage, (count, segments, renamings) in _STORIES.items():
-    config = f'--config=configs/cartoon.py:{stage}'
-    found += [
+    found.append(
       Step(
         f'draw stories of {stage}',
         'examples.cartoon.dataset',
@@ -69,10 +71,15 @@ def steps() -> list[Step]:
           f'--stories={count}',
           f'--segments={segments}',
           '--settings=simple',
+          *_FRAMES,
           f'--renamings={renamings}',
           f'--seed={int(stage[:-1]) * _SEED}',
         ),
-      ),
+      )
+    )
+  for stage in _STAGES:
+    config = f'--config=configs/cartoon.py:{stage}'
+    found += [
       Step(
         f'precompute {stage}',
         'ttt_jax.precompute',
@@ -80,8 +87,27 @@ def steps() -> list[Step]:
       ),
       Step(f'train {stage}', 'ttt_jax.train', (config, workdir, *folders)),
     ]
-  export = ('--workdir={workdir}/' + stage, '--out={workdir}/model')
-  return [*found, Step('export', 'examples.cartoon.export', export)]
+  return [
+    *found,
+    Step(
+      'decoder',
+      'examples.cartoon.autoencoder',
+      (
+        '--config=configs/cartoon_vae.py',
+        '--linear={workdir}/autoencoder',
+        '--workdir={workdir}/decoder',
+      ),
+    ),
+    Step(
+      'export',
+      'examples.cartoon.export',
+      (
+        '--workdir={workdir}/' + _STAGES[-1],
+        '--vae={workdir}/decoder/vae',
+        '--out={workdir}/model',
+      ),
+    ),
+  ]
 
 
 def _define_flags() -> None:

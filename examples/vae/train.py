@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import json
+import itertools
 import pathlib
 import time
 
@@ -33,6 +33,7 @@ from ttt_jax.models.vae import coder
 from ttt_jax.models.vae.causal3d import CausalVAE
 from ttt_jax.models.vae.causal3d import CausalVAEConfig
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
 
@@ -49,7 +50,6 @@ def principal_maps(
 ) -> dict[str, np.ndarray]:
   """Returns linear maps between pixel blocks and whitened components."""
   blocks = []
-  channels = config.shortcut_channels or config.latent_channels
   time_ratio = config.temporal_compression_ratio
   for clip in clips[:_MOST_CLIPS]:
     for begin, end in clip.ranges():
@@ -61,26 +61,14 @@ def principal_maps(
           time_ratio,
           config.spatial_compression,
         )
-        if config.shortcut_cells:
-          # Neighbours in time are alike, and every position needs an analysis.
-          blocks.append(np.asarray(out)[0, offset :: 4 * time_ratio])
-        else:
-          blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
-  blocks = np.concatenate(blocks)
-  if not config.shortcut_cells:
-    maps = _components(blocks, channels)
-    name = 'linear_shortcut'
-  else:
-    cells = blocks.reshape(len(blocks), -1, blocks.shape[-1])
-    each = [_components(cells[:, i], channels) for i in range(cells.shape[1])]
-    maps = [
-      np.stack(parts).reshape(*config.shortcut_cells, *parts[0].shape)
-      for parts in zip(*each)
-    ]
-    name = 'cell_shortcut'
-  keys = ('encoder/{}/kernel', 'encoder/{}/bias')
-  keys += ('decoder/{}/kernel', 'decoder/{}/bias')
-  return {key.format(name): value for key, value in zip(keys, maps)}
+        blocks.append(np.asarray(out).reshape(-1, out.shape[-1]))
+  maps = _components(np.concatenate(blocks), config.latent_channels)
+  return {
+    f'{side}/linear_shortcut/{name}': value
+    for (side, name), value in zip(
+      itertools.product(('encoder', 'decoder'), ('kernel', 'bias')), maps
+    )
+  }
 
 
 def _components(blocks: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
@@ -108,8 +96,12 @@ def _components(blocks: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
   return down, -mean @ down, up, mean
 
 
-def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
-  """Returns initial parameters: the linear maps, and a network of zeros."""
+def init_network(vae: CausalVAE, key) -> dict:
+  """Returns initial parameters of a network that adds nothing.
+
+  Returns:
+    '/'-joined path -> array.
+  """
   params = causal3d.init_params(vae.config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
   for path, value in flat.items():
@@ -120,6 +112,12 @@ def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
   channels = vae.config.latent_channels
   bias = flat['encoder/conv_out/bias']
   flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
+  return flat
+
+
+def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+  """Returns initial parameters: the linear maps, and a network of zeros."""
+  flat = init_network(vae, key)
   for path, value in principal_maps(clips, vae.config).items():
     flat[path] = jnp.asarray(value, jnp.float32)
   return traverse_util.unflatten_dict(flat, sep='/')
@@ -205,7 +203,9 @@ def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
     state = jax.jit(tx.init)(params)
   reconstruct = training.make_reconstruct(vae)
   unrolled = CausalVAE(vae.config, unroll=True)
-  step_fn = training.make_step(unrolled, tx, config.kl, config.square)
+  step_fn = training.make_step(
+    unrolled, tx, config.kl, config.square, part, config.get('noise', 0.0)
+  )
   start_time = time.time()
   squares = []
   title = f'train the {part or "autoencoder"}'
@@ -234,11 +234,62 @@ def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
   return params
 
 
+def train_decoder(
+  config,
+  workdir: str | pathlib.Path,
+  clips: Sequence[Clip],
+  source: str | pathlib.Path,
+) -> dict:
+  """Trains a decoder for the latents of a linear autoencoder.
+
+  Latents stay as they are: a diffusion model of them can be trained before.
+
+  Args:
+    config: Config of the training; `config.vae` has the sizes of the network.
+    workdir: Folder of the run. Writes DIR/vae and DIR/report.json.
+    clips: Clips of training, and those held out.
+    source: Folder of the linear autoencoder.
+
+  Returns:
+    The report.
+  """
+  start_time = time.time()
+  linear, maps = convert.load_vae(source)
+  vae = CausalVAE(
+    CausalVAEConfig(
+      **config.vae.to_dict(),
+      latent_channels=linear.latent_channels,
+      scaling_factor=linear.scaling_factor,
+      shift=linear.shift,
+      linear_shortcut=True,
+      refine=True,
+    )
+  )
+  if vae.config.spatial_compression != linear.spatial_compression:
+    raise ValueError(
+      f'config.vae compresses {vae.config.spatial_compression}x in space,'
+      f' {source} {linear.spatial_compression}x; they must be equal'
+    )
+  flat = init_network(vae, jax.random.key(config.seed))
+  for path, value in traverse_util.flatten_dict(maps, sep='/').items():
+    if 'linear_shortcut' in path:
+      flat[path] = jnp.asarray(value)
+  params = _fit(
+    config,
+    vae,
+    clips,
+    pathlib.Path(workdir) / 'checkpoints',
+    config.steps,
+    lambda: traverse_util.unflatten_dict(flat, sep='/'),
+    part='decoder',
+  )
+  return _write(config, workdir, vae, params, clips, start_time)
+
+
 def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
   """Trains, writes DIR/vae and DIR/report.json, and returns the report.
 
-  The last `config.decoder_steps` train the decoder alone, so that latents do
-  not change any more. A run that was stopped goes on after its last checkpoint.
+  A run that was stopped goes on after its last checkpoint.
   """
   workdir = pathlib.Path(workdir)
   start_time = time.time()
@@ -261,18 +312,12 @@ def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
     part='',
   )
   vae = CausalVAE(normalize_latents(vae, params, clips, config.eval_frames))
-  if config.decoder_steps:
-    first = params
-    params = _fit(
-      config,
-      vae,
-      clips,
-      workdir / 'decoder_checkpoints',
-      config.decoder_steps,
-      lambda: first,
-      part='decoder',
-    )
-  folder = workdir / 'vae'
+  return _write(config, workdir, vae, params, clips, start_time)
+
+
+def _write(config, workdir, vae, params, clips, start_time) -> dict:
+  """Writes DIR/vae and DIR/report.json, and returns the report."""
+  folder = pathlib.Path(workdir) / 'vae'
   convert.save_vae(vae.config, params, folder, dtype=np.float16)
   saved, params = convert.load_vae(folder)
   report = {
@@ -283,9 +328,9 @@ def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
       config.eval_frames,
     ),
     'seconds': time.time() - start_time,
-    'steps': config.steps + config.decoder_steps,
+    'steps': config.steps,
   }
-  (workdir / 'report.json').write_text(json.dumps(report, indent=2))
+  files.write_json(report, folder.parent / 'report.json')
   return report
 
 

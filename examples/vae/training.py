@@ -16,8 +16,6 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Returns Muon for the inner kernels, Adam for the rest; cosine decay.
 
-  Linear maps of single positions stay the principal components that they are.
-
   Args:
     config: Config with `muon_lr`, `adam_lr` and `warmup`.
     steps: Number of steps.
@@ -39,12 +37,9 @@ def make_optimizer(
     return jax.tree_util.tree_map_with_path(leaf_dimensions, params)
 
   def labels(params):
-    def is_trained(path):
-      names = {k.key for k in path}
-      return 'cell_shortcut' not in names and part in ('', path[0].key)
-
     return jax.tree_util.tree_map_with_path(
-      lambda path, _: 'trained' if is_trained(path) else 'fixed', params
+      lambda path, _: 'trained' if part in ('', path[0].key) else 'fixed',
+      params,
     )
 
   trained = optax.chain(
@@ -66,6 +61,8 @@ def make_step(
   tx: optax.GradientTransformation,
   kl: float,
   square: float = 0.0,
+  part: str = '',
+  noise: float = 0.0,
 ):
   """Returns the jitted training step.
 
@@ -74,6 +71,11 @@ def make_step(
     tx: Optimizer.
     kl: Weight of the divergence of the latents from a normal distribution.
     square: Weight of the squared error; that of the absolute error is 1.
+    part: Part of the parameters that is trained; '' is all. The encoder of
+      'decoder' has no gradients.
+    noise: Greatest standard deviation of the noise that is added to latents, in
+      model units; drawn uniformly for every clip. The decoder learns to remove
+      it, as it is needed for latents that a diffusion model has sampled.
 
   Returns:
     A function of parameters, optimizer state, frames [B, F, H, W, 3] in [-1, 1]
@@ -85,8 +87,13 @@ def make_step(
     if not weights.shape[-1]:
       weights = jnp.ones_like(frames[..., :1])
     mean, logvar = vae.apply({'params': params}, frames, method='encode')
-    noise = jax.random.normal(key, mean.shape)
-    latents = mean + jnp.exp(0.5 * logvar) * noise
+    if part == 'decoder':
+      mean, logvar = jax.lax.stop_gradient((mean, logvar))
+    level_key, key = jax.random.split(key)
+    shape = (len(mean), *[1] * (mean.ndim - 1))
+    level = noise * jax.random.uniform(level_key, shape)
+    deviation = jnp.sqrt(jnp.exp(logvar) + level**2)
+    latents = mean + deviation * jax.random.normal(key, mean.shape)
     out = vae.apply({'params': params}, latents, method='decode')
     error = out - frames
     divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)

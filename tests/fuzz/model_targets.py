@@ -107,7 +107,6 @@ _MODELS = {
 }
 _UNSIGNED = (
   'shift',
-  'shortcut_channels',
   'gate_init',
   'ttt_base_lr',
   'pad_id',

@@ -279,32 +279,6 @@ def test_shipped_autoencoder_on_held_out_frames(fixtures):
   assert -10 * np.log10((error**2).mean()) > 26.0
 
 
-def test_linear_maps_of_every_cell(tmp_path):
-  config = dataclasses.replace(TINY, shortcut_cells=(2, 3), shortcut_channels=2)
-  params = tiny_vae.parameters(config, 0.1)
-  vae = CausalVAE(config)
-  frames = jax.random.uniform(jax.random.key(0), (1, 5, 16, 24, 3))
-  mean, _ = run(vae, params, frames, method='encode')
-  assert mean.shape == (1, 2, 2, 3, 4)
-  kernel = params['encoder']['cell_shortcut']['kernel']
-  linear = coder.CellDense(2).apply(
-    {'params': params['encoder']['cell_shortcut']},
-    coder.patchify3d(frames, 4, 8),
-  )
-  patch = coder.patchify3d(frames, 4, 8)[0, 1, 1, 2]
-  bias = params['encoder']['cell_shortcut']['bias'][1, 2]
-  np.testing.assert_allclose(
-    linear[0, 1, 1, 2], patch @ kernel[1, 2] + bias, atol=1e-5
-  )
-  save_vae(config, params, tmp_path)
-  found, loaded = load_vae(tmp_path)
-  assert found == config
-  jax.tree.map(np.testing.assert_array_equal, params, loaded)
-  with pytest.raises(ValueError, match='frames of 16x24'):
-    vae.config.check_frames((1, 5, 16, 16, 3))
+def test_refinement_needs_the_linear_frames():
   with pytest.raises(ValueError, match='refine needs linear_shortcut'):
     CausalVAEConfig(refine=True)
-  with pytest.raises(ValueError, match='shortcut_channels 5 is more than'):
-    dataclasses.replace(TINY, shortcut_channels=5)
-  with pytest.raises(ValueError, match='shortcut_cells'):
-    dataclasses.replace(TINY, shortcut_cells=(2,))

@@ -74,8 +74,6 @@ RULES = (
   ),
   *_norm('norm_out', 'norm_out'),
   *rules_lib.dense('{side}.linear_shortcut', '{side}/linear_shortcut'),
-  Rule('{side}.cell_shortcut.weight', '{side}/cell_shortcut/kernel'),
-  Rule('{side}.cell_shortcut.bias', '{side}/cell_shortcut/bias'),
 )
 
 

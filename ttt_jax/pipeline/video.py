@@ -310,7 +310,7 @@ class VideoPipeline:
       storyboard, steps, guidance, scheduler, guidance_schedule
     )
     key = jax.random.key(seed)
-    shape = self._latent_shape(storyboard)
+    shape = self.latent_shape(storyboard)
     noise = noise_lib.normal(jax.random.fold_in(key, 0), shape)
     return sampling_loop.run(
       functools.partial(self._step, self.params),
@@ -351,7 +351,7 @@ class VideoPipeline:
       storyboard, steps, guidance, scheduler, guidance_schedule
     )
     x = sampling_loop.place(
-      jnp.zeros(self._latent_shape(storyboard)), self.params, self._mesh
+      jnp.zeros(self.latent_shape(storyboard)), self.params, self._mesh
     )
     self._step.lower(
       self.params,
@@ -396,9 +396,10 @@ class VideoPipeline:
     steps_table = samplers.table(schedule, np.asarray(scales), coefficients)
     return steps_table, bool(np.any(coefficients.noise)), text, negative
 
-  def _latent_shape(
+  def latent_shape(
     self, storyboard: storyboard_lib.Storyboard
   ) -> tuple[int, ...]:
+    """Returns the shape [1, F, h, w, c] of the latents of a storyboard."""
     geometry = self.geometry(storyboard)
     return (
       1,

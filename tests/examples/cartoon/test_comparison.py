@@ -14,6 +14,7 @@ from examples.cartoon import render
 from examples.cartoon import world
 from tests.helpers import commands
 from tests.helpers import configs
+from ttt_jax import convert
 from ttt_jax.encoders import video_encoder
 from ttt_jax.evaluation import story_scores
 from ttt_jax.models.dit import DiTConfig
@@ -60,6 +61,34 @@ def test_linear_autoencoder(tmp_path):
   assert decoded.shape == frames.shape
   error = np.mean((decoded / 255.0 - frames / 255.0) ** 2)
   assert -10 * np.log10(error) > 20
+
+
+def test_sizes_of_a_linear_autoencoder(tmp_path):
+  sizes = linear.Sizes(64, 96, fps=8, channels=40, cell=16, balance=0.5)
+  linear.write(tmp_path / 'vae', stories=2, sizes=sizes)
+  config, _ = convert.load_vae(tmp_path / 'vae')
+  assert config.spatial_compression == 16
+  scales = np.array(config.scaling_factor)
+  assert scales.shape == (40,)
+  assert (np.diff(scales) <= 1e-6).all()  # The first component is the largest.
+  np.testing.assert_allclose(np.mean(scales**2), 1, rtol=1e-5)
+  pixels = linear.balanced_scales(np.array([4.0, 1.0]), 0.0)
+  np.testing.assert_allclose(pixels[0] / pixels[1], 4)
+  assert (linear.balanced_scales(np.array([4.0, 1.0]), 1.0) == 1).all()
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('fps', 3, 'fps is 3; it must divide 16, for example 4'),
+    ('cell', 6, 'cell is 6; it must be a multiple of 4 that divides 32x48'),
+    ('channels', 769, 'channels is 769; expected 1 to 768'),
+    ('balance', 1.5, 'balance is 1.5; expected 0 to 1'),
+  ],
+)
+def test_sizes_that_do_not_fit(field, value, message):
+  with pytest.raises(ValueError, match=message):
+    linear.Sizes(**{field: value})
 
 
 def verdict(workdir, mixer, seed, number, **axes):

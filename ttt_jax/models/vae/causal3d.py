@@ -55,10 +55,6 @@ class CausalVAEConfig:
       network; 1, as in CogVideoX, is none.
     linear_shortcut: Adds a linear map of each latent's pixels to its mean, and
       one of each latent to the decoded pixels; False in CogVideoX.
-    shortcut_cells: Rows and columns of the latents if every position has linear
-      maps of its own, which fixes the size of the frames; () shares one.
-    shortcut_channels: Latent channels that the linear maps write and read, the
-      first ones; 0 is all.
     refine: Whether the finest level of the decoder reads the frames of the
       linear map.
   """
@@ -77,8 +73,6 @@ class CausalVAEConfig:
   decode_window: schema.PositiveInt = 2
   patch_size: schema.PositiveInt = 1
   linear_shortcut: bool = False
-  shortcut_cells: tuple[schema.PositiveInt, ...] = ()
-  shortcut_channels: schema.NonNegativeInt = 0
   refine: bool = False
 
   def __post_init__(self):
@@ -92,16 +86,6 @@ class CausalVAEConfig:
       raise ValueError(
         f'block_out_channels {self.block_out_channels} has too few levels'
         f' to compress time by {ratio}: use at least {self.time_levels + 1}'
-      )
-    if len(self.shortcut_cells) not in (0, 2):
-      raise ValueError(
-        f'shortcut_cells {self.shortcut_cells} is not (rows, columns), for'
-        ' example (4, 6), or ()'
-      )
-    if self.shortcut_channels > self.latent_channels:
-      raise ValueError(
-        f'shortcut_channels {self.shortcut_channels} is more than'
-        f' latent_channels {self.latent_channels}; 0 is all of them'
       )
     if self.refine and not self.linear_shortcut:
       raise ValueError('refine needs linear_shortcut, which is False')
@@ -145,23 +129,10 @@ class CausalVAEConfig:
         f'frames of {height}x{width} cannot be encoded: height and width'
         f' must be multiples of {space}'
       )
-    self._check_cells(height // space, width // space)
 
   def check_latents(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless latents of this shape can be decoded."""
     check_shape('latents', shape, self.latent_channels)
-    self._check_cells(*shape[2:4])
-
-  def _check_cells(self, rows: int, columns: int) -> None:
-    if self.shortcut_cells and (rows, columns) != self.shortcut_cells:
-      height, width = (
-        n * self.spatial_compression for n in self.shortcut_cells
-      )
-      raise ValueError(
-        f'latents are {rows}x{columns}; this autoencoder has linear maps for'
-        f' {self.shortcut_cells[0]}x{self.shortcut_cells[1]}, frames of'
-        f' {height}x{width}, without tiling'
-      )
 
 
 def check_shape(name: str, shape: tuple[int, ...], channels: int) -> None:
@@ -316,8 +287,7 @@ def _at_least_float32(x: jax.Array) -> jnp.dtype:
 def init_params(config: CausalVAEConfig, key: jax.Array) -> Any:
   """Returns fresh parameters, a nested dict, for videos of any size."""
   side = config.spatial_compression
-  height, width = (n * side for n in config.shortcut_cells or (1, 1))
-  frames = jnp.zeros((1, 1, height, width, config.in_channels))
+  frames = jnp.zeros((1, 1, side, side, config.in_channels))
   return CausalVAE(config).init(key, frames)['params']
 
 

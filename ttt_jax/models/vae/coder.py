@@ -65,29 +65,6 @@ def unpatchify3d(
   return jnp.concatenate([first, x[:, time:]], axis=1)
 
 
-class CellDense(nn.Module):
-  """A linear map for every row and column of its input."""
-
-  features: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [B, F, h, w, c] to [B, F, h, w, features]."""
-    h, w, c = x.shape[2:]
-    kernel = self.param(
-      'kernel', nn.initializers.lecun_normal(), (h, w, c, self.features)
-    )
-    bias = self.param('bias', nn.initializers.zeros, (h, w, self.features))
-    return jnp.einsum('bfhwc,hwcd->bfhwd', x, kernel) + bias
-
-
-def _shortcut(config: Any, features: int) -> nn.Module:
-  """Returns the linear map past the network."""
-  if config.shortcut_cells:
-    return CellDense(features, name='cell_shortcut')
-  return nn.Dense(features, name='linear_shortcut')
-
-
 class Level(nn.Module):
   """Residual blocks at one resolution, then a change of resolution.
 
@@ -180,8 +157,9 @@ class Encoder(nn.Module):
       patches = patchify3d(
         frames, c.temporal_compression_ratio, c.spatial_compression
       )
-      linear = _shortcut(c, c.shortcut_channels or c.latent_channels)(patches)
-      x = x.at[..., : linear.shape[-1]].add(linear)
+      x = x.at[..., : c.latent_channels].add(
+        nn.Dense(c.latent_channels, name='linear_shortcut')(patches)
+      )
     return x, new_cache
 
 
@@ -201,9 +179,11 @@ class Decoder(nn.Module):
     linear = None
     if c.linear_shortcut:
       time, space = c.temporal_compression_ratio, c.spatial_compression
-      shortcut = _shortcut(c, time * space**2 * c.out_channels)
+      shortcut = nn.Dense(
+        time * space**2 * c.out_channels, name='linear_shortcut'
+      )
       linear = unpatchify3d(
-        shortcut(latents[..., : c.shortcut_channels or None]),
+        shortcut(latents),
         time,
         space,
         single_first=latents.shape[1] % 2 == 1,
