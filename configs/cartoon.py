@@ -12,7 +12,8 @@ too; the first one needs a clone of the repository:
     python -m ttt_jax.train --config=configs/cartoon.py:3s --workdir=cartoon
 
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
-docs/mixers.md. The five stages are a short version of the paper's curriculum.
+docs/mixers.md. It samples stories of a minute after stages of three and nine
+seconds; longer stages of single clips made it remember less (docs/remember.md).
 Every story has its own looks of characters and places, told at their first
 mention; later captions have only the names.
 """
@@ -22,13 +23,11 @@ import ml_collections
 from ttt_jax import recipes
 
 # Stage: seconds, steps, batch size, peak learning rate of Muon, stage whose
-# weights it starts from, stage whose stories it cuts its clips from.
+# weights it starts from. All cut their clips from stories of nine seconds.
 STAGES = {
-  '3s': (3, 500, 8, 0.04, '', '9s'),
-  '9s': (9, 1600, 3, 0.04, '3s', '9s'),
-  '18s': (18, 400, 1, 0.03, '9s', '18s'),
-  '30s': (30, 200, 1, 0.02, '18s', '30s'),
-  '63s': (63, 80, 1, 0.01, '30s', '63s'),
+  '3s': (3, 500, 8, 0.04, ''),
+  '9s': (9, 1600, 3, 0.04, '3s'),
+  '9s_low': (9, 650, 3, 0.02, '9s'),
 }
 # Folder of the run, which has the autoencoder and the text encoder.
 _RUN = 'cartoon'
@@ -37,7 +36,7 @@ _RUN = 'cartoon'
 def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   """Returns the config of one stage with one mixer."""
   stage, mixer = recipes.parse_stage(arg or '3s', STAGES)
-  seconds, steps, batch_size, lr, previous, source = STAGES[stage]
+  seconds, steps, batch_size, lr, previous = STAGES[stage]
   config = recipes.training(
     name='cartoon',
     stage=stage if mixer == 'ttt_mlp' else f'{mixer}_{stage}',
@@ -55,11 +54,11 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     checkpoint_every=100,
     keep_last=1,
   )
-  stories = '{workdir}/stories/' + source
+  stories = '{workdir}/stories/9s'
   config.data = dict(
     storyboards=f'{stories}/storyboards.json',
     videos=f'{stories}/videos',
-    folder='{workdir}/data/' + stage,
+    folder='{workdir}/data/' + f'{seconds}s',
     seconds=seconds,
     fps=8,
     height=64,

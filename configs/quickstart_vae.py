@@ -41,8 +41,6 @@ def get_config() -> ml_collections.ConfigDict:
   # Share of the windows that contain a hard cut.
   config.cuts = 0.5
   config.kl = 1e-5
-  # Weight of the squared error, next to 1 of the absolute error.
-  config.square = 0.0
   config.muon_lr = 0.03
   config.adam_lr = 2e-3
   config.warmup = 20

@@ -31,7 +31,7 @@ def test_lists_commands_and_recipes_without_jax():
   ):
     assert line in done.stdout
   # Configs of other programs are not recipes of `train`.
-  for name in ('quickstart_vae', 'cartoon_vae', 'shapes'):
+  for name in ('quickstart_vae', 'shapes'):
     assert f'  {name} ' not in done.stdout
 
 

@@ -1,11 +1,9 @@
 """Writes a trained stage of the cartoon as a complete model.
 
-    python -m examples.cartoon.export --workdir=DIR/63s --out=FOLDER \\
-        [--vae=DIR/decoder/vae]
+    python -m examples.cartoon.export --workdir=DIR/63s --out=FOLDER
 
 The folder has diffusers' layout, in float16: `VideoPipeline.load(FOLDER)` loads
-it. It contains the text encoder of the training, too, and the autoencoder or
-another one with the same latents.
+it. It contains the autoencoder and the text encoder of the training, too.
 """
 
 from __future__ import annotations
@@ -24,39 +22,20 @@ from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
-from ttt_jax.runtime import paths
 
 
-def export(workdir: str, out: pathlib.Path, vae: str | None = None) -> None:
-  """Writes the model of a stage, with averaged weights, to a new folder.
-
-  Args:
-    workdir: Folder of the stage.
-    out: Folder to create.
-    vae: Folder of the autoencoder; None is that of the training.
-
-  Raises:
-    ValueError: the latents of `vae` are in other units.
-  """
+def export(workdir: str, out: pathlib.Path) -> None:
+  """Writes the model of a stage, with averaged weights, to a new folder."""
   backbone, params, config = checkpoint.load_network(workdir, ema=True)
-  folders = [model_folder.resolve(config.vae.folder)]
-  if vae:
-    folders.append(paths.resolve(vae))
-    units = [convert.load_vae(f)[0] for f in folders]
-    if len({(u.scaling_factor, u.shift) for u in units}) > 1:
-      raise ValueError(
-        f'{vae} has latents in other units than {folders[0]}; expected a'
-        ' decoder that was trained for this autoencoder'
-      )
   with files.atomic_folder(out) as folder:
     convert.save_dit(
       backbone.config, params, folder / 'transformer', dtype=np.float16
     )
     for part, source in (
-      ('vae', folders[-1]),
-      ('text_encoder', model_folder.resolve(config.text.folder)),
+      ('vae', config.vae.folder),
+      ('text_encoder', config.text.folder),
     ):
-      shutil.copytree(source, folder / part)
+      shutil.copytree(model_folder.resolve(source), folder / part)
     cogvideox_folder.complete(
       folder,
       text_encoder='BertModel',
@@ -71,9 +50,6 @@ def _define_flags() -> None:
     'workdir', None, 'Folder of the stage, or of the run.', required=True
   )
   flags.DEFINE_string('out', None, 'Folder to create.', required=True)
-  flags.DEFINE_string(
-    'vae', None, 'Folder of the autoencoder; None is that of the training.'
-  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -81,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   jax.config.update('jax_platforms', 'cpu')
   out = pathlib.Path(flags.FLAGS.out)
-  export(flags.FLAGS.workdir, out, flags.FLAGS.vae)
+  export(flags.FLAGS.workdir, out)
   size = sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
   print(f'wrote {out}, {size / 2**20:.1f} MB')
 

@@ -1,4 +1,4 @@
-"""Trains the cartoon's model from nothing: latents, five stages, a decoder.
+"""Trains the cartoon's model from nothing: latents and three stages.
 
     python -m examples.cartoon.train --workdir=cartoon
 
@@ -20,16 +20,7 @@ from examples.demo_steps import Step
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 
-# Stories: their number, segments per story, captions per video. The stage of
-# three seconds cuts its clips from those of nine.
-_STORIES = {
-  '9s': (1500, 3, 4),
-  '18s': (200, 6, 2),
-  '30s': (100, 10, 2),
-  '63s': (40, 21, 2),
-}
-_STAGES = ('3s', *_STORIES)
-_SEED = 10_000  # Stages have different stories.
+_STAGES = ('3s', '9s', '9s_low')
 _FRAMES = ('--height=64', '--width=96', '--fps=8')
 _LATENTS = ('--channels=128', '--cell=16', '--balance=0.25', '--stories=96')
 
@@ -37,7 +28,6 @@ _LATENTS = ('--channels=128', '--cell=16', '--balance=0.25', '--stories=96')
 _WRITES = {
   'text encoder': 'text_encoder',
   'autoencoder': 'autoencoder',
-  'decoder': 'decoder/vae',
   'export': 'model',
 }
 
@@ -60,54 +50,36 @@ def steps() -> list[Step]:
       'examples.cartoon.linear',
       ('--out={workdir}/autoencoder', *_FRAMES, *_LATENTS),
     ),
+    Step(
+      'draw stories',
+      'examples.cartoon.dataset',
+      (
+        '--out={workdir}/stories/9s',
+        '--stories=1500',
+        '--segments=3',
+        '--settings=simple',
+        *_FRAMES,
+        '--renamings=4',
+        '--seed=90000',
+      ),
+    ),
   ]
-  for stage, (count, segments, renamings) in _STORIES.items():
-    found.append(
-      Step(
-        f'draw stories of {stage}',
-        'examples.cartoon.dataset',
-        (
-          '--out={workdir}/stories/' + stage,
-          f'--stories={count}',
-          f'--segments={segments}',
-          '--settings=simple',
-          *_FRAMES,
-          f'--renamings={renamings}',
-          f'--seed={int(stage[:-1]) * _SEED}',
-        ),
-      )
-    )
-  for stage in _STAGES:
+  for stage in ('3s', '9s'):
     config = f'--config=configs/cartoon.py:{stage}'
-    found += [
+    found.append(
       Step(
         f'precompute {stage}',
         'ttt_jax.precompute',
         (config, workdir, *folders),
-      ),
-      Step(f'train {stage}', 'ttt_jax.train', (config, workdir, *folders)),
-    ]
-  return [
-    *found,
-    Step(
-      'decoder',
-      'examples.cartoon.autoencoder',
-      (
-        '--config=configs/cartoon_vae.py',
-        '--linear={workdir}/autoencoder',
-        '--workdir={workdir}/decoder',
-      ),
-    ),
-    Step(
-      'export',
-      'examples.cartoon.export',
-      (
-        '--workdir={workdir}/' + _STAGES[-1],
-        '--vae={workdir}/decoder/vae',
-        '--out={workdir}/model',
-      ),
-    ),
-  ]
+      )
+    )
+  for stage in _STAGES:
+    config = f'--config=configs/cartoon.py:{stage}'
+    found.append(
+      Step(f'train {stage}', 'ttt_jax.train', (config, workdir, *folders))
+    )
+  export = ('--workdir={workdir}/' + _STAGES[-1], '--out={workdir}/model')
+  return [*found, Step('export', 'examples.cartoon.export', export)]
 
 
 def _define_flags() -> None:

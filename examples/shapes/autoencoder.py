@@ -91,7 +91,7 @@ def train(config, folder: pathlib.Path) -> float:
   channels = vae.config.latent_channels
   bias = params['quant']['bias']
   params['quant']['bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
-  tx = training.make_optimizer(config, config.steps)
+  tx = training.make_optimizer(config)
   state = jax.jit(tx.init)(params)
   step_fn = training.make_step(vae, tx, config.kl)
   # Edges are hard to learn, so most pictures have many.

@@ -19,13 +19,11 @@ class Clip:
     name: File name without its suffix.
     frames: Frames, uint8 [n, H, W, 3].
     held_out: Ranges [from, to) that are excluded from training.
-    weights: Weights of the pixels' errors, uint8 [n, H, W, 1]; None is 1.
   """
 
   name: str
   frames: np.ndarray
   held_out: tuple[tuple[int, int], ...]
-  weights: np.ndarray | None = None
 
   def ranges(self) -> list[tuple[int, int]]:
     """Returns the ranges [from, to) of training."""
@@ -75,7 +73,7 @@ def windows(
 ) -> np.ndarray:
   """Returns random training windows, float32 [count, frames, H, W, 3].
 
-  They are in [-1, 1]. Where the clips have weights, these are a fourth channel.
+  They are in [-1, 1].
 
   A share `cuts` of the windows has a hard cut: half of those after an integer
   number of encoder windows, as between two segments, half anywhere. A range
@@ -90,11 +88,7 @@ def windows(
     ]
     length = min(length, end - begin)
     start = rng.integers(begin, end - length + 1)
-    part = slice(start, start + length)
-    piece = to_range(source.frames[part])
-    if source.weights is None:
-      return piece
-    return np.concatenate([piece, source.weights[part]], axis=-1)
+    return to_range(source.frames[start : start + length])
 
   out = []
   for _ in range(count):

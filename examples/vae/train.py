@@ -96,12 +96,8 @@ def _components(blocks: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
   return down, -mean @ down, up, mean
 
 
-def init_network(vae: CausalVAE, key) -> dict:
-  """Returns initial parameters of a network that adds nothing.
-
-  Returns:
-    '/'-joined path -> array.
-  """
+def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
+  """Returns initial parameters: the linear maps, and a network of zeros."""
   params = causal3d.init_params(vae.config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
   for path, value in flat.items():
@@ -112,12 +108,6 @@ def init_network(vae: CausalVAE, key) -> dict:
   channels = vae.config.latent_channels
   bias = flat['encoder/conv_out/bias']
   flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
-  return flat
-
-
-def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
-  """Returns initial parameters: the linear maps, and a network of zeros."""
-  flat = init_network(vae, key)
   for path, value in principal_maps(clips, vae.config).items():
     flat[path] = jnp.asarray(value, jnp.float32)
   return traverse_util.unflatten_dict(flat, sep='/')
@@ -170,7 +160,7 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
   )
 
 
-def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
+def _fit(config, vae, clips, folder: pathlib.Path):
   """Trains, and goes on after the last checkpoint of a run that was stopped.
 
   Args:
@@ -178,9 +168,6 @@ def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
     vae: Autoencoder.
     clips: Clips of training, and those held out.
     folder: Folder of the checkpoints.
-    steps: Number of steps of the complete run.
-    params: Function that returns the initial parameters.
-    part: Part to train, 'decoder' for example; '' is all.
 
   Returns:
     Parameters.
@@ -191,26 +178,25 @@ def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
       save_interval_steps=config.log_every, max_to_keep=1
     ),
   )
-  tx = training.make_optimizer(config, steps, part)
+  tx = training.make_optimizer(config)
   first = manager.latest_step() or 0
+  key = jax.random.key(config.seed)
   if first:
-    template = causal3d.init_params(vae.config, jax.random.key(config.seed))
+    template = causal3d.init_params(vae.config, key)
     saved = ocp.args.StandardRestore((template, tx.init(template)))
     params, state = manager.restore(first, args=saved)
     print(f'goes on after step {first}', flush=True)
   else:
-    params = params()
+    params = init_params(vae, clips, key)
     state = jax.jit(tx.init)(params)
   reconstruct = training.make_reconstruct(vae)
   unrolled = CausalVAE(vae.config, unroll=True)
-  step_fn = training.make_step(
-    unrolled, tx, config.kl, config.square, part, config.get('noise', 0.0)
-  )
+  step_fn = training.make_step(unrolled, tx, config.kl)
   start_time = time.time()
   squares = []
-  title = f'train the {part or "autoencoder"}'
-  with manager, progress.Bar(title, steps - first) as bar:
-    for step in range(first, steps):
+  steps = range(first, config.steps)
+  with manager, progress.Bar('train the autoencoder', len(steps)) as bar:
+    for step in steps:
       rng = np.random.default_rng((config.seed, step))
       batch = clips_lib.windows(
         clips, config.batch_size, config.frames, config.cuts, rng
@@ -234,58 +220,6 @@ def _fit(config, vae, clips, folder: pathlib.Path, steps: int, params, part):
   return params
 
 
-def train_decoder(
-  config,
-  workdir: str | pathlib.Path,
-  clips: Sequence[Clip],
-  source: str | pathlib.Path,
-) -> dict:
-  """Trains a decoder for the latents of a linear autoencoder.
-
-  Latents stay as they are: a diffusion model of them can be trained before.
-
-  Args:
-    config: Config of the training; `config.vae` has the sizes of the network.
-    workdir: Folder of the run. Writes DIR/vae and DIR/report.json.
-    clips: Clips of training, and those held out.
-    source: Folder of the linear autoencoder.
-
-  Returns:
-    The report.
-  """
-  start_time = time.time()
-  linear, maps = convert.load_vae(source)
-  vae = CausalVAE(
-    CausalVAEConfig(
-      **config.vae.to_dict(),
-      latent_channels=linear.latent_channels,
-      scaling_factor=linear.scaling_factor,
-      shift=linear.shift,
-      linear_shortcut=True,
-      refine=True,
-    )
-  )
-  if vae.config.spatial_compression != linear.spatial_compression:
-    raise ValueError(
-      f'config.vae compresses {vae.config.spatial_compression}x in space,'
-      f' {source} {linear.spatial_compression}x; they must be equal'
-    )
-  flat = init_network(vae, jax.random.key(config.seed))
-  for path, value in traverse_util.flatten_dict(maps, sep='/').items():
-    if 'linear_shortcut' in path:
-      flat[path] = jnp.asarray(value)
-  params = _fit(
-    config,
-    vae,
-    clips,
-    pathlib.Path(workdir) / 'checkpoints',
-    config.steps,
-    lambda: traverse_util.unflatten_dict(flat, sep='/'),
-    part='decoder',
-  )
-  return _write(config, workdir, vae, params, clips, start_time)
-
-
 def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
   """Trains, writes DIR/vae and DIR/report.json, and returns the report.
 
@@ -301,23 +235,9 @@ def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
         f'{name} is {config[name]}; expected complete windows and the first'
         f' frame, for example {2 * vae.config.encode_window + 1}'
       )
-  key = jax.random.key(config.seed)
-  params = _fit(
-    config,
-    vae,
-    clips,
-    workdir / 'checkpoints',
-    config.steps,
-    lambda: init_params(vae, clips, key),
-    part='',
-  )
+  params = _fit(config, vae, clips, workdir / 'checkpoints')
   vae = CausalVAE(normalize_latents(vae, params, clips, config.eval_frames))
-  return _write(config, workdir, vae, params, clips, start_time)
-
-
-def _write(config, workdir, vae, params, clips, start_time) -> dict:
-  """Writes DIR/vae and DIR/report.json, and returns the report."""
-  folder = pathlib.Path(workdir) / 'vae'
+  folder = workdir / 'vae'
   convert.save_vae(vae.config, params, folder, dtype=np.float16)
   saved, params = convert.load_vae(folder)
   report = {
@@ -330,7 +250,7 @@ def _write(config, workdir, vae, params, clips, start_time) -> dict:
     'seconds': time.time() - start_time,
     'steps': config.steps,
   }
-  files.write_json(report, folder.parent / 'report.json')
+  files.write_json(report, workdir / 'report.json')
   return report
 
 

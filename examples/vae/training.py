@@ -11,19 +11,17 @@ import numpy as np
 import optax
 
 
-def make_optimizer(
-  config, steps: int, part: str = ''
-) -> optax.GradientTransformation:
+def make_optimizer(config) -> optax.GradientTransformation:
   """Returns Muon for the inner kernels, Adam for the rest; cosine decay.
 
   Args:
-    config: Config with `muon_lr`, `adam_lr` and `warmup`.
-    steps: Number of steps.
-    part: Part of the parameters that is trained; '' is all.
+    config: Config with `muon_lr`, `adam_lr`, `warmup` and `steps`.
   """
 
   def schedule(peak):
-    return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup, steps)
+    return optax.warmup_cosine_decay_schedule(
+      0.0, peak, config.warmup, config.steps
+    )
 
   def dimensions(params):
     def leaf_dimensions(path, value):
@@ -36,13 +34,7 @@ def make_optimizer(
 
     return jax.tree_util.tree_map_with_path(leaf_dimensions, params)
 
-  def labels(params):
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: 'trained' if part in ('', path[0].key) else 'fixed',
-      params,
-    )
-
-  trained = optax.chain(
+  return optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.contrib.muon(
       schedule(config.muon_lr),
@@ -51,54 +43,31 @@ def make_optimizer(
       muon_weight_dimension_numbers=dimensions,
     ),
   )
-  return optax.partition(
-    dict(trained=trained, fixed=optax.set_to_zero()), labels
-  )
 
 
-def make_step(
-  vae: nn.Module,
-  tx: optax.GradientTransformation,
-  kl: float,
-  square: float = 0.0,
-  part: str = '',
-  noise: float = 0.0,
-):
+def make_step(vae: nn.Module, tx: optax.GradientTransformation, kl: float):
   """Returns the jitted training step.
+
+  The loss is the absolute error of the pixels.
 
   Args:
     vae: Autoencoder.
     tx: Optimizer.
     kl: Weight of the divergence of the latents from a normal distribution.
-    square: Weight of the squared error; that of the absolute error is 1.
-    part: Part of the parameters that is trained; '' is all. The encoder of
-      'decoder' has no gradients.
-    noise: Greatest standard deviation of the noise that is added to latents, in
-      model units; drawn uniformly for every clip. The decoder learns to remove
-      it, as it is needed for latents that a diffusion model has sampled.
 
   Returns:
     A function of parameters, optimizer state, frames [B, F, H, W, 3] in [-1, 1]
-    with weights of the errors as an optional fourth channel, and a key.
+    and a key.
   """
 
   def loss_fn(params, frames, key):
-    frames, weights = frames[..., :3], frames[..., 3:]
-    if not weights.shape[-1]:
-      weights = jnp.ones_like(frames[..., :1])
     mean, logvar = vae.apply({'params': params}, frames, method='encode')
-    if part == 'decoder':
-      mean, logvar = jax.lax.stop_gradient((mean, logvar))
-    level_key, key = jax.random.split(key)
-    shape = (len(mean), *[1] * (mean.ndim - 1))
-    level = noise * jax.random.uniform(level_key, shape)
-    deviation = jnp.sqrt(jnp.exp(logvar) + level**2)
-    latents = mean + deviation * jax.random.normal(key, mean.shape)
+    noise = jax.random.normal(key, mean.shape)
+    latents = mean + jnp.exp(0.5 * logvar) * noise
     out = vae.apply({'params': params}, latents, method='decode')
     error = out - frames
     divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-    loss = jnp.abs(error) + square * error**2
-    loss = jnp.mean(weights * loss) + kl * divergence.mean()
+    loss = jnp.mean(jnp.abs(error)) + kl * divergence.mean()
     return loss, jnp.mean(error**2)
 
   def step(params, state, frames, key):

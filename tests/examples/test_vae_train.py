@@ -1,8 +1,5 @@
 """The training of an autoencoder goes on where it was stopped."""
 
-import functools
-
-import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -10,9 +7,6 @@ from safetensors.numpy import load_file
 
 from examples.vae import clips as clips_lib
 from examples.vae import train
-from ttt_jax import convert
-from ttt_jax.models.vae.causal3d import CausalVAE
-from ttt_jax.models.vae.causal3d import CausalVAEConfig
 
 WEIGHTS = 'vae/diffusion_pytorch_model.safetensors'
 
@@ -32,7 +26,6 @@ CONFIG = dict(
   eval_frames=9,
   cuts=0.5,
   kl=1e-5,
-  square=1.0,
   muon_lr=0.02,
   adam_lr=1e-3,
   warmup=1,
@@ -89,29 +82,3 @@ def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
   assert whole.keys() == parts.keys()
   for key, value in whole.items():
     np.testing.assert_array_equal(value, parts[key], err_msg=key)
-
-
-# Compiles the training step of a decoder.
-@pytest.mark.slow
-def test_a_decoder_leaves_the_latents_as_they_are(tmp_path):
-  config = ml_collections.ConfigDict(CONFIG | dict(noise=0.1))
-  sizes = dict(CONFIG['vae'])
-  vae = CausalVAE(CausalVAEConfig(**sizes, scaling_factor=(1.0, 0.5, 2.0, 1.0)))
-  params = train.init_params(vae, clips(), jax.random.key(0))
-  convert.save_vae(vae.config, params, tmp_path / 'linear')
-  del sizes['latent_channels'], sizes['linear_shortcut']
-  config.vae = sizes
-  train.train_decoder(config, tmp_path / 'run', clips(), tmp_path / 'linear')
-  x = np.random.default_rng(1).uniform(-1, 1, (1, 9, 16, 24, 3))
-  encoded, decoded = [], []
-  for folder in ('linear', 'run/vae'):
-    config, params = convert.load_vae(tmp_path / folder)
-    apply = functools.partial(CausalVAE(config).apply, {'params': params})
-    encoded.append(apply(x.astype(np.float32), method='encode')[0])
-    decoded.append(apply(encoded[0], method='decode'))
-  np.testing.assert_allclose(*encoded, atol=2e-3)  # Kept in 16 bits.
-  assert np.abs(decoded[0] - decoded[1]).max() > 0.01
-  config = ml_collections.ConfigDict(CONFIG)
-  config.vae = sizes | dict(patch_size=4)
-  with pytest.raises(ValueError, match='compresses 16x in space, .* 8x'):
-    train.train_decoder(config, tmp_path / 'no', clips(), tmp_path / 'linear')

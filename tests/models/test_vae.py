@@ -29,7 +29,6 @@ TINY = CausalVAEConfig(
   norm_num_groups=4,
   patch_size=2,
   linear_shortcut=True,
-  refine=True,
   scaling_factor=(0.5, 1.0, 2.0, 4.0),
   shift=(0.1, -0.2, 0.3, 1.0),
 )
@@ -277,8 +276,3 @@ def test_shipped_autoencoder_on_held_out_frames(fixtures):
   out = run(vae, params, mean, method='decode')
   error = (np.clip(out[0], -1, 1) - x[0]) / 2
   assert -10 * np.log10((error**2).mean()) > 26.0
-
-
-def test_refinement_needs_the_linear_frames():
-  with pytest.raises(ValueError, match='refine needs linear_shortcut'):
-    CausalVAEConfig(refine=True)

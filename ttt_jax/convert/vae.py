@@ -64,7 +64,6 @@ def _block(source: str, target: str) -> list[Rule]:
 RULES = (
   *_conv('{side}.conv_in.conv', '{side}/conv_in'),
   *_conv('{side}.conv_out.conv', '{side}/conv_out'),
-  *_conv('decoder.refine_in.conv', 'decoder/refine_in'),
   *_block('down_blocks.{i}', 'down_blocks_{i}'),
   *_block('up_blocks.{i}', 'up_blocks_{i}'),
   *_block('mid_block', 'mid_block'),

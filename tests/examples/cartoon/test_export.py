@@ -1,6 +1,5 @@
 """A trained stage becomes a complete model that the pipeline loads."""
 
-import dataclasses
 import types
 
 import jax
@@ -13,7 +12,6 @@ from examples.cartoon import linear
 from examples.cartoon import text_encoder
 from tests.helpers import commands
 from tests.helpers import random_params
-from ttt_jax import convert
 from ttt_jax import pipeline
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.models import dit
@@ -74,27 +72,6 @@ def test_an_exported_model_makes_the_video_of_the_run(
   np.testing.assert_allclose(
     np.asarray(found, int), np.asarray(want, int), atol=1
   )
-
-
-def test_another_decoder(run, tmp_path, monkeypatch):
-  config = dit.DiTConfig(**run.model)
-  params = random_params.random_params(dit.abstract_params(config))
-  backbone = types.SimpleNamespace(config=config)
-  monkeypatch.setattr(
-    checkpoint, 'load_network', lambda *_, **__: (backbone, params, run)
-  )
-  vae, values = convert.load_vae(run.vae.folder)
-  kernel = values['decoder']['linear_shortcut']['kernel']
-  values['decoder']['linear_shortcut']['kernel'] = np.zeros_like(kernel)
-  convert.save_vae(vae, values, tmp_path / 'decoder')
-  export.export('run', tmp_path / 'model', str(tmp_path / 'decoder'))
-  _, found = convert.load_vae(tmp_path / 'model/vae')
-  assert not found['decoder']['linear_shortcut']['kernel'].any()
-  other = dataclasses.replace(vae, scaling_factor=0.5)
-  convert.save_vae(other, values, tmp_path / 'other')
-  with pytest.raises(ValueError, match='other has latents in other units'):
-    export.export('run', tmp_path / 'no', str(tmp_path / 'other'))
-  assert not (tmp_path / 'no').exists()
 
 
 def test_a_run_that_is_not_there(tmp_path):

@@ -55,8 +55,6 @@ class CausalVAEConfig:
       network; 1, as in CogVideoX, is none.
     linear_shortcut: Adds a linear map of each latent's pixels to its mean, and
       one of each latent to the decoded pixels; False in CogVideoX.
-    refine: Whether the finest level of the decoder reads the frames of the
-      linear map.
   """
 
   in_channels: schema.PositiveInt = 3
@@ -73,7 +71,6 @@ class CausalVAEConfig:
   decode_window: schema.PositiveInt = 2
   patch_size: schema.PositiveInt = 1
   linear_shortcut: bool = False
-  refine: bool = False
 
   def __post_init__(self):
     schema.check_fields(self, 'CausalVAEConfig')
@@ -87,8 +84,6 @@ class CausalVAEConfig:
         f'block_out_channels {self.block_out_channels} has too few levels'
         f' to compress time by {ratio}: use at least {self.time_levels + 1}'
       )
-    if self.refine and not self.linear_shortcut:
-      raise ValueError('refine needs linear_shortcut, which is False')
     layers.check_groups(self.block_out_channels, self.norm_num_groups)
     if self.encode_window % ratio:
       raise ValueError(

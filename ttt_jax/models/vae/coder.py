@@ -201,13 +201,6 @@ class Decoder(nn.Module):
     x, new_cache['mid_block'] = mid(x, cache.get('mid_block'), latents)
     for i, features in enumerate(widths):
       name = f'up_blocks_{i}'
-      if i == last and c.refine and linear is not None:
-        refine_in = CausalConv3d(x.shape[-1], loop=self.loop, name='refine_in')
-        x, new_cache['refine_in'] = refine_in(
-          layers.space_to_depth(linear, c.patch_size),
-          cache.get('refine_in'),
-          add=x,
-        )
       level = Level(
         features=features,
         blocks=c.layers_per_block + 1,
