@@ -37,12 +37,16 @@ MACOS := 14.0
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-memory demo-edit test test-slow fuzz faults lint format pins \
+.PHONY: demo demo-clips demo-memory demo-edit test test-slow fuzz faults lint format pins \
   resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
   drawings kernel-check kernel-budget plan-check plan-table clean
 
+# STORY=my.json samples a story of your own.
 demo: $(READY)
-	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)
+	$(RUN) -m examples.cartoon.demo --workdir=$(WORKDIR) $(if $(STORY),--story=$(STORY))
+
+demo-clips: $(READY)
+	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)/clips
 
 demo-memory: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR) --memory
@@ -124,7 +128,7 @@ notebooks-sync: $(READY)
 	$(RUN) notebooks/run.py --sync $(NAMES)
 
 bench: $(READY)
-	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)
+	$(RUN) -m benchmarks.sampling --workdir=$(WORKDIR)/clips
 
 $(READY): requirements.txt requirements-assets.txt pyproject.toml
 	$(CHECK_PYTHON)

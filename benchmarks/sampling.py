@@ -1,6 +1,6 @@
 """Measures a denoising step at 3, 9, 30 and 63 seconds of video.
 
-    python -m benchmarks.sampling --workdir=demo [--json=FILE]
+    python -m benchmarks.sampling --workdir=demo/clips [--json=FILE]
 
 The architecture promises linear growth: a token of the 63-second video should
 cost as much as a token of the 9-second one. Times are the least of a few calls
@@ -27,7 +27,9 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.models import dit
 from ttt_jax.runtime import cli
 
-_WORKDIR = flags.DEFINE_string('workdir', 'demo', 'Folder of a trained model.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', 'demo/clips', 'Folder of a trained model.'
+)
 _JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
 _CALLS = flags.DEFINE_integer(
   'calls', 5, 'Number of timed calls; the fastest counts.'

@@ -4,7 +4,7 @@
     python -m ttt_jax.train --config=configs/quickstart.py --workdir=DIR
     python -m ttt_jax.train --config=configs/quickstart.py:9s --workdir=DIR
 
-`make demo` runs these commands and then samples.
+`make demo-clips` runs these commands and then samples.
 """
 
 import ml_collections

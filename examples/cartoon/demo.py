@@ -1,8 +1,9 @@
 """One minute of cartoon from a storyboard, judged. No training.
 
-    python -m examples.cartoon.demo --model=cartoon/model [--story=my.json]
+    python -m examples.cartoon.demo [--story=my.json] [--model=cartoon/model]
 
-Samples the story with a model of `examples.cartoon.train`, writes it as a video
+Samples the story with the shipped model, or with another one of
+`examples.cartoon.train`, writes it as a video
 and a contact sheet, and prints what the judge sees in every segment: who is
 there, in which place, and whether later segments show what the first ones
 established.
@@ -11,6 +12,7 @@ established.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 import pathlib
 import time
 from typing import Any
@@ -26,12 +28,15 @@ from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
-_STORY = 'examples/cartoon/story.json'
+# The shipped model and its storyboard.
+_FOLDER = pathlib.Path(__file__).parent
+MODEL = _FOLDER / 'model'
+STORY = _FOLDER / 'story.json'
 _ENLARGE = 5
 
 
 def read_story(
-  path: str,
+  path: str | os.PathLike[str],
 ) -> tuple[storyboard_lib.Storyboard, script_lib.Script]:
   """Reads a storyboard and what its texts mean in the cartoon world.
 
@@ -105,11 +110,15 @@ def enlarge(frames: np.ndarray) -> np.ndarray:
 
 def _define_flags() -> None:
   flags.DEFINE_string('workdir', 'demo', 'Folder of all outputs.')
-  flags.DEFINE_string('story', _STORY, 'JSON file of the storyboard.')
-  flags.DEFINE_string('model', None, 'Folder of the model.', required=True)
+  flags.DEFINE_string(
+    'story', None, 'JSON file of the storyboard; None is one of ours.'
+  )
+  flags.DEFINE_string(
+    'model', None, 'Folder of the model; None is the shipped one.'
+  )
   cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
-  cli.define('steps', 20, 'Sampling steps.', schema.PositiveInt)
-  cli.define('guidance', 2.0, 'Strength of the guidance.', schema.FiniteFloat)
+  cli.define('steps', 8, 'Sampling steps.', schema.PositiveInt)
+  cli.define('guidance', 1.0, 'Strength of the guidance.', schema.FiniteFloat)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -118,12 +127,12 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   workdir = paths.require_local(values.workdir, '--workdir')
   files.check_writable(workdir, folder=True)
-  story, script = read_story(values.story)
+  story, script = read_story(values.story or STORY)
 
   from ttt_jax import pipeline
 
   written = make(
-    pipeline.VideoPipeline.load(paths.resolve(values.model)),
+    pipeline.VideoPipeline.load(paths.resolve(values.model or f'{MODEL}')),
     story,
     script,
     workdir,
@@ -140,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
 def _print_next(workdir: pathlib.Path) -> None:
   print(
     'next:\n'
-    f'  --story=my.json    your own story; copy {_STORY}\n'
+    f'  --story=my.json    your own story; copy examples/cartoon/story.json\n'
     f'  ttt-jax evaluate {workdir}/cartoon.mp4'
   )
 

@@ -1,6 +1,6 @@
 """Trains on three clips and samples one minute of video.
 
-    python -m examples.one_minute.demo --workdir=demo           # make demo
+    python -m examples.one_minute.demo --workdir=demo/clips     # demo-clips
     python -m examples.one_minute.demo --workdir=demo --memory  # demo-memory
 
 The steps are the commands that a user would type. Prints each step, its time
