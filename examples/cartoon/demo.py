@@ -3,15 +3,16 @@
     python -m examples.cartoon.demo [--story=my.json] [--model=cartoon/model]
 
 Samples the story with the shipped model, or with another one of
-`examples.cartoon.train`, writes it as a video
-and a contact sheet, and prints what the judge sees in every segment: who is
-there, in which place, and whether later segments show what the first ones
-established.
+`examples.cartoon.train`, writes it as a video and a contact sheet, and prints
+what the judge sees in every segment: who is there, in which place, and whether
+later segments show what the first ones established.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import difflib
+import functools
 import os
 import pathlib
 import time
@@ -21,7 +22,10 @@ from absl import flags
 import numpy as np
 from PIL import Image
 
+from examples.cartoon import captions
 from examples.cartoon import script as script_lib
+from examples.cartoon import words
+from examples.cartoon import world
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
@@ -33,6 +37,18 @@ _FOLDER = pathlib.Path(__file__).parent
 MODEL = _FOLDER / 'model'
 STORY = _FOLDER / 'story.json'
 _ENLARGE = 5
+# So many stories have all words that simple stories can have.
+_STORIES = 200
+_GROUPS = (
+  words.NAMES,
+  words.SPECIES,
+  words.COLOURS,
+  words.ACCESSORIES,
+  words.PLACES,
+  words.LANDMARKS,
+  words.PROPS,
+  tuple(verb for verbs in words.VERBS.values() for verb in verbs),
+)
 
 
 def read_story(
@@ -45,11 +61,41 @@ def read_story(
     ValueError: it is not a storyboard, or the model has not seen its words.
   """
   story = storyboard_lib.Storyboard.load(path)
+  texts = [segment.text for segment in story.segments]
   try:
-    script = script_lib.story_from_text([s.text for s in story.segments])
+    script = script_lib.story_from_text(texts)
+    _check_words(texts)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
   return story, script
+
+
+def _check_words(texts: Sequence[str]) -> None:
+  """Raises ValueError for the first word that occurs in no training story."""
+  seen = _seen_words()
+  for i, text in enumerate(texts, 1):
+    for word in words.tokens(text, i):
+      if word in seen:
+        continue
+      alike = next((group for group in _GROUPS if word in group), ())
+      known = [w for w in alike if w in seen]
+      known = known or difflib.get_close_matches(word, seen, cutoff=0.0)
+      raise ValueError(
+        f'the model was not trained on the word {word!r} of segment {i}; known'
+        f' are for example {", ".join(known)}'
+      )
+
+
+@functools.cache
+def _seen_words() -> frozenset[str]:
+  """Returns the words of the captions of training stories."""
+  settings = world.SETTINGS['simple']
+  return frozenset(
+    word
+    for seed in range(_STORIES)
+    for text in captions.captions(world.draw_story(seed, 6, settings))
+    for word in words.tokens(text)
+  )
 
 
 def make(
@@ -149,7 +195,8 @@ def main(argv: Sequence[str]) -> None:
 def _print_next(workdir: pathlib.Path) -> None:
   print(
     'next:\n'
-    f'  --story=my.json    your own story; copy examples/cartoon/story.json\n'
+    '  make demo STORY=my.json    a story of yours, in the form of'
+    ' examples/cartoon/story.json\n'
     f'  ttt-jax evaluate {workdir}/cartoon.mp4'
   )
 

@@ -64,6 +64,21 @@ def test_words_that_the_model_has_not_seen(tmp_path):
     demo.read_story(str(path))
 
 
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('Bo walks to the tower.', "'tower' of segment 2; known .*barn, boat, kit"),
+    ('Bo, a purple bear, waves.', "'purple' of segment 2; .* red, blue"),
+    ('Bo strolls to the boat.', "'strolls' of segment 2; known are .*walks"),
+  ],
+)
+def test_words_that_occur_in_no_training_story(tmp_path, text, message):
+  path = tmp_path / 'mine.json'
+  path.write_text(json.dumps(dict(segments=['Bo waves at the boat.', text])))
+  with pytest.raises(ValueError, match=f'mine.json: .*trained on .*{message}'):
+    demo.read_story(path)
+
+
 def test_steps_name_modules_and_files_that_exist(request):
   titles = []
   for step in train.steps():
