@@ -37,8 +37,8 @@ MACOS := 14.0
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-clips demo-memory demo-edit test test-slow fuzz faults lint format pins \
-  resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
+.PHONY: demo demo-clips demo-memory demo-edit test test-slow fuzz faults lint \
+  format pins resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
   drawings kernel-check kernel-budget plan-check plan-table clean
 
 # STORY=my.json samples a story of your own.

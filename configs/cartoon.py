@@ -23,7 +23,8 @@ import ml_collections
 from ttt_jax import recipes
 
 # Stage: seconds, steps, batch size, peak learning rate of Muon, stage whose
-# weights it starts from. All cut their clips from stories of nine seconds.
+# weights it starts from. All cut their clips from stories of nine seconds;
+# '9s_low' goes on at nine seconds with a lower learning rate.
 STAGES = {
   '3s': (3, 500, 8, 0.04, ''),
   '9s': (9, 1600, 3, 0.04, '3s'),

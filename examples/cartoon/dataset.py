@@ -89,8 +89,7 @@ def write_dataset(
       ' 64x96'
     )
   render.check_size(height, width)
-  if fps < 1 or world.FPS % fps:
-    raise ValueError(f'fps is {fps}; it must divide {world.FPS}, for example 4')
+  render.check_fps(fps)
   if stories < 1:
     raise ValueError(f'stories is {stories}; expected 1 or more')
   first = world.draw_story(seed, segments, settings, split)

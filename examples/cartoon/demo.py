@@ -64,14 +64,18 @@ def read_story(
   texts = [segment.text for segment in story.segments]
   try:
     script = script_lib.story_from_text(texts)
-    _check_words(texts)
+    check_words(texts)
   except ValueError as e:
     raise ValueError(f'{path}: {e}') from e
   return story, script
 
 
-def _check_words(texts: Sequence[str]) -> None:
-  """Raises ValueError for the first word that occurs in no training story."""
+def check_words(texts: Sequence[str]) -> None:
+  """Raises ValueError for the first word that occurs in no training story.
+
+  Args:
+    texts: Text of every segment.
+  """
   seen = _seen_words()
   for i, text in enumerate(texts, 1):
     for word in words.tokens(text, i):

@@ -57,10 +57,7 @@ class Sizes:
 
   def __post_init__(self):
     render.check_size(self.height, self.width)
-    if self.fps < 1 or world.FPS % self.fps:
-      raise ValueError(
-        f'fps is {self.fps}; it must divide {world.FPS}, for example {FPS}'
-      )
+    render.check_fps(self.fps)
     if self.cell % 4 or self.height % self.cell or self.width % self.cell:
       raise ValueError(
         f'cell is {self.cell}; it must be a multiple of 4 that divides'
@@ -85,12 +82,7 @@ def balanced_scales(pixels: np.ndarray, balance: float) -> np.ndarray:
       model learns first what is seen first. 1: all deviations are 1. In
       between, deviations are `pixels ** (1 - balance)` times one factor; the
       mean of their squares is 1.
-
-  Raises:
-    ValueError: the balance is not in 0 to 1.
   """
-  if not 0 <= balance <= 1:
-    raise ValueError(f'balance is {balance}; expected 0 to 1')
   scales = pixels ** (1 - balance)
   return scales / np.sqrt(np.mean(scales**2))
 

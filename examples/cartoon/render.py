@@ -99,6 +99,12 @@ def frame(
   return np.asarray(image.reduce(_SCALE))
 
 
+def check_fps(fps: int) -> None:
+  """Raises ValueError unless videos can have so many frames per second."""
+  if fps < 1 or world.FPS % fps:
+    raise ValueError(f'fps is {fps}; it must divide {world.FPS}, for example 4')
+
+
 def check_size(height: int, width: int) -> None:
   """Raises ValueError unless a picture can have this size."""
   if height < 16 or width != round(height * world.ASPECT):
