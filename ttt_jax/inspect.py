@@ -93,12 +93,15 @@ def _build(source: str) -> str:
 
   # A run on this machine keeps its accelerator.
   jax.config.update('jax_platforms', 'cpu')
+  from ttt_jax.checkpoints import checkpoint_format
   from ttt_jax.inspection import context
   from ttt_jax.inspection import data_set
   from ttt_jax.inspection import run
   from ttt_jax.inspection import segments
+  from ttt_jax.inspection import stage
   from ttt_jax.inspection import storyboards
   from ttt_jax.pages import media
+  from ttt_jax.train import metrics
 
   budget = media.Budget(int(_EMBED.value * 2**20))
   folder = epath.Path(source)
@@ -120,11 +123,11 @@ def _build(source: str) -> str:
   if data_set.is_data_set(folder):
     config = config or context.of_data_set(folder)
     return data_set.build(folder, config=config, **details())
-  if stages := run.find_stages(folder):
+  if stages := stage.find(folder):
     return run.build(folder, stages, budget)
   raise ValueError(
     f'{folder} is no run, data set or storyboard: neither it nor a folder in it'
-    f' has {run.metrics.LOG} or {run.checkpoint_format.FOLDER}/ (a run), and it'
+    f' has {metrics.LOG} or {checkpoint_format.FOLDER}/ (a run), and it'
     ' has no manifest.json (a data set); name such a folder, or a .json file'
   )
 

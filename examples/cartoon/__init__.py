@@ -3,7 +3,7 @@
     python -m examples.cartoon.show --seed=3 --out=story.png
     python -m examples.cartoon.dataset --out=DIR --stories=100 --segments=21
 
-A story (`world.Story`) has 2 or 3 named characters, 2 to 4 places, and scenes
+A story (`story.Story`) has 2 or 3 named characters, 2 to 4 places, and scenes
 of 1 to 4 segments with hard cuts between them. What makes it a test of memory:
 
 *   A caption tells the look of a character at its first appearance, "Pip, a
@@ -36,12 +36,13 @@ additional first frame; segment s, from 0, has the frames 48 s + 1 to 48 s + 48.
 Lengths are in heights of the picture, so all sizes with the aspect 3:2 show the
 same; from about 32x48 on the looks can be told apart.
 
-Modules: `words` has the vocabulary, `world` the truth of stories, `motion` the
-state of frames, `pen`, `scenery` and `render` the pictures, `captions` the
-English, `script` reads it; `dataset` and `show` are commands. `judge` is the
-judge of videos, docs/judge.md: `sight` recognizes what they show with the help
-of `backdrops`, `sprites`, `recognize`, `track` and `acts`, `returns` finds
-memory events, `degrade` and `self_test` test the judge. `comparison` trains a
-small model with every mixer and judges its stories (docs/remember.md); its
-autoencoder is `linear`.
+Modules: `words` has the vocabulary, `story` the truth of a story, and `world`
+draws one with the help of `plot` and `behaviour`; `motion` has the state of
+frames, `pen`, `scenery` and `render` the pictures, `captions` the English,
+`script` reads it; `dataset` and `show` are commands. `judge` is the judge of
+videos, docs/judge.md: `sight` recognizes what they show with the help of
+`backdrops`, `sprites`, `gains`, `recognize`, `identity`, `track` and `acts`,
+`scoring` compares it with the story, `returns` finds memory events, `degrade`
+and `self_test` test the judge. `comparison` trains a small model with every
+mixer and judges its stories (docs/remember.md); its autoencoder is `linear`.
 """

@@ -13,10 +13,11 @@ import functools
 import numpy as np
 
 from examples.cartoon import motion
+from examples.cartoon import quality
 from examples.cartoon import sprites
+from examples.cartoon import story as story_lib
 from examples.cartoon import track as track_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 _NEAR = 0.05  # distance from the law that costs much, heights of the picture
 _FAR = 2.0  # greatest cost of a distance
@@ -29,14 +30,14 @@ _BACK = (0.0, 0.02, 0.04, 0.07, 0.1, 0.14)
 _HOPELESS = 0.15  # higher cost at which an act is not looked at further
 _EDGE = 0.12  # of the picture, where a character may be seen or not
 _OUT = 0.03  # from the edge, where it cannot be seen well
-_OUTSIDE = 0.24  # from a character that has left to the edge
 _HIDDEN = (0.52, 0.96)  # times at which hiding ones may be out of sight
 _SUNK = (0.64, 0.84)  # times at which they must be
 # Distances from the law: perfect up to the first, worthless from the second.
-PATH = (0.02, 0.12)
+_PATH = (0.02, 0.12)
 _MOVED = 0.012  # least distance of a step that moves, per 1/16 of a segment
 _TURNED = 0.04  # least loss of the previous pose if the pose changes
-_NOBODY = world.Character('', world.Look('fox', 'red', 'hat', 'blue'))
+_MOVES = ('walk', 'run', 'carry', 'enter', 'leave', 'hide', 'change')
+_NOBODY = story_lib.Character('', story_lib.Look('fox', 'red', 'hat', 'blue'))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,24 +46,16 @@ class SeenAct:
 
   Attributes:
     act: Act with the smallest cost; `act.character` has no meaning.
-    costs: Smallest cost of every action, 0 to about 2.
     path: Nearness of the track to the act's own trajectory, 0 to 1.
     active: Number of steps in which the character moves.
     teleports: Number of steps that are faster than any motion of the world, or
       at which the character vanishes in the middle of the picture.
   """
 
-  act: world.Act
-  costs: dict[str, float]
+  act: story_lib.Act
   path: float
   active: float
   teleports: int
-
-  @property
-  def margin(self) -> float:
-    """How much more the second best action costs."""
-    costs = sorted(self.costs.values())
-    return costs[1] - costs[0] if len(costs) > 1 else 0.0
 
 
 @functools.cache
@@ -94,7 +87,7 @@ def _allowed(
 
 
 def recognize(
-  track: track_lib.Track, place: world.Place, is_changed: bool = False
+  track: track_lib.Track, place: story_lib.Place, is_changed: bool = False
 ) -> SeenAct:
   """Recognizes what a character does.
 
@@ -105,38 +98,31 @@ def recognize(
   """
   x, y = track.x[track.visible], track.y[track.visible]
   ground = float(np.percentile(y, 75))
-  costs: dict[str, float] = {}
-  best: tuple[float, world.Act, np.ndarray] | None = None
+  best: tuple[float, story_lib.Act, np.ndarray] | None = None
   for act in candidates(track, place, float(x[0]), float(x[-1])):
     act = _begun(track, act)
-    least = _least_cost(track, act)
-    if best is not None and least > best[0] + _HOPELESS:
-      costs[act.action] = min(least, costs.get(act.action, np.inf))
+    if best and _least_cost(track, act) > best[0] + _HOPELESS:
       continue
     cost, errors = _compare(track, act, place, ground)
     if act.action == 'change':
       cost += -_CHANGED if is_changed else _CHANGED
-    costs[act.action] = min(cost, costs.get(act.action, np.inf))
     if best is None or cost < best[0]:
       best = cost, act, errors
   assert best is not None
   _, act, errors = best
-  near, far = PATH
-  path = np.clip((far - errors) / (far - near), 0, 1)
   return SeenAct(
     act,
-    costs,
-    float(path.mean()),
+    float(quality.grade(errors, _PATH).mean()),
     _active(track),
     _teleports(track) + _vanishings(track, errors),
   )
 
 
-def _begun(track: track_lib.Track, act: world.Act) -> world.Act:
+def _begun(track: track_lib.Track, act: story_lib.Act) -> story_lib.Act:
   """Returns a moving act that began before the first frame of a track."""
   if act.start == act.end or act.action == 'enter':
     return act
-  way = 1 if act.end > act.start else -1
+  way = story_lib.direction(act.start, act.end)
   chosen = np.flatnonzero(track.visible)[:6]
   best = act, np.inf
   for back in _BACK:
@@ -151,50 +137,47 @@ def _begun(track: track_lib.Track, act: world.Act) -> world.Act:
 
 
 def candidates(
-  track: track_lib.Track, place: world.Place, start: float, end: float
-) -> list[world.Act]:
+  track: track_lib.Track, place: story_lib.Place, start: float, end: float
+) -> list[story_lib.Act]:
   """Returns acts that begin and end about where a track does."""
   facing = int(track.facings[track.visible][-1])
   middle = float(np.median(track.x[track.visible]))
   found = [
-    world.Act(0, action, middle, middle, turned)
+    story_lib.Act(0, action, middle, middle, turned)
     for action in ('wait', 'wave', 'jump', 'fall')
     for turned in sprites.FACINGS
   ]
   found += [
-    world.Act(0, 'hold', middle, middle, facing, item=item)
+    story_lib.Act(0, 'hold', middle, middle, facing, item=item)
     for item in words.ITEMS
   ]
-  way = 1 if end > start else -1
+  way = story_lib.direction(start, end)
   if abs(end - start) >= _MIN_WAY:
-    found += [world.Act(0, a, start, end, way) for a in ('walk', 'run')]
+    found += [story_lib.Act(0, a, start, end, way) for a in ('walk', 'run')]
     found += [
-      world.Act(0, 'carry', start, end, way, item=item) for item in words.ITEMS
+      story_lib.Act(0, 'carry', start, end, way, item=item)
+      for item in words.ITEMS
     ]
   cover = place.x(place.cover)
-  found.append(world.Act(0, 'hide', start, cover, 1 if cover > start else -1))
+  turned = story_lib.direction(start, cover)
+  found.append(story_lib.Act(0, 'hide', start, cover, turned))
   if place.prop:
     at = place.spots()[place.prop]
-    turned = 1 if place.x(place.prop) > at else -1
-    found.append(world.Act(0, 'change', start, at, turned, place.prop))
-  for side, first, last in (
-    ('left', track.cameras[0] - _OUTSIDE, track.cameras[-1] - _OUTSIDE),
-    (
-      'right',
-      track.cameras[0] + world.ASPECT + _OUTSIDE,
-      track.cameras[-1] + world.ASPECT + _OUTSIDE,
-    ),
-  ):
-    inward = 1 if side == 'left' else -1
+    turned = story_lib.direction(at, place.x(place.prop))
+    found.append(story_lib.Act(0, 'change', start, at, turned, place.prop))
+  for side, inward in zip(story_lib.SIDES, (1, -1)):
+    first, last = (
+      story_lib.outside(side, float(track.cameras[i])) for i in (0, -1)
+    )
     for fast in (False, True):
       found += [
-        world.Act(0, 'enter', float(first), end, inward, side, fast=fast),
-        world.Act(0, 'leave', start, float(last), -inward, side, fast=fast),
+        story_lib.Act(0, 'enter', first, end, inward, side, fast=fast),
+        story_lib.Act(0, 'leave', start, last, -inward, side, fast=fast),
       ]
   return found
 
 
-def _least_cost(track: track_lib.Track, act: world.Act) -> float:
+def _least_cost(track: track_lib.Track, act: story_lib.Act) -> float:
   """Returns the cost of an act's positions alone."""
   cost = 0.0
   for i in np.flatnonzero(track.visible).tolist():
@@ -207,7 +190,10 @@ def _least_cost(track: track_lib.Track, act: world.Act) -> float:
 
 
 def _compare(
-  track: track_lib.Track, act: world.Act, place: world.Place, ground: float
+  track: track_lib.Track,
+  act: story_lib.Act,
+  place: story_lib.Place,
+  ground: float,
 ) -> tuple[float, np.ndarray]:
   """Returns the cost of an act, and the distances from its trajectory."""
   errors = np.zeros(len(track.times))
@@ -217,17 +203,17 @@ def _compare(
   for i, t in enumerate(track.times):
     state = motion.character_state(_NOBODY, act, float(t), ground)
     at = state.x - track.cameras[i]
-    inside = min(at, world.ASPECT - at)
+    inside = min(at, story_lib.ASPECT - at)
     may_hide = act.action == 'hide' and _HIDDEN[0] < t < _HIDDEN[1]
     if not track.visible[i]:
       if may_hide or inside <= _OUT or track.hidden[i]:
         continue
       behind = abs(state.x - place.x(place.cover)) < 0.2
       costs[i] = 0.3 if behind or inside <= _EDGE else 1.0
-      errors[i] = 0.0 if behind or inside <= _EDGE else PATH[1]
+      errors[i] = 0.0 if behind or inside <= _EDGE else _PATH[1]
       continue
     if inside < -_EDGE:
-      costs[i], errors[i] = 1.0, PATH[1]
+      costs[i], errors[i] = 1.0, _PATH[1]
       continue
     dx, dy = track.x[i] - state.x, (ground - track.y[i]) - state.lift
     distance = float(np.hypot(dx, dy))
@@ -272,7 +258,7 @@ def _active(track: track_lib.Track) -> float:
   return total
 
 
-def expected_active(act: world.Act, times: np.ndarray) -> float:
+def expected_active(act: story_lib.Act, times: np.ndarray) -> float:
   """Returns the number of steps in which a character must move in an act.
 
   Arms that are waved do not count: they are not seen well.
@@ -295,7 +281,7 @@ def _spacing(track: track_lib.Track) -> float:
 
 def _teleports(track: track_lib.Track) -> int:
   """Returns the number of steps that are too fast."""
-  frames = np.diff(track.times) * world.SEGMENT_FRAMES
+  frames = np.diff(track.times) * story_lib.SEGMENT_FRAMES
   both = track.visible[1:] & track.visible[:-1]
   step = np.hypot(np.diff(track.x), np.diff(track.y))
   return int((both & (step > 1.3 * motion.MAX_SPEED * frames + 0.03)).sum())
@@ -303,16 +289,16 @@ def _teleports(track: track_lib.Track) -> int:
 
 def _vanishings(track: track_lib.Track, errors: np.ndarray) -> int:
   """Returns how often a character is out of sight without a reason."""
-  gone = ~track.visible & (errors >= PATH[1])
+  gone = ~track.visible & (errors >= _PATH[1])
   inner = gone[1:-1] & track.visible[:-2]
   return int(
     sum(inner[i] and track.visible[i + 2 :].any() for i in range(len(inner)))
   )
 
 
-def told_act(action: str, target: str, item: str) -> world.Act:
+def told_act(action: str, target: str, item: str) -> story_lib.Act:
   """Returns a usual act of an action, for its amount of motion."""
-  way = 0.45 if action in world.MOVES else 0.0
+  way = 0.45 if action in _MOVES else 0.0
   if action in ('enter', 'leave'):
     way = 0.9
-  return world.Act(0, action, 0.5, 0.5 + way, 1, target, item)
+  return story_lib.Act(0, action, 0.5, 0.5 + way, 1, target, item)

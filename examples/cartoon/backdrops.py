@@ -18,11 +18,11 @@ from scipy import ndimage
 
 from examples.cartoon import pen as pen_lib
 from examples.cartoon import scenery
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 _SCALE = 4  # pixels drawn per pixel and side
-LAYOUTS = tuple(itertools.product(words.PLACES, world.SIDES))
+LAYOUTS = tuple(itertools.product(words.PLACES, story_lib.SIDES))
 # No prop, then every prop in both states.
 PROP_STATES: tuple[tuple[str | None, int], ...] = (
   (None, 0),
@@ -30,7 +30,7 @@ PROP_STATES: tuple[tuple[str | None, int], ...] = (
 )
 _LIMIT = 0.3  # greatest distance of a pixel's colours
 _MARGIN = 0.1  # drawn beyond both ends of a place
-_CAMERAS = (-0.08, world.PLACE_WIDTH - world.ASPECT + 0.08)
+_CAMERAS = (-0.08, story_lib.PLACE_WIDTH - story_lib.ASPECT + 0.08)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class Scene:
     error: Mean distance of all pixels from the drawn place.
   """
 
-  place: world.Place
+  place: story_lib.Place
   cameras: np.ndarray
   layouts: np.ndarray
   colours: np.ndarray
@@ -75,7 +75,7 @@ class Backdrops:
       sigma: Standard deviation of the blur in pixels.
     """
     self.height = height
-    self.width = round(height * world.ASPECT)
+    self.width = round(height * story_lib.ASPECT)
     self._sigma = sigma
     self._margin = math.ceil(_MARGIN * height)
     self._wide = functools.lru_cache(maxsize=256)(self._wide_of)
@@ -84,7 +84,7 @@ class Backdrops:
 
   def _canvas(self, colour=None) -> tuple[Image.Image, pen_lib.Pen]:
     unit = self.height * _SCALE
-    width = math.ceil(world.PLACE_WIDTH * unit)
+    width = math.ceil(story_lib.PLACE_WIDTH * unit)
     width += (2 * self._margin + 4) * _SCALE
     image = Image.new('RGB', (width, unit), colour or (0, 0, 0))
     pen = pen_lib.Pen(ImageDraw.Draw(image), unit)
@@ -104,13 +104,13 @@ class Backdrops:
     return pixels
 
   def _wide_of(
-    self, place: world.Place, state: int | None, phase: int
+    self, place: story_lib.Place, state: int | None, phase: int
   ) -> np.ndarray:
     """Returns the place with its cover, and with its prop if it has a state."""
     return self._reduce(self._drawn(place, state), phase)
 
   @functools.lru_cache(maxsize=64)  # noqa: B019
-  def _drawn(self, place: world.Place, state: int | None) -> Image.Image:
+  def _drawn(self, place: story_lib.Place, state: int | None) -> Image.Image:
     image, pen = self._canvas()
     scenery.draw_place(pen, place)
     if state is not None and place.prop:
@@ -120,7 +120,7 @@ class Backdrops:
 
   def _cover_of(self, kind: str, side: str, phase: int) -> np.ndarray:
     image, pen = self._canvas((1, 2, 3))
-    place = world.Place(kind, 'red', side, None)
+    place = story_lib.Place(kind, 'red', side, None)
     scenery.draw_cover(pen, place.cover, place.x(place.cover))
     is_drawn = (np.asarray(image) != (1, 2, 3)).any(-1)
     return self._reduce(Image.fromarray(is_drawn.astype(np.uint8) * 255), phase)
@@ -133,7 +133,7 @@ class Backdrops:
     return left // _SCALE, left % _SCALE
 
   def crop(
-    self, place: world.Place, camera: float, state: int | None = None
+    self, place: story_lib.Place, camera: float, state: int | None = None
   ) -> np.ndarray:
     """Draws a place without characters, float32 [H, W, 3].
 
@@ -145,7 +145,7 @@ class Backdrops:
     left, phase = self._left(camera)
     return self._wide(place, state, phase)[:, left : left + self.width]
 
-  def cover(self, place: world.Place, camera: float) -> np.ndarray:
+  def cover(self, place: story_lib.Place, camera: float) -> np.ndarray:
     """Returns where the object that characters hide behind is, [H, W]."""
     left, phase = self._left(camera)
     wide = self._cover(place.kind, place.side, phase)
@@ -165,7 +165,7 @@ class Backdrops:
     pictures, masks = [], []
     for kind, side in LAYOUTS:
       red, blue = (
-        self._wide(world.Place(kind, colour, side, None), None, 0)
+        self._wide(story_lib.Place(kind, colour, side, None), None, 0)
         for colour in ('yellow', 'purple')
       )
       # The main object's colour is not known yet.
@@ -199,7 +199,7 @@ class Backdrops:
     best = errors.argmin(-1)
     return errors.min(-1), cameras[best]
 
-  def _main(self, place: world.Place, camera: float) -> np.ndarray:
+  def _main(self, place: story_lib.Place, camera: float) -> np.ndarray:
     """Returns the weight of the main colour in each pixel, [H, W]."""
     light, dark = (
       self.crop(dataclasses.replace(place, colour=colour, prop=None), camera)
@@ -209,7 +209,7 @@ class Backdrops:
     return (light - dark).sum(-1) / ((white - purple).sum() / 255 * 0.82)
 
   def camera(
-    self, frame: np.ndarray, place: world.Place, near: float, reach: float
+    self, frame: np.ndarray, place: story_lib.Place, near: float, reach: float
   ) -> float:
     """Finds the camera to a quarter of a pixel.
 
@@ -251,7 +251,7 @@ class Backdrops:
     mean = errors.mean(0)
     best = int(mean.argmin())
     kind, side = LAYOUTS[best]
-    place = world.Place(kind, 'white', side, None)
+    place = story_lib.Place(kind, 'white', side, None)
     # The colour first: with it the camera is found exactly.
     near = cameras[:, best]
     colours, _ = self._colours(frames, place, near)
@@ -270,7 +270,7 @@ class Backdrops:
     return Scene(place, exact, mean, colours, measured, float(error))
 
   def _colours(
-    self, frames: np.ndarray, place: world.Place, cameras: np.ndarray
+    self, frames: np.ndarray, place: story_lib.Place, cameras: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the errors of all colours, and the measured colour."""
     errors = np.zeros(len(words.COLOURS))
@@ -298,7 +298,7 @@ class Backdrops:
   def props(
     self,
     frame: np.ndarray,
-    place: world.Place,
+    place: story_lib.Place,
     camera: float,
     free: np.ndarray | None = None,
   ) -> tuple[np.ndarray, float]:

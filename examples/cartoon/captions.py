@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 _TRIES = 12
 
 
-def captions(story: world.Story) -> list[str]:
+def captions(story: story_lib.Story) -> list[str]:
   """Returns the caption of every segment; at most `words.LENGTH` tokens."""
   return [_caption(story, segment) for segment in story.segments]
 
 
-def storyboard(story: world.Story) -> dict[str, Any]:
+def storyboard(story: story_lib.Story) -> dict[str, Any]:
   """Returns the JSON value of a storyboard, see `ttt_jax.storyboard`."""
   return dict(
     name=story.name,
@@ -38,7 +38,7 @@ def storyboard(story: world.Story) -> dict[str, Any]:
   )
 
 
-def look_text(look: world.Look) -> str:
+def look_text(look: story_lib.Look) -> str:
   """Returns for example 'a blue fox with a red scarf'."""
   return (
     f'a {look.colour} {look.species} with a'
@@ -46,7 +46,7 @@ def look_text(look: world.Look) -> str:
   )
 
 
-def place_text(place: world.Place, with_prop: bool = True) -> str:
+def place_text(place: story_lib.Place, with_prop: bool = True) -> str:
   """Returns the sentence that describes a place."""
   stove = 'its stove ' if place.kind == 'kitchen' else ''
   prop = f', with a {place.prop}' if place.prop and with_prop else ''
@@ -56,7 +56,7 @@ def place_text(place: world.Place, with_prop: bool = True) -> str:
   )
 
 
-def _caption(story: world.Story, segment: world.Segment) -> str:
+def _caption(story: story_lib.Story, segment: story_lib.Segment) -> str:
   rng = np.random.default_rng(segment.wording)
   text = ''
   for wordings in [story.wordings] * _TRIES + [1]:
@@ -71,8 +71,8 @@ class _Sentences:
 
   def __init__(
     self,
-    story: world.Story,
-    segment: world.Segment,
+    story: story_lib.Story,
+    segment: story_lib.Segment,
     rng: np.random.Generator,
     wordings: int,
   ):
@@ -120,13 +120,13 @@ class _Sentences:
       text = _capitalize(text, character.name)
     return text
 
-  def _subject(self, act: world.Act) -> str:
+  def _subject(self, act: story_lib.Act) -> str:
     character = self._story.cast[act.character]
     if act.character == self._segment.new_character:
       return f'{character.name}, {look_text(character.look)},'
     return character.name
 
-  def _clause(self, act: world.Act) -> str:
+  def _clause(self, act: story_lib.Act) -> str:
     who = self._subject(act)
     verbs = words.VERBS.get(act.action, ())
     verb = self._choose(*verbs) if verbs else ''

@@ -36,6 +36,7 @@ import numpy as np
 
 from examples.cartoon import captions
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
 from examples.cartoon import world
 from ttt_jax.runtime import cli
@@ -56,7 +57,7 @@ def write_dataset(
   settings: world.Settings = world.SETTINGS['full'],
   height: int = 64,
   width: int = 96,
-  fps: int = world.FPS,
+  fps: int = story_lib.FPS,
   seed: int = 0,
   renamings: int = 1,
 ) -> pathlib.Path:
@@ -66,7 +67,7 @@ def write_dataset(
     out: Folder.
     stories: Number of stories.
     segments: Segments per story.
-    split: One of `world.SPLITS`.
+    split: One of `story.SPLITS`.
     settings: Choices of the stories.
     height: Pixel rows, a multiple of 16.
     width: Pixel columns, 1.5 times the rows and a multiple of 16.
@@ -124,7 +125,7 @@ def _check_settings(out: pathlib.Path, value: dict, name: str) -> None:
   path = out / _SETTINGS_FILE
   if path.exists():
     # Data sets of earlier versions do not say it.
-    found = dict(fps=world.FPS) | files.read_json(path)
+    found = dict(fps=story_lib.FPS) | files.read_json(path)
     if found != value:
       different = [k for k in value if found.get(k) != value[k]]
       raise ValueError(
@@ -143,7 +144,7 @@ def _check_settings(out: pathlib.Path, value: dict, name: str) -> None:
 
 
 def _write_story(
-  out: pathlib.Path, story: world.Story, height: int, width: int, fps: int
+  out: pathlib.Path, story: story_lib.Story, height: int, width: int, fps: int
 ) -> None:
   truth = out / 'truth' / f'{story.name}.json'
   if truth.exists():
@@ -153,18 +154,22 @@ def _write_story(
     folder.mkdir(exist_ok=True)
   video_file.write_video(
     out / 'videos' / f'{story.name}.mp4',
-    render.frames(story, height, width, step=world.FPS // fps),
+    render.frames(story, height, width, step=story_lib.FPS // fps),
     fps=fps,
     lossless=True,
   )
   write_story(story, truth)
 
 
-def rename(story: world.Story, settings: world.Settings, i: int) -> world.Story:
+def rename(
+  story: story_lib.Story, settings: world.Settings, i: int
+) -> story_lib.Story:
   """Returns a story with other names, drawn anew for every number `i` but 0."""
   if i == 0:
     return story
-  rng = np.random.default_rng([world.SPLITS.index(story.split), story.seed, i])
+  rng = np.random.default_rng(
+    [story_lib.SPLITS.index(story.split), story.seed, i]
+  )
   names = rng.permutation(words.NAMES[: settings.names])
   new = {c.name: str(name) for c, name in zip(story.cast, names)}
   cast = tuple(dataclasses.replace(c, name=new[c.name]) for c in story.cast)
@@ -181,42 +186,42 @@ def rename(story: world.Story, settings: world.Settings, i: int) -> world.Story:
   return dataclasses.replace(story, cast=cast, segments=segments)
 
 
-def _board(story: world.Story, video: str, i: int) -> dict:
+def _board(story: story_lib.Story, video: str, i: int) -> dict:
   board = captions.storyboard(story)
   if i:
     board['name'] += f'_{i}'
-  seconds = world.SEGMENT_FRAMES / world.FPS
+  seconds = story_lib.SEGMENT_FRAMES / story_lib.FPS
   for j, segment in enumerate(board['segments']):
     segment |= dict(video=f'{video}.mp4', start=seconds * j)
   return board
 
 
-def write_story(story: world.Story, path: str | os.PathLike[str]) -> None:
+def write_story(story: story_lib.Story, path: str | os.PathLike[str]) -> None:
   """Writes a story as JSON, completely or not at all."""
   files.write_json(msgspec.to_builtins(story), path)
 
 
-def read_story(path: str | os.PathLike[str]) -> world.Story:
+def read_story(path: str | os.PathLike[str]) -> story_lib.Story:
   """Reads a story.
 
   Raises:
     FileNotFoundError: the file does not exist.
     ValueError: it is not a story.
   """
-  return schema.convert(files.read_json(path), world.Story, f'{path}')
+  return schema.convert(files.read_json(path), story_lib.Story, f'{path}')
 
 
 def _define_flags() -> None:
   flags.DEFINE_string('out', None, 'Folder of the data set.')
   cli.define('stories', 100, 'Number of stories.', schema.PositiveInt)
   cli.define('segments', 21, 'Segments of three seconds.', schema.PositiveInt)
-  flags.DEFINE_enum('split', 'train', world.SPLITS, 'Split of the stories.')
+  flags.DEFINE_enum('split', 'train', story_lib.SPLITS, 'Split of the stories.')
   flags.DEFINE_enum(
     'settings', 'full', [*world.SETTINGS], 'Choices of the stories.'
   )
   cli.define('height', 64, 'Pixel rows.', schema.PositiveInt)
   cli.define('width', 96, 'Pixel columns.', schema.PositiveInt)
-  cli.define('fps', world.FPS, 'Frames per second.', schema.PositiveInt)
+  cli.define('fps', story_lib.FPS, 'Frames per second.', schema.PositiveInt)
   cli.define('seed', 0, 'Seed of the first story.', schema.NonNegativeInt)
   cli.define(
     'renamings',

@@ -18,6 +18,7 @@ from scipy import ndimage
 from examples.cartoon import motion
 from examples.cartoon import pen as pen_lib
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
 from examples.cartoon import world
 
@@ -36,8 +37,8 @@ class Clip:
     height: Pixel rows.
   """
 
-  story: world.Story
-  length: int = world.SEGMENT_FRAMES
+  story: story_lib.Story
+  length: int = story_lib.SEGMENT_FRAMES
   height: int = 64
 
   @property
@@ -45,7 +46,7 @@ class Clip:
     return self.length * len(self.story.segments) + 1
 
   def state(self, i: int) -> motion.FrameState:
-    return motion.state(self.story, i * world.SEGMENT_FRAMES // self.length)
+    return motion.state(self.story, i * story_lib.SEGMENT_FRAMES // self.length)
 
   def segment(self, i: int) -> int:
     """Returns the segment of a frame."""
@@ -57,7 +58,7 @@ class Clip:
     return np.stack([self._draw(self.state(i)) for i in range(self.count)])
 
   def _draw(self, state: motion.FrameState, paints=None) -> np.ndarray:
-    width = round(self.height * world.ASPECT)
+    width = round(self.height * story_lib.ASPECT)
     return render.frame(state, self.height, width, paints)
 
   def changed(self, change: _Change) -> np.ndarray:
@@ -71,7 +72,7 @@ class Clip:
     return frames
 
 
-def story_of(segments: int) -> world.Story:
+def story_of(segments: int) -> story_lib.Story:
   """Returns the first story of the validation split that suits the test.
 
   Nobody leaves, a prop is seen again after its change, and two characters and a
@@ -99,7 +100,7 @@ def story_of(segments: int) -> world.Story:
   raise ValueError(f'no story of {segments} segments is found; use 9 or more')
 
 
-def _returns(story: world.Story, character: int) -> list[int]:
+def _returns(story: story_lib.Story, character: int) -> list[int]:
   """Returns the segments in which a character returns after an absence."""
   seen = [
     i
@@ -162,7 +163,7 @@ def jumps(clip: Clip, strength: float) -> np.ndarray:
     segment = clip.segment(i)
     if segment not in chosen or not 0.45 < i / clip.length - segment < 0.55:
       return state, {}
-    middle = state.camera + world.ASPECT / 2
+    middle = state.camera + story_lib.ASPECT / 2
 
     def move(c):
       return dataclasses.replace(c, x=c.x + (0.5 if c.x < middle else -0.5))
@@ -200,7 +201,7 @@ def colour_drift(clip: Clip, strength: float) -> np.ndarray:
     share = strength * i / (clip.count - 1)
     paints = {}
     for c in state.characters:
-      other = world.Look(
+      other = story_lib.Look(
         c.look.species,
         _next_colour(c.look.colour),
         c.look.accessory,
@@ -247,7 +248,7 @@ def shuffled(clip: Clip, strength: float) -> np.ndarray:
   )
 
 
-def _swappable(story: world.Story) -> list[int]:
+def _swappable(story: story_lib.Story) -> list[int]:
   """Returns the scenes with the first two characters after both were seen."""
   first = {}
   for s, segment in enumerate(story.segments):
@@ -292,7 +293,7 @@ def other_look(clip: Clip, strength: float) -> np.ndarray:
     for j, c in enumerate(story.cast)
   }
 
-  def other(look: world.Look) -> world.Look:
+  def other(look: story_lib.Look) -> story_lib.Look:
     accessories, species = words.ACCESSORIES, words.SPECIES
     changes = dict(
       accessory=accessories[

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import world
 from examples.vae import train as vae_train
 from examples.vae.clips import Clip
@@ -105,7 +106,7 @@ def write(
   for seed in range(stories):
     story = world.draw_story(seed, _SEGMENTS, world.SETTINGS[settings])
     frames = render.frames(
-      story, sizes.height, sizes.width, step=world.FPS // sizes.fps
+      story, sizes.height, sizes.width, step=story_lib.FPS // sizes.fps
     )
     clips.append(Clip(story.name, frames, ()))
   config = CausalVAEConfig(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 
 MAX_SPEED = 0.085  # of a character, heights of the picture per frame
 MAX_PAN = 0.021  # of the camera, per frame
@@ -61,7 +61,7 @@ class CharacterState:
   """
 
   name: str
-  look: world.Look
+  look: story_lib.Look
   x: float
   ground: float
   lift: float
@@ -82,7 +82,7 @@ class FrameState:
     camera: Left edge of the picture in the place.
   """
 
-  place: world.Place
+  place: story_lib.Place
   prop_change: float
   characters: tuple[CharacterState, ...]
   camera: float
@@ -101,11 +101,11 @@ def _pulse(t: float, up: float, high: float, down: float, low: float) -> float:
 
 def locate(frame: int) -> tuple[int, float]:
   """Returns the segment of a frame, and the time in it."""
-  segment = max(frame - 1, 0) // world.SEGMENT_FRAMES
-  return segment, frame / world.SEGMENT_FRAMES - segment
+  segment = max(frame - 1, 0) // story_lib.SEGMENT_FRAMES
+  return segment, frame / story_lib.SEGMENT_FRAMES - segment
 
 
-def state(story: world.Story, frame: int) -> FrameState:
+def state(story: story_lib.Story, frame: int) -> FrameState:
   """Returns what a frame shows.
 
   Raises:
@@ -139,17 +139,17 @@ def state(story: world.Story, frame: int) -> FrameState:
   )
 
 
-def travel(act: world.Act) -> float:
+def travel(act: story_lib.Act) -> float:
   """Returns the time t at which a moving act arrives."""
   distance = abs(act.end - act.start)
   is_fast = act.action == 'run' or act.fast
-  seconds = world.SEGMENT_FRAMES / world.FPS
+  seconds = story_lib.SEGMENT_FRAMES / story_lib.FPS
   time = distance / (_RUN if is_fast else _WALK) / seconds
   latest = {'hide': 0.5, 'change': 0.55}.get(act.action, 0.95)
   return min(max(time, 0.1), latest)
 
 
-def position(act: world.Act, t: float) -> float:
+def position(act: story_lib.Act, t: float) -> float:
   """Returns x at the time t."""
   if act.start == act.end:
     return act.start
@@ -157,13 +157,13 @@ def position(act: world.Act, t: float) -> float:
 
 
 def character_state(
-  character: world.Character, act: world.Act, t: float, ground: float
+  character: story_lib.Character, act: story_lib.Act, t: float, ground: float
 ) -> CharacterState:
   """Returns a character at the time t of an act."""
   pose, lift = _pose(act, t)
   facing = act.facing
   if act.start != act.end and t < travel(act):
-    facing = 1 if act.end > act.start else -1
+    facing = story_lib.direction(act.start, act.end)
   return CharacterState(
     name=character.name,
     look=character.look,
@@ -177,7 +177,7 @@ def character_state(
   )
 
 
-def _pose(act: world.Act, t: float) -> tuple[Pose, float]:
+def _pose(act: story_lib.Act, t: float) -> tuple[Pose, float]:
   """Returns the pose and the height of the feet above the ground."""
   fields: dict = {}
   lift = 0.0
@@ -234,6 +234,6 @@ def _pose(act: world.Act, t: float) -> tuple[Pose, float]:
       fields['lean'] = fields.get('lean', 0.0) + 0.15 * reach
   if act.item:
     fields['near_arm'] = fields['far_arm'] = 1.25
-  frame = round(t * world.SEGMENT_FRAMES)
+  frame = round(t * story_lib.SEGMENT_FRAMES)
   fields['blink'] = frame in (23, 24)
   return Pose(**fields), lift

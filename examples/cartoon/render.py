@@ -16,7 +16,7 @@ from PIL import ImageDraw
 
 from examples.cartoon import motion
 from examples.cartoon import scenery
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 from examples.cartoon.pen import Colour
 from examples.cartoon.pen import INK
 from examples.cartoon.pen import mix
@@ -33,7 +33,7 @@ _PINK = (245, 165, 170)
 
 
 def frames(
-  story: world.Story,
+  story: story_lib.Story,
   height: int = 64,
   width: int = 96,
   first: int = 0,
@@ -101,13 +101,15 @@ def frame(
 
 def check_fps(fps: int) -> None:
   """Raises ValueError unless videos can have so many frames per second."""
-  if fps < 1 or world.FPS % fps:
-    raise ValueError(f'fps is {fps}; it must divide {world.FPS}, for example 4')
+  if fps < 1 or story_lib.FPS % fps:
+    raise ValueError(
+      f'fps is {fps}; it must divide {story_lib.FPS}, for example 4'
+    )
 
 
 def check_size(height: int, width: int) -> None:
   """Raises ValueError unless a picture can have this size."""
-  if height < 16 or width != round(height * world.ASPECT):
+  if height < 16 or width != round(height * story_lib.ASPECT):
     raise ValueError(
       f'the size is {height}x{width}; expected a width of 1.5 times the height,'
       ' for example 64x96'
@@ -115,9 +117,9 @@ def check_size(height: int, width: int) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _background(place: world.Place, unit: int) -> Image.Image:
+def _background(place: story_lib.Place, unit: int) -> Image.Image:
   """Returns the place without its prop, its cover and characters."""
-  image = Image.new('RGB', (math.ceil(world.PLACE_WIDTH * unit) + 1, unit))
+  image = Image.new('RGB', (math.ceil(story_lib.PLACE_WIDTH * unit) + 1, unit))
   scenery.draw_place(Pen(ImageDraw.Draw(image), unit), place)
   return image
 
@@ -139,7 +141,7 @@ class Paint:
   accessory: Colour
 
   @classmethod
-  def of(cls, look: world.Look) -> Paint:
+  def of(cls, look: story_lib.Look) -> Paint:
     body = PALETTE[look.colour]
     light = mix(body, WHITE, LIGHTER)
     if look.colour == 'white':

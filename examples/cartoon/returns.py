@@ -12,13 +12,14 @@ import itertools
 
 import numpy as np
 
+from examples.cartoon import identity
 from examples.cartoon import quality
 from examples.cartoon import script
 from examples.cartoon import sight
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 from ttt_jax.evaluation import story_scores
 
-_SECONDS = world.SEGMENT_FRAMES / world.FPS
+_SECONDS = story_lib.SEGMENT_FRAMES / story_lib.FPS
 # Distances of two measured colours: the same up to the first, and another from
 # the second one on. The nearest two colours of characters have 0.42.
 _COLOUR = (0.1, 0.35)
@@ -34,16 +35,16 @@ def names_of(told: script.Script) -> list[list[str]]:
   ]
 
 
-def told_look(look: world.Look | None) -> tuple[str, ...]:
+def told_look(look: story_lib.Look | None) -> tuple[str, ...]:
   """Returns the words of a look; '' for everything that is not told."""
-  return dataclasses.astuple(look) if look else ('',) * len(sight.ATTRIBUTES)
+  return dataclasses.astuple(look or story_lib.Look('', '', '', ''))
 
 
 def agreement(told: Sequence[str], seen: Sequence[str]) -> dict[str, bool]:
   """Returns whether each told attribute is seen."""
   return {
     name: a == b
-    for name, a, b in zip(sight.ATTRIBUTES, told, seen, strict=True)
+    for name, a, b in zip(story_lib.ATTRIBUTES, told, seen, strict=True)
     if a
   }
 
@@ -139,7 +140,7 @@ def _event(
 def _characters(
   told: script.Script, seen: Sequence[sight.SeenSegment]
 ) -> list[story_scores.Event]:
-  first: dict[str, sight.SeenCharacter] = {}
+  first: dict[str, identity.SeenCharacter] = {}
   earlier: dict[str, list[int]] = {}
   found = []
   for i, names in enumerate(names_of(told)):
@@ -265,14 +266,14 @@ def _props(
 
 
 def _same_look(
-  first: sight.SeenCharacter | None, there: sight.SeenCharacter | None
+  first: identity.SeenCharacter | None, there: identity.SeenCharacter | None
 ) -> tuple[dict[str, bool], float]:
   """Compares a character with its first appearance."""
   if first is None or there is None:
     return {}, 0.0
   attributes, scores = {}, []
   distances = np.linalg.norm(first.colours - there.colours, axis=1)
-  for name in sight.ATTRIBUTES:
+  for name in story_lib.ATTRIBUTES:
     same = getattr(first.look, name) == getattr(there.look, name)
     score = float(same)
     if 'colour' in name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 from examples.cartoon.pen import Colour
 from examples.cartoon.pen import INK
 from examples.cartoon.pen import mix
@@ -35,17 +35,17 @@ def shadow_colour() -> Colour:
   return (96, 92, 92)
 
 
-def draw_place(pen: Pen, place: world.Place) -> None:
+def draw_place(pen: Pen, place: story_lib.Place) -> None:
   """Draws a place in its full width, without prop and cover."""
   sky, far, ground = _GROUNDS[place.kind]
-  width = world.PLACE_WIDTH + 0.1
+  width = story_lib.PLACE_WIDTH + 0.1
   pen.box(-0.1, -0.1, width, 1.1, sky, None)
   colour = mix(PALETTE[place.colour], WHITE, 0.18)
   main = pen.moved(place.x(place.main), 0)
   landmark = pen.moved(place.x(place.landmark), 0)
   # The mirror image of the layout is also that of the decoration.
   if place.side == 'right':
-    pen = pen.moved(world.PLACE_WIDTH, 0).scaled(-1, 1)
+    pen = pen.moved(story_lib.PLACE_WIDTH, 0).scaled(-1, 1)
   match place.kind:
     case 'barn':
       for x, r in ((0.1, 0.4), (0.95, 0.5), (1.9, 0.45)):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 _ACTIONS = {
   verb: action
@@ -37,8 +37,8 @@ class ScriptAct:
 
   Attributes:
     name: Name of the character.
-    action: Action of `world.Act`, or '' if the text has no verb for it.
-    target: Target of `world.Act`, or ''.
+    action: Action of `story.Act`, or '' if the text has no verb for it.
+    target: Target of `story.Act`, or ''.
     item: Item that it carries, or ''.
   """
 
@@ -75,8 +75,8 @@ class Script:
     segments: Segments.
   """
 
-  looks: dict[str, world.Look]
-  places: dict[str, world.Place]
+  looks: dict[str, story_lib.Look]
+  places: dict[str, story_lib.Place]
   segments: tuple[ScriptSegment, ...]
 
   @property
@@ -87,7 +87,7 @@ class Script:
     )
 
 
-def of_story(story: world.Story) -> Script:
+def of_story(story: story_lib.Story) -> Script:
   """Returns the script of a drawn story."""
   segments = []
   for segment in story.segments:
@@ -136,8 +136,8 @@ def story_from_text(texts: Sequence[str]) -> Script:
         f' most {words.LENGTH} fit'
       )
     all_tokens.append(found)
-  looks: dict[str, world.Look] = {}
-  places: dict[str, world.Place] = {}
+  looks: dict[str, story_lib.Look] = {}
+  places: dict[str, story_lib.Place] = {}
   segments = []
   place = ''
   for number, found in enumerate(all_tokens, 1):
@@ -172,8 +172,8 @@ class _Reader:
   """
 
   def __init__(self, tokens: Sequence[str]):
-    self.looks: dict[str, world.Look] = {}
-    self.places: dict[str, world.Place] = {}
+    self.looks: dict[str, story_lib.Look] = {}
+    self.places: dict[str, story_lib.Place] = {}
     self.acts: list[ScriptAct] = []
     self.pan = ''
     for is_end, sentence in itertools.groupby(tokens, '.'.__eq__):
@@ -192,7 +192,7 @@ class _Reader:
 
   def _sentence(self, tokens: list[str]) -> None:
     if 'camera' in tokens:
-      self.pan = _first(tokens, world.SIDES)
+      self.pan = _first(tokens, story_lib.SIDES)
       return
     subjects = [
       i
@@ -218,7 +218,7 @@ class _Reader:
 
   def _describe(self, kind: str, tokens: list[str]) -> None:
     sides = [a for a, b in itertools.pairwise(tokens) if (a, b) in _SIDES_OF]
-    self.places[kind] = world.Place(
+    self.places[kind] = story_lib.Place(
       kind,
       _first(tokens, words.COLOURS),
       sides[0] if sides else '',
@@ -235,10 +235,12 @@ class _Reader:
     for word in (species, accessory):
       before = span[max(0, span.index(word) - 1)] if word else ''
       colours.append(before if before in words.COLOURS else '')
-    self.looks[name] = world.Look(species, colours[0], accessory, colours[1])
+    self.looks[name] = story_lib.Look(
+      species, colours[0], accessory, colours[1]
+    )
 
 
-_SIDES_OF = frozenset((side, 'of') for side in world.SIDES)
+_SIDES_OF = frozenset((side, 'of') for side in story_lib.SIDES)
 
 
 def _first(tokens: Sequence[str], known: Sequence[str]) -> str:
@@ -266,7 +268,7 @@ def _act(name: str, action: str, rest: list[str]) -> ScriptAct:
       action = 'walk'
   match action:
     case 'enter' | 'leave':
-      return ScriptAct(name, action, _first(rest, world.SIDES))
+      return ScriptAct(name, action, _first(rest, story_lib.SIDES))
     case 'walk' | 'run' | 'carry':
       item = _first(rest, words.ITEMS) if action == 'carry' else ''
       target = rest[rest.index('to') + 1 :] if 'to' in rest else []

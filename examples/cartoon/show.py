@@ -17,6 +17,7 @@ from rich import table as rich_table
 from examples.cartoon import captions
 from examples.cartoon import motion
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import world
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
@@ -27,20 +28,22 @@ from ttt_jax.video import video_file
 _SHOWN = 38  # frame of a segment that is in the picture
 
 
-def sheet_frames(story: world.Story, height: int) -> np.ndarray:
+def sheet_frames(story: story_lib.Story, height: int) -> np.ndarray:
   """Returns one frame per segment, uint8 [segments, height, width, 3]."""
-  width = round(height * world.ASPECT)
+  width = round(height * story_lib.ASPECT)
   return np.stack(
     [
       render.frame(
-        motion.state(story, world.SEGMENT_FRAMES * i + _SHOWN), height, width
+        motion.state(story, story_lib.SEGMENT_FRAMES * i + _SHOWN),
+        height,
+        width,
       )
       for i in range(len(story.segments))
     ]
   )
 
 
-def _print(story: world.Story) -> None:
+def _print(story: story_lib.Story) -> None:
   table = rich_table.Table(title=story.name)
   for column in ('seconds', 'scene', 'caption'):
     table.add_column(column)
@@ -53,7 +56,7 @@ def _define_flags() -> None:
   flags.DEFINE_string('out', None, 'Picture (.png) or video (.mp4) to write.')
   cli.define('seed', 0, 'Seed of the story.', schema.NonNegativeInt)
   cli.define('segments', 21, 'Segments of three seconds.', schema.PositiveInt)
-  flags.DEFINE_enum('split', 'train', world.SPLITS, 'Split of the story.')
+  flags.DEFINE_enum('split', 'train', story_lib.SPLITS, 'Split of the story.')
   flags.DEFINE_enum(
     'settings', 'full', [*world.SETTINGS], 'Choices of the story.'
   )
@@ -71,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     values.split,
   )
   height = values.height
-  width = round(height * world.ASPECT)
+  width = round(height * story_lib.ASPECT)
   out = pathlib.Path(values.out) if values.out else None
   if out is not None:
     if out.suffix not in ('.png', '.mp4'):
@@ -89,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     )
   else:
     frames = render.frames(story, height, width)
-    video_file.write_video(out, frames, fps=world.FPS)
+    video_file.write_video(out, frames, fps=story_lib.FPS)
   print(f'wrote {out}')
   return 0
 

@@ -1,8 +1,7 @@
 """What a video shows, seen without its story.
 
 Some frames of every segment are recognized: the place and its prop, and the
-characters. A character's frames are put together, so that every frame adds
-evidence for its look.
+characters, who are then followed through more of them.
 """
 
 from __future__ import annotations
@@ -17,55 +16,27 @@ from scipy import ndimage
 
 from examples.cartoon import acts
 from examples.cartoon import backdrops
+from examples.cartoon import identity
 from examples.cartoon import motion
 from examples.cartoon import quality
 from examples.cartoon import recognize
 from examples.cartoon import render
 from examples.cartoon import sprites
+from examples.cartoon import story as story_lib
 from examples.cartoon import track as track_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 # Times within a segment at which frames are recognized.
 TIMES = (1 / 48, 0.1875, 0.4375, 0.625, 0.8125, 1.0)
 # Times at which characters are followed.
 TRACKED = (1 / 48, *(t / 16 for t in range(1, 17)))
-ATTRIBUTES = ('species', 'colour', 'accessory', 'accessory_colour')
 HEIGHT = 64  # rows of the frames that are looked at
 _SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
 _BEFORE, _CHANGE, _AFTER = 0.55, 0.66, 0.75  # times around a prop's change
 FEWEST = 9  # frames per segment in which characters can be followed
 # A place is recognizable if it is nearer than this, and than all others.
 _PLACE_ERROR, _PLACE_RATIO = 0.13, 0.9
-_MIN_FRAMES = 2  # in which a character is seen
 _MOST = 2  # characters per frame
-_FASTEST = 0.3  # of a picture's height, between two recognized frames
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SeenCharacter:
-  """A character in the frames of one segment.
-
-  Attributes:
-    look: Most probable look.
-    gains: Sum of `recognize.Figure.gains`.
-    margins: Confidence in each attribute: by how much the best look with
-      another value explains less, 0 to 1.
-    colours: Measured colours of body and accessory, 0 to 1, [2, 3].
-    figures: The recognized figures, by the index in the recognized frames.
-    explained: Mean share of the pixels' difference that is explained.
-    track: Track through the segment, or None if it was not followed.
-    act: What it does, or None.
-  """
-
-  look: world.Look
-  gains: np.ndarray
-  margins: dict[str, float]
-  colours: np.ndarray
-  figures: dict[int, recognize.Figure]
-  explained: float
-  track: track_lib.Track | None = None
-  act: acts.SeenAct | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +58,7 @@ class SeenSegment:
   margins: dict[str, float]
   prop: str | None
   prop_states: tuple[int, int]
-  characters: tuple[SeenCharacter, ...]
+  characters: tuple[identity.SeenCharacter, ...]
   nearness: dict[str, float]
 
 
@@ -99,7 +70,6 @@ class Sight:
     segments: Segments.
     length: Frames per segment.
     times: Times within a segment at which characters were followed.
-    sigma: Standard deviation of the blur, pixels of the frames that were seen.
     cuts: Whether the change to the next frame is a cut, bool [F - 1].
     flicker: Flicker at every frame, see `quality.changes`, [F].
   """
@@ -107,7 +77,6 @@ class Sight:
   segments: tuple[SeenSegment, ...]
   length: int
   times: np.ndarray
-  sigma: float
   cuts: np.ndarray
   flicker: np.ndarray
 
@@ -141,14 +110,14 @@ def segment_length(frames: np.ndarray, segments: int) -> int:
       ' 3]'
     )
   length, rest = divmod(shape[0] - 1, segments)
-  if rest or not length or world.SEGMENT_FRAMES % length:
+  if rest or not length or story_lib.SEGMENT_FRAMES % length:
     raise ValueError(
       f'the video has {shape[0]} frames for {segments} segments; expected'
-      f' {world.SEGMENT_FRAMES * segments + 1}, or a divisor of'
-      f' {world.SEGMENT_FRAMES} per segment and one'
+      f' {story_lib.SEGMENT_FRAMES * segments + 1}, or a divisor of'
+      f' {story_lib.SEGMENT_FRAMES} per segment and one'
     )
   height, width = shape[1:3]
-  if height < 32 or width != round(height * world.ASPECT) or height % 2:
+  if height < 32 or width != round(height * story_lib.ASPECT) or height % 2:
     raise ValueError(
       f'the frames are {height}x{width}; expected an even height of 32 or more'
       ' and a width of 1.5 times it, for example 64x96'
@@ -206,7 +175,7 @@ def watch(
   small = _floats(frames)
   if small.shape[1] >= 48:
     small = (small[:, ::2, ::2] + small[:, 1::2, 1::2]) / 2
-  return Sight(tuple(seen), length, times, sigma, *quality.changes(small))
+  return Sight(tuple(seen), length, times, *quality.changes(small))
 
 
 def blur_of(frames: np.ndarray) -> float:
@@ -269,7 +238,7 @@ def _recognize(
   cameras = [float(c) for c in scene.cameras]
   place = scene.place
   errors = [places.props(f, place, c)[0] for f, c in zip(frames, cameras)]
-  kind, states = _prop(np.array(errors), times)
+  kind, states, _ = _prop(np.array(errors), times)
   place = dataclasses.replace(place, prop=kind)
   figures, free = [], []
   for frame, camera, t in zip(frames, cameras, times):
@@ -284,21 +253,16 @@ def _recognize(
   compared = [
     places.props(f, place, c, w) for f, c, w in zip(frames, cameras, free)
   ]
-  errors = np.array([e for e, _ in compared])
-  kind, states = _prop(errors, times)
-  place = dataclasses.replace(place, prop=kind)
+  kind, states, gap = _prop(np.array([e for e, _ in compared]), times)
   pixels = sum(n for _, n in compared)
-  best, second = np.sort(_by_kind(errors, times).sum(0))[:2]
-  scene = dataclasses.replace(scene, place=place)
   is_place = scene.error < _PLACE_ERROR and (
     scene.layouts.min() < _PLACE_RATIO * np.sort(scene.layouts)[1]
   )
   if not is_place:  # Whatever is there instead is no prop.
     kind, states = None, (0, 0)
-    scene = dataclasses.replace(
-      scene, place=dataclasses.replace(place, prop=None)
-    )
-  characters = _together(figures, times)
+  place = dataclasses.replace(place, prop=kind)
+  scene = dataclasses.replace(scene, place=place)
+  characters = identity.join(figures, times)
   drawn = [
     _redrawn(scene, i, states[int(t > _CHANGE)], characters, figures[i], height)
     for i, t in enumerate(times)
@@ -307,7 +271,7 @@ def _recognize(
     scene=scene,
     is_place=bool(is_place),
     margins=_place_margins(scene)
-    | dict(prop=float((second - best) / max(pixels, 1) / 0.1)),
+    | dict(prop=float(gap / max(pixels, 1) / 0.1)),
     prop=kind,
     prop_states=states,
     characters=characters,
@@ -320,7 +284,7 @@ def _redrawn(
   scene: backdrops.Scene,
   frame: int,
   prop_state: int,
-  characters: Sequence[SeenCharacter],
+  characters: Sequence[identity.SeenCharacter],
   figures: Sequence[recognize.Figure],
   height: int,
 ) -> np.ndarray:
@@ -351,7 +315,7 @@ def _redrawn(
     characters=tuple(shown),
     camera=float(scene.cameras[frame]),
   )
-  width = round(height * world.ASPECT)
+  width = round(height * story_lib.ASPECT)
   return render.frame(state, height, width) / np.float32(255)
 
 
@@ -406,13 +370,14 @@ def _follow(
       character, track=track, act=acts.recognize(track, place, is_changed)
     )
     for character, track in zip(seen.characters, tracks)
-    if track.visible.sum() >= _MIN_FRAMES or track.visible[[0, -1]].any()
+    if track.visible.sum() >= identity.MIN_FRAMES
+    or track.visible[[0, -1]].any()
   )
   return dataclasses.replace(seen, characters=characters)
 
 
 def _place_margins(scene: backdrops.Scene) -> dict[str, float]:
-  layouts = scene.layouts.reshape(-1, len(world.SIDES))
+  layouts = scene.layouts.reshape(-1, len(story_lib.SIDES))
   sides = np.sort(layouts[layouts.min(1).argmin()])
   kinds = np.sort(layouts.min(1))
   colours = np.sort(scene.colours)
@@ -422,123 +387,30 @@ def _place_margins(scene: backdrops.Scene) -> dict[str, float]:
   }
 
 
-def _by_kind(errors: np.ndarray, times: Sequence[float]) -> np.ndarray:
-  """Returns errors [frames, none and props] in the props' better states."""
-  early = np.array([t <= _BEFORE for t in times])
-  late = np.array([t >= _AFTER for t in times])
-  columns = [errors[:, 0]]
-  for kind in words.PROPS:
-    pair = errors[:, _states(kind)]
-    column = pair.min(1)
-    for chosen in (early, late):
-      if chosen.any():
-        column[chosen] = pair[chosen][:, pair[chosen].sum(0).argmin()]
-    columns.append(column)
-  return np.stack(columns, axis=1)
-
-
-def _states(kind: str) -> list[int]:
-  return [backdrops.PROP_STATES.index((kind, s)) for s in (0, 1)]
-
-
 def _prop(
-  errors: np.ndarray, times: Sequence[float]
-) -> tuple[str | None, tuple[int, int]]:
-  """Returns the prop, and its state at the beginning and at the end."""
-  best = int(_by_kind(errors, times).sum(0).argmin())
-  if not best:
-    return None, (0, 0)
-  kind = words.PROPS[best - 1]
-  pair = errors[:, _states(kind)]
-  states = []
-  for chosen in (
-    [t <= _BEFORE for t in times],
-    [t >= _AFTER for t in times],
-  ):
-    rows = pair[chosen] if any(chosen) else pair
-    states.append(int(rows.sum(0).argmin()))
-  return kind, (states[0], states[1])
+  errors: np.ndarray, times: np.ndarray
+) -> tuple[str | None, tuple[int, int], float]:
+  """Recognizes the prop of a place.
 
+  Args:
+    errors: Errors [frames, `backdrops.PROP_STATES`].
+    times: Time of each frame within the segment, 0 to 1.
 
-def _together(
-  figures: Sequence[Sequence[recognize.Figure]], times: Sequence[float]
-) -> tuple[SeenCharacter, ...]:
-  """Joins the figures of the same character."""
-  order = sorted(
-    range(len(figures)), key=lambda i: (-len(figures[i]), abs(times[i] - 0.5))
-  )
-  tracks: list[dict[int, recognize.Figure]] = []
-  for i in order:
-    pairs = []
-    for a, track in enumerate(tracks):
-      gains = sum(f.gains for f in track.values())
-      for b, figure in enumerate(figures[i]):
-        pairs.append((_unlike(gains, figure, track, i), a, b))
-    used_tracks, used = set(), set()
-    for cost, a, b in sorted(pairs):
-      if a in used_tracks or b in used or cost > 1.0:
-        continue
-      tracks[a][i] = figures[i][b]
-      used_tracks.add(a)
-      used.add(b)
-    tracks += [
-      {i: figure} for b, figure in enumerate(figures[i]) if b not in used
-    ]
-  least = min(_MIN_FRAMES, len(figures))
-  # Whoever leaves at once, or comes late, is seen in one frame only.
-  ends = {0, len(figures) - 1}
-  seen = [_character(t) for t in tracks if len(t) >= least or ends & set(t)]
-  return tuple(sorted(seen, key=lambda c: -len(c.figures)))
-
-
-def _unlike(
-  gains: np.ndarray,
-  figure: recognize.Figure,
-  track: dict[int, recognize.Figure],
-  frame: int,
-) -> float:
-  """Returns how little a figure is like a track; more than 1 is another."""
-  best = gains.argmax()
-  other = figure.gains.argmax()
-  loss = 1 - figure.gains.flat[best] / figure.gains.flat[other]
-  loss = min(loss, 1 - gains.flat[other] / gains.flat[best])
-  nearest = min(track, key=lambda i: abs(i - frame))
-  speed = abs(track[nearest].x - figure.x) / abs(nearest - frame) / _FASTEST
-  # A figure that is half hidden is easily mistaken, but stays where it is.
-  return max(loss, 0.0) * (2 if speed < 0.3 else 5) + 0.3 * speed
-
-
-def _character(track: dict[int, recognize.Figure]) -> SeenCharacter:
-  figures = list(track.values())
-  gains = np.sum([f.gains for f in figures], axis=0)
-  look = recognize.look_of(gains)
-  masses = np.sum([f.masses for f in figures], axis=0)
-  colours = sum(f.colours * f.masses[:, None] for f in figures)
-  return SeenCharacter(
-    look=look,
-    gains=gains,
-    margins=_look_margins(gains),
-    colours=colours / np.maximum(masses, 1e-6)[:, None],
-    figures=dict(sorted(track.items())),
-    explained=float(np.mean([f.explained for f in figures])),
-  )
-
-
-def _look_margins(gains: np.ndarray) -> dict[str, float]:
-  """Returns the confidence in each attribute."""
-  count = len(words.COLOURS)
-  table = gains.reshape(
-    len(words.SPECIES), len(words.ACCESSORIES), count, count
-  )
-  best = np.unravel_index(table.argmax(), table.shape)
-  top = float(table.max())
-  margins = {}
-  for axis, name in (
-    (0, 'species'),
-    (2, 'colour'),
-    (1, 'accessory'),
-    (3, 'accessory_colour'),
-  ):
-    others = np.delete(table, best[axis], axis=axis).max()
-    margins[name] = float(1 - others / top) if np.isfinite(others) else 1.0
-  return margins
+  Returns:
+    The prop, its state at the beginning and at the end, and by how much the
+    error of the second best one is greater.
+  """
+  columns, states = [errors[:, 0]], [(0, 0)]
+  for kind in words.PROPS:
+    pair = errors[:, [backdrops.PROP_STATES.index((kind, s)) for s in (0, 1)]]
+    column, found = pair.min(1), []
+    for chosen in (times <= _BEFORE, times >= _AFTER):
+      rows = pair[chosen] if chosen.any() else pair
+      found.append(int(rows.sum(0).argmin()))
+      column[chosen] = pair[chosen, found[-1]]
+    columns.append(column)
+    states.append((found[0], found[1]))
+  totals = np.stack(columns, axis=1).sum(0)
+  best = int(totals.argmin())
+  first, second = np.sort(totals)[:2]
+  return (None, *words.PROPS)[best], states[best], second - first

@@ -11,6 +11,7 @@ tries shapes and positions, and reads the colours from sums.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import itertools
@@ -24,8 +25,8 @@ from scipy import ndimage
 from examples.cartoon import motion
 from examples.cartoon import pen as pen_lib
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
-from examples.cartoon import world
 
 _SCALE = 4  # pixels drawn per pixel and side
 SHAPES = tuple(itertools.product(words.SPECIES, words.ACCESSORIES))
@@ -127,13 +128,7 @@ class Bank:
       sigmas = (0, 0, sigma, sigma, 0)[: x.ndim]
       return ndimage.gaussian_filter(x, sigmas, mode='constant', truncate=3)
 
-    return dataclasses.replace(
-      self,
-      cover=blur(self.cover),
-      fixed=blur(self.fixed),
-      body=blur(self.body),
-      accessory=blur(self.accessory),
-    )
+    return self._changed(blur, self.feet)
 
   def halved(self) -> Bank:
     """Returns the sprites at half the size."""
@@ -142,14 +137,13 @@ class Bank:
       shape = (*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2)
       return x.reshape(*shape, *x.shape[4:]).mean((3, 5))
 
-    return dataclasses.replace(
-      self,
-      feet=(self.feet[0] // 2, self.feet[1] // 2),
-      cover=half(self.cover),
-      fixed=half(self.fixed),
-      body=half(self.body),
-      accessory=half(self.accessory),
-    )
+    return self._changed(half, (self.feet[0] // 2, self.feet[1] // 2))
+
+  def _changed(
+    self, change: Callable[[np.ndarray], np.ndarray], feet: tuple[int, int]
+  ) -> Bank:
+    masks = (self.cover, self.fixed, self.body, self.accessory)
+    return Bank(self.stances, self.facing, feet, *map(change, masks))
 
 
 # Colours that occur nowhere else, in the roles of a character's.
@@ -210,7 +204,7 @@ def banks(height: int) -> tuple[Bank, ...]:
     parts = []
     for species, accessory in SHAPES:
       # The colours have no meaning here, but must differ from each other.
-      look = world.Look(species, 'red', accessory, 'blue')
+      look = story_lib.Look(species, 'red', accessory, 'blue')
       for i in chosen:
         stance = STANCES[i]
         state = motion.CharacterState(

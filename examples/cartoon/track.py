@@ -9,9 +9,9 @@ import itertools
 
 import numpy as np
 
-from examples.cartoon import recognize
+from examples.cartoon import gains as gains_lib
 from examples.cartoon import sprites
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 
 COUNT = len(sprites.STANCES)
 _REACH = 0.14  # of the search around the expected position, in heights
@@ -54,11 +54,6 @@ class Track:
   cameras: np.ndarray
 
   @property
-  def stances(self) -> np.ndarray:
-    """Best stance in every frame, [m]."""
-    return self.losses.min(2).argmin(1)
-
-  @property
   def facings(self) -> np.ndarray:
     """-1 left or 1 right in every frame, [m]."""
     return np.array(sprites.FACINGS)[self.losses.min(1).argmin(1)]
@@ -67,28 +62,17 @@ class Track:
 class _Sprites:
   """The sprites of one look on a bank's canvas, as factors of one product."""
 
-  def __init__(self, bank: sprites.Bank, look: world.Look):
-    shape, colour, other = recognize.look_index(look)
+  def __init__(self, bank: sprites.Bank, look: story_lib.Look):
+    shape, colour, other = gains_lib.look_index(look)
     self.bank = bank
     self.size = bank.size
     cover = bank.cover[shape]
     picture = bank.fixed[shape] + (
-      bank.body[shape][..., None] * recognize.COLOURS[colour]
-      + bank.accessory[shape][..., None] * recognize.COLOURS[other]
+      bank.body[shape][..., None] * gains_lib.COLOURS[colour]
+      + bank.accessory[shape][..., None] * gains_lib.COLOURS[other]
     )
     self.cover, self.picture = cover, picture
-    n = len(cover)
-    factors = np.stack(
-      [
-        -2 * cover,
-        -cover * cover,
-        *(2 * picture[..., c] for c in range(3)),
-        *(2 * cover * picture[..., c] for c in range(3)),
-        -np.square(picture).sum(-1),
-      ],
-      axis=1,
-    )
-    self.factors = factors.reshape(n, -1).astype(np.float32)
+    self.factors = gains_lib.factors(cover, picture)
 
 
 class Follower:
@@ -113,7 +97,7 @@ class Follower:
       self._levels.insert(0, (2, [bank.halved() for bank in banks]))
     self._of = functools.lru_cache(maxsize=32)(self._sprites)
 
-  def _sprites(self, look: world.Look) -> list[list[_Sprites]]:
+  def _sprites(self, look: story_lib.Look) -> list[list[_Sprites]]:
     return [
       [_Sprites(bank, look) for bank in banks] for _, banks in self._levels
     ]
@@ -125,7 +109,7 @@ class Follower:
     hidden_by: Sequence[np.ndarray],
     cameras: np.ndarray,
     times: np.ndarray,
-    looks: Sequence[world.Look],
+    looks: Sequence[story_lib.Look],
     known: Sequence[dict[float, tuple[float, float]]],
   ) -> list[Track]:
     """Follows the characters of a segment.
@@ -174,14 +158,7 @@ class Follower:
       hidden[i] |= ~visible[i] & visible[j] & (np.abs(x[i] - x[j]) < _BEHIND)
     return [
       Track(
-        times,
-        visible[i],
-        hidden[i],
-        x[i],
-        y[i],
-        losses[i],
-        offsets[i],
-        cameras,
+        times, visible[i], hidden[i], x[i], y[i], losses[i], offsets[i], cameras
       )
       for i in range(len(looks))
     ]
@@ -190,7 +167,7 @@ class Follower:
     self,
     scene: tuple[np.ndarray, np.ndarray, np.ndarray],
     others: Sequence[_Found],
-    look: world.Look,
+    look: story_lib.Look,
     at: tuple[float, float],
   ) -> _Found | None:
     """Finds one character near a position.
@@ -215,7 +192,7 @@ class Follower:
     reach = (-_UP, _REACH / 2, -_REACH, _REACH)
     found = None
     for (divisor, _), each in zip(self._levels, self._of(look), strict=True):
-      images = [_reduced(x, divisor) for x in (frame, drawn, weight)]
+      images = [gains_lib.reduced(x, divisor) for x in (frame, drawn, weight)]
       height = self.height // divisor
       pixels = tuple(round(x * height) for x in reach)
       found = _search(images, each, at, pixels)
@@ -224,14 +201,6 @@ class Follower:
       at = found.x, found.y
       reach = (-1.0 / height, 1.0 / height, -1.0 / height, 1.0 / height)
     return found
-
-
-def _reduced(image: np.ndarray, divisor: int) -> np.ndarray:
-  if divisor == 1:
-    return image
-  h, w = (n // divisor for n in image.shape[:2])
-  out = image.reshape(h, divisor, w, divisor, *image.shape[2:])
-  return out.mean((1, 3), dtype=np.float32)
 
 
 def _search(
@@ -251,7 +220,7 @@ def _search(
   frame, drawn, weight = images
   height = len(frame)
   pad = height // 2
-  maps = recognize.products(frame, drawn, weight, pad)
+  maps = gains_lib.products(frame, drawn, weight, pad)
   row, column = at[1] * height, at[0] * height
   best: tuple | None = None
   gains = np.full((COUNT, 2), -np.inf)
@@ -290,12 +259,8 @@ def _search(
   gain, each, pose, (r, c), (dy, dx) = best
   h, w = each.size
   cover = each.cover[pose]
-  window = np.s_[r : r + h, c : c + w]
-  is_in = cover > 0.2
-  difference = np.square(maps[(slice(2, 5), *window)]).sum(0)
-  energy = float(difference[is_in].sum())
-  mass = float(maps[8][window][is_in].sum())
-  seen = mass / max(is_in.sum(), 1)
+  energy, mass, pixels = gains_lib.measure(maps, (r, c), cover)
+  seen = mass / max(pixels, 1)
   if seen < _SEEN or gain < _FOUND * energy or energy < _FAINT * mass:
     return None
   # The part of the canvas that is in the picture.

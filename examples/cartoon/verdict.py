@@ -11,14 +11,14 @@ import msgspec
 from rich import console as rich_console
 from rich import table as rich_table
 
-from examples.cartoon import world
+from examples.cartoon import story as story_lib
 from ttt_jax.evaluation import story_scores
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 
 FORMAT = 'ttt_jax story scores'
 VERSION = 1
-_SECONDS = world.SEGMENT_FRAMES / world.FPS
+_SECONDS = story_lib.SEGMENT_FRAMES / story_lib.FPS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from examples.cartoon import captions
 from examples.cartoon import demo
 from examples.cartoon import render
+from examples.cartoon import story as story_lib
 from examples.cartoon import train
 from examples.cartoon import world
 from ttt_jax.video import video_file
@@ -23,7 +24,7 @@ class Pipe:
   """Returns the true frames instead of sampled ones."""
 
   frames: np.ndarray
-  fps: int = world.FPS
+  fps: int = story_lib.FPS
 
   def __call__(self, story, **options):
     assert len(story.segments) == 3
@@ -46,7 +47,7 @@ def test_true_frames_are_right_in_every_respect(tmp_path, capsys):
   frames = render.frames(drawn, 64, 96)
   written = demo.make(Pipe(frames), story, script, tmp_path / 'new', seed=3)
   video, sheet, report = written
-  shown = video_file.read_video(video, fps=world.FPS, height=64, width=96)
+  shown = video_file.read_video(video, fps=story_lib.FPS, height=64, width=96)
   assert shown.shape == frames.shape
   assert sheet.stat().st_size > 10_000
   verdict = json.loads(pathlib.Path(report).read_text())['verdicts'][0]

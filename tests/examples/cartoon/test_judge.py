@@ -6,6 +6,7 @@ import pytest
 
 from examples.cartoon import degrade
 from examples.cartoon import judge
+from examples.cartoon import scoring
 from examples.cartoon import script
 from examples.cartoon import self_test
 from examples.cartoon import sight
@@ -19,7 +20,7 @@ SEEN: dict = {}
 
 def judged(frames, story, told=None):
   seen = sight.watch(frames, len(story.segments), SEEN)
-  return judge.judge_sight(seen, told or story, story.name)
+  return scoring.verdict(seen, told or story, story.name)
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +46,7 @@ def test_a_true_video_has_all_right(clip, capsys):
   verdict.print_verdict(found)
   printed = capsys.readouterr().out
   assert '✓' in printed and '✗' not in printed
-  value = json.loads(json.dumps(judge.to_json([found])))
+  value = json.loads(json.dumps(verdict.to_json([found])))
   assert value['summary']['axes']['text']['mean'] > 0.99
 
 
@@ -135,7 +136,7 @@ def test_models_are_compared(clip, tmp_path):
     found, score=dataclasses.replace(found.score, axes=dict(text=0.5))
   )
   for name, each in (('good', found), ('bad', worse)):
-    files.write_json(judge.to_json([each]), tmp_path / f'{name}.json')
+    files.write_json(verdict.to_json([each]), tmp_path / f'{name}.json')
   out = tmp_path / 'verdicts.json'
   judge._compare([str(tmp_path / f'{n}.json') for n in ('good', 'bad')], out)
   (vote,) = files.read_json(out)['verdicts']

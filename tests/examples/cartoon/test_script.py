@@ -2,6 +2,7 @@ import pytest
 
 from examples.cartoon import captions
 from examples.cartoon import script
+from examples.cartoon import story as story_lib
 from examples.cartoon import world
 
 
@@ -22,8 +23,8 @@ def test_own_text():
     ]
   )
   assert read.names == ['mo', 'pip']
-  assert read.looks == {'mo': world.Look('bear', 'red', '', '')}
-  assert read.places == {'mill': world.Place('mill', 'red', '', None)}
+  assert read.looks == {'mo': story_lib.Look('bear', 'red', '', '')}
+  assert read.places == {'mill': story_lib.Place('mill', 'red', '', None)}
   first, second, third = read.segments
   assert first == script.ScriptSegment(
     'barn',

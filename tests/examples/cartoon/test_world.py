@@ -6,6 +6,7 @@ import pytest
 
 from examples.cartoon import captions
 from examples.cartoon import motion
+from examples.cartoon import story as story_lib
 from examples.cartoon import words
 from examples.cartoon import world
 
@@ -18,7 +19,7 @@ CASES = [
     ('full', 3),
     ('simple', 6),
   )
-  for split in world.SPLITS
+  for split in story_lib.SPLITS
 ]
 
 
@@ -30,7 +31,7 @@ def stories(count, name, segments, split):
 def test_same_seed_same_story_and_no_other():
   drawn = [
     world.draw_story(seed, 6, split=split)
-    for split in world.SPLITS
+    for split in story_lib.SPLITS
     for seed in range(20)
   ]
   assert drawn[3] == world.draw_story(3, 6)
@@ -67,8 +68,8 @@ def test_everything_is_described_once_and_named_always(name, segments, split):
 
 
 def test_splits_share_no_look():
-  used = {split: set() for split in world.SPLITS}
-  for split in world.SPLITS:
+  used = {split: set() for split in story_lib.SPLITS}
+  for split in story_lib.SPLITS:
     for story in stories(300, 'full', 3, split):
       used[split] |= {character.look for character in story.cast}
   train, validation, test = used.values()
@@ -76,7 +77,7 @@ def test_splits_share_no_look():
   assert not train & validation and not train & test and not validation & test
 
 
-@pytest.mark.parametrize('split', world.SPLITS)
+@pytest.mark.parametrize('split', story_lib.SPLITS)
 def test_motion_is_continuous_within_a_scene(split):
   for story in stories(4, 'full', 21, split):
     changes = {}
