@@ -12,6 +12,7 @@ from pallas_kernels.ttt_linear.api import ttt_linear
 from pallas_kernels.ttt_linear.api import ttt_linear_inner_losses
 from pallas_kernels.ttt_mlp.api import ttt_mlp
 from pallas_kernels.ttt_mlp.api import ttt_mlp_inner_losses
+from pallas_kernels.window_attention.api import window_attention
 
 __all__ = [
   'Permutation',
@@ -26,4 +27,5 @@ __all__ = [
   'ttt_linear_inner_losses',
   'ttt_mlp',
   'ttt_mlp_inner_losses',
+  'window_attention',
 ]

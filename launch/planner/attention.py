@@ -1,14 +1,15 @@
-"""Cycles of the attention kernels, from the compiler's schedule.
+"""Cycles of splash attention, from the compiler's schedule.
 
     python -m launch.planner.attention [--chips=v5e,v5p] [--check | --write]
 
 XLA estimates the cycles of everything that it compiles except kernels. This
-command compiles attention within one window of 480 x 720 pixels (splash
-attention, see `ttt_jax.models.softmax`), forward and backward, for one chip of
-each kind. It counts the bundles that the schedule issues per head, which are
-about the cycles without waits for memory. `--check` compares the counts with
-launch/planner/attention_budget.json and fails if one has grown by more than
-3 %; `--write` replaces the budget.
+command compiles splash attention (see `ttt_jax.models.softmax`) within one
+window of 480 x 720 pixels, forward and backward, for one chip of each kind. It
+serves chips with an odd number of heads, and the mixers that are attention; the
+project's own kernels are counted by `pallas_kernels.tools.compile_tpu`. The
+bundles that the schedule issues per head are about the cycles without waits for
+memory. `--check` compares the counts with launch/planner/attention_budget.json
+and fails if one has grown by more than 3 %; `--write` replaces the budget.
 """
 
 from __future__ import annotations

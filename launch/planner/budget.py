@@ -2,7 +2,7 @@
 
 XLA writes an estimate in cycles at every instruction that it compiles. Pallas
 kernels have none. Their cycles come from compile-time budgets by kind of chip:
-per mini-batch and head, or for attention per head of a window.
+per mini-batch and head, or for attention per window and head.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 
 from launch.planner import attention
 from launch.planner import hlo
+from pallas_kernels.tools import tpu_calls
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.models import dit
 from ttt_jax.models import softmax
@@ -31,7 +32,7 @@ _TILE_BYTES = 64 * 64 * 2
 _PARTS = (
   ('mixer scan', r'^ttt_(mlp|linear)|/mixer_scan/'),
   ('inputs of the mixer and order', r'^(ttt_inputs|permute_rows)'),
-  ('attention', r'^splash'),
+  ('attention', r'^(window_attention|splash)'),
   # These names contain the einsum of `ttt_jax.models.layers.affine`.
   ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
   ('rest of the mixer', r'/gates/'),
@@ -47,20 +48,22 @@ class KernelWork:
   """Work of the kernels on one chip.
 
   Attributes:
-    mini_batch_heads: mini-batches times heads of one TTT pass in one layer.
-    windows: attention windows per sequence, times clips.
-    window: tokens per window, with padding.
-    window_heads: heads of the chip times clips.
+    clips: clips of the chip.
+    heads: heads of the chip.
     head_dim: D.
+    mini_batches: mini-batches of a sequence.
+    windows: attention windows of a sequence.
+    window: tokens per window, with padding.
     scan_pairs: pairs of a query and a key that softmax attention as a mixer
       computes for one head and direction; 0 for other mixers.
   """
 
-  mini_batch_heads: int
+  clips: int
+  heads: int
+  head_dim: int
+  mini_batches: int
   windows: int
   window: int
-  window_heads: int
-  head_dim: int
   scan_pairs: float = 0.0
 
 
@@ -71,14 +74,13 @@ def kernel_work(
   clips: int,
 ) -> KernelWork:
   """Returns one chip's share of a microbatch of `clips`."""
-  heads = model.num_heads // mesh['sp']
-  clips = -(-clips // mesh['data'])
   return KernelWork(
-    mini_batch_heads=geometry.mini_batches * heads * clips,
-    windows=geometry.segments * clips,
-    window=softmax.padded(geometry.order.window, 'splash'),
-    window_heads=heads * clips,
+    clips=-(-clips // mesh['data']),
+    heads=model.num_heads // mesh['sp'],
     head_dim=model.model_dim // model.num_heads,
+    mini_batches=geometry.mini_batches,
+    windows=geometry.segments,
+    window=softmax.padded(geometry.order.window, 'splash'),
     scan_pairs=mixers.MIXERS[model.mixer].attended_pairs(model, geometry.order),
   )
 
@@ -92,8 +94,8 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
 
   Returns:
     Cycles by name of a kernel: for one mini-batch of one head, for one tile of
-    `permute_rows`, or for one head of a window ('splash_forward',
-    'splash_backward').
+    `permute_rows`, or for one head of a window (`window_attention` and
+    'splash_forward', 'splash_backward').
 
   Raises:
     ValueError: the file is not a budget of kernels or lacks the chip.
@@ -147,21 +149,24 @@ def instruction_cycles(
   if kernel.startswith('splash') and '/mixer_scan/' in instruction.op_name:
     return _scan_cycles(kernel, work, kernels)
   if kernel.startswith('splash'):
-    return _attention_cycles(kernel, work, kernels)
+    return _splash_cycles(kernel, work, kernels)
   if kernel not in kernels:
     return None
+  if kernel.startswith('window_attention'):
+    share = (work.window / tpu_calls.PADDED_WINDOW) ** 2
+    return kernels[kernel] * work.windows * work.heads * work.clips * share
   if kernel == _PERMUTATION:
     return kernels[kernel] * instruction.bytes / _TILE_BYTES
-  return kernels[kernel] * work.mini_batch_heads
+  return kernels[kernel] * work.mini_batches * work.heads * work.clips
 
 
-def _attention_cycles(kernel, work, kernels):
+def _splash_cycles(kernel, work, kernels):
   """Returns the cycles of one splash call: one window of a chip's clips."""
   cycles = kernels.get(attention.direction(kernel))
   if cycles is None or work.head_dim != attention.HEAD_DIM:
     return None
   budgeted = softmax.padded(attention.WINDOW, 'splash')
-  return cycles * work.window_heads * (work.window / budgeted) ** 2
+  return cycles * work.heads * work.clips * (work.window / budgeted) ** 2
 
 
 def _scan_cycles(kernel, work, kernels):
@@ -177,7 +182,7 @@ def _scan_cycles(kernel, work, kernels):
   if '_fwd_' not in kernel:
     cycles *= (4 if '_dkv' in kernel else 3) / 5
   budgeted = softmax.padded(attention.WINDOW, 'splash')
-  return cycles * work.window_heads * work.scan_pairs / budgeted**2
+  return cycles * work.heads * work.clips * work.scan_pairs / budgeted**2
 
 
 def cycles_by_part(

@@ -129,7 +129,7 @@ def _sequence(config, work, collectives, microbatches):
   geometry: Any = backbones.geometry(config)
   sp = config.mesh.sp
   length = geometry.sequence_length
-  tokens = length * work.windows // geometry.segments
+  tokens = length * work.clips
   part = 2 * tokens * model.model_dim // sp
   multiple = sp * config.model.mini_batch
   padded = -(-length // multiple) * multiple

@@ -1,14 +1,15 @@
 """Compiles the TPU kernels for real TPUs on a machine that has none.
 
     python -m pallas_kernels.tools.compile_tpu [--chips=v5e,v5p,v6e,tpu7x]
-        [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows]
+        [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows,window_attention]
         [--calls=one_chip,paper_63s] [--jobs=2] [--check | --write]
 
 Compiles forward and backward passes for every chip and op: 48 heads on one
 chip, and the paper's 63 s (T = 352 008) with 48 heads over the four chips of a
-mesh inside `shard_map`; `ttt_inputs` and `permute_rows` only in the second way.
-Prints the schedule's bundles per mini-batch and head (64 tokens of 64
-features), which approximate cycles; the two cores of a v5p chip share a call.
+mesh inside `shard_map`; `ttt_inputs`, `permute_rows` and `window_attention`
+only in the second way. Prints the schedule's bundles per mini-batch and head
+(64 tokens of 64 features), for attention per window and head, which approximate
+cycles; the two cores of a v5p chip share a call.
 `--check` compares them with `pallas_kernels/tools/budget.json` and exits with 1
 if a count has grown by more than 3 %; `--write` replaces the file's rows of the
 compiled calls.
@@ -58,6 +59,7 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
   function, arguments = tpu_calls.make(op, call, mesh)
   with jax.set_mesh(mesh):
     compiled = jax.jit(function).lower(*arguments).compile()
+    loop_shares = tpu_calls.loop_shares(op, call)
   memory = compiled.memory_analysis()
   assert memory is not None  # libtpu always reports it.
   return {
@@ -67,6 +69,7 @@ def compile_call(chip: str, op: str, call: str) -> dict[str, Any]:
     ),
     'temporary': memory.temp_size_in_bytes,
     'other_cycles': _other_cycles(compiled),
+    'loop_shares': loop_shares,
   }
 
 
@@ -94,7 +97,13 @@ def measure(chip: str, op: str, call: str) -> dict[str, Any]:
         f'{chip} {op} {call} does not compile:\n{result.stderr[-3000:]}'
       )
     facts = json.loads(result.stdout.splitlines()[-1])
-    kernels = schedule.read_kernels(folder, op)
+    kernels = [
+      kernel
+      for name in ('forward', 'backward')
+      for kernel in schedule.read_kernels(
+        folder, f'{op}_{name}', facts['loop_shares'].get(name)
+      )
+    ] or schedule.read_kernels(folder, op)
   units = tpu_calls.units(op, call)
   row: dict[str, Any] = {'chip': chip, 'op': op, 'call': call}
   for kernel in kernels:

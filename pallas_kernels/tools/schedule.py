@@ -3,12 +3,15 @@
 With `dump_flags`, libtpu writes the instruction schedule of each kernel as
 text. A line is a bundle of instructions that issue together, about one cycle.
 The cost of a kernel is the number of its bundles, those of a loop times the
-loop's trips. It does not include stalls on memory traffic, and clocks differ
-between chips: compare it with bytes over bandwidth, and chips in seconds.
+loop's trips. Code that a branch can skip counts as issued, unless the caller
+knows how often it runs. The cost does not include stalls on memory traffic, and
+clocks differ between chips: compare it with bytes over bandwidth, and chips in
+seconds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import re
@@ -52,6 +55,10 @@ class Loop:
   end: int
   trips: int = 1
 
+  @property
+  def bundles(self) -> range:
+    return range(self.start, self.end)
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -70,8 +77,16 @@ class Kernel:
   vmem: int
 
 
-def read_kernels(folder: pathlib.Path, prefix: str) -> list[Kernel]:
-  """Returns the kernels in a dump whose names contain `prefix`, by name."""
+def read_kernels(
+  folder: pathlib.Path, prefix: str, shares: Sequence[float] | None = None
+) -> list[Kernel]:
+  """Returns the kernels in a dump whose names contain `prefix`, by name.
+
+  Args:
+    folder: folder of the dump.
+    prefix: part of the names.
+    shares: as for `count_cycles`.
+  """
   kernels = []
   pattern = re.compile(rf'^\d+-(.*{re.escape(prefix)}.*?)-(\d+-)?{_PASS}\.txt$')
   for path in sorted(folder.iterdir()):
@@ -81,27 +96,58 @@ def read_kernels(folder: pathlib.Path, prefix: str) -> list[Kernel]:
         Kernel(
           name=match[1],
           bundles=len(bundles),
-          cycles=count_cycles(bundles),
+          cycles=count_cycles(bundles, shares),
           vmem=_vmem(folder, match[1]),
         )
       )
   return sorted(kernels, key=lambda kernel: kernel.name)
 
 
-def count_cycles(bundles: list[str]) -> int:
+def count_cycles(
+  bundles: list[str], shares: Sequence[float] | None = None
+) -> int:
   """Returns the number of issued bundles, those of loops times their trips.
 
-  Code that a branch can skip counts as issued.
+  Args:
+    bundles: bundles of a kernel.
+    shares: for each part of the code that a branch can skip and that contains
+      a loop, in the order of the code, the share of the grid's steps that run
+      it. None counts all code as issued.
+
+  Raises:
+    ValueError: the code has another number of such parts than `shares`.
   """
   loops = _loops(bundles)
-  total = 0
+  parts = _skippable_loops(bundles, loops)
+  if shares is None:
+    shares = [1.0] * len(parts)
+  if len(shares) != len(parts):
+    raise ValueError(
+      f'the kernel has {len(parts)} loops that a branch can skip, and there are'
+      f' shares for {len(shares)}'
+    )
+  total = 0.0
   for number in range(len(bundles)):
-    times = 1
+    times = 1.0
     for loop in loops:
-      if loop.start <= number < loop.end:
+      if number in loop.bundles:
         times *= loop.trips
+    for part, share in zip(parts, shares):
+      if number in part:
+        times *= share
     total += times
-  return total
+  return round(total)
+
+
+def _skippable_loops(bundles, loops):
+  """Returns the innermost parts with loops that a forward branch skips."""
+  parts = []
+  for number, text in enumerate(bundles):
+    if (match := _BRANCH.search(text)) and int(match[1]) > number:
+      parts.append(range(number + 1 + _DELAY, int(match[1])))
+  contains = lambda a, b: a.start <= b.start and b.stop <= a.stop
+  parts = [p for p in parts if any(contains(p, x.bundles) for x in loops)]
+  return [p for p in parts if not any(p != q and contains(p, q) for q in parts)]
 
 
 def _bundles(text: str) -> list[str]:

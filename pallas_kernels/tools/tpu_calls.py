@@ -17,8 +17,11 @@ import pallas_kernels
 from pallas_kernels.permute_rows import pallas_tpu as permute_rows_tpu
 from pallas_kernels.permute_rows import specs as permute_rows_specs
 from pallas_kernels.specs import Spec
+from pallas_kernels.types import Norm
+from pallas_kernels.window_attention import tpu_tiling as window_tiling
 
-# Name -> (heads, tokens, chips that share the heads).
+# Name -> (heads, tokens, chips that share the heads). The paper's tokens are in
+# 21 windows for attention.
 SIZES = {'one_chip': (48, 70656, 1), 'paper_63s': (48, 352008, 4)}
 # Op -> names of the sizes at which it is compiled.
 CALLS = {
@@ -26,7 +29,10 @@ CALLS = {
   'ttt_linear': ('one_chip', 'paper_63s'),
   'ttt_inputs': ('paper_63s',),
   'permute_rows': ('paper_63s',),
+  'window_attention': ('paper_63s',),
 }
+# Windows of 63 s; tokens of a window of 480 x 720 pixels, and with padding.
+WINDOWS, WINDOW, PADDED_WINDOW = 21, 18_030, 18_432
 HEAD_DIM = 64
 MINI_BATCH = 64
 # Lanes of a TPU: projections are padded to a multiple.
@@ -44,10 +50,13 @@ def units(op: str, size: str) -> int:
     size: name in `SIZES`.
 
   Returns:
-    Mini-batches times heads; for `permute_rows` the number of tiles [C, D].
+    Mini-batches times heads; for `permute_rows` the number of tiles [C, D], and
+    for `window_attention` windows times heads.
   """
   heads, tokens, chips = SIZES[size]
   columns = heads // chips
+  if op == 'window_attention':
+    return WINDOWS * columns
   if op == 'permute_rows':
     columns = _features(columns) // HEAD_DIM
   return -(-tokens // MINI_BATCH) * columns
@@ -66,9 +75,35 @@ def make(
   heads, tokens, chips = SIZES[size]
   if op == 'permute_rows':
     return _permute_rows(heads, chips, mesh)
+  if op == 'window_attention':
+    return _window_attention(heads, chips, mesh)
   if op == 'ttt_inputs':
     return _ttt_inputs(heads, tokens, chips, mesh)
   return _inner_loop(op, heads, tokens, chips, mesh)
+
+
+def loop_shares(op: str, size: str) -> dict[str, list[float]]:
+  """Returns how often the kernels of the current chip run skippable loops.
+
+  Args:
+    op: name in `CALLS`.
+    size: name in `SIZES`.
+
+  Returns:
+    'forward', 'backward' -> shares for `schedule.count_cycles`; nothing for
+    kernels whose loops all run in every step.
+  """
+  if op != 'window_attention':
+    return {}
+  heads, _, chips = SIZES[size]
+  return window_tiling.make(
+    windows=WINDOWS,
+    heads=heads // chips,
+    tokens=PADDED_WINDOW,
+    length=WINDOW,
+    epsilon=1e-6,
+    dtype=jnp.bfloat16,
+  ).loop_shares()
 
 
 def _inner_loop(op, heads, tokens, chips, mesh):
@@ -155,6 +190,41 @@ def _permute_rows(heads, chips, mesh):
     [z],
     (_SEQUENCE,),
     _SEQUENCE,
+  )
+
+
+def _window_attention(heads, chips, mesh):
+  width = heads // chips * HEAD_DIM
+
+  def both(d_out, qkv, cos, sin, *norms):
+    def forward(qkv, *norms):
+      return pallas_kernels.window_attention(
+        qkv,
+        Norm(*norms[:2]),
+        Norm(*norms[2:]),
+        cos,
+        sin,
+        heads=heads // chips,
+        length=WINDOW,
+        epsilon=1e-6,
+        implementation='pallas_tpu',
+      )
+
+    out, pull = jax.vjp(forward, qkv, *norms)
+    return out, pull(d_out)
+
+  struct = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+  sequence = lambda parts: struct(
+    jnp.bfloat16, WINDOWS, PADDED_WINDOW, parts * chips * width
+  )
+  table = struct(jnp.float32, PADDED_WINDOW, HEAD_DIM)
+  weight = struct(jnp.float32, HEAD_DIM)
+  return _sharded(
+    both,
+    mesh,
+    [sequence(1), sequence(3), table, table, *[weight] * 4],
+    (_SEQUENCE, _SEQUENCE, *[_COPIED] * 6),
+    (_SEQUENCE, (_SEQUENCE, *[_COPIED] * 4)),
   )
 
 

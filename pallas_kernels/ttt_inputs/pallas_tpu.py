@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from pallas_kernels.tpu import rows as rows_lib
 from pallas_kernels.tpu import target
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import lanes
@@ -215,7 +216,7 @@ def _forward_kernel(tiling, z, cos, sin, scale, bias, q, k, v, eta):
     for group in tiling.groups:
       out = tpu_rows.inputs(
         _projections(tiling, group, z, rows),
-        tpu_rows.Rotary.for_packs(cos[rows, :], sin[rows, :], len(group)),
+        rows_lib.Rotary.for_packs(cos[rows, :], sin[rows, :], len(group)),
         _weight(group, scale),
         _weight(group, bias),
         units,
@@ -245,7 +246,7 @@ def _backward_kernel(
       )
       d_rows, d_row_scale = tpu_rows.gradients(
         _projections(tiling, group, z, rows),
-        tpu_rows.Rotary.for_packs(cos[rows, :], sin[rows, :], len(group)),
+        rows_lib.Rotary.for_packs(cos[rows, :], sin[rows, :], len(group)),
         _weight(group, scale),
         cotangents,
         units,
@@ -267,7 +268,7 @@ def _backward_kernel(
 
 
 def _units(tiling, z):
-  return tpu_rows.Units(Packing(tiling.head_dim, _ROWS), z.dtype, tiling.wide)
+  return rows_lib.Units(Packing(tiling.head_dim, _ROWS), z.dtype, tiling.wide)
 
 
 def _read(tiling, packs, ref, rows):

@@ -54,6 +54,22 @@ def test_loops_count_as_often_as_they_run(tmp_path, loops, cycles):
   assert kernel == schedule.Kernel('ttt_mlp_forward.1', 100, cycles, 0x1000)
 
 
+def test_loops_that_a_branch_skips_count_by_their_share():
+  # A grid of 12 steps has a loop of 15 bundles and 6 trips, which the branch
+  # at bundle 20 skips to bundle 60, and one that nothing skips.
+  text = _schedule([(10, 90, 12), (30, 40, 6), (65, 70, 2)], 100)
+  lines = text.split('\n')
+  lines[20] = lines[20].replace('nop', 'sbr.rel (%p9) target bundleno = 60')
+  bundles = schedule._bundles('\n'.join(lines))
+  grid, part = 85, 60 - 25
+  rest = 15 + (grid - part + 10) * 12
+  inside = (part + 5 * 15) * 12
+  assert schedule.count_cycles(bundles) == rest + inside
+  assert schedule.count_cycles(bundles, [0.25]) == rest + inside / 4
+  with pytest.raises(ValueError, match='1 loops .* shares for 2'):
+    schedule.count_cycles(bundles, [0.25, 1.0])
+
+
 def test_a_bundle_may_take_several_lines(tmp_path):
   name = '000012-ttt_mlp_forward.1-71-packed-bundles-post-ra.txt'
   text = '    0   : { first\n   second }\n  0x1   : { nop }\n'

@@ -1,10 +1,11 @@
-"""Softmax attention: XLA's, or splash attention on TPUs.
+"""Softmax attention: XLA's, or kernels on TPUs.
 
 XLA's keeps a window's score matrix in memory (at 63 s 18 030 x 18 030 per
 head), so it suits CPUs and small windows. Splash attention, JAX's Pallas
 kernel, never forms that matrix. It requires windows of complete blocks and is
 fast for inputs of low precision. Where each query reaches back over a band of
-keys only, neither forms a matrix of all tokens.
+keys only, neither forms a matrix of all tokens. Self-attention within windows
+has kernels of this project (`pallas_kernels.window_attention`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels.window_attention import api as window_attention
 from ttt_jax.models import heads as heads_lib
 
 IMPLEMENTATIONS = ('xla', 'splash')
+# Of self-attention within windows.
+WINDOW_IMPLEMENTATIONS = (*IMPLEMENTATIONS, 'pallas_tpu')
 # Windows are padded to a multiple of the granule, in tokens; a shorter window
 # is one granule.
 _GRANULE = 512
@@ -42,17 +46,42 @@ _LEAST_BLOCK = 64
 # Blocks of a band that are separate operations with XLA. Longer sequences take
 # a loop, in which all blocks have as many keys as the last one.
 _MOST_UNROLLED = 8
-# Names in checkpoint policies: the result of `attend`, and the logarithms of
-# its sums of exponentials. A backward pass that has both does not run the
-# forward pass of splash attention again. Attention to a band has no names: as a
-# mixer it has two results as large as this one per layer.
-RESULT = 'softmax_attention'
-LOG_SUMS = 'softmax_log_sums'
+# Names in checkpoint policies: the result of attention within windows, and the
+# logarithms of its sums of exponentials. A backward pass that has both does not
+# run the forward kernel again. Attention to a band has no names: as a mixer it
+# has two results as large as this one per layer.
+RESULT = window_attention.RESULT
+LOG_SUMS = window_attention.LOG_SUMS
 
 
 def choose(implementation: str | None, platform: str) -> str:
   """Returns `implementation`, or the best one of a platform for None."""
   return implementation or ('splash' if platform == 'tpu' else 'xla')
+
+
+def choose_for_windows(
+  implementation: str | None,
+  platform: str,
+  heads: int,
+  head_dim: int,
+  dtype: jnp.dtype,
+) -> str:
+  """Returns the implementation of self-attention within windows.
+
+  Args:
+    implementation: One of `WINDOW_IMPLEMENTATIONS`; None is the best one.
+    platform: Platform of the devices, such as 'tpu'.
+    heads: Heads of a device.
+    head_dim: Features per head, D.
+    dtype: Dtype of the projections.
+  """
+  if implementation is None and platform == 'tpu':
+    try:
+      window_attention.check_support(heads, head_dim, dtype)
+    except NotImplementedError:
+      return 'splash'
+    return 'pallas_tpu'
+  return choose(implementation, platform)
 
 
 def padded(length: int, implementation: str) -> int:

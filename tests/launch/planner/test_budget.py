@@ -25,9 +25,9 @@ def test_the_work_of_a_chip():
     dict(data=32, sp=8),
     clips=64,
   )
-  assert work.window_heads == 6 * 2 and work.windows == 2 * 21
+  assert (work.clips, work.heads, work.windows) == (2, 6, 21)
   assert work.window == 18432
-  assert work.mini_batch_heads == 5495 * 6 * 2
+  assert work.mini_batches == 5495
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_budgets_of_kernels(tmp_path):
   row = dict(chip='v5p', op='call', call='paper_63s', forward=10, backward=0)
   path.write_text(json.dumps([row, {**row, 'call': 'one_chip', 'forward': 9}]))
   work = budget.KernelWork(
-    mini_batch_heads=4, windows=1, window=128, window_heads=1, head_dim=64
+    clips=2, heads=2, head_dim=64, mini_batches=1, windows=1, window=128
   )
   program = hlo.Program(_LOOPS.read_text())
   kernels = {}
@@ -89,23 +89,44 @@ def test_budgets_of_kernels(tmp_path):
     budget.read(path, 'v5p')
 
 
-def test_attention_costs_the_square_of_a_window():
+@pytest.mark.parametrize(
+  'name, per_call',
+  [
+    # Splash attention has one window of all clips in a call.
+    ('splash_mqa_dkv_segmented_no_residuals.7', 1),
+    ('window_attention_backward.7', 21),
+  ],
+)
+def test_attention_costs_the_square_of_a_window(name, per_call):
   call = 'custom-call(), custom_call_target="tpu_custom_call"'
-  name = 'splash_mqa_dkv_segmented_no_residuals.7'
   instruction = hlo.Instruction(
     name=name, opcode='custom-call', type='bf16[8]', operands=call, root=False
   )
   work = budget.KernelWork(
-    mini_batch_heads=1, windows=1, window=18432, window_heads=6, head_dim=64
+    clips=2, heads=3, head_dim=64, mini_batches=1, windows=21, window=18432
   )
-  kernels = dict(splash_forward=1, splash_backward=10)
+  kernels = dict(splash_backward=10, window_attention_backward=10)
   cycles = lambda **sizes: budget.instruction_cycles(
     instruction, dataclasses.replace(work, **sizes), kernels
   )
-  assert cycles() == 60
-  assert cycles(window=9216) == 15
-  assert cycles(head_dim=128) is None  # Not counted.
+  assert cycles() == 60 * per_call
+  assert cycles(window=9216) == 15 * per_call
   assert budget.part(instruction) == 'attention'
+
+
+def test_splash_attention_of_other_heads_is_not_counted():
+  instruction = hlo.Instruction(
+    name='splash_mqa_fwd.7',
+    opcode='custom-call',
+    type='bf16[8]',
+    operands='custom-call(), custom_call_target="tpu_custom_call"',
+    root=False,
+  )
+  work = budget.KernelWork(
+    clips=2, heads=3, head_dim=128, mini_batches=1, windows=21, window=18432
+  )
+  kernels = dict(splash_forward=10)
+  assert budget.instruction_cycles(instruction, work, kernels) is None
 
 
 def test_the_budget_of_the_kernels_contains_their_names():

@@ -59,11 +59,12 @@ class DiTConfig:
     remat: Activations that are kept for the backward pass: 'none' keeps all of
       them, 'products' keeps the results of matrix products, of attention and
       of the portable inner loop, 'layer' keeps the blocks' inputs, 'attention'
-      also the results of local splash attention, 'offload' keeps the blocks'
-      inputs in host memory.
+      also the results of the kernels of attention within windows, 'offload'
+      keeps the blocks' inputs in host memory.
     implementation: Implementation of the mixer's kernel; None takes the
       backend's best.
-    attention: Implementation of softmax attention, 'xla' or 'splash'; None
+    attention: Implementation of attention within windows, 'pallas_tpu' (heads
+      of 64 features, an even number on each device), 'splash' or 'xla'; None
       takes the backend's best.
   """
 
@@ -111,7 +112,7 @@ class DiTConfig:
       remat=REMAT_POLICIES,
       positions=positions_lib.KINDS,
       dtype=('float32', 'bfloat16', 'float64'),
-      attention=(None, *softmax.IMPLEMENTATIONS),
+      attention=(None, *softmax.WINDOW_IMPLEMENTATIONS),
     )
     mixers.MIXERS[self.mixer].check(self)
     if bool(self.base_rows) != bool(self.base_columns):

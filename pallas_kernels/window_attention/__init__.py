@@ -1,0 +1,1 @@
+"""Softmax attention within windows, with norm and position of q and k."""

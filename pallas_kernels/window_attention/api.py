@@ -1,0 +1,102 @@
+"""The public function of attention within windows."""
+
+from __future__ import annotations
+
+import jax
+
+from pallas_kernels.dispatch import dispatch
+from pallas_kernels.types import Norm
+from pallas_kernels.window_attention import pallas_tpu
+from pallas_kernels.window_attention import reference
+
+IMPLEMENTATIONS = {
+  'pallas_tpu': pallas_tpu.window_attention,
+  'reference': reference.window_attention,
+}
+# Names of the result and of the logarithms of the sums of exponentials in
+# checkpoint policies. A backward pass that has both does not run the forward
+# kernel again.
+RESULT = pallas_tpu.RESULT
+LOG_SUMS = pallas_tpu.LOG_SUMS
+
+check_support = pallas_tpu.check_support
+
+
+def window_attention(
+  qkv: jax.Array,
+  q_norm: Norm,
+  k_norm: Norm,
+  cos: jax.Array,
+  sin: jax.Array,
+  *,
+  heads: int,
+  length: int,
+  epsilon: float,
+  implementation: str | None = None,
+) -> jax.Array:
+  """Computes multi-head self-attention within each window.
+
+  For every head, with the rotation R of a token's position:
+
+      q' = R LayerNorm(q),    k' = R LayerNorm(k)
+      out = softmax(q' k'^T / sqrt(D)) v
+
+  Differentiable in qkv and both norms.
+
+  Args:
+    qkv: projections [N, W, X] of N windows, the concatenated features of q, k
+      and v (H D each, head by head), and padding up to X. All are finite.
+    q_norm: scale and bias of the queries' LayerNorm, [D] each.
+    k_norm: scale and bias of the keys' LayerNorm, [D] each.
+    cos: cosines of the rotary angles, [W, D], float32 or wider; the features
+      2i and 2i + 1 are a pair.
+    sin: sines of the rotary angles, [W, D].
+    heads: number of heads, H.
+    length: tokens of a window before its padding.
+    epsilon: number added to the variance of the norms.
+    implementation: None for the best that accepts the arguments, or
+      'pallas_tpu', 'reference'.
+
+  Returns:
+    [N, W, H D] in the dtype of qkv; the tokens from `length` on are zero.
+
+  Raises:
+    ValueError: the shapes or the length do not match each other.
+    NotImplementedError: the named implementation does not exist or refuses.
+    ExceptionGroup: no implementation accepts the arguments.
+  """
+  tokens, dim = cos.shape
+  if qkv.ndim != 3 or qkv.shape[1] != tokens:
+    raise ValueError(
+      f'qkv has shape {qkv.shape}; cos of {tokens} tokens needs'
+      f' [N, {tokens}, X]'
+    )
+  if qkv.shape[2] < 3 * heads * dim:
+    raise ValueError(
+      f'qkv has {qkv.shape[2]} features; {heads} heads of {dim} need at least'
+      f' {3 * heads * dim}'
+    )
+  for name, array, shape in (
+    ('sin', sin, (tokens, dim)),
+    ('scale of q_norm', q_norm.scale, (dim,)),
+    ('bias of q_norm', q_norm.bias, (dim,)),
+    ('scale of k_norm', k_norm.scale, (dim,)),
+    ('bias of k_norm', k_norm.bias, (dim,)),
+  ):
+    if array.shape != shape:
+      raise ValueError(f'{name} has shape {array.shape}; it must be {shape}')
+  if not 1 <= length <= tokens:
+    raise ValueError(f'length is {length}; it must be 1 to {tokens}')
+  return dispatch(
+    'window_attention',
+    IMPLEMENTATIONS,
+    implementation,
+    qkv,
+    q_norm,
+    k_norm,
+    cos,
+    sin,
+    heads=heads,
+    length=length,
+    epsilon=epsilon,
+  )

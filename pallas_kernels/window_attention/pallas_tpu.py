@@ -1,0 +1,118 @@
+"""Attention within windows as Pallas kernels for TPUs.
+
+The kernels read queries, keys and values where the projection wrote them, two
+heads at a time, and normalise and rotate them in vector memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.types import Norm
+from pallas_kernels.window_attention import tpu_backward
+from pallas_kernels.window_attention import tpu_forward
+from pallas_kernels.window_attention import tpu_tiling
+
+RESULT = 'window_attention'
+LOG_SUMS = 'window_attention_log_sums'
+
+
+def window_attention(
+  qkv: jax.Array,
+  q_norm: Norm,
+  k_norm: Norm,
+  cos: jax.Array,
+  sin: jax.Array,
+  *,
+  heads: int,
+  length: int,
+  epsilon: float,
+) -> jax.Array:
+  """Implements `api.window_attention`; differentiable in reverse mode only.
+
+  Raises:
+    NotImplementedError: a size or a dtype is not supported.
+  """
+  check_support(heads, cos.shape[1], qkv.dtype)
+  tiling = tpu_tiling.make(
+    windows=qkv.shape[0],
+    heads=heads,
+    tokens=qkv.shape[1],
+    length=length,
+    epsilon=epsilon,
+    dtype=qkv.dtype,
+  )
+  table = jnp.concatenate([cos, sin], axis=1).astype(tiling.wide)
+  norms = (*q_norm, *k_norm)
+  norms = jnp.stack([jnp.tile(w.astype(tiling.wide), 2) for w in norms])
+  return _attend(tiling, qkv, norms, table)
+
+
+def check_support(heads: int, head_dim: int, dtype: jnp.dtype) -> None:
+  """Raises NotImplementedError unless the kernels support the arguments."""
+  if head_dim != tpu_tiling.HEAD_DIM:
+    raise NotImplementedError(
+      f'head dim {head_dim}: the TPU kernels have {tpu_tiling.HEAD_DIM}'
+    )
+  if heads % tpu_tiling.HEADS:
+    raise NotImplementedError(
+      f'{heads} heads: the TPU kernels take an even number, such as {heads + 1}'
+    )
+  if dtype == jnp.float16:
+    raise NotImplementedError(
+      'float16: the TPU kernels take bfloat16 or float32'
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(tiling, qkv, norms, table):
+  """Returns [N, W, H D].
+
+  Args:
+    tiling: sizes.
+    qkv: [N, W, X].
+    norms: [4, 128], scale and bias of q and of k, for each head of a pair.
+    table: [W, 128], cosines and sines.
+  """
+  return _attend_forward(tiling, qkv, norms, table)[0]
+
+
+def _attend_forward(tiling, qkv, norms, table):
+  out, log_sums = tpu_forward.attend(
+    tiling, qkv, norms, table, are_scores_bounded(tiling, norms)
+  )
+  out = checkpoint_name(out, RESULT)
+  log_sums = checkpoint_name(log_sums, LOG_SUMS)
+  return out, (qkv, norms, table, out, log_sums)
+
+
+def _attend_backward(tiling, residuals, d_out):
+  qkv, norms, table, out, log_sums = residuals
+  *d_parts, d_norms = tpu_backward.gradients(
+    tiling, qkv, norms, table, out, log_sums, d_out
+  )
+  padding = qkv.shape[2] - 3 * d_parts[0].shape[2]
+  d_parts.append(jnp.zeros((*qkv.shape[:2], padding), qkv.dtype))
+  return jnp.concatenate(d_parts, axis=2), d_norms, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def are_scores_bounded(tiling, norms):
+  """Returns whether no score can exceed the bound, int32 [1].
+
+  A row of LayerNorm has at most the norm sqrt(D) times the largest scale, plus
+  that of the bias, and rotations keep it.
+  """
+  scales, biases = jnp.abs(norms[0::2]), norms[1::2]
+  norm = lambda x: jnp.sqrt(jnp.square(x[:, : LANES // 2]).sum(axis=1))
+  longest = math.sqrt(tpu_tiling.HEAD_DIM) * scales.max(axis=1) + norm(biases)
+  bound = tiling.query_factor * longest[0] * longest[1]
+  return (bound <= tpu_tiling.LARGEST_SCORE).astype(jnp.int32)[None]

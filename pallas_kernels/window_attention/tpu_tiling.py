@@ -1,0 +1,156 @@
+"""Sizes of the attention kernels, and what their free lanes hold.
+
+Two heads of 64 features share the 128 lanes. A product of queries and keys of
+one head contracts all 128, so the other head's lanes are free. They add to the
+scores what the vector unit would otherwise have to: the mask of the padding,
+and in the backward pass the logarithms of the sums, as two parts of bfloat16.
+The same lanes beside d_out and the values subtract sum(out d_out). By feature:
+
+    feature          queries, d_out         keys, values
+    MASK             1                      0, for padding MASKED
+    LOG_SUM, + 1     -log sum               1
+    MEAN, + 1        -sum(out d_out)        1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.tpu import rows as rows_lib
+from pallas_kernels.tpu import target as targets
+from pallas_kernels.tpu.packing import LANES
+from pallas_kernels.tpu.packing import Packing
+from pallas_kernels.tpu.products import Products
+
+HEAD_DIM = 64
+HEADS = LANES // HEAD_DIM  # that share the lanes
+# Features whose lanes of the other head hold the terms above.
+MASK = 0
+LOG_SUM = 1
+MEAN = 4
+MASKED = -1e30
+# Rows that are normalised at a time.
+ROWS = 256
+# Scores are logarithms to base 2. Up to this bound neither they nor the sum of
+# their powers leaves float32's range, whatever the maximum; beyond it the
+# kernel subtracts the running maximum.
+LARGEST_SCORE = 100.0
+# Largest blocks in tokens.
+_FORWARD_QUERIES, _FORWARD_KEYS = 2048, 512
+_BACKWARD_QUERIES, _BACKWARD_KEYS = 1024, 1024
+# Vector memory in which twice as many queries fit in the backward pass.
+_LARGE_VMEM = 100 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """Sizes of one call; all static.
+
+  Attributes:
+    windows: N.
+    heads: H, an even number.
+    tokens: W.
+    length: tokens before the padding.
+    epsilon: number added to the variance of the norms.
+    dtype: dtype of the tokens and of the operands of products.
+    wide: dtype of scores and sums.
+    forward: queries and keys of a block.
+    backward: queries and keys of a block.
+    vmem: bytes of vector memory.
+  """
+
+  windows: int
+  heads: int
+  tokens: int
+  length: int
+  epsilon: float
+  dtype: jnp.dtype
+  wide: jnp.dtype
+  forward: tuple[int, int]
+  backward: tuple[int, int]
+  vmem: int
+
+  @property
+  def groups(self) -> int:
+    """G, pairs of heads."""
+    return self.heads // HEADS
+
+  @property
+  def products(self) -> Products:
+    return Products(self.dtype, self.wide)
+
+  @property
+  def units(self) -> rows_lib.Units:
+    return rows_lib.Units(Packing(HEAD_DIM, ROWS), self.dtype, self.wide)
+
+  @property
+  def query_factor(self) -> float:
+    """Factor of the queries that makes scores logarithms to base 2."""
+    return HEAD_DIM**-0.5 * math.log2(math.e)
+
+  def loop_shares(self) -> dict[str, list[float]]:
+    """Returns the share of the grid's steps that runs each skippable loop.
+
+    Returns:
+      'forward', 'backward' -> shares in the order of the code. Of the two loops
+      of the forward kernel the one without a maximum runs.
+    """
+    by_queries = self.forward[0] / self.tokens
+    queries, keys = (size / self.tokens for size in self.backward)
+    return {
+      'forward': [by_queries, 1.0, 0.0],
+      'backward': [keys, queries, queries, keys],
+    }
+
+  def two_parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns two numbers of `dtype` whose sum is x."""
+    high = x.astype(self.dtype)
+    return high, (x - high.astype(self.wide)).astype(self.dtype)
+
+
+def make(
+  *,
+  windows: int,
+  heads: int,
+  tokens: int,
+  length: int,
+  epsilon: float,
+  dtype: jnp.dtype,
+) -> Tiling:
+  """Returns the sizes of a call.
+
+  Raises:
+    NotImplementedError: a size is not supported.
+  """
+  if heads % HEADS:
+    raise NotImplementedError(
+      f'{heads} heads: the TPU kernels take an even number, such as {heads + 1}'
+    )
+  if tokens % LANES:
+    raise NotImplementedError(
+      f'windows of {tokens} tokens: the TPU kernels take multiples of {LANES},'
+      f' such as {-(-tokens // LANES) * LANES}'
+    )
+  target = targets.current()
+  queries = _BACKWARD_QUERIES * (2 if target.vmem >= _LARGE_VMEM else 1)
+  return Tiling(
+    windows=windows,
+    heads=heads,
+    tokens=tokens,
+    length=length,
+    epsilon=epsilon,
+    dtype=jnp.dtype(dtype),
+    wide=jnp.promote_types(dtype, jnp.float32),
+    forward=(_block(tokens, _FORWARD_QUERIES), _block(tokens, _FORWARD_KEYS)),
+    backward=(_block(tokens, queries), _block(tokens, _BACKWARD_KEYS)),
+    vmem=target.vmem,
+  )
+
+
+def _block(tokens: int, most: int) -> int:
+  """Returns the tokens of a block: a divisor of all, complete tiles."""
+  return max(n for n in range(LANES, most + 1, LANES) if tokens % n == 0)
