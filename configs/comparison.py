@@ -9,7 +9,8 @@ runs the comparison. It trains with this recipe, whose argument is
         --workdir=DIR --config.data.folder=comparison/data/9s
 
 Frames have 32x48 pixels, and there are 4 per second: a segment has 72 tokens of
-video and 34 of text. The stage 'search' compares learning rates.
+video and 34 of text. The stage 'search' compares learning rates. The comparison
+ends with '9s'; the longer stages are for experiments with the curriculum.
 """
 
 import ml_collections

@@ -51,23 +51,17 @@ MIXERS = (
   'full',
 )
 RATES = (0.02, 0.04, 0.08)
-STAGES = ('3s', '9s', '18s', '30s', '63s')
+STAGES = ('3s', '9s')
 LENGTHS = (9, 18, 30, 63)  # seconds of the videos that are judged
 
 _CONFIG = 'configs/comparison.py'
 _INVALID = 2  # status of commands that were given something invalid
 # Version of the protocol in docs/remember.md. Results of two versions do not
 # belong into one table.
-_PROTOCOL = 3
+_PROTOCOL = 4
 # Seconds: stories and segments per story. Stories of one segment would have no
 # second mention, so the first stage cuts longer ones.
-_STORIES = {
-  3: (200, 3),
-  9: (1000, 3),
-  18: (500, 6),
-  30: (150, 10),
-  63: (60, 21),
-}
+_STORIES = {3: (200, 3), 9: (1000, 3)}
 _RENAMINGS = 4
 _FIRST_SEED = 10_000  # times the seconds: stages have different stories
 _SAMPLING_STEPS = 16
@@ -218,8 +212,21 @@ class Comparison:
     return best
 
   def train(self, mixer: str, seed: int, rate: float) -> None:
-    """Trains all stages of one mixer with one seed."""
+    """Trains all stages of one mixer with one seed.
+
+    Raises:
+      ValueError: the run was begun with another learning rate.
+    """
     run = f'runs/{mixer}/{seed}'
+    path = self.workdir / run / 'learning_rate.json'
+    begun = files.read_json(path) if path.exists() else rate
+    if begun != rate:
+      raise ValueError(
+        f'{path.parent} was begun with the learning rate {begun}, and the'
+        f' search found {rate}; remove the folder, or choose another --workdir'
+      )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(rate, path)
     for stage in STAGES:
       if not _is_finished(self.workdir / run / stage):
         step = training(run, stage, int(stage[:-1]), mixer, rate, seed)

@@ -98,6 +98,9 @@ def suggestions(
   if mode == 'train' and remat == 'none':
     yield '--config.model.remat=layer: keeps only the inputs of the blocks'
   if mode == 'train' and heads and remat == 'attention':
+    yield (
+      "--config.model.remat=offload_attention: keeps them in the host's memory"
+    )
     yield '--config.model.remat=layer: attention is computed again'
   if mode == 'train' and heads and remat == 'layer':
     yield "--config.model.remat=offload: keeps them in the host's memory"

@@ -153,7 +153,8 @@ def instruction_cycles(
   if kernel not in kernels:
     return None
   if kernel.startswith('window_attention'):
-    share = (work.window / tpu_calls.PADDED_WINDOW) ** 2
+    budgeted = softmax.padded(tpu_calls.WINDOW, 'splash')
+    share = (work.window / budgeted) ** 2
     return kernels[kernel] * work.windows * work.heads * work.clips * share
   if kernel == _PERMUTATION:
     return kernels[kernel] * instruction.bytes / _TILE_BYTES

@@ -31,7 +31,7 @@ _GIB = 2**30
 # peaks of the 63 s stage (docs/plan.md), to which they are within a quarter.
 _BACKWARD, _FORWARD = 48, 17
 # Cheapest first.
-_REMATS = ('', 'none', 'attention', 'layer', 'offload')
+_REMATS = ('', 'none', 'attention', 'offload_attention', 'layer', 'offload')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,7 @@ def memory(
   layers = model.num_layers
   # Windows of attention overlap, and the logarithms of its sums are float32.
   kept = dict(offload=2, layer=layers, attention=2.1 * layers)
+  kept['offload_attention'] = 2 * kept['offload']
   kept = kept.get(remat, layers * _BACKWARD)
   return state + (kept + _BACKWARD) * activation
 

@@ -31,8 +31,8 @@ CALLS = {
   'permute_rows': ('paper_63s',),
   'window_attention': ('paper_63s',),
 }
-# Windows of 63 s; tokens of a window of 480 x 720 pixels, and with padding.
-WINDOWS, WINDOW, PADDED_WINDOW = 21, 18_030, 18_432
+# Windows of 63 s of 480 x 720 pixels, tokens of a window, and to the next one.
+WINDOWS, WINDOW, STRIDE = 21, 18_030, 16_680
 HEAD_DIM = 64
 MINI_BATCH = 64
 # Lanes of a TPU: projections are padded to a multiple.
@@ -76,7 +76,7 @@ def make(
   if op == 'permute_rows':
     return _permute_rows(heads, chips, mesh)
   if op == 'window_attention':
-    return _window_attention(heads, chips, mesh)
+    return _window_attention(heads, tokens, chips, mesh)
   if op == 'ttt_inputs':
     return _ttt_inputs(heads, tokens, chips, mesh)
   return _inner_loop(op, heads, tokens, chips, mesh)
@@ -95,12 +95,14 @@ def loop_shares(op: str, size: str) -> dict[str, list[float]]:
   """
   if op != 'window_attention':
     return {}
-  heads, _, chips = SIZES[size]
+  heads, tokens, chips = SIZES[size]
   return window_tiling.make(
+    batch=1,
+    sequence=tokens,
     windows=WINDOWS,
-    heads=heads // chips,
-    tokens=PADDED_WINDOW,
+    stride=STRIDE,
     length=WINDOW,
+    heads=heads // chips,
     epsilon=1e-6,
     dtype=jnp.bfloat16,
   ).loop_shares()
@@ -193,7 +195,7 @@ def _permute_rows(heads, chips, mesh):
   )
 
 
-def _window_attention(heads, chips, mesh):
+def _window_attention(heads, tokens, chips, mesh):
   width = heads // chips * HEAD_DIM
 
   def both(d_out, qkv, cos, sin, *norms):
@@ -205,7 +207,8 @@ def _window_attention(heads, chips, mesh):
         cos,
         sin,
         heads=heads // chips,
-        length=WINDOW,
+        windows=WINDOWS,
+        stride=STRIDE,
         epsilon=1e-6,
         implementation='pallas_tpu',
       )
@@ -215,9 +218,9 @@ def _window_attention(heads, chips, mesh):
 
   struct = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
   sequence = lambda parts: struct(
-    jnp.bfloat16, WINDOWS, PADDED_WINDOW, parts * chips * width
+    jnp.bfloat16, 1, tokens, parts * chips * width
   )
-  table = struct(jnp.float32, PADDED_WINDOW, HEAD_DIM)
+  table = struct(jnp.float32, WINDOW, HEAD_DIM)
   weight = struct(jnp.float32, HEAD_DIM)
   return _sharded(
     both,

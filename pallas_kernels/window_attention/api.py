@@ -30,46 +30,59 @@ def window_attention(
   sin: jax.Array,
   *,
   heads: int,
-  length: int,
+  windows: int,
+  stride: int,
   epsilon: float,
   implementation: str | None = None,
 ) -> jax.Array:
-  """Computes multi-head self-attention within each window.
+  """Computes multi-head self-attention within overlapping windows.
 
-  For every head, with the rotation R of a token's position:
+  Window n has the W tokens from n * `stride` on. For every window and head,
+  with the rotation R of a token's position in its window:
 
       q' = R LayerNorm(q),    k' = R LayerNorm(k)
       out = softmax(q' k'^T / sqrt(D)) v
 
+  The result of a token of two windows is the mean of both (Dalal et al. 2025,
+  arXiv:2504.05298, section 3.2: neighbouring segments share a frame).
   Differentiable in qkv and both norms.
 
   Args:
-    qkv: projections [N, W, X] of N windows, the concatenated features of q, k
-      and v (H D each, head by head), and padding up to X. All are finite.
+    qkv: projections [B, T, X], the concatenated features of q, k and v (H D
+      each, head by head), and padding up to X. All are finite.
     q_norm: scale and bias of the queries' LayerNorm, [D] each.
     k_norm: scale and bias of the keys' LayerNorm, [D] each.
     cos: cosines of the rotary angles, [W, D], float32 or wider; the features
       2i and 2i + 1 are a pair.
     sin: sines of the rotary angles, [W, D].
     heads: number of heads, H.
-    length: tokens of a window before its padding.
+    windows: number of windows, S.
+    stride: tokens from the start of one window to that of the next, W / 2 to W.
     epsilon: number added to the variance of the norms.
     implementation: None for the best that accepts the arguments, or
       'pallas_tpu', 'reference'.
 
   Returns:
-    [N, W, H D] in the dtype of qkv; the tokens from `length` on are zero.
+    [B, T, H D] in the dtype of qkv; tokens after the last window are zero.
 
   Raises:
     ValueError: the shapes or the length do not match each other.
     NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
   """
-  tokens, dim = cos.shape
-  if qkv.ndim != 3 or qkv.shape[1] != tokens:
+  length, dim = cos.shape
+  if windows < 1:
+    raise ValueError(f'windows is {windows}; it must be 1 or more')
+  if not length / 2 <= stride <= length:
     raise ValueError(
-      f'qkv has shape {qkv.shape}; cos of {tokens} tokens needs'
-      f' [N, {tokens}, X]'
+      f'stride is {stride}; windows of {length} tokens need'
+      f' {-(-length // 2)} to {length}'
+    )
+  tokens = (windows - 1) * stride + length
+  if qkv.ndim != 3 or qkv.shape[1] < tokens:
+    raise ValueError(
+      f'qkv has shape {qkv.shape}; {windows} windows of {length} tokens at a'
+      f' stride of {stride} need [B, {tokens} or more, X]'
     )
   if qkv.shape[2] < 3 * heads * dim:
     raise ValueError(
@@ -77,7 +90,7 @@ def window_attention(
       f' {3 * heads * dim}'
     )
   for name, array, shape in (
-    ('sin', sin, (tokens, dim)),
+    ('sin', sin, (length, dim)),
     ('scale of q_norm', q_norm.scale, (dim,)),
     ('bias of q_norm', q_norm.bias, (dim,)),
     ('scale of k_norm', k_norm.scale, (dim,)),
@@ -85,8 +98,6 @@ def window_attention(
   ):
     if array.shape != shape:
       raise ValueError(f'{name} has shape {array.shape}; it must be {shape}')
-  if not 1 <= length <= tokens:
-    raise ValueError(f'length is {length}; it must be 1 to {tokens}')
   return dispatch(
     'window_attention',
     IMPLEMENTATIONS,
@@ -97,6 +108,7 @@ def window_attention(
     cos,
     sin,
     heads=heads,
-    length=length,
+    windows=windows,
+    stride=stride,
     epsilon=epsilon,
   )

@@ -1,7 +1,7 @@
 """Attention within windows as Pallas kernels for TPUs.
 
-The kernels read queries, keys and values where the projection wrote them, two
-heads at a time, and normalise and rotate them in vector memory.
+The kernels read queries, keys and values where the projection wrote them, a
+window and two heads at a time, and normalise and rotate them in vector memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+import numpy as np
 
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.types import Norm
@@ -31,7 +32,8 @@ def window_attention(
   sin: jax.Array,
   *,
   heads: int,
-  length: int,
+  windows: int,
+  stride: int,
   epsilon: float,
 ) -> jax.Array:
   """Implements `api.window_attention`; differentiable in reverse mode only.
@@ -39,22 +41,28 @@ def window_attention(
   Raises:
     NotImplementedError: a size or a dtype is not supported.
   """
-  check_support(heads, cos.shape[1], qkv.dtype)
+  length, dim = cos.shape
+  check_support(heads, dim, stride, qkv.dtype)
   tiling = tpu_tiling.make(
-    windows=qkv.shape[0],
-    heads=heads,
-    tokens=qkv.shape[1],
+    batch=qkv.shape[0],
+    sequence=qkv.shape[1],
+    windows=windows,
+    stride=stride,
     length=length,
+    heads=heads,
     epsilon=epsilon,
     dtype=qkv.dtype,
   )
   table = jnp.concatenate([cos, sin], axis=1).astype(tiling.wide)
+  table = jnp.pad(table, ((0, tiling.tokens - length), (0, 0)))
   norms = (*q_norm, *k_norm)
   norms = jnp.stack([jnp.tile(w.astype(tiling.wide), 2) for w in norms])
   return _attend(tiling, qkv, norms, table)
 
 
-def check_support(heads: int, head_dim: int, dtype: jnp.dtype) -> None:
+def check_support(
+  heads: int, head_dim: int, stride: int, dtype: jnp.dtype
+) -> None:
   """Raises NotImplementedError unless the kernels support the arguments."""
   if head_dim != tpu_tiling.HEAD_DIM:
     raise NotImplementedError(
@@ -64,6 +72,12 @@ def check_support(heads: int, head_dim: int, dtype: jnp.dtype) -> None:
     raise NotImplementedError(
       f'{heads} heads: the TPU kernels take an even number, such as {heads + 1}'
     )
+  tile = tpu_tiling.TILE
+  if stride % tile:
+    raise NotImplementedError(
+      f'stride {stride}: the TPU kernels take multiples of {tile}, such as'
+      f' {-(-stride // tile) * tile}'
+    )
   if dtype == jnp.float16:
     raise NotImplementedError(
       'float16: the TPU kernels take bfloat16 or float32'
@@ -72,13 +86,13 @@ def check_support(heads: int, head_dim: int, dtype: jnp.dtype) -> None:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(tiling, qkv, norms, table):
-  """Returns [N, W, H D].
+  """Returns [B, T, H D].
 
   Args:
     tiling: sizes.
-    qkv: [N, W, X].
+    qkv: [B, T, X].
     norms: [4, 128], scale and bias of q and of k, for each head of a pair.
-    table: [W, 128], cosines and sines.
+    table: [tokens of a window, 128], cosines and sines.
   """
   return _attend_forward(tiling, qkv, norms, table)[0]
 
@@ -89,7 +103,7 @@ def _attend_forward(tiling, qkv, norms, table):
   )
   out = checkpoint_name(out, RESULT)
   log_sums = checkpoint_name(log_sums, LOG_SUMS)
-  return out, (qkv, norms, table, out, log_sums)
+  return _sum_windows(tiling, out, 0.5), (qkv, norms, table, out, log_sums)
 
 
 def _attend_backward(tiling, residuals, d_out):
@@ -97,9 +111,30 @@ def _attend_backward(tiling, residuals, d_out):
   *d_parts, d_norms = tpu_backward.gradients(
     tiling, qkv, norms, table, out, log_sums, d_out
   )
+  d_parts = [_sum_windows(tiling, d, 1) for d in d_parts]
   padding = qkv.shape[2] - 3 * d_parts[0].shape[2]
   d_parts.append(jnp.zeros((*qkv.shape[:2], padding), qkv.dtype))
   return jnp.concatenate(d_parts, axis=2), d_norms, None
+
+
+def _sum_windows(tiling, x, factor):
+  """Returns the sequence [B, T, X] of windows [B S, tokens, X].
+
+  Tokens of two windows are the sum of both, times the factor.
+  """
+  x = x.reshape(tiling.batch, tiling.windows, *x.shape[1:])
+  parts, ends = jnp.split(x[:, :, : tiling.length], [tiling.stride], axis=2)
+  # The end of a window is the beginning of the next one.
+  before = jnp.pad(
+    ends[:, :-1],
+    ((0, 0), (1, 0), (0, tiling.stride - tiling.overlap), (0, 0)),
+  )
+  window, token = np.ogrid[: tiling.windows, : tiling.stride]
+  is_shared = (window > 0) & (token < tiling.overlap)
+  parts = jnp.where(is_shared[..., None], (before + parts) * factor, parts)
+  parts = parts.reshape(tiling.batch, -1, x.shape[-1])
+  out = jnp.concatenate([parts, ends[:, -1]], axis=1)
+  return jnp.pad(out, ((0, 0), (0, tiling.sequence - out.shape[1]), (0, 0)))
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -16,16 +16,16 @@ def window_attention(
   sin: jax.Array,
   *,
   heads: int,
-  length: int,
+  windows: int,
+  stride: int,
   epsilon: float,
 ) -> jax.Array:
   """Implements `api.window_attention`; forms all scores."""
-  windows, tokens, features = qkv.shape
-  dim = cos.shape[1]
+  batch, tokens, features = qkv.shape
+  length, dim = cos.shape
   width = heads * dim
   wide = jnp.promote_types(qkv.dtype, cos.dtype)
   parts = jax.lax.split(qkv, [width] * 3 + [features - 3 * width], axis=2)
-  q, k, v = (x.reshape(windows, tokens, heads, dim) for x in parts[:3])
 
   def placed(x, norm):
     x = x.astype(wide)
@@ -37,17 +37,19 @@ def window_attention(
     x = x * cos[:, None] + turned * sin[:, None]
     return x.astype(qkv.dtype)
 
-  logits = jnp.einsum(
-    'nqhd,nkhd->nhqk',
-    placed(q, q_norm),
-    placed(k, k_norm)[:, :length],
-    preferred_element_type=wide,
-  )
-  weights = jax.nn.softmax(logits * dim**-0.5, axis=-1).astype(qkv.dtype)
-  out = jnp.einsum(
-    'nhqk,nkhd->nqhd', weights, v[:, :length], preferred_element_type=wide
-  )
-  is_token = jnp.arange(tokens)[:, None] < length
-  return jnp.where(
-    is_token, out.astype(qkv.dtype).reshape(windows, tokens, width), 0
-  )
+  total = jnp.zeros((batch, tokens, width), wide)
+  count = jnp.zeros((tokens, 1), wide)
+  for window in range(windows):
+    at = slice(window * stride, window * stride + length)
+    q, k, v = (x[:, at].reshape(batch, length, heads, dim) for x in parts[:3])
+    logits = jnp.einsum(
+      'nqhd,nkhd->nhqk',
+      placed(q, q_norm),
+      placed(k, k_norm),
+      preferred_element_type=wide,
+    )
+    weights = jax.nn.softmax(logits * dim**-0.5, axis=-1).astype(qkv.dtype)
+    out = jnp.einsum('nhqk,nkhd->nqhd', weights, v, preferred_element_type=wide)
+    total = total.at[:, at].add(out.reshape(batch, length, width))
+    count = count.at[at].add(1)
+  return (total / jnp.maximum(count, 1)).astype(qkv.dtype)

@@ -52,57 +52,49 @@ def gradients(
 
   Args:
     tiling: sizes.
-    qkv: [N, W, X].
+    qkv: [B, T, X].
     norms: [4, 128].
-    table: [W, 128].
-    out: result of the forward kernel [N, W, H D].
-    log_sums: logarithms of the forward kernel [N G, 2, W].
-    d_out: cotangent of `out`.
+    table: [tokens of a window, 128].
+    out: result of the forward kernel [B S, tokens, H D].
+    log_sums: logarithms of the forward kernel [B S G, 2, tokens].
+    d_out: cotangent of the sequence, the mean of its windows, [B, T, H D].
 
   Returns:
-    Cotangents of q, k and v, [N, W, H D] each, and of the norms, [4, 128].
+    Cotangents of q, k and v in windows, [B S, tokens, H D] each, and of the
+    norms, [4, 128].
   """
-  groups = tiling.groups
   queries, keys = tiling.backward
-  pairs = tiling.windows * groups
-  grid = (pairs, tiling.tokens // keys, tiling.tokens // queries)
+  grid = (tiling.pairs, tiling.tokens // keys, tiling.tokens // queries)
   last_keys, last_queries = grid[1] - 1, grid[2] - 1
   # Blocks that a visit does not need stay what they were, and are not copied.
   first = lambda j, i: jnp.where(j == 0, i, last_queries)
   both = lambda j, i: jnp.where((j == 0) | (j == last_keys), i, last_queries)
   last = lambda j, i: jnp.where(j == last_keys, i, 0)
 
-  def block(size, row, part=0):
-    def index(b, j, i):
-      return b // groups, row(j, i), part * groups + b % groups
-
-    return pl.BlockSpec((None, size, LANES), index)
-
   of_keys = lambda j, i: j
-  norm_sums = (pairs, norms.shape[0], _SUBLANES, LANES)
-  sequence = (tiling.windows, tiling.tokens, tiling.heads * HEAD_DIM)
+  norm_sums = (tiling.pairs, norms.shape[0], _SUBLANES, LANES)
   *d_parts, d_norms = pl.pallas_call(
     functools.partial(_kernel, tiling),
     grid=grid,
     in_specs=[
-      block(queries, both),
-      block(keys, of_keys, 1),
-      block(keys, of_keys, 2),
-      block(queries, first),
-      block(queries, lambda j, i: i),
+      tiling.in_sequence(queries, both, 0),
+      tiling.in_sequence(keys, of_keys, 1),
+      tiling.in_sequence(keys, of_keys, 2),
+      tiling.in_windows(queries, first),
+      tiling.in_sequence(queries, lambda j, i: i, 0),
       pl.BlockSpec((None, HEADS, queries), lambda b, j, i: (b, 0, first(j, i))),
       pl.BlockSpec((queries, LANES), lambda b, j, i: (both(j, i), 0)),
       pl.BlockSpec((keys, LANES), lambda b, j, i: (j, 0)),
       pl.BlockSpec(norms.shape, lambda b, j, i: (0, 0)),
     ],
     out_specs=[
-      block(queries, last),
-      block(keys, of_keys),
-      block(keys, of_keys),
+      tiling.in_windows(queries, last),
+      tiling.in_windows(keys, of_keys),
+      tiling.in_windows(keys, of_keys),
       pl.BlockSpec((None, *norm_sums[1:]), lambda b, j, i: (b, 0, 0, 0)),
     ],
     out_shape=[
-      *[jax.ShapeDtypeStruct(sequence, qkv.dtype)] * 3,
+      *[jax.ShapeDtypeStruct(tiling.window_shape, qkv.dtype)] * 3,
       jax.ShapeDtypeStruct(norm_sums, tiling.wide),
     ],
     scratch_shapes=[
@@ -149,7 +141,11 @@ def _kernel(
   d_values,
 ):
   j, i = pl.program_id(1), pl.program_id(2)
+  _, window, _ = tiling.place(pl.program_id(0))
   start = pl.multiple_of(i * tiling.backward[0], LANES)
+  key_start = pl.multiple_of(j * tiling.backward[1], LANES)
+  q, k, v, d_out = (ref.at[0] for ref in (q, k, v, d_out))
+  cotangent = functools.partial(_cotangent, tiling, window, start, d_out)
 
   @pl.when((j == 0) & (i == 0))
   def _():
@@ -158,7 +154,16 @@ def _kernel(
   @pl.when(j == 0)
   def _():
     _prepare_queries(
-      tiling, start, q, out, d_out, log_sums, q_table, norms, queries, extras
+      tiling,
+      start,
+      q,
+      out,
+      cotangent,
+      log_sums,
+      q_table,
+      norms,
+      queries,
+      extras,
     )
     d_queries[:, pl.ds(start, tiling.backward[0])] = jnp.zeros(
       (LANES, tiling.backward[0]), tiling.wide
@@ -166,7 +171,6 @@ def _kernel(
 
   @pl.when(i == 0)
   def _():
-    key_start = pl.multiple_of(j * tiling.backward[1], LANES)
     _prepare_keys(
       tiling, key_start, k, v, k_table, norms, keys, values, keys_transposed
     )
@@ -176,7 +180,7 @@ def _kernel(
   _add_products(
     tiling,
     start,
-    d_out,
+    cotangent(pl.ds(0, tiling.backward[0])),
     queries,
     extras,
     keys,
@@ -191,7 +195,7 @@ def _kernel(
   def _():
     # Queries have the factor of the scores, and ds is to base e.
     d_rows = lambda at: d_keys[:, at].T * math.log(2)
-    _write(tiling, d_rows, k, k_table, norms, 1, d_k, d_norms)
+    _write(tiling, key_start, d_rows, k, k_table, norms, 1, d_k, d_norms)
 
     @pl.loop(0, tiling.backward[1], step=_ROWS)
     def _(first):
@@ -204,11 +208,29 @@ def _kernel(
       at = pl.ds(pl.multiple_of(start + at.start, _ROWS), _ROWS)
       return d_queries[:, at].T * HEAD_DIM**-0.5
 
-    _write(tiling, d_rows, q, q_table, norms, 0, d_q, d_norms)
+    _write(tiling, start, d_rows, q, q_table, norms, 0, d_q, d_norms)
+
+
+def _cotangent(tiling, window, start, d_out, at):
+  """Returns rows of the cotangent of a window's result.
+
+  Args:
+    tiling: sizes.
+    window: number of the window.
+    start: row of the window with which the block begins.
+    d_out: block of the cotangent of the mean over windows.
+    at: rows of the block.
+  """
+  x = d_out[at, :]
+  row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0) + start + at.start
+  is_shared = (row < tiling.overlap) & (window > 0)
+  is_shared |= (row >= tiling.stride) & (window < tiling.windows - 1)
+  x = jnp.where(is_shared, x * jnp.asarray(0.5, x.dtype), x)
+  return tiling.before_padding(start + at.start, x)
 
 
 def _prepare_queries(
-  tiling, start, q, out, d_out, log_sums, table, norms, queries, extras
+  tiling, start, q, out, cotangent, log_sums, table, norms, queries, extras
 ):
   """Fills the scratch with a block's queries and what their lanes add."""
 
@@ -217,15 +239,14 @@ def _prepare_queries(
     at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
     to = pl.ds(pl.multiple_of(start + first, _ROWS), _ROWS)
     x = tpu_rows.placed(
-      q[at, :].astype(tiling.wide),
+      tiling.before_padding(to.start, q[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[0:1, :], norms[1:2, :]),
       tpu_rows.rotary(table[at, :], HEAD_DIM),
       tiling.epsilon,
       tiling.units,
     )
     queries[to, :] = (x * tiling.query_factor).astype(tiling.dtype)
-    wide = lambda ref: ref[at, :].astype(tiling.wide)
-    product = _before_padding(tiling, start + first, wide(out) * wide(d_out))
+    product = out[at, :].astype(tiling.wide) * cotangent(at).astype(tiling.wide)
     means = tiling.two_parts(-tiling.units.sum_of_others(product))
     feature = tpu_rows.feature(_ROWS, HEAD_DIM)
     x = _log_sum_lanes(tiling, log_sums[:, at])
@@ -260,7 +281,7 @@ def _prepare_keys(
   def _(first):
     at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
     x = tpu_rows.placed(
-      k[at, :].astype(tiling.wide),
+      tiling.before_padding(start + first, k[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
       tpu_rows.rotary(table[at, :], HEAD_DIM),
       tiling.epsilon,
@@ -272,16 +293,17 @@ def _prepare_keys(
     ).astype(tiling.dtype)
     mask = tpu_forward.mask_lanes(tiling, start + first, _ROWS)
     keys_transposed[:, at] = x.T
+    y = tiling.before_padding(start + first, v[at, :])
     for h in range(HEADS):
       own = tpu_rows.own_lanes(h, _ROWS, HEAD_DIM)
       keys[h, at, :] = jnp.where(own, x, mask + ones(LOG_SUM))
-      values[h, at, :] = jnp.where(own, v[at, :], ones(MEAN))
+      values[h, at, :] = jnp.where(own, y, ones(MEAN))
 
 
 def _add_products(
   tiling,
   start,
-  d_out,
+  d,
   queries,
   extras,
   keys,
@@ -296,7 +318,6 @@ def _add_products(
   at = pl.ds(start, rows)
   products = tiling.products
   q = queries[at, :]
-  d = _before_padding(tiling, start, d_out[...])
   q_transposed, d_transposed = q.T, d.T
   for h in range(HEADS):
     head = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
@@ -316,11 +337,12 @@ def _add_products(
     )
 
 
-def _write(tiling, d_rows, x, table, norms, part, d_x, d_norms):
+def _write(tiling, start, d_rows, x, table, norms, part, d_x, d_norms):
   """Writes the gradient before norm and rotation, and adds those of the norm.
 
   Args:
     tiling: sizes.
+    start: row of the window with which the block begins.
     d_rows: function of rows that returns their gradient after the rotation.
     x: block of queries or keys.
     table: its rows of the table.
@@ -331,12 +353,12 @@ def _write(tiling, d_rows, x, table, norms, part, d_x, d_norms):
   """
   weights = tpu_rows.Weights(*(norms[n : n + 1, :] for n in _rows_of(part)))
 
-  @pl.loop(0, x.shape[0], step=_ROWS)
+  @pl.loop(0, d_x.shape[0], step=_ROWS)
   def _(first):
     at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
     found = tpu_rows.gradients(
       d_rows(at),
-      x[at, :].astype(tiling.wide),
+      tiling.before_padding(start + first, x[at, :]).astype(tiling.wide),
       weights,
       tpu_rows.rotary(table[at, :], HEAD_DIM),
       tiling.epsilon,
@@ -349,9 +371,3 @@ def _write(tiling, d_rows, x, table, norms, part, d_x, d_norms):
 
 def _rows_of(part):
   return 2 * part, 2 * part + 1
-
-
-def _before_padding(tiling, start, x):
-  """Returns x with zeros in the rows of the padding."""
-  row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
-  return jnp.where(row < tiling.length, x, jnp.zeros_like(x))

@@ -43,38 +43,34 @@ def attend(
 
   Args:
     tiling: sizes.
-    qkv: [N, W, X].
+    qkv: [B, T, X].
     norms: [4, 128].
-    table: [W, 128].
+    table: [tokens of a window, 128].
     is_bounded: whether scores need no maximum, int32 [1].
 
   Returns:
-    The result [N, W, H D], and the logarithms to base 2 of the sums of
-    exponentials, [N G, 2, W].
+    The result of all windows [B S, tokens, H D], and the logarithms to base 2
+    of the sums of exponentials, [B S G, 2, tokens].
   """
-  groups, queries = tiling.groups, tiling.forward[0]
-  pair = lambda b: (b // groups, b % groups)
-
-  def part(number):  # 0, 1, 2: q, k, v
-    return lambda b, i, _: (pair(b)[0], 0, number * groups + pair(b)[1])
-
+  queries = tiling.forward[0]
   whole = lambda b, i, _: (0, 0)
-  block_of_window = lambda b, i, _: (pair(b)[0], i, pair(b)[1])
+  first = lambda i, _: 0
+  block = lambda i, _: i
   return pl.pallas_call(
     functools.partial(_kernel, tiling),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
-      grid=(tiling.windows * groups, tiling.tokens // queries),
+      grid=(tiling.pairs, tiling.tokens // queries),
       in_specs=[
-        pl.BlockSpec((None, queries, LANES), block_of_window),
-        pl.BlockSpec((None, tiling.tokens, LANES), part(1)),
-        pl.BlockSpec((None, tiling.tokens, LANES), part(2)),
+        tiling.in_sequence(queries, block, 0),
+        tiling.in_sequence(tiling.tokens, first, 1),
+        tiling.in_sequence(tiling.tokens, first, 2),
         # Never changes, so that one buffer is enough.
         pl.BlockSpec(table.shape, whole, pipeline_mode=pl.Buffered(1)),
         pl.BlockSpec(norms.shape, whole),
       ],
       out_specs=[
-        pl.BlockSpec((None, queries, LANES), block_of_window),
+        tiling.in_windows(queries, block),
         pl.BlockSpec((None, HEADS, queries), lambda b, i, _: (b, 0, i)),
       ],
       scratch_shapes=[
@@ -83,12 +79,8 @@ def attend(
       ],
     ),
     out_shape=[
-      jax.ShapeDtypeStruct(
-        (tiling.windows, tiling.tokens, tiling.heads * HEAD_DIM), qkv.dtype
-      ),
-      jax.ShapeDtypeStruct(
-        (tiling.windows * groups, HEADS, tiling.tokens), tiling.wide
-      ),
+      jax.ShapeDtypeStruct(tiling.window_shape, qkv.dtype),
+      jax.ShapeDtypeStruct((tiling.pairs, HEADS, tiling.tokens), tiling.wide),
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'),
@@ -102,6 +94,7 @@ def _kernel(
   tiling, is_bounded, q, k, v, table, norms, out, log_sums, keys, values
 ):
   block = pl.program_id(1)
+  q, k, v = (ref.at[0] for ref in (q, k, v))
 
   @pl.when(block == 0)
   def _():
@@ -110,7 +103,7 @@ def _kernel(
   rows = tiling.forward[0]
   start = pl.multiple_of(block * rows, LANES)
   x = tpu_rows.placed(
-    q[...].astype(tiling.wide),
+    tiling.before_padding(start, q[...]).astype(tiling.wide),
     tpu_rows.Weights(norms[0:1, :], norms[1:2, :]),
     tpu_rows.rotary(table[pl.ds(start, rows), :], HEAD_DIM),
     tiling.epsilon,
@@ -143,14 +136,14 @@ def _prepare_keys(tiling, k, v, table, norms, keys, values):
     count = min(ROWS, LANES)
     at = pl.ds(pl.multiple_of(start, LANES), count)
     x = tpu_rows.placed(
-      k[at, :].astype(tiling.wide),
+      tiling.before_padding(start, k[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
       tpu_rows.rotary(table[at, :], HEAD_DIM),
       tiling.epsilon,
       tiling.units,
     ).astype(tiling.dtype)
     mask = mask_lanes(tiling, start, count)
-    transposed = v[at, :].T
+    transposed = tiling.before_padding(start, v[at, :]).T
     for h in range(HEADS):
       own = tpu_rows.own_lanes(h, count, HEAD_DIM)
       keys[h, at, :] = jnp.where(own, x, mask)
@@ -229,5 +222,4 @@ def _finish(tiling, start, out, log_sums, results):
     heads.append(total[:HEAD_DIM] / sums)
     log_sums[h : h + 1, :] = jnp.log2(sums) + largest
   x = jnp.concatenate(heads, axis=0).T
-  row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
-  out[...] = jnp.where(row < tiling.length, x, 0).astype(out.dtype)
+  out[...] = tiling.before_padding(start, x).astype(out.dtype)

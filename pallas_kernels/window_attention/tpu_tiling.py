@@ -14,10 +14,13 @@ The same lanes beside d_out and the values subtract sum(out d_out). By feature:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import math
+from typing import Any
 
 import jax
+from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 from pallas_kernels.tpu import rows as rows_lib
@@ -39,6 +42,11 @@ ROWS = 256
 # their powers leaves float32's range, whatever the maximum; beyond it the
 # kernel subtracts the running maximum.
 LARGEST_SCORE = 100.0
+# Rows of a tile in the memory of a chip, where windows may begin.
+TILE = 8
+# Windows are padded to a multiple of the granule, in tokens; a shorter window
+# is one granule.
+_GRANULE = 512
 # Largest blocks in tokens.
 _FORWARD_QUERIES, _FORWARD_KEYS = 2048, 512
 _BACKWARD_QUERIES, _BACKWARD_KEYS = 1024, 1024
@@ -51,10 +59,13 @@ class Tiling:
   """Sizes of one call; all static.
 
   Attributes:
-    windows: N.
+    batch: B.
+    sequence: tokens of the sequence, T.
+    windows: windows of the sequence, S.
+    stride: tokens from the start of one window to that of the next.
+    length: tokens of a window, W.
+    tokens: tokens of a window with padding.
     heads: H, an even number.
-    tokens: W.
-    length: tokens before the padding.
     epsilon: number added to the variance of the norms.
     dtype: dtype of the tokens and of the operands of products.
     wide: dtype of scores and sums.
@@ -63,10 +74,13 @@ class Tiling:
     vmem: bytes of vector memory.
   """
 
+  batch: int
+  sequence: int
   windows: int
-  heads: int
-  tokens: int
+  stride: int
   length: int
+  tokens: int
+  heads: int
   epsilon: float
   dtype: jnp.dtype
   wide: jnp.dtype
@@ -78,6 +92,62 @@ class Tiling:
   def groups(self) -> int:
     """G, pairs of heads."""
     return self.heads // HEADS
+
+  @property
+  def overlap(self) -> int:
+    """Tokens that a window shares with the next one."""
+    return self.length - self.stride
+
+  @property
+  def pairs(self) -> int:
+    """Pairs of heads in all windows of all sequences."""
+    return self.batch * self.windows * self.groups
+
+  def place(self, pair: Any) -> tuple[Any, Any, Any]:
+    """Returns sequence, window and pair of heads of one of `pairs`."""
+    clip, rest = divmod_(pair, self.windows * self.groups)
+    return clip, *divmod_(rest, self.groups)
+
+  def in_sequence(
+    self, size: int, row: Callable[..., Any], part: int
+  ) -> pl.BlockSpec:
+    """Returns the rows of a window in [B, T, X], two heads of a part.
+
+    Args:
+      size: rows of the block.
+      row: function of the grid's indices after the first: the block's number.
+      part: 0, 1, 2 for queries, keys and values.
+    """
+    beyond = (self.windows - 1) * self.stride + self.tokens - self.sequence
+
+    def index(pair, *rest):
+      clip, window, group = self.place(pair)
+      start = window * self.stride + row(*rest) * size
+      lane = (part * self.groups + group) * LANES
+      return clip, pl.multiple_of(start, TILE), pl.multiple_of(lane, LANES)
+
+    # Rows after the sequence have undefined values.
+    rows = pl.Element(size, padding=(0, max(0, beyond)))
+    return pl.BlockSpec((pl.Element(1), rows, pl.Element(LANES)), index)
+
+  def in_windows(self, size: int, row: Callable[..., Any]) -> pl.BlockSpec:
+    """Returns the rows of a window in [B S, tokens, H D], two heads."""
+
+    def index(pair, *rest):
+      clip, window, group = self.place(pair)
+      return clip * self.windows + window, row(*rest), group
+
+    return pl.BlockSpec((None, size, LANES), index)
+
+  @property
+  def window_shape(self) -> tuple[int, int, int]:
+    """Shape of arrays of windows, [B S, tokens, H D]."""
+    return self.batch * self.windows, self.tokens, self.heads * HEAD_DIM
+
+  def before_padding(self, start: Any, x: jax.Array) -> jax.Array:
+    """Returns rows x [rows, 128] from `start` on, with zeros as padding."""
+    row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0) + start
+    return jnp.where(row < self.length, x, jnp.zeros_like(x))
 
   @property
   def products(self) -> Products:
@@ -114,34 +184,28 @@ class Tiling:
 
 def make(
   *,
+  batch: int,
+  sequence: int,
   windows: int,
-  heads: int,
-  tokens: int,
+  stride: int,
   length: int,
+  heads: int,
   epsilon: float,
   dtype: jnp.dtype,
 ) -> Tiling:
-  """Returns the sizes of a call.
-
-  Raises:
-    NotImplementedError: a size is not supported.
-  """
-  if heads % HEADS:
-    raise NotImplementedError(
-      f'{heads} heads: the TPU kernels take an even number, such as {heads + 1}'
-    )
-  if tokens % LANES:
-    raise NotImplementedError(
-      f'windows of {tokens} tokens: the TPU kernels take multiples of {LANES},'
-      f' such as {-(-tokens // LANES) * LANES}'
-    )
+  """Returns the sizes of a call; arguments as the fields of `Tiling`."""
+  granule = min(_GRANULE, -(-length // LANES) * LANES)
+  tokens = -(-length // granule) * granule
   target = targets.current()
   queries = _BACKWARD_QUERIES * (2 if target.vmem >= _LARGE_VMEM else 1)
   return Tiling(
+    batch=batch,
+    sequence=sequence,
     windows=windows,
-    heads=heads,
-    tokens=tokens,
+    stride=stride,
     length=length,
+    tokens=tokens,
+    heads=heads,
     epsilon=epsilon,
     dtype=jnp.dtype(dtype),
     wide=jnp.promote_types(dtype, jnp.float32),
@@ -149,6 +213,12 @@ def make(
     backward=(_block(tokens, queries), _block(tokens, _BACKWARD_KEYS)),
     vmem=target.vmem,
   )
+
+
+def divmod_(a: Any, b: int) -> tuple[Any, Any]:
+  """Returns quotient and remainder of a number in a kernel's index."""
+  b = jnp.int32(b)
+  return jax.lax.div(a, b), jax.lax.rem(a, b)
 
 
 def _block(tokens: int, most: int) -> int:

@@ -64,6 +64,7 @@ def choose_for_windows(
   platform: str,
   heads: int,
   head_dim: int,
+  stride: int,
   dtype: jnp.dtype,
 ) -> str:
   """Returns the implementation of self-attention within windows.
@@ -73,11 +74,12 @@ def choose_for_windows(
     platform: Platform of the devices, such as 'tpu'.
     heads: Heads of a device.
     head_dim: Features per head, D.
+    stride: Tokens from the start of one window to that of the next.
     dtype: Dtype of the projections.
   """
   if implementation is None and platform == 'tpu':
     try:
-      window_attention.check_support(heads, head_dim, dtype)
+      window_attention.check_support(heads, head_dim, stride, dtype)
     except NotImplementedError:
       return 'splash'
     return 'pallas_tpu'

@@ -172,6 +172,20 @@ def test_results_of_two_protocols_do_not_mix(tmp_path):
     comparison.Comparison(tmp_path / 'old').check_protocol()
 
 
+def test_results_of_two_learning_rates_do_not_mix(tmp_path, monkeypatch):
+  trained = []
+  monkeypatch.setattr(
+    comparison.demo_steps, 'run', lambda step, _: trained.append(step.title)
+  )
+  compare = comparison.Comparison(tmp_path)
+  compare.train('mamba2', 0, 0.04)
+  compare.train('mamba2', 0, 0.04)  # Goes on.
+  assert len(trained) == 2 * len(comparison.STAGES)
+  with pytest.raises(ValueError, match='learning rate 0.04, .* found 0.08'):
+    compare.train('mamba2', 0, 0.08)
+  compare.train('mamba2', 1, 0.08)
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -15,7 +15,6 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-import numpy as np
 
 import pallas_kernels
 from pallas_kernels.types import Norm
@@ -35,26 +34,21 @@ def windows(
 ) -> jax.Array:
   """Cuts a sequence in storage order into overlapping windows.
 
-  Windows begin at equal distances, at 480 x 720 pixels a multiple of the 8
-  rows of a TPU's tile, so no row moves within a tile.
-
   Args:
-    x: Sequence [B, T', ...], `order.length` tokens and padding.
+    x: Sequence [B, T', ...]; padding after its tokens is dropped.
     order: Order of the tokens.
-    size: Tokens per window with padding, at least `order.window`. The padding
-      has tokens of the next window, or zeros.
+    size: Tokens per window with padding of zeros, at least `order.window`.
 
   Returns:
-    [B, S, size, ...].
+    [S, B, size, ...].
   """
-  step = order.stride
-  blocks, last = jnp.split(x, [order.segments * step], axis=1)
-  blocks = blocks.reshape(x.shape[0], order.segments, step, *x.shape[2:])
-  after = min(size - step, step)
-  following = jnp.concatenate(
-    [blocks[:, 1:, :after], _resize(last, after)[:, None]], axis=1
-  )
-  return _resize(jnp.concatenate([blocks, following], axis=2), size, axis=2)
+  p = order.tokens_per_frame
+  body = x[:, p : order.length]
+  body = body.reshape(x.shape[0], order.segments, -1, *x.shape[2:])
+  shared = jnp.concatenate([x[:, None, :p], body[:, :-1, -p:]], axis=1)
+  shape = (*body.shape[:2], size - order.window, *x.shape[2:])
+  padding = jnp.zeros(shape, x.dtype)
+  return jnp.concatenate([shared, body, padding], axis=2).swapaxes(0, 1)
 
 
 def merge_windows(
@@ -63,32 +57,24 @@ def merge_windows(
   """Inverts `windows`; a shared frame becomes the mean of its two copies.
 
   Args:
-    y: Windows [B, S, size, ...]; their padding is ignored.
+    y: Windows [S, B, size, ...].
     order: Order of the tokens.
     length: Tokens of the result with padding of zeros, T'.
 
   Returns:
     [B, T', ...].
   """
-  step = order.stride
-  blocks, ends = y[:, :, :step], y[:, :, step : order.window]
-  # The end of a window is the beginning of the next one.
-  before = jnp.concatenate([jnp.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
-  before = _resize(before, step, axis=2)
-  segment, token = np.ogrid[: order.segments, :step]
-  is_shared = (segment > 0) & (token < order.tokens_per_frame)
-  is_shared = is_shared.reshape(*is_shared.shape, *[1] * (y.ndim - 3))
-  blocks = jnp.where(is_shared, (before + blocks) / 2, blocks)
-  blocks = blocks.reshape(y.shape[0], -1, *y.shape[3:])
-  return _resize(jnp.concatenate([blocks, ends[:, -1]], axis=1), length)
-
-
-def _resize(x: jax.Array, size: int, axis: int = 1) -> jax.Array:
-  """Cuts an axis to `size`, or pads it with zeros."""
-  x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
-  padding = [(0, 0)] * x.ndim
-  padding[axis] = (0, size - x.shape[axis])
-  return jnp.pad(x, padding)
+  p = order.tokens_per_frame
+  y = y.swapaxes(0, 1)
+  shared, body = y[:, :, :p], y[:, :, p : order.window]
+  last = jnp.concatenate(
+    [(body[:, :-1, -p:] + shared[:, 1:]) / 2, body[:, -1:, -p:]], axis=1
+  )
+  body = jnp.concatenate([body[:, :, :-p], last], axis=2)
+  body = body.reshape(y.shape[0], -1, *y.shape[3:])
+  shape = (y.shape[0], length - order.length, *y.shape[3:])
+  padding = jnp.zeros(shape, y.dtype)
+  return jnp.concatenate([shared[:, 0], body, padding], axis=1)
 
 
 def normalised_heads(
@@ -167,11 +153,9 @@ class SegmentAttention(nn.Module):
       self.sharding_plan.platform,
       heads.number,
       d,
+      order.stride,
       self.dtype,
     )
-    size = softmax.padded(order.window, implementation)
-    padding = ((0, size - order.window), (0, 0))
-    cos, sin = (jnp.pad(table, padding) for table in rotary)
     # The backward pass computes everything again but the results of kernels.
     recompute = functools.partial(
       jax.checkpoint,
@@ -184,48 +168,47 @@ class SegmentAttention(nn.Module):
     def in_sequence(z, norms, rotary):
       # Only one score matrix exists at a time. Memory then does not grow with
       # the number of segments, and on a CPU the work fits into its cache.
-      rotary = heads.tile_over_lanes(rotary)
+      size = softmax.padded(order.window, implementation)
+      padding = ((0, size - order.window), (0, 0))
+      cos, sin = (jnp.pad(table, padding) for table in rotary)
+      rotary = heads.tile_over_lanes((cos, sin))
 
       @recompute
       def attend(z, norms):
         qkv = normalised_heads(z, heads, norms, rotary, self.qk_norm_eps)
         return softmax.attend(*qkv, d, order.window, implementation)
 
-      out = jax.lax.map(
-        lambda z: attend(z, norms), windows(z, order, size).swapaxes(0, 1)
-      )
-      return out.swapaxes(0, 1)
+      out = jax.lax.map(lambda z: attend(z, norms), windows(z, order, size))
+      out = checkpoint_name(out, RESULT)
+      # Averaging before the output projection equals averaging after it.
+      return merge_windows(out, order, z.shape[1])
 
     @recompute
     def at_once(z, norms, rotary):
-      z = windows(z, order, size)
       q_norm, k_norm = (Norm(*norm) for norm in norms)
       cos, sin = rotary
-      out = pallas_kernels.window_attention(
-        z.reshape(-1, *z.shape[2:]),
+      return pallas_kernels.window_attention(
+        z,
         q_norm,
         k_norm,
         cos,
         sin,
         heads=heads.number,
-        length=order.window,
+        windows=order.segments,
+        stride=order.stride,
         epsilon=self.qk_norm_eps,
         implementation=implementation,
       )
-      return out.reshape(*z.shape[:3], -1)
 
     def all_windows(z, _, shared):
-      attend = at_once if implementation == 'pallas_tpu' else in_sequence
-      out = checkpoint_name(attend(z, *shared), RESULT)
-      # Averaging before the output projection equals averaging after it.
-      return merge_windows(out, order, z.shape[1]), ()
+      if implementation == 'pallas_tpu':
+        return at_once(z, *shared), ()
+      return in_sequence(z, *shared), ()
 
     z = projections.qkv_projection(
       x.astype(self.dtype), weights, self.sharding_plan
     )
-    out, _ = self.sharding_plan.by_heads(
-      all_windows, z, shared=(norms, (cos, sin))
-    )
+    out, _ = self.sharding_plan.by_heads(all_windows, z, shared=(norms, rotary))
     return projections.output_projection(
       out, layers.DenseWeights(m, name='o')(m)
     )

@@ -12,7 +12,14 @@ from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions as positions_lib
 from ttt_jax.runtime import schema
 
-REMAT_POLICIES = ('none', 'products', 'attention', 'layer', 'offload')
+REMAT_POLICIES = (
+  'none',
+  'products',
+  'attention',
+  'offload_attention',
+  'layer',
+  'offload',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +66,9 @@ class DiTConfig:
     remat: Activations that are kept for the backward pass: 'none' keeps all of
       them, 'products' keeps the results of matrix products, of attention and
       of the portable inner loop, 'layer' keeps the blocks' inputs, 'attention'
-      also the results of the kernels of attention within windows, 'offload'
-      keeps the blocks' inputs in host memory.
+      also the results of the kernels of attention within windows. 'offload'
+      and 'offload_attention' keep the same as 'layer' and 'attention' in host
+      memory.
     implementation: Implementation of the mixer's kernel; None takes the
       backend's best.
     attention: Implementation of attention within windows, 'pallas_tpu' (heads

@@ -21,23 +21,34 @@ from ttt_jax.models.dit import positions
 
 DiTConfig = dit_config.DiTConfig
 
+
+def _offload(*names):
+  return jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[*names],
+    offload_src='device',
+    offload_dst='pinned_host',
+  )
+
+
 # Policy of `jax.checkpoint`, by `DiTConfig.remat`.
 _REMAT_POLICIES = {
   'products': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable,
     jax.checkpoint_policies.save_only_these_names(
-      attention.RESULT, portable_loop.RESULT
+      attention.RESULT,
+      softmax.RESULT,
+      softmax.LOG_SUMS,
+      portable_loop.RESULT,
     ),
   ),
   'layer': None,
   'attention': jax.checkpoint_policies.save_only_these_names(
     softmax.RESULT, softmax.LOG_SUMS
   ),
-  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
-    names_which_can_be_saved=[],
-    names_which_can_be_offloaded=[block_lib.INPUT],
-    offload_src='device',
-    offload_dst='pinned_host',
+  'offload': _offload(block_lib.INPUT),
+  'offload_attention': _offload(
+    block_lib.INPUT, softmax.RESULT, softmax.LOG_SUMS
   ),
 }
 
