@@ -42,7 +42,7 @@ def window_attention(
     NotImplementedError: a size or a dtype is not supported.
   """
   length, dim = cos.shape
-  check_support(heads, dim, stride, qkv.dtype)
+  check_support(dim, stride, qkv.dtype)
   tiling = tpu_tiling.make(
     batch=qkv.shape[0],
     sequence=qkv.shape[1],
@@ -57,20 +57,26 @@ def window_attention(
   table = jnp.pad(table, ((0, tiling.tokens - length), (0, 0)))
   norms = (*q_norm, *k_norm)
   norms = jnp.stack([jnp.tile(w.astype(tiling.wide), 2) for w in norms])
-  return _attend(tiling, qkv, norms, table)
+  out = _attend(tiling, _append_heads(qkv, heads, tiling.heads), norms, table)
+  return out[..., : heads * dim]
 
 
-def check_support(
-  heads: int, head_dim: int, stride: int, dtype: jnp.dtype
-) -> None:
+def _append_heads(qkv, heads, new_heads):
+  """Appends empty heads to queries, keys and values."""
+  if heads == new_heads:
+    return qkv
+  width = heads * tpu_tiling.HEAD_DIM
+  parts = jnp.split(qkv[..., : 3 * width], 3, axis=2)
+  lanes = (new_heads - heads) * tpu_tiling.HEAD_DIM
+  padded = [jnp.pad(x, ((0, 0), (0, 0), (0, lanes))) for x in parts]
+  return jnp.concatenate(padded, axis=2)
+
+
+def check_support(head_dim: int, stride: int, dtype: jnp.dtype) -> None:
   """Raises NotImplementedError unless the kernels support the arguments."""
   if head_dim != tpu_tiling.HEAD_DIM:
     raise NotImplementedError(
       f'head dim {head_dim}: the TPU kernels have {tpu_tiling.HEAD_DIM}'
-    )
-  if heads % tpu_tiling.HEADS:
-    raise NotImplementedError(
-      f'{heads} heads: the TPU kernels take an even number, such as {heads + 1}'
     )
   tile = tpu_tiling.TILE
   if stride % tile:

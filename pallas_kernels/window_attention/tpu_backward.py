@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import pallas as pl
@@ -32,11 +33,36 @@ from pallas_kernels.window_attention.tpu_tiling import HEAD_DIM
 from pallas_kernels.window_attention.tpu_tiling import HEADS
 from pallas_kernels.window_attention.tpu_tiling import LOG_SUM
 from pallas_kernels.window_attention.tpu_tiling import MEAN
+from pallas_kernels.window_attention.tpu_tiling import ROWS
 
 # Rows of a float32 tile.
 _SUBLANES = 8
-# Rows at a time outside the products.
-_ROWS = 128
+
+
+class _Scratch(NamedTuple):
+  """Vector memory: of all queries of a window, then of a block of keys.
+
+  Attributes:
+    queries: queries after norm and rotation, times the factor of the scores.
+    cotangents: cotangents of the window's result.
+    extras: what the free lanes of both add, see `tpu_tiling`.
+    d_queries: gradient of the rotated queries, transposed.
+    keys: keys of both heads with their free lanes, [2, keys, 128].
+    values: values of both heads with their free lanes, [2, keys, 128].
+    keys_transposed: keys after norm and rotation.
+    d_keys: gradient of the rotated keys, transposed.
+    d_values: gradient of the values, transposed.
+  """
+
+  queries: Any
+  cotangents: Any
+  extras: Any
+  d_queries: Any
+  keys: Any
+  values: Any
+  keys_transposed: Any
+  d_keys: Any
+  d_values: Any
 
 
 def gradients(
@@ -81,7 +107,7 @@ def gradients(
       tiling.in_sequence(keys, of_keys, 1),
       tiling.in_sequence(keys, of_keys, 2),
       tiling.in_windows(queries, first),
-      tiling.in_sequence(queries, lambda j, i: i, 0),
+      tiling.in_sequence(queries, first, 0),
       pl.BlockSpec((None, HEADS, queries), lambda b, j, i: (b, 0, first(j, i))),
       pl.BlockSpec((queries, LANES), lambda b, j, i: (both(j, i), 0)),
       pl.BlockSpec((keys, LANES), lambda b, j, i: (j, 0)),
@@ -97,16 +123,17 @@ def gradients(
       *[jax.ShapeDtypeStruct(tiling.window_shape, qkv.dtype)] * 3,
       jax.ShapeDtypeStruct(norm_sums, tiling.wide),
     ],
-    scratch_shapes=[
-      pltpu.VMEM((tiling.tokens, LANES), tiling.dtype),
-      pltpu.VMEM((tiling.tokens, LANES), tiling.dtype),
-      pltpu.VMEM((LANES, tiling.tokens), tiling.wide),
-      pltpu.VMEM((HEADS, keys, LANES), tiling.dtype),
-      pltpu.VMEM((HEADS, keys, LANES), tiling.dtype),
-      pltpu.VMEM((LANES, keys), tiling.dtype),
-      pltpu.VMEM((LANES, keys), tiling.wide),
-      pltpu.VMEM((LANES, keys), tiling.wide),
-    ],
+    scratch_shapes=_Scratch(
+      queries=pltpu.VMEM((tiling.tokens, LANES), tiling.dtype),
+      cotangents=pltpu.VMEM((tiling.tokens, LANES), tiling.dtype),
+      extras=pltpu.VMEM((tiling.tokens, LANES), tiling.dtype),
+      d_queries=pltpu.VMEM((LANES, tiling.tokens), tiling.wide),
+      keys=pltpu.VMEM((HEADS, keys, LANES), tiling.dtype),
+      values=pltpu.VMEM((HEADS, keys, LANES), tiling.dtype),
+      keys_transposed=pltpu.VMEM((LANES, keys), tiling.dtype),
+      d_keys=pltpu.VMEM((LANES, keys), tiling.wide),
+      d_values=pltpu.VMEM((LANES, keys), tiling.wide),
+    ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary', 'arbitrary'),
       vmem_limit_bytes=int(tiling.vmem * 0.97),
@@ -131,21 +158,14 @@ def _kernel(
   d_k,
   d_v,
   d_norms,
-  queries,
-  extras,
-  d_queries,
-  keys,
-  values,
-  keys_transposed,
-  d_keys,
-  d_values,
+  *scratch,
 ):
+  scratch = _Scratch(*scratch)
   j, i = pl.program_id(1), pl.program_id(2)
   _, window, _ = tiling.place(pl.program_id(0))
   start = pl.multiple_of(i * tiling.backward[0], LANES)
   key_start = pl.multiple_of(j * tiling.backward[1], LANES)
   q, k, v, d_out = (ref.at[0] for ref in (q, k, v, d_out))
-  cotangent = functools.partial(_cotangent, tiling, window, start, d_out)
 
   @pl.when((j == 0) & (i == 0))
   def _():
@@ -153,91 +173,48 @@ def _kernel(
 
   @pl.when(j == 0)
   def _():
-    _prepare_queries(
-      tiling,
-      start,
-      q,
-      out,
-      cotangent,
-      log_sums,
-      q_table,
-      norms,
-      queries,
-      extras,
-    )
-    d_queries[:, pl.ds(start, tiling.backward[0])] = jnp.zeros(
-      (LANES, tiling.backward[0]), tiling.wide
-    )
+    _prepare_queries(tiling, start, q, q_table, norms, scratch)
+    _prepare_cotangents(tiling, window, start, out, d_out, log_sums, scratch)
 
   @pl.when(i == 0)
   def _():
-    _prepare_keys(
-      tiling, key_start, k, v, k_table, norms, keys, values, keys_transposed
-    )
-    d_keys[...] = jnp.zeros_like(d_keys)
-    d_values[...] = jnp.zeros_like(d_values)
+    _prepare_keys(tiling, key_start, k, v, k_table, norms, scratch)
 
-  _add_products(
-    tiling,
-    start,
-    cotangent(pl.ds(0, tiling.backward[0])),
-    queries,
-    extras,
-    keys,
-    values,
-    keys_transposed,
-    d_queries,
-    d_keys,
-    d_values,
-  )
+  for heads, is_number in tiling.numbers_of_heads(pl.program_id(0)):
+
+    @pl.when(is_number)
+    def _(heads=heads):
+      _add_products(tiling, start, heads, scratch)
 
   @pl.when(i == pl.num_programs(2) - 1)
   def _():
     # Queries have the factor of the scores, and ds is to base e.
-    d_rows = lambda at: d_keys[:, at].T * math.log(2)
+    d_rows = lambda at: scratch.d_keys[:, at].T * math.log(2)
     _write(tiling, key_start, d_rows, k, k_table, norms, 1, d_k, d_norms)
 
-    @pl.loop(0, tiling.backward[1], step=_ROWS)
+    @pl.loop(0, tiling.backward[1], step=ROWS)
     def _(first):
-      at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
-      d_v[at, :] = d_values[:, at].T.astype(d_v.dtype)
+      at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
+      d_v[at, :] = scratch.d_values[:, at].T.astype(d_v.dtype)
 
   @pl.when(j == pl.num_programs(1) - 1)
   def _():
     def d_rows(at):
-      at = pl.ds(pl.multiple_of(start + at.start, _ROWS), _ROWS)
-      return d_queries[:, at].T * HEAD_DIM**-0.5
+      at = pl.ds(pl.multiple_of(start + at.start, ROWS), ROWS)
+      return scratch.d_queries[:, at].T * HEAD_DIM**-0.5
 
     _write(tiling, start, d_rows, q, q_table, norms, 0, d_q, d_norms)
 
 
-def _cotangent(tiling, window, start, d_out, at):
-  """Returns rows of the cotangent of a window's result.
+def _prepare_queries(tiling, start, q, table, norms, scratch):
+  """Fills the scratch with a block's queries."""
+  rows = pl.ds(start, tiling.backward[0])
+  scratch.d_queries[:, rows] = jnp.zeros((LANES, rows.size), tiling.wide)
 
-  Args:
-    tiling: sizes.
-    window: number of the window.
-    start: row of the window with which the block begins.
-    d_out: block of the cotangent of the mean over windows.
-    at: rows of the block.
-  """
-  x = d_out[at, :]
-  row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0) + start + at.start
-  is_shared = (row < tiling.overlap) & (window > 0)
-  is_shared |= (row >= tiling.stride) & (window < tiling.windows - 1)
-  x = jnp.where(is_shared, x * jnp.asarray(0.5, x.dtype), x)
-  return tiling.before_padding(start + at.start, x)
-
-
-def _prepare_queries(
-  tiling, start, q, out, cotangent, log_sums, table, norms, queries, extras
-):
-  """Fills the scratch with a block's queries and what their lanes add."""
-
-  @pl.loop(0, tiling.backward[0], step=_ROWS)
+  @pl.loop(0, tiling.backward[0], step=ROWS)
   def _(first):
-    at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
-    to = pl.ds(pl.multiple_of(start + first, _ROWS), _ROWS)
+    at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
+    to = pl.ds(pl.multiple_of(start + first, ROWS), ROWS)
     x = tpu_rows.placed(
       tiling.before_padding(to.start, q[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[0:1, :], norms[1:2, :]),
@@ -245,14 +222,40 @@ def _prepare_queries(
       tiling.epsilon,
       tiling.units,
     )
-    queries[to, :] = (x * tiling.query_factor).astype(tiling.dtype)
-    product = out[at, :].astype(tiling.wide) * cotangent(at).astype(tiling.wide)
+    scratch.queries[to, :] = (x * tiling.query_factor).astype(tiling.dtype)
+
+
+def _prepare_cotangents(tiling, window, start, out, d_out, log_sums, scratch):
+  """Fills the scratch with a block's cotangents and free lanes.
+
+  Args:
+    tiling: sizes.
+    window: number of the window.
+    start: row of the window with which the block begins.
+    out: block of the window's result.
+    d_out: block of the cotangent of the mean over windows.
+    log_sums: block of the logarithms.
+    scratch: the scratch.
+  """
+
+  @pl.loop(0, tiling.backward[0], step=ROWS)
+  def _(first):
+    at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
+    to = pl.ds(pl.multiple_of(start + first, ROWS), ROWS)
+    d = d_out[at, :]
+    row = jax.lax.broadcasted_iota(jnp.int32, d.shape, 0) + to.start
+    is_shared = (row < tiling.overlap) & (window > 0)
+    is_shared |= (row >= tiling.stride) & (window < tiling.windows - 1)
+    d = jnp.where(is_shared, d * jnp.asarray(0.5, d.dtype), d)
+    d = tiling.before_padding(to.start, d)
+    scratch.cotangents[to, :] = d
+    product = out[at, :].astype(tiling.wide) * d.astype(tiling.wide)
     means = tiling.two_parts(-tiling.units.sum_of_others(product))
-    feature = tpu_rows.feature(_ROWS, HEAD_DIM)
+    feature = tpu_rows.feature(ROWS, HEAD_DIM)
     x = _log_sum_lanes(tiling, log_sums[:, at])
     for number, mean in enumerate(means):
       x = jnp.where(feature == MEAN + number, mean, x)
-    extras[to, :] = x
+    scratch.extras[to, :] = x
 
 
 def _log_sum_lanes(tiling, log_sums):
@@ -272,14 +275,14 @@ def _log_sum_lanes(tiling, log_sums):
   return lanes.astype(tiling.dtype)
 
 
-def _prepare_keys(
-  tiling, start, k, v, table, norms, keys, values, keys_transposed
-):
+def _prepare_keys(tiling, start, k, v, table, norms, scratch):
   """Fills the scratch with a block's keys and values."""
+  for d in (scratch.d_keys, scratch.d_values):
+    d[...] = jnp.zeros_like(d)
 
-  @pl.loop(0, tiling.backward[1], step=_ROWS)
+  @pl.loop(0, tiling.backward[1], step=ROWS)
   def _(first):
-    at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
+    at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
     x = tpu_rows.placed(
       tiling.before_padding(start + first, k[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
@@ -287,53 +290,44 @@ def _prepare_keys(
       tiling.epsilon,
       tiling.units,
     ).astype(tiling.dtype)
-    feature = tpu_rows.feature(_ROWS, HEAD_DIM)
+    feature = tpu_rows.feature(ROWS, HEAD_DIM)
     ones = lambda first: jnp.where(
       (feature == first) | (feature == first + 1), 1.0, 0.0
     ).astype(tiling.dtype)
-    mask = tpu_forward.mask_lanes(tiling, start + first, _ROWS)
-    keys_transposed[:, at] = x.T
+    mask = tpu_forward.mask_lanes(tiling, start + first)
+    scratch.keys_transposed[:, at] = x.T
     y = tiling.before_padding(start + first, v[at, :])
     for h in range(HEADS):
-      own = tpu_rows.own_lanes(h, _ROWS, HEAD_DIM)
-      keys[h, at, :] = jnp.where(own, x, mask + ones(LOG_SUM))
-      values[h, at, :] = jnp.where(own, y, ones(MEAN))
+      own = tpu_rows.own_lanes(h, ROWS, HEAD_DIM)
+      scratch.keys[h, at, :] = jnp.where(own, x, mask + ones(LOG_SUM))
+      scratch.values[h, at, :] = jnp.where(own, y, ones(MEAN))
 
 
-def _add_products(
-  tiling,
-  start,
-  d,
-  queries,
-  extras,
-  keys,
-  values,
-  keys_transposed,
-  d_queries,
-  d_keys,
-  d_values,
-):
-  """Adds the products of a block of queries and a block of keys."""
+def _add_products(tiling, start, heads, scratch):
+  """Adds the products of a block of queries and a block of keys.
+
+  Args:
+    tiling: sizes.
+    start: row of the window with which the block of queries begins.
+    heads: number of heads.
+    scratch: the scratch.
+  """
   rows = tiling.backward[0]
   at = pl.ds(start, rows)
   products = tiling.products
-  q = queries[at, :]
+  q, d = scratch.queries[at, :], scratch.cotangents[at, :]
   q_transposed, d_transposed = q.T, d.T
-  for h in range(HEADS):
+  for h in range(heads):
     head = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
     own = tpu_rows.own_lanes(h, rows, HEAD_DIM)
-    scores = products.times_transposed(
-      jnp.where(own, q, extras[at, :]), keys[h]
-    )
-    p = jnp.exp2(scores)
-    ds = p * products.times_transposed(
-      jnp.where(own, d, extras[at, :]), values[h]
-    )
+    beside = lambda x, own=own: jnp.where(own, x, scratch.extras[at, :])
+    p = jnp.exp2(products.times_transposed(beside(q), scratch.keys[h]))
+    ds = p * products.times_transposed(beside(d), scratch.values[h])
     p, ds = p.astype(tiling.dtype), ds.astype(tiling.dtype)
-    d_values[head, :] += products.times(d_transposed[head], p)
-    d_keys[head, :] += products.times(q_transposed[head], ds)
-    d_queries[head, at] += products.times_transposed(
-      keys_transposed[head, :], ds
+    scratch.d_values[head, :] += products.times(d_transposed[head], p)
+    scratch.d_keys[head, :] += products.times(q_transposed[head], ds)
+    scratch.d_queries[head, at] += products.times_transposed(
+      scratch.keys_transposed[head, :], ds
     )
 
 
@@ -353,9 +347,9 @@ def _write(tiling, start, d_rows, x, table, norms, part, d_x, d_norms):
   """
   weights = tpu_rows.Weights(*(norms[n : n + 1, :] for n in _rows_of(part)))
 
-  @pl.loop(0, d_x.shape[0], step=_ROWS)
+  @pl.loop(0, d_x.shape[0], step=ROWS)
   def _(first):
-    at = pl.ds(pl.multiple_of(first, _ROWS), _ROWS)
+    at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
     found = tpu_rows.gradients(
       d_rows(at),
       tiling.before_padding(start + first, x[at, :]).astype(tiling.wide),

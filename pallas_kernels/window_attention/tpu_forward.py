@@ -117,24 +117,22 @@ def _kernel(
     jnp.where(tpu_rows.own_lanes(h, rows, HEAD_DIM), x, one)
     for h in range(HEADS)
   ]
-  finish = functools.partial(_finish, tiling, start, out, log_sums)
+  bounded = is_bounded[0] == 1
+  for heads, is_number in tiling.numbers_of_heads(pl.program_id(0)):
+    for run, is_safe in ((_run, bounded), (_run_safely, ~bounded)):
 
-  @pl.when(is_bounded[0] == 1)
-  def _():
-    finish(_run(tiling, queries, keys, values))
-
-  @pl.when(is_bounded[0] == 0)
-  def _():
-    finish(_run_safely(tiling, queries, keys, values))
+      @pl.when(is_number & is_safe)
+      def _(run=run, heads=heads):
+        results = run(tiling, queries[:heads], keys, values)
+        _finish(tiling, start, out, log_sums, results)
 
 
 def _prepare_keys(tiling, k, v, table, norms, keys, values):
   """Fills the scratch with keys and values of both heads, [2, ...]."""
 
-  @pl.loop(0, tiling.tokens, step=min(ROWS, LANES))
+  @pl.loop(0, tiling.tokens, step=ROWS)
   def _(start):
-    count = min(ROWS, LANES)
-    at = pl.ds(pl.multiple_of(start, LANES), count)
+    at = pl.ds(pl.multiple_of(start, ROWS), ROWS)
     x = tpu_rows.placed(
       tiling.before_padding(start, k[at, :]).astype(tiling.wide),
       tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
@@ -142,22 +140,20 @@ def _prepare_keys(tiling, k, v, table, norms, keys, values):
       tiling.epsilon,
       tiling.units,
     ).astype(tiling.dtype)
-    mask = mask_lanes(tiling, start, count)
+    mask = mask_lanes(tiling, start)
     transposed = tiling.before_padding(start, v[at, :]).T
     for h in range(HEADS):
-      own = tpu_rows.own_lanes(h, count, HEAD_DIM)
+      own = tpu_rows.own_lanes(h, ROWS, HEAD_DIM)
       keys[h, at, :] = jnp.where(own, x, mask)
       values[h, :HEAD_DIM, at] = transposed[h * HEAD_DIM : (h + 1) * HEAD_DIM]
-      values[h, HEAD_DIM:, at] = jnp.ones((SUBLANES, count), tiling.dtype)
+      values[h, HEAD_DIM:, at] = jnp.ones((SUBLANES, ROWS), tiling.dtype)
 
 
-def mask_lanes(
-  tiling: tpu_tiling.Tiling, start: jax.Array, count: int
-) -> jax.Array:
-  """Returns `MASKED` in the lanes `MASK` of padding, else 0, [count, 128]."""
-  row = jax.lax.broadcasted_iota(jnp.int32, (count, LANES), 0) + start
+def mask_lanes(tiling: tpu_tiling.Tiling, start: jax.Array) -> jax.Array:
+  """Returns `MASKED` in the lanes `MASK` of padding, else 0, [ROWS, 128]."""
+  row = jax.lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 0) + start
   is_masked = (row >= tiling.length) & (
-    tpu_rows.feature(count, HEAD_DIM) == tpu_tiling.MASK
+    tpu_rows.feature(ROWS, HEAD_DIM) == tpu_tiling.MASK
   )
   return jnp.where(is_masked, tpu_tiling.MASKED, 0.0).astype(tiling.dtype)
 
@@ -171,9 +167,8 @@ def _scores(tiling, queries, keys, values, number):
   """Yields each head's scores [keys, queries] and values [D + 16, keys]."""
   size = tiling.forward[1]
   at = pl.ds(pl.multiple_of(number * size, LANES), size)
-  for h in range(HEADS):
-    scores = tiling.products.times_transposed(keys[h, at, :], queries[h])
-    yield scores, values[h, :, at]
+  for h, q in enumerate(queries):
+    yield tiling.products.times_transposed(keys[h, at, :], q), values[h, :, at]
 
 
 def _run(tiling, queries, keys, values):
@@ -188,7 +183,9 @@ def _run(tiling, queries, keys, values):
     )
 
   zero = jnp.zeros((_VALUE_ROWS, tiling.forward[0]), tiling.wide)
-  sums = jax.lax.fori_loop(0, _blocks_of_keys(tiling), body, (zero,) * HEADS)
+  sums = jax.lax.fori_loop(
+    0, _blocks_of_keys(tiling), body, (zero,) * len(queries)
+  )
   return [(total, 0.0) for total in sums]
 
 
@@ -206,20 +203,24 @@ def _run_safely(tiling, queries, keys, values):
       new.append((total, above))
     return tuple(new)
 
-  queries_ = tiling.forward[0]
+  rows = tiling.forward[0]
   zero = (
-    jnp.zeros((_VALUE_ROWS, queries_), tiling.wide),
-    jnp.full((1, queries_), tpu_tiling.MASKED, tiling.wide),
+    jnp.zeros((_VALUE_ROWS, rows), tiling.wide),
+    jnp.full((1, rows), tpu_tiling.MASKED, tiling.wide),
   )
-  return jax.lax.fori_loop(0, _blocks_of_keys(tiling), body, (zero,) * HEADS)
+  return jax.lax.fori_loop(
+    0, _blocks_of_keys(tiling), body, (zero,) * len(queries)
+  )
 
 
 def _finish(tiling, start, out, log_sums, results):
   """Writes the block's result and logarithms."""
+  log_sums[...] = jnp.zeros_like(log_sums)
   heads = []
   for h, (total, largest) in enumerate(results):
     sums = total[HEAD_DIM : HEAD_DIM + 1]
     heads.append(total[:HEAD_DIM] / sums)
     log_sums[h : h + 1, :] = jnp.log2(sums) + largest
+  heads += [jnp.zeros_like(heads[0])] * (HEADS - len(heads))
   x = jnp.concatenate(heads, axis=0).T
   out[...] = tiling.before_padding(start, x).astype(out.dtype)

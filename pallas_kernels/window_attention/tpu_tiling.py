@@ -37,7 +37,7 @@ LOG_SUM = 1
 MEAN = 4
 MASKED = -1e30
 # Rows that are normalised at a time.
-ROWS = 256
+ROWS = 128
 # Scores are logarithms to base 2. Up to this bound neither they nor the sum of
 # their powers leaves float32's range, whatever the maximum; beyond it the
 # kernel subtracts the running maximum.
@@ -66,6 +66,7 @@ class Tiling:
     length: tokens of a window, W.
     tokens: tokens of a window with padding.
     heads: H, an even number.
+    has_empty_head: whether the last head is there to make the number even.
     epsilon: number added to the variance of the norms.
     dtype: dtype of the tokens and of the operands of products.
     wide: dtype of scores and sums.
@@ -81,6 +82,7 @@ class Tiling:
   length: int
   tokens: int
   heads: int
+  has_empty_head: bool
   epsilon: float
   dtype: jnp.dtype
   wide: jnp.dtype
@@ -107,6 +109,19 @@ class Tiling:
     """Returns sequence, window and pair of heads of one of `pairs`."""
     clip, rest = divmod_(pair, self.windows * self.groups)
     return clip, *divmod_(rest, self.groups)
+
+  def numbers_of_heads(self, pair: Any) -> list[tuple[int, Any]]:
+    """Returns the possible numbers of heads in a pair, and which one it has.
+
+    Args:
+      pair: one of `pairs`.
+    """
+    is_last = self.place(pair)[2] == self.groups - 1
+    if not self.has_empty_head:
+      return [(HEADS, True)]
+    if self.groups == 1:
+      return [(HEADS - 1, True)]
+    return [(HEADS, ~is_last), (HEADS - 1, is_last)]
 
   def in_sequence(
     self, size: int, row: Callable[..., Any], part: int
@@ -171,9 +186,12 @@ class Tiling:
     """
     by_queries = self.forward[0] / self.tokens
     queries, keys = (size / self.tokens for size in self.backward)
+    numbers = [1.0]
+    if self.has_empty_head and self.groups > 1:
+      numbers = [1 - 1 / self.groups, 1 / self.groups]
     return {
-      'forward': [by_queries, 1.0, 0.0],
-      'backward': [keys, queries, queries, keys],
+      'forward': [by_queries, *(x for n in numbers for x in (n, 0.0))],
+      'backward': [keys, keys, queries, queries, keys],
     }
 
   def two_parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -193,7 +211,10 @@ def make(
   epsilon: float,
   dtype: jnp.dtype,
 ) -> Tiling:
-  """Returns the sizes of a call; arguments as the fields of `Tiling`."""
+  """Returns the sizes of a call; arguments as the fields of `Tiling`.
+
+  An odd number of heads becomes even.
+  """
   granule = min(_GRANULE, -(-length // LANES) * LANES)
   tokens = -(-length // granule) * granule
   target = targets.current()
@@ -205,7 +226,8 @@ def make(
     stride=stride,
     length=length,
     tokens=tokens,
-    heads=heads,
+    heads=heads + heads % HEADS,
+    has_empty_head=heads % HEADS > 0,
     epsilon=epsilon,
     dtype=jnp.dtype(dtype),
     wide=jnp.promote_types(dtype, jnp.float32),

@@ -62,7 +62,6 @@ def choose(implementation: str | None, platform: str) -> str:
 def choose_for_windows(
   implementation: str | None,
   platform: str,
-  heads: int,
   head_dim: int,
   stride: int,
   dtype: jnp.dtype,
@@ -72,14 +71,13 @@ def choose_for_windows(
   Args:
     implementation: One of `WINDOW_IMPLEMENTATIONS`; None is the best one.
     platform: Platform of the devices, such as 'tpu'.
-    heads: Heads of a device.
     head_dim: Features per head, D.
     stride: Tokens from the start of one window to that of the next.
     dtype: Dtype of the projections.
   """
   if implementation is None and platform == 'tpu':
     try:
-      window_attention.check_support(heads, head_dim, stride, dtype)
+      window_attention.check_support(head_dim, stride, dtype)
     except NotImplementedError:
       return 'splash'
     return 'pallas_tpu'

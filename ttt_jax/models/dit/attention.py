@@ -151,7 +151,6 @@ class SegmentAttention(nn.Module):
     implementation = softmax.choose_for_windows(
       self.implementation,
       self.sharding_plan.platform,
-      heads.number,
       d,
       order.stride,
       self.dtype,

@@ -72,7 +72,7 @@ class DiTConfig:
     implementation: Implementation of the mixer's kernel; None takes the
       backend's best.
     attention: Implementation of attention within windows, 'pallas_tpu' (heads
-      of 64 features, an even number on each device), 'splash' or 'xla'; None
+      of 64 features), 'splash' or 'xla'; None
       takes the backend's best.
   """
 
