@@ -31,7 +31,8 @@ class Compiled:
     arguments: size of its arguments, donated ones included.
     results: size of its results without donated memory.
     temporaries: size of its temporaries.
-    peak: largest size of all that is allocated at one moment.
+    peak: largest size of all that a chip has allocated at one moment, or a
+      bound of it.
     host: size of a chip's temporaries in the memory of its host.
     trace_seconds: time to trace and lower the program.
     compile_seconds: time that XLA took.
@@ -115,12 +116,16 @@ def _compile(lowered, options) -> dict[str, Any]:
     return dict(error=str(e))
   seconds = time.perf_counter() - start
   memory = compiled.memory_analysis()
+  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  on_chip = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
   return dict(
     text=compiled.as_text(),
     arguments=memory.argument_size_in_bytes,
-    results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    results=results,
     temporaries=memory.temp_size_in_bytes,
-    peak=memory.peak_memory_in_bytes,
+    # The compiler's peak is that of the largest heap, which is the host's if
+    # more is kept there.
+    peak=min(memory.peak_memory_in_bytes, on_chip),
     host=memory.host_temp_size_in_bytes,
     compile_seconds=seconds,
   )

@@ -191,7 +191,7 @@ class Tiling:
       numbers = [1 - 1 / self.groups, 1 / self.groups]
     return {
       'forward': [by_queries, *(x for n in numbers for x in (n, 0.0))],
-      'backward': [keys, keys, queries, queries, keys],
+      'backward': [keys, queries, queries, keys],
     }
 
   def two_parts(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

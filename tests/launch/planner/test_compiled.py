@@ -1,5 +1,7 @@
 """launch/planner/compiled.py: the cache of compiled programs, and errors."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -52,3 +54,22 @@ def test_a_kernel_that_exceeds_its_vector_memory_is_a_defect():
   message = 'RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:\nRan out'
   with pytest.raises(jax.errors.JaxRuntimeError, match='ScopedVmemOom'):
     compiled._compile(_Lowered(message), None)
+
+
+@pytest.mark.parametrize('host, peak', [(30, 70), (200, 115)])
+def test_the_peak_is_that_of_the_chip(host, peak):
+  memory = types.SimpleNamespace(
+    argument_size_in_bytes=10,
+    output_size_in_bytes=15,
+    alias_size_in_bytes=10,
+    temp_size_in_bytes=100,
+    # The compiler's: arguments and the largest heap at its peak.
+    peak_memory_in_bytes=10 + max(60, host),
+    host_temp_size_in_bytes=host,
+  )
+  program = types.SimpleNamespace(
+    as_text=lambda: '', memory_analysis=lambda: memory
+  )
+  lowered = types.SimpleNamespace(compile=lambda compiler_options: program)
+  found = compiled._compile(lowered, None)
+  assert (found['peak'], found['host'], found['results']) == (peak, host, 5)
