@@ -23,16 +23,16 @@ from ttt_jax.models.dit import mixers
 
 # The call in the budget of kernels that has 48 heads over four chips.
 _CALL = 'paper_63s'
-# Moves rows of any width in both directions. Its budget is for one tile of 64
-# tokens by 64 features of bfloat16.
-_PERMUTATION = 'permute_rows'
+# Move or add rows of any width in both directions. Their budgets are for one
+# tile of 64 tokens by 64 features of bfloat16.
+_BY_TILE = ('permute_rows', 'sum_windows')
 _TILE_BYTES = 64 * 64 * 2
 # (part of the network, regex of the JAX name or the kernel's name); the first
 # match counts.
 _PARTS = (
   ('mixer scan', r'^ttt_(mlp|linear)|/mixer_scan/'),
   ('inputs of the mixer and order', r'^(ttt_inputs|permute_rows)'),
-  ('attention', r'^(window_attention|splash)'),
+  ('attention', r'^(window_attention|sum_windows|splash)'),
   # These names contain the einsum of `ttt_jax.models.layers.affine`.
   ('dense layers', r'/[a-z]+,[a-z]+->[a-z]+/dot'),
   ('rest of the mixer', r'/gates/'),
@@ -94,8 +94,8 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
 
   Returns:
     Cycles by name of a kernel: for one mini-batch of one head, for one tile of
-    `permute_rows`, or for one head of a window (`window_attention` and
-    'splash_forward', 'splash_backward').
+    `permute_rows` and `sum_windows`, or for one head of a window
+    (`window_attention_*` and `splash_*`).
 
   Raises:
     ValueError: the file is not a budget of kernels or lacks the chip.
@@ -115,8 +115,9 @@ def read(path: str | pathlib.Path, chip: str) -> dict[str, float]:
     for name in ('forward', 'backward')
     if name in row
   }
-  if f'{_PERMUTATION}_forward' in cycles:
-    cycles[_PERMUTATION] = cycles.pop(f'{_PERMUTATION}_forward')
+  for name in _BY_TILE:
+    if f'{name}_forward' in cycles:
+      cycles[name] = cycles.pop(f'{name}_forward')
   if not cycles:
     known = ', '.join(sorted({row['chip'] for row in rows}))
     raise ValueError(f'{path} has no budget for {chip}; it has {known}')
@@ -156,7 +157,7 @@ def instruction_cycles(
     budgeted = softmax.padded(tpu_calls.WINDOW, 'splash')
     share = (work.window / budgeted) ** 2
     return kernels[kernel] * work.windows * work.heads * work.clips * share
-  if kernel == _PERMUTATION:
+  if kernel in _BY_TILE:
     return kernels[kernel] * instruction.bytes / _TILE_BYTES
   return kernels[kernel] * work.mini_batches * work.heads * work.clips
 

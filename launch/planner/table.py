@@ -82,10 +82,10 @@ class Row:
 
 _V5P = dict(topology='v5p:8x8x4', mesh='data:64,sp:4')
 ROWS = (
-  Row('3s', 'train', **_V5P),
-  Row('9s', 'train', **_V5P),
-  Row('18s', 'train', **_V5P),
-  Row('30s', 'train', **_V5P),
+  Row('3s', 'train', **_V5P, remat='attention'),
+  Row('9s', 'train', **_V5P, remat='attention'),
+  Row('18s', 'train', **_V5P, remat='attention'),
+  Row('30s', 'train', **_V5P, remat='attention'),
   Row('63s', 'train', **_V5P),
   Row('63s', 'train', **_V5P, remat='attention', checked=True),
   Row('63s', 'train', **_V5P, remat='offload', checked=True),

@@ -1,15 +1,15 @@
 """Compiles the TPU kernels for real TPUs on a machine that has none.
 
     python -m pallas_kernels.tools.compile_tpu [--chips=v5e,v5p,v6e,tpu7x]
-        [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows,window_attention]
+        [--ops=ttt_mlp,ttt_linear,ttt_inputs,permute_rows,...]
         [--calls=one_chip,paper_63s] [--jobs=2] [--check | --write]
 
 Compiles forward and backward passes for every chip and op: 48 heads on one
 chip, and the paper's 63 s (T = 352 008) with 48 heads over the four chips of a
-mesh inside `shard_map`; `ttt_inputs`, `permute_rows` and `window_attention`
-only in the second way. Prints the schedule's bundles per mini-batch and head
-(64 tokens of 64 features), for attention per window and head, which approximate
-cycles; the two cores of a v5p chip share a call.
+mesh inside `shard_map`; all but the inner loops only in the second way. Prints
+the schedule's bundles per mini-batch and head (64 tokens of 64 features), for
+attention per window and head, which approximate cycles; the two cores of a v5p
+chip share a call.
 `--check` compares them with `pallas_kernels/tools/budget.json` and exits with 1
 if a count has grown by more than 3 %; `--write` replaces the file's rows of the
 compiled calls.

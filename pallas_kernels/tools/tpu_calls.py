@@ -18,6 +18,7 @@ from pallas_kernels.permute_rows import pallas_tpu as permute_rows_tpu
 from pallas_kernels.permute_rows import specs as permute_rows_specs
 from pallas_kernels.specs import Spec
 from pallas_kernels.types import Norm
+from pallas_kernels.window_attention import tpu_sums as window_sums
 from pallas_kernels.window_attention import tpu_tiling as window_tiling
 
 # Name -> (heads, tokens, chips that share the heads). The paper's tokens are in
@@ -30,6 +31,7 @@ CALLS = {
   'ttt_inputs': ('paper_63s',),
   'permute_rows': ('paper_63s',),
   'window_attention': ('paper_63s',),
+  'sum_windows': ('paper_63s',),
 }
 # Windows of 63 s of 480 x 720 pixels, tokens of a window, and to the next one.
 WINDOWS, WINDOW, STRIDE = 21, 18_030, 16_680
@@ -50,8 +52,8 @@ def units(op: str, size: str) -> int:
     size: name in `SIZES`.
 
   Returns:
-    Mini-batches times heads; for `permute_rows` the number of tiles [C, D], and
-    for `window_attention` windows times heads.
+    Mini-batches times heads; for `permute_rows` and `sum_windows` the number of
+    tiles [C, D], and for `window_attention` windows times heads.
   """
   heads, tokens, chips = SIZES[size]
   columns = heads // chips
@@ -77,6 +79,8 @@ def make(
     return _permute_rows(heads, chips, mesh)
   if op == 'window_attention':
     return _window_attention(heads, tokens, chips, mesh)
+  if op == 'sum_windows':
+    return _sum_windows(heads, tokens, chips, mesh)
   if op == 'ttt_inputs':
     return _ttt_inputs(heads, tokens, chips, mesh)
   return _inner_loop(op, heads, tokens, chips, mesh)
@@ -96,16 +100,20 @@ def loop_shares(op: str, size: str) -> dict[str, list[float]]:
   if op != 'window_attention':
     return {}
   heads, tokens, chips = SIZES[size]
+  return _window_tiling(heads // chips, tokens).loop_shares()
+
+
+def _window_tiling(heads, tokens):
   return window_tiling.make(
     batch=1,
     sequence=tokens,
     windows=WINDOWS,
     stride=STRIDE,
     length=WINDOW,
-    heads=heads // chips,
+    heads=heads,
     epsilon=1e-6,
     dtype=jnp.bfloat16,
-  ).loop_shares()
+  )
 
 
 def _inner_loop(op, heads, tokens, chips, mesh):
@@ -229,6 +237,16 @@ def _window_attention(heads, tokens, chips, mesh):
     (_SEQUENCE, _SEQUENCE, *[_COPIED] * 6),
     (_SEQUENCE, (_SEQUENCE, *[_COPIED] * 4)),
   )
+
+
+def _sum_windows(heads, tokens, chips, mesh):
+  def mean(x):
+    tiling = _window_tiling(heads // chips, tokens)
+    return window_sums.sum_windows(tiling, [x], x.shape[2], 0.5)
+
+  padded = _window_tiling(heads, tokens).window_shape
+  windows = jax.ShapeDtypeStruct(padded, jnp.bfloat16)
+  return _sharded(mean, mesh, [windows], (_SEQUENCE,), _SEQUENCE)
 
 
 def _features(heads):

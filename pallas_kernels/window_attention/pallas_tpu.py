@@ -12,12 +12,12 @@ import math
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-import numpy as np
 
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.types import Norm
 from pallas_kernels.window_attention import tpu_backward
 from pallas_kernels.window_attention import tpu_forward
+from pallas_kernels.window_attention import tpu_sums
 from pallas_kernels.window_attention import tpu_tiling
 
 RESULT = 'window_attention'
@@ -109,7 +109,8 @@ def _attend_forward(tiling, qkv, norms, table):
   )
   out = checkpoint_name(out, RESULT)
   log_sums = checkpoint_name(log_sums, LOG_SUMS)
-  return _sum_windows(tiling, out, 0.5), (qkv, norms, table, out, log_sums)
+  mean = tpu_sums.sum_windows(tiling, [out], out.shape[2], 0.5)
+  return mean, (qkv, norms, table, out, log_sums)
 
 
 def _attend_backward(tiling, residuals, d_out):
@@ -117,30 +118,8 @@ def _attend_backward(tiling, residuals, d_out):
   *d_parts, d_norms = tpu_backward.gradients(
     tiling, qkv, norms, table, out, log_sums, d_out
   )
-  d_parts = [_sum_windows(tiling, d, 1) for d in d_parts]
-  padding = qkv.shape[2] - 3 * d_parts[0].shape[2]
-  d_parts.append(jnp.zeros((*qkv.shape[:2], padding), qkv.dtype))
-  return jnp.concatenate(d_parts, axis=2), d_norms, None
-
-
-def _sum_windows(tiling, x, factor):
-  """Returns the sequence [B, T, X] of windows [B S, tokens, X].
-
-  Tokens of two windows are the sum of both, times the factor.
-  """
-  x = x.reshape(tiling.batch, tiling.windows, *x.shape[1:])
-  parts, ends = jnp.split(x[:, :, : tiling.length], [tiling.stride], axis=2)
-  # The end of a window is the beginning of the next one.
-  before = jnp.pad(
-    ends[:, :-1],
-    ((0, 0), (1, 0), (0, tiling.stride - tiling.overlap), (0, 0)),
-  )
-  window, token = np.ogrid[: tiling.windows, : tiling.stride]
-  is_shared = (window > 0) & (token < tiling.overlap)
-  parts = jnp.where(is_shared[..., None], (before + parts) * factor, parts)
-  parts = parts.reshape(tiling.batch, -1, x.shape[-1])
-  out = jnp.concatenate([parts, ends[:, -1]], axis=1)
-  return jnp.pad(out, ((0, 0), (0, tiling.sequence - out.shape[1]), (0, 0)))
+  d_qkv = tpu_sums.sum_windows(tiling, d_parts, qkv.shape[2], 1.0)
+  return d_qkv, d_norms, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

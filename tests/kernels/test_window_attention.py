@@ -13,6 +13,7 @@ from pallas_kernels import window_attention
 from pallas_kernels.types import Norm
 from pallas_kernels.window_attention import api
 from pallas_kernels.window_attention import pallas_tpu
+from pallas_kernels.window_attention import tpu_sums
 from pallas_kernels.window_attention import tpu_tiling
 from tests.helpers.compare import relative_error
 from tests.kernels.ops import interpreted
@@ -88,6 +89,8 @@ def small_blocks(monkeypatch):
   monkeypatch.setattr(tpu_tiling, '_FORWARD_KEYS', 128)
   monkeypatch.setattr(tpu_tiling, '_BACKWARD_QUERIES', 128)
   monkeypatch.setattr(tpu_tiling, '_BACKWARD_KEYS', 256)
+  monkeypatch.setattr(tpu_sums, '_BLOCK_BYTES', 2**16)
+  monkeypatch.setattr(tpu_sums, '_FEWEST_ROWS', 8)
   jax.clear_caches()
 
 
@@ -174,6 +177,42 @@ def test_the_bound_of_the_scores_holds():
   largest = tpu_tiling.LARGEST_SCORE
   assert bounded(0.3 * largest / score) == 1
   assert bounded(1.01 * largest / score) == 0
+
+
+@pytest.mark.parametrize(
+  'stride, length, padding', [(128, 160, 0), (256, 512, 70), (128, 128, 300)]
+)
+def test_sums_of_windows(stride, length, padding):
+  """The kernel against XLA, also for windows of which nothing is shared."""
+  sizes = Sizes(2, 2, 3, stride, length, padding=padding)
+  tiling = tpu_tiling.make(
+    batch=sizes.batch,
+    sequence=sizes.tokens,
+    windows=sizes.windows,
+    stride=stride,
+    length=length,
+    heads=sizes.heads,
+    epsilon=EPSILON,
+    dtype=jnp.float32,
+  )
+  rng = np.random.default_rng(0)
+  parts = [
+    jnp.asarray(rng.normal(size=tiling.window_shape), jnp.float32)
+    for _ in range(3)
+  ]
+  for count, width, factor in ((1, 128, 0.5), (3, 400, 1.0)):
+    args = tiling, parts[:count], width, factor
+    want = tpu_sums._sum_by_xla(*args)
+    with interpreted('pallas_tpu'):
+      got = jax.jit(lambda args=args: tpu_sums.sum_windows(*args))()
+    np.testing.assert_array_equal(got, want)
+
+
+def test_blocks_of_sums():
+  # Of the paper's windows: 15 blocks of 1112 rows.
+  assert tpu_sums.block_rows(16_680, 2304 * 2) == 1112
+  assert tpu_sums.block_rows(8 * 127, 2304 * 2) == 8 * 127
+  assert tpu_sums.block_rows(8 * 1009, 2304 * 2) == 8  # Left to XLA.
 
 
 def test_narrow_tokens():
