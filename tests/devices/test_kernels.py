@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from pallas_kernels import window_attention
 from pallas_kernels.specs import Spec
+from pallas_kernels.types import Norm
 from tests.helpers import compare
 from tests.kernels.ops import interpreted
 from tests.kernels.ops import OPS
@@ -73,3 +75,53 @@ def test_heads_over_devices(op, name):
     got = jax.jit(sharded)(arguments)
   errors = compare.relative_errors(got, want)
   assert max(errors.values()) < 2e-5, errors
+
+
+def test_attention_with_heads_over_devices():
+  """Every device has q, k and v of its own heads, as after an all-to-all."""
+  devices = jax.device_count()
+  rng = np.random.default_rng(0)
+  qkv = rng.normal(size=(1, 72, devices * 3 * 2 * 64)).astype(np.float32)
+  norms = rng.normal(size=(4, 64)).astype(np.float32)
+  angle = rng.normal(size=(40, 32)).repeat(2, axis=1)
+  table = [f(angle).astype(np.float32) for f in (np.cos, np.sin)]
+
+  def run(implementation, qkv, norms):
+    def attend(qkv, norms):
+      return window_attention(
+        qkv,
+        Norm(*norms[:2]),
+        Norm(*norms[2:]),
+        *table,
+        heads=2,
+        windows=2,
+        stride=32,
+        epsilon=1e-6,
+        implementation=implementation,
+      )
+
+    out, pull = jax.vjp(attend, qkv, norms)
+    d_qkv, d_norms = pull(jax.numpy.cos(out))
+    return out, d_qkv, d_norms[None]
+
+  want = [
+    jax.jit(functools.partial(run, 'reference'))(part, norms)
+    for part in np.split(qkv, devices, axis=2)
+  ]
+  want = [
+    np.concatenate(parts, axis=axis)
+    for parts, axis in zip(zip(*want), (2, 2, 0))
+  ]
+  p = jax.sharding.PartitionSpec
+  heads = p(None, None, 'heads')
+  sharded = jax.shard_map(
+    functools.partial(run, 'pallas_tpu'),
+    mesh=jax.sharding.Mesh(np.array(jax.devices()), ('heads',)),
+    in_specs=(heads, p()),
+    out_specs=(heads, heads, p('heads')),
+    check_vma=False,
+  )
+  with interpreted('pallas_tpu'):
+    got = jax.jit(sharded)(qkv, norms)
+  for g, w in zip(got, want):
+    assert compare.relative_error(g, w) < 2e-5
