@@ -30,6 +30,7 @@ class Fault:
 
 _TTT = ('tests/models/test_ttt_golden.py', 'tests/models/test_dit_golden.py')
 _XLA = ('tests/kernels/test_ops.py',)
+_WINDOWS = ('tests/kernels/test_window_attention.py',)
 
 FAULTS = (
   Fault(
@@ -325,5 +326,33 @@ FAULTS = (
     'def _fail(message: object, status: int = 2)',
     'def _fail(message: object, status: int = 1)',
     ('tests/runtime/test_cli.py',),
+  ),
+  Fault(
+    'keys of the padding are attended to',
+    'pallas_kernels/window_attention/tpu_forward.py',
+    'keys[h, at, :] = jnp.where(own, x, mask)',
+    'keys[h, at, :] = jnp.where(own, x, 0 * mask)',
+    _WINDOWS,
+  ),
+  Fault(
+    'large scores without a maximum',
+    'pallas_kernels/window_attention/tpu_tiling.py',
+    'LARGEST_SCORE = 100.0',
+    'LARGEST_SCORE = 1e9',
+    _WINDOWS,
+  ),
+  Fault(
+    'cotangent of a shared frame counted twice',
+    'pallas_kernels/window_attention/tpu_backward.py',
+    'd * jnp.asarray(0.5, d.dtype)',
+    'd * jnp.asarray(1.0, d.dtype)',
+    _WINDOWS,
+  ),
+  Fault(
+    'gradient of a norm without its mean',
+    'pallas_kernels/window_attention/tpu_rows.py',
+    'd_x = d_standard - mean(d_standard) - standard',
+    'd_x = d_standard - standard',
+    _WINDOWS,
   ),
 )
