@@ -107,8 +107,8 @@ class Tiling:
 
   def place(self, pair: Any) -> tuple[Any, Any, Any]:
     """Returns sequence, window and pair of heads of one of `pairs`."""
-    clip, rest = divmod_(pair, self.windows * self.groups)
-    return clip, *divmod_(rest, self.groups)
+    clip, rest = divmod(pair, self.windows * self.groups)
+    return clip, *divmod(rest, self.groups)
 
   def numbers_of_heads(self, pair: Any) -> list[tuple[int, Any]]:
     """Returns the possible numbers of heads in a pair, and which one it has.
@@ -235,12 +235,6 @@ def make(
     backward=(_block(tokens, queries), _block(tokens, _BACKWARD_KEYS)),
     vmem=target.vmem,
   )
-
-
-def divmod_(a: Any, b: int) -> tuple[Any, Any]:
-  """Returns quotient and remainder of a number in a kernel's index."""
-  b = jnp.int32(b)
-  return jax.lax.div(a, b), jax.lax.rem(a, b)
 
 
 def _block(tokens: int, most: int) -> int:
