@@ -42,7 +42,7 @@ def window_attention(
     NotImplementedError: a size or a dtype is not supported.
   """
   length, dim = cos.shape
-  check_support(dim, stride, qkv.dtype)
+  check_support(dim, windows, stride, qkv.dtype)
   tiling = tpu_tiling.make(
     batch=qkv.shape[0],
     sequence=qkv.shape[1],
@@ -72,14 +72,16 @@ def _append_heads(qkv, heads, new_heads):
   return jnp.concatenate(padded, axis=2)
 
 
-def check_support(head_dim: int, stride: int, dtype: jnp.dtype) -> None:
+def check_support(
+  head_dim: int, windows: int, stride: int, dtype: jnp.dtype
+) -> None:
   """Raises NotImplementedError unless the kernels support the arguments."""
   if head_dim != tpu_tiling.HEAD_DIM:
     raise NotImplementedError(
       f'head dim {head_dim}: the TPU kernels have {tpu_tiling.HEAD_DIM}'
     )
   tile = tpu_tiling.TILE
-  if stride % tile:
+  if windows > 1 and stride % tile:
     raise NotImplementedError(
       f'stride {stride}: the TPU kernels take multiples of {tile}, such as'
       f' {-(-stride // tile) * tile}'

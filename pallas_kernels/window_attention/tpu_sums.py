@@ -78,10 +78,10 @@ def sum_windows(
 
 
 def block_rows(stride: int, row_bytes: int) -> int:
-  """Returns the rows of a block: a divisor of the stride, complete tiles."""
+  """Returns the rows of a block: complete tiles that divide the stride, or 0."""
   most = max(TILE, _BLOCK_BYTES // row_bytes)
   fits = (n for n in range(TILE, most + 1, TILE) if stride % n == 0)
-  return max(fits, default=TILE)
+  return max(fits, default=0)
 
 
 def _kernel(tiling, rows, factor, *refs):

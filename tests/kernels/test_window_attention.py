@@ -105,6 +105,8 @@ def small_blocks(monkeypatch):
     # Odd numbers of heads.
     Sizes(heads=3, windows=2, stride=96, length=100, fill=64),
     Sizes(heads=1, length=104, stride=104),
+    # One window may have any stride.
+    Sizes(length=101, stride=90, padding=3),
     # Windows that do not overlap.
     Sizes(windows=3, stride=120, length=120, padding=200),
   ],
@@ -257,7 +259,7 @@ def test_the_result_can_be_kept(capsys):
   'change, error',
   [
     (dict(dim=32), NotImplementedError),
-    (dict(stride=127), NotImplementedError),
+    (dict(tokens=200, windows=2, stride=68), NotImplementedError),
     (dict(dtype=jnp.float16), NotImplementedError),
     (dict(features=383), ValueError),
     (dict(windows=0), ValueError),
@@ -270,13 +272,14 @@ def test_the_result_can_be_kept(capsys):
 )
 def test_refused_arguments(change, error):
   sizes = dict(heads=2, dim=64, windows=1, stride=128, dtype=jnp.float32)
+  sizes['tokens'] = 128
   sizes |= change
   heads, dim = sizes['heads'], sizes['dim']
   weight = jnp.ones(dim)
   features = sizes.get('features', 3 * heads * dim)
   with pytest.raises(error) as e:
     window_attention(
-      jnp.zeros((1, 128, features), sizes['dtype']),
+      jnp.zeros((1, sizes['tokens'], features), sizes['dtype']),
       Norm(weight, jnp.ones(sizes.get('biases', dim))),
       Norm(weight, weight),
       jnp.ones((128, dim)),

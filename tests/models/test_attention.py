@@ -56,16 +56,17 @@ def test_implementations_agree(implementation, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'platform, dim, stride, dtype, want',
+  'platform, dim, windows, stride, dtype, want',
   [
-    ('tpu', 64, 16_680, jnp.bfloat16, 'pallas_tpu'),
-    ('tpu', 128, 16_680, jnp.bfloat16, 'splash'),
-    ('tpu', 64, 16_684, jnp.bfloat16, 'splash'),
-    ('cpu', 64, 16_680, jnp.float32, 'xla'),
-    ('gpu', 64, 16_680, jnp.bfloat16, 'xla'),
+    ('tpu', 64, 21, 16_680, jnp.bfloat16, 'pallas_tpu'),
+    ('tpu', 128, 21, 16_680, jnp.bfloat16, 'splash'),
+    ('tpu', 64, 21, 16_684, jnp.bfloat16, 'splash'),
+    ('tpu', 64, 1, 16_426, jnp.bfloat16, 'pallas_tpu'),
+    ('cpu', 64, 21, 16_680, jnp.float32, 'xla'),
+    ('gpu', 64, 21, 16_680, jnp.bfloat16, 'xla'),
   ],
 )
-def test_the_best_of_a_platform(platform, dim, stride, dtype, want):
+def test_the_best_of_a_platform(platform, dim, windows, stride, dtype, want):
   choose = softmax.choose_for_windows
-  assert choose(None, platform, dim, stride, dtype) == want
-  assert choose('splash', platform, dim, stride, dtype) == 'splash'
+  assert choose(None, platform, dim, windows, stride, dtype) == want
+  assert choose('splash', platform, dim, windows, stride, dtype) == 'splash'
