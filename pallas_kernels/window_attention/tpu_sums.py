@@ -78,7 +78,7 @@ def sum_windows(
 
 
 def block_rows(stride: int, row_bytes: int) -> int:
-  """Returns the rows of a block: complete tiles that divide the stride, or 0."""
+  """Returns the rows of a block: tiles that divide the stride; 0 if none do."""
   most = max(TILE, _BLOCK_BYTES // row_bytes)
   fits = (n for n in range(TILE, most + 1, TILE) if stride % n == 0)
   return max(fits, default=0)
