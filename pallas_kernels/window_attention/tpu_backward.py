@@ -208,10 +208,12 @@ def _kernel(
 
 def _prepare_queries(tiling, start, q, table, norms, scratch):
   """Fills the scratch with a block's queries."""
-  rows = pl.ds(start, tiling.backward[0])
-  scratch.d_queries[:, rows] = jnp.zeros((LANES, rows.size), tiling.wide)
+  rows = tiling.backward[0]
+  scratch.d_queries[:, pl.ds(start, rows)] = jnp.zeros(
+    (LANES, rows), tiling.wide
+  )
 
-  @pl.loop(0, tiling.backward[0], step=ROWS)
+  @pl.loop(0, rows, step=ROWS)
   def _(first):
     at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
     to = pl.ds(pl.multiple_of(start + first, ROWS), ROWS)
