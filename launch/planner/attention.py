@@ -7,10 +7,10 @@ command compiles splash attention (see `ttt_jax.models.softmax`) within one
 window of 480 x 720 pixels, forward and backward, for one chip of each kind. It
 serves the mixers that are attention, and windows whose heads have not 64
 features; the project's own kernels for windows are counted by
-`pallas_kernels.tools.compile_tpu`. The bundles that the schedule issues per head
-are about the cycles without waits for memory. `--check` compares the counts with
-launch/planner/attention_budget.json and fails if one has grown by more than
-3 %; `--write` replaces the budget.
+`pallas_kernels.tools.compile_tpu`. The bundles that the schedule issues per
+head are about the cycles without waits for memory. `--check` compares the
+counts with launch/planner/attention_budget.json and fails if one has grown by
+more than 3 %; `--write` replaces the budget.
 """
 
 from __future__ import annotations
