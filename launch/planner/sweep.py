@@ -137,8 +137,12 @@ def memory(
   state = 4 * (num_params + copies * num_trainable) / mesh['data']
   layers = model.num_layers
   # Windows of attention overlap, and the logarithms of its sums are float32.
-  kept = dict(offload=2, layer=layers, attention=2.1 * layers)
-  kept['offload_attention'] = 2 * kept['offload']
+  kept = dict(
+    offload=2,
+    offload_attention=4.2,
+    layer=layers,
+    attention=2.1 * layers,
+  )
   kept = kept.get(remat, layers * _BACKWARD)
   return state + (kept + _BACKWARD) * activation
 

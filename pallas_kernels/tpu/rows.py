@@ -38,9 +38,17 @@ class Units:
     """Factor of the unbiased variance, D / (D - 1)."""
     return self.packing.head_dim / (self.packing.head_dim - 1)
 
+  @property
+  def products(self) -> Products:
+    return Products(self.dtype, self.wide)
+
   def mean(self, x: jax.Array) -> jax.Array:
     """Returns the mean over each head's features, by reductions."""
     return self.packing.mean(x)
+
+  def mean_by_product(self, x: jax.Array) -> jax.Array:
+    """Returns `mean(x)`, by the matrix unit."""
+    return self.packing.mean_by_product(x, self.products)
 
   def sum_per_head(self, x: jax.Array) -> jax.Array:
     """Returns the sum over each head's features, by the matrix unit."""
@@ -68,7 +76,7 @@ class Units:
       for axis in (0, 1)
     )
     matrix = select(i, j).astype(self.dtype)
-    products = Products(self.dtype, self.wide)
+    products = self.products
     return (products.times if exact else products.times_parts)(x, matrix)
 
 

@@ -42,7 +42,7 @@ def window_attention(
     NotImplementedError: a size or a dtype is not supported.
   """
   length, dim = cos.shape
-  check_support(dim, windows, stride, qkv.dtype)
+  check_support(dim, length, windows, stride, qkv.dtype)
   tiling = tpu_tiling.make(
     batch=qkv.shape[0],
     sequence=qkv.shape[1],
@@ -73,9 +73,17 @@ def _append_heads(qkv, heads, new_heads):
 
 
 def check_support(
-  head_dim: int, windows: int, stride: int, dtype: jnp.dtype
+  head_dim: int, length: int, windows: int, stride: int, dtype: jnp.dtype
 ) -> None:
-  """Raises NotImplementedError unless the kernels support the arguments."""
+  """Raises NotImplementedError unless the kernels support the arguments.
+
+  Args:
+    head_dim: features per head, D.
+    length: tokens of a window, W.
+    windows: number of windows.
+    stride: tokens from the start of one window to that of the next.
+    dtype: dtype of the tokens.
+  """
   if head_dim != tpu_tiling.HEAD_DIM:
     raise NotImplementedError(
       f'head dim {head_dim}: the TPU kernels have {tpu_tiling.HEAD_DIM}'
@@ -89,6 +97,12 @@ def check_support(
   if dtype == jnp.float16:
     raise NotImplementedError(
       'float16: the TPU kernels take bfloat16 or float32'
+    )
+  longest = tpu_tiling.longest_window(dtype)
+  if tpu_tiling.padded(length) > longest:
+    raise NotImplementedError(
+      f'windows of {length} tokens of {jnp.dtype(dtype)}: the vector memory has'
+      f' room for {longest}'
     )
 
 

@@ -136,7 +136,7 @@ def gradients(
     ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary', 'arbitrary'),
-      vmem_limit_bytes=int(tiling.vmem * 0.97),
+      vmem_limit_bytes=tiling.vmem_limit,
     ),
     name='window_attention_backward',
   )(qkv, qkv, qkv, out, d_out, log_sums, table, table, norms)
@@ -166,6 +166,7 @@ def _kernel(
   start = pl.multiple_of(i * tiling.backward[0], LANES)
   key_start = pl.multiple_of(j * tiling.backward[1], LANES)
   q, k, v, d_out = (ref.at[0] for ref in (q, k, v, d_out))
+  of_queries, of_keys = (tpu_rows.Part(tiling, norms, n) for n in range(2))
 
   @pl.when((j == 0) & (i == 0))
   def _():
@@ -173,12 +174,12 @@ def _kernel(
 
   @pl.when(j == 0)
   def _():
-    _prepare_queries(tiling, start, q, q_table, norms, scratch)
+    _prepare_queries(tiling, start, q, q_table, of_queries, scratch)
     _prepare_cotangents(tiling, window, start, out, d_out, log_sums, scratch)
 
   @pl.when(i == 0)
   def _():
-    _prepare_keys(tiling, key_start, k, v, k_table, norms, scratch)
+    _prepare_keys(tiling, key_start, k, v, k_table, of_keys, scratch)
 
   for heads, is_number in tiling.numbers_of_heads(pl.program_id(0)):
 
@@ -190,7 +191,7 @@ def _kernel(
   def _():
     # Queries have the factor of the scores, and ds is to base e.
     d_rows = lambda at: scratch.d_keys[:, at].T * math.log(2)
-    _write(tiling, key_start, d_rows, k, k_table, norms, 1, d_k, d_norms)
+    _write(of_keys, key_start, d_rows, k, k_table, d_k, d_norms)
 
     @pl.loop(0, tiling.backward[1], step=ROWS)
     def _(first):
@@ -203,10 +204,10 @@ def _kernel(
       at = pl.ds(pl.multiple_of(start + at.start, ROWS), ROWS)
       return scratch.d_queries[:, at].T * HEAD_DIM**-0.5
 
-    _write(tiling, start, d_rows, q, q_table, norms, 0, d_q, d_norms)
+    _write(of_queries, start, d_rows, q, q_table, d_q, d_norms)
 
 
-def _prepare_queries(tiling, start, q, table, norms, scratch):
+def _prepare_queries(tiling, start, q, table, part, scratch):
   """Fills the scratch with a block's queries."""
   rows = tiling.backward[0]
   scratch.d_queries[:, pl.ds(start, rows)] = jnp.zeros(
@@ -217,13 +218,7 @@ def _prepare_queries(tiling, start, q, table, norms, scratch):
   def _(first):
     at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
     to = pl.ds(pl.multiple_of(start + first, ROWS), ROWS)
-    x = tpu_rows.placed(
-      tiling.before_padding(to.start, q[at, :]).astype(tiling.wide),
-      tpu_rows.Weights(norms[0:1, :], norms[1:2, :]),
-      tpu_rows.rotary(table[at, :], HEAD_DIM),
-      tiling.epsilon,
-      tiling.units,
-    )
+    x = part.placed(to.start, q[at, :], table[at, :])
     scratch.queries[to, :] = (x * tiling.query_factor).astype(tiling.dtype)
 
 
@@ -253,7 +248,7 @@ def _prepare_cotangents(tiling, window, start, out, d_out, log_sums, scratch):
     scratch.cotangents[to, :] = d
     product = out[at, :].astype(tiling.wide) * d.astype(tiling.wide)
     means = tiling.two_parts(-tiling.units.sum_of_others(product))
-    feature = tpu_rows.feature(ROWS, HEAD_DIM)
+    feature = tpu_rows.feature(ROWS)
     x = _log_sum_lanes(tiling, log_sums[:, at])
     for number, mean in enumerate(means):
       x = jnp.where(feature == MEAN + number, mean, x)
@@ -277,7 +272,7 @@ def _log_sum_lanes(tiling, log_sums):
   return lanes.astype(tiling.dtype)
 
 
-def _prepare_keys(tiling, start, k, v, table, norms, scratch):
+def _prepare_keys(tiling, start, k, v, table, part, scratch):
   """Fills the scratch with a block's keys and values."""
   for d in (scratch.d_keys, scratch.d_values):
     d[...] = jnp.zeros_like(d)
@@ -285,14 +280,8 @@ def _prepare_keys(tiling, start, k, v, table, norms, scratch):
   @pl.loop(0, tiling.backward[1], step=ROWS)
   def _(first):
     at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
-    x = tpu_rows.placed(
-      tiling.before_padding(start + first, k[at, :]).astype(tiling.wide),
-      tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
-      tpu_rows.rotary(table[at, :], HEAD_DIM),
-      tiling.epsilon,
-      tiling.units,
-    ).astype(tiling.dtype)
-    feature = tpu_rows.feature(ROWS, HEAD_DIM)
+    x = part.placed(start + first, k[at, :], table[at, :]).astype(tiling.dtype)
+    feature = tpu_rows.feature(ROWS)
     ones = lambda first: jnp.where(
       (feature == first) | (feature == first + 1), 1.0, 0.0
     ).astype(tiling.dtype)
@@ -300,7 +289,7 @@ def _prepare_keys(tiling, start, k, v, table, norms, scratch):
     scratch.keys_transposed[:, at] = x.T
     y = tiling.before_padding(start + first, v[at, :])
     for h in range(HEADS):
-      own = tpu_rows.own_lanes(h, ROWS, HEAD_DIM)
+      own = tpu_rows.own_lanes(h, ROWS)
       scratch.keys[h, at, :] = jnp.where(own, x, mask + ones(LOG_SUM))
       scratch.values[h, at, :] = jnp.where(own, y, ones(MEAN))
 
@@ -321,7 +310,7 @@ def _add_products(tiling, start, heads, scratch):
   q_transposed, d_transposed = q.T, d.T
   for h in range(heads):
     head = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
-    own = tpu_rows.own_lanes(h, rows, HEAD_DIM)
+    own = tpu_rows.own_lanes(h, rows)
     beside = lambda x, own=own: jnp.where(own, x, scratch.extras[at, :])
     p = jnp.exp2(products.times_transposed(beside(q), scratch.keys[h]))
     ds = p * products.times_transposed(beside(d), scratch.values[h])
@@ -333,37 +322,23 @@ def _add_products(tiling, start, heads, scratch):
     )
 
 
-def _write(tiling, start, d_rows, x, table, norms, part, d_x, d_norms):
+def _write(part, start, d_rows, x, table, d_x, d_norms):
   """Writes the gradient before norm and rotation, and adds those of the norm.
 
   Args:
-    tiling: sizes.
+    part: queries or keys.
     start: row of the window with which the block begins.
     d_rows: function of rows that returns their gradient after the rotation.
     x: block of queries or keys.
     table: its rows of the table.
-    norms: weights of both norms.
-    part: 0 for queries, 1 for keys.
     d_x: block of the gradient.
     d_norms: sums of the gradients of both norms.
   """
-  weights = tpu_rows.Weights(*(norms[n : n + 1, :] for n in _rows_of(part)))
 
   @pl.loop(0, d_x.shape[0], step=ROWS)
   def _(first):
     at = pl.ds(pl.multiple_of(first, ROWS), ROWS)
-    found = tpu_rows.gradients(
-      d_rows(at),
-      tiling.before_padding(start + first, x[at, :]).astype(tiling.wide),
-      weights,
-      tpu_rows.rotary(table[at, :], HEAD_DIM),
-      tiling.epsilon,
-      tiling.units,
-    )
+    found = part.gradients(d_rows(at), start + first, x[at, :], table[at, :])
     d_x[at, :] = found.x.astype(d_x.dtype)
-    for n, d in zip(_rows_of(part), (found.scale, found.bias)):
+    for n, d in zip(part.rows_of_norms, (found.scale, found.bias)):
       d_norms[n] += d.reshape(-1, _SUBLANES, LANES).sum(axis=0)
-
-
-def _rows_of(part):
-  return 2 * part, 2 * part + 1

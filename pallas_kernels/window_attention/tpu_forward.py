@@ -84,7 +84,7 @@ def attend(
     ],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'),
-      vmem_limit_bytes=int(tiling.vmem * 0.97),
+      vmem_limit_bytes=tiling.vmem_limit,
     ),
     name='window_attention_forward',
   )(is_bounded, qkv, qkv, qkv, table, norms)
@@ -102,26 +102,21 @@ def _kernel(
 
   rows = tiling.forward[0]
   start = pl.multiple_of(block * rows, LANES)
-  x = tpu_rows.placed(
-    tiling.before_padding(start, q[...]).astype(tiling.wide),
-    tpu_rows.Weights(norms[0:1, :], norms[1:2, :]),
-    tpu_rows.rotary(table[pl.ds(start, rows), :], HEAD_DIM),
-    tiling.epsilon,
-    tiling.units,
+  x = tpu_rows.Part(tiling, norms, 0).placed(
+    start, q[...], table[pl.ds(start, rows), :]
   )
   x = (x * tiling.query_factor).astype(tiling.dtype)
-  one = jnp.where(
-    tpu_rows.feature(rows, HEAD_DIM) == tpu_tiling.MASK, 1.0, 0.0
-  ).astype(tiling.dtype)
+  one = jnp.where(tpu_rows.feature(rows) == tpu_tiling.MASK, 1.0, 0.0).astype(
+    tiling.dtype
+  )
   queries = [
-    jnp.where(tpu_rows.own_lanes(h, rows, HEAD_DIM), x, one)
-    for h in range(HEADS)
+    jnp.where(tpu_rows.own_lanes(h, rows), x, one) for h in range(HEADS)
   ]
   bounded = is_bounded[0] == 1
   for heads, is_number in tiling.numbers_of_heads(pl.program_id(0)):
-    for run, is_safe in ((_run, bounded), (_run_safely, ~bounded)):
+    for run, is_wanted in ((_run, bounded), (_run_safely, ~bounded)):
 
-      @pl.when(is_number & is_safe)
+      @pl.when(is_number & is_wanted)
       def _(run=run, heads=heads):
         results = run(tiling, queries[:heads], keys, values)
         _finish(tiling, start, out, log_sums, results)
@@ -129,21 +124,16 @@ def _kernel(
 
 def _prepare_keys(tiling, k, v, table, norms, keys, values):
   """Fills the scratch with keys and values of both heads, [2, ...]."""
+  part = tpu_rows.Part(tiling, norms, 1)
 
   @pl.loop(0, tiling.tokens, step=ROWS)
   def _(start):
     at = pl.ds(pl.multiple_of(start, ROWS), ROWS)
-    x = tpu_rows.placed(
-      tiling.before_padding(start, k[at, :]).astype(tiling.wide),
-      tpu_rows.Weights(norms[2:3, :], norms[3:4, :]),
-      tpu_rows.rotary(table[at, :], HEAD_DIM),
-      tiling.epsilon,
-      tiling.units,
-    ).astype(tiling.dtype)
+    x = part.placed(start, k[at, :], table[at, :]).astype(tiling.dtype)
     mask = mask_lanes(tiling, start)
     transposed = tiling.before_padding(start, v[at, :]).T
     for h in range(HEADS):
-      own = tpu_rows.own_lanes(h, ROWS, HEAD_DIM)
+      own = tpu_rows.own_lanes(h, ROWS)
       keys[h, at, :] = jnp.where(own, x, mask)
       values[h, :HEAD_DIM, at] = transposed[h * HEAD_DIM : (h + 1) * HEAD_DIM]
       values[h, HEAD_DIM:, at] = jnp.ones((SUBLANES, ROWS), tiling.dtype)
@@ -153,7 +143,7 @@ def mask_lanes(tiling: tpu_tiling.Tiling, start: jax.Array) -> jax.Array:
   """Returns `MASKED` in the lanes `MASK` of padding, else 0, [ROWS, 128]."""
   row = jax.lax.broadcasted_iota(jnp.int32, (ROWS, LANES), 0) + start
   is_masked = (row >= tiling.length) & (
-    tpu_rows.feature(ROWS, HEAD_DIM) == tpu_tiling.MASK
+    tpu_rows.feature(ROWS) == tpu_tiling.MASK
   )
   return jnp.where(is_masked, tpu_tiling.MASKED, 0.0).astype(tiling.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,8 @@ import jax.numpy as jnp
 
 from pallas_kernels.tpu import rows as rows_lib
 from pallas_kernels.tpu.packing import LANES
-
-
-class Weights(NamedTuple):
-  """Scale and bias of LayerNorm, [1, 128] each; the heads have the same."""
-
-  scale: jax.Array
-  bias: jax.Array
+from pallas_kernels.window_attention.tpu_tiling import HEAD_DIM
+from pallas_kernels.window_attention.tpu_tiling import Tiling
 
 
 class Gradients(NamedTuple):
@@ -26,72 +22,83 @@ class Gradients(NamedTuple):
   bias: jax.Array
 
 
-def rotary(table: Any, head_dim: int) -> rows_lib.Rotary:
-  """Returns the rotary embedding of rows of the kernels' table.
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Norm and rotation of the queries or the keys of a window.
 
-  Args:
-    table: [rows, 128]: cosines [rows, D], sines [rows, D], and padding.
-    head_dim: D.
+  Attributes:
+    tiling: sizes.
+    norms: scale and bias of the queries' norm and of the keys', [4, 128].
+    number: 0 for queries, 1 for keys.
   """
-  cos, sin = table[:, :head_dim], table[:, head_dim : 2 * head_dim]
-  return rows_lib.Rotary.for_packs(cos, sin, 1)
+
+  tiling: Tiling
+  norms: Any
+  number: int
+
+  @property
+  def rows_of_norms(self) -> tuple[int, int]:
+    """Rows of scale and bias in `norms`."""
+    return 2 * self.number, 2 * self.number + 1
+
+  def placed(self, start: Any, x: jax.Array, table: jax.Array) -> jax.Array:
+    """Returns rows after norm and rotation; the padding is that of zeros.
+
+    Args:
+      start: row of the window with which they begin.
+      x: projections [rows, 128].
+      table: cosines and sines of the rows, next to each other, [rows, 128].
+    """
+    standard, _ = self._standardize(start, x)
+    scale, bias = self._weights()
+    x = standard * scale + bias
+    return _rotary(table).rotate(x, self.tiling.units)
+
+  def gradients(
+    self, d: jax.Array, start: Any, x: jax.Array, table: jax.Array
+  ) -> Gradients:
+    """Returns the cotangents of rows and norm.
+
+    Args:
+      d: cotangent of the result of `placed`.
+      start: as for `placed`.
+      x: as for `placed`.
+      table: as for `placed`.
+    """
+    units = self.tiling.units
+    standard, inverse = self._standardize(start, x)
+    d = _rotary(table).rotate_back(d, units)
+    d_standard = d * self._weights()[0]
+    mean = units.mean_by_product
+    d_x = d_standard - mean(d_standard) - standard * mean(d_standard * standard)
+    return Gradients(d_x * inverse, d * standard, d)
+
+  def _weights(self):
+    return [self.norms[n : n + 1, :] for n in self.rows_of_norms]
+
+  def _standardize(self, start, x):
+    """Returns centred rows divided by their deviation, and its reciprocal."""
+    tiling = self.tiling
+    mean = tiling.units.mean_by_product
+    x = tiling.before_padding(start, x).astype(tiling.wide)
+    x = x - mean(x)
+    inverse = jax.lax.rsqrt(mean(x * x) + tiling.epsilon)
+    return x * inverse, inverse
 
 
-def placed(
-  x: jax.Array,
-  weights: Weights,
-  position: rows_lib.Rotary,
-  epsilon: float,
-  units: rows_lib.Units,
-) -> jax.Array:
-  """Returns rows [rows, 128] after LayerNorm and rotation."""
-  standard, _ = _standardize(x, epsilon, units)
-  return position.rotate(standard * weights.scale + weights.bias, units)
+def _rotary(table):
+  return rows_lib.Rotary.for_packs(table[:, :HEAD_DIM], table[:, HEAD_DIM:], 1)
 
 
-def gradients(
-  d: jax.Array,
-  x: jax.Array,
-  weights: Weights,
-  position: rows_lib.Rotary,
-  epsilon: float,
-  units: rows_lib.Units,
-) -> Gradients:
-  """Returns the cotangents of the arguments of `placed`.
-
-  Args:
-    d: cotangent of the result.
-    x: rows as given to `placed`.
-    weights: weights of the norm.
-    position: rotary embedding of the rows.
-    epsilon: number added to the variance.
-    units: operations across lanes.
-  """
-  standard, inverse = _standardize(x, epsilon, units)
-  d = position.rotate_back(d, units)
-  d_standard = d * weights.scale
-  mean = lambda y: units.sum_per_head(y) * (1 / units.packing.head_dim)
-  d_x = d_standard - mean(d_standard) - standard * mean(d_standard * standard)
-  return Gradients(d_x * inverse, d * standard, d)
-
-
-def own_lanes(head: int, rows: int, head_dim: int) -> jax.Array:
+def own_lanes(head: int, rows: int) -> jax.Array:
   """Returns which lanes belong to a head, bool [rows, 128]."""
-  return jax.lax.div(_lane(rows), jnp.int32(head_dim)) == head
+  return jax.lax.div(_lane(rows), jnp.int32(HEAD_DIM)) == head
 
 
-def feature(rows: int, head_dim: int) -> jax.Array:
+def feature(rows: int) -> jax.Array:
   """Returns each lane's feature within its head, int32 [rows, 128]."""
-  return jax.lax.rem(_lane(rows), jnp.int32(head_dim))
+  return jax.lax.rem(_lane(rows), jnp.int32(HEAD_DIM))
 
 
 def _lane(rows):
   return jax.lax.broadcasted_iota(jnp.int32, (rows, LANES), 1)
-
-
-def _standardize(x, epsilon, units):
-  """Returns centred rows divided by their deviation, and its reciprocal."""
-  mean = lambda y: units.sum_per_head(y) * (1 / units.packing.head_dim)
-  x = x - mean(x)
-  inverse = jax.lax.rsqrt(mean(x * x) + epsilon)
-  return x * inverse, inverse

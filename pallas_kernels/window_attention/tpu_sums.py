@@ -41,10 +41,11 @@ def sum_windows(
     [B, T, X]; tokens after the last window are zero.
   """
   rows = block_rows(tiling.stride, width * parts[0].dtype.itemsize)
-  if rows < _FEWEST_ROWS or tiling.overlap > tiling.stride:
+  if rows < _FEWEST_ROWS:
     return _sum_by_xla(tiling, parts, width, factor)
   blocks = tiling.stride // rows  # of a window, before the next one
-  last = -(-tiling.overlap // rows) - 1  # of the overlap
+  # The last block of the overlap, and at most that of a window.
+  last = min(blocks - 1 - -tiling.overlap // rows, (tiling.tokens - 1) // rows)
 
   def own(clip, block):
     """The block of the window that begins last before it."""
@@ -54,7 +55,7 @@ def sum_windows(
   def previous(clip, block):
     """The block of the window before, one that overlaps."""
     window = jnp.clip(block // blocks - 1, 0, tiling.windows - 1)
-    row = blocks + jnp.clip(block % blocks, 0, max(last, 0))
+    row = jnp.minimum(blocks + block % blocks, last)
     return clip * tiling.windows + window, row, 0
 
   spec = lambda index, x: pl.BlockSpec((None, rows, x.shape[2]), index)
@@ -71,7 +72,7 @@ def sum_windows(
     ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'parallel'),
-      vmem_limit_bytes=int(tiling.vmem * 0.97),
+      vmem_limit_bytes=tiling.vmem_limit,
     ),
     name='sum_windows',
   )(*parts, *parts)

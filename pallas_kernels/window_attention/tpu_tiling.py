@@ -27,6 +27,7 @@ from pallas_kernels.tpu import rows as rows_lib
 from pallas_kernels.tpu import target as targets
 from pallas_kernels.tpu.packing import LANES
 from pallas_kernels.tpu.packing import Packing
+from pallas_kernels.tpu.packing import SUBLANES
 from pallas_kernels.tpu.products import Products
 
 HEAD_DIM = 64
@@ -52,6 +53,9 @@ _FORWARD_QUERIES, _FORWARD_KEYS = 2048, 512
 _BACKWARD_QUERIES, _BACKWARD_KEYS = 1024, 1024
 # Vector memory in which twice as many queries fit in the backward pass.
 _LARGE_VMEM = 100 * 2**20
+# Share of vector memory that a window may take in the forward pass; the rest is
+# for blocks of queries and scores.
+_WINDOW_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +169,11 @@ class Tiling:
     return jnp.where(row < self.length, x, jnp.zeros_like(x))
 
   @property
+  def vmem_limit(self) -> int:
+    """Vector memory of the kernels; the compiler needs some of its own."""
+    return int(self.vmem * 0.97)
+
+  @property
   def products(self) -> Products:
     return Products(self.dtype, self.wide)
 
@@ -215,10 +224,11 @@ def make(
 
   An odd number of heads becomes even.
   """
-  granule = min(_GRANULE, -(-length // LANES) * LANES)
-  tokens = -(-length // granule) * granule
+  tokens = padded(length)
   target = targets.current()
-  queries = _BACKWARD_QUERIES * (2 if target.vmem >= _LARGE_VMEM else 1)
+  backward = _BACKWARD_QUERIES * (2 if target.vmem >= _LARGE_VMEM else 1)
+  # Wide products are made of several narrow ones, with room for their parts.
+  parts = 1 if dtype == jnp.bfloat16 else 2
   return Tiling(
     batch=batch,
     sequence=sequence,
@@ -231,12 +241,37 @@ def make(
     epsilon=epsilon,
     dtype=jnp.dtype(dtype),
     wide=jnp.promote_types(dtype, jnp.float32),
-    forward=(_block(tokens, _FORWARD_QUERIES), _block(tokens, _FORWARD_KEYS)),
-    backward=(_block(tokens, queries), _block(tokens, _BACKWARD_KEYS)),
+    forward=(
+      _block(tokens, _FORWARD_QUERIES // parts),
+      _block(tokens, _FORWARD_KEYS),
+    ),
+    backward=(
+      _block(tokens, backward // parts),
+      _block(tokens, _BACKWARD_KEYS),
+    ),
     vmem=target.vmem,
   )
 
 
+def padded(length: int) -> int:
+  """Returns the tokens of a window with padding."""
+  granule = min(_GRANULE, -(-length // LANES) * LANES)
+  return -(-length // granule) * granule
+
+
+def longest_window(dtype: jnp.dtype) -> int:
+  """Returns the tokens of a window that fit the current chip's vector memory.
+
+  The forward kernel needs most: two buffers of keys and of values, both again
+  in the layout of the products, and the table of positions.
+  """
+  lanes = 4 * LANES + HEADS * (LANES + HEAD_DIM + SUBLANES)
+  wide = jnp.promote_types(dtype, jnp.float32).itemsize
+  bytes_ = lanes * jnp.dtype(dtype).itemsize + LANES * wide
+  return int(targets.current().vmem * _WINDOW_SHARE) // bytes_
+
+
 def _block(tokens: int, most: int) -> int:
   """Returns the tokens of a block: a divisor of all, complete tiles."""
-  return max(n for n in range(LANES, most + 1, LANES) if tokens % n == 0)
+  sizes = range(LANES, max(LANES, most) + 1, LANES)
+  return max(n for n in sizes if tokens % n == 0)

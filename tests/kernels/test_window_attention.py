@@ -127,10 +127,8 @@ def test_the_kernels_are_the_definition(sizes, small_blocks):
   assert not got[1][..., 3 * sizes.heads * 64 :].any()
 
 
-# With the largest ones the weights are almost 0 or 1, and what is left of the
-# gradients of the norms is rounding.
-@pytest.mark.parametrize('scale, error', [(0, 1e-9), (2.5, 1e-9), (40, 1e-4)])
-def test_scores_of_any_size(scale, error, small_blocks):
+@pytest.mark.parametrize('scale', [0, 2.5, 40])
+def test_scores_of_any_size(scale, small_blocks):
   """Zero to 10 000 times larger than in a trained model."""
   sizes = Sizes(length=304, stride=304, padding=84)
   with jax.enable_x64(True):
@@ -144,9 +142,11 @@ def test_scores_of_any_size(scale, error, small_blocks):
       both_ways(name, sizes, args, jnp.float64)
       for name in ('reference', 'pallas_tpu')
     )
-  for g, w in zip(got, want):
-    assert np.isfinite(g).all()
-    assert relative_error(g, w) < error
+  for g, w in zip(got[:2], want):
+    assert relative_error(g, w) < 1e-11
+  # With the largest scores the weights are 0 or 1, and the gradients of the
+  # norms, sums of hundreds of terms, almost cancel.
+  np.testing.assert_allclose(got[2], want[2], rtol=1e-11, atol=1e-11)
   narrow = both_ways('pallas_tpu', sizes, args, jnp.float32)
   assert all(np.isfinite(g).all() for g in narrow)
   assert relative_error(narrow[0], want[0]) < 1e-3

@@ -56,17 +56,22 @@ def test_implementations_agree(implementation, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'platform, dim, windows, stride, dtype, want',
+  'platform, dim, length, windows, stride, dtype, want',
   [
-    ('tpu', 64, 21, 16_680, jnp.bfloat16, 'pallas_tpu'),
-    ('tpu', 128, 21, 16_680, jnp.bfloat16, 'splash'),
-    ('tpu', 64, 21, 16_684, jnp.bfloat16, 'splash'),
-    ('tpu', 64, 1, 16_426, jnp.bfloat16, 'pallas_tpu'),
-    ('cpu', 64, 21, 16_680, jnp.float32, 'xla'),
-    ('gpu', 64, 21, 16_680, jnp.bfloat16, 'xla'),
+    ('tpu', 64, 18_030, 21, 16_680, jnp.bfloat16, 'pallas_tpu'),
+    ('tpu', 128, 18_030, 21, 16_680, jnp.bfloat16, 'splash'),
+    ('tpu', 64, 18_030, 21, 16_684, jnp.bfloat16, 'splash'),
+    ('tpu', 64, 17_776, 1, 16_426, jnp.bfloat16, 'pallas_tpu'),
+    # What exceeds the vector memory.
+    ('tpu', 64, 18_030, 21, 16_680, jnp.float32, 'splash'),
+    ('tpu', 64, 30_000, 21, 28_000, jnp.bfloat16, 'splash'),
+    ('cpu', 64, 18_030, 21, 16_680, jnp.float32, 'xla'),
+    ('gpu', 64, 18_030, 21, 16_680, jnp.bfloat16, 'xla'),
   ],
 )
-def test_the_best_of_a_platform(platform, dim, windows, stride, dtype, want):
-  choose = softmax.choose_for_windows
-  assert choose(None, platform, dim, windows, stride, dtype) == want
-  assert choose('splash', platform, dim, windows, stride, dtype) == 'splash'
+def test_the_best_of_a_platform(
+  platform, dim, length, windows, stride, dtype, want
+):
+  sizes = dim, length, windows, stride, dtype
+  assert softmax.choose_for_windows(None, platform, *sizes) == want
+  assert softmax.choose_for_windows('splash', platform, *sizes) == 'splash'

@@ -63,6 +63,7 @@ def choose_for_windows(
   implementation: str | None,
   platform: str,
   head_dim: int,
+  length: int,
   windows: int,
   stride: int,
   dtype: jnp.dtype,
@@ -73,13 +74,14 @@ def choose_for_windows(
     implementation: One of `WINDOW_IMPLEMENTATIONS`; None is the best one.
     platform: Platform of the devices, such as 'tpu'.
     head_dim: Features per head, D.
+    length: Tokens of a window.
     windows: Number of windows.
     stride: Tokens from the start of one window to that of the next.
     dtype: Dtype of the projections.
   """
   if implementation is None and platform == 'tpu':
     try:
-      window_attention.check_support(head_dim, windows, stride, dtype)
+      window_attention.check_support(head_dim, length, windows, stride, dtype)
     except NotImplementedError:
       return 'splash'
     return 'pallas_tpu'

@@ -152,6 +152,7 @@ class SegmentAttention(nn.Module):
       self.implementation,
       self.sharding_plan.platform,
       d,
+      order.window,
       order.segments,
       order.stride,
       self.dtype,
