@@ -14,6 +14,7 @@ def complete(
   text_encoder: str,
   tokenizer: str,
   schedule_shift: float = 1.0,
+  prediction: str = 'v_prediction',
   fps: int | None = None,
 ) -> None:
   """Writes model_index.json and scheduler/ next to the parts of a model.
@@ -23,6 +24,7 @@ def complete(
     text_encoder: Class of transformers for its text encoder.
     tokenizer: Class of transformers for its tokenizer.
     schedule_shift: Shift of the noise schedule.
+    prediction: Output of the transformer, 'v_prediction' or 'sample'.
     fps: Frames per second of its videos; None is CogVideoX's.
   """
   scheduler = {
@@ -32,7 +34,7 @@ def complete(
     'beta_schedule': 'scaled_linear',
     'clip_sample': False,
     'num_train_timesteps': 1000,
-    'prediction_type': 'v_prediction',
+    'prediction_type': prediction,
     'rescale_betas_zero_snr': True,
     'set_alpha_to_one': True,
     'snr_shift_scale': schedule_shift,

@@ -41,7 +41,7 @@ class Backbone:
       prediction.
     init_fn: Maps (config, key) to fresh parameters, a nested dict.
     schedule: Noise schedule of training, sqrt(alpha_bar) [1000].
-    prediction: Output of the network, 'v_prediction' or 'epsilon'.
+    prediction: Output of the network, one of `schedule.PREDICTIONS`.
     num_heads: Heads that the mesh axis `sp` must divide; None if `sp` splits
       something else.
   """
@@ -91,7 +91,7 @@ def from_config(config: ml_collections.ConfigDict) -> Backbone:
       network=dit.DiffusionTransformer,
       init_fn=dit.init_params,
       schedule=schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
-      prediction='v_prediction',
+      prediction=dit_config.prediction,
       num_heads=dit_config.split_heads,
     )
   unet_config = schema.construct(
@@ -101,7 +101,7 @@ def from_config(config: ml_collections.ConfigDict) -> Backbone:
     config=unet_config,
     network=unet.UNet3D,
     init_fn=unet.init_params,
-    schedule=schedule_lib.scaled_linear_alphas().astype(np.float32),
+    schedule=schedule_lib.scaled_linear_alphas(),
     prediction=unet_config.prediction,
     num_heads=None,
   )

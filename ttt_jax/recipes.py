@@ -286,16 +286,16 @@ def cogvideox(folder: str, argument: str = '3s') -> ml_collections.ConfigDict:
   try:
     model_folder.check_pipeline(pathlib.Path(folder), dit.SUPPORTED)
     content = files.read_json(path)
-    config.scheduler, config.schedule_shift = stable_diffusion.load_scheduler(
-      f'{folder}/scheduler'
-    )
+    schedule = stable_diffusion.load_scheduler(f'{folder}/scheduler')
   except FileNotFoundError as e:
     # A ValueError passes through the flag library as one line at once.
     raise ValueError(
       f'{e}; {folder} must be the folder of a complete CogVideoX'
       + model_folder.explain(folder, 'transformer')
     ) from e
+  config.scheduler, config.schedule_shift = schedule.scheduler, schedule.shift
   sizes = dataclasses.asdict(dit.config_from_json(content, path))
+  sizes['prediction'] = schedule.prediction
   # The stage decides what the folder does not define.
   for name in (*config.model, 'gate_init'):
     sizes.pop(name, None)

@@ -41,6 +41,7 @@ def export(workdir: str, out: pathlib.Path) -> None:
       text_encoder='BertModel',
       tokenizer='PreTrainedTokenizerFast',
       schedule_shift=config.schedule_shift,
+      prediction=backbone.prediction,
       fps=config.data.fps,
     )
 

@@ -17,6 +17,7 @@ from ttt_jax.checkpoints import train_state as state_lib
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.models import dit
 from ttt_jax.models.unet3d import unet
@@ -122,7 +123,11 @@ def sampling(
 
   def sample(params, noise, text, negative, scales, key):
     apply: Any = functools.partial(module.apply, {'params': params})
-    denoise_fn = guidance.guided(apply, text, negative)
+    denoise_fn = inversion.as_velocity(
+      guidance.guided(apply, text, negative),
+      model.prediction,
+      schedule_lib.zero_snr_schedule(shift=config.schedule_shift),
+    )
     return sampler.sample(denoise_fn, noise, schedule, scales, key)
 
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -146,7 +151,9 @@ def _editing(config, mesh, steps):
   def sample(params, noise, text, negative, scales):
     apply: Any = functools.partial(module.apply, {'params': params})
     denoise_fn = inversion.as_velocity(
-      guidance.guided(apply, text, negative), backbone.prediction
+      guidance.guided(apply, text, negative),
+      backbone.prediction,
+      backbone.schedule,
     )
     return samplers.ddim(denoise_fn, noise, schedule, scales)
 

@@ -34,13 +34,14 @@ def load(tmp_path, **changes):
 
 
 def test_the_two_released_schedulers(tmp_path):
-  assert load(tmp_path) == ('cogvideox_dpm', 1.0)
+  assert load(tmp_path) == ('cogvideox_dpm', 1.0, 'v_prediction')
   changes = {
     '_class_name': 'CogVideoXDDIMScheduler',
     'snr_shift_scale': 3.0,
     'timestep_spacing': 'linspace',
   }
-  assert load(tmp_path, **changes) == ('cogvideox_ddim', 3.0)
+  assert load(tmp_path, **changes) == ('cogvideox_ddim', 3.0, 'v_prediction')
+  assert load(tmp_path, prediction_type='sample').prediction == 'sample'
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,12 @@ def test_the_two_released_schedulers(tmp_path):
       "class 'EulerDiscreteScheduler'; expected one of CogVideoXDPMScheduler",
     ),
     (
-      {'beta_end': 0.02, 'prediction_type': 'epsilon'},
-      "beta_end = 0.02: only 0.012 is supported; prediction_type = 'epsilon': ",
+      {'beta_end': 0.02, 'set_alpha_to_one': False},
+      'beta_end = 0.02: only 0.012 is supported; set_alpha_to_one = False: ',
+    ),
+    (
+      {'prediction_type': 'epsilon'},
+      'prediction_type is "epsilon"; expected one of v_prediction, sample',
     ),
   ],
 )

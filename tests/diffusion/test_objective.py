@@ -97,6 +97,33 @@ def test_a_perfect_network_has_no_loss_at_any_timestep():
   assert loss == 0 and np.all(aux['per_sample_loss'] == 0)
 
 
+def test_the_loss_of_x0_is_that_of_the_velocity_it_implies():
+  with jax.enable_x64(True):
+    x0, noise = _normal(0).astype(float), _normal(1).astype(float)
+    timesteps = jnp.array([0, 40, 500, 999])
+    alpha = jnp.asarray(zero_snr_schedule(shift=16.0), float)[timesteps]
+    estimate = 0.7 * x0 + 0.1 * noise
+    x_t = objective.add_noise(x0, noise, alpha)
+    alpha = alpha.reshape(-1, *[1] * (x0.ndim - 1))
+    implied = (alpha * x_t - estimate) / jnp.sqrt(1 - alpha**2)
+
+    def per_sample(output, prediction):
+      return objective.diffusion_loss(
+        lambda x, t: output,
+        x0,
+        schedule=zero_snr_schedule(shift=16.0),
+        timesteps=timesteps,
+        noise=noise,
+        prediction=prediction,
+      )[1]['per_sample_loss']
+
+    np.testing.assert_allclose(
+      per_sample(estimate, 'sample'),
+      per_sample(implied, 'v_prediction'),
+      rtol=1e-9,
+    )
+
+
 def test_the_last_timestep_is_pure_noise():
   x0, noise = _normal(0), _normal(1)
 

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from tests.helpers import tiny_cogvideox
 from ttt_jax import convert
 from ttt_jax import pipeline
+from ttt_jax import recipes
 from ttt_jax import storyboard
 from ttt_jax.pipeline import pretrained
 
@@ -42,6 +44,29 @@ def test_half_precision_is_kept_and_computes_in_bfloat16(folder, tmp_path):
     'bfloat16'
   }
   assert arguments['text_encoder'].identity.startswith('t5-bfloat16:')
+
+
+def test_the_scheduler_tells_what_the_transformer_predicts(folder, tmp_path):
+  model = tmp_path / 'model'
+  shutil.copytree(folder, model)
+  scheduler = model / 'scheduler/scheduler_config.json'
+  found = json.loads(scheduler.read_text())
+
+  def latents():
+    pipe = pipeline.VideoPipeline.load(model)
+    board = storyboard.Storyboard.parse(['A red square.'])
+    return pipe.config.prediction, pipe.sample_latents(
+      board, steps=1, guidance=1.0, guidance_schedule='constant'
+    )
+
+  prediction, of_velocity = latents()
+  assert prediction == 'v_prediction'
+  scheduler.write_text(json.dumps(found | {'prediction_type': 'sample'}))
+  prediction, of_sample = latents()
+  assert prediction == 'sample'
+  assert recipes.cogvideox(str(model), '3s').model.prediction == 'sample'
+  # One step begins at pure noise, where v = -x0 is the network's output.
+  np.testing.assert_allclose(of_sample, -of_velocity, atol=1e-5)
 
 
 def test_the_index_may_have_a_frame_rate(folder, tmp_path):

@@ -18,6 +18,7 @@ from ttt_jax.convert import lazy_params
 from ttt_jax.convert import model_format
 from ttt_jax.convert import reference
 from ttt_jax.convert import rules as rules_lib
+from ttt_jax.convert import stable_diffusion
 from ttt_jax.convert.rules import Rule
 from ttt_jax.models import dit
 from ttt_jax.models.dit import mixer as mixer_lib
@@ -186,6 +187,8 @@ def _config_from_folder(
   """Returns the config with the mixer of the folder, or with a new one."""
   path = folder / 'config.json'
   config = config_from_json(model_format.read_object(path), str(path))
+  if stable_diffusion.predicts_sample(folder.absolute().parent):
+    config = dataclasses.replace(config, prediction='sample')
   saved = _read_mixer_fields(folder)
   if mixer == 'none':
     return config

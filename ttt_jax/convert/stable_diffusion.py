@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -38,10 +38,17 @@ _SD_FIELDS = {
 # Timesteps are always trailing, whatever spacing the file contains: the
 # pipeline of CogVideoX overrides it when it samples.
 _COGVIDEOX_OPTIONS = _NOISE | {
-  'prediction_type': 'v_prediction',
   'rescale_betas_zero_snr': True,
   'set_alpha_to_one': True,
   'clip_sample': False,
+}
+_COGVIDEOX_FIELDS = {
+  'snr_shift_scale': ('shift', 3.0),
+  'prediction_type': ('prediction', 'v_prediction'),
+}
+_COGVIDEOX_KINDS = {
+  'shift': schema.PositiveFloat,
+  'prediction': Literal['v_prediction', 'sample'],
 }
 _COGVIDEOX_SCHEDULERS = {
   'CogVideoXDPMScheduler': 'cogvideox_dpm',
@@ -116,15 +123,25 @@ def load_schedule(folder: str | os.PathLike[str]) -> Schedule:
   )
 
 
-def load_scheduler(folder: str | os.PathLike[str]) -> tuple[str, float]:
+class CogVideoXSchedule(NamedTuple):
+  """Contents of the scheduler's folder of a CogVideoX.
+
+  Attributes:
+    scheduler: Name in `diffusion.schedulers`.
+    shift: Shift of the noise schedule, 1 for 5B and 3 for 2B.
+    prediction: Output of the transformer, 'v_prediction' or 'sample'.
+  """
+
+  scheduler: str
+  shift: float
+  prediction: str
+
+
+def load_scheduler(folder: str | os.PathLike[str]) -> CogVideoXSchedule:
   """Reads `scheduler_config.json` of a CogVideoX.
 
   Args:
     folder: Folder with that file.
-
-  Returns:
-    The scheduler's name, see `diffusion.schedulers`, and the shift of the
-    noise schedule (1 for 5B, 3 for 2B).
 
   Raises:
     FileNotFoundError: the file does not exist.
@@ -139,7 +156,19 @@ def load_scheduler(folder: str | os.PathLike[str]) -> tuple[str, float]:
       f' {", ".join(_COGVIDEOX_SCHEDULERS)}'
     )
   model_format.check_fixed(found, _COGVIDEOX_OPTIONS, str(path))
-  shift = {'snr_shift_scale': ('shift', 3.0)}
-  kinds = {'shift': schema.PositiveFloat}
-  shift = model_format.read_fields(found, shift, str(path), kinds)['shift']
-  return _COGVIDEOX_SCHEDULERS[kind], shift
+  fields = model_format.read_fields(
+    found, _COGVIDEOX_FIELDS, str(path), _COGVIDEOX_KINDS
+  )
+  return CogVideoXSchedule(_COGVIDEOX_SCHEDULERS[kind], **fields)
+
+
+def predicts_sample(folder: str | os.PathLike[str]) -> bool:
+  """Returns whether the scheduler next to a CogVideoX transformer says 'sample'.
+
+  Args:
+    folder: Folder of the complete model; one without a scheduler says nothing.
+  """
+  path = pathlib.Path(folder) / 'scheduler' / SCHEDULER
+  if not path.is_file():
+    return False
+  return model_format.read_object(path).get('prediction_type') == 'sample'

@@ -19,6 +19,8 @@ from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion.sampling_schedule import SamplingSchedule
 
+_INVERTIBLE = ('epsilon', 'v_prediction')
+
 
 def invert(
   denoise_fn: guidance.DenoiseFn,
@@ -42,7 +44,8 @@ def invert(
     schedule: Schedule of sampling with n steps, which runs backwards.
     scales: Guidance strength by step of sampling, [n]; ones for the inversion
       of a conditional model.
-    prediction: Output of `denoise_fn`, one of `schedule.PREDICTIONS`.
+    prediction: Output of `denoise_fn`, 'epsilon' or 'v_prediction'. An estimate
+      of x0 does not tell the noise of a state without any.
     trajectory: Returns every state.
     on_step: Host function that is called with i after step i. Under jit its
       identity is part of the compiled program.
@@ -54,7 +57,7 @@ def invert(
   Raises:
     ValueError: the prediction is unknown, or scales do not fit the schedule.
   """
-  schedule_lib.check_prediction(prediction)
+  schedule_lib.check_prediction(prediction, _INVERTIBLE)
   schedule.check_scales(scales)
   x = latents.astype(jnp.promote_types(latents.dtype, jnp.float32))
   alpha, next_alpha = schedule.next_alpha[::-1], schedule.alpha[::-1]
@@ -89,17 +92,20 @@ def invert(
 
 
 def as_velocity(
-  denoise_fn: guidance.DenoiseFn, prediction: str
+  denoise_fn: guidance.DenoiseFn,
+  prediction: str,
+  schedule: np.ndarray | None = None,
 ) -> guidance.DenoiseFn:
-  """Converts a function that predicts eps or v into one that predicts v.
+  """Converts a function with any prediction into one that predicts v.
 
   The samplers require v. The result is valid only for states with the noise of
-  their timestep in Stable Diffusion's table, as on a
-  `sampling_schedule.leading`.
+  their timestep in the noise schedule, as on a `sampling_schedule.leading`.
 
   Args:
     denoise_fn: Function to convert.
     prediction: Output of `denoise_fn`, one of `schedule.PREDICTIONS`.
+    schedule: Noise schedule sqrt(alpha_bar) [num] of training; None is Stable
+      Diffusion's.
 
   Raises:
     ValueError: the prediction is unknown.
@@ -107,15 +113,21 @@ def as_velocity(
   schedule_lib.check_prediction(prediction)
   if prediction == 'v_prediction':
     return denoise_fn
-  table = schedule_lib.scaled_linear_alphas()
+  if schedule is None:
+    schedule = schedule_lib.scaled_linear_alphas()
+  table = np.asarray(schedule, np.float64)
 
   def velocity(x, t, scale):
     shape = (-1,) + (1,) * (x.ndim - 1)
     level = lambda values: jnp.asarray(values, x.dtype)[
       t.astype(jnp.int32)
     ].reshape(shape)
-    eps = denoise_fn(x, t, scale).astype(x.dtype)
-    # v = alpha eps - sigma x0, with x0 = (x - sigma eps) / alpha
-    return (eps - level(np.sqrt(1 - table**2)) * x) / level(table)
+    alpha, sigma = level(table), level(np.sqrt(1 - table**2))
+    predicted = denoise_fn(x, t, scale).astype(x.dtype)
+    if prediction == 'sample':
+      # v = alpha eps - sigma x0, with eps = (x - alpha x0) / sigma
+      return (alpha * x - predicted) / sigma
+    # The same with x0 = (x - sigma eps) / alpha
+    return (predicted - sigma * x) / alpha
 
   return velocity

@@ -6,7 +6,10 @@ v_hat. Since x0 = alpha x_t - sigma v, the difference is x0_hat - x0 = -sigma
 (v_hat - v): the error of x0 with weight 1 / (1 - alpha^2) per sample is the
 plain error of v (Salimans & Ho, 2022, "Progressive Distillation"). The loss is
 the latter, which has no division. Networks that predict eps, such as Stable
-Diffusion 1, have the error of eps as their loss (Ho et al., 2020).
+Diffusion 1, have the error of eps as their loss (Ho et al., 2020), and networks
+that predict x0 that of the v which follows from it (Li & He, 2025, "Back to
+Basics: Let Denoising Generative Models Denoise"): they need no width to pass
+the noise on.
 """
 
 from __future__ import annotations
@@ -177,8 +180,12 @@ def diffusion_loss(
   predicted = denoise_fn(
     add_noise(x0, noise, alpha), timesteps.astype(jnp.float32)
   )
-  target = velocity(x0, noise, alpha) if prediction != 'epsilon' else noise
-  error = predicted.astype(dtype) - target
+  predicted = predicted.astype(dtype)
+  if prediction == 'sample':
+    error = (predicted - x0) / _per_sample(_sigma(alpha), x0)
+  else:
+    target = noise if prediction == 'epsilon' else velocity(x0, noise, alpha)
+    error = predicted - target
   per_sample = jnp.mean(jnp.square(error), axis=tuple(range(1, x0.ndim)))
   return jnp.mean(per_sample), {
     'per_sample_loss': per_sample,

@@ -12,8 +12,9 @@ import math
 import numpy as np
 
 TIMESTEPS = 1000
-# Outputs of a network: the noise eps, or v = alpha eps - sigma x0.
-PREDICTIONS = ('epsilon', 'v_prediction')
+# Outputs of a network: the noise eps, v = alpha eps - sigma x0, or x0 (the
+# names are diffusers').
+PREDICTIONS = ('epsilon', 'v_prediction', 'sample')
 
 _BETA_START = 0.00085
 _BETA_END = 0.012
@@ -80,9 +81,11 @@ def zero_snr_schedule(num: int = TIMESTEPS, shift: float = 1.0) -> np.ndarray:
   )
 
 
-def check_prediction(prediction: str) -> None:
-  """Raises ValueError unless the prediction is one of `PREDICTIONS`."""
-  if prediction not in PREDICTIONS:
+def check_prediction(
+  prediction: str, known: tuple[str, ...] = PREDICTIONS
+) -> None:
+  """Raises ValueError unless the prediction is a known one."""
+  if prediction not in known:
     raise ValueError(
-      f'prediction is {prediction!r}; expected one of {", ".join(PREDICTIONS)}'
+      f'prediction is {prediction!r}; expected one of {", ".join(known)}'
     )

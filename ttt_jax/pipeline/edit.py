@@ -340,6 +340,7 @@ class EditPipeline:
     network = inversion_lib.as_velocity(
       guidance_lib.guided(self._apply(params), text, negative),
       self._backbone.prediction,
+      self._backbone.schedule,
     )
     return sampling_loop.step(network, x, previous, numbers, None)
 

@@ -68,7 +68,7 @@ def pipeline_arguments(
   """
   folder = pathlib.Path(folder)
   model_folder.check_pipeline(folder, convert_dit.SUPPORTED)
-  scheduler, shift = stable_diffusion.load_scheduler(folder / 'scheduler')
+  schedule = stable_diffusion.load_scheduler(folder / 'scheduler')
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     param_sharding = lambda leaf: device
@@ -97,8 +97,8 @@ def pipeline_arguments(
     height=config.base_rows * pixels,
     width=config.base_columns * pixels,
     fps=_read_fps(folder),
-    scheduler=scheduler,
-    schedule_shift=shift,
+    scheduler=schedule.scheduler,
+    schedule_shift=schedule.shift,
     mesh=mesh,
   )
 

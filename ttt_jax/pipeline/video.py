@@ -30,8 +30,10 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.diffusion import guidance as guidance_lib
+from ttt_jax.diffusion import inversion as inversion_lib
 from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import samplers
+from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
@@ -425,6 +427,9 @@ class VideoPipeline:
       self._module.apply, {'params': params}
     )
     noise = samplers.step_noise_of(key, numbers.index, x) if is_noisy else None
-    return sampling_loop.step(
-      guidance_lib.guided(apply, text, negative), x, previous, numbers, noise
+    network = inversion_lib.as_velocity(
+      guidance_lib.guided(apply, text, negative),
+      self.config.prediction,
+      schedule_lib.zero_snr_schedule(shift=self._shift),
     )
+    return sampling_loop.step(network, x, previous, numbers, noise)

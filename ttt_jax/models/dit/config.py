@@ -12,6 +12,8 @@ from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import positions as positions_lib
 from ttt_jax.runtime import schema
 
+# Outputs of the network, see `diffusion.schedule`.
+PREDICTIONS = ('v_prediction', 'sample')
 REMAT_POLICIES = (
   'none',
   'products',
@@ -59,6 +61,10 @@ class DiTConfig:
     spatial_scale: Rows and columns per unit of position with 'sincos', see
       `positions.table`.
     temporal_scale: Frames per unit of position with 'sincos'.
+    prediction: Output of the network, 'v_prediction' or 'sample' (the clean
+      latents). CogVideoX predicts v. A network whose width is not several times
+      its latents' channels learns 'sample' faster: it has no width to pass the
+      noise on.
     max_text_length: Text tokens per segment in pre-training. The model takes
       any number; only an export records this one.
     dtype: Compute type, 'float32', 'bfloat16' or 'float64'. Parameters are
@@ -100,6 +106,7 @@ class DiTConfig:
   spatial_scale: schema.PositiveFloat = 1.875
   temporal_scale: schema.PositiveFloat = 1.0
   max_text_length: schema.PositiveInt = 226
+  prediction: str = 'v_prediction'
   dtype: str = 'float32'
   remat: str = 'none'
   implementation: str | None = None
@@ -119,6 +126,7 @@ class DiTConfig:
       mixer=mixers.MIXERS,
       remat=REMAT_POLICIES,
       positions=positions_lib.KINDS,
+      prediction=PREDICTIONS,
       dtype=('float32', 'bfloat16', 'float64'),
       attention=(None, *softmax.WINDOW_IMPLEMENTATIONS),
     )
