@@ -214,6 +214,9 @@ def main(argv: Sequence[str]) -> int:
     report.print_results(found, topology.chip)
     buffers, memory = found['at_the_peak'], found['memory']
     fits = memory['margin'] >= 0
+    change = advice.faster(config, mode, topology, memory['peak'])
+    if fits and change:
+      print(f'what may be faster: {change}')
     reason = f'{memory["peak"]:,} of {memory["limit"]:,} bytes'
   except compiled_lib.DoesNotFitError as e:
     fits, reason = False, advice.summary(e.message)

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 import math
 import re
 
+import jax.numpy as jnp
 import ml_collections
 
 from launch import topology as topology_lib
 from launch.planner import hlo
 from launch.planner import liveness
 from ttt_jax import backbones
+from ttt_jax import geometry as geometry_lib
 from ttt_jax import sharding
+from ttt_jax.models import dit
 
 _GIB = 2**30
+_LARGEST_SHARE = 0.9  # of a chip's memory that a step should take
 # One entry of the list in XLA's message.
 _ENTRY = re.compile(
   r'^\s*\d+\. Size: (?P<size>\S+)\n(?P<rest>(?:(?!\s*\d+\. Size:).*\n?)*)',
@@ -116,6 +120,42 @@ def suggestions(
       )
       break
   yield 'a topology of more chips, or of chips with more memory (v5p)'
+
+
+def faster(
+  config: ml_collections.ConfigDict,
+  mode: str,
+  topology: topology_lib.Topology,
+  peak: int,
+) -> str | None:
+  """Returns a change, as a flag, that uses free memory to save time, or None.
+
+  Args:
+    config: Prepared config of the plan.
+    mode: 'train' or 'sample'.
+    topology: Chips.
+    peak: Peak of the plan in bytes of a device.
+  """
+  if mode != 'train' or config.model.get('remat') != 'layer':
+    return None
+  model = backbones.from_config(config).config
+  if topology.chip.is_gpu or not isinstance(model, dit.DiTConfig):
+    return None  # Elsewhere no kernel's result is kept.
+  order = geometry_lib.Geometry.from_config(config).order
+  clips = config.batch_size // config.mesh.data // config.microbatches
+  kept = clips * order.segments * order.window * model.model_dim
+  kept *= model.num_layers * jnp.dtype(model.dtype).itemsize // config.mesh.sp
+  free = int(_LARGEST_SHARE * topology.chip.hbm) - peak
+  what = f'the results of attention, {kept / _GIB:.1f} GiB'
+  if kept <= free:
+    return (
+      f'--config.model.remat=attention: keeps {what} of {free / _GIB:.1f}'
+      ' that are free, and its kernel runs once'
+    )
+  return (
+    f"--config.model.remat=offload_attention: keeps {what}, in the host's"
+    ' memory, and its kernel runs once'
+  )
 
 
 def meshes(

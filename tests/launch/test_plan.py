@@ -9,6 +9,7 @@ import pytest
 
 from launch import plan
 from launch import topology
+from launch.planner import advice
 from launch.planner import compiled
 from launch.planner import program
 from launch.planner import report
@@ -158,6 +159,24 @@ def test_a_plan_that_does_not_fit_names_the_largest_buffers(
   out = capsys.readouterr().out
   assert 'does not fit v5e:16x16: too large\nlargest buffers:\n' in out
   assert out.count('f32[32,128]') == 1 and '--config.model.remat=offload' in out
+
+
+def test_free_memory_is_offered_to_attention():
+  def change(chips, sp, **model):
+    config, topology_ = ttt_video.get_config('63s'), topology.parse(chips)
+    config.mesh = dict(data=256 // sp, sp=sp)
+    config.batch_size = 64
+    config.model.update(model)
+    return advice.faster(config, 'train', topology_, 40 * 2**30)
+
+  # Of a clip over four chips: 21 windows, 42 layers, texts of 480 tokens.
+  kept = 21 * (13 * 1350 + 480) * 3072 * 42 * 2 / 4 / 2**30
+  text = change('v5p:8x8x4', 4)
+  assert text.startswith('--config.model.remat=attention: ')
+  assert f'{kept:.1f} GiB of 45.5 that are free' in text
+  assert '=offload_attention: ' in change('v6e:16x16', 4)
+  assert change('v5p:8x8x4', 4, remat='attention') is None
+  assert change('gpu:h100x8', 4) is None
 
 
 @pytest.mark.parametrize('mixer', mixers.MIXERS)

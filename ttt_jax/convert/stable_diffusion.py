@@ -163,7 +163,7 @@ def load_scheduler(folder: str | os.PathLike[str]) -> CogVideoXSchedule:
 
 
 def predicts_sample(folder: str | os.PathLike[str]) -> bool:
-  """Returns whether the scheduler next to a CogVideoX transformer says 'sample'.
+  """Returns whether the scheduler of a CogVideoX has the prediction 'sample'.
 
   Args:
     folder: Folder of the complete model; one without a scheduler says nothing.
