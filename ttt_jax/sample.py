@@ -65,6 +65,12 @@ _SCHEDULER = flags.DEFINE_enum(
   list(schedulers.SCHEDULERS),
   'Scheduler; default: from the config.',
 )
+_REUSE = cli.define(
+  'reuse',
+  1,
+  'Number of steps that share what the late blocks add; 1 is exact.',
+  schema.PositiveInt,
+)
 _SEED = cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
 _MESH = flags.DEFINE_string(
   'mesh',
@@ -106,6 +112,7 @@ def main(_) -> None:
     guidance=_GUIDANCE.value,
     scheduler=_SCHEDULER.value,
     guidance_schedule=_GUIDANCE_SCHEDULE.value,
+    reuse=_REUSE.value,
   )
   if out is None:
     pipe.precompile(storyboard, **options)
@@ -155,6 +162,7 @@ def _settings(pipe, storyboard) -> dict[str, Any]:
     guidance=_GUIDANCE.value,
     guidance_schedule=_GUIDANCE_SCHEDULE.value,
     scheduler=_SCHEDULER.value or pipe.scheduler,
+    reuse=_REUSE.value,
     seed=_SEED.value,
     version=f'ttt_jax {ttt_jax.__version__}',
     story=storyboard.name,

@@ -1,5 +1,7 @@
 """ttt_jax/pipeline/video.py: storyboard to frames, with tiny random models."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -79,6 +81,61 @@ def test_equals_the_sampler_with_two_separate_guidance_calls(pipe):
   np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+def test_steps_in_between_reuse_what_the_late_blocks_added(pipe):
+  config, params = pipe.config, pipe.params
+  late = dit.LateBlocks(config)
+  text = pipe.text_encoder.encode(['a dog'])[None]
+  added, kinds = None, []
+
+  def network(x, t, scale):
+    nonlocal added
+    del scale
+    # Steps 0 and 2 compute the late blocks, and the last one.
+    is_new = len(kinds) in (0, 2, 3)
+    kinds.append(is_new)
+    if not is_new:
+      return late.reuse(params, x, text, t, added)
+    prediction, added = late.compute(params, x, text, t)
+    module = dit.DiffusionTransformer(config)
+    np.testing.assert_allclose(
+      prediction, module.apply({'params': params}, x, text, t), atol=1e-5
+    )
+    again = late.reuse(params, x, text, t, added)
+    np.testing.assert_allclose(again, prediction, atol=1e-5)
+    return prediction
+
+  schedule = sampling_schedule.from_name('diffusers', 4)
+  table = samplers.table(
+    schedule, np.ones(4), samplers.ddim_coefficients(schedule)
+  )
+  noise = jax.random.fold_in(jax.random.key(5), 0)
+  x = jax.random.normal(noise, (1, 3, 2, 2, 4))
+  previous = 0 * x
+  for i in range(4):
+    numbers = jax.tree.map(lambda values, i=i: values[i], table)
+    x, previous = samplers.step(network, x, previous, numbers, None)
+  options = dict(seed=5, guidance=1.0, guidance_schedule='constant', steps=4)
+  options.update(scheduler='cogvideox_ddim')
+  found = pipe.sample_latents(story('a dog'), reuse=2, **options)
+  np.testing.assert_allclose(found, x, atol=2e-5)
+  exact = pipe.sample_latents(story('a dog'), **options)
+  assert np.abs(found - exact).max() > 1e-4
+  # The first and the last of two steps are computed.
+  options.update(steps=2)
+  np.testing.assert_allclose(
+    pipe.sample_latents(story('a dog'), reuse=2, **options),
+    pipe.sample_latents(story('a dog'), **options),
+    atol=1e-5,
+  )
+
+
+def test_there_must_be_late_blocks_to_reuse(pipe):
+  with pytest.raises(ValueError, match='reuse is 0; '):
+    pipe.sample_latents(story('a dog'), steps=2, reuse=0)
+  with pytest.raises(ValueError, match='one block has no late blocks'):
+    dit.LateBlocks(dataclasses.replace(pipe.config, num_layers=1))
+
+
 def test_compiles_once_per_shape(pipe):
   pipe.sample_latents(story('one'), steps=2, seed=0)
   before = pipe._step._cache_size()
@@ -107,15 +164,17 @@ def test_all_steps_are_one_program(pipe):
 def test_sampling_finds_the_programs_that_were_precompiled(pipe, tmp_path):
   programs = lambda: {
     file.name
-    for name in ('_sampling_step', 'step')
+    for name in ('_sampling_step', '_sampling_step_with_reuse', 'step')
     for file in tmp_path.glob(f'jit_*{name}-*-cache')
   }
   jax.clear_caches()
   with compiler.keep_programs(tmp_path):
     pipe.precompile('one', steps=3)
+    pipe.precompile('one', steps=3, reuse=2)
     precompiled = programs()
     jax.clear_caches()
     pipe('two', steps=2)
+    pipe('two', steps=3, reuse=3)
   assert any('_sampling_step' in name for name in precompiled)
   assert programs() == precompiled
 

@@ -57,20 +57,25 @@ def place(
 
 
 def run(
-  program: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
+  program: Callable[..., tuple[Any, ...]],
   x: jax.Array,
   steps: samplers.Step,
   on_step: step_callback.OnStep | None = None,
+  *,
+  reuse: int = 1,
   **inputs: Any,
 ) -> jax.Array:
   """Takes all steps.
 
   Args:
     program: Compiled function of `x`, `previous`, `numbers` and `inputs`, which
-      returns what `step` returns.
+      returns what `step` returns. With `reuse` above 1 it also returns what the
+      late blocks added, and takes it as `added` where it is to be reused.
     x: Initial state, where the program returns it; it is given away.
     steps: Numbers of all steps, from `samplers.table`.
     on_step: Function called with the number of steps done.
+    reuse: The late blocks are computed in every `reuse`-th step and in the
+      last one, see `models.dit.LateBlocks`.
     **inputs: Other arguments of the program.
 
   Returns:
@@ -80,12 +85,15 @@ def run(
   last = None
   count = len(np.asarray(steps.index))
   for i in range(count):
-    x, previous, done = program(
+    x, previous, done, *rest = program(
       x=x,
       previous=previous,
       numbers=jax.tree.map(operator.itemgetter(i), steps),
       **inputs,
     )
+    if reuse > 1:
+      is_new = (i + 1) % reuse == 0 or i + 1 == count - 1
+      inputs['added'] = None if is_new else rest[0]
     # The device has the next step before this one is waited for.
     if last is not None and on_step is not None:
       last.block_until_ready()

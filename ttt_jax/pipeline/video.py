@@ -111,12 +111,20 @@ class VideoPipeline:
     # One step is one program, for any number of steps, scheduler and strength
     # of the guidance. Without callbacks, it is kept in the cache of compiled
     # programs.
-    self._step = jax.jit(
-      self._sampling_step,
-      static_argnames='is_noisy',
+    compiled = functools.partial(
+      jax.jit,
       donate_argnames=('x', 'previous'),
-      out_shardings=mesh and sharding.replicated(mesh),
       compiler_options=sharding.sampling_options(mesh),
+    )
+    shared = mesh and sharding.replicated(mesh)
+    self._step = compiled(
+      self._sampling_step, static_argnames='is_noisy', out_shardings=shared
+    )
+    # What the late blocks added stays where its tokens are.
+    self._reusing_step = compiled(
+      self._sampling_step_with_reuse,
+      static_argnames='is_noisy',
+      out_shardings=mesh and (shared, shared, shared, None),
     )
 
   @classmethod
@@ -239,6 +247,7 @@ class VideoPipeline:
     seed: int = 0,
     scheduler: str | None = None,
     guidance_schedule: str = 'cosine',
+    reuse: int = 1,
     on_step: step_callback.OnStep | None = None,
     progress: bool = True,
   ) -> video_array.Video:
@@ -252,6 +261,8 @@ class VideoPipeline:
       seed: Seed of the noise; equal seeds give equal videos.
       scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
       guidance_schedule: 'cosine', 'constant' or 'reference'.
+      reuse: Number of steps that share what the last three quarters of the
+        blocks add, see `models.dit.LateBlocks`; 1 computes all in every step.
       on_step: Function called with the number of steps done.
       progress: Whether to show a progress bar.
 
@@ -272,6 +283,7 @@ class VideoPipeline:
         seed=seed,
         scheduler=scheduler,
         guidance_schedule=guidance_schedule,
+        reuse=reuse,
         on_step=step_callback.advance(bar, on_step),
       )
       bar.note('decoding')
@@ -287,6 +299,7 @@ class VideoPipeline:
     seed: int = 0,
     scheduler: str | None = None,
     guidance_schedule: str = 'cosine',
+    reuse: int = 1,
     on_step: step_callback.OnStep | None = None,
   ) -> jax.Array:
     """Samples the latents of a storyboard's video.
@@ -299,6 +312,7 @@ class VideoPipeline:
       seed: Seed of the noise; equal seeds give equal videos.
       scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
       guidance_schedule: 'cosine', 'constant' or 'reference'.
+      reuse: As for `__call__`.
       on_step: Function called with the number of steps done.
 
     Returns:
@@ -308,6 +322,7 @@ class VideoPipeline:
       ValueError: a text is too long for the model, or an option is invalid.
     """
     schema.convert(seed, schema.Seed, 'seed')
+    program = self._program(reuse)
     steps_table, is_noisy, text, negative = self._prepare(
       storyboard, steps, guidance, scheduler, guidance_schedule
     )
@@ -315,10 +330,11 @@ class VideoPipeline:
     shape = self.latent_shape(storyboard)
     noise = noise_lib.normal(jax.random.fold_in(key, 0), shape)
     return sampling_loop.run(
-      functools.partial(self._step, self.params),
+      functools.partial(program, self.params),
       sampling_loop.place(noise, self.params, self._mesh),
       steps_table,
       on_step,
+      reuse=reuse,
       text=text,
       negative=negative,
       key=jax.random.fold_in(key, 1),
@@ -333,6 +349,7 @@ class VideoPipeline:
     guidance: float = 6.0,
     scheduler: str | None = None,
     guidance_schedule: str = 'cosine',
+    reuse: int = 1,
   ) -> None:
     """Compiles what `__call__` with these arguments runs.
 
@@ -344,6 +361,7 @@ class VideoPipeline:
       guidance: As for `__call__`.
       scheduler: As for `__call__`.
       guidance_schedule: As for `__call__`.
+      reuse: As for `__call__`.
 
     Raises:
       ValueError: as `__call__`.
@@ -355,8 +373,7 @@ class VideoPipeline:
     x = sampling_loop.place(
       jnp.zeros(self.latent_shape(storyboard)), self.params, self._mesh
     )
-    self._step.lower(
-      self.params,
+    arguments: dict[str, Any] = dict(
       x=x,
       previous=x,
       numbers=jax.tree.map(operator.itemgetter(0), steps_table),
@@ -364,7 +381,16 @@ class VideoPipeline:
       negative=negative,
       key=jax.random.key(0),
       is_noisy=is_noisy,
-    ).compile()
+    )
+    step = self._program(reuse).lower(self.params, **arguments).compile()
+    if reuse > 1 and steps > 2:
+      added = jax.tree.leaves(step.out_info)[-1]
+      arguments['added'] = jax.ShapeDtypeStruct(
+        added.shape,
+        added.dtype,
+        sharding=jax.tree.leaves(step.output_shardings)[-1],
+      )
+      self._program(reuse).lower(self.params, **arguments).compile()
     # The first chunk of latents and the following ones are two programs.
     window = self._vae_config.decode_window
     count = causal3d.first_chunk_length(x.shape[1], window)
@@ -419,13 +445,70 @@ class VideoPipeline:
     """Encodes uint8 frames [F', H, W, 3] to mean latents [1, F, h, w, c]."""
     return self._video_encoder.encode(frames)[0][None]
 
+  def _program(self, reuse: int) -> Any:
+    """Returns the compiled step.
+
+    Raises:
+      ValueError: the value is not positive, or there is nothing to reuse.
+    """
+    schema.convert(reuse, schema.PositiveInt, 'reuse')
+    if reuse == 1:
+      return self._step
+    self._late_blocks()
+    return self._reusing_step
+
+  def _late_blocks(self) -> dit.LateBlocks:
+    return dit.LateBlocks(self.config, self._module.sharding_plan)
+
   def _sampling_step(
     self, params, x, previous, numbers, text, negative, key, *, is_noisy
   ):
-    """Takes a step, see `sampling_loop.step`."""
-    apply: Callable[..., Any] = functools.partial(
-      self._module.apply, {'params': params}
+    """Takes a step, see `sampling_loop.run`."""
+    apply = functools.partial(self._module.apply, {'params': params})
+    return self._take_step(
+      apply, x, previous, numbers, text, negative, key, is_noisy=is_noisy
     )
+
+  def _sampling_step_with_reuse(
+    self,
+    params,
+    x,
+    previous,
+    numbers,
+    text,
+    negative,
+    key,
+    added=None,
+    *,
+    is_noisy,
+  ):
+    """Takes a step that computes or reuses what the late blocks add."""
+    late_blocks = self._late_blocks()
+
+    def apply(*inputs):
+      nonlocal added
+      if added is not None:
+        return late_blocks.reuse(params, *inputs, added=added)
+      prediction, added = late_blocks.compute(params, *inputs)
+      return prediction
+
+    done = self._take_step(
+      apply, x, previous, numbers, text, negative, key, is_noisy=is_noisy
+    )
+    return (*done, added)
+
+  def _take_step(
+    self,
+    apply: Callable[..., Any],
+    x,
+    previous,
+    numbers,
+    text,
+    negative,
+    key,
+    *,
+    is_noisy,
+  ):
     noise = samplers.step_noise_of(key, numbers.index, x) if is_noisy else None
     network = inversion_lib.as_velocity(
       guidance_lib.guided(apply, text, negative),

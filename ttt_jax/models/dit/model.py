@@ -54,7 +54,7 @@ _REMAT_POLICIES = {
 
 
 class DiffusionTransformer(nn.Module):
-  """Predicts v from noisy latents, segment texts and timesteps."""
+  """Predicts v or x0 from noisy latents, segment texts and timesteps."""
 
   config: DiTConfig
   sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
@@ -62,7 +62,7 @@ class DiffusionTransformer(nn.Module):
   def __call__(
     self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """Returns the predicted v.
+    """Returns the prediction, which `config.prediction` names.
 
     Args:
       latents: Noisy latents [B, F, h, w, c] with F = n S + 1.
@@ -75,7 +75,8 @@ class DiffusionTransformer(nn.Module):
     Raises:
       ValueError: the shapes do not fit each other or the config.
     """
-    return self._forward(latents, text, timesteps, diagnose=False)[0]
+    x, _ = self._forward(latents, text, timesteps)
+    return x
 
   def diagnostics(
     self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
@@ -83,20 +84,75 @@ class DiffusionTransformer(nn.Module):
     """Returns gate sizes and inner losses per layer, each [num_layers]."""
     return self._forward(latents, text, timesteps, diagnose=True)[1]
 
+  def tokens(
+    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
+  ) -> jax.Array:
+    """Returns the tokens after the blocks, [B, T', M] in storage order."""
+    x, _ = self._forward(latents, text, timesteps, has_head=False)
+    return x
+
+  def blocks(
+    self,
+    tokens: jax.Array,
+    latents: jax.Array,
+    text: jax.Array,
+    timesteps: jax.Array,
+  ) -> jax.Array:
+    """Returns `tokens` after the blocks; of the latents only sizes matter."""
+    x, _ = self._forward(
+      latents, text, timesteps, tokens=tokens, has_head=False
+    )
+    return x
+
+  def head(
+    self,
+    tokens: jax.Array,
+    latents: jax.Array,
+    text: jax.Array,
+    timesteps: jax.Array,
+  ) -> jax.Array:
+    """Returns the prediction of `tokens` that have passed all blocks."""
+    x, _ = self._forward(
+      latents, text, timesteps, tokens=tokens, has_blocks=False
+    )
+    return x
+
   @nn.compact
-  def _forward(self, latents, text, timesteps, *, diagnose):
+  def _forward(
+    self,
+    latents,
+    text,
+    timesteps,
+    *,
+    tokens=None,
+    has_blocks=True,
+    has_head=True,
+    diagnose=False,
+  ):
+    """Returns tokens or prediction, and the diagnostics of the blocks."""
     config = self.config
     order = config.order(latents.shape, text.shape)
-    dtype = jnp.dtype(config.dtype)
     plan = self.sharding_plan
-    dense = lambda size, name: layers.Dense(size, dtype=dtype, name=name)
-
     time = embeddings.timestep_embedding(timesteps, config.model_dim)
-    time = dense(config.time_embed_dim, 'time_1')(time.astype(dtype))
-    time = dense(config.time_embed_dim, 'time_2')(nn.silu(time))
+    time = self._dense(config.time_embed_dim, 'time_1')(
+      time.astype(config.dtype)
+    )
+    time = self._dense(config.time_embed_dim, 'time_2')(nn.silu(time))
     time = plan.by_batch(time)
-
     plan.check_heads(config.split_heads)
+    x, aux = tokens, {}
+    if x is None:
+      x = self._embed(latents, text, order)
+    if has_blocks:
+      x, aux = self._blocks(x, order, time, diagnose)
+    return (self._head(x, order, time) if has_head else x), aux
+
+  def _dense(self, size, name):
+    return layers.Dense(size, dtype=jnp.dtype(self.config.dtype), name=name)
+
+  def _embed(self, latents, text, order):
+    config, plan = self.config, self.sharding_plan
+    dtype = jnp.dtype(config.dtype)
     length = plan.padded(order.length, config.mini_batch)
     # In storage order and with few features, each token is on the device that
     # will process it, so no activation has to move.
@@ -104,13 +160,13 @@ class DiffusionTransformer(nn.Module):
     patches = plan.by_tokens(
       embeddings.store_video(plan.by_batch(patches), order, length)
     )
-    text = dense(config.model_dim, 'text')(text.astype(dtype))
+    text = self._dense(config.model_dim, 'text')(text.astype(dtype))
     text = plan.by_batch(text)
     is_text = order.is_text_padded(length)
     x = jnp.where(
       jnp.broadcast_to(is_text[None, :, None], (*patches.shape[:2], 1)),
       plan.by_tokens(embeddings.store_text(text, order, length)),
-      dense(config.model_dim, 'patch')(patches),
+      self._dense(config.model_dim, 'patch')(patches),
     )
     if config.positions == 'sincos':
       table = positions.table(
@@ -122,12 +178,16 @@ class DiffusionTransformer(nn.Module):
         dtype=dtype,
       )
       x = x + plan.by_tokens(table[None])
+    return x
+
+  def _blocks(self, x, order, time, diagnose):
+    config, plan = self.config, self.sharding_plan
     block = block_lib.Block
     if config.remat != 'none':
       block = nn.remat(
         block, prevent_cse=False, policy=_REMAT_POLICIES[config.remat]
       )
-    x, aux = nn.scan(
+    return nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
@@ -141,6 +201,9 @@ class DiffusionTransformer(nn.Module):
       name='layers',
     )(plan.by_tokens(x), block_lib.make_context(config, order, time, plan))
 
+  def _head(self, x, order, time):
+    config, plan = self.config, self.sharding_plan
+    dtype = jnp.dtype(config.dtype)
     x = layers.LayerNorm(epsilon=config.norm_eps, name='norm')(x)
     x = layers.LayerNorm(epsilon=config.norm_eps, name='final_norm')(x)
     modulation = layers.ZeroDense(
@@ -154,7 +217,7 @@ class DiffusionTransformer(nn.Module):
     # Few features again: from here on every device has all tokens of a clip.
     x = embeddings.video_tokens(plan.by_batch(x), order)
     x = embeddings.unpatchify(x, order.rows, order.columns, config.patch_size)
-    return x.astype(jnp.promote_types(dtype, jnp.float32)), aux
+    return x.astype(jnp.promote_types(dtype, jnp.float32))
 
 
 def init_params(config: DiTConfig, key: jax.Array) -> Any:
