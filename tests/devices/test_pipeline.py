@@ -21,9 +21,7 @@ def expected_with_reuse():
 
 
 @pytest.mark.parametrize('mesh', ['data:1,sp:2', 'data:2,sp:4'])
-def test_a_mesh_samples_the_same_latents(
-  mesh, expected, expected_with_reuse
-):
+def test_a_mesh_samples_the_same_latents(mesh, expected, expected_with_reuse):
   pipe = tiny_pipeline.make(sharding.make_mesh(sharding.parse_mesh(mesh)))
   found = pipe.sample_latents(STORY, steps=3)
   np.testing.assert_allclose(found, expected, atol=2e-4)

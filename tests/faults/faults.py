@@ -355,4 +355,25 @@ FAULTS = (
     'd_x = d_standard - standard',
     _WINDOWS,
   ),
+  Fault(
+    'error of the clean latents without its weight',
+    'ttt_jax/diffusion/objective.py',
+    'error = (predicted - x0) / _per_sample(_sigma(alpha), x0)',
+    'error = predicted - x0',
+    ('tests/diffusion/test_objective.py',),
+  ),
+  Fault(
+    'clean latents taken for the velocity',
+    'ttt_jax/diffusion/inversion.py',
+    'return (alpha * x - predicted) / sigma',
+    'return predicted',
+    ('tests/diffusion/test_inversion.py',),
+  ),
+  Fault(
+    'late blocks forgotten where they are reused',
+    'ttt_jax/models/dit/late_blocks.py',
+    'early, *inputs) + added',
+    'early, *inputs) + 0 * added',
+    ('tests/pipeline/test_video.py',),
+  ),
 )

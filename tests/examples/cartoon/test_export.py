@@ -29,7 +29,8 @@ def run(tmp_path_factory):
     num_heads=2,
     num_layers=1,
     time_embed_dim=32,
-    text_dim=96,
+    text_dim=288,
+    prediction='sample',
     in_channels=32,
     out_channels=32,
     patch_size=2,
@@ -59,7 +60,7 @@ def test_an_exported_model_makes_the_video_of_the_run(
   params = jax.tree.map(
     lambda x: np.asarray(x, np.float16).astype(np.float32), params
   )
-  backbone = types.SimpleNamespace(config=config)
+  backbone = types.SimpleNamespace(config=config, prediction=config.prediction)
   monkeypatch.setattr(
     checkpoint, 'load_network', lambda *_, **__: (backbone, params, run)
   )

@@ -19,9 +19,24 @@ def test_words_have_codes_of_their_own(tmp_path):
   assert tokens[1] == start and tokens[-2] == end
   assert tokens[2:-2] == encoder.tokenize('pip , a red fox .')[1:-1]
 
-  states = encoder.encode(['red fox', 'fox red', 'red bear'])
-  # The same word at the same position, whatever its neighbours are.
-  np.testing.assert_array_equal(states[0, 1], states[2, 1])
-  # The code of the word does not depend on its position.
-  np.testing.assert_allclose(states[0, 1, :64] - states[1, 2, :64], 0, atol=0.2)
-  assert np.abs(states[0, 1, 64:] - states[1, 2, 64:]).max() > 0.5
+
+def test_a_state_tells_the_words_that_follow(tmp_path):
+  text_encoder.write(tmp_path / 'text')
+  encoder = load_text.load_text_encoder(tmp_path / 'text', text_encoder.LENGTH)
+
+  def code(text, word, distance):
+    """Returns the code, of unit length, of the word at a distance."""
+    at = encoder.tokenize(text).index(encoder.tokenize(word)[1])
+    start = text_encoder.LENGTH + 64 + 20 * (distance - 1)
+    found = encoder.encode([text])[0, at, start : start + 20]
+    return found / np.linalg.norm(found)
+
+  look = 'Pip, a red fox with a blue hat, waves.'
+  red = code('A red fox.', 'a', 1)
+  blue = code('The boat is blue.', 'is', 1)
+  assert code(look, 'pip', 3) @ red > 0.95
+  assert code(look, 'pip', 7) @ blue > 0.95
+  assert code('Mo and Pip, a red bear.', 'pip', 3) @ red > 0.95
+  # A name alone does not tell the look.
+  assert abs(code(look, 'pip', 3) @ blue) < 0.6
+  assert abs(code('Pip waves at the boat.', 'pip', 3) @ red) < 0.6
