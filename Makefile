@@ -37,13 +37,17 @@ MACOS := 14.0
 # time. Where glibc or Linux has no such thing, nothing changes.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-clips demo-memory demo-edit test test-slow fuzz faults lint \
+.PHONY: demo demo-train demo-clips demo-memory demo-edit test test-slow fuzz faults lint \
   format pins resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
   drawings kernel-check kernel-budget plan-check plan-table clean
 
 # STORY=my.json samples a story of your own.
 demo: $(READY)
 	$(RUN) -m examples.cartoon.demo --workdir=$(WORKDIR) $(if $(STORY),--story=$(STORY))
+
+# Trains the model of `make demo` from nothing, in twenty minutes.
+demo-train: $(READY)
+	$(RUN) -m examples.cartoon.train --workdir=$(WORKDIR)/train --quick
 
 demo-clips: $(READY)
 	$(RUN) -m examples.one_minute.demo --workdir=$(WORKDIR)/clips

@@ -31,7 +31,7 @@ _LEARNING_RATE = 0.04  # of Muon
 # Tokens of half a segment: 1.5 s, like the 8192 tokens of the paper's sliding
 # window, and one inner step of the TTT layers.
 _HALF_SEGMENT = 53
-# Local attention alone has a fifth block, so that all models have 1.95 to 2.1
+# Local attention alone has a fifth block, so that all models have 1.96 to 2.1
 # million parameters.
 _LAYERS = {'none': 5}
 
@@ -82,10 +82,11 @@ def get_config(arg: str = '9s') -> ml_collections.ConfigDict:
     num_heads=4,
     num_layers=_LAYERS.get(mixer, 4),
     time_embed_dim=128,
-    text_dim=96,
+    text_dim=288,
     in_channels=32,
     out_channels=32,
     patch_size=1,
+    prediction='sample',
     segment_latent_frames=3,
     base_rows=4,
     base_columns=6,

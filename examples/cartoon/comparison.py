@@ -58,7 +58,7 @@ _CONFIG = 'configs/comparison.py'
 _INVALID = 2  # status of commands that were given something invalid
 # Version of the protocol in docs/remember.md. Results of two versions do not
 # belong into one table.
-_PROTOCOL = 4
+_PROTOCOL = 5
 # Seconds: stories and segments per story. Stories of one segment would have no
 # second mention, so the first stage cuts longer ones.
 _STORIES = {3: (200, 3), 9: (1000, 3)}

@@ -1,11 +1,12 @@
-"""Writes the text encoder of the cartoon's model: one code for each word.
+"""Writes the text encoder of the cartoon's model, which needs no training.
 
     python -m examples.cartoon.text_encoder --out=DIR
 
 The folder has the layout of transformers: a BERT with one token per word of
-`words.VOCABULARY`, fixed random codes, and a block that adds nothing. So a
-state depends on its word and position alone, and all that words mean together
-has to be learned by the video transformer.
+`words.VOCABULARY`, fixed random codes, and one block whose heads copy the codes
+of the following words. So the state of a name tells the look that the text
+gives it, as a state of a language model would, and the state of a name alone
+tells nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from ttt_jax.runtime import files
 
 LENGTH = words.LENGTH + 4  # with [CLS], [SEP] and two scene tokens
 _WORD_WIDTH = 64
-_POSITION_WIDTH = 32
+_PERIOD = LENGTH + 1  # of the codes of positions; odd
+_FOLLOWING = 8  # words whose codes a state contains, one head for each
+_COPY_WIDTH = 20
+_WIDTH = 36 * _FOLLOWING
+# Of attention's logits: the next best position gets a weight of 1e-8.
+_SHARPNESS = 2.0
 _SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[unused1]', '[unused2]')
 _SCENE_TOKENS = (storyboard.START_SCENE, storyboard.END_SCENE)
 
@@ -50,9 +56,9 @@ def write(out: str | os.PathLike[str]) -> None:
   tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
   config = minilm.MiniLMConfig(
     vocab_size=len(vocabulary),
-    width=_WORD_WIDTH + _POSITION_WIDTH,
+    width=_WIDTH,
     num_layers=1,
-    num_heads=1,
+    num_heads=_FOLLOWING,
     mlp_dim=1,
     max_length=LENGTH,
     type_vocab_size=1,
@@ -64,7 +70,11 @@ def write(out: str | os.PathLike[str]) -> None:
 
 
 def _params(config: minilm.MiniLMConfig) -> dict:
-  """Returns codes of words and of positions in dimensions of their own."""
+  """Returns the parameters.
+
+  The features of a state are its word's code, its position's code, and the
+  shorter codes of the following words.
+  """
   params = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, np.float32),
     minilm.abstract_params(config),
@@ -73,13 +83,44 @@ def _params(config: minilm.MiniLMConfig) -> dict:
   params['tokens']['embedding'][:, :_WORD_WIDTH] = rng.standard_normal(
     (config.vocab_size, _WORD_WIDTH)
   )
-  params['positions']['embedding'][:, _WORD_WIDTH:] = rng.standard_normal(
-    (config.max_length, _POSITION_WIDTH)
+  positions = slice(_WORD_WIDTH, _WORD_WIDTH + _PERIOD - 1)
+  params['positions']['embedding'][:, positions] = _position_codes(
+    np.arange(config.max_length)
   )
   params['norm']['scale'][:] = 1
+  block = params['layers']
   for name in ('attention_norm', 'mlp_norm'):
-    params['layers'][name]['scale'][:] = 1
+    block[name]['scale'][:] = 1
+  shorten = rng.standard_normal((_WORD_WIDTH, _COPY_WIDTH)) / _WORD_WIDTH**0.5
+  count = _PERIOD - 1
+  for head in range(_FOLLOWING):
+    shift = _shift(head + 1)
+    block['query']['kernel'][0, positions, head, :count] = _SHARPNESS * shift
+    block['key']['kernel'][0, positions, head, :count] = np.eye(count)
+    block['value']['kernel'][0, :_WORD_WIDTH, head, :_COPY_WIDTH] = shorten
+    start = positions.stop + head * _COPY_WIDTH
+    block['out']['kernel'][
+      0, head, :_COPY_WIDTH, start : start + _COPY_WIDTH
+    ] = np.eye(_COPY_WIDTH)
   return params
+
+
+def _position_codes(positions: np.ndarray) -> np.ndarray:
+  """Returns cosines and sines of all frequencies but 0, [n, _PERIOD - 1].
+
+  The product of two codes is (_PERIOD - 1) / 2 for the same position and -1 / 2
+  for any other one.
+  """
+  frequencies = np.arange(1, _PERIOD // 2 + 1)
+  angles = 2 * np.pi * np.outer(positions, frequencies) / _PERIOD
+  return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _shift(distance: int) -> np.ndarray:
+  """Returns the map [n, n] from a position's code to that of a later one."""
+  codes = _position_codes(np.arange(_PERIOD))
+  later = _position_codes(np.arange(_PERIOD) + distance)
+  return np.linalg.pinv(codes) @ later
 
 
 def _define_flags() -> None:

@@ -1,17 +1,17 @@
-"""Trains the cartoon's model from nothing: latents and three stages.
+"""Trains the cartoon's model from nothing: latents and two stages.
 
     python -m examples.cartoon.train --workdir=cartoon
+    python -m examples.cartoon.train --workdir=cartoon --quick
 
 The steps are commands that can also be typed. Every one of them goes on where
 it was stopped, so the same command continues after an interruption. Writes
-cartoon/model, which `examples.cartoon.demo` samples from.
+cartoon/model and samples a story with it. `--quick` has fewer stories and
+steps, for twenty minutes; it is `make demo-train`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-import pathlib
-import shlex
 
 from absl import flags
 
@@ -20,9 +20,8 @@ from examples.demo_steps import Step
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 
-_STAGES = ('3s', '9s', '9s_low')
 _FRAMES = ('--height=64', '--width=96', '--fps=8')
-_LATENTS = ('--channels=128', '--cell=16', '--balance=0.25', '--stories=96')
+_LATENTS = ('--channels=128', '--cell=16', '--balance=0.5', '--stories=96')
 
 # What a step writes, for the steps that do not look themselves.
 _WRITES = {
@@ -32,8 +31,13 @@ _WRITES = {
 }
 
 
-def steps() -> list[Step]:
-  """Returns the commands; '{workdir}' in them is the folder of the run."""
+def steps(quick: bool = False) -> list[Step]:
+  """Returns the commands; '{workdir}' in them is the folder of the run.
+
+  Args:
+    quick: Whether to train for minutes.
+  """
+  stages = ('quick_3s', 'quick_9s') if quick else ('3s', '9s')
   workdir = '--workdir={workdir}'
   folders = (
     '--config.vae.folder={workdir}/autoencoder',
@@ -55,7 +59,7 @@ def steps() -> list[Step]:
       'examples.cartoon.dataset',
       (
         '--out={workdir}/stories/9s',
-        '--stories=1500',
+        f'--stories={300 if quick else 1500}',
         '--segments=3',
         '--settings=simple',
         *_FRAMES,
@@ -64,26 +68,26 @@ def steps() -> list[Step]:
       ),
     ),
   ]
-  for stage in ('3s', '9s'):
-    config = f'--config=configs/cartoon.py:{stage}'
-    found.append(
-      Step(
-        f'precompute {stage}',
-        'ttt_jax.precompute',
-        (config, workdir, *folders),
+  for module in ('precompute', 'train'):
+    for stage in stages:
+      config = f'--config=configs/cartoon.py:{stage}'
+      found.append(
+        Step(
+          f'{module} {stage}', f'ttt_jax.{module}', (config, workdir, *folders)
+        )
       )
-    )
-  for stage in _STAGES:
-    config = f'--config=configs/cartoon.py:{stage}'
-    found.append(
-      Step(f'train {stage}', 'ttt_jax.train', (config, workdir, *folders))
-    )
-  export = ('--workdir={workdir}/' + _STAGES[-1], '--out={workdir}/model')
-  return [*found, Step('export', 'examples.cartoon.export', export)]
+  export = ('--workdir={workdir}/' + stages[-1], '--out={workdir}/model')
+  sample = ('--model={workdir}/model', workdir)
+  return [
+    *found,
+    Step('export', 'examples.cartoon.export', export),
+    Step('sample', 'examples.cartoon.demo', sample),
+  ]
 
 
 def _define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+  flags.DEFINE_bool('quick', False, 'Whether to train for minutes.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,14 +96,11 @@ def main(argv: Sequence[str]) -> None:
   workdir = paths.require_local(flags.FLAGS.workdir, '--workdir')
   workdir.mkdir(parents=True, exist_ok=True)
   results = []
-  for step in steps():
+  for step in steps(flags.FLAGS.quick):
     written = _WRITES.get(step.title)
     if written is None or not (workdir / written).exists():
       results.append(demo_steps.run(step, workdir))
   demo_steps.print_summary(results, workdir)
-  model = pathlib.Path(workdir) / 'model'
-  command = ['python', '-m', 'examples.cartoon.demo', f'--model={model}']
-  print('next:', shlex.join(command))
 
 
 if __name__ == '__main__':

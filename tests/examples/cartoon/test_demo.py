@@ -14,6 +14,7 @@ from examples.cartoon import render
 from examples.cartoon import story as story_lib
 from examples.cartoon import train
 from examples.cartoon import world
+from tests.helpers import configs
 from ttt_jax.video import video_file
 
 STORY = 'examples/cartoon/story.json'
@@ -80,13 +81,16 @@ def test_words_that_occur_in_no_training_story(tmp_path, text, message):
     demo.read_story(path)
 
 
-def test_steps_name_modules_and_files_that_exist(request):
+@pytest.mark.parametrize('quick', [False, True])
+def test_steps_name_modules_and_configs_that_exist(request, quick):
+  cartoon = configs.load('cartoon')
   titles = []
-  for step in train.steps():
+  for step in train.steps(quick):
     titles.append(step.title)
     assert importlib.util.find_spec(step.module)
     for argument in step.arguments:
-      path = argument.partition('=')[2].split(':')[0]
+      path, _, stage = argument.partition('=')[2].partition(':')
       if path.startswith('configs/'):
         assert (request.config.rootpath / path).is_file(), argument
-  assert titles[-1] == 'export'
+        assert cartoon.get_config(stage).stage == stage
+  assert titles[-2:] == ['export', 'sample']
