@@ -25,6 +25,6 @@ def test_a_mesh_samples_the_same_latents(mesh, expected, expected_with_reuse):
   pipe = tiny_pipeline.make(sharding.make_mesh(sharding.parse_mesh(mesh)))
   found = pipe.sample_latents(STORY, steps=3)
   np.testing.assert_allclose(found, expected, atol=2e-4)
-  assert pipe._step._cache_size() == 1
+  assert pipe._program.step._cache_size() == 1
   found = pipe.sample_latents(STORY, steps=3, reuse=2)
   np.testing.assert_allclose(found, expected_with_reuse, atol=2e-4)

@@ -138,13 +138,13 @@ def test_there_must_be_late_blocks_to_reuse(pipe):
 
 def test_compiles_once_per_shape(pipe):
   pipe.sample_latents(story('one'), steps=2, seed=0)
-  before = pipe._step._cache_size()
+  before = pipe._program.step._cache_size()
   pipe.sample_latents(story('two', negative='three'), steps=3, seed=1)
   pipe.sample_latents(story('two'), guidance_schedule='reference', steps=2)
   pipe.sample_latents(story('two'), scheduler='reference', steps=2)
-  assert pipe._step._cache_size() == before
+  assert pipe._program.step._cache_size() == before
   pipe.sample_latents(story('now', 'three', 'segments'), steps=2)
-  assert pipe._step._cache_size() == before + 1
+  assert pipe._program.step._cache_size() == before + 1
 
 
 def test_all_steps_are_one_program(pipe):
@@ -154,9 +154,9 @@ def test_all_steps_are_one_program(pipe):
   try:
     for params in (before, jax.device_put(before, jax.devices()[0])):
       pipe.params = params
-      pipe._step.clear_cache()
+      pipe._program.step.clear_cache()
       pipe.sample_latents(story('one'), steps=3)
-      assert pipe._step._cache_size() == 1
+      assert pipe._program.step._cache_size() == 1
   finally:
     pipe.params = before
 

@@ -12,7 +12,7 @@ The commands and the samples made during training call the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import functools
 import operator
 import os
@@ -30,10 +30,8 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.convert import model_folder
 from ttt_jax.diffusion import guidance as guidance_lib
-from ttt_jax.diffusion import inversion as inversion_lib
 from ttt_jax.diffusion import noise as noise_lib
 from ttt_jax.diffusion import samplers
-from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.diffusion import schedulers
 from ttt_jax.encoders import load_text as text_lib
 from ttt_jax.encoders import text_cache as text_cache_lib
@@ -42,6 +40,7 @@ from ttt_jax.models import dit
 from ttt_jax.models.vae import causal3d
 from ttt_jax.pipeline import pretrained
 from ttt_jax.pipeline import sampling_loop
+from ttt_jax.pipeline import sampling_program
 from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import progress as progress_lib
 from ttt_jax.runtime import schema
@@ -100,7 +99,6 @@ class VideoPipeline:
     self.height, self.width, self.fps = height, width, fps
     self.scheduler = scheduler
     self._shift, self._mesh = schedule_shift, mesh
-    self._module = dit.DiffusionTransformer(config, sharding.ShardingPlan(mesh))
     self._vae_config = vae[0]
     # Every process decodes on its own devices.
     devices = None if mesh is None else mesh.local_devices
@@ -108,23 +106,8 @@ class VideoPipeline:
       *vae, devices=devices, **(vae_options or {})
     )
     self._texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
-    # One step is one program, for any number of steps, scheduler and strength
-    # of the guidance. Without callbacks, it is kept in the cache of compiled
-    # programs.
-    compiled = functools.partial(
-      jax.jit,
-      donate_argnames=('x', 'previous'),
-      compiler_options=sharding.sampling_options(mesh),
-    )
-    shared = mesh and sharding.replicated(mesh)
-    self._step = compiled(
-      self._sampling_step, static_argnames='is_noisy', out_shardings=shared
-    )
-    # What the late blocks added stays where its tokens are.
-    self._reusing_step = compiled(
-      self._sampling_step_with_reuse,
-      static_argnames='is_noisy',
-      out_shardings=mesh and (shared, shared, shared, None),
+    self._program = sampling_program.SamplingProgram(
+      config, mesh, schedule_shift
     )
 
   @classmethod
@@ -322,7 +305,7 @@ class VideoPipeline:
       ValueError: a text is too long for the model, or an option is invalid.
     """
     schema.convert(seed, schema.Seed, 'seed')
-    program = self._program(reuse)
+    program = self._program.choose(reuse)
     steps_table, is_noisy, text, negative = self._prepare(
       storyboard, steps, guidance, scheduler, guidance_schedule
     )
@@ -382,7 +365,8 @@ class VideoPipeline:
       key=jax.random.key(0),
       is_noisy=is_noisy,
     )
-    step = self._program(reuse).lower(self.params, **arguments).compile()
+    program = self._program.choose(reuse)
+    step = program.lower(self.params, **arguments).compile()
     if reuse > 1 and steps > 2:
       added = jax.tree.leaves(step.out_info)[-1]
       arguments['added'] = jax.ShapeDtypeStruct(
@@ -390,7 +374,7 @@ class VideoPipeline:
         added.dtype,
         sharding=jax.tree.leaves(step.output_shardings)[-1],
       )
-      self._program(reuse).lower(self.params, **arguments).compile()
+      program.lower(self.params, **arguments).compile()
     # The first chunk of latents and the following ones are two programs.
     window = self._vae_config.decode_window
     count = causal3d.first_chunk_length(x.shape[1], window)
@@ -444,75 +428,3 @@ class VideoPipeline:
   def encode(self, frames: np.ndarray) -> np.ndarray:
     """Encodes uint8 frames [F', H, W, 3] to mean latents [1, F, h, w, c]."""
     return self._video_encoder.encode(frames)[0][None]
-
-  def _program(self, reuse: int) -> Any:
-    """Returns the compiled step.
-
-    Raises:
-      ValueError: the value is not positive, or there is nothing to reuse.
-    """
-    schema.convert(reuse, schema.PositiveInt, 'reuse')
-    if reuse == 1:
-      return self._step
-    self._late_blocks()
-    return self._reusing_step
-
-  def _late_blocks(self) -> dit.LateBlocks:
-    return dit.LateBlocks(self.config, self._module.sharding_plan)
-
-  def _sampling_step(
-    self, params, x, previous, numbers, text, negative, key, *, is_noisy
-  ):
-    """Takes a step, see `sampling_loop.run`."""
-    apply = functools.partial(self._module.apply, {'params': params})
-    return self._take_step(
-      apply, x, previous, numbers, text, negative, key, is_noisy=is_noisy
-    )
-
-  def _sampling_step_with_reuse(
-    self,
-    params,
-    x,
-    previous,
-    numbers,
-    text,
-    negative,
-    key,
-    added=None,
-    *,
-    is_noisy,
-  ):
-    """Takes a step that computes or reuses what the late blocks add."""
-    late_blocks = self._late_blocks()
-
-    def apply(*inputs):
-      nonlocal added
-      if added is not None:
-        return late_blocks.reuse(params, *inputs, added=added)
-      prediction, added = late_blocks.compute(params, *inputs)
-      return prediction
-
-    done = self._take_step(
-      apply, x, previous, numbers, text, negative, key, is_noisy=is_noisy
-    )
-    return (*done, added)
-
-  def _take_step(
-    self,
-    apply: Callable[..., Any],
-    x,
-    previous,
-    numbers,
-    text,
-    negative,
-    key,
-    *,
-    is_noisy,
-  ):
-    noise = samplers.step_noise_of(key, numbers.index, x) if is_noisy else None
-    network = inversion_lib.as_velocity(
-      guidance_lib.guided(apply, text, negative),
-      self.config.prediction,
-      schedule_lib.zero_snr_schedule(shift=self._shift),
-    )
-    return sampling_loop.step(network, x, previous, numbers, noise)
