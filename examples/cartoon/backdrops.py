@@ -16,6 +16,7 @@ from PIL import Image
 from PIL import ImageDraw
 from scipy import ndimage
 
+from examples.cartoon import objects
 from examples.cartoon import pen as pen_lib
 from examples.cartoon import scenery
 from examples.cartoon import story as story_lib
@@ -114,14 +115,14 @@ class Backdrops:
     image, pen = self._canvas()
     scenery.draw_place(pen, place)
     if state is not None and place.prop:
-      scenery.draw_prop(pen, place.prop, place.x(place.prop), state)
-    scenery.draw_cover(pen, place.cover, place.x(place.cover))
+      objects.draw_prop(pen, place.prop, place.x(place.prop), state)
+    objects.draw_cover(pen, place.cover, place.x(place.cover))
     return image
 
   def _cover_of(self, kind: str, side: str, phase: int) -> np.ndarray:
     image, pen = self._canvas((1, 2, 3))
     place = story_lib.Place(kind, 'red', side, None)
-    scenery.draw_cover(pen, place.cover, place.x(place.cover))
+    objects.draw_cover(pen, place.cover, place.x(place.cover))
     is_drawn = (np.asarray(image) != (1, 2, 3)).any(-1)
     return self._reduce(Image.fromarray(is_drawn.astype(np.uint8) * 255), phase)
 

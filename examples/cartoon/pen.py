@@ -23,6 +23,12 @@ PALETTE: dict[str, Colour] = {
   'purple': (150, 76, 190),
   'white': (250, 250, 246),
 }
+# Materials of scenery and props.
+WOOD: Colour = (150, 104, 66)
+DARK_WOOD: Colour = (112, 76, 52)
+LEAF: Colour = (92, 160, 84)
+GOLD: Colour = (255, 214, 64)
+THIN = 0.7  # outlines of the scenery
 _LINE = 0.0135  # width of an outline, as a share of the picture's height
 
 

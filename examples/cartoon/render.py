@@ -15,6 +15,7 @@ from PIL import Image
 from PIL import ImageDraw
 
 from examples.cartoon import motion
+from examples.cartoon import objects
 from examples.cartoon import scenery
 from examples.cartoon import story as story_lib
 from examples.cartoon.pen import Colour
@@ -92,10 +93,10 @@ def frame(
   pen = Pen(ImageDraw.Draw(image), unit).moved(-left / unit, 0)
   place = state.place
   if place.prop:
-    scenery.draw_prop(pen, place.prop, place.x(place.prop), state.prop_change)
+    objects.draw_prop(pen, place.prop, place.x(place.prop), state.prop_change)
   for character in sorted(state.characters, key=lambda c: c.ground):
     draw_character(pen, character, (paints or {}).get(character.name))
-  scenery.draw_cover(pen, place.cover, place.x(place.cover))
+  objects.draw_cover(pen, place.cover, place.x(place.cover))
   return np.asarray(image.reduce(_SCALE))
 
 
