@@ -1,5 +1,6 @@
 """One-shot tuning and editing of a tiny Stable Diffusion, end to end."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -202,6 +203,13 @@ def test_bad_edits(pipe):
     pipe('a cat', batch=0)
   with pytest.raises(ValueError, match='2 segments; the clip has 1'):
     pipe(dict(segments=['a cat', 'a dog']))
+
+
+def test_clean_latents_do_not_tell_the_noise(pipe, monkeypatch):
+  backbone = dataclasses.replace(pipe._backbone, prediction='sample')
+  monkeypatch.setattr(pipe, '_backbone', backbone)
+  with pytest.raises(ValueError, match='inverted; edit with inversion=False'):
+    pipe('a dog', steps=STEPS)
 
 
 def test_editing_with_another_autoencoder(run, tmp_path):

@@ -181,7 +181,16 @@ class EditPipeline:
 
     Returns:
       float32 [1, F, h, w, c].
+
+    Raises:
+      ValueError: the network predicts the clean latents, which do not tell the
+        noise of a clean clip.
     """
+    if self._backbone.prediction == 'sample':
+      raise ValueError(
+        'a network that predicts the clean latents cannot be inverted; edit'
+        ' with inversion=False, on the command line --noinversion'
+      )
     path, text = self._inversion_file(steps)
     if path.exists():
       noise = _read_noise(path)
