@@ -50,6 +50,7 @@ def test_the_file_contains_its_settings(tmp_path, monkeypatch):
     guidance=6.0,
     guidance_schedule='cosine',
     scheduler='ddim',
+    reuse=1,
     seed=3,
     story='a day',
     texts=['A cat.'],
