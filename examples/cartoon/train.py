@@ -21,7 +21,7 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import paths
 
 _FRAMES = ('--height=64', '--width=96', '--fps=8')
-_LATENTS = ('--channels=128', '--cell=16', '--balance=0.5', '--stories=96')
+_LATENTS = ('--channels=128', '--cell=16', '--balance=0.5')
 
 # What a step writes, for the steps that do not look themselves.
 _WRITES = {
@@ -52,7 +52,12 @@ def steps(quick: bool = False) -> list[Step]:
     Step(
       'autoencoder',
       'examples.cartoon.linear',
-      ('--out={workdir}/autoencoder', *_FRAMES, *_LATENTS),
+      (
+        '--out={workdir}/autoencoder',
+        *_FRAMES,
+        *_LATENTS,
+        f'--stories={32 if quick else 96}',
+      ),
     ),
     Step(
       'draw stories',
