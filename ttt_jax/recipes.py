@@ -295,7 +295,8 @@ def cogvideox(folder: str, argument: str = '3s') -> ml_collections.ConfigDict:
     ) from e
   config.scheduler, config.schedule_shift = schedule.scheduler, schedule.shift
   sizes = dataclasses.asdict(dit.config_from_json(content, path))
-  sizes['prediction'] = schedule.prediction
+  if schedule.prediction == 'sample':
+    sizes['prediction'] = 'sample'
   # The stage decides what the folder does not define.
   for name in (*config.model, 'gate_init'):
     sizes.pop(name, None)

@@ -32,11 +32,11 @@ from ttt_jax.runtime import files
 
 LENGTH = words.LENGTH + 4  # with [CLS], [SEP] and two scene tokens
 _WORD_WIDTH = 64
-_PERIOD = LENGTH + 1  # of the codes of positions; odd
+_PERIOD = (LENGTH + 1) | 1  # of the codes of positions; odd
 _FOLLOWING = 8  # words whose codes a state contains, one head for each
 _COPY_WIDTH = 20
-_WIDTH = 36 * _FOLLOWING
-# Of attention's logits: the next best position gets a weight of 1e-8.
+_WIDTH = (_PERIOD + 1) * _FOLLOWING  # a head holds a position's code
+# Factor of attention's logits; only the position that is meant has a weight.
 _SHARPNESS = 2.0
 _SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[unused1]', '[unused2]')
 _SCENE_TOKENS = (storyboard.START_SCENE, storyboard.END_SCENE)
@@ -73,7 +73,7 @@ def _params(config: minilm.MiniLMConfig) -> dict:
   """Returns the parameters.
 
   The features of a state are its word's code, its position's code, and the
-  shorter codes of the following words.
+  shorter codes of the following words; after the last one, the mean of all.
   """
   params = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, np.float32),

@@ -204,3 +204,21 @@ def test_errors():
     sampling_schedule.leading(0)
   with pytest.raises(ValueError, match='1000 steps from timestep 1 on exceed'):
     sampling_schedule.leading(1000)
+
+
+@pytest.mark.parametrize('name', ['diffusers', 'reference'])
+def test_a_step_takes_an_estimate_of_x0_as_it_is(name):
+  schedule = sampling_schedule.from_name(name, 4, 3.0)
+  table = samplers.table(
+    schedule, np.ones(4), samplers.dpmpp_2m_sde_coefficients(schedule)
+  )
+  numbers = jax.tree.map(lambda values: values[2], table)
+  x, estimate = (jax.random.normal(jax.random.key(i), SHAPE) for i in (0, 1))
+  velocity = (numbers.alpha * x - estimate) / numbers.sigma
+  take = lambda output, *rest: samplers.step(
+    lambda *_: output, x, 0 * x, numbers, x, *rest
+  )
+  found = take(estimate, 'sample')
+  for ours, theirs in zip(found, take(velocity)):
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  np.testing.assert_array_equal(found[1], estimate)

@@ -372,8 +372,8 @@ FAULTS = (
   Fault(
     'late blocks forgotten where they are reused',
     'ttt_jax/models/dit/late_blocks.py',
-    'early, *inputs) + added',
-    'early, *inputs) + 0 * added',
+    'early, *inputs, has_head=False) + added',
+    'early, *inputs, has_head=False) + 0 * added',
     ('tests/pipeline/test_video.py',),
   ),
 )

@@ -65,6 +65,10 @@ def test_the_scheduler_tells_what_the_transformer_predicts(folder, tmp_path):
   prediction, of_sample = latents()
   assert prediction == 'sample'
   assert recipes.cogvideox(str(model), '3s').model.prediction == 'sample'
+  # So does the folder of the transformer, without a scheduler beside it.
+  config, params = convert.load_dit(model)
+  convert.save_dit(config, params, tmp_path / 'alone')
+  assert convert.load_dit(tmp_path / 'alone')[0].prediction == 'sample'
   # One step begins at pure noise, where v = -x0 is the network's output.
   np.testing.assert_allclose(of_sample, -of_velocity, atol=1e-5)
 

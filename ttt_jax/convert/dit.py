@@ -101,10 +101,12 @@ def config_from_json(found: Mapping[str, Any], path: str) -> dit.DiTConfig:
       f'{path}: sample_frames is {frames}; it must be 4 n + 1, for example 49'
     )
   is_rotary = found.get('use_rotary_positional_embeddings', False)
+  prediction = found.get('prediction_type', 'v_prediction')
   return model_format.construct(
     dit.DiTConfig,
     path,
     **fields,
+    prediction=prediction,
     model_dim=sizes['attention_head_dim'] * fields['num_heads'],
     segment_latent_frames=(frames - 1) // 4,
     mixer='none',
@@ -129,8 +131,11 @@ def config_to_json(config: dit.DiTConfig) -> dict[str, Any]:
       )
   # The size of the 2B and 5B models if positions do not depend on it.
   rows, columns = config.base or (30, 45)
+  # Where no scheduler stands beside; diffusers has no such field.
+  predicts_v = config.prediction == default.prediction
   return {
     '_class_name': _CLASS,
+    **({} if predicts_v else {'prediction_type': config.prediction}),
     **_FIXED,
     **model_format.write_fields(config, _FIELDS),
     'attention_head_dim': config.model_dim // config.num_heads,

@@ -156,6 +156,7 @@ def step(
   previous: jax.Array,
   numbers: Step,
   noise: jax.Array | None,
+  prediction: str = 'v_prediction',
 ) -> tuple[jax.Array, jax.Array]:
   """Takes one step.
 
@@ -165,6 +166,7 @@ def step(
     previous: Denoised estimate of the previous step; zeros at the first one.
     numbers: Numbers of this step.
     noise: Standard normal, like `x`; None if the sampler adds no noise.
+    prediction: Output of `denoise_fn`, 'v_prediction' or 'sample'.
 
   Returns:
     The next state, and the denoised estimate.
@@ -172,8 +174,9 @@ def step(
   n: Any = jax.tree.map(jnp.asarray, numbers)
   c = n.coefficients
   times = jnp.full(x.shape[:1], n.timestep)
-  v = denoise_fn(x, times, n.scale).astype(x.dtype)
-  x0 = n.alpha * x - n.sigma * v
+  x0 = denoise_fn(x, times, n.scale).astype(x.dtype)
+  if prediction == 'v_prediction':
+    x0 = n.alpha * x - n.sigma * x0
   new = c.state * x + c.x0 * x0 + c.previous * previous
   if noise is not None:
     new += c.noise * noise

@@ -25,6 +25,7 @@ def step(
   previous: jax.Array,
   numbers: samplers.Step,
   noise: jax.Array | None,
+  prediction: str = 'v_prediction',
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Takes a step as `samplers.step`, for programs that `run` calls.
 
@@ -32,7 +33,9 @@ def step(
     State, denoised estimate, and one number of the state, which is still there
     when the state was given to the next step.
   """
-  x, previous = samplers.step(denoise_fn, x, previous, numbers, noise)
+  x, previous = samplers.step(
+    denoise_fn, x, previous, numbers, noise, prediction
+  )
   return x, previous, x[(0,) * x.ndim]
 
 

@@ -14,9 +14,7 @@ import jax
 
 from ttt_jax import sharding
 from ttt_jax.diffusion import guidance as guidance_lib
-from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import samplers
-from ttt_jax.diffusion import schedule as schedule_lib
 from ttt_jax.models import dit
 from ttt_jax.pipeline import sampling_loop
 from ttt_jax.runtime import schema
@@ -32,20 +30,14 @@ class SamplingProgram:
       in an earlier step, or None to compute it, and returns it last.
   """
 
-  def __init__(
-    self,
-    config: dit.DiTConfig,
-    mesh: jax.sharding.Mesh | None,
-    schedule_shift: float,
-  ):
+  def __init__(self, config: dit.DiTConfig, mesh: jax.sharding.Mesh | None):
     """Prepares the programs; nothing is compiled yet.
 
     Args:
       config: Config of the transformer.
       mesh: Mesh over which the transformer is split; None is the first device.
-      schedule_shift: Shift of the noise schedule.
     """
-    self._config, self._shift = config, schedule_shift
+    self._config = config
     self._plan = sharding.ShardingPlan(mesh)
     compiled = functools.partial(
       jax.jit,
@@ -121,9 +113,11 @@ class SamplingProgram:
     is_noisy,
   ):
     noise = samplers.step_noise_of(key, numbers.index, x) if is_noisy else None
-    network = inversion.as_velocity(
+    return sampling_loop.step(
       guidance_lib.guided(apply, text, negative),
+      x,
+      previous,
+      numbers,
+      noise,
       self._config.prediction,
-      schedule_lib.zero_snr_schedule(shift=self._shift),
     )
-    return sampling_loop.step(network, x, previous, numbers, noise)

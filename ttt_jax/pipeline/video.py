@@ -106,9 +106,7 @@ class VideoPipeline:
       *vae, devices=devices, **(vae_options or {})
     )
     self._texts = text_cache_lib.TextCache(text_encoder, folder=text_cache)
-    self._program = sampling_program.SamplingProgram(
-      config, mesh, schedule_shift
-    )
+    self._program = sampling_program.SamplingProgram(config, mesh)
 
   @classmethod
   def load(

@@ -40,6 +40,7 @@ _DIT_FIELDS = (
   'qk_norm_eps',
   'rope_theta',
   'positions',
+  'prediction',
 )
 # Those that are shapes of parameters.
 _SIZES = _DIT_FIELDS[: _DIT_FIELDS.index('norm_eps')]
@@ -70,7 +71,7 @@ class InitFrom:
       maps a shape to a sharding.
     config: Config of their network.
     is_stage: Whether they are those of a stage; the next one may differ in
-      everything but sizes and mixer.
+      everything but sizes, prediction and mixer.
     identity: Function that returns the fingerprints of their encoders, see
       `manifest.Manifest.identity`; None for pre-trained weights.
   """
@@ -180,7 +181,7 @@ def check(
     )
   names = list(_UNET_FIELDS)
   if init_from.is_stage and isinstance(theirs, dit.DiTConfig):
-    names = [*_SIZES, *_mixer_fields(theirs)]
+    names = [*_SIZES, 'prediction', *_mixer_fields(theirs)]
   elif isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
   differ = [

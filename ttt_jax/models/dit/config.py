@@ -62,9 +62,8 @@ class DiTConfig:
       `positions.table`.
     temporal_scale: Frames per unit of position with 'sincos'.
     prediction: Output of the network, 'v_prediction' or 'sample' (the clean
-      latents). CogVideoX predicts v. A network whose width is not several times
-      its latents' channels learns 'sample' faster: it has no width to pass the
-      noise on.
+      latents). CogVideoX predicts v, which contains noise that has to pass
+      through the network's width.
     max_text_length: Text tokens per segment in pre-training. The model takes
       any number; only an export records this one.
     dtype: Compute type, 'float32', 'bfloat16' or 'float64'. Parameters are

@@ -59,10 +59,11 @@ class LateBlocks:
       The prediction [B, F, h, w, c] of `DiffusionTransformer`, and [B, T', M].
     """
     inputs = latents, text, timesteps
-    first = self._apply('tokens', params, slice(None, self.early), *inputs)
-    late = slice(self.early, None)
-    last = self._apply('blocks', params, late, first, *inputs)
-    return self._apply('head', params, late, last, *inputs), last - first
+    early, late = slice(None, self.early), slice(self.early, None)
+    first = self._apply(params, early, *inputs, has_head=False)
+    last = self._apply(params, late, *inputs, first, has_head=False)
+    prediction = self._apply(params, late, *inputs, last, has_blocks=False)
+    return prediction, last - first
 
   def reuse(
     self,
@@ -83,16 +84,16 @@ class LateBlocks:
     """
     inputs = latents, text, timesteps
     early = slice(None, self.early)
-    tokens = self._apply('tokens', params, early, *inputs) + added
-    return self._apply('head', params, early, tokens, *inputs)
+    tokens = self._apply(params, early, *inputs, has_head=False) + added
+    return self._apply(params, early, *inputs, tokens, has_blocks=False)
 
-  def _apply(self, method, params, blocks, *inputs):
-    """Calls a method of the transformer that has only some of the blocks."""
+  def _apply(self, params, blocks, *inputs, **parts):
+    """Calls `part` of the transformer that has only some of the blocks."""
     count = len(range(self.config.num_layers)[blocks])
     module: Any = model.DiffusionTransformer(
       dataclasses.replace(self.config, num_layers=count), self.sharding_plan
     )
     layers = jax.tree.map(lambda x: x[blocks], params['layers'])
     return module.apply(
-      {'params': dict(params, layers=layers)}, *inputs, method=method
+      {'params': dict(params, layers=layers)}, *inputs, **parts, method='part'
     )

@@ -84,36 +84,35 @@ class DiffusionTransformer(nn.Module):
     """Returns gate sizes and inner losses per layer, each [num_layers]."""
     return self._forward(latents, text, timesteps, diagnose=True)[1]
 
-  def tokens(
-    self, latents: jax.Array, text: jax.Array, timesteps: jax.Array
-  ) -> jax.Array:
-    """Returns the tokens after the blocks, [B, T', M] in storage order."""
-    x, _ = self._forward(latents, text, timesteps, has_head=False)
-    return x
-
-  def blocks(
+  def part(
     self,
-    tokens: jax.Array,
     latents: jax.Array,
     text: jax.Array,
     timesteps: jax.Array,
+    tokens: jax.Array | None = None,
+    *,
+    has_blocks: bool = True,
+    has_head: bool = True,
   ) -> jax.Array:
-    """Returns `tokens` after the blocks; of the latents only sizes matter."""
-    x, _ = self._forward(
-      latents, text, timesteps, tokens=tokens, has_head=False
-    )
-    return x
+    """Returns the result of a part of the network.
 
-  def head(
-    self,
-    tokens: jax.Array,
-    latents: jax.Array,
-    text: jax.Array,
-    timesteps: jax.Array,
-  ) -> jax.Array:
-    """Returns the prediction of `tokens` that have passed all blocks."""
+    Args:
+      latents: As for `__call__`; only their shape matters where there are
+        tokens.
+      text: As for `__call__`.
+      timesteps: As for `__call__`.
+      tokens: Tokens [B, T', M] in storage order instead of those of latents and
+        text.
+      has_blocks: Whether the tokens pass the blocks.
+      has_head: Whether to return the prediction instead of the tokens.
+    """
     x, _ = self._forward(
-      latents, text, timesteps, tokens=tokens, has_blocks=False
+      latents,
+      text,
+      timesteps,
+      tokens=tokens,
+      has_blocks=has_blocks,
+      has_head=has_head,
     )
     return x
 
