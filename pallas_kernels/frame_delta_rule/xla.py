@@ -4,9 +4,8 @@
     S' = S M + J,  o = S' q                           frame by frame
 
 with A = K^T Diag(beta) K and B = V^T Diag(beta) K. I + A is symmetric with
-eigenvalues of at least 1, which its Cholesky factorisation requires of the
-rounded matrix, too: A is computed in float32 from products that are not rounded
-and made symmetric.
+eigenvalues of at least 1, and has to be so after rounding: A is computed in
+float32 from products that are not rounded and made symmetric.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 
 from pallas_kernels.arguments import first_state
 from pallas_kernels.xla import chunks
+from pallas_kernels.xla import positive_definite
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -69,29 +69,14 @@ def prepare(frames: tuple[jax.Array, ...]) -> Frame:
   k, v = k.astype(g.dtype), v.astype(g.dtype)
   written = beta[..., None] * k
   a = jnp.einsum('nbhtk,nbhtl->nbhkl', written, k, precision=_EXACT)
-  b = jnp.einsum('nbhtk,nbhtv->nbhkv', written, v)
-  identity = jnp.eye(k.shape[-1], dtype=g.dtype)
-  solved = _solve(
-    identity + (a + a.swapaxes(-1, -2)) / 2,
-    jnp.concatenate([b, jnp.exp(g)[..., None, :] * identity], axis=-1),
-  )
-  injection, transition = jnp.split(
-    solved.swapaxes(-1, -2), [v.shape[-1]], axis=-2
-  )
-  return Frame(q, transition, injection)
-
-
-def _solve(a: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns x of a x = y for symmetric positive definite a [..., K, K].
-
-  The gradient solves with the same factor and does not differentiate it.
-  """
-  factor = jnp.linalg.cholesky(jax.lax.stop_gradient(a))
-  return jax.lax.custom_linear_solve(
-    lambda x: jnp.matmul(a, x, precision=_EXACT),
-    y,
-    solve=lambda _, y: jax.scipy.linalg.cho_solve((factor, True), y),
-    symmetric=True,
+  identity = np.eye(k.shape[-1], dtype=g.dtype)
+  inverse = positive_definite.inverse(identity + (a + a.swapaxes(-1, -2)) / 2)
+  b = jnp.einsum('nbhtv,nbhtk->nbhvk', v, written)
+  return Frame(
+    q,
+    transition=jnp.exp(g)[..., None] * inverse,
+    # What many similar keys wrote is large in b and small in the product.
+    injection=jnp.matmul(b, inverse, precision=_EXACT),
   )
 
 

@@ -12,11 +12,14 @@ of the chunk, and tril the part below the diagonal:
 
 (UT transform, Yang et al. 2024, arXiv:2406.06484, section 3.) One triangular
 system per chunk. All but the states is computed for many chunks at once: one
-product per chunk, forwards and backwards.
+product per chunk, forwards and backwards. Products that the states pass through
+are not rounded: a TPU would otherwise take their operands in bfloat16, and 1 -
+2^-9 and more as 1, once per chunk.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -31,6 +34,7 @@ from pallas_kernels.xla.triangular import solve_unit_lower
 
 # Smallest g: e^g is 0 in any float below it, and a finite g keeps 0 * g at 0.
 _LEAST = -1e9
+_exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Chunk(NamedTuple):
@@ -78,16 +82,20 @@ def prepare(tokens: Arrays) -> Chunk:
   solved = solve_unit_lower(
     lower, beta[..., None] * jnp.concatenate([v, since_start * k], axis=-1)
   )
-  u, w = jnp.split(solved, [v.shape[-1]], axis=-1)
   pairs = _products(q, k) * decays
+  split = functools.partial(
+    jnp.split, indices_or_sections=[v.shape[-1]], axis=-1
+  )
   # Transposed keys, decayed until the end.
   k = jnp.swapaxes(until_end * k, -1, -2)
   decay = since_start[..., -1:, :] * jnp.eye(k.shape[-2], dtype=k.dtype)
+  written, corrections = split(_exact(k, solved))
+  out, read_corrections = split(pairs @ solved)
   return Chunk(
-    transition=decay - k @ w,
-    written=k @ u,
-    q=since_start * q - pairs @ w,
-    out=pairs @ u,
+    transition=decay - corrections,
+    written=written,
+    q=since_start * q - read_corrections,
+    out=out,
   )
 
 
@@ -107,7 +115,7 @@ def _states(state, transition, written):
 
   def step(state, chunk):
     transition, written = chunk
-    return transition @ state + written, state
+    return _exact(transition, state) + written, state
 
   return jax.lax.scan(step, state, (transition, written))
 
@@ -123,7 +131,8 @@ def _states_backward(kept, gradients):
 
   def step(d_next, chunk):
     transition, d_state = chunk
-    return jnp.swapaxes(transition, -1, -2) @ d_next + d_state, d_next
+    d_this = _exact(jnp.swapaxes(transition, -1, -2), d_next) + d_state
+    return d_this, d_next
 
   d_first, d_written = jax.lax.scan(
     step, d_last, (transition, d_states), reverse=True

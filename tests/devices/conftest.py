@@ -4,17 +4,12 @@ With more than one device some code takes another path than the one that most
 users run, which all other tests take.
 """
 
-import os
-
 import jax
 from jax.extend import backend
 import pytest
 
 
 def _restart(devices: int) -> None:
-  # Threads of the pool. A batched LAPACK call waits in one of them for others:
-  # eight devices that call it at the same time would wait forever in eight.
-  os.environ['NPROC'] = str(8 * devices)
   backend.clear_backends()
   jax.config.update('jax_num_cpu_devices', devices)
 

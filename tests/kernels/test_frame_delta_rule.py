@@ -9,6 +9,8 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.xla import chunks
+from pallas_kernels.xla import positive_definite
+from tests.helpers import tpu_precision
 from tests.helpers.compare import relative_error
 
 B, H, K, V = 2, 3, 5, 4
@@ -236,6 +238,56 @@ def test_errors_of_long_runs_are_flat():
   errors = np.abs(got - want).max(axis=(0, 1, 3))[:1000].reshape(10, -1)
   assert errors.max() < 1e-5 * np.abs(want).max()
   assert errors[-3:].mean() < 3 * errors[:3].mean()
+
+
+def test_products_of_a_tpu_do_not_round_the_states():
+  arguments = draw(253, 253 * 4)
+  arguments |= dict(g=arguments['g'] * 1e-3, beta=arguments['beta'] * 0.02)
+  want = run(arguments, 4)
+  with tpu_precision.rounded_products():
+    got = jax.jit(lambda a: run.__wrapped__(a, 4))(
+      jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
+    )
+  close(got[0], want[0], 2**-6)
+  # What is written is rounded, and averages out.
+  close(got[1], want[1], 2**-8)
+
+
+def test_products_of_a_tpu_do_not_round_what_similar_keys_write():
+  arguments = draw(3, 3 * 200)
+  k = arguments['k'] + 5
+  arguments |= dict(
+    k=k / jnp.linalg.norm(k, axis=-1, keepdims=True), v=arguments['v'] + 3
+  )
+  want = run(arguments, 200)
+  with tpu_precision.rounded_products():
+    got = jax.jit(lambda a: run.__wrapped__(a, 200))(
+      jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
+    )
+  close(got, want, 2**-5)
+
+
+@pytest.mark.parametrize('size', [1, 5, 16, 50])
+def test_inverse_of_positive_definite_matrices(size):
+  """Values and gradients; in float32 as exact as LAPACK's."""
+  rng = np.random.default_rng(size)
+  # Keys that are nearly the same: a condition number of thousands.
+  keys = rng.normal(size=(3, 1350, size)) + 5 * rng.normal(size=(3, 1, size))
+  keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+  a = jnp.asarray(np.eye(size) + keys.swapaxes(1, 2) @ keys)
+  ours, theirs = (
+    jax.jit(
+      lambda a, inverse=inverse: (
+        inverse(a),
+        jax.grad(lambda a: jnp.sin(inverse(a)).sum())(a),
+      )
+    )
+    for inverse in (positive_definite.inverse, jnp.linalg.inv)
+  )
+  want = theirs(a)
+  close(ours(a), want)
+  error = lambda inverse: np.abs(inverse(jnp.float32(a)) - want[0]).max()
+  assert error(positive_definite.inverse) < 3 * error(jnp.linalg.inv) + 1e-7
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.xla import chunks
+from tests.helpers import tpu_precision
 
 OPS = ('gated_delta_rule', 'ssd')
 B, H, K, V, G = 2, 4, 6, 5, 2
@@ -241,6 +242,32 @@ def test_errors_of_long_runs_are_flat(op, chunks_):
   errors = jnp.abs(got - want).max(axis=(0, 1, 3)).reshape(10, -1).max(axis=1)
   assert errors.max() < 1e-4 * jnp.abs(want).max()
   assert errors[-3:].mean() < 3 * errors[:3].mean()
+
+
+@pytest.mark.parametrize('op', OPS)
+def test_products_of_a_tpu_do_not_round_the_states(op):
+  """States with little decay pass hundreds of chunks, also in gradients."""
+  arguments = draw(op, 4 * 400)
+  if op == 'ssd':
+    arguments['dt'] *= 1e-3
+  else:
+    arguments['g'] = jnp.full_like(arguments['g'], -1e-4)
+    arguments['beta'] *= 0.02
+
+  def out_and_gradients(arguments):
+    def loss(arguments):
+      out = run.__wrapped__(op, arguments, chunk=4)
+      return sum(x.sum() for x in out), out
+
+    (_, out), gradients = jax.value_and_grad(loss, has_aux=True)(arguments)
+    return out, gradients
+
+  want = jax.jit(out_and_gradients)(arguments)
+  narrow = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
+  with tpu_precision.rounded_products():
+    got = jax.jit(lambda a: out_and_gradients(a))(narrow)
+  assert_close(got, want, 2**-6)
+  assert_close(got[0][1], want[0][1], 2**-12)
 
 
 @pytest.mark.parametrize(
