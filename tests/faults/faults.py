@@ -30,6 +30,7 @@ class Fault:
 
 _TTT = ('tests/models/test_ttt_golden.py', 'tests/models/test_dit_golden.py')
 _XLA = ('tests/kernels/test_ops.py',)
+_LAYERS = ('tests/models/test_mixer_layers.py',)
 _WINDOWS = ('tests/kernels/test_window_attention.py',)
 
 FAULTS = (
@@ -375,5 +376,89 @@ FAULTS = (
     'early, *inputs, has_head=False) + added',
     'early, *inputs, has_head=False) + 0 * added',
     ('tests/pipeline/test_video.py',),
+  ),
+  Fault(
+    'queries of Gated DeltaNet without their scale',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    '(q * self.key_dim**-0.5)',
+    '(q)',
+    _LAYERS,
+  ),
+  Fault(
+    'a gate through sigmoid instead of SiLU',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'nn.silu(split(gate)',
+    'nn.sigmoid(split(gate)',
+    _LAYERS,
+  ),
+  Fault(
+    'queries and keys of any length',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'mixer.l2_norm(y, self.epsilon), local',
+    'y, local',
+    _LAYERS,
+  ),
+  Fault(
+    'written twice as strongly',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    '(nn.sigmoid(beta), g)',
+    '(2 * nn.sigmoid(beta), g)',
+    _LAYERS,
+  ),
+  Fault(
+    'rates of decay drawn from another range',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'log_rate_init(1e-6)',
+    'log_rate_init(1.0)',
+    _LAYERS,
+  ),
+  Fault(
+    'softplus of the initial steps not inverted',
+    'ttt_jax/models/dit/mixer.py',
+    'return step + jnp.log(-jnp.expm1(-step))',
+    'return step',
+    _LAYERS,
+  ),
+  Fault(
+    'norm of Mamba 2 before its gate',
+    'ttt_jax/models/dit/mamba2.py',
+    'self._group_norm(out * nn.silu(gate.astype(scale.dtype)))',
+    'self._group_norm(out) * nn.silu(gate.astype(scale.dtype))',
+    _LAYERS,
+  ),
+  Fault(
+    'direct path of Mamba 2 lost',
+    'ttt_jax/models/dit/mamba2.py',
+    '        skip,\n',
+    '        0 * skip,\n',
+    _LAYERS,
+  ),
+  Fault(
+    'a window as long as the sequence',
+    'ttt_jax/models/dit/global_attention.py',
+    'return min(length, config.window_size)',
+    'return length',
+    _LAYERS,
+  ),
+  Fault(
+    'keys and values convolved by the same kernels',
+    'ttt_jax/models/dit/frame_deltanet.py',
+    'features(v, *convolutions[2:])',
+    'features(v, *convolutions[:2])',
+    _LAYERS,
+  ),
+  Fault(
+    'gradient of a convolution not turned around',
+    'ttt_jax/models/dit/frame_deltanet.py',
+    'tuple(-i for i in place)',
+    'tuple(i for i in place)',
+    _LAYERS,
+  ),
+  Fault(
+    'identity added to initial weights complete',
+    'ttt_jax/models/dit/large_chunk_ttt.py',
+    '0.5 * jnp.eye(k, d)',
+    'jnp.eye(k, d)',
+    _LAYERS,
   ),
 )

@@ -24,6 +24,7 @@ NAMES = [name for name in mixers.MIXERS if name != 'none']
 
 def config(name, **fields):
   sizes = dict(model_dim=32, num_heads=2, num_layers=2, mini_batch=4)
+  sizes |= dict(window_size=10)  # Less than the tokens of ORDER.
   return dit.DiTConfig(mixer=name, **(sizes | fields))
 
 
