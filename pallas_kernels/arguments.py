@@ -30,6 +30,7 @@ def check_sequence(
     ValueError: a shape, a dtype or mini_batch is invalid.
   """
   name, first = next(iter(tokens.items()))
+  _check_array(name, first)
   if jnp.ndim(first) != 4:
     raise ValueError(
       f'{name} has shape {jnp.shape(first)}: it must have 4 dimensions'
@@ -66,6 +67,7 @@ def check_state(
     sizes: size by letter; 'K' is taken from the first state that has it.
   """
   for (name, letters), array in zip(shapes.items(), state):
+    _check_array(name, array)
     if jnp.ndim(array) == len(letters) + 1:
       letters = 'B' + letters
     if 'K' in letters and 'K' not in sizes and jnp.ndim(array) == len(letters):
@@ -73,10 +75,20 @@ def check_state(
     _check_shape(name, array, letters, sizes)
 
 
+def _check_array(name: str, array: jax.Array) -> None:
+  """Raises ValueError for a list and whatever else is not an array."""
+  if not hasattr(array, 'dtype'):
+    raise ValueError(
+      f'{name} is a {type(array).__name__}: it must be an array, for example'
+      f' jnp.asarray({name})'
+    )
+
+
 def _check_shape(
   name: str, array: jax.Array, letters: str, sizes: Mapping[str, int]
 ) -> None:
   """Raises ValueError unless `array` has the sizes that `letters` name."""
+  _check_array(name, array)
   expected = tuple(sizes.get(letter) for letter in letters)
   if jnp.shape(array) != expected:
     raise ValueError(
@@ -131,6 +143,7 @@ def check_shapes(
   """
   sizes: dict[str, int] = {}
   for name, (array, letters) in arrays.items():
+    _check_array(name, array)
     shape = jnp.shape(array)
     if len(shape) != len(letters):
       raise ValueError(

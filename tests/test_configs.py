@@ -113,6 +113,8 @@ def test_every_parameter_has_a_group(module, args):
 
 @pytest.mark.parametrize('module', [quickstart, memory, ttt_video])
 def test_an_unknown_stage_lists_the_known_ones(module):
+  with pytest.raises(ValueError, match="mixer ''; expected one of none, ttt_"):
+    configs.load('quickstart').get_config('3s,')
   with pytest.raises(ValueError, match="stage '4s'; expected one of 3s, "):
     module.get_config('4s')
 

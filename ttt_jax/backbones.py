@@ -116,6 +116,25 @@ def geometry(
   return geometry_lib.FrameGeometry.from_config(config)
 
 
+def check_mini_batch(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError if an inner step would take more tokens than a clip has.
+
+  A sampler may have shorter clips, which it pads.
+  """
+  model, clips = from_config(config).config, geometry(config)
+  if not isinstance(model, dit.DiTConfig) or not isinstance(
+    clips, geometry_lib.Geometry
+  ):
+    return
+  takes = 'mini_batch' in mixers.MIXERS[model.mixer].fields
+  if takes and model.mini_batch > clips.sequence_length:
+    raise ValueError(
+      f'config.model.mini_batch is {model.mini_batch}, and a clip has'
+      f' {clips.sequence_length} tokens; use at most that, for example'
+      f' {min(dit.DiTConfig.mini_batch, clips.sequence_length)}'
+    )
+
+
 def size_table(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
   """Returns rows (quantity, value) about clips and mixer, to print."""
   clips = geometry(config)

@@ -126,8 +126,9 @@ def parse_stage(argument: str, stages: Iterable[str]) -> tuple[str, str]:
   Raises:
     ValueError: an unknown stage or mixer.
   """
-  stage, _, mixer = argument.partition(',')
-  mixer = mixer or DiTConfig.mixer
+  stage, comma, mixer = argument.partition(',')
+  if not comma:
+    mixer = DiTConfig.mixer
   check_choice('stage', stage, stages)
   check_choice('mixer', mixer, mixers.MIXERS)
   return stage, mixer

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import operator
 
 import jax
+import numpy as np
 
 from pallas_kernels.arguments import check_chunk
 from pallas_kernels.arguments import check_shapes
@@ -103,14 +105,14 @@ def frame_delta_rule(
 
 def _lengths(frames: int | Sequence[int], length: int) -> tuple[int, ...]:
   """Returns the length of every frame; raises ValueError if they do not fit."""
-  if isinstance(frames, Sequence):
+  if np.ndim(frames):
     for frame in frames:
       check_chunk(frame, 'frames')
     if sum(frames) != length:
       raise ValueError(
         f'frames sum to {sum(frames)} tokens: the sum must be T, {length}'
       )
-    return tuple(frames)
+    return tuple(map(operator.index, frames))
   check_chunk(frames, 'frames')
   full, rest = divmod(length, frames)
   return (frames,) * full + (rest,) * bool(rest)

@@ -128,6 +128,15 @@ def test_padding_and_frames_without_tokens_leave_the_state():
   close((got[:, :, :12], got_state), (out, state))
 
 
+def test_lengths_of_frames_may_be_an_array():
+  arguments = draw(6, 26)
+  close(
+    pallas_kernels.frame_delta_rule(**arguments, frames=np.array(MIXED)),
+    run(arguments, MIXED),
+    1e-13,
+  )
+
+
 def test_order_within_a_frame_does_not_matter():
   """The reverse of the reverse of a frame, too, is what it was."""
   arguments = draw(2, 12)

@@ -290,6 +290,14 @@ def test_bad_arguments_are_one_line(op, change, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('op', OPS)
+def test_a_list_is_no_array(op):
+  name, array = next(iter(draw(op, 9).items()))
+  arguments = draw(op, 9) | {name: array.tolist()}
+  with pytest.raises(ValueError, match=f'^{name} is a list: .* jnp.asarray'):
+    getattr(pallas_kernels, op)(**arguments)
+
+
 @pytest.mark.parametrize('chunk', [0, -1, 1.5, True])
 def test_bad_chunks(chunk):
   for op in OPS:

@@ -136,13 +136,14 @@ def test_a_missing_previous_stage(tmp_path):
     ('batch_size', 2.5, 'config.batch_size is 2.5'),
     ('text_dropout', 1.5, 'text_dropout is 1.5; expected a number < 1'),
     ('stage', 'a/b', 'must be the name of a folder'),
-    ('scheduler', 'euler', "unknown scheduler 'euler': .*cogvideox_dpm"),
+    ('scheduler', 'euler', "unknown scheduler 'euler'; .*cogvideox_dpm"),
+    ('model.mini_batch', 10**6, r'mini_batch is 1000000, and a clip has \d+ t'),
   ],
 )
 def test_invalid_values(name, value, message):
   config = tiny_experiment.config()
   with config.ignore_type():
-    config[name] = value
+    config.update_from_flattened_dict({name: value})
   with pytest.raises(ValueError, match=message):
     experiment_lib.check_config(config)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import os
 from typing import Any
 
+from ttt_jax.models import dit
 from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import files
 
@@ -50,9 +51,6 @@ _RENAMED = {
   r'layers/seq/(ttt|gates)/.*': r'layers/seq/(?!attn/).*',
 }
 
-# Fields that configs of earlier versions lack, and their value at that time.
-_ADDED: dict[str, Any] = {'model.window_size': 8192}
-
 
 def _fields(config: Any, prefix: str = '') -> dict[str, Any]:
   """Returns '.'-joined name -> value of all fields."""
@@ -92,7 +90,8 @@ def check_config(
     folder: Folder of the stage, for the message.
   """
   old, new = _fields(saved), _fields(files.to_json_types(config))
-  old = {k: v for k, v in _ADDED.items() if k in new} | old
+  added = {f'model.{name}': v for name, v in dit.ADDED_FIELDS.items()}
+  old = {k: v for k, v in added.items() if k in new} | old
   old |= {k: _RENAMED[v] for k, v in old.items() if v in [*_RENAMED]}
   names = (*FREE_FIELDS, *_unused_fields(new))
   free = lambda k: any(k == f or k.startswith(f + '.') for f in names)

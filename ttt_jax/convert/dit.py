@@ -233,6 +233,8 @@ def _read_mixer_fields(folder: pathlib.Path) -> dict[str, Any] | None:
   path = folder / f'{scopes[0]}.json'
   found = model_format.read_object(path)
   fields = _mixer_fields(known[scopes[0]])
+  added = {k: v for k, v in dit.ADDED_FIELDS.items() if k in fields}
+  found = added | found
   if set(found) != set(fields):
     raise ValueError(f'{path} must have exactly {", ".join(fields)}')
   return found

@@ -34,8 +34,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   if config.diagnose_every and not hasattr(backbone.network, 'diagnostics'):
     raise ValueError(
       f'config.diagnose_every is {config.diagnose_every}; a U-Net has no'
-      ' TTT layers to diagnose, set it to 0'
+      ' mixer to diagnose, set it to 0'
     )
+  backbones.check_mini_batch(config)
   sharding_lib.check_mesh(
     config.mesh,
     batch_size=config.batch_size,

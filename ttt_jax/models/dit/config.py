@@ -14,6 +14,8 @@ from ttt_jax.runtime import schema
 
 # Outputs of the network, see `diffusion.schedule`.
 PREDICTIONS = ('v_prediction', 'sample')
+# Fields that runs and exports of earlier versions lack, and their values then.
+ADDED_FIELDS = {'window_size': 8192, 'chunk_frames': 3}
 REMAT_POLICIES = (
   'none',
   'products',
@@ -47,6 +49,7 @@ class DiTConfig:
       1.0 for ttt_linear in the paper's code.
     window_size: Tokens that a token attends to with the mixer
       'sliding_window', its own and those scanned before.
+    chunk_frames: Latent frames per update with the mixer 'large_chunk_ttt'.
     gate_init: Initial value of the mixer's gates before their tanh.
     norm_eps: Epsilon of the LayerNorms on tokens.
     qk_norm_eps: Epsilon of the LayerNorms on queries and keys.
@@ -95,6 +98,7 @@ class DiTConfig:
   mini_batch: schema.PositiveInt = 64
   ttt_base_lr: schema.NonNegativeFloat = 0.1
   window_size: schema.PositiveInt = 8192
+  chunk_frames: schema.PositiveInt = 3
   gate_init: schema.FiniteFloat = 0.1
   norm_eps: schema.Epsilon = 1e-5
   qk_norm_eps: schema.Epsilon = 1e-6

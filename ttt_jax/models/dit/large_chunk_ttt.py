@@ -1,4 +1,4 @@
-"""LaCT: test-time training of a wide SwiGLU in chunks of three latent frames.
+"""LaCT: test-time training of a wide SwiGLU in chunks of latent frames.
 
 The layer of Zhang et al. 2025 (arXiv:2505.23884), as in the video model of its
 code, around `pallas_kernels.large_chunk_ttt`: no SiLU on q, k and v, no
@@ -28,7 +28,6 @@ from ttt_jax.models.dit import projections
 
 _NORMAL = nn.initializers.normal(0.02)
 _HEADS = 4  # 768 features per head in the 5B model.
-_CHUNK_FRAMES = 3
 # Step size of a layer whose projection is zero; softplus of the bias is it.
 _BASE_LR = 1e-3
 _LR_BIAS = math.log(math.expm1(_BASE_LR))
@@ -66,6 +65,7 @@ class LargeChunkTTT(mixer.Mixer):
 
   scope = 'large_chunk_ttt'
   presets = tuple(_PRESETS)
+  fields = ('mixer_preset', 'chunk_frames')
 
   def heads(self, config):
     return math.gcd(config.num_heads, _HEADS)
@@ -74,7 +74,7 @@ class LargeChunkTTT(mixer.Mixer):
     return LargeChunkTTTLayer(
       preset=_PRESETS[config.mixer_preset],
       num_heads=self.heads(config),
-      chunk=_CHUNK_FRAMES * order.tokens_per_frame,
+      chunk=config.chunk_frames * order.tokens_per_frame,
       dtype=jnp.dtype(config.dtype),
       implementation=config.implementation,
       sharding_plan=sharding_plan,
@@ -99,7 +99,9 @@ class LargeChunkTTT(mixer.Mixer):
     products = 6 if preset.update == 'last' else 9
     flops = 2.0 * order.length * products * k * d
     if preset.muon:
-      chunks = -(-order.length // (_CHUNK_FRAMES * order.tokens_per_frame))
+      chunks = -(
+        -order.length // (config.chunk_frames * order.tokens_per_frame)
+      )
       flops += chunks * 3 * 5 * 2.0 * (2 * d * d * k + d**3)
     return self.heads(config) * flops
 
