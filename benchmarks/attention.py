@@ -1,8 +1,8 @@
-"""Times softmax attention on CPU, ours beside `jax.nn.dot_product_attention`.
+"""Times softmax attention on CPU, ours and `jax.nn.dot_product_attention`.
 
     python -m benchmarks.attention
 
-Windows of the transformer, bands over a sequence (`softmax.attend_back` beside
+Windows of the transformer, bands over a sequence (`softmax.attend_back` and
 the same mask in one call), and the sparse-causal attention of the U-Net.
 Float32; forward, and gradients of queries, keys and values. Both alternate in
 one process, and the least of the calls counts.

@@ -42,7 +42,7 @@ _CALLS = flags.DEFINE_integer(
 )
 _THREADS = flags.DEFINE_integer('threads', 2, 'Number of threads of PyTorch.')
 _CPU_TIME = flags.DEFINE_bool(
-  'cpu_time', False, 'Whether to measure processor time, not wall time.'
+  'cpu_time', False, 'Processor time instead of wall time.'
 )
 _JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
 

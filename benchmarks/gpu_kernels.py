@@ -264,7 +264,9 @@ def main() -> int:
     '--json', type=pathlib.Path, help='File to write the numbers to.'
   )
   parser.add_argument(
-    '--shapes', action='store_true', help='Print the calls and exit.'
+    '--shapes',
+    action='store_true',
+    help='List of the calls, which are not run.',
   )
   flags = parser.parse_args()
   unknown = set(flags.specs.split(',')) - set(SPECS)

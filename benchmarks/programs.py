@@ -46,8 +46,10 @@ _OPS = {
 Program = tuple[Any, tuple[Any, ...]]
 
 _PROGRAMS = flags.DEFINE_list('programs', [], 'Programs; all by default.')
-_RUN = flags.DEFINE_bool('run', False, 'Also times calls.')
-_WRITE = flags.DEFINE_bool('write_budget', False, 'Writes the budget anew.')
+_RUN = flags.DEFINE_bool('run', False, 'Times of calls, too.')
+_WRITE = flags.DEFINE_bool(
+  'write_budget', False, 'Replacement of the budget by the results.'
+)
 
 
 def _quickstart(build: Callable[..., Program], **model: Any) -> Program:

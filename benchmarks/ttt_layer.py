@@ -257,7 +257,7 @@ def main() -> None:
   parser.add_argument(
     '--by_core',
     action='store_true',
-    help='Split the heads over one XLA device per core.',
+    help='Heads split over one XLA device per core.',
   )
   parser.add_argument('--json', help='File to write the rows to.')
   flags = parser.parse_args()

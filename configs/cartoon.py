@@ -49,8 +49,8 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     ema_decay=0.99,
     text_dropout=0.0,  # sampled without guidance
     scheduler='cogvideox_dpm',  # of the samples
-    # Colours of a place are visible in almost pure noise. What only the text
-    # and the memory know is learned where they are not.
+    # Colours of a place are visible in almost pure noise. The attributes that
+    # only the text and the memory contain are learned where they are not.
     schedule_shift=32.0,
     diagnose_every=50,
     checkpoint_every=100,

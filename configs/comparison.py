@@ -54,9 +54,9 @@ def get_config(arg: str = '9s') -> ml_collections.ConfigDict:
     ema_decay=0.99,
     text_dropout=0.0,  # sampled without guidance
     scheduler='cogvideox_dpm',  # of the samples
-    # The colour of a place is visible in almost pure noise. What only the text
-    # and the memory know is learned where it is not: with this shift at a
-    # quarter of the timesteps, without it at 9 percent.
+    # The colour of a place is visible in almost pure noise. The attributes that
+    # only the text and the memory contain are learned where it is not: with
+    # this shift at a quarter of the timesteps, without it at 9 percent.
     schedule_shift=16.0,
     diagnose_every=50,
     checkpoint_every=150,

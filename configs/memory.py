@@ -4,7 +4,7 @@
     python -m ttt_jax.train --config=configs/memory.py:18s,none --workdir=DIR
 
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
-docs/mixers.md. Only the first caption of a clip describes what is shown; the
+docs/mixers.md. Only the first caption of a clip describes the picture; the
 later ones read "It goes on." Frames have 32x48 pixels, so that 18 seconds train
 on a laptop; the attention windows are the usual three seconds. `make
 demo-memory` runs the comparison.

@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     batch_size=32,
     ema_decay=0.99,
     log_every=25,
-    # What the trainer does not read.
+    # Values that the trainer does not read.
     extra=('autoencoder', 'words', 'pictures'),
   )
   # 64 x 64 pixels become latents of 16 x 16 x 4.

@@ -35,7 +35,9 @@ root_doc = 'index'
 exclude_patterns = ['extensions', 'drawings/*.py', '**/.ipynb_checkpoints']
 
 # Pages of the repository on this site, and where the other files are.
-repository_url = _PROJECT.get('urls', {}).get('Repository', '')
+repository_url = _PROJECT['urls']['Repository']
+if '/OWNER/' in repository_url:  # It has no address yet.
+  repository_url = ''
 repository_branch = 'main'
 
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'html_image']
@@ -85,3 +87,4 @@ html_theme_options = {
 linkcheck_timeout = 20
 linkcheck_retries = 2
 linkcheck_anchors = False
+linkcheck_ignore = ['.*/OWNER/.*']

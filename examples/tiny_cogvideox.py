@@ -61,7 +61,7 @@ def write_model(
     The folder.
 
   Raises:
-    ValueError: a size is not a multiple of what it must be.
+    ValueError: a size is not a multiple of its divisor.
     FileExistsError: the folder exists.
   """
   folder = pathlib.Path(folder)

@@ -137,11 +137,21 @@ def define_flags(*names: str) -> None:
     name='Name of the run, of your choice.',
     zone='Zone of Google Cloud, such as us-east5-a.',
     project='Project of Google Cloud.',
-    topology='Name of the TPU slice in launch.plan, such as v5p:4x8x8.',
+    topology='Name of the TPU slice, such as v5p:4x8x8.',
   )
   for name in names:
     flags.DEFINE_string(name, None, texts[name])
-  flags.DEFINE_bool('dry_run', False, 'Whether to only print the commands.')
+  flags.DEFINE_bool(
+    'dry_run', False, 'Printed preview of the run, without running it.'
+  )
+
+
+def define_budget_flags() -> None:
+  """Defines --check and --write of a command that has a budget."""
+  flags.DEFINE_bool(
+    'check', False, 'Comparison of the results with the budget.'
+  )
+  flags.DEFINE_bool('write', False, 'Replacement of the budget by the results.')
 
 
 def check_action(

@@ -320,9 +320,7 @@ def define_flags() -> None:
   flags.DEFINE_enum('action', None, list(ACTIONS), 'Action to perform.')
   commands.define_flags('name', 'zone', 'project', 'topology')
   flags.DEFINE_string('cluster', None, 'Name of the GKE cluster.')
-  flags.DEFINE_bool(
-    'spot', False, 'Whether to use spot capacity, which can be taken away.'
-  )
+  flags.DEFINE_bool('spot', False, 'Spot capacity, which can be taken away.')
   flags.DEFINE_string('reservation', None, 'Name of your reservation.')
   flags.DEFINE_string('image', None, 'Name of the container image.')
   flags.DEFINE_string('bucket', None, 'Bucket that pods see as /bucket.')
@@ -341,7 +339,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Runs the commands of --action, or prints them with --dry_run."""
   options = flags.FLAGS
   action = commands.check_action(options.action, list(ACTIONS), argv[1:])
   return commands.run(ACTIONS[action](argv[1:]), options.dry_run)

@@ -84,7 +84,7 @@ def _stream(number: int, process: subprocess.Popen) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Runs the command in `argv` as --count processes; returns its status."""
   if not 1 <= _COUNT.value <= _MOST:
     raise ValueError(f'--count is {_COUNT.value}; it must be 1 to {_MOST}')
   if not argv[1:]:

@@ -1,17 +1,20 @@
 """Estimates whether a stage fits a TPU slice and what a step costs.
 
-    python -m launch.plan --config=ttt_video:63s \\
-        --topology=v5p:8x8x4 [--mesh=data:64,sp:4] [--mode=train|sample] \\
-        [--sweep [--limit=3]] [--json=FILE] [--cache=FOLDER]
+    ttt-jax plan --config=ttt_video:63s --topology=v5p:8x8x4 \\
+        --mesh=data:64,sp:4
+    ttt-jax plan --config=ttt_video:63s --topology=v6e:16x16 --sweep
+    ttt-jax plan --config=ttt_video:63s --topology=v5p:4x4x2 --mode=sample
+    ttt-jax plan --config=quickstart:3s --topology=gpu:h100x8
 
 Compiles the trainer's own step, or sampling with guidance, with the TPU
 compiler, which runs on hosts without a chip (`pip install "jax[tpu]"`). Memory,
 collectives and cycles are the compiler's; no time was measured on a chip. The
 compiler receives the flags that the launchers set (`launch.xla_flags`); flags
 in LIBTPU_INIT_ARGS or XLA_FLAGS win. `--topology=gpu:h100x8` does the same with
-the CUDA plugin, without cycles. `--sweep` compiles several meshes, numbers of
-microbatches and remat policies and recommends one. Exit status 1 if nothing
-fits.
+the CUDA plugin, without cycles. A large step compiles for minutes; `--cache`
+is a folder that keeps what was compiled. `--sweep` compiles several meshes,
+numbers of microbatches and remat policies and recommends one. Exit status 1 if
+nothing fits. In a clone it is also `python -m launch.plan`.
 """
 
 from __future__ import annotations
@@ -49,13 +52,18 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5p:8x8x4', 'Name of the TPU slice, such as v5p:4x8x8.'
 )
-_MESH = flags.DEFINE_string('mesh', None, 'Mesh, such as data:64,sp:4.')
+_MESH = flags.DEFINE_string(
+  'mesh',
+  None,
+  'Devices per axis of the mesh, for example data:2,sp:4; default: that of the'
+  ' config.',
+)
 _MODE = flags.DEFINE_string('mode', 'train', 'Program: train or sample.')
 _SWEEP = flags.DEFINE_bool(
-  'sweep', False, 'Whether to compile several candidates.'
+  'sweep', False, 'Comparison of several candidates, each compiled.'
 )
 _LIMIT = flags.DEFINE_integer('limit', 3, 'Candidates that a sweep compiles.')
-_JSON = flags.DEFINE_string('json', None, 'JSON file for the results.')
+_JSON = flags.DEFINE_string('json', None, 'JSON file to write; default: none.')
 _CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')
 _BUDGET = flags.DEFINE_string(
   'budget',
@@ -182,7 +190,7 @@ def _print_misfit(config, mode, topology, reason, buffers):
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Plans the config for one mesh, or for several with --sweep."""
   del argv
   jax.config.update('jax_platforms', 'cpu')
   # Kernels contain source locations: an edited line in a caller would make

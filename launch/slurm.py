@@ -109,7 +109,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Queues the job, or prints the command with --dry_run."""
   options = flags.FLAGS
   command = submit(
     argv[1:],

@@ -196,7 +196,9 @@ def define_flags() -> None:
     'chip', None, list(xla_flags.FLAGS), 'Chip whose compiler flags are set.'
   )
   flags.DEFINE_string(
-    'profile_steps', '', 'Steps to trace, FIRST:LAST, as in `ttt_jax.train`.'
+    'profile_steps',
+    '',
+    'Range of steps to trace into STAGE/profile, FIRST:LAST.',
   )
   flags.DEFINE_integer(
     'wait_minutes',
@@ -208,7 +210,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Trains the stages up to that of --config, or prints their commands."""
   del argv
   options = flags.FLAGS
   if options.config is None or not options.workdir:

@@ -156,11 +156,11 @@ class TpuVms:
     ]
 
   def stop(self) -> list[Command]:
-    """Tells the stages to save and stop."""
+    """Returns the command that makes the stages save and stop."""
     return [self._ssh(f'bash {_WORKER} stop', 'save and stop')]
 
   def delete(self) -> list[Command]:
-    """Returns the slice to Google, which ends its costs."""
+    """Returns the command that deletes the slice, which ends its costs."""
     queued = self._queued('delete', '--force', '--quiet')
     return [Command(queued, 'delete the slice, which ends its costs')]
 
@@ -182,17 +182,15 @@ def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_enum('action', None, ACTIONS, 'Action to perform.')
   commands.define_flags('name', 'zone', 'project', 'topology')
-  flags.DEFINE_bool(
-    'spot', False, 'Whether to use spot capacity, which can be taken away.'
-  )
-  flags.DEFINE_bool('reserved', False, 'Whether to use your reservation.')
+  flags.DEFINE_bool('spot', False, 'Spot capacity, which can be taken away.')
+  flags.DEFINE_bool('reserved', False, 'Capacity of your reservation.')
   flags.DEFINE_string('runtime', None, 'Software version of the TPU VMs.')
   flags.DEFINE_list('fetch', [], 'gs:// paths to copy to every worker.')
   flags.DEFINE_string('logs', 'logs', 'Local folder for the logs.')
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Runs the commands of --action, or prints them with --dry_run."""
   options = flags.FLAGS
   action = commands.check_action(options.action, ACTIONS, argv[1:])
   vms = TpuVms(options.name, options.zone, options.topology, options.project)

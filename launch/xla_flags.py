@@ -177,12 +177,12 @@ def compiler_error(kind: str) -> str | None:
 def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_bool(
-    'check', False, 'Whether to compile a small program with the flags.'
+    'check', False, 'Compilation of a small program with the flags.'
   )
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Lists the flags, and with --check compiles with those of each chip."""
   del argv
   for kind, flags_ in FLAGS.items():
     print(f'{kind}:')

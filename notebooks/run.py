@@ -7,6 +7,8 @@
 NAME is the beginning of a file's name. Every notebook is executed in a folder
 of its own, which is deleted. A change is written in the .md, where it can be
 read line by line; it has the cells, and the .ipynb also what they printed.
+
+Complete runs use the compiler for TPUs of `make plan-check`, if it is there.
 """
 
 from __future__ import annotations
@@ -89,14 +91,14 @@ import os
 import shutil
 import sys
 
-REPOSITORY = '{repository()}'
 if importlib.util.find_spec('ttt_jax') is None:
   is_tpu = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
   is_gpu = shutil.which('nvidia-smi')
   extra = '[tpu]' if is_tpu else '[cuda12]' if is_gpu else ''
-  !git clone --quiet --depth=1 {{REPOSITORY}} clone
+  !git clone --quiet --depth=1 {repository()} clone
   %pip install --quiet "./clone{{extra}}"
-  sys.path.insert(0, 'clone')
+if os.path.isdir('clone'):  # Now, or before the session was restarted.
+  sys.path.insert(0, os.path.abspath('clone'))
 
 from ttt_jax.runtime import notebook
 
@@ -188,20 +190,37 @@ def _smaller(picture: str) -> str:
   return min(picture, base64.b64encode(out.getvalue()).decode(), key=len)
 
 
-def environment(fast: bool) -> dict[str, str]:
-  """Returns the environment of a run; small ones compile cheaply."""
+def environment(fast: bool, tpu: pathlib.Path | None = None) -> dict[str, str]:
+  """Returns the environment of a run; small ones compile cheaply.
+
+  Args:
+    fast: Whether the run is a small one.
+    tpu: Folder in which the compiler for TPUs is, if there is one.
+  """
   if fast:
     compiler.set_environment()
-  return (dict(os.environ) if fast else _ENVIRONMENT) | {
-    'FAST': str(int(fast)),
-    'PYTHONPATH': os.pathsep.join(
-      filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])
-    ),
-  }
+  paths = ROOT, tpu, os.environ.get('PYTHONPATH')
+  return (
+    (dict(os.environ) if fast else _ENVIRONMENT)
+    | {
+      'FAST': str(int(fast)),
+      'PYTHONPATH': os.pathsep.join(str(path) for path in paths if path),
+    }
+    # The compiler needs no TPU, but JAX would look for one.
+    | ({'JAX_PLATFORMS': 'cpu'} if tpu else {})
+  )
+
+
+def link_compiler(folder: pathlib.Path) -> pathlib.Path | None:
+  """Links the compiler for TPUs, and nothing else, from the planner's .venv."""
+  found = list(ROOT.glob('.venv-tpu/lib/python*/site-packages/libtpu*'))
+  for path in found:  # The package and its metadata, which it reads.
+    (folder / path.name).symlink_to(path)
+  return folder if found else None
 
 
 def execute(name: str, fast: bool) -> nbformat.NotebookNode:
-  """Returns the cells of a .md with what they print.
+  """Returns the cells of a .md with their outputs.
 
   Args:
     name: Name of the notebook.
@@ -212,7 +231,11 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
   """
   notebook = read_text(name)
   notebook.metadata = nbformat.from_dict(_METADATA)
-  with tempfile.TemporaryDirectory() as folder:
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    tempfile.TemporaryDirectory() as links,
+  ):
+    tpu = None if fast else link_compiler(pathlib.Path(links))
     client = nbclient.NotebookClient(
       notebook,
       extra_arguments=['--log-level=ERROR'],
@@ -221,12 +244,12 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
       record_timing=False,
       resources={'metadata': {'path': folder}},
     )
-    client.execute(env=environment(fast))
+    client.execute(env=environment(fast, tpu))
   return notebook
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Entry point; returns the exit status."""
+  """Executes or synchronizes the notebooks; returns the exit status."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -109,6 +109,17 @@ def test_other_shells(shell, capsys):
     subprocess.run([shell, '-n'], input=script, text=True, check=True)
 
 
+def test_a_reader_that_leaves():
+  done = subprocess.run(
+    f'{sys.executable} -m ttt_jax completion bash | true',
+    shell=True,
+    capture_output=True,
+    text=True,
+    cwd=commands.ROOT,
+  )
+  assert done.stderr == ''
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -9,6 +9,7 @@ import urllib.parse
 import markdown_it
 import pytest
 
+import ttt_jax
 from ttt_jax import __main__ as main
 from ttt_jax.runtime import shipped
 
@@ -94,3 +95,40 @@ def test_commands_of_ttt_jax(name):
     'FILE',
   }
   assert recipes <= shipped.recipes().keys()
+
+
+def test_one_address_of_the_repository():
+  """`make address` sets it; pages, badges and notebooks agree."""
+  place = PROJECT['urls']['Repository'].removeprefix('https://github.com/')
+  pattern = re.compile(
+    r'(?:github\.com|colab\.research\.google\.com/github)/([\w.-]+/ttt_jax)\b'
+  )
+  notebooks = [p.relative_to(ROOT) for p in ROOT.glob('notebooks/*.ipynb')]
+  found = {
+    str(name): set(pattern.findall((ROOT / name).read_text()))
+    for name in (*PAGES, *notebooks)
+  }
+  assert found['README.md'] and found['notebooks/2_test_time_training.ipynb']
+  wrong = {name: f for name, f in found.items() if f - {place, 'ME/ttt_jax'}}
+  assert not wrong
+
+
+def test_the_number_of_demonstrations():
+  makefile, readme = ((ROOT / n).read_text() for n in ('Makefile', 'README.md'))
+  targets = re.findall(r'^(demo[\w-]*):', makefile, re.M)
+  assert all(f'make {target} ' in readme for target in targets)
+  words = {4: 'four', 5: 'five', 6: 'six'}
+  assert f'without downloads of weights | [{words[len(targets)]}]' in readme
+
+
+def test_the_reference_lists_every_recipe():
+  text = (ROOT / 'docs/reference/configs.md').read_text()
+  assert set(re.findall(r'^\| `(\w+)` \|', text, re.M)) == set(
+    shipped.recipes()
+  )
+
+
+def test_one_version():
+  citation = (ROOT / 'CITATION.cff').read_text()
+  found = re.search(r'^version: (.*)$', citation, re.M)[1]
+  assert found == ttt_jax.__version__

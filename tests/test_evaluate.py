@@ -22,6 +22,7 @@ class Pipe:
   """Shows the clip of every segment; with an odd seed, the first clip."""
 
   fps, height, width, segment_frames = FPS, 32, 64, UNIT
+  scheduler = 'ddim'
 
   def __init__(self, folder):
     self._clips = {
@@ -38,7 +39,13 @@ class Pipe:
     return latents
 
   def __call__(self, story, *, seed, **options):
-    assert options == dict(steps=3, guidance=6.0, guidance_schedule='cosine')
+    assert options == dict(
+      steps=3,
+      guidance=6.0,
+      guidance_schedule='cosine',
+      scheduler='ddim',
+      reuse=2,
+    )
     names = ['a.mp4' if seed % 2 else s.video for s in story.segments]
     parts = [self._clips[name][1 : UNIT + 1] for name in names]
     return np.concatenate([parts[0][:1], *parts])
@@ -56,15 +63,22 @@ def test_the_share_of_expected_clips(tmp_path, monkeypatch):
     dict(data=dict(videos=str(tmp_path), soften=True))
   )
   monkeypatch.setattr(checkpoint, 'load_config', lambda folder: config)
-  monkeypatch.setattr(
-    pipeline.VideoPipeline, 'load', lambda folder: Pipe(tmp_path)
-  )
+  loaded = []
+
+  def load(folder, ema, mesh):
+    loaded.append((folder, ema, mesh and dict(mesh.shape)))
+    return Pipe(tmp_path)
+
+  monkeypatch.setattr(pipeline.VideoPipeline, 'load', load)
   done = commands.run(
     'ttt_jax.evaluate',
     '--workdir=run',
     '--storyboards=stories.json',
     '--seeds=2',
     '--steps=3',
+    '--reuse=2',
+    '--noema',
+    '--mesh=data:1,sp:1',
     cwd=tmp_path,
   )
   assert not done.returncode, done.stderr
@@ -72,6 +86,8 @@ def test_the_share_of_expected_clips(tmp_path, monkeypatch):
     done.stdout
   )
   found = json.loads((tmp_path / 'run' / 'evaluation.json').read_text())
+  assert loaded == [('run', False, dict(data=1, sp=1))]
+  assert (found['reuse'], found['averaged_weights']) == (2, False)
   assert found['share_right'] == 0.75 and found['chance'] == 0.5
   assert [s['shown'] for s in found['samples']] == [[0, 1], [0, 0]]
   assert (tmp_path / 'run' / 'evaluation_both.png').exists()

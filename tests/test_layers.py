@@ -12,10 +12,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = (
   ('runtime', 'token_order'),
   'sharding',
-  ('video', 'storyboard', 'geometry', 'config_schema'),
+  ('video', 'storyboard_entries', 'geometry', 'config_schema'),
+  'storyboard',
   'pages',
   'models',
   'diffusion',
+  'common_flags',
   'backbones',
   'checkpoints',
   'convert',

@@ -1,7 +1,8 @@
-"""Which Python make accepts."""
+"""Which Python make accepts, and the address that it sets."""
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -35,3 +36,33 @@ def test_versions_of_python(tmp_path, version, is_supported):
   assert (refused in done.stderr) != is_supported, done.stderr
   # One that is accepted was called to make the environment.
   assert ('Error 7' in done.stderr) == is_supported, done.stderr
+
+
+def test_address(tmp_path):
+  for name in ('Makefile', 'README.md', 'pyproject.toml', 'docs/annotate.md'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copy(ROOT / name, tmp_path / name)
+  # What a hook of Git sets would name another repository.
+  environment = {k: v for k, v in os.environ.items() if k[:4] != 'GIT_'}
+
+  def run(*command):
+    return subprocess.run(
+      command,
+      cwd=tmp_path,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  run('git', 'init')
+  run('git', 'add', '.')
+  refused = run('make', 'address')
+  assert "REPOSITORY is ''; expected an address" in refused.stderr
+  for place in ('me/ttt_jax', 'us/video.jax'):
+    done = run('make', 'address', f'REPOSITORY=https://github.com/{place}')
+    assert not done.returncode, done.stderr
+    for name in ('README.md', 'pyproject.toml', 'docs/annotate.md'):
+      text = (tmp_path / name).read_text()
+      assert f'https://github.com/{place}"' in text
+      assert 'OWNER' not in text

@@ -4,6 +4,7 @@ import json
 import types
 
 import numpy as np
+import pytest
 
 from tests.helpers import commands
 from ttt_jax import pipeline
@@ -79,3 +80,51 @@ def test_precompile_samples_nothing(tmp_path, monkeypatch):
   assert not done.returncode, done.stderr
   assert compiled == [('a day', 7)]
   assert 'compiled the programs of the video in ' in done.stdout
+
+
+def test_texts_instead_of_a_storyboard(tmp_path, monkeypatch):
+  seen = []
+
+  class Pipe:
+    def geometry(self, storyboard):
+      return types.SimpleNamespace(table=lambda: [('segments', 1)])
+
+    def precompile(self, storyboard, **options):
+      seen.append((storyboard.prompts(), storyboard.negatives()))
+
+  monkeypatch.setattr(pipeline.VideoPipeline, 'load', lambda *_: Pipe())
+  monkeypatch.setattr(pretrained, 'is_pretrained', lambda folder: True)
+  command = 'ttt_jax.sample', '--workdir=model', '--precompile'
+  for flags in (
+    ['--prompt=Pip runs, to the barn.', '--negative=blur'],
+    ['--prompt=A cat.', '--prompt=It eats.'],
+    ['--storyboard=quickstart_3s#bikes'],
+  ):
+    done = commands.run(*command, *flags, cwd=tmp_path)
+    assert not done.returncode, done.stderr
+  one, two, shipped = seen
+  assert one == (['Pip runs, to the barn.'], ['blur'])
+  assert two == (['A cat.', 'It eats.'], ['', ''])
+  assert len(shipped[0]) == 1
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (
+      ['--prompt=a', '--storyboard=b'],
+      '--storyboard and --prompt exclude each other; give one',
+    ),
+    (
+      ['--prompt=a.json'],
+      "--prompt is 'a.json', the name of a file; give --storyboard=a.json",
+    ),
+    ([], '--storyboard or --prompt is missing; for example ttt-jax sample'),
+  ],
+)
+def test_one_line(flags, message):
+  command = 'ttt_jax.sample', '--workdir=model', '--out=a.mp4'
+  done = commands.run(*command, *flags)
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(f'error: {message}')

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import zipfile
 import pytest
 
 from tests.helpers import tiny_cogvideox
+import ttt_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -65,10 +67,25 @@ def test_holds_the_two_packages_and_what_they_read(wheel):
     'ttt_jax/assets/shapes_sd/unet/config.json',
     'ttt_jax/configs/quickstart.py',
     'ttt_jax/configs/storyboards/quickstart_3s.json',
+    'pallas_kernels/py.typed',
     'pallas_kernels/tools/budget.json',
   ):
     assert name in names
   assert not [n for n in names if 'test' in n.lower() and n.endswith('.py')]
+
+
+def test_the_readme_leads_to_the_repository(wheel):
+  """An index of packages has no files next to it."""
+  with zipfile.ZipFile(wheel) as archive:
+    (name,) = (n for n in archive.namelist() if n.endswith('/METADATA'))
+    text = archive.read(name).decode()
+  (address,) = re.findall(r'^Project-URL: Repository, (\S+)$', text, re.M)
+  assert 'Description-Content-Type: text/markdown' in text
+  at = f'v{ttt_jax.__version__}'
+  assert f']({address}/raw/{at}/docs/cartoon.webp)' in text
+  assert f']({address}/blob/{at}/docs/cartoon.md#train-it)' in text
+  assert f']({address}/blob/{at}/README.md#install)' in text
+  assert not re.findall(r'\]\((?!https://)[^)]+\)', text)
 
 
 def test_samples_from_another_folder(wheel, tmp_path):
@@ -132,3 +149,4 @@ def test_samples_from_another_folder(wheel, tmp_path):
   assert '  train ' in done.stdout and '  quickstart ' in done.stdout
   done = run('plan')
   assert done.returncode == 2 and 'a clone of the repository' in done.stderr
+  assert 'git clone https://github.com/' in done.stderr

@@ -11,6 +11,7 @@ ttt_jax.COMMAND`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import importlib.metadata
 import os
 import pathlib
 import runpy
@@ -34,7 +35,12 @@ _NAMES = (
 )
 _HELP = '--help', '-help', '-h', 'help'
 _VERSION = '--version'
-_PLAN = 'plan'  # Of `launch`, which a clone has next to the package.
+# Of `launch`, which a clone has next to the package and a wheel lacks. The text
+# is the first line of its docstring.
+_PLAN = 'plan'
+_PLAN_SUMMARY = (
+  'Estimates whether a stage fits a TPU slice and what a step costs.'
+)
 
 
 def commands() -> dict[str, tuple[str, pathlib.Path]]:
@@ -58,6 +64,7 @@ def _table(rows: dict[str, str]) -> str:
 def overview() -> str:
   """Returns the list of commands and recipes, with one line each."""
   rows = {name: shipped.summary(p) for name, (_, p) in commands().items()}
+  rows.setdefault(_PLAN, f'{_PLAN_SUMMARY.rstrip(".")} (in a clone).')
   return f"""\
 ttt-jax {ttt_jax.__version__}: video generation with test-time training
 
@@ -83,13 +90,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(ttt_jax.__version__)
     return 0
   known = commands()
+  if name not in known:  # As evaluate-edit.
+    name = name.replace('-', '_') if name[:1] != '-' else name
   if name == _PLAN and name not in known:
-    return _fail(
-      'plan compiles with the launchers of a clone of the repository; run'
-      ' python -m launch.plan there'
+    where = (
+      'plan compiles with the launchers, which only a clone of the repository'
+      f' has; {_clone()}, and there call python -m launch.plan'
     )
+    if not set(arguments) & set(_HELP):
+      return _fail(where)
+    print(f'{_PLAN_SUMMARY}\n\n{where} --help')
+    return 0
   if name not in known:
-    names = [*known, _VERSION, _HELP[0]]
+    names = [*dict.fromkeys([*known, _PLAN]), _VERSION, _HELP[0]]
     return _fail(f'unknown command {name!r}; {shipped.suggest(name, names)}')
   module, path = known[name]
   if name == _PLAN:  # A script's own folder is on the path, not the clone.
@@ -98,6 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   # As `python -m` does, also for worker processes and the texts of --help.
   runpy.run_module(module, run_name='__main__', alter_sys=True)
   return 0
+
+
+def _clone() -> str:
+  """Returns the command that clones the repository."""
+  try:
+    urls = importlib.metadata.metadata('ttt_jax').get_all('Project-URL') or []
+  except importlib.metadata.PackageNotFoundError:  # Found by PYTHONPATH.
+    urls = []
+  found = [u.partition(', ')[2] for u in urls if u.startswith('Repository, ')]
+  return f'git clone {found[0]}' if found else 'clone it'
 
 
 def _fail(message: str) -> int:

@@ -38,7 +38,8 @@ _OUT = flags.DEFINE_string('out', None, 'Folder to write.', required=True)
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
-  cli.CONFIG_HELP + ' Default: segments of 3 s at 16 frames per second.',
+  cli.CONFIG_HELP.rstrip('.')
+  + '; default: segments of 3 s at 16 frames per second.',
 )
 _THRESHOLD = cli.define(
   'threshold',

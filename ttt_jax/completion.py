@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+import functools
+import os
 import pathlib
 import shlex
 import string
@@ -24,6 +26,7 @@ from ttt_jax.runtime import shipped
 
 # Names of functions that define flags begin with one of them.
 _DEFINES = ('flags.DEFINE', 'config_flags.DEFINE', 'cli.define')
+_COMMON = 'common_flags'  # Module in which a function defines one flag.
 _ITSELF = 'completion'
 
 
@@ -38,10 +41,8 @@ def flags(path: pathlib.Path) -> list[str]:
     of switches that are on by default.
   """
   found = []
-  for call in _calls(path):
+  for call in _definitions(ast.parse(path.read_text(encoding='utf-8'))):
     function = ast.unparse(call.func)
-    if not function.startswith(_DEFINES):
-      continue
     name, *default = map(ast.unparse, call.args[:2])
     name = ast.literal_eval(name)
     if not function.endswith('_bool'):
@@ -53,9 +54,24 @@ def flags(path: pathlib.Path) -> list[str]:
   return [*found, '--help']
 
 
-def _calls(path: pathlib.Path) -> Iterator[ast.Call]:
-  tree = ast.parse(path.read_text(encoding='utf-8'))
-  return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+def _definitions(tree: ast.AST) -> Iterator[ast.Call]:
+  """Yields the calls that define a flag, also those of `common_flags`."""
+  for node in ast.walk(tree):
+    if not isinstance(node, ast.Call):
+      continue
+    function = ast.unparse(node.func)
+    if function.startswith(_DEFINES):
+      yield node
+    elif function.startswith(f'{_COMMON}.'):
+      yield from _definitions(_common()[function.partition('.')[2]])
+
+
+@functools.cache
+def _common() -> dict[str, ast.FunctionDef]:
+  """Returns the functions of `common_flags` by their name."""
+  text = pathlib.Path(__file__).with_name(f'{_COMMON}.py').read_text('utf-8')
+  body = ast.parse(text).body
+  return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def recipes() -> list[str]:
@@ -233,7 +249,10 @@ def main(argv: list[str]) -> int:
   elif len(argv) > 2:
     error = f'unexpected argument {argv[2]!r} after {argv[1]}; name one shell'
   else:
-    print(_SCRIPTS[argv[1]]())
+    try:
+      print(_SCRIPTS[argv[1]](), flush=True)
+    except BrokenPipeError:  # Of `| head`. Python flushes again when it ends.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   print(f'error: {error}', file=sys.stderr)
   return 2

@@ -146,7 +146,7 @@ class Sample(_Section):
   Attributes:
     steps: Sampling steps.
     guidance: Strength of the guidance.
-    negative: Text of what must not be shown.
+    negative: Description of contents to avoid.
     seed: Seed of the noise.
     inversion: Whether sampling starts from the inverted clip, not from noise.
     batch: Texts that are sampled at once; none is all of them.
@@ -161,7 +161,7 @@ class Sample(_Section):
 
 
 class ParameterGroup(_Section, kw_only=True):
-  """How the parameters of a group train, see `train.optimizer`.
+  """The training of the parameters of a group, see `train.optimizer`.
 
   Attributes:
     name: Name in tables and metrics.

@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from ttt_jax import config_schema
+from ttt_jax import common_flags
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import compilation
@@ -36,32 +36,20 @@ _PROMPT = flags.DEFINE_multi_string(
 _OUT = flags.DEFINE_string(
   'out', None, 'Folder to write; default: WORKDIR/edits.'
 )
-_STEPS = cli.define(
-  'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
-)
-_GUIDANCE = cli.define(
-  'guidance', 12.5, 'Strength of the guidance.', schema.FiniteFloat
-)
+_STEPS = common_flags.steps(50)
+_GUIDANCE = common_flags.guidance(12.5)
 _NEGATIVE = flags.DEFINE_string(
   'negative', '', 'Negative text of the guidance.'
 )
 _INVERSION = flags.DEFINE_bool(
-  'inversion', True, 'Inverted source as the start, instead of noise.'
+  'inversion', True, 'Inverted source as the start, instead of initial noise.'
 )
-_SEED = cli.define(
-  'seed', 0, 'Seed of the initial noise without inversion.', schema.Seed
-)
+_SEED = common_flags.seed()
 _BATCH = cli.define(
   'batch', None, 'Texts sampled at once; default: all.', schema.PositiveInt
 )
-_MESH = flags.DEFINE_string(
-  'mesh',
-  None,
-  'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
-)
-_EMA = flags.DEFINE_bool(
-  'ema', True, 'Averaged weights of a training run instead of the last ones.'
-)
+_MESH = common_flags.mesh()
+_EMA = common_flags.ema()
 
 
 def main(_) -> None:

@@ -1,30 +1,34 @@
 """Measures videos, collects people's votes on them, and rates models.
 
-    ttt-jax evaluate VIDEO... [--storyboard=FILE] [--clip=FOLDER]
+    ttt-jax evaluate story.mp4
+    ttt-jax evaluate a.mp4 b.mp4 --storyboard=stories.json --clip=FOLDER \\
+        --out=result
 
 Measures videos of any origin: similarity over the distance in time, jumps,
 flicker, sharpness, repeated frames. Writes NAME.json and a page, NAME.html;
---out=NAME.
+--out=NAME. --storyboard and --clip add numbers of scenes and of a CLIP.
 
-    ttt-jax evaluate --compare A B
+    ttt-jax evaluate --compare before.mp4 after.mp4
+    ttt-jax evaluate --compare before.json after.json --out=comparison
 
 Shows two videos, or two of these JSON files, side by side.
 
-    ttt-jax evaluate --vote A_DIR B_DIR... --out=FOLDER
+    ttt-jax evaluate --vote ours theirs --out=study --storyboard=stories.json
 
 Writes a page on which people compare the videos of two or more models: a folder
-per model, and a video per story. The key, FOLDER.key.json, says what is what.
+per model, and a video per story. The key, study.key.json, maps the random
+names of the videos to the models.
 
-    ttt-jax evaluate --ratings VOTES.json... --key=FOLDER.key.json
+    ttt-jax evaluate --ratings votes/*.json --key=study.key.json
 
 Rates the models from these votes, or from the verdicts of an automatic judge.
 
-    ttt-jax evaluate --workdir=DIR --storyboards=FILE [--seeds=3]
+    ttt-jax evaluate --workdir=DIR --storyboards=stories.json --seeds=3
 
 Samples every storyboard with a model that was trained on a few clips, and
 counts how often the expected clip is shown.
 
-The page docs/evaluation.md says what each number means.
+The page docs/evaluation.md defines each number.
 """
 
 from __future__ import annotations
@@ -36,8 +40,7 @@ import pathlib
 from absl import flags
 import numpy as np
 
-from ttt_jax import config_schema
-from ttt_jax.diffusion import guidance
+from ttt_jax import common_flags
 from ttt_jax.evaluation import votes as votes_lib
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
@@ -83,9 +86,7 @@ _QUESTIONS = cli.define(
   'Questions per voter, without attention checks.',
   schema.PositiveInt,
 )
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the training run that is sampled.'
-)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
 _STORYBOARDS = flags.DEFINE_string(
   'storyboards',
   None,
@@ -95,18 +96,13 @@ _VIDEOS = flags.DEFINE_string(
   'videos', '', 'Folder of the videos; default: that of the config.'
 )
 _SEEDS = cli.define('seeds', 1, 'Samples per storyboard.', schema.PositiveInt)
-_STEPS = cli.define(
-  'steps', 25, 'Sampling steps, 1 to 1000.', config_schema.Steps
-)
-_GUIDANCE = cli.define(
-  'guidance', 6.0, 'Strength of the guidance.', schema.FiniteFloat
-)
-_GUIDANCE_SCHEDULE = flags.DEFINE_enum(
-  'guidance_schedule',
-  'cosine',
-  list(guidance.SCHEDULES),
-  'Schedule of the guidance.',
-)
+_STEPS = common_flags.steps(25)
+_GUIDANCE = common_flags.guidance(6.0)
+_GUIDANCE_SCHEDULE = common_flags.guidance_schedule()
+_SCHEDULER = common_flags.scheduler()
+_REUSE = common_flags.reuse()
+_MESH = common_flags.mesh()
+_EMA = common_flags.ema()
 _FIRST = cli.define(
   'first_segment',
   0,
@@ -116,7 +112,7 @@ _FIRST = cli.define(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs what the flags select; `argv` has the videos, folders or files."""
+  """Runs the mode of the flags; `argv` has the videos, folders or files."""
   arguments = list(argv[1:])
   modes = {
     '--compare': (_COMPARE.value, _compare),
@@ -202,6 +198,7 @@ def _vote(folders: list[str]) -> None:
 def _rate(arguments: list[str]) -> None:
   from ttt_jax.evaluation import ratings
   from ttt_jax.evaluation import ratings_text
+  from ttt_jax.runtime import progress
 
   if not arguments:
     raise ValueError(
@@ -214,7 +211,8 @@ def _rate(arguments: list[str]) -> None:
   if out:
     files.check_writable(out)
   votes, voters = votes_lib.load(votes_lib.expand(arguments), _KEY.value)
-  result = ratings.rate(votes)
+  with progress.Bar('rating', None):
+    result = ratings.rate(votes)
   result['voters'] = [
     dataclasses.asdict(v) | dict(excluded=v.is_excluded) for v in voters
   ]
@@ -249,6 +247,7 @@ def _count_shots(arguments: list[str]) -> None:
     )
 
   from ttt_jax import pipeline
+  from ttt_jax import sharding
   from ttt_jax.checkpoints import checkpoint
   from ttt_jax.pipeline import pretrained
   from ttt_jax.runtime import progress
@@ -261,20 +260,25 @@ def _count_shots(arguments: list[str]) -> None:
     pretrained.run_folder(workdir), optional=True
   )
   config = checkpoint.load_config(workdir)
-  pipe = pipeline.VideoPipeline.load(workdir)
-  references = shot_recall.reconstruct_shots(
-    pipe, shots, _VIDEOS.value or config.data.videos, config.data.soften
+  mesh = None
+  if _MESH.value:
+    mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
+  pipe = pipeline.VideoPipeline.load(workdir, _EMA.value, mesh)
+  options = dict(
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+    scheduler=_SCHEDULER.value or pipe.scheduler,
+    reuse=_REUSE.value,
   )
+  with progress.Bar('encoding the shots', None):
+    references = shot_recall.reconstruct_shots(
+      pipe, shots, _VIDEOS.value or config.data.videos, config.data.soften
+    )
   recalls = []
   runs = [(s, seed) for s in storyboards for seed in range(_SEEDS.value)]
   for story, seed in progress.track(runs, 'sampling and scoring'):
-    frames = pipe(
-      story,
-      steps=_STEPS.value,
-      guidance=_GUIDANCE.value,
-      guidance_schedule=_GUIDANCE_SCHEDULE.value,
-      seed=seed,
-    )
+    frames = pipe(story, seed=seed, **options)
     recalls.append((seed, shot_recall.judge(story, frames, references)))
     if seed == 0:
       contact_sheet.write_contact_sheet(
@@ -296,9 +300,8 @@ def _count_shots(arguments: list[str]) -> None:
   )
   result = dict(
     storyboards=story_file,
-    steps=_STEPS.value,
-    guidance=_GUIDANCE.value,
-    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+    averaged_weights=_EMA.value,
+    **options,
     first_segment=first,
     shots=shots,
     share_right=share,

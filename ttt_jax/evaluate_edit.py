@@ -1,8 +1,9 @@
 """Measures frame consistency and text alignment of edited videos.
 
-    ttt-jax evaluate_edit --clip=FOLDER \\
-        --video=a.mp4 --prompt="a red panda on a bike" \\
-        --video=b.mp4 --prompt="a bike in the snow" [--json=FILE]
+    ttt-jax evaluate_edit a.mp4 b.mp4 --clip=FOLDER \\
+        --prompt="a red panda on a bike" --prompt="a bike in the snow"
+    ttt-jax evaluate_edit a.mp4 --clip=FOLDER --prompt="a red panda" \\
+        --out=scores.json
 
 FOLDER contains a CLIP in transformers' layout, for example a download of
 openai/clip-vit-large-patch14: config.json, model.safetensors, vocab.json,
@@ -12,6 +13,7 @@ table, each 100 times a mean cosine, and the consistency of consecutive frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -21,6 +23,7 @@ from rich import table as rich_table
 
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
+from ttt_jax.runtime import progress
 
 _CLIP = flags.DEFINE_string(
   'clip',
@@ -28,16 +31,20 @@ _CLIP = flags.DEFINE_string(
   "Folder of a CLIP in transformers' layout.",
   required=True,
 )
-_VIDEOS = flags.DEFINE_multi_string(
-  'video', None, 'Edited video; may be given several times.', required=True
-)
 _PROMPTS = flags.DEFINE_multi_string(
   'prompt',
   None,
-  'Text of the edit; one per --video, in the same order.',
+  'Text of the edit; one per video, in the same order.',
   required=True,
 )
-_JSON = flags.DEFINE_string('json', '', 'JSON file to write; default: none.')
+_OUT = flags.DEFINE_string('out', '', 'JSON file to write; default: none.')
+# Spellings of earlier versions.
+_VIDEOS = flags.DEFINE_multi_string(
+  'video', None, 'Edited video, as an argument without a flag.'
+)
+_JSON = flags.DEFINE_string(
+  'json', '', 'JSON file to write; default: that of --out.'
+)
 
 _COLUMNS = {
   'frame_consistency': 'frame consistency',
@@ -46,45 +53,49 @@ _COLUMNS = {
 }
 
 
-def main(_) -> None:
-  videos, prompts = _VIDEOS.value, _PROMPTS.value
+def main(argv: Sequence[str]) -> None:
+  """Measures the videos in `argv`."""
+  videos, prompts = [*argv[1:], *(_VIDEOS.value or ())], _PROMPTS.value
+  out = _OUT.value or _JSON.value
   if len(videos) != len(prompts):
     raise ValueError(
-      f'{len(videos)} --video and {len(prompts)} --prompt; give one of each'
-      ' for every edit'
+      f'the number of videos is {len(videos)}, that of --prompt {len(prompts)};'
+      ' give one of each for every edit'
     )
   for path in videos:
     if not pathlib.Path(path).exists():
       raise FileNotFoundError(f'{path} does not exist; name a video')
-  if _JSON.value:
-    files.check_writable(_JSON.value)
+  if out:
+    files.check_writable(out)
   from ttt_jax.evaluation import clip_score
 
-  score = clip_score.CLIPScore.load(_CLIP.value)
+  with progress.Bar('loading CLIP', None):
+    score = clip_score.CLIPScore.load(_CLIP.value)
   # Rejects a prompt that is too long before any video is read.
   texts = [score.embed_text(prompt) for prompt in prompts]
   edits: list[dict[str, Any]] = []
-  for path, prompt, text in zip(videos, prompts, texts):
-    frames = _read(path)
-    vectors = score.embed(frames)
-    edits.append(
-      dict(
-        video=path,
-        prompt=prompt,
-        frames=len(frames),
-        frame_consistency=clip_score.consistency(vectors),
-        neighbours=clip_score.consistency(vectors, 'consecutive'),
-        text_alignment=clip_score.alignment(vectors, text),
+  with progress.Bar('measuring', len(videos)) as bar:
+    for path, prompt, text in zip(videos, prompts, texts):
+      frames = _read(path)
+      vectors = score.embed(frames)
+      edits.append(
+        dict(
+          video=path,
+          prompt=prompt,
+          frames=len(frames),
+          frame_consistency=clip_score.consistency(vectors),
+          neighbours=clip_score.consistency(vectors, 'consecutive'),
+          text_alignment=clip_score.alignment(vectors, text),
+        )
       )
-    )
+      bar.advance()
   mean = {
     name: sum(edit[name] for edit in edits) / len(edits) for name in _COLUMNS
   }
   _print(edits, mean)
-  if _JSON.value:
-    files.write_json(
-      dict(clip=_CLIP.value, edits=edits, mean=mean), _JSON.value
-    )
+  if out:
+    files.write_json(dict(clip=_CLIP.value, edits=edits, mean=mean), out)
+    print(f'wrote {out}')
 
 
 def _read(path: str):
@@ -116,4 +127,4 @@ def _print(edits: list[dict[str, Any]], mean: dict[str, float]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, arguments=True)

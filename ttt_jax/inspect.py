@@ -28,6 +28,7 @@ from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import progress
 from ttt_jax.runtime import schema
 
 _OUT = flags.DEFINE_string(
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> None:
   for path in (source, _WORKDIR.value):
     bucket.check(path)
   files.check_writable(out)
-  text = _build(source)
+  with progress.Bar(f'reading {source}', None):
+    text = _build(source)
   with files.atomic_write(out) as temporary:
     temporary.write_text(text, encoding='utf-8')
   print(f'wrote {out} ({len(text) / 2**20:.1f} MiB); open it in a browser')
@@ -121,13 +123,15 @@ def _build(source: str) -> str:
     size = context.geometry(config)
     return storyboards.build(source, boards, geometry=size, **details())
   if data_set.is_data_set(folder):
+    if _CONFIG.value is not None:
+      config = context.near_data_set(_CONFIG.value.to_dict(), folder)
     config = config or context.of_data_set(folder)
     return data_set.build(folder, config=config, **details())
   if stages := stage.find(folder):
     return run.build(folder, stages, budget)
   raise ValueError(
-    f'{folder} is no run, data set or storyboard: neither it nor a folder in it'
-    f' has {metrics.LOG} or {checkpoint_format.FOLDER}/ (a run), and it'
+    f'{folder} is not a run, data set or storyboard: neither it nor a folder in'
+    f' it has {metrics.LOG} or {checkpoint_format.FOLDER}/ (a run), and it'
     ' has no manifest.json (a data set); name such a folder, or a .json file'
   )
 

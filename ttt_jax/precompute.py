@@ -46,6 +46,7 @@ from ttt_jax.runtime import cli
 from ttt_jax.runtime import distributed
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
+from ttt_jax.runtime import progress
 from ttt_jax.runtime import schema
 from ttt_jax.runtime import shipped
 
@@ -83,11 +84,14 @@ def run(
   """
   _check_fields(config)
   started = time.time()
+  # With '{workdir}' in its paths, so that a run may be moved.
+  saved = files.to_json_types(config.copy_and_resolve_references())
   config = _in_workdir(config, workdir)
   data = config.data
   folder = data.folder
   geometry = geometry_lib.Geometry.from_config(config)
-  clip_set = _read_clips(config, geometry)
+  with progress.Bar('reading captions and videos', None):
+    clip_set = _read_clips(config, geometry)
   print(f'captions     {data.storyboards}')
   for line in clip_set.summary():
     print(f'  {line}')
@@ -102,7 +106,8 @@ def run(
   files.check_writable(folder, folder=True)
   if cache := config.text.get('cache'):
     files.check_writable(cache, folder=True)
-  precompute_lib.list_clips(clip_set.clips, data.videos, geometry)
+  with progress.Bar('checking videos', None):
+    precompute_lib.list_clips(clip_set.clips, data.videos, geometry)
   text_folder = model_folder.resolve(config.text.folder)
   tokenize, _ = text_lib.load_tokenizer(text_folder)
   count = lambda text: len(tokenize(text))
@@ -117,25 +122,29 @@ def run(
       count,
       ', or cut the texts by --config.text.truncate=True',
     )
-  manifest = precompute_lib.precompute(
-    clip_set.clips,
-    videos_dir=data.videos,
-    vae=video_encoder.CausalVideoEncoder.load(
+  with progress.Bar('loading the encoders', None):
+    vae = video_encoder.CausalVideoEncoder.load(
       model_folder.resolve(config.vae.folder),
       devices=jax.local_devices(),
       **video_encoder.vae_options(config.vae),
-    ),
-    text_encoder=text_lib.load_text_encoder(
+    )
+    text_encoder = text_lib.load_text_encoder(
       text_folder,
       config.text.length,
       **video_encoder.text_options(config.text),
-    ),
+    )
+  manifest = precompute_lib.precompute(
+    clip_set.clips,
+    videos_dir=data.videos,
+    vae=vae,
+    text_encoder=text_encoder,
     geometry=geometry,
     out=folder,
     soften=data.get('soften', True),
     text_cache=cache or None,
     process_index=process_index,
     process_count=process_count,
+    config=saved,
   )
   seconds = time.time() - started
   if manifest is None:
@@ -172,9 +181,18 @@ def _read_clips(
       f'config.data.stride is {seconds:g} s; clips begin at multiples of'
       f' {unit:g} s, for example {max(1, segments) * unit:g} (0: no overlap)'
     )
-  return episodes.read_clips(
-    config.data.storyboards, config.data.videos, geometry, segments
-  )
+  try:
+    return episodes.read_clips(
+      config.data.storyboards, config.data.videos, geometry, segments
+    )
+  except FileNotFoundError as e:
+    command = shipped.demonstration(config.get('name') or '')
+    if not command:
+      raise
+    raise FileNotFoundError(
+      f'{e}; the data of this recipe are made in a clone of the repository, by'
+      f' {command}'
+    ) from e
 
 
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -242,7 +260,7 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
 
 
 def _print_videos(manifest: manifest_lib.Manifest) -> None:
-  """Prints what was done to the videos, and the clips that were left out."""
+  """Prints the changes of the videos' frames, and the clips left out."""
   videos = collections.defaultdict(list)
   for name, notes in manifest.conversions.items():
     videos[', '.join(notes)].append(name)
@@ -283,7 +301,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_string('workdir', None, 'Folder of the training run.')
   flags.DEFINE_bool(
-    'check', False, 'Whether to only read the data set and list its problems.'
+    'check', False, 'List of the problems of the data set, which is only read.'
   )
   flags.mark_flags_as_required(['config', 'workdir'])
 

@@ -1,17 +1,20 @@
-"""Samples the video of a storyboard with a trained model.
+"""Samples the video of a storyboard or of a text with a trained model.
 
     ttt-jax sample --workdir=DIR --storyboard=story.json --out=story.mp4
+    ttt-jax sample --workdir=DIR --prompt="Pip runs to the barn." --out=pip.mp4
     ttt-jax sample --workdir=DIR --storyboard=stories.json#NAME --seed=1 \\
         --steps=25 --out=story.mp4
 
 DIR is the folder of a training run or of a pre-trained CogVideoX. Writes an
 H.264 MP4 and, next to it, a contact sheet with one frame per segment.
+--negative is for the segments that have no negative text of their own.
 `--precompile` only compiles the programs, into the cache of compiled programs,
 which a run has in DIR/compilation_cache.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -20,14 +23,12 @@ from absl import flags
 from etils import epath
 import jax
 
-from ttt_jax import config_schema
-from ttt_jax.diffusion import guidance
-from ttt_jax.diffusion import schedulers
+from ttt_jax import common_flags
+from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import bucket
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import compilation
 from ttt_jax.runtime import files
-from ttt_jax.runtime import schema
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -36,60 +37,49 @@ _WORKDIR = flags.DEFINE_string(
   required=True,
 )
 _STORYBOARD = flags.DEFINE_string(
-  'storyboard', None, 'JSON file of the storyboard.', required=True
+  'storyboard',
+  None,
+  'JSON file of the storyboard, or name of a shipped one, such as one_minute.',
+)
+_PROMPT = flags.DEFINE_multi_string(
+  'prompt',
+  None,
+  'Text of three seconds, instead of a storyboard; may be given several times.',
+)
+_NEGATIVE = flags.DEFINE_string(
+  'negative', '', 'Negative text of the guidance.'
 )
 _OUT = flags.DEFINE_string('out', None, 'MP4 file to write.')
 _PRECOMPILE = flags.DEFINE_bool(
-  'precompile', False, 'Compiles the programs of the video, without sampling.'
-)
-_STEPS = cli.define(
-  'steps', 50, 'Sampling steps, 1 to 1000.', config_schema.Steps
+  'precompile', False, 'Compilation of the programs only, without running them.'
 )
 flags.register_multi_flags_validator(
   ['out', 'precompile'],
   lambda values: values['out'] is not None or values['precompile'],
   message=f'--out {cli.REQUIRED}',
 )
-_GUIDANCE = cli.define(
-  'guidance', 6.0, 'Strength of the guidance.', schema.FiniteFloat
+flags.register_multi_flags_validator(
+  ['storyboard', 'prompt'],
+  lambda values: any(value is not None for value in values.values()),
+  message=f'--storyboard or --prompt {cli.REQUIRED}',
 )
-_GUIDANCE_SCHEDULE = flags.DEFINE_enum(
-  'guidance_schedule',
-  'cosine',
-  list(guidance.SCHEDULES),
-  'Schedule of the guidance.',
-)
-_SCHEDULER = flags.DEFINE_enum(
-  'scheduler',
-  None,
-  list(schedulers.SCHEDULERS),
-  'Scheduler; default: from the config.',
-)
-_REUSE = cli.define(
-  'reuse',
-  1,
-  'Number of steps that share what the late blocks add; 1 is exact.',
-  schema.PositiveInt,
-)
-_SEED = cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
-_MESH = flags.DEFINE_string(
-  'mesh',
-  None,
-  'Devices per axis of the mesh, for example data:2,sp:4; default: one device.',
-)
-_EMA = flags.DEFINE_bool(
-  'ema', True, 'Averaged weights of a training run instead of the last ones.'
-)
+_STEPS = common_flags.steps(50)
+_GUIDANCE = common_flags.guidance(6.0)
+_GUIDANCE_SCHEDULE = common_flags.guidance_schedule()
+_SCHEDULER = common_flags.scheduler()
+_REUSE = common_flags.reuse()
+_SEED = common_flags.seed()
+_MESH = common_flags.mesh()
+_EMA = common_flags.ema()
 
 
 def main(_) -> None:
   # Checks file names before the slow imports and the loading of a model.
-  from ttt_jax import storyboard as storyboard_lib
   from ttt_jax.runtime import distributed
   from ttt_jax.video import contact_sheet
 
   out = None if _PRECOMPILE.value else _check_out()
-  storyboard = storyboard_lib.Storyboard.load(_STORYBOARD.value)
+  storyboard = _storyboard()
   bucket.check(_WORKDIR.value)
 
   from ttt_jax import pipeline
@@ -133,6 +123,29 @@ def main(_) -> None:
   print(f'wrote {picture} (one frame per segment)')
 
 
+def _storyboard() -> storyboard_lib.Storyboard:
+  """Returns the storyboard of the flags."""
+  prompts = _PROMPT.value or []
+  if _STORYBOARD.value is None:
+    for prompt in prompts:
+      if prompt.endswith(files.LINE_SUFFIXES + ('.json',)):
+        raise ValueError(
+          f'--prompt is {prompt!r}, the name of a file; give'
+          f' --storyboard={prompt}'
+        )
+    board = storyboard_lib.as_storyboard(prompts)
+  elif prompts:
+    raise ValueError('--storyboard and --prompt exclude each other; give one')
+  else:
+    board = storyboard_lib.Storyboard.load(_STORYBOARD.value)
+  negative = _NEGATIVE.value
+  segments = (
+    dataclasses.replace(s, negative=s.negative or negative)
+    for s in board.segments
+  )
+  return dataclasses.replace(board, segments=tuple(segments))
+
+
 def _check_out() -> pathlib.Path:
   """Returns the file to write; raises ValueError if it cannot be written."""
   out = pathlib.Path(_OUT.value or '')
@@ -144,7 +157,7 @@ def _check_out() -> pathlib.Path:
 
 
 def _settings(pipe, storyboard) -> dict[str, Any]:
-  """Returns what the file says about its making."""
+  """Returns the settings of the sampling that are stored in the file."""
   import ttt_jax
   from ttt_jax.checkpoints import checkpoint
   from ttt_jax.pipeline import pretrained
@@ -154,6 +167,9 @@ def _settings(pipe, storyboard) -> dict[str, Any]:
     made_by = dict(checkpoint=epath.Path(folder).resolve().name)
   else:
     made_by = checkpoint.describe(folder)
+  negatives = {}
+  if any(storyboard.negatives()):
+    negatives = dict(negative_texts=storyboard.negatives())
   return dict(
     made_by,
     mixer=pipe.config.mixer,
@@ -167,6 +183,7 @@ def _settings(pipe, storyboard) -> dict[str, Any]:
     version=f'ttt_jax {ttt_jax.__version__}',
     story=storyboard.name,
     texts=storyboard.prompts(),
+    **negatives,
   )
 
 

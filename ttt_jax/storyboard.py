@@ -18,17 +18,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
+from ttt_jax import storyboard_entries as entries
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import shipped
 
 MAX_SEGMENTS = 200
 SEGMENT_SECONDS = 3
+are_captions = entries.are_captions
 
 START_SCENE = '<start_scene>'
 END_SCENE = '<end_scene>'
@@ -42,7 +45,7 @@ class Segment:
 
   Attributes:
     text: Description; may begin or end with a scene token.
-    negative: Description of what must not be shown.
+    negative: Description of contents to avoid.
     scene: Label of the scene; None continues the previous segment's.
     video: Path of the video that shows the segment, for training.
     start: Seconds into that video.
@@ -68,6 +71,8 @@ class Storyboard:
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> Storyboard:
     """Reads a file with one storyboard; 'FILE#NAME' selects one of several.
+
+    The name of a shipped storyboard, such as 'one_minute', stands for its file.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -125,8 +130,8 @@ class Storyboard:
     shots = _check_shots(dict(shots or {}))
     if isinstance(obj, Mapping) and isinstance(obj.get('name'), str):
       location = f'storyboard {obj["name"]!r}'
-    entry = schema.convert(obj, _BoardEntry | list[Any], location)
-    if isinstance(entry, _BoardEntry):
+    entry = schema.convert(obj, entries.Board | list[Any], location)
+    if isinstance(entry, entries.Board):
       name = name if entry.name is msgspec.UNSET else entry.name
       shots |= _check_shots(entry.shots)
       entry = entry.segments
@@ -139,7 +144,7 @@ class Storyboard:
     scene = 0
     for i, item in enumerate(entry):
       segment_location = f'segment {i + 1} of {location}'
-      fields, repeat, is_new_scene = _read_segment(
+      fields, repeat, is_new_scene = entries.read_segment(
         item, shots, segment_location
       )
       if is_new_scene is not None:
@@ -294,13 +299,16 @@ def lint_all(
 def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
   """Reads all storyboards of a JSON or JSONL file.
 
+  The name of a shipped storyboard, such as 'one_minute', stands for its file.
+
   Raises:
     FileNotFoundError: the file does not exist.
     ValueError: it is not JSON (with line and column), or it contains no
       storyboard or one that is not valid (see `Storyboard.parse`).
   """
   path = paths.resolve(
-    path, 'a storyboard, for example configs/storyboards/one_minute.json'
+    shipped.storyboard(path),
+    'a storyboard, for example configs/storyboards/one_minute.json',
   )
   value = files.read_json(path)
   is_lines = path.suffix.lower() in files.LINE_SUFFIXES
@@ -325,13 +333,15 @@ def parse_storyboards(
   """
   shots: dict[str, Any] = {}
   if isinstance(value, Mapping) and 'storyboards' in value:
-    entry = schema.convert(value, _FileEntry, 'the file')
+    entry = schema.convert(value, entries.File, 'the file')
     shots, value = entry.shots, entry.storyboards
     if not value:
       raise ValueError('the file contains no storyboard; give 1 or more')
-  elif isinstance(value, list) and are_captions(value, is_lines):
+  elif isinstance(value, list) and entries.are_captions(value, is_lines):
     value = [[item] for item in value]
-  elif not isinstance(value, list) or not any(map(_is_storyboard, value)):
+  elif not isinstance(value, list) or not any(
+    map(entries.is_storyboard, value)
+  ):
     return [Storyboard.parse(value, name=stem)]
   problems = problems_lib.Problems('storyboards are not valid')
   boards = []
@@ -342,99 +352,12 @@ def parse_storyboards(
   return boards
 
 
-def are_captions(items: Sequence[Any], is_lines: bool) -> bool:
-  """Returns whether every item is the caption of a separate video.
-
-  In a list of one JSON value, a key such as "start" marks the segments of a
-  storyboard. On lines of their own, only a key that refers to other segments
-  does.
-  """
-  joins = {'shot', 'repeat', 'scene', 'requires_scene_transition'}
-  if not is_lines:
-    joins.update(_SegmentEntry.__struct_fields__)
-  joins -= {'text', 'video'}
-  return bool(items) and all(
-    isinstance(item, Mapping)
-    and {'text', 'video'} <= item.keys()
-    and not joins & item.keys()
-    for item in items
-  )
-
-
-def _is_storyboard(item: Any) -> bool:
-  """Returns whether an item of a list is a storyboard, not a segment."""
-  return isinstance(item, list) or (
-    isinstance(item, Mapping) and 'segments' in item
-  )
-
-
-class _ShotEntry(msgspec.Struct, forbid_unknown_fields=True):
-  """A shot in a file."""
-
-  text: schema.Prose = ''
-  negative: schema.Prose = ''
-  scene: int | str | None = None
-  video: schema.Text | None = None
-  start: schema.Seconds | None = None
-  end: schema.Seconds | None = None
-
-
-class _SegmentEntry(_ShotEntry):
-  """A segment in a file, with the two keys of the paper's files."""
-
-  shot: str | msgspec.UnsetType = msgspec.UNSET
-  repeat: Annotated[int, msgspec.Meta(ge=1)] = 1
-  neg_text: schema.Prose | None = None
-  requires_scene_transition: bool | None = None
-
-
-class _BoardEntry(msgspec.Struct, forbid_unknown_fields=True):
-  """A storyboard in a file."""
-
-  name: schema.Text | msgspec.UnsetType = msgspec.UNSET
-  shots: dict[str, Any] = {}
-  segments: list[Any] = []
-
-
-class _FileEntry(msgspec.Struct, forbid_unknown_fields=True):
-  """A file with several storyboards."""
-
-  shots: dict[str, Any] = {}
-  storyboards: list[Any] = []
-
-
 def _check_shots(shots: dict[str, Any]) -> dict[str, Any]:
   for name, shot in shots.items():
     location = f'shot {name!r}'
-    schema.convert(shot, _ShotEntry, location)
+    schema.convert(shot, entries.Shot, location)
     make_segment(shot, location)
   return shots
-
-
-def _read_segment(
-  item: Any, shots: Mapping[str, Any], location: str
-) -> tuple[dict[str, Any], int, bool | None]:
-  """Returns a segment's fields, its count, and the paper's scene mark."""
-  if isinstance(item, str):
-    item = {'shot': item} if shots else {'text': item}
-  entry = schema.convert(item, _SegmentEntry, location)
-  for ours, paper in (
-    ('negative', 'neg_text'),
-    ('scene', 'requires_scene_transition'),
-  ):
-    if ours in item and paper in item:
-      raise ValueError(f'{location} has both {ours!r} and {paper!r}; keep one')
-  fields = {k: item[k] for k in _ShotEntry.__struct_fields__ if k in item}
-  if entry.neg_text is not None:
-    fields['negative'] = entry.neg_text
-  if entry.shot is not msgspec.UNSET:
-    if entry.shot not in shots:
-      raise ValueError(
-        f'{location} has the shot {entry.shot!r}, which is not defined;'
-        f' expected one of {", ".join(shots) or "none"}'
-      )
-    fields = {**shots[entry.shot], **fields}
-  return fields, entry.repeat, entry.requires_scene_transition
 
 
 def make_segment(fields: Mapping[str, Any], location: str) -> Segment:

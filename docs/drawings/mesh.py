@@ -1,4 +1,4 @@
-"""What each device of a mesh holds, between layers and inside of them."""
+"""The tokens on each device of a mesh, between layers and inside of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the mixer stands in a block: twice, behind gates."""
+"""The position of the mixer in a block: twice, each time before a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a minute of video becomes one sequence; `Geometry` has the numbers."""
+"""The sequence of a minute of video; `Geometry` has the numbers."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def command(module: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def kind(flag: Any) -> str:
-  """Returns what a flag takes, and its default."""
+  """Returns the kind of value of a flag, and its default."""
   if flag.boolean:
     return f'switch, default {"on" if flag.default else "off"}'
   if values := getattr(flag.parser, 'enum_values', None):

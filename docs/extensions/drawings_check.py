@@ -1,4 +1,4 @@
-"""Warns if a drawing on the site is not what its code draws."""
+"""Warns if a drawing on the site differs from the one that its code draws."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _check(app):
       path = folder / f'{name}.svg'
       new = pathlib.Path(temporary, path.name).read_bytes()
       if not path.is_file() or path.read_bytes() != new:
-        _logger.warning(f'{path} is not what its code draws: make drawings')
+        _logger.warning(f'{path} is outdated: make drawings')
 
 
 def setup(app):

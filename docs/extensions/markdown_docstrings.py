@@ -11,7 +11,7 @@ import re
 
 from docutils import nodes
 
-# What napoleon reads. Their entries are indented, and are no code.
+# Headings that napoleon reads. Their indented entries are not code.
 _SECTIONS = (
   'Args:',
   'Attributes:',
@@ -21,7 +21,7 @@ _SECTIONS = (
   'Example:',
 )
 
-# What does not parse, or says too much, in a signature.
+# Parts of a signature that do not parse or are too long.
 _UNREADABLE = (
   (r'~?typing\.Annotated\[(\w+), [^\]]*\]', r'\1'),
   (r', parent: .*?, name: str \| None = None', ''),
@@ -82,7 +82,7 @@ def _process(app, what, name, obj, options, lines):
 
 
 def _signature(app, what, name, obj, options, signature, returns):
-  """Shortens a signature to what a caller writes.
+  """Shortens a signature to the arguments of a caller.
 
   Ranges of numbers are in the description of the configs, and every Flax module
   takes a parent and a name.

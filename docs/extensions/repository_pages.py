@@ -26,7 +26,7 @@ _FENCE = re.compile(r'^(```|~~~).*?^\1', re.M | re.S)
 
 
 class Pages:
-  """Which files of the repository are pages of the site.
+  """The files of the repository that are pages of the site.
 
   Attributes:
     docs: Folder of the site's sources.

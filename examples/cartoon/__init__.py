@@ -6,16 +6,16 @@
 A story (`story.Story`) has 2 or 3 named characters, 2 to 4 places, and scenes
 of 1 to 4 segments with hard cuts between them. What makes it a test of memory:
 
-*   A caption tells the look of a character at its first appearance, "Pip, a
-    blue fox with a red scarf, walks to the tree.", and later ones only the
+*   A caption describes the look of a character at its first appearance, "Pip,
+    a blue fox with a red scarf, walks to the tree.", and later ones only the
     name. Species, colours and accessory are drawn anew in every story.
 *   The same holds for places: "The barn is yellow, left of the tree, with a
     jug."
-*   A prop changes at most once, in a segment whose caption says so, and stays
-    so: the jug is broken, the lamp is lit.
+*   A prop changes at most once, in a segment whose caption describes it, and
+    stays changed: the jug is broken, the lamp is lit.
 *   Characters and places are left and return, after 1 to 20 segments.
 
-Everything else is in every caption: who is seen, what they do, the place and
+Everything else is in every caption: the characters, their acts, the place and
 the pan of the camera. Captions have at most 30 words and punctuation marks, of
 a vocabulary of 113 (`words.VOCABULARY`).
 

@@ -1,4 +1,4 @@
-"""Recognizes what a followed character does.
+"""Recognizes the act of a followed character.
 
 Every action that could have led from the first position to the last one is
 played by the world's own laws of motion, and compared with the track: position,
@@ -23,7 +23,7 @@ _NEAR = 0.05  # distance from the law that costs much, heights of the picture
 _FAR = 2.0  # greatest cost of a distance
 _JUMPING = ('stand', 'walk', 'air', 'wave', 'crouch')
 _POSE = 0.12  # loss of a pose that costs much
-_CHANGED = 0.1  # what a change of the prop counts for the act
+_CHANGED = 0.1  # weight of a change of the prop for the act
 _MIN_WAY = 0.1  # shortest way that is a walk
 # Ways that were gone before the first frame.
 _BACK = (0.0, 0.02, 0.04, 0.07, 0.1, 0.14)
@@ -42,7 +42,7 @@ _NOBODY = story_lib.Character('', story_lib.Look('fox', 'red', 'hat', 'blue'))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeenAct:
-  """What a character does.
+  """The recognized act of a character.
 
   Attributes:
     act: Act with the smallest cost; `act.character` has no meaning.
@@ -89,7 +89,7 @@ def _allowed(
 def recognize(
   track: track_lib.Track, place: story_lib.Place, is_changed: bool = False
 ) -> SeenAct:
-  """Recognizes what a character does.
+  """Recognizes the act of a character.
 
   Args:
     track: Its track, visible in one frame or more.
@@ -220,7 +220,7 @@ def _compare(
     if may_hide:  # Only a part is seen, and its position is not exact.
       costs[i] = 1.0 if _SUNK[0] < t < _SUNK[1] else min(1, distance / 0.2)
       continue
-    if act.action == 'jump':  # Known by its height, whatever the arms do.
+    if act.action == 'jump':  # By its height alone: the arms can have any pose.
       allowed = [k for k, s in enumerate(sprites.STANCES) if s.name in _JUMPING]
     else:
       allowed = list(_allowed(state.pose, state.item, t < arrival, is_fast))

@@ -1,7 +1,7 @@
 """Finds the place, its colour, its prop and the camera in frames.
 
 Every place is drawn in all variants, moved under the frame, and compared by
-distances with an upper limit: what stands in front of it counts little.
+distances with an upper limit, so objects in front of it count little.
 """
 
 from __future__ import annotations

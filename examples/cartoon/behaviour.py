@@ -1,4 +1,4 @@
-"""Draws what characters do in a segment, and where that takes them."""
+"""Draws the acts of characters in a segment, and their ways."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FAST = 0.4  # share of those who come or leave that run
 
 @dataclasses.dataclass(frozen=True)
 class Occasion:
-  """Where a segment is, and what it has room for.
+  """The place and the camera of a segment, and the room for events.
 
   Attributes:
     place: Place.
@@ -58,7 +58,7 @@ class Behaviour:
     """Draws the acts of a segment, the leading one first.
 
     Args:
-      occasion: Where it is, and what it has room for.
+      occasion: Place and camera of the segment, and the room for events.
       previous: Previous act of each character that is there, by its index.
       arriving: Indices of the characters that come in.
 

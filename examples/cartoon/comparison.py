@@ -6,7 +6,7 @@
 
 docs/remember.md has the protocol and the results. Every mixer searches its
 learning rate, trains through the stages of configs/comparison.py once per seed,
-samples unseen stories, and is judged. All parts go on where they were stopped,
+samples unseen stories, and is judged. All parts resume where they were stopped,
 so the same command continues after an interruption. Once the stories are
 encoded, a second process can run other mixers in the same folder:
 
@@ -57,7 +57,7 @@ LENGTHS = (9, 18, 30, 63)  # seconds of the videos that are judged
 _CONFIG = 'configs/comparison.py'
 _INVALID = 2  # status of commands that were given something invalid
 # Version of the protocol in docs/remember.md. Results of two versions do not
-# belong into one table.
+# belong in one table.
 _PROTOCOL = 5
 # Seconds: stories and segments per story. Stories of one segment would have no
 # second mention, so the first stage cuts longer ones.
@@ -197,7 +197,7 @@ class Comparison:
           demo_steps.run(step, self.workdir)
         except demo_steps.StepFailedError as e:
           # A loss that is not finite ends a training that has begun with the
-          # status of invalid input; everything else is no answer.
+          # status of invalid input; every other failure is an error.
           metrics = stage / 'metrics.jsonl'
           if e.status != _INVALID or not metrics.exists():
             raise
@@ -285,7 +285,7 @@ def _define_flags() -> None:
   cli.define('seeds', 3, 'Number of runs per mixer.', schema.PositiveInt)
   cli.define('stories', 100, 'Stories per length.', schema.PositiveInt)
   flags.DEFINE_bool(
-    'report', False, 'Whether to write the tables of what is there, only.'
+    'report', False, 'Tables of the existing results, without new runs.'
   )
   flags.DEFINE_string('out', None, 'JSON file of the results.')
 

@@ -1,4 +1,4 @@
-"""Tables of the comparison of mixers, from what is in its folder."""
+"""Tables of the comparison of mixers, from the results in its folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     'lengths': for each length in seconds and mixer the summary of the scores
     with the number of 'seeds'; and 'ratings' if there are two mixers or more,
     which compares two of them on the stories that both have. 'cost': median
-    seconds a step by mixer and stage. 'search': losses of the search by mixer
+    seconds per step by mixer and stage. 'search': losses of the search by mixer
     and learning rate.
 
   Raises:
@@ -86,7 +86,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _costs(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-  """Returns mixer -> stage -> median seconds a step."""
+  """Returns mixer -> stage -> median seconds per step."""
   found: dict[str, dict[str, float]] = {}
   for path in sorted((workdir / 'runs').glob('*/*/*/metrics.jsonl')):
     mixer, _, stage, _ = path.relative_to(workdir / 'runs').parts

@@ -124,7 +124,7 @@ def _check_settings(out: pathlib.Path, value: dict, name: str) -> None:
   value = files.to_json_types(value)
   path = out / _SETTINGS_FILE
   if path.exists():
-    # Data sets of earlier versions do not say it.
+    # Data sets of earlier versions do not contain it.
     found = dict(fps=story_lib.FPS) | files.read_json(path)
     if found != value:
       different = [k for k in value if found.get(k) != value[k]]

@@ -371,7 +371,7 @@ def absent(clip: Clip, strength: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-  """A degradation, and what it does to the axes.
+  """A degradation, and its effects on the axes.
 
   Attributes:
     apply: Function of a clip and a strength.
@@ -400,7 +400,7 @@ DEGRADATIONS = (
     colour_drift,
     ('consistency',),
     ('text',),
-    'the text tells colours',
+    'the text describes colours',
   ),
   Degradation(position_drift, ('consistency',)),
   Degradation(
@@ -411,11 +411,11 @@ DEGRADATIONS = (
   ),
   Degradation(swapped, ('text', 'consistency')),
   Degradation(
-    other_look, ('consistency',), ('text',), 'the text tells the look'
+    other_look, ('consistency',), ('text',), 'the text describes the look'
   ),
   Degradation(wrong_place, ('text',)),
   Degradation(
-    reverted, ('consistency',), ('text',), 'the text tells the change'
+    reverted, ('consistency',), ('text',), 'the text describes the change'
   ),
   Degradation(
     absent,

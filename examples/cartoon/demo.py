@@ -54,11 +54,11 @@ _GROUPS = (
 def read_story(
   path: str | os.PathLike[str],
 ) -> tuple[storyboard_lib.Storyboard, script_lib.Script]:
-  """Reads a storyboard and what its texts mean in the cartoon world.
+  """Reads a storyboard, and the meaning of its texts in the cartoon world.
 
   Raises:
     FileNotFoundError: the file does not exist.
-    ValueError: it is not a storyboard, or the model has not seen its words.
+    ValueError: it is not a storyboard, or its words occur in no training story.
   """
   story = storyboard_lib.Storyboard.load(path)
   texts = [segment.text for segment in story.segments]
@@ -114,7 +114,7 @@ def make(
   Args:
     pipe: `VideoPipeline` of a model of this world.
     story: Storyboard.
-    script: What its texts mean.
+    script: Meaning of its texts.
     workdir: Folder of the outputs.
     **options: Arguments of the pipeline.
 

@@ -45,7 +45,7 @@ def factors(cover: np.ndarray, picture: np.ndarray) -> np.ndarray:
   """Returns the factors of sprites; times `products` they are the gains.
 
   Args:
-    cover: Where the sprite is [n, h, w].
+    cover: Cover of each pixel by the sprite, 0 to 1, [n, h, w].
     picture: The sprite times its cover [n, h, w, 3].
 
   Returns:
@@ -100,7 +100,7 @@ def measure(
   Args:
     maps: Result of `products`.
     corner: Row and column of the sprite's upper left corner in the maps.
-    cover: Where the sprite is [h, w].
+    cover: Cover of each pixel by the sprite, 0 to 1, [h, w].
 
   Returns:
     Squared difference from the backdrop, weight, and number of its pixels.

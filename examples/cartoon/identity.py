@@ -1,4 +1,4 @@
-"""Who is who: joins the figures of a segment's frames to characters.
+"""Joins the figures of a segment's frames to characters.
 
 Every frame adds evidence for a character's look.
 """
@@ -32,7 +32,7 @@ class SeenCharacter:
     colours: Measured colours of body and accessory, 0 to 1, [2, 3].
     figures: The recognized figures, by the index in the recognized frames.
     track: Track through the segment, or None if it was not followed.
-    act: What it does, or None.
+    act: Its act, or None.
   """
 
   look: story_lib.Look
@@ -76,7 +76,7 @@ def join(
       {i: figure} for b, figure in enumerate(figures[i]) if b not in used
     ]
   least = min(MIN_FRAMES, len(figures))
-  # Whoever leaves at once, or comes late, is seen in one frame only.
+  # A character that leaves at once, or comes late, is in one frame only.
   ends = {0, len(figures) - 1}
   seen = [_character(t) for t in tracks if len(t) >= least or ends & set(t)]
   return tuple(sorted(seen, key=lambda c: -len(c.figures)))

@@ -77,14 +77,14 @@ def _define_flags() -> None:
   flags.DEFINE_bool(
     'compare',
     False,
-    'Whether to compare models: the arguments are files of --out, one per model'
+    'Comparison of models: the arguments are files of --out, one per model'
     ' with its name, and --out receives pairwise verdicts for python -m'
     ' ttt_jax.evaluate --ratings.',
   )
   flags.DEFINE_bool(
     'self_test',
     False,
-    'Whether to judge a true video, and videos degraded on purpose.',
+    'Test of the judge on a true video and on videos degraded on purpose.',
   )
   cli.define('segments', 9, 'Segments of the self-test.', schema.PositiveInt)
 
@@ -110,7 +110,7 @@ def _videos(arguments: Sequence[str]) -> list[pathlib.Path]:
 def _told(
   paths: Sequence[pathlib.Path], truth: str | None, storyboard: str | None
 ) -> list[story_lib.Story | script.Script]:
-  """Returns what every video should show."""
+  """Returns the story or script of every video."""
   if (truth is None) == (storyboard is None):
     raise ValueError(
       'give one of --truth and --storyboard, for example --truth=data/truth'

@@ -46,7 +46,7 @@ class Sizes:
     fps: Frames per second.
     channels: Principal components.
     cell: Pixel rows and columns of one latent, a multiple of 4.
-    balance: How equal the components are, see `balanced_scales`.
+    balance: Equality of the components, see `balanced_scales`.
   """
 
   height: int = HEIGHT
@@ -143,7 +143,7 @@ def _define_flags() -> None:
   cli.define('channels', CHANNELS, 'Components.', schema.PositiveInt)
   cli.define('cell', CELL, 'Pixel rows of a latent.', schema.PositiveInt)
   cli.define(
-    'balance', 0.0, 'How equal components are, 0 to 1.', schema.FiniteFloat
+    'balance', 0.0, 'Equality of the components, 0 to 1.', schema.FiniteFloat
   )
 
 

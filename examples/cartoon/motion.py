@@ -106,7 +106,7 @@ def locate(frame: int) -> tuple[int, float]:
 
 
 def state(story: story_lib.Story, frame: int) -> FrameState:
-  """Returns what a frame shows.
+  """Returns the contents of a frame.
 
   Raises:
     ValueError: the story has no such frame.

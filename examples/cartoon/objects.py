@@ -1,4 +1,4 @@
-"""Draws props and what characters hide behind."""
+"""Draws props, and the objects that hide characters."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _stump(pen: Pen) -> None:
 
 
 def draw_cover(pen: Pen, kind: str, x: float) -> None:
-  """Draws what characters hide behind, in front of everything else."""
+  """Draws the object that hides characters, in front of everything else."""
   pen = pen.moved(x, 1.02)
   match kind:
     case 'hay':

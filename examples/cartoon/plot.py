@@ -1,4 +1,4 @@
-"""Draws the plot of a story: where each scene is, and who is in it."""
+"""Draws the plot of a story: the place and the characters of each scene."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Plot:
     return out
 
   def scenes(self, segments: int, low: int, high: int) -> Iterator[Scene]:
-    """Yields the scenes; each one depends on what was met and visited.
+    """Yields the scenes; each one depends on `met` and `visited`.
 
     Args:
       segments: Segments of the story.
@@ -143,7 +143,7 @@ class Plot:
     dice = self._dice
     new = [i for i in range(self._characters) if i not in self.met]
     old = [i for i in self.met if i != away]
-    # The second scene introduces somebody: who is away then must be known.
+    # The second scene introduces a character; all others are away then.
     hurry = previous is not None and previous.number == 0
     if previous is None:
       leading = 0
@@ -152,7 +152,7 @@ class Plot:
     elif new and (hurry or not old or dice.flip(0.4)):
       leading = new[0]
     else:
-      # Whoever was in the previous scene leaves more often than not.
+      # Characters of the previous scene leave more often than not.
       rested = [i for i in old if i not in previous.characters]
       leading = dice.choose(rested if rested and dice.flip(0.6) else old)
     # A caption has room for one description of a character, and with that of a

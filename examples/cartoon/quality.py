@@ -1,4 +1,4 @@
-"""How near frames are to pictures of this world, and how steady a video is."""
+"""Nearness of frames to pictures of this world, and steadiness of a video."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from examples.cartoon import gains as gains_lib
 from examples.cartoon import sprites
 from examples.cartoon import story as story_lib
 
-# A character is there if it explains this share of what differs from the
+# A character is there if it explains this share of the difference from the
 # empty place, if that is not faint, and if little remains.
 _EXPLAINED = 0.5
 _RESIDUAL = 0.2
@@ -101,7 +101,7 @@ class Recognizer:
     Args:
       frame: float32 [H, W, 3], 0 to 1.
       backdrop: The same frame without characters.
-      hidden: Where objects are in front of characters [H, W], 0 to 1.
+      hidden: Cover of characters by objects in front of them [H, W], 0 to 1.
       most: Largest number of characters.
 
     Returns:
@@ -133,7 +133,7 @@ class Recognizer:
     weight = 1 - hidden
     for other in sorted(others, key=lambda f: f.y):
       backdrop = (1 - other.cover)[..., None] * backdrop + other.picture
-      # Whoever stands nearer hides the one that is looked for.
+      # A nearer character hides the one that is searched.
       if y is None or other.y > y:
         weight = weight * (1 - other.cover)
     return backdrop, weight

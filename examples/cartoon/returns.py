@@ -1,7 +1,7 @@
-"""Memory events: what is seen again, compared with its first appearance.
+"""Memory events: each return of a subject, compared with its first appearance.
 
-The first appearance is the one in the video, whether it is as the text tells it
-or not.
+The first appearance is the one in the video, whether it agrees with the text or
+not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Scores a video: what it shows, compared with what its story tells.
+"""Scores a video: its recognized contents, compared with those of its story.
 
-A row per segment has what is told and what is seen; the axes are means over
-the rows, over the tracks of characters, and over memory events.
+A row per segment has the contents of the story and the recognized ones; the
+axes are means over the rows, over the tracks of characters, and over memory
+events.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def verdict(
   told: story_lib.Story | script.Script,
   name: str | None = None,
 ) -> verdict_lib.Verdict:
-  """Returns the verdict on what was seen in a video; see `judge.judge`."""
+  """Returns the verdict on the recognized contents; see `judge.judge`."""
   acts_told: Sequence[Sequence[story_lib.Act]]
   if isinstance(told, story_lib.Story):
     name = name or told.name
@@ -67,7 +68,7 @@ def _times(parts: Mapping[str, float | None], name: str) -> float | None:
 
 
 class _Judge:
-  """Compares what is seen with what is told."""
+  """Compares the recognized contents with those of the story."""
 
   def __init__(
     self,
@@ -173,7 +174,7 @@ class _Judge:
     look: tuple[str, ...],
     character: identity.SeenCharacter | None,
   ) -> verdict_lib.CharacterRow:
-    """Returns what is seen of a character, next to what is told."""
+    """Returns a character's row: its recognized look and that of the story."""
     found = dataclasses.astuple(character.look) if character else ()
     seen = character.act if character else None
     told = [
@@ -258,7 +259,7 @@ class _Judge:
     )
 
   def _jumps(self, i: int) -> bool:
-    """Returns whether something jumps in a segment, or from the one before."""
+    """Returns whether something jumps in a segment or from the previous one."""
     n, seen = self._sight.length, self._seen[i]
     if self._sight.cuts[n * i + 1 : n * (i + 1)].any():
       return True

@@ -1,8 +1,8 @@
-"""The script of a story: what its captions say.
+"""The script of a story: the contents of its captions.
 
 `of_story` is the script of a drawn story. `story_from_text` reads the script of
-any text in the words of this world, also of a user's: as far as it says
-something, a video can be judged by it.
+any text in the words of this world, also of a user's. A video is judged by the
+attributes that the text describes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OBJECTS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class ScriptAct:
-  """What a text says that a character does.
+  """The act of a character in a text.
 
   Attributes:
     name: Name of the character.
@@ -50,7 +50,7 @@ class ScriptAct:
 
 @dataclasses.dataclass(frozen=True)
 class ScriptSegment:
-  """What the text of a segment says.
+  """The contents of the text of a segment.
 
   Attributes:
     place: Kind of the place, or '' if no text until here names one.
@@ -65,10 +65,10 @@ class ScriptSegment:
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-  """What the texts of a story say.
+  """The contents of the texts of a story.
 
   Attributes:
-    looks: Looks by the name; an attribute that is not told is ''. A character
+    looks: Looks by the name; an attribute left open is ''. A character
       that is never described is absent.
     places: Places by their kind; the same holds for them, and a place without
       a prop has None.
@@ -164,7 +164,7 @@ class _Reader:
   """Reads the text of one segment.
 
   Attributes:
-    looks: Looks that the text tells, by the name.
+    looks: Looks that the text describes, by the name.
     places: Places that it describes, by the kind.
     acts: Acts.
     place: Kind of the place, or ''.

@@ -26,7 +26,7 @@ class Row:
   Attributes:
     degradation: Degradation.
     axes: Axes by the strength.
-    problems: What is wrong about them.
+    problems: Problems of the axes.
   """
 
   degradation: degrade.Degradation
@@ -41,7 +41,7 @@ class Result:
   Attributes:
     true: Axes of the true video.
     rows: Rows of the matrix.
-    problems: All that is wrong.
+    problems: Problems of all rows and of the true video.
   """
 
   true: dict[str, float]
@@ -89,7 +89,7 @@ def check(
   true: Mapping[str, float],
   axes: Mapping[float, Mapping[str, float]],
 ) -> list[str]:
-  """Returns what is wrong about the axes of a degradation."""
+  """Returns the problems of the axes of a degradation."""
   problems = []
   name = degradation.name
   for axis in story_scores.AXES:

@@ -1,4 +1,4 @@
-"""What a video shows, seen without its story.
+"""Recognition of the contents of a video, without its story.
 
 Some frames of every segment are recognized: the place and its prop, and the
 characters, who are then followed through more of them.
@@ -30,7 +30,7 @@ from examples.cartoon import words
 TIMES = (1 / 48, 0.1875, 0.4375, 0.625, 0.8125, 1.0)
 # Times at which characters are followed.
 TRACKED = (1 / 48, *(t / 16 for t in range(1, 17)))
-HEIGHT = 64  # rows of the frames that are looked at
+HEIGHT = 64  # rows of the frames that are recognized
 _SIGMAS = (0.0, 0.6, 1.0, 1.5)  # blurs, pixels at 64 rows
 _BEFORE, _CHANGE, _AFTER = 0.55, 0.66, 0.75  # times around a prop's change
 FEWEST = 9  # frames per segment in which characters can be followed
@@ -41,7 +41,7 @@ _MOST = 2  # characters per frame
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeenSegment:
-  """What a segment shows.
+  """The recognized contents of a segment.
 
   Attributes:
     scene: Place and camera.
@@ -64,7 +64,7 @@ class SeenSegment:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sight:
-  """What a video shows.
+  """The recognized contents of a video.
 
   Attributes:
     segments: Segments.
@@ -148,19 +148,19 @@ def _floats(frames: np.ndarray) -> np.ndarray:
 def watch(
   frames: np.ndarray, segments: int, cache: dict | None = None
 ) -> Sight:
-  """Recognizes what every segment of a video shows.
+  """Recognizes the contents of every segment of a video.
 
   Args:
     frames: uint8 [n segments + 1, H, W, 3].
     segments: Number of segments.
-    cache: What was seen in segments of other videos, which is added to; equal
-      segments are looked at once.
+    cache: Recognized segments of other videos, to which these are added; equal
+      segments are recognized once.
 
   Raises:
     ValueError: see `segment_length`.
   """
   length = segment_length(frames, segments)
-  # The frame before is the previous segment's last.
+  # The previous frame is the last one of the previous segment.
   offsets = np.unique([max(1, round(t * length)) for t in TRACKED])
   sigma = blur_of(frames[np.linspace(0, len(frames) - 1, 6).astype(int)])
   times = offsets / length
@@ -202,7 +202,7 @@ def blur_of(frames: np.ndarray) -> float:
 def watch_segment(
   frames: np.ndarray, times: np.ndarray, sigma: float
 ) -> SeenSegment:
-  """Recognizes what the frames of one segment show.
+  """Recognizes the contents of the frames of one segment.
 
   Args:
     frames: uint8 [m, H, W, 3].
@@ -232,7 +232,7 @@ def watch_segment(
 def _recognize(
   frames: np.ndarray, times: np.ndarray, sigma: float, height: int
 ) -> tuple[SeenSegment, list[np.ndarray]]:
-  """Returns what frames show, and drawings of it with `height` rows."""
+  """Returns the contents of frames, and drawings of them with `height` rows."""
   places, people, _ = _tools(sigma)
   scene = places.fit(frames)
   cameras = [float(c) for c in scene.cameras]
@@ -258,7 +258,7 @@ def _recognize(
   is_place = scene.error < _PLACE_ERROR and (
     scene.layouts.min() < _PLACE_RATIO * np.sort(scene.layouts)[1]
   )
-  if not is_place:  # Whatever is there instead is no prop.
+  if not is_place:  # Another object at its position is not a prop.
     kind, states = None, (0, 0)
   place = dataclasses.replace(place, prop=kind)
   scene = dataclasses.replace(scene, place=place)
@@ -288,7 +288,7 @@ def _redrawn(
   figures: Sequence[recognize.Figure],
   height: int,
 ) -> np.ndarray:
-  """Draws what was recognized in a frame, float32 [H, W, 3]."""
+  """Draws the recognized contents of a frame, float32 [H, W, 3]."""
   shown = []
   for figure in figures:
     ground = figure.y

@@ -1,7 +1,8 @@
-"""What a story of the cartoon world is: everything that is true in it.
+"""Stories of the cartoon world: everything that is true in them.
 
 A story has a cast, places and segments of three seconds. A character's look and
-a place's are the same in the whole story, and its captions tell them once.
+a place's are the same in the complete story, and its captions describe them
+once.
 Scenes of one to four segments follow each other with hard cuts, so that later
 scenes can be drawn correctly only from memory.
 
@@ -75,7 +76,7 @@ class Place:
     kind: One of `words.PLACES`.
     colour: Colour of its main object, one of `words.COLOURS`.
     side: Side of the main object, seen from the landmark: 'left' or 'right'.
-    prop: Prop that stands there, one of `words.PROPS`, or None.
+    prop: Prop of the place, one of `words.PROPS`, or None.
   """
 
   kind: str
@@ -123,7 +124,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-  """What one character does in one segment.
+  """The act of one character in one segment.
 
   Attributes:
     character: Index in the cast.
@@ -158,7 +159,7 @@ class Segment:
     place: Index of the place.
     acts: One act for each character that is seen, the leading one first.
     camera: Left edge of the picture at the beginning and at the end.
-    new_character: Index of the character whose look the caption tells, or
+    new_character: Index of the character whose look the caption describes, or
       None.
     new_place: Whether the caption describes the place.
     wording: Seed of the caption's words.

@@ -4,9 +4,9 @@
 
 The folder has the layout of transformers: a BERT with one token per word of
 `words.VOCABULARY`, fixed random codes, and one block whose heads copy the codes
-of the following words. So the state of a name tells the look that the text
+of the following words. So the state of a name contains the look that the text
 gives it, as a state of a language model would, and the state of a name alone
-tells nothing.
+contains no look.
 """
 
 from __future__ import annotations

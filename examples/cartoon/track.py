@@ -117,7 +117,8 @@ class Follower:
     Args:
       frames: float32 [m, H, W, 3].
       backdrops: The same without characters.
-      hidden_by: Where objects are in front of characters, [H, W] each.
+      hidden_by: Cover of characters by objects in front of them, 0 to 1, one
+        array [H, W] per frame.
       cameras: Left edges of the picture [m].
       times: Times within the segment [m].
       looks: Look of each character.

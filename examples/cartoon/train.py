@@ -3,7 +3,7 @@
     python -m examples.cartoon.train --workdir=cartoon
     python -m examples.cartoon.train --workdir=cartoon --quick
 
-The steps are commands that can also be typed. Every one of them goes on where
+The steps are commands that can also be typed. Every one of them resumes where
 it was stopped, so the same command continues after an interruption. Writes
 cartoon/model and samples a story with it. `--quick` has fewer stories and
 steps, for twenty minutes; it is `make demo-train`.
@@ -23,7 +23,7 @@ from ttt_jax.runtime import paths
 _FRAMES = ('--height=64', '--width=96', '--fps=8')
 _LATENTS = ('--channels=128', '--cell=16', '--balance=0.5')
 
-# What a step writes, for the steps that do not look themselves.
+# Result of each step that does not look itself for an existing one.
 _WRITES = {
   'text encoder': 'text_encoder',
   'autoencoder': 'autoencoder',
@@ -92,7 +92,7 @@ def steps(quick: bool = False) -> list[Step]:
 
 def _define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-  flags.DEFINE_bool('quick', False, 'Whether to train for minutes.')
+  flags.DEFINE_bool('quick', False, 'Short training, of minutes.')
 
 
 def main(argv: Sequence[str]) -> None:

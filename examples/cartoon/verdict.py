@@ -27,14 +27,15 @@ class CharacterRow:
 
   Attributes:
     name: Name.
-    told: Words of its look as the story tells it; '' for what it leaves open.
+    told: Words of the look that the story describes; '' for attributes that it
+      leaves open.
     seen: Words of the look that was recognized; empty if it was not found.
     right: Whether each told attribute is seen.
     margin: Confidence in the least certain attribute, 0 to 1.
-    told_acts: What it should do, for example 'walk to the tree'.
-    seen_act: What it does; '' if that was not recognized.
-    act_right: Whether the 'action' and its 'target' are right, as far as they
-      are told.
+    told_acts: Acts that it should do, for example 'walk to the tree'.
+    seen_act: Recognized act; '' if none was.
+    act_right: Whether the 'action' and its 'target' are right, as far as the
+      story has them.
   """
 
   name: str
@@ -57,12 +58,12 @@ class SegmentRow:
 
   Attributes:
     segment: Index.
-    place: Kind, colour and side that are told; '' for what is left open.
-    seen_place: What was recognized; empty if no place was.
-    place_right: Whether each told one is seen.
-    prop: Prop and its state at the end that are told, or None.
-    seen_prop: What was recognized, or None.
-    prop_right: Whether prop and state are right, or None if none is told.
+    place: Kind, colour and side in the story; '' for those left open.
+    seen_place: Recognized kind, colour and side; empty if no place was.
+    place_right: Whether each of those in the story is seen.
+    prop: Prop of the story and its state at the end, or None.
+    seen_prop: Recognized prop and state, or None.
+    prop_right: Whether prop and state are right, or None if the story has none.
     characters: One row per character that should be seen.
     others: Looks of further characters.
   """

@@ -49,7 +49,7 @@ VERBS = {
   'enter': ('comes', 'walks', 'runs'),
   'leave': ('leaves', 'walks', 'runs'),
 }
-# What a character does to a prop.
+# Change of each prop by a character.
 CHANGES = {
   'lamp': 'lights',
   'jug': 'breaks',

@@ -1,6 +1,6 @@
 """Draws the stories of the cartoon world at random.
 
-`plot` draws where each scene is and who is in it, `behaviour` what they do.
+`plot` draws the place and the characters of each scene, `behaviour` their acts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detects what frames show, and compares it with their prompt.
+"""Detects the contents of frames, and compares them with their prompt.
 
 The judge fits the world to a frame: the background that agrees with most
 pixels, the largest connected component of the other pixels, and the shape of

@@ -161,7 +161,7 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
 
 
 def _fit(config, vae, clips, folder: pathlib.Path):
-  """Trains, and goes on after the last checkpoint of a run that was stopped.
+  """Trains, and resumes a run that was stopped at its last checkpoint.
 
   Args:
     config: Config of the training.
@@ -185,7 +185,7 @@ def _fit(config, vae, clips, folder: pathlib.Path):
     template = causal3d.init_params(vae.config, key)
     saved = ocp.args.StandardRestore((template, tx.init(template)))
     params, state = manager.restore(first, args=saved)
-    print(f'goes on after step {first}', flush=True)
+    print(f'resumes after step {first}', flush=True)
   else:
     params = init_params(vae, clips, key)
     state = jax.jit(tx.init)(params)
@@ -223,7 +223,7 @@ def _fit(config, vae, clips, folder: pathlib.Path):
 def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
   """Trains, writes DIR/vae and DIR/report.json, and returns the report.
 
-  A run that was stopped goes on after its last checkpoint.
+  A run that was stopped resumes at its last checkpoint.
   """
   workdir = pathlib.Path(workdir)
   start_time = time.time()

@@ -25,6 +25,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 
+from launch import commands
 from launch import topology as topology_lib
 from pallas_kernels.tools import libtpu
 from pallas_kernels.tools import schedule
@@ -103,16 +104,11 @@ def regressions(
 def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_list('chips', list(_HEADS), 'Kinds of TPUs.')
-  flags.DEFINE_bool(
-    'check', False, 'Whether to compare the results with the budget.'
-  )
-  flags.DEFINE_bool(
-    'write', False, 'Whether to write the results to the budget.'
-  )
+  commands.define_budget_flags()
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Counts the cycles on each chip, and compares or replaces the budget."""
   del argv
   options = flags.FLAGS
   jax.config.update('jax_platforms', 'cpu')

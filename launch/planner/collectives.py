@@ -120,7 +120,10 @@ def _cycles_before(program, cycles) -> dict[str, float]:
 def _first_user(
   program: hlo.Program, start: hlo.Instruction
 ) -> hlo.Instruction:
-  """Returns what waits for a collective; for a synchronous one, itself."""
+  """Returns the instruction that needs a collective's result, or itself.
+
+  A synchronous collective is its own end.
+  """
   is_start = start.opcode.endswith('-start')
   if not is_start and not _calls_target(program, start, _START):
     return start

@@ -17,6 +17,7 @@ import jax
 
 from launch.planner import hlo
 from ttt_jax.runtime import files
+from ttt_jax.runtime import progress
 
 # XLA's name for a kernel that exceeds its vector memory.
 _KERNEL_ERROR = 'ScopedVmemOom'
@@ -87,14 +88,15 @@ def compile_program(
   """
   start = time.perf_counter()
   # Kernels choose their tiling by the chip of the current mesh.
-  with jax.set_mesh(mesh):
+  with progress.Bar('tracing the program', None), jax.set_mesh(mesh):
     lowered = function.lower(*arguments)
   trace_seconds = time.perf_counter() - start
   path = cache and cache / f'{_key(lowered, mesh, options)}.json.gz'
   if path and path.exists():
     with gzip.open(path, 'rt') as file:
       return _to_compiled(json.load(file))
-  with jax.set_mesh(mesh):
+  what = f'compiling for {mesh.size} devices'
+  with progress.Bar(what, None), jax.set_mesh(mesh):
     found = _compile(lowered, options)
   found['trace_seconds'] = trace_seconds
   if path:

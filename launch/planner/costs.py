@@ -70,7 +70,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Entry point."""
+  """Writes the table of costs to the page, and prints it."""
   del argv
   plan, page = pathlib.Path(flags.FLAGS.plan), pathlib.Path(flags.FLAGS.page)
   if not plan.exists():

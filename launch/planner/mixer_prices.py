@@ -1,4 +1,4 @@
-"""Writes what every mixer costs on pods to docs/mixers.md.
+"""Writes the cost of every mixer on pods to docs/mixers.md.
 
     python -m launch.planner.mixer_prices [--rows="63s train v5p"]
 
@@ -31,7 +31,7 @@ _GIB = 2**30
 # One clip per device of `data`, and heads that four devices can share with
 # every mixer. Sampling makes one video with guidance, a batch of two.
 _SLICES = {
-  'train': {'v5p:8x8x4': 'attention', 'v6e:16x16': 'offload'},
+  'train': {'v5p:8x8x4': 'attention', 'v6e:16x16': 'offload_attention'},
   'sample': {'v5p:2x2x2': 'layer', 'v6e:2x4': 'layer'},
 }
 _MESHES = {'train': 'data:64,sp:4', 'sample': 'data:2,sp:4'}

@@ -23,6 +23,7 @@ from launch.planner import advice
 from ttt_jax import backbones
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
+from ttt_jax.runtime import progress
 from ttt_jax.train import optimizer as optimizer_lib
 
 _GIB = 2**30
@@ -211,11 +212,14 @@ def run(
   chosen, rejected = choose(found, limit, topology.chip.hbm)
   print(
     f'{len(found)} valid candidates on {topology.name}, {rejected} too large by'
-    f' a formula, {len(chosen)} to compile'
+    f' a formula, {len(chosen)} to compile',
+    flush=True,
   )
   rows = []
-  for candidate in chosen:
-    rows.append((candidate, plan(candidate.apply(config))))
+  for i, candidate in enumerate(chosen, 1):
+    what = f'candidate {i} of {len(chosen)}, {candidate.flags}'
+    with progress.Bar(what, None):
+      rows.append((candidate, plan(candidate.apply(config))))
     print(_row(*rows[-1]), flush=True)
   if path:
     data = [dataclasses.asdict(c) | dict(result=result) for c, result in rows]

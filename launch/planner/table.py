@@ -1,6 +1,6 @@
 """Plans of all stages as one table, and a check against a budget.
 
-    python -m launch.planner.table --out=docs/plan.md [--rows=3s,"63s sample"]
+    python -m launch.planner.table --page=docs/plan.md [--rows=3s,"63s sample"]
     python -m launch.planner.table --check           # the most important rows
     python -m launch.planner.table --check --write   # replaces the budget
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from absl import flags
 
+from launch import commands
 from ttt_jax.runtime import cli
 
 BUDGET = pathlib.Path(__file__).parent / 'plan_budget.json'
@@ -272,20 +273,15 @@ def _write(path: pathlib.Path, plans: Mapping[str, Any]) -> None:
 
 
 def define_flags() -> None:
-  """The flags of this command."""
-  flags.DEFINE_string('out', None, 'Markdown file for the table.')
+  """Defines the flags of this command."""
+  flags.DEFINE_string('page', None, 'Page to update; default: none.')
   flags.DEFINE_list('rows', [], 'Prefixes of the names of rows.')
   flags.DEFINE_string('cache', '.plan', 'Folder of compiled programs.')
-  flags.DEFINE_bool(
-    'check', False, 'Whether to compare the results with the budget.'
-  )
-  flags.DEFINE_bool(
-    'write', False, 'Whether to write the results to the budget.'
-  )
+  commands.define_budget_flags()
 
 
 def main(argv: Sequence[str]) -> int:
-  """Entry point."""
+  """Plans the rows, and writes the page or compares with the budget."""
   del argv
   options = flags.FLAGS
   rows = [row for row in ROWS if row.checked or not options.check]
@@ -311,8 +307,8 @@ def main(argv: Sequence[str]) -> int:
       lines += regressions(row.name, found, budget)
   if options.check and options.write:
     BUDGET.write_text(json.dumps(budget, indent=1) + '\n')
-  if options.out:
-    _write(pathlib.Path(options.out), plans)
+  if options.page:
+    _write(pathlib.Path(options.page), plans)
   for line in lines:
     print(line)
   if options.check and not lines:

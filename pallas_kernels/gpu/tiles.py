@@ -32,7 +32,7 @@ def transposed_times(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def make_opaque_true() -> jax.Array:
-  """Returns true, computed so that the compiler cannot know it.
+  """Returns true, computed so that the compiler cannot derive it.
 
   Call it outside of all loops of a kernel.
   """

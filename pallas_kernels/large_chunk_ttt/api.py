@@ -78,6 +78,16 @@ def large_chunk_ttt(
   Raises:
     ValueError: a shape, a dtype, chunk or update is invalid.
     NotImplementedError: the named implementation does not exist.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> q = k = v = jnp.ones((1, 4, 300, 32)) / 32**0.5
+    >>> eta = jnp.full((1, 4, 300, 3), 0.01)
+    >>> w0 = w2 = jnp.full((4, 64, 32), 0.1)
+    >>> w1 = jnp.full((4, 32, 64), 0.1)
+    >>> out, state = large_chunk_ttt(q, k, v, eta, w0, w1, w2, chunk=128)
+    >>> out.shape, [w.shape for w in state]
+    ((1, 4, 300, 32), [(1, 4, 64, 32), (1, 4, 32, 64), (1, 4, 64, 32)])
   """
   _check(k, v, eta, (w0, w1, w2), chunk, update, q=(q, 'BHTD'))
   return dispatch(

@@ -187,9 +187,15 @@ def main() -> int:
     '--jobs', type=int, default=2, help='Number of parallel compilations.'
   )
   parser.add_argument(
-    '--check', action='store_true', help='Compare with the budget.'
+    '--check',
+    action='store_true',
+    help='Comparison of the results with the budget.',
   )
-  parser.add_argument('--write', action='store_true', help='Write the budget.')
+  parser.add_argument(
+    '--write',
+    action='store_true',
+    help='Replacement of the budget by the results.',
+  )
   parser.add_argument('--compile', nargs=3, help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.compile:

@@ -4,9 +4,9 @@ With `dump_flags`, libtpu writes the instruction schedule of each kernel as
 text. A line is a bundle of instructions that issue together, about one cycle.
 The cost of a kernel is the number of its bundles, those of a loop times the
 loop's trips. Code that a branch can skip counts as issued, unless the caller
-knows how often it runs. The cost does not include stalls on memory traffic, and
-clocks differ between chips: compare it with bytes over bandwidth, and chips in
-seconds.
+gives the share of the steps that run it. The cost does not include stalls on
+memory traffic, and clocks differ between chips: compare it with bytes over
+bandwidth, and chips in seconds.
 """
 
 from __future__ import annotations

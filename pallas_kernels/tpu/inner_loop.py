@@ -1,7 +1,7 @@
 """The two kernel calls of an inner loop: forward and backward in time.
 
-Contains what all inner models share: blocks, the memory of the state, and the
-choice of the states that are saved. An `InnerModel` supplies the rest.
+Contains the parts that all inner models share: blocks, the memory of the state,
+and the choice of the states that are saved. An `InnerModel` supplies the rest.
 """
 
 from __future__ import annotations

@@ -69,6 +69,20 @@ def window_attention(
     ValueError: the shapes or the length do not match each other.
     NotImplementedError: the named implementation does not exist or refuses.
     ExceptionGroup: no implementation accepts the arguments.
+
+  Example:
+    Two windows of 8 tokens share two tokens; 4 heads of 16 features.
+
+    >>> import jax.numpy as jnp
+    >>> qkv = jnp.ones((1, 14, 3 * 4 * 16))
+    >>> norm = Norm(scale=jnp.ones(16), bias=jnp.zeros(16))
+    >>> cos, sin = jnp.ones((8, 16)), jnp.zeros((8, 16))
+    >>> sizes = dict(heads=4, windows=2, stride=6, epsilon=1e-6)
+    >>> out = window_attention(
+    ...   qkv, norm, norm, cos, sin, **sizes, implementation='reference'
+    ... )
+    >>> out.shape
+    (1, 14, 64)
   """
   length, dim = cos.shape
   if windows < 1:

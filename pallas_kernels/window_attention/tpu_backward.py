@@ -45,7 +45,7 @@ class _Scratch(NamedTuple):
   Attributes:
     queries: queries after norm and rotation, times the factor of the scores.
     cotangents: cotangents of the window's result.
-    extras: what the free lanes of both add, see `tpu_tiling`.
+    extras: contents of the free lanes of both, see `tpu_tiling`.
     d_queries: gradient of the rotated queries, transposed.
     keys: keys of both heads with their free lanes, [2, keys, 128].
     values: values of both heads with their free lanes, [2, keys, 128].
@@ -261,7 +261,7 @@ def _log_sum_lanes(tiling, log_sums):
   rows += tiling.two_parts(-log_sums)
   rows = jnp.concatenate(rows, axis=0)
   shape = (rows.shape[0], LANES)
-  # Row 2 n + h belongs into feature n of the lanes beside head h.
+  # Row 2 n + h belongs into feature n of the lanes that head h leaves free.
   row, lane = (
     jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
   )

@@ -1,7 +1,7 @@
 """Forward kernel of attention within windows.
 
 A grid step has the queries of one block and two heads. The keys and values of
-the whole window stay in vector memory. Scores have their keys in sublanes:
+the complete window stay in vector memory. Scores have their keys in sublanes:
 
     p = 2^(K' q'^T)        [keys, queries]
     o^T = [v | 1]^T p      [D + 16, queries]

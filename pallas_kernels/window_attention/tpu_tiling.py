@@ -1,10 +1,10 @@
-"""Sizes of the attention kernels, and what their free lanes hold.
+"""Sizes of the attention kernels, and the contents of their free lanes.
 
 Two heads of 64 features share the 128 lanes. A product of queries and keys of
 one head contracts all 128, so the other head's lanes are free. They add to the
 scores what the vector unit would otherwise have to: the mask of the padding,
 and in the backward pass the logarithms of the sums, as two parts of bfloat16.
-The same lanes beside d_out and the values subtract sum(out d_out). By feature:
+The same lanes of d_out and the values subtract sum(out d_out). By feature:
 
     feature          queries, d_out         keys, values
     MASK             1                      0, for padding MASKED

@@ -105,7 +105,7 @@ def test_truncated_file(tmp_path, end):
 def test_integers_are_not_weights(tmp_path):
   save(tmp_path / 'm.safetensors', a=np.ones(3, np.int32))
   tensor = safetensors_reader.open_folder(tmp_path, 'm')['a']
-  with pytest.raises(ValueError, match='type I32; weights must be one of F64'):
+  with pytest.raises(ValueError, match='type I32; expected one of F64'):
     np.asarray(tensor)
 
 

@@ -12,6 +12,7 @@ from tests.helpers.fake_encoders import GEOMETRY
 from ttt_jax import geometry as geometry_lib
 from ttt_jax import precompute as entry
 from ttt_jax.encoders import video_encoder
+from ttt_jax.runtime import progress
 
 CONFIG = """
 import ml_collections
@@ -64,6 +65,19 @@ def _config(videos, tmp_path, monkeypatch):
   return scope['get_config']()
 
 
+def test_no_long_step_is_silent(config, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(progress, '_LONG', -1.0)  # Everything is long.
+  entry.run(config, str(tmp_path / 'w'))
+  out = capsys.readouterr().out
+  for step in (
+    'reading captions and videos',
+    'checking videos',
+    'encode clips',
+  ):
+    assert f'{step}: ' in out
+  assert out.index('loading the encoders: ') < out.index('encode clips: ')
+
+
 def test_run_and_check(config, videos, tmp_path, capsys):
   (videos / 'b.mp4').write_text('garbage')
   entry.run(config, str(tmp_path / 'w'))
@@ -71,6 +85,8 @@ def test_run_and_check(config, videos, tmp_path, capsys):
   folder = tmp_path / 'w' / 'data' / 'x'
   assert f'wrote {folder}: 2 clips' in out
   assert 'left out 1 clips' in out and 'b: ' in out
+  saved = json.loads((folder / 'config.json').read_text())
+  assert saved['data']['folder'] == '{workdir}/data/x'
   entry.check(config, str(tmp_path / 'w'))
   out = capsys.readouterr().out
   assert 'read 2 clips' in out and 'all clips are complete' in out

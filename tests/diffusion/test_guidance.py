@@ -90,7 +90,7 @@ def test_without_negative_text_there_is_one_plain_call():
   [
     (
       lambda: guidance.schedule('linear'),
-      r"\['constant', 'cosine', 'reference'\]",
+      'expected one of constant, cosine, reference',
     ),
     (lambda: guidance.constant(6.0, 0), '1 to 1000'),
     (lambda: guidance.cosine(float('inf'), 5), 'finite'),

@@ -89,7 +89,7 @@ def test_the_paper_has_other_levels():
 def test_errors_of_unknown_names_list_the_valid_ones():
   with pytest.raises(
     ValueError,
-    match="'euler': must be one of cogvideox_dpm, cogvideox_ddim, reference",
+    match="'euler'; expected one of cogvideox_dpm, cogvideox_ddim, reference",
   ) as error:
     schedulers.scheduler('euler')
   assert '\n' not in str(error.value)

@@ -195,19 +195,10 @@ def test_the_command(tiny, numbers, tmp_path, monkeypatch):
     video_file.write_video(path, clip_frames, fps=8)
 
   def run(*arguments):
-    return commands.run(
-      'ttt_jax.evaluate_edit',
-      f'--clip={tiny}',
-      f'--video={paths[0]}',
-      *arguments,
-    )
+    return commands.run('ttt_jax.evaluate_edit', f'--clip={tiny}', *arguments)
 
-  out = run(
-    '--prompt=a red ball',
-    f'--video={paths[1]}',
-    '--prompt=the blue cat',
-    f'--json={tmp_path}/out.json',
-  )
+  prompts = '--prompt=a red ball', '--prompt=the blue cat'
+  out = run(*paths, *prompts, f'--out={tmp_path}/out.json')
   assert out.returncode == 0, out.stderr
   found = json.loads((tmp_path / 'out.json').read_text())
   first, second = found['edits']
@@ -218,8 +209,13 @@ def test_the_command(tiny, numbers, tmp_path, monkeypatch):
   assert abs(found['mean']['text_alignment'] - mean) < 1e-9
   for text in ('a.mp4', 'the blue cat', f'{mean:.2f}'):
     assert text in out.stdout
-  out = run('--prompt=a', '--prompt=b')
+  # The spelling of earlier versions.
+  videos = [f'--video={path}' for path in paths]
+  assert run(*videos, *prompts, f'--json={tmp_path}/old.json').returncode == 0
+  assert json.loads((tmp_path / 'old.json').read_text()) == found
+  out = run(paths[0], '--prompt=a', '--prompt=b')
   assert out.returncode == 2
   assert out.stderr == (
-    'error: 1 --video and 2 --prompt; give one of each for every edit\n'
+    'error: the number of videos is 1, that of --prompt 2; give one of each for'
+    ' every edit\n'
   )

@@ -79,6 +79,9 @@ _COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
   | dict(
     workdir=('run', 'missing', ''),
     storyboard=('story.json', 'missing.json', 'cat.mp4', 'story.json#x'),
+    prompt=('a cat', '', 'story.json'),
+    negative=('x', ''),
+    reuse=_INTS,
     out=('a.mp4', 'a.gif', 'missing/a.mp4', 'run', '/proc/a.mp4'),
     guidance_schedule=('cosine', 'constant', 'x'),
     scheduler=('cogvideox_dpm', 'x'),
@@ -107,13 +110,16 @@ _COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     seeds=_INTS,
     steps=_INTS,
     guidance=_NUMBERS,
+    reuse=_INTS,
+    ema=('true', 'false', 'x'),
+    mesh=('data:1,sp:1', 'sp:0', 'x:1'),
     first_segment=_INTS,
   ),
   'ttt_jax.evaluate_edit': dict(
     clip=('run', 'missing'),
     video=('cat.mp4', 'missing.mp4'),
     prompt=('a cat', ''),
-    json=('a.json', 'missing/a.json', 'run'),
+    out=('a.json', 'missing/a.json', 'run'),
   ),
   'ttt_jax.convert': dict(
     source=('run', 'missing', 'cat.mp4', '.'),

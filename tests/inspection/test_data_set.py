@@ -1,6 +1,7 @@
 """The page of a data set: its clips, and what was left out and why."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.helpers import configs
 from tests.helpers import videos
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.data.store import writer as writer_lib
+from ttt_jax.runtime import files
 
 TEXT = 'A <b>cat</b> sleeps & purrs.'
 FIELDS = dict(
@@ -140,6 +142,27 @@ def test_a_data_set_alone(workdir, tmp_path):
   _inspect(folder, f'--videos={workdir}', '--embed_mib=0')
   text = (folder / 'inspect.html').read_text()
   assert '<img' not in text and 'Segments without pictures: 2' in text
+
+
+def test_the_config_of_precompute(workdir, tmp_path):
+  """A data set before its first training, which was moved with its videos."""
+  run = tmp_path / 'moved'
+  _write(run / 'data' / '6s', [[dict(text='x', video='a.mp4')] * 2])
+  for name in ('a.mp4', 'captions.json'):
+    shutil.copy(workdir / name, run)
+  config = configs.load('quickstart').get_config('3s')
+  config.data.update(
+    folder='{workdir}/data/6s',
+    videos='{workdir}',
+    storyboards='{workdir}/captions.json',
+    seconds=6,
+  )
+  value = files.to_json_types(config)
+  files.write_json(value, run / 'data' / '6s' / manifest_lib.CONFIG)
+  _inspect(run / 'data' / '6s')
+  text = (run / 'data' / '6s' / 'inspect.html').read_text()
+  assert text.count('<img') == 4
+  assert '1 scenes are too short for a segment: a.mp4 from 6 s' in text
 
 
 def test_a_data_set_that_is_unfinished(tmp_path):

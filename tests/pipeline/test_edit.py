@@ -201,6 +201,9 @@ def test_bad_edits(pipe):
     pipe('a cat ' * 40, steps=STEPS)
   with pytest.raises(ValueError, match='batch is 0'):
     pipe('a cat', batch=0)
+  with pytest.raises(ValueError, match='steps is "5"; expected'):
+    pipe('a cat', steps='5')
+  assert repr(pipe).startswith('<EditPipeline: stage ')
   with pytest.raises(ValueError, match='2 segments; the clip has 1'):
     pipe(dict(segments=['a cat', 'a dog']))
 

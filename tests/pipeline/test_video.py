@@ -191,13 +191,33 @@ def test_reports_every_step(pipe):
     (dict(steps=0), '0 sampling steps'),
     (dict(scheduler='euler'), "unknown scheduler 'euler'.*cogvideox_ddim"),
     (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
+    (dict(steps='5'), 'steps is "5"; expected'),
+    (dict(steps=2.5), 'steps is 2.5; expected'),
+    (dict(guidance='high'), 'guidance is "high"; expected'),
+    (dict(seed=-1), 'seed is -1; expected'),
+    (dict(reuse=0), 'reuse is 0; '),
   ],
 )
-def test_invalid_options(pipe, options, message):
+def test_invalid_options(pipe, capsys, options, message):
   with pytest.raises(ValueError, match=message):
     pipe(story('one'), **options)
+  assert capsys.readouterr().out == ''  # It did not begin.
 
 
-def test_text_that_is_too_long_names_the_segment(pipe):
+def test_numbers_of_numpy_are_numbers(pipe):
+  options = dict(steps=np.int64(1), guidance=np.float32(2), seed=np.uint8(1))
+  np.testing.assert_array_equal(
+    pipe('one', **options), pipe('one', steps=1, guidance=2.0, seed=1)
+  )
+
+
+def test_repr(pipe):
+  text = repr(pipe)
+  assert text.startswith('<VideoPipeline: ') and 'parameters' in text
+  assert '16x16 pixels at 16 fps, 0.5 s per text' in text
+
+
+def test_text_that_is_too_long_names_the_segment(pipe, capsys):
   with pytest.raises(ValueError, match='segment 2 .*5 .*4'):
     pipe(story('short', 'this one has five words'), steps=1)
+  assert capsys.readouterr().out == ''

@@ -64,14 +64,39 @@ _NOPE = (
       'error: unknown flag --zzz; see --help',
     ),
     (
+      ['train', '--config=quickstart', '--helpp'],
+      'error: unknown flag --helpp; did you mean --help or --helpxml or'
+      ' --helpfull?',
+    ),
+    (
+      ['train', '--config=quickstart_vae', '--workdir=x'],
+      'error: --config quickstart_vae is a recipe of another program; in a'
+      ' clone of the repository, call python -m examples.vae.train'
+      ' --config=configs/quickstart_vae.py --workdir=DIR',
+    ),
+    (
+      ['train', '--config=configs/quickstart_vae.py:x', '--workdir=x'],
+      'error: --config quickstart_vae is a recipe of another program; in a'
+      ' clone of the repository, call python -m examples.vae.train'
+      ' --config=configs/quickstart_vae.py --workdir=DIR',
+    ),
+    (
+      ['precompute', '--config=cartoon:9s', '--workdir=x'],
+      'error: x/stories/9s/storyboards.json does not exist; name a file of'
+      ' captions with --config.data.storyboards=FILE; the data of this recipe'
+      ' are made in a clone of the repository, by'
+      ' python -m examples.cartoon.train --workdir=cartoon',
+    ),
+    (
       ['train', 'quickstart:9s'],
       "error: unexpected argument 'quickstart:9s'; did you mean"
       ' --config=quickstart:9s?',
     ),
     (
       ['sample', 'quickstart'],
-      'error: --workdir, --storyboard and --out are missing; for example'
-      ' ttt-jax sample --workdir=DIR --storyboard=story.json --out=story.mp4',
+      'error: --workdir, --storyboard or --prompt and --out are missing; for'
+      ' example ttt-jax sample --workdir=DIR --storyboard=story.json'
+      ' --out=story.mp4',
     ),
     (
       ['edit', '--workdir=x'],

@@ -19,6 +19,7 @@ def test_a_recipe_by_its_name(tmp_path, monkeypatch):
   for value in ('quickstart', 'quickstart:9s,none', 'mine/quickstart.py:9s'):
     path = value if '/' in value else shipped.resolve_config(value)
     assert shipped.short_config(path) == value
+  assert shipped.resolve_config('ttt-video:63s').endswith('ttt_video.py:63s')
   # A file of that name wins.
   (tmp_path / 'quickstart').write_text('')
   assert shipped.resolve_config('quickstart:9s') == 'quickstart:9s'
@@ -65,6 +66,11 @@ def test_storyboards_that_recipes_name(tmp_path, monkeypatch):
   assert storyboard.Storyboard.load(f'{path}#bikes').name == 'bikes'
   with pytest.raises(FileNotFoundError, match='nope.json does not exist'):
     storyboard.load_storyboards('configs/storyboards/nope.json')
+  for name in ('quickstart_3s', 'quickstart-3s'):  # By the name alone.
+    assert [b.name for b in storyboard.load_storyboards(name)] == names
+  assert storyboard.Storyboard.load('quickstart_3s#bikes').name == 'bikes'
+  with pytest.raises(FileNotFoundError, match='nope does not exist'):
+    storyboard.load_storyboards('nope')
   (tmp_path / 'configs/storyboards').mkdir(parents=True)
   (tmp_path / path).write_text('["mine"]')
   (own,) = storyboard.load_storyboards(path)

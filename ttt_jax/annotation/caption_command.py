@@ -7,7 +7,7 @@ The command is called once per segment without a text:
 FOLDER has frames of the segment as 01.png, 02.png, ... in their order. The
 command prints the text; line breaks become spaces. The variables
 TTT_JAX_VIDEO, TTT_JAX_START, TTT_JAX_END (seconds) and TTT_JAX_PREVIOUS_TEXT,
-the text of the previous segment of the scene, tell which segment it is.
+the text of the previous segment of the scene, identify the segment.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _ask(project, segment, command, frames, previous) -> str:
     lines = done.stderr.strip().splitlines()
     last = f' ({lines[-1].strip()[:200]})' if lines else ''
     raise ValueError(
-      f'the caption command {reason} for {where}{last}; the texts before are'
-      ' saved, run the same command again to go on'
+      f'the caption command {reason} for {where}{last}; the earlier texts are'
+      ' saved, run the same command again to continue'
     )
   return text

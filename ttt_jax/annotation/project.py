@@ -1,7 +1,7 @@
 """The folder of an annotation: cuts of the videos, and captions with texts.
 
     OUT/scenes.json       cuts of every video; may be edited
-    OUT/captions.json     scenes of whole segments and their texts, which
+    OUT/captions.json     scenes of complete segments and their texts, which
                           precompute reads once no text is empty
     OUT/frames/           a strip of frames for each segment
     OUT/annotate.html     the page
@@ -57,7 +57,7 @@ class Segment:
 
 
 class _Episode(msgspec.Struct, forbid_unknown_fields=True):
-  """Cuts of a video, and what they were found with."""
+  """Cuts of a video, and the settings with which they were found."""
 
   seconds: schema.Seconds
   cuts: list[schema.Seconds]
@@ -258,7 +258,7 @@ def crop(
   end: float,
   geometry: geometry_lib.Geometry,
 ) -> list[Segment]:
-  """Returns the whole segments of a scene, as precompute cuts it.
+  """Returns the complete segments of a scene, as precompute cuts it.
 
   Args:
     video: Name of the video.

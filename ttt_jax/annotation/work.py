@@ -1,4 +1,4 @@
-"""The steps of an annotation, each of which can be stopped and goes on."""
+"""The steps of an annotation, each of which resumes after it was stopped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def geometry(config: Any | None) -> geometry_lib.Geometry:
 def run(
   sources: Sequence[pathlib.Path], out: pathlib.Path, options: Options
 ) -> None:
-  """Annotates videos; prints what is written and what is left out.
+  """Annotates videos; prints the files written and the videos left out.
 
   Args:
     sources: Videos, or folders of videos.

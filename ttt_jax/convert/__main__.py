@@ -37,6 +37,7 @@ import jax
 from rich import console as rich_console
 from rich import table as rich_table
 
+from ttt_jax import common_flags
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
@@ -49,7 +50,7 @@ _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'bfloat16', 'float16'],
-  'Type of the converted weights; by default that of the source.',
+  'Type of the converted weights; default: that of the source.',
 )
 _MIXER = flags.DEFINE_string(
   'mixer',
@@ -60,13 +61,11 @@ _MIXER = flags.DEFINE_string(
 _MINI_BATCH = cli.define(
   'mini_batch',
   None,
-  'Tokens per mini-batch of new TTT layers; by default 64.',
+  'Tokens per mini-batch of new mixer layers; default: 64.',
   schema.PositiveInt,
 )
-_SEED = cli.define('seed', 0, 'Seed of new TTT layers.', schema.Seed)
-_EMA = flags.DEFINE_bool(
-  'ema', True, 'Averaged weights of a training run instead of the last ones.'
-)
+_SEED = cli.define('seed', 0, 'Seed of new mixer layers.', schema.Seed)
+_EMA = common_flags.ema()
 _SHARD_GB = cli.define(
   'shard_gb',
   10.0,

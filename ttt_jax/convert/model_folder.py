@@ -1,4 +1,4 @@
-"""Finds the folder of a model, and recognises what else a path can be.
+"""Finds the folder of a model, and recognizes other things that a path can be.
 
 `describe` explains why a path is not such a folder: an adapter, a checkpoint
 in one file, another level of a download, a model of another kind.
@@ -118,7 +118,8 @@ def resolve(folder: str | os.PathLike[str]) -> pathlib.Path:
   """Returns the folder that a path names, see `paths.resolve`.
 
   Raises:
-    FileNotFoundError: it does not exist; says what it may be instead.
+    FileNotFoundError: it does not exist; the message names what it may be
+      instead.
   """
   try:
     return paths.resolve(folder)
@@ -145,7 +146,7 @@ def title(class_name: Any) -> str:
 
 
 def explain(path: str | os.PathLike[str], part: str = '') -> str:
-  """Returns '; ' and what `describe` says, or a general hint."""
+  """Returns '; ' and the text of `describe`, or a general hint."""
   return '; ' + (
     describe(path, part)
     or 'name a folder as save_pretrained of diffusers or transformers writes it'
@@ -153,7 +154,7 @@ def explain(path: str | os.PathLike[str], part: str = '') -> str:
 
 
 def describe(path: str | os.PathLike[str], part: str = '') -> str:
-  """Returns what a path is in place of a model, and what to do.
+  """Returns a description of a path that is not a model, and a remedy.
 
   Args:
     path: Path that a user gave.
@@ -293,7 +294,7 @@ def describe_download(folder: pathlib.Path) -> str:
 
 
 def describe_damage(path: pathlib.Path) -> str:
-  """Returns what a file is that should contain data, '' if it may be intact."""
+  """Returns the damage of a file of data, '' if it may be intact."""
   with open(path, 'rb') as file:
     start = file.read(512).lstrip()
   if not start:
@@ -337,7 +338,7 @@ def _is_model(folder: pathlib.Path) -> bool:
 
 
 def _children(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns what a folder contains, sorted, at most `_LIMIT` of many."""
+  """Returns the entries of a folder, sorted, at most `_LIMIT` of many."""
   with os.scandir(folder) as entries:
     found = [folder / entry.name for entry, _ in zip(entries, range(_LIMIT))]
   return sorted(found)

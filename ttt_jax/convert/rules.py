@@ -257,7 +257,7 @@ def _find_rule(
 
 
 def _describe_names(names: Sequence[str], keys: Mapping[str, Any]) -> str:
-  """Returns what the names in problems have in common, for a message."""
+  """Returns the common part of the names in problems, for a message."""
   if keys.keys() <= {*names}:  # An unknown prefix, perhaps.
     names = [*keys]
   prefix = re.sub(r'[^./]*$', '', os.path.commonprefix(names))

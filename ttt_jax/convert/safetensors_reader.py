@@ -63,8 +63,8 @@ class Tensor:
     """Returns the tensor as a copy, in `dtype` or its own type."""
     if isinstance(self.dtype, str):
       raise ValueError(
-        f'{self.key} in {self.file} has type {self.dtype}; weights must be'
-        f' one of {", ".join(DTYPES)}'
+        f'{self.key} in {self.file} has type {self.dtype}; expected one'
+        f' of {", ".join(DTYPES)}'
       )
     try:
       value = self.handle.get_tensor(self.key)
@@ -150,7 +150,8 @@ def open_folder(folder: str | os.PathLike[str], name: str) -> Tensors:
   folder = pathlib.Path(folder)
   variants = _find_variants(folder, name)
   if not variants:
-    return open_file(folder / f'{name}.safetensors')  # Says what is there.
+    # Its error lists the files.
+    return open_file(folder / f'{name}.safetensors')
   if '' not in variants and len(variants) > 1:
     raise ValueError(
       f'{folder} has no {name}.safetensors, but several variants:'
@@ -204,7 +205,7 @@ def _pickles(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _explain_missing(path: pathlib.Path) -> str:
-  """Returns why there are no weights at `path`, and what to do."""
+  """Returns the reason why there are no weights at `path`, and a remedy."""
   folder, name = path.parent, path.stem
   if path.is_symlink():
     return model_folder.describe(path)

@@ -166,7 +166,8 @@ def predicts_sample(folder: str | os.PathLike[str]) -> bool:
   """Returns whether the scheduler of a CogVideoX has the prediction 'sample'.
 
   Args:
-    folder: Folder of the complete model; one without a scheduler says nothing.
+    folder: Folder of the complete model. Without a scheduler in it, the result
+      is False.
   """
   path = pathlib.Path(folder) / 'scheduler' / SCHEDULER
   if not path.is_file():

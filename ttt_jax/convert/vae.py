@@ -124,7 +124,15 @@ def load_vae(
   dtype: Any = np.float32,
   sharding: lazy_params.Placement = None,
 ) -> tuple[causal3d.CausalVAEConfig, dict[str, Any]]:
-  """Loads a `CausalVAE` as `ModelFormat.load` does, always as JAX arrays."""
+  """Loads a `CausalVAE` as `ModelFormat.load` does, always as JAX arrays.
+
+  Example:
+    >>> from ttt_jax.convert import model_folder
+    >>> folder = model_folder.resolve('package:ttt_jax/assets/quickstart_vae')
+    >>> config, params = load_vae(folder)
+    >>> config.latent_channels, config.spatial_compression
+    (16, 8)
+  """
   config, params = FORMAT.load(folder, dtype=dtype, sharding=sharding)
   if sharding is None:
     params = jax.tree.map(jnp.asarray, params)

@@ -12,7 +12,7 @@ again, or any number of processes, to encode the missing rows.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -64,6 +64,7 @@ def precompute(
   progress: bool = True,
   process_index: int = 0,
   process_count: int = 1,
+  config: Mapping[str, Any] | None = None,
 ) -> manifest_lib.Manifest | None:
   """Encodes every storyboard into one clip of a data set.
 
@@ -84,6 +85,7 @@ def precompute(
     progress: Whether to show a bar.
     process_index: Index of this process.
     process_count: Number of processes that share the work and the folders.
+    config: JSON value of the config, which is written next to the manifest.
 
   Returns:
     The manifest, which is also written; None if other processes have not
@@ -110,6 +112,8 @@ def precompute(
     **manifest_lib.geometry_fields(geometry),
   )
   writer = writer_lib.LatentWriter(out, identity, rows=len(clips))
+  if config is not None and process_index == 0:
+    files.write_json(config, writer.folder / manifest_lib.CONFIG)
   share = clips[process_index::process_count]
   todo = [c for c in share if not writer.is_done(c.row, c.fingerprint)]
   # Clips of the same frames follow each other: they are encoded once.

@@ -49,7 +49,7 @@ class FrameRange:
     path: Path of its file.
     start: Seconds into the video.
     frames: Number of frames.
-    repeated_last: How many of them repeat the last frame that is read.
+    repeated_last: Number of them that repeat the last frame that is read.
   """
 
   name: str
@@ -196,7 +196,7 @@ def fingerprint(
 
 
 def conversions(ranges: Iterable[FrameRange]) -> dict[str, tuple[str, ...]]:
-  """Returns what is done to the frames of videos, by their names.
+  """Returns the changes of the frames of videos, by their names.
 
   Videos that need nothing are left out, see `video_file.conversions`.
   """

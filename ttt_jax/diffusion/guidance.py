@@ -96,7 +96,8 @@ def schedule(name: str) -> Schedule:
   """Returns the guidance schedule `name`; ValueError lists the valid names."""
   if name not in SCHEDULES:
     raise ValueError(
-      f'unknown guidance schedule {name!r}: must be one of {sorted(SCHEDULES)}'
+      f'unknown guidance schedule {name!r}; expected one of'
+      f' {", ".join(SCHEDULES)}'
     )
   return SCHEDULES[name]
 

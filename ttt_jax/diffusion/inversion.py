@@ -45,7 +45,7 @@ def invert(
     scales: Guidance strength by step of sampling, [n]; ones for the inversion
       of a conditional model.
     prediction: Output of `denoise_fn`, 'epsilon' or 'v_prediction'. An estimate
-      of x0 does not tell the noise of a state without any.
+      of x0 does not determine the noise at the clean end.
     trajectory: Returns every state.
     on_step: Host function that is called with i after step i. Under jit its
       identity is part of the compiled program.

@@ -159,7 +159,8 @@ def from_name(
   """
   if name not in SCHEDULES:
     raise ValueError(
-      f'unknown sampling schedule {name!r}: must be one of {sorted(SCHEDULES)}'
+      f'unknown sampling schedule {name!r}; expected one of'
+      f' {", ".join(SCHEDULES)}'
     )
   check_steps(steps)
   return _build(name, steps, float(shift))

@@ -59,6 +59,6 @@ def scheduler(name: str) -> SamplerSpec:
   """
   if name not in SCHEDULERS:
     raise ValueError(
-      f'unknown scheduler {name!r}: must be one of {", ".join(SCHEDULERS)}'
+      f'unknown scheduler {name!r}; expected one of {", ".join(SCHEDULERS)}'
     )
   return SCHEDULERS[name]

@@ -68,13 +68,13 @@ def load_fast(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 @contextlib.contextmanager
 def damaged_is_error(*paths: pathlib.Path) -> Generator[None]:
-  """Raises ValueError in place of what tokenizers raises for damaged files."""
+  """Raises ValueError in place of a tokenizer's errors for damaged files."""
   try:
     yield
   except (KeyboardInterrupt, SystemExit):
     raise
-  # The library raises nothing narrower than Exception, and what its Rust
-  # panics with is not even one.
+  # The library raises nothing narrower than Exception, and a panic of its Rust
+  # is a BaseException.
   except BaseException as e:
     for path in paths:
       if reason := model_folder.describe_damage(path):

@@ -48,7 +48,7 @@ class TextEncoder:
     """Embeds texts; equal ones are computed once.
 
     Args:
-      texts: N texts; '' is no text.
+      texts: N texts; '' is the empty text.
 
     Returns:
       float32 [N, L, Dt]. Positions after the last token are zero, except with

@@ -1,9 +1,9 @@
 """Similarity of frames against their distance in time.
 
-The mean similarity of consecutive frames cannot tell a video that stays the
-same from one that drifts slowly into another. The curve can: it is flat at 1
-for a frozen video, falls with the distance for one that drifts, and is low and
-flat for shuffled frames.
+The mean similarity of consecutive frames cannot distinguish a video that stays
+the same from one that drifts slowly into another. The curve can: it is flat at
+1 for a frozen video, falls with the distance for one that drifts, and is low
+and flat for shuffled frames.
 """
 
 from __future__ import annotations

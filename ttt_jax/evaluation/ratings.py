@@ -293,7 +293,7 @@ def _table(votes, models, point, sample) -> dict[str, Any]:
 
 
 def votes_needed(votes: int, difference: float, half: float) -> int | None:
-  """Returns how many more votes tell two models apart, with 80 % power.
+  """Returns how many more votes distinguish two models, with 80 % power.
 
   An interval becomes narrower with the square root of the votes. If the true
   difference is the one that was found, then with this many more votes of the

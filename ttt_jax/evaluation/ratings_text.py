@@ -31,7 +31,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-  """Returns what a reader of the table must know, in sentences."""
+  """Returns sentences about the votes, the intervals and the differences."""
   axes = result['axes']
   last = list(axes)[-1]
   table = axes[last]

@@ -33,8 +33,8 @@ _SHORT = (
 )
 _SHARES = ('duplicates', 'frozen', 'repeated', 'clip_text_right')
 _READ_ME = (
-  'Computed from the frames alone. The numbers tell whether a video stays the'
-  ' same, jumps, flickers or blurs, not whether that is right: a story with'
+  'Computed from the frames alone. The numbers measure whether a video stays'
+  ' the same, jumps, flickers or blurs, not whether that is right: a story with'
   ' scene changes must be less similar far apart than a still. Compare videos'
   ' of the same story.'
 )
@@ -376,7 +376,7 @@ def _plain(value: Any) -> str:
 
 
 def _definitions(result: Mapping[str, Any], with_values: bool = True) -> Any:
-  """Returns the table of all scores, with what they mean."""
+  """Returns the table of all scores, with their meaning."""
   means = result['summary']['scores']
   rows = [
     [
@@ -389,7 +389,7 @@ def _definitions(result: Mapping[str, Any], with_values: bool = True) -> Any:
   ]
   clip = result.get('clip')
   return page.folded(
-    'All numbers, and what they mean',
+    'All numbers, and their meaning',
     _table([''] * len(rows[0]), rows),
     tag('p', f'Features of a frame: {result["features"]}.'),
     clip and tag('p', f'CLIP: {clip}, {result["clip_fps"]} frames per second.'),

@@ -87,7 +87,7 @@ class _File(msgspec.Struct):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A JSON value, and what its page shows in addition.
+  """A JSON value, and the additional contents of its page.
 
   Attributes:
     value: JSON value that is written.

@@ -1,6 +1,6 @@
-"""Scores of videos that tell a story with a known truth.
+"""Scores of videos of a story with a known truth.
 
-A judge recognizes what a video shows and compares it with what it should show.
+A judge recognizes the contents of a video and compares them with the story.
 It gives the four axes of the paper (section 4.1 of arXiv:2504.05298) as numbers
 from 0 to 1, and memory events: appearances of something that the video has
 shown before.
@@ -37,7 +37,7 @@ class Event:
     right: Whether all attributes are those of its first appearance in the
       video; False if it did not occur.
     score: Share of right attributes, graded where they can be measured, 0 to 1.
-    told: Whether all attributes are those that the text tells.
+    told: Whether all attributes are those that the text describes.
     attributes: Whether each attribute is that of the first appearance; empty if
       it did not occur.
     margin: Confidence of the recognition, 0 to 1.
@@ -59,7 +59,7 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-  """How often an attribute was right.
+  """The number of segments in which an attribute was right.
 
   Attributes:
     right: Number of segments in which it was right.

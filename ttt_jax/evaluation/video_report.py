@@ -1,4 +1,4 @@
-"""What can be measured of any video, from its frames alone.
+"""Measurements of any video, from its frames alone.
 
 `measure` returns a JSON value per video; docs/evaluation.md defines each
 number.
@@ -29,7 +29,7 @@ SEGMENT = storyboard_lib.SEGMENT_SECONDS
 _FEATURES_FPS = 30  # At most.
 _MOST_STRETCHES = 20
 
-# name -> (title, what it is)
+# name -> (title, definition)
 SCORES = {
   'similarity_near': ('similarity at 1/8 s', 'of frames 1/8 s apart'),
   'similarity_second': ('similarity at 1 s', 'of frames 1 s apart'),
@@ -114,7 +114,7 @@ def describe(
   path: str | os.PathLike[str],
   storyboard: storyboard_lib.Storyboard | None = None,
 ) -> tuple[dict[str, Any], list[str], list[Any]]:
-  """Reads what a file says, and checks that the storyboard fits.
+  """Reads the properties of a file, and checks that the storyboard fits.
 
   The settings of its making are those that `video_file.write_video` stored, or
   the values of a JSON object of the same name next to it.

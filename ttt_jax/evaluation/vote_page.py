@@ -1,8 +1,8 @@
 """A page on which people compare videos of several models, without a server.
 
 The folder contains 'index.html' and the videos under random names, and nothing
-else: neither the names of the models nor the metadata of the files. The key,
-which says what is what, is a file elsewhere.
+else: neither the names of the models nor the metadata of the files. The key, a
+file outside of the folder, maps the random names to the models.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.evaluation import votes as votes_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import problems as problems_lib
+from ttt_jax.runtime import progress
 from ttt_jax.video import decode
 from ttt_jax.video import picture
 from ttt_jax.video import video_file
@@ -48,7 +49,7 @@ class Study:
     stories: Names of the stories.
     axes: Axes of the questions.
     questions: Number of questions of a voter, without checks.
-    notes: Sentences about what could make the comparison unfair.
+    notes: Sentences about differences that could make the comparison unfair.
   """
 
   id: str
@@ -236,17 +237,23 @@ def write(
   )
   facts: dict[tuple[str, str], video_file.VideoInfo] = {}
   # Nothing is written before all videos are known to be readable.
-  for model, story, copy in copies:
-    if not copy:
-      facts[model, story] = video_file.probe(clips[model][story])
+  with progress.Bar('checking videos', None):
+    for model, story, copy in copies:
+      if not copy:
+        facts[model, story] = video_file.probe(clips[model][story])
   encoded = set()
-  with _removed_on_error(key), files.atomic_folder(out) as folder:
+  with (
+    _removed_on_error(key),
+    files.atomic_folder(out) as folder,
+    progress.Bar('copying videos', len(copies)) as bar,
+  ):
     (folder / 'videos').mkdir()
     for copy in copies:
       model, story, _ = copy
       target = folder / 'videos' / f'{ids[copy]}.mp4'
       if not copy_video(clips[model][story], target):
         encoded.add(model)
+      bar.advance()
     text = json.dumps(page, ensure_ascii=False).replace('<', '\\u003c')
     template = _TEMPLATE.read_text('utf-8')
     (folder / 'index.html').write_text(
@@ -288,7 +295,7 @@ def _removed_on_error(path: pathlib.Path) -> Generator[None]:
 
 
 def _notes(models, stories, axes, facts, encoded) -> list[str]:
-  """Returns what is missing, or lets voters tell the models apart."""
+  """Returns notes on missing questions and on differences that are visible."""
   notes = []
   if 'text' not in axes:
     notes.append(

@@ -1,4 +1,4 @@
-"""What a config adds to a page: tokens, videos and the sizes of the model."""
+"""Parts of a page that need a config: tokens, videos, sizes of the model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import ml_collections
 from ttt_jax import geometry as geometry_lib
 from ttt_jax.checkpoints import checkpoint_format
 from ttt_jax.convert import model_folder
+from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.encoders import load_text
 from ttt_jax.inspection import segments
 from ttt_jax.runtime import files
@@ -31,14 +32,46 @@ def of_run(workdir: str | os.PathLike[str]) -> dict[str, Any]:
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     stage = checkpoint_format.stage_folder(workdir)
-    return checkpoint_format.newest_meta(stage)['config']
+    config = checkpoint_format.newest_meta(stage)['config']
+  return in_workdir(config, stage.parent)
+
+
+def in_workdir(
+  config: dict[str, Any], workdir: str | os.PathLike[str]
+) -> dict[str, Any]:
+  """Returns a config with '{workdir}' replaced in the paths of its data."""
+  data = {
+    name: paths.in_workdir(value, workdir) if isinstance(value, str) else value
+    for name, value in (config.get('data') or {}).items()
+  }
+  return config | dict(data=data)
+
+
+def near_data_set(config: dict[str, Any], folder: epath.Path) -> dict[str, Any]:
+  """Returns the config of a data set with the workdir that its folder tells.
+
+  Args:
+    config: Config whose `data.folder` may begin with '{workdir}/'.
+    folder: Folder of the data set, wherever it is by now.
+  """
+  start, _, rest = str((config.get('data') or {}).get('folder')).partition('/')
+  place = os.path.abspath(folder)
+  if start == '{workdir}' and place.endswith(f'/{rest}'):
+    return in_workdir(config, place.removesuffix(f'/{rest}'))
+  return config
 
 
 def of_data_set(folder: epath.Path) -> dict[str, Any] | None:
-  """Returns the config of a stage that trains on a data set, if it is near.
+  """Returns the config that made a data set, or that of a stage near it.
 
   A data set is usually in a folder 'data' of the run that trains on it.
   """
+  try:
+    config = files.read_json(folder / manifest_lib.CONFIG)
+    if isinstance(config, dict):
+      return near_data_set(config, folder)
+  except (ValueError, OSError):  # Data sets of earlier versions have none.
+    pass
   for workdir in list(folder.parents)[:2]:
     if not workdir.is_dir():
       continue
@@ -50,7 +83,7 @@ def of_data_set(folder: epath.Path) -> dict[str, Any] | None:
       except (ValueError, OSError, IndexError, KeyError, TypeError):
         continue
       if os.path.abspath(used) == os.path.abspath(folder):
-        return config
+        return in_workdir(config, workdir)
   return None
 
 

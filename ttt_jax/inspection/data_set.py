@@ -1,4 +1,4 @@
-"""The page of a data set: its clips, and what was left out and why."""
+"""The page of a data set: its clips, and those left out, with the reasons."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _left_out(
 
 
 def _captions_in_no_clip(config: Mapping[str, Any] | None) -> Sequence[str]:
-  """Returns what precompute says of captions that make no clip."""
+  """Returns the messages of precompute about captions that make no clip."""
   unknown = (
     'Scenes that are too short, and segments at the ends of episodes, are not'
     ' known'

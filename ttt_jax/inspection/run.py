@@ -67,7 +67,7 @@ def _stage(stage: stage_lib.Stage, budget: media.Budget) -> html.Markup:
     page.note(
       f'{metrics.LOG} has {stage.unread} line'
       f'{"s that are" if stage.unread > 1 else " that is"} damaged or cut off'
-      ' at its end, as after a kill; the page shows those before.'
+      ' at its end, as after a kill; the page shows the earlier ones.'
     )
     if stage.unread
     else None,
@@ -112,7 +112,7 @@ def _summary(stage: stage_lib.Stage) -> list[tuple[str, str, str]]:
     left = (steps - step) * seconds if steps and not is_done else 0
     out.append(
       (
-        'seconds a step',
+        'seconds per step',
         f'{seconds:.3g}',
         f'{_duration(left)} left' if left else '',
       )
@@ -231,7 +231,7 @@ def _media(
 
 
 def _how(path: epath.Path) -> str:
-  """Returns how a video was sampled, as far as it says."""
+  """Returns the settings of a video's sampling, as far as it contains them."""
   if path.suffix.lower() not in media.VIDEOS or paths.is_remote(path):
     return ''
   try:
@@ -250,10 +250,10 @@ def _speed(stage: stage_lib.Stage) -> list[html.Markup]:
   step, share = stage.series('time/step'), stage.series('time/data_share')
   out = [
     charts.lines(
-      'Seconds a step', [charts.Series('seconds', step)], _first_step(stage)
+      'Seconds per step', [charts.Series('seconds', step)], _first_step(stage)
     ),
     charts.lines(
-      'Share of the time that waits for data',
+      'Share of the time spent waiting for data',
       [charts.Series('share', share, charts.COLOURS[1])],
     ),
   ]

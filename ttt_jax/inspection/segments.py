@@ -88,7 +88,7 @@ class Pictures:
     return shots.resolve(name, self._videos)
 
   def notes(self) -> list[str]:
-    """Returns what the reader should know of missing pictures."""
+    """Returns notes on missing pictures and their reasons."""
     out = []
     if self.left_out:
       out.append(

@@ -25,7 +25,7 @@ _MOST_STEPS = 10**12  # A larger number is damage.
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """What is known of one stage.
+  """The recorded state of one stage.
 
   Attributes:
     folder: Folder of the stage.

@@ -16,15 +16,15 @@ import math
 from typing import Any
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.window_attention import api as window_attention
 from ttt_jax.models import heads as heads_lib
+from ttt_jax.models import splash_groups
 
 IMPLEMENTATIONS = ('xla', 'splash')
-# Of self-attention within windows.
+# Implementations of self-attention within windows.
 WINDOW_IMPLEMENTATIONS = (*IMPLEMENTATIONS, 'pallas_tpu')
 # Windows are padded to a multiple of the granule, in tokens; a shorter window
 # is one granule.
@@ -127,7 +127,7 @@ def products(
   logits = product('ntd,nsd->nts', by_heads(q), by_heads(k))
   if mask is not None:
     logits = jnp.where(mask, logits, -jnp.inf)
-  # Softmax does not depend on what is subtracted.
+  # Softmax does not depend on the subtracted number.
   largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   weights = jnp.exp((logits - largest) * d**-0.5)
   out = product('nts,nsd->ntd', weights.astype(q.dtype), by_heads(v))
@@ -343,7 +343,7 @@ def splash(
   if s > length:
     is_padding = lambda size: (jnp.arange(size) >= length).astype(jnp.int32)
     segments = library.SegmentIds(is_padding(w), is_padding(s))
-  out = _attend_groups(
+  out = splash_groups.attend(
     head_dim,
     reach is None,
     kernel,
@@ -353,119 +353,3 @@ def splash(
     heads.pack_groups(v),
   )
   return heads.unpack_groups(out)
-
-
-def _apart(x: jax.Array, head_dim: int) -> jax.Array:
-  """Returns [B, G, heads, W, lanes]: x [B, G, W, lanes], zero elsewhere."""
-  lanes = jnp.arange(x.shape[-1]) // head_dim
-  heads = range(x.shape[-1] // head_dim)
-  return jnp.stack([jnp.where(lanes == i, x, 0) for i in heads], axis=2)
-
-
-def _joined(x: jax.Array, head_dim: int) -> jax.Array:
-  """Inverts `_apart`; what x has in the lanes of other heads is dropped."""
-  lanes = jnp.arange(x.shape[-1]) // head_dim
-  out = x[:, :, 0]
-  for i in range(1, x.shape[2]):
-    out = jnp.where(lanes == i, x[:, :, i], out)
-  return out
-
-
-def _by_groups(function: Callable[..., Any]) -> Callable[..., Any]:
-  """Maps a function of one group over batch and groups.
-
-  Pallas distributes mapped axes over the cores of a chip; of the library's own
-  axes only the heads of the forward pass are distributed.
-  """
-  return jax.vmap(jax.vmap(function))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend_groups(head_dim, is_named, kernel, segments, q, k, v):
-  """Computes attention of groups of heads, all [B, G, W, lanes].
-
-  The library would keep its result for the backward pass with a copy of every
-  lane for each head of a group; here the heads stay side by side. It has no
-  public functions for the two passes, so these are those of the pinned JAX.
-  """
-  return _attend_groups_forward(head_dim, is_named, kernel, segments, q, k, v)[
-    0
-  ]
-
-
-def _attend_groups_forward(head_dim, is_named, kernel, segments, q, k, v):
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel as passes,
-  )
-
-  options = dict(kernel.kwargs)
-  del options['save_residuals']
-
-  def attend_group(q, k, v):
-    out, (log_sums,) = passes._splash_attention_forward(
-      kernel.fwd_mask_info,
-      q,
-      k,
-      v,
-      segments,
-      None,
-      save_residuals=True,
-      **options,
-    )
-    return out, log_sums
-
-  out, log_sums = _by_groups(attend_group)(_apart(q, head_dim), k, v)
-  out = _joined(out, head_dim)
-  if is_named:
-    out = checkpoint_name(out, RESULT)
-    log_sums = checkpoint_name(log_sums, LOG_SUMS)
-  return out, (kernel, segments, q, k, v, out, log_sums)
-
-
-def _attend_groups_backward(head_dim, is_named, residuals, d_out):
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel as passes,
-  )
-
-  del is_named
-  kernel, segments, q, k, v, out, log_sums = residuals
-  options = kernel.kwargs
-
-  def gradients(q, k, v, out, log_sums, d_out):
-    return passes._splash_attention_bwd(
-      False,
-      options['mask_value'],
-      options['is_mqa'],
-      options['block_sizes'],
-      None,
-      options['mask_function'],
-      options['attn_logits_soft_cap'],
-      options['interpret'],
-      (
-        q,
-        k,
-        v,
-        segments,
-        None,
-        out,
-        log_sums,
-        kernel.dq_mask_info,
-        kernel.dkv_mask_info,
-      ),
-      d_out,
-    )[3:6]
-
-  # Lanes of other heads in `out` meet zeros in `d_out`.
-  number = q.shape[-1] // head_dim
-  d_q, d_k, d_v = _by_groups(gradients)(
-    _apart(q, head_dim),
-    k,
-    v,
-    jnp.broadcast_to(out[:, :, None], (*out.shape[:2], number, *out.shape[2:])),
-    log_sums,
-    _apart(d_out, head_dim),
-  )
-  return None, None, _joined(d_q, head_dim), d_k, d_v
-
-
-_attend_groups.defvjp(_attend_groups_forward, _attend_groups_backward)

@@ -39,7 +39,6 @@ from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress as progress_lib
-from ttt_jax.runtime import schema
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.video import video_array
 
@@ -158,6 +157,13 @@ class EditPipeline:
       )
     return cls(config, params, workdir, mesh)
 
+  def __repr__(self) -> str:
+    frames, height, width = self.latents.shape[:3]
+    return (
+      f'<EditPipeline: stage {self.config.stage},'
+      f' {frames} latent frames of {height}x{width} at {self.fps:g} fps>'
+    )
+
   @property
   def source(self) -> video_array.Video:
     """The clip as the autoencoder reconstructs it, uint8 [F', H, W, 3]."""
@@ -258,9 +264,9 @@ class EditPipeline:
       )
     texts = [self._segment_texts(edit) for edit in prompts]
     batch = len(texts) if batch is None else batch
-    if batch < 1:
+    if not isinstance(batch, int) or batch < 1:
       raise ValueError(f'batch is {batch}; it must be 1 or more')
-    schema.convert(seed, schema.Seed, 'seed')
+    sampling_loop.check_options(steps, guidance, seed)
     schedule = backbones.ddim_schedule(self.config, steps)
     scales = guidance_lib.constant(guidance, steps, schedule.timesteps)
     steps_table = samplers.table(

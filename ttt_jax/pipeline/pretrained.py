@@ -38,8 +38,8 @@ def run_folder(folder: str | os.PathLike[str]) -> epath.Path | None:
     folder: As for `VideoPipeline.load`.
 
   Returns:
-    None for a pre-trained model, and where there is no checkpoint, which
-    loading says.
+    None for a pre-trained model, and if there is no checkpoint, which is an
+    error of loading.
   """
   if is_pretrained(folder):
     return None

@@ -17,6 +17,7 @@ from ttt_jax import sharding
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import samplers
 from ttt_jax.pipeline import step_callback
+from ttt_jax.runtime import schema
 
 
 def step(
@@ -37,6 +38,25 @@ def step(
     denoise_fn, x, previous, numbers, noise, prediction
   )
   return x, previous, x[(0,) * x.ndim]
+
+
+def check_options(steps: Any, guidance: Any, seed: Any) -> None:
+  """Raises ValueError if options of a pipeline have another type or range.
+
+  The range of `steps` depends on the schedule, which checks it.
+
+  Args:
+    steps: Sampling steps.
+    guidance: Strength of the guidance.
+    seed: Seed of the initial noise.
+  """
+  for name, value, kind in (
+    ('steps', steps, int),
+    ('guidance', guidance, schema.FiniteFloat),
+    ('seed', seed, schema.Seed),
+  ):
+    plain = value.item() if isinstance(value, np.generic) else value
+    schema.convert(plain, kind, name)
 
 
 def place(

@@ -47,7 +47,7 @@ class SamplingProgram:
     )
     shared = mesh and sharding.replicated(mesh)
     self.step = compiled(self._sampling_step, out_shardings=shared)
-    # What the late blocks added stays where its tokens are.
+    # The output of the late blocks stays on the devices of its tokens.
     self.reusing_step = compiled(
       self._sampling_step_with_reuse,
       out_shardings=mesh and (shared, shared, shared, None),

@@ -195,6 +195,15 @@ class VideoPipeline:
       text_cache=config.text.get('cache') or None,
     )
 
+  def __repr__(self) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+    seconds = self.segment_frames / self.fps
+    return (
+      f'<VideoPipeline: {count:,} parameters, mixer {self.config.mixer},'
+      f' {self.width}x{self.height} pixels at {self.fps:g} fps,'
+      f' {seconds:g} s per text, scheduler {self.scheduler}>'
+    )
+
   def geometry(
     self, storyboard: storyboard_lib.Storyboard
   ) -> geometry_lib.Geometry:
@@ -256,6 +265,8 @@ class VideoPipeline:
         or an option is invalid.
     """
     storyboard = storyboard_lib.as_storyboard(story)
+    self._program.choose(reuse)
+    self._check(storyboard, steps, guidance, scheduler, guidance_schedule, seed)
     with progress_lib.Bar('sampling', steps, is_shown=progress) as bar:
       latents = self.sample_latents(
         storyboard,
@@ -302,10 +313,9 @@ class VideoPipeline:
     Raises:
       ValueError: a text is too long for the model, or an option is invalid.
     """
-    schema.convert(seed, schema.Seed, 'seed')
     program = self._program.choose(reuse)
     steps_table, is_noisy, text, negative = self._prepare(
-      storyboard, steps, guidance, scheduler, guidance_schedule
+      storyboard, steps, guidance, scheduler, guidance_schedule, seed
     )
     key = jax.random.key(seed)
     shape = self.latent_shape(storyboard)
@@ -378,24 +388,34 @@ class VideoPipeline:
     count = causal3d.first_chunk_length(x.shape[1], window)
     self.decode(x[:, : count + window])
 
-  def _prepare(
+  def _check(
     self,
     storyboard: storyboard_lib.Storyboard,
     steps: int,
     guidance: float,
     scheduler: str | None,
     guidance_schedule: str,
+    seed: int = 0,
   ):
-    """Returns numbers of the steps, if they add noise, texts, negatives."""
+    """Returns schedule, coefficients and strengths of the steps.
+
+    Raises:
+      ValueError: an option is invalid, or a text is too long for the model.
+    """
+    sampling_loop.check_options(steps, guidance, seed)
     chosen = schedulers.scheduler(scheduler or self.scheduler)
     schedule = chosen.schedule(steps, self._shift)
     scales = guidance_lib.schedule(guidance_schedule)(
       guidance, steps, schedule.timesteps
     )
-    coefficients = chosen.coefficients(schedule)
     storyboard.lint(
       self.text_encoder.text_length, self.text_encoder.count_tokens
     )
+    return schedule, chosen.coefficients(schedule), scales
+
+  def _prepare(self, storyboard: storyboard_lib.Storyboard, *options: Any):
+    """Returns numbers of the steps, if they add noise, texts, negatives."""
+    schedule, coefficients, scales = self._check(storyboard, *options)
     encode = lambda texts: sampling_loop.place(
       self._texts.encode(texts)[None], self.params, self._mesh
     )

@@ -1,4 +1,4 @@
-"""Entry points: flags, configs, and one-line errors instead of tracebacks."""
+"""Runs commands: flags, configs, and one-line errors instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(
   reach a bucket, it exits with status 75, on which launchers restart all.
 
   Args:
-    main: Entry point; takes argv and returns the exit status.
+    main: Function of the command; takes argv and returns the exit status.
     arguments: Whether arguments that are not flags are accepted.
   """
 
@@ -115,8 +115,8 @@ def run(
   try:
     app.run(guarded, flags_parser=_parse)
   except BrokenPipeError:
-    # The reader of --help, such as head, has all that it wants. Nothing that
-    # is left can be written.
+    # The reader of the output, such as head, has closed it. Nothing more can be
+    # written.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
@@ -152,13 +152,13 @@ def describe(error: Exception) -> str | None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags and the config file; exits with one line on an error."""
-  # What follows -- are flags of another command.
+  # Arguments after -- are flags of another command.
   own = list(itertools.takewhile(lambda a: a != '--', argv[1:]))
   # Help works with and without a config.
   if any(re.fullmatch('--?h(elp)?', a) for a in own):
     print(_help())
     sys.exit(0)
-  if any(re.match('--?help', a) for a in own):
+  if any(re.fullmatch('--?help(full|short|xml)', a) for a in own):
     return app.parse_flags_with_usage(list(argv))
   argv, path = list(argv), None
   for i, argument in enumerate(own, 1):
@@ -169,6 +169,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
       value = argv[i + 1] if i < len(own) else ''
     try:
       value = shipped.resolve_config(value)
+      shipped.check_program(value.partition(':')[0], _module())
     except ValueError as e:
       sys.exit(_fail(e))
     path = value.partition(':')[0]
@@ -217,13 +218,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
   sys.exit(_fail(message))
 
 
+def _module() -> str:
+  """Returns the name of the module that runs, as after `python -m`."""
+  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  return spec.name.removesuffix('.__main__') if spec else ''
+
+
 def _own_flags() -> list[flags.Flag[Any]]:
   """Returns the flags of the command itself."""
   return flags.FLAGS.get_key_flags_for_module(sys.argv[0])
 
 
 def _correct(argument: str) -> str:
-  """Returns what may have been meant by an argument that is not a flag."""
+  """Returns a correction of an argument that is not a flag."""
   is_recipe = argument.partition(':')[0] in shipped.recipes()
   if is_recipe and 'config' in (f.name for f in _own_flags()):
     return f'did you mean --config={argument}?'
@@ -231,7 +238,7 @@ def _correct(argument: str) -> str:
 
 
 def _suggest_flag(name: str) -> str:
-  """Returns what may have been meant by the name of an unknown flag."""
+  """Returns a correction of the name of an unknown flag."""
   own = [f.name for f in _own_flags()]
   config = flags.FLAGS['config'].value if 'config' in own else None
   if isinstance(config, ml_collections.ConfigDict) and name in config:
@@ -245,12 +252,15 @@ def _suggest_flag(name: str) -> str:
 
 def _missing_flags() -> str:
   """Returns which required flags are missing, and an example."""
-  missing = [
-    f'--{name}'
-    for name in flags.FLAGS
-    if (flag := flags.FLAGS[name]).value is None
-    and any(REQUIRED in v.message for v in flag.validators)
-  ]
+  missing = {}  # Its keys are ordered.
+  for name in flags.FLAGS:
+    for validator in flags.FLAGS[name].validators:
+      if REQUIRED in validator.message:
+        try:
+          validator.verify(flags.FLAGS)
+        except flags.ValidationError:
+          text = validator.message.partition(f' {REQUIRED}')[0]
+          missing[text.removeprefix('Flag ')] = True
   *first, last = missing
   text = f'{", ".join(first)} and {last} are' if first else f'{last} is'
   # The first indented line of the docstring, without the comment after it; a
@@ -292,8 +302,8 @@ def _help() -> str:
   text = (sys.modules['__main__'].__doc__ or '').strip()
   # The first line is the path of the module.
   flag_help = flags.FLAGS.main_module_help().strip('\n').partition('\n')[2]
-  # The defaults None and '' say nothing, and the help of a flag that may be
-  # repeated says so.
+  # The defaults None and '' inform nobody, and the help of a flag that may be
+  # repeated mentions it.
   flag_help = re.sub(r"\n +\(default: '(None)?'\)", '', flag_help)
   flag_help = re.sub(r';\n +repeat this option to .* values', '', flag_help)
   return f"""{text}

@@ -1,4 +1,4 @@
-"""Notices when XLA begins and ends to compile a program."""
+"""Reports the beginning and the end of compilations of XLA."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   None,
-  'Whether there are several processes; by default true if JAX finds them'
-  ' (TPU pods, GKE, Slurm) or --num_processes is given.',
+  'Several processes as one program; by default if JAX finds them (TPU pods,'
+  ' GKE, Slurm) or --num_processes is given.',
 )
 _CONNECT_TIMEOUT = flags.DEFINE_integer(
   'connect_timeout', 300, 'Seconds within which all processes must connect.'
@@ -166,7 +166,7 @@ def _connect() -> None:
       f' {files.first_line(e)}; choose a port that is free on its host, or'
       ' run a single process with --nodistributed'
     ) from e
-  except Exception as e:  # Of the packages by which JAX asks a cluster.
+  except Exception as e:  # From the packages by which JAX reads a cluster.
     raise ValueError(
       f'JAX cannot find the other processes ({type(e).__name__}:'
       f' {files.first_line(e)[:200]}); name them by --coordinator=HOST:PORT'

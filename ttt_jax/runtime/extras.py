@@ -23,7 +23,7 @@ def require(module: str, extra: str, user: str) -> None:
   Args:
     module: Name of the module.
     extra: Extra of pyproject.toml that installs it.
-    user: What needs it, for the message.
+    user: Name of the function or file that needs it, for the message.
   """
   if importlib.util.find_spec(module) is None:
     raise ValueError(

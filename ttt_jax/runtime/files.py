@@ -104,7 +104,7 @@ def _temporary_name(name: str) -> str:
 def check_writable(
   path: str | os.PathLike[str], *, folder: bool = False
 ) -> None:
-  """Raises an error unless `path` can be written; leaves nothing behind.
+  """Raises an error unless `path` can be written; removes what it writes.
 
   For results that are written after long work. A path in a bucket is not
   checked, see `bucket.check`.

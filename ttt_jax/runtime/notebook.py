@@ -1,4 +1,4 @@
-"""What the first cell of a notebook prints and checks.
+"""Prints and checks of the first cell of a notebook.
 
 from ttt_jax.runtime import notebook
 notebook.start(memory_gib=4)
@@ -17,7 +17,7 @@ import ttt_jax
 _GIB = 2**30
 _PROGRAMS = 'workdir/compiled'
 _MEMINFO = pathlib.Path('/proc/meminfo')
-# Limits of a container, of which /proc/meminfo knows nothing.
+# Limits of a container, which /proc/meminfo does not contain.
 _CGROUPS = (
   ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
   (

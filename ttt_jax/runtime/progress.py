@@ -71,7 +71,7 @@ class Bar:
     self._stack = contextlib.ExitStack()
     self._is_shown = is_shown
     self._bar: progress.Progress | None = None
-    self._cell: Any = None  # Handle of what a notebook shows.
+    self._cell: Any = None  # Handle of the display in a notebook.
 
   def __enter__(self) -> Bar:
     self._start = time.monotonic()

@@ -78,7 +78,7 @@ def convert(
   except msgspec.ValidationError as e:
     reason, _, path = str(e).partition(' - at `$')
   for key, index in re.findall(r'\.(\w+)|\[(\d+|\.\.\.)\]', path):
-    if index == '...':  # A value of a dict, msgspec does not tell which.
+    if index == '...':  # A value of a dict; msgspec does not name its key.
       kind = get_args(kind)[-1]
       key, value = _first_invalid(value, kind, strict)
       location = f'{key!r} of {location}'

@@ -15,6 +15,11 @@ import re
 _FOLDER = 'configs'
 # In the docstring of a recipe; that of a demonstration has another command.
 _TRAINS = re.compile(r'^    (python -m ttt_jax\.|ttt-jax )train ', re.MULTILINE)
+# The command of a demonstration with which the docstring of a recipe begins; a
+# backslash continues it.
+_DEMONSTRATION = re.compile(
+  r'\A[^\n]*\n\n    (python -m examples\.(?:[^\n]*\\\\\n)*[^\n]*)'
+)
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
@@ -33,6 +38,18 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path | None:
   return found if found.exists() else None
 
 
+def storyboard(path: str | os.PathLike[str]) -> str:
+  """Returns the file of a shipped storyboard's name such as 'one_minute'.
+
+  Anything else is returned as it is, also the name of a file that exists.
+  """
+  path = os.fspath(path)
+  if os.path.exists(path) or not re.fullmatch(r'[\w-]+', path):
+    return path
+  found = find(f'{_FOLDER}/storyboards/{path.replace("-", "_")}.json')
+  return os.fspath(found or path)
+
+
 def recipes() -> dict[str, str]:
   """Returns the first line of each recipe that `train` accepts, by its name."""
   found = {}
@@ -49,6 +66,45 @@ def summary(path: pathlib.Path) -> str:
   return first.strip('"\\ ')
 
 
+def demonstration(recipe: str) -> str:
+  """Returns the command of the demonstration for which a recipe was written.
+
+  It makes the data of the recipe, and runs in a clone of the repository.
+
+  Args:
+    recipe: Name of a recipe.
+
+  Returns:
+    For example 'python -m examples.cartoon.train --workdir=cartoon'; '' if the
+    recipe belongs to no demonstration, or is not ours.
+  """
+  path = folder() / f'{recipe}.py'
+  if not recipe.isidentifier() or not path.is_file():
+    return ''
+  found = _DEMONSTRATION.search(path.read_text(encoding='utf-8'))
+  return re.sub(r'\s*\\\\\n\s*', ' ', found[1]) if found else ''
+
+
+def check_program(path: str | os.PathLike[str], module: str) -> None:
+  """Raises ValueError if a recipe is only for another program than `module`.
+
+  Args:
+    path: File of a config.
+    module: Name of the module that runs, as after `python -m`.
+  """
+  path = pathlib.Path(path).resolve()
+  if path.parent != folder().resolve():
+    return
+  command = demonstration(path.stem)
+  is_own = re.search(rf'-m {re.escape(module)}\b', command)
+  text = path.read_text(encoding='utf-8') if command and not is_own else ''
+  if text and not re.search(r'ttt_jax\.train|ttt-jax train', text):
+    raise ValueError(
+      f'--config {path.stem} is a recipe of another program; in a clone of the'
+      f' repository, call {command}'
+    )
+
+
 def resolve_config(value: str) -> str:
   """Returns FILE or FILE:ARGUMENT of a config.
 
@@ -63,7 +119,8 @@ def resolve_config(value: str) -> str:
   path, colon, argument = value.partition(':')
   if os.path.isfile(path):
     return value
-  named = f'{_FOLDER}/{path}.py' if path.isidentifier() else path
+  name = path.replace('-', '_')  # As ttt-video.
+  named = f'{_FOLDER}/{name}.py' if name.isidentifier() else path
   if not path:
     raise ValueError(
       f'--config is empty; name a file, or one of {", ".join(recipes())}'
@@ -78,7 +135,7 @@ def resolve_config(value: str) -> str:
 
 
 def short_config(value: str) -> str:
-  """Returns what `resolve_config` resolves: the name of a recipe, or a path."""
+  """Inverts `resolve_config`: returns the name of a recipe, or a path."""
   path, colon, argument = value.partition(':')
   parent, name = os.path.split(path)
   is_recipe = pathlib.Path(parent) == folder()

@@ -36,17 +36,15 @@ from ttt_jax.train import optimizer
 from ttt_jax.train import profile
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the training run, with a folder per stage.'
-)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the training run.')
 _PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps', '', 'Range of steps to trace into STAGE/profile, FIRST:LAST.'
 )
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Sizes and parameter groups only, without training.'
+  'dry_run', False, 'Printed preview of the run, without running it.'
 )
 _PRECOMPILE = flags.DEFINE_bool(
-  'precompile', False, 'Compiles the programs of the stage, without training.'
+  'precompile', False, 'Compilation of the programs only, without running them.'
 )
 
 

@@ -165,7 +165,7 @@ def check(
   config: dit.DiTConfig | unet.UNet3DConfig,
   geometry: geometry_lib.Geometry | geometry_lib.FrameGeometry,
 ) -> None:
-  """Raises ValueError if a network does not compute what the weights expect.
+  """Raises ValueError if a network differs from that of the weights.
 
   Args:
     init_from: Weights.

@@ -1,8 +1,8 @@
 """The frames of a file, or of a folder of pictures, with their times.
 
-FFmpeg decodes; the times are computed here, because containers differ in what
-they store: in seconds from the first frame, increasing, without the rounding of
-the container's time base.
+FFmpeg decodes. The times are computed here, because containers store different
+ones: in seconds from the first frame, increasing, without the rounding of the
+container's time base.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def contents(path: pathlib.Path) -> Contents:
 
 
 class Encoding(NamedTuple):
-  """How a file stores its frames.
+  """The codec, the pixel format and the container of a file.
 
   Attributes:
     codec: FFmpeg's name of the codec, for example 'h264'.

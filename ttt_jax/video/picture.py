@@ -45,7 +45,7 @@ _KNEE = 0.9  # Values up to here are kept; highlights share the rest.
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is done to a stored frame.
+  """The conversion of a stored frame to the frame that a player shows.
 
   Attributes:
     filters: FFmpeg's filters, each a name and its options.
@@ -65,7 +65,7 @@ class Plan:
 
 
 def plan(timed: decode.TimedFrame) -> Plan:
-  """Returns what has to be done to a frame, by its metadata."""
+  """Returns the conversion that the metadata of a frame requires."""
   frame, aspect, notes = timed.frame, timed.pixel_aspect, []
   if frame.interlaced_frame:
     notes.append('deinterlaced')
@@ -106,7 +106,7 @@ def _orientation(frame) -> tuple[list[tuple[str, str]], list[str]]:
   """Returns filters and notes for the display matrix of a frame."""
   try:
     data = frame.side_data.get('DISPLAYMATRIX')
-  except ValueError:  # PyAV does not know every kind of FFmpeg's data.
+  except ValueError:  # PyAV does not support every kind of FFmpeg's data.
     angle = math.radians(-frame.rotation)
     a, b = math.cos(angle), math.sin(angle)
     c, d = -b, a

@@ -27,13 +27,20 @@ _PAGE_WIDTH = 480  # Pixels at which a page shows a film, at least; double if
 
 
 class Video(np.ndarray):
-  """An array of frames that knows its frame rate.
+  """An array of frames with their frame rate.
 
   It is an `np.ndarray` in every respect. Slices of a video are videos; results
   of arithmetic are plain arrays.
 
   Attributes:
     fps: Frames per second.
+
+  Example:
+    >>> video = Video(np.zeros((49, 32, 48, 3), np.uint8), fps=16)
+    >>> video
+    <49 frames, 3.1 s at 16 fps, 48x32 pixels>
+    >>> video[:16].seconds
+    1.0
   """
 
   fps: float
@@ -92,7 +99,7 @@ class Video(np.ndarray):
 
     Args:
       path: Path of the file; replaced if it exists.
-      settings: JSON values that say how the video was made, stored in an MP4.
+      settings: JSON values of the video's making, stored in an MP4.
 
     Raises:
       ValueError: another ending, frames of an odd size, an array that is not a
@@ -169,7 +176,7 @@ def _describe(frames: np.ndarray, fps: float) -> str:
 
 
 def _restore(frames: np.ndarray, fps: float) -> Video:
-  """Makes a video again of what was pickled, whatever its shape."""
+  """Restores a pickled video of any shape."""
   video = frames.view(Video)
   video.fps = fps
   return video

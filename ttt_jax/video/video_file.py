@@ -37,8 +37,8 @@ class VideoInfo:
     fps: Average frames per second; 0 for a folder of pictures.
     seconds: Duration of the picture, not of the sound; 0 for a folder.
     frames: Number of frames.
-    conversions: What is done to its frames so that they are as a player shows
-      them, for example 'turned by 90 degrees'.
+    conversions: Changes of its frames to those that a player shows, for
+      example 'turned by 90 degrees'.
   """
 
   width: int
@@ -153,7 +153,7 @@ def read_video(
 
   path = pathlib.Path(path)
   if begin:
-    # What follows an unusual index may end too early.
+    # Packets after an unusual index may end too early.
     with contextlib.suppress(ValueError):
       return read(begin)
   return read(fractions.Fraction())
@@ -348,7 +348,7 @@ def write_video(
     fps: Frames per second.
     lossless: Whether to write H.264 of RGB without loss, for data sets of small
       drawings. Browsers do not show it, FFmpeg and players based on it do.
-    settings: JSON values that say how the video was made, such as the seed;
+    settings: JSON values of the video's making, such as the seed;
       stored in the file.
 
   Raises:

@@ -22,6 +22,7 @@ from ttt_jax.runtime import schema
 SCHEMA_VERSION = 1
 FINAL = 'manifest.json'
 UNFINISHED = 'manifest.unfinished.json'
+CONFIG = 'config.json'  # Of the command that made the data set, for readers.
 
 
 Row = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -63,8 +64,8 @@ class Manifest:
     scene_token_ids: Ids of the scene tokens in the vocabulary.
     clips: Readable clips.
     corrupt: Clips that could not be encoded.
-    conversions: What was done to the frames of a video so that they are as a
-      player shows them, by the video's name; plain videos are not listed.
+    conversions: Changes of the frames of a video to those that a player shows,
+      by the video's name; unchanged videos are not listed.
     schema_version: Version of this file's layout.
   """
 
