@@ -28,7 +28,7 @@ def frame_delta_rule(
   g: jax.Array,
   initial_state: jax.Array | None = None,
   *,
-  frames: int | Sequence[int],
+  frames: int | Sequence[int] | np.ndarray,
   implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Runs the delta rule with one exactly solved update per frame.
@@ -103,9 +103,11 @@ def frame_delta_rule(
   )
 
 
-def _lengths(frames: int | Sequence[int], length: int) -> tuple[int, ...]:
+def _lengths(
+  frames: int | Sequence[int] | np.ndarray, length: int
+) -> tuple[int, ...]:
   """Returns the length of every frame; raises ValueError if they do not fit."""
-  if np.ndim(frames):
+  if isinstance(frames, Sequence | np.ndarray):
     for frame in frames:
       check_chunk(frame, 'frames')
     if sum(frames) != length:

@@ -90,7 +90,9 @@ def check_config(
     folder: Folder of the stage, for the message.
   """
   old, new = _fields(saved), _fields(files.to_json_types(config))
-  added = {f'model.{name}': v for name, v in dit.ADDED_FIELDS.items()}
+  added: dict[str, Any] = {
+    f'model.{name}': value for name, value in dit.ADDED_FIELDS.items()
+  }
   old = {k: v for k, v in added.items() if k in new} | old
   old |= {k: _RENAMED[v] for k, v in old.items() if v in [*_RENAMED]}
   names = (*FREE_FIELDS, *_unused_fields(new))
