@@ -29,7 +29,7 @@ def test_what_is_read_is_what_was_printed(cells, monkeypatch, capsys):
   for cell in cells[1:]:
     if 'make_mesh' in cell.source:
       break
-    if 'launch.plan' in cell.source and 'subprocess' in cell.source:
+    if 'subprocess.run' in cell.source:
       names['ROOT'] = ROOT
       continue
     exec(cell.source, names)
