@@ -1,6 +1,7 @@
 """Several processes write one data set: shares, deaths, restarts."""
 
 import collections
+import gc
 import os
 import pathlib
 import signal
@@ -251,10 +252,14 @@ def test_memory_does_not_grow_with_the_number_of_clips(videos, tmp_path):
       story(f'x{i}', ('t', 'a.mp4', 0), ('t', 'b.mp4', i % 16 / 16))
       for i in range(count)
     ]
+    # Python collects cycles the later the more objects other tests have left.
+    gc.collect()
+    gc.freeze()
     tracemalloc.start()
     encode(videos, tmp_path / str(count), todo)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    gc.unfreeze()
     return peak
 
   encode(videos, tmp_path / 'warm')

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
 
 SMALL = (
@@ -35,4 +36,4 @@ def test_trains_a_complete_model(tmp_path, request):
   model = tmp_path / 'sd'
   assert stable_diffusion.load_schedule(model).prediction == 'epsilon'
   for part in ('unet', 'vae', 'text_encoder'):
-    assert stable_diffusion.find_part(model, part) == model / part
+    assert model_folder.find_part(model, part) == model / part
