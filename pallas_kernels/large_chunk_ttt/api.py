@@ -138,7 +138,7 @@ def _check(k, v, eta, weights, chunk, update, **more):
   """Raises ValueError for arguments that are not valid."""
   if update not in UPDATES:
     raise ValueError(
-      f'update={update!r} must be one of {", ".join(map(repr, UPDATES))}'
+      f'update={update!r}; expected one of {", ".join(map(repr, UPDATES))}'
     )
   sizes = check_shapes(
     more | {'k': (k, 'BHTD'), 'v': (v, 'BHTV'), 'eta': (eta, 'BHTR')}

@@ -239,7 +239,7 @@ def test_errors_of_long_runs_are_flat():
     (dict(k=(B, H, 8, 9)), {}, 'k has shape'),
     (dict(eta=(B, H, 9, 2)), {}, r"with update='all' it must be \(2, 2, 9, 3"),
     ({}, dict(update='last'), r'it must be \(2, 2, 9, 1\)'),
-    ({}, dict(update='first'), "update='first' must be one of 'all', 'last'"),
+    ({}, dict(update='first'), "update='first'; expected one of 'all', 'last'"),
     (dict(w1=(H, K, V)), {}, r'w1 has shape .* \[H, V, K\] must be'),
     (dict(w2=(H, K + 1, D)), {}, 'w2 has shape'),
     ({}, dict(chunk=0), 'chunk=0 must be an int of at least 1'),
