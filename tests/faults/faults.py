@@ -65,9 +65,16 @@ FAULTS = (
   Fault(
     'a frame that does not forget',
     'pallas_kernels/frame_delta_rule/xla.py',
-    'jnp.exp(g)[..., None, :] * identity',
-    'jnp.ones_like(g)[..., None, :] * identity',
+    'jnp.exp(g)[..., None] * inverse',
+    'inverse',
     ('tests/kernels/test_frame_delta_rule.py',),
+  ),
+  Fault(
+    'a state that a TPU rounds once per chunk',
+    'pallas_kernels/gated_delta_rule/xla.py',
+    'return _exact(transition, state) + written, state',
+    'return transition @ state + written, state',
+    ('tests/kernels/test_linear_recurrences.py',),
   ),
   Fault(
     'gates of text and video swapped',
