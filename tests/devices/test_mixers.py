@@ -64,7 +64,7 @@ def run(config, mesh):
 
 
 # The complete transformer with TTT layers is in test_dit.py, and full attention
-# is a window as long as the sequence.
+# runs the code of the window, without a limit.
 SLOW = 'ttt_mlp', 'ttt_linear', 'full'
 
 

@@ -96,9 +96,10 @@ def check_program(path: str | os.PathLike[str], module: str) -> None:
   if path.parent != folder().resolve():
     return
   command = demonstration(path.stem)
-  is_own = re.search(rf'-m {re.escape(module)}\b', command)
-  text = path.read_text(encoding='utf-8') if command and not is_own else ''
-  if text and not re.search(r'ttt_jax\.train|ttt-jax train', text):
+  if not command or re.search(rf'-m {re.escape(module)}\b', command):
+    return
+  text = path.read_text(encoding='utf-8')
+  if not re.search(r'ttt_jax\.train|ttt-jax train', text):
     raise ValueError(
       f'--config {path.stem} is a recipe of another program; in a clone of the'
       f' repository, call {command}'
