@@ -135,14 +135,18 @@ def _floats(frames: np.ndarray) -> np.ndarray:
     n, _, w, c = frames.shape
     small = frames.reshape(n, HEIGHT, k, w // k, k, c)
     return small.mean((2, 4), dtype=np.float32) / 255
-  zoom = HEIGHT / height
-  return ndimage.zoom(
-    frames.astype(np.float32) / 255,
-    (1, zoom, zoom, 1),
-    order=1,
-    mode='nearest',
-    grid_mode=True,
-  )
+  rows = _interpolation(height, HEIGHT)
+  columns = _interpolation(frames.shape[2], round(HEIGHT * story_lib.ASPECT))
+  pixels = np.moveaxis(frames.astype(np.float32) / 255, -1, 1)
+  return np.ascontiguousarray(np.moveaxis(rows @ pixels @ columns.T, 1, -1))
+
+
+def _interpolation(length: int, target: int) -> np.ndarray:
+  """Returns the matrix [target, length] of linear interpolation of pixels."""
+  centres = (np.arange(target) + 0.5) * length / target - 0.5
+  unit = np.eye(length, dtype=np.float32)
+  rows = [np.interp(centres, np.arange(length), each) for each in unit]
+  return np.stack(rows, axis=1).astype(np.float32)
 
 
 def watch(
