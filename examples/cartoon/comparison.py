@@ -3,6 +3,8 @@
     python -m examples.cartoon.comparison --workdir=comparison
     python -m examples.cartoon.comparison --workdir=comparison \\
         --mixers=none,ttt_mlp --seeds=1 --stories=25
+    python -m examples.cartoon.comparison --workdir=comparison \\
+        --archive=found.zip
 
 docs/remember.md has the protocol and the results. Every mixer searches its
 learning rate, trains through the stages of configs/comparison.py once per seed,
@@ -11,15 +13,21 @@ so the same command continues after an interruption. Once the stories are
 encoded, a second process can run other mixers in the same folder:
 
     WORKDIR/search/MIXER/RATE/   runs of the search of the learning rate
+    WORKDIR/search/MIXER.json    loss of each learning rate
     WORKDIR/runs/MIXER/SEED/     runs of the stages
     WORKDIR/verdicts/            one file per mixer, seed, length and story
+
+--archive keeps what was found in one file, and what is in it is not run again,
+so several machines, one after another, can share the runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import json
 import pathlib
+import zipfile
 
 from absl import flags
 import numpy as np
@@ -58,13 +66,14 @@ _CONFIG = 'configs/comparison.py'
 _INVALID = 2  # status of commands that were given something invalid
 # Version of the protocol in docs/remember.md. Results of two versions do not
 # belong in one table.
-_PROTOCOL = 5
+_PROTOCOL = 6
 # Seconds: stories and segments per story. Stories of one segment would have no
 # second mention, so the first stage cuts longer ones.
 _STORIES = {3: (200, 3), 9: (1000, 3)}
 _RENAMINGS = 4
 _FIRST_SEED = 10_000  # times the seconds: stages have different stories
 _SAMPLING_STEPS = 16
+_MOST_STORIES = 1000  # per length and seed: every seed has stories of its own
 
 
 def preparation() -> list[tuple[str, Step]]:
@@ -187,6 +196,20 @@ class Comparison:
     Raises:
       ValueError: all of them are too large.
     """
+    path = self.workdir / 'search' / f'{mixer}.json'
+    if not path.exists():
+      losses = self._search(mixer)
+      if not losses:
+        raise ValueError(f'every learning rate is too large for {mixer}')
+      files.write_json({f'{rate}': x for rate, x in losses.items()}, path)
+    losses = {float(rate): x for rate, x in files.read_json(path).items()}
+    best = min(losses, key=lambda rate: losses[rate])
+    found = ', '.join(f'{r}: {x:.4f}' for r, x in losses.items())
+    print(f'{mixer}: learning rate {best} (losses {found})', flush=True)
+    return best
+
+  def _search(self, mixer: str) -> dict[float, float]:
+    """Returns the losses of the learning rates that are not too large."""
     losses = {}
     for rate in RATES:
       run = f'search/{mixer}/{rate}'
@@ -204,12 +227,11 @@ class Comparison:
           print(f'{mixer}: {rate} is too large; see above', flush=True)
           continue
       losses[rate] = comparison_report.search_loss(stage / 'metrics.jsonl')
-    if not losses:
-      raise ValueError(f'every learning rate is too large for {mixer}')
-    best = min(losses, key=lambda rate: losses[rate])
-    found = ', '.join(f'{r}: {x:.4f}' for r, x in losses.items())
-    print(f'{mixer}: learning rate {best} (losses {found})', flush=True)
-    return best
+    return losses
+
+  def is_judged(self, mixer: str, seed: int, stories: int) -> bool:
+    """Returns whether all test stories of a seed are judged."""
+    return not any(self._missing(mixer, seed, stories))
 
   def train(self, mixer: str, seed: int, rate: float) -> None:
     """Trains all stages of one mixer with one seed.
@@ -253,6 +275,7 @@ class Comparison:
         progress=False,
       )
       verdict = judge.judge(np.asarray(video), story, story.name)
+      path.parent.mkdir(parents=True, exist_ok=True)
       files.write_json(
         files.to_json_types(dataclasses.asdict(verdict.score)), path
       )
@@ -260,14 +283,50 @@ class Comparison:
   def _missing(
     self, mixer: str, seed: int, stories: int
   ) -> Iterator[tuple[int, int, pathlib.Path]]:
-    """Yields seconds, seed and path of the verdicts that are not there."""
-    for number in range(stories):
+    """Yields seconds, number and path of the verdicts that are not there."""
+    for number in range(seed * _MOST_STORIES, seed * _MOST_STORIES + stories):
       for seconds in LENGTHS:
         folder = self.workdir / 'verdicts' / mixer / f'{seed}' / f'{seconds}s'
         path = folder / f'{number}.json'
         if not path.exists():
-          folder.mkdir(parents=True, exist_ok=True)
           yield seconds, number, path
+
+  def unpack(self, archive: pathlib.Path) -> None:
+    """Adds the results of an archive that this folder does not have.
+
+    Raises:
+      ValueError: it is no archive of this version of the protocol, or the
+        folder has results of another one.
+    """
+    try:
+      with zipfile.ZipFile(archive) as zipped:
+        found = json.loads(zipped.read('protocol.json'))['version']
+        if found != _PROTOCOL:
+          raise ValueError(
+            f'{archive} has results of version {found} of the protocol, and'
+            f' this is version {_PROTOCOL}; choose another --archive'
+          )
+        self.check_protocol()
+        for name in zipped.namelist():
+          if not (self.workdir / name).exists():
+            zipped.extract(name, self.workdir)
+    except (zipfile.BadZipFile, KeyError) as e:
+      raise ValueError(
+        f'{archive} is no archive of results ({e}); choose a file that'
+        ' --archive wrote, or a new name'
+      ) from e
+
+  def pack(self, archive: pathlib.Path) -> None:
+    """Writes the results of this folder to an archive, without the weights."""
+    paths = [
+      self.workdir / 'protocol.json',
+      *(self.workdir / 'search').glob('*.json'),
+      *(self.workdir / 'verdicts').rglob('*.json'),
+    ]
+    with files.atomic_write(archive) as partial:
+      with zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as zipped:
+        for path in sorted(paths):
+          zipped.write(path, path.relative_to(self.workdir))
 
 
 def _is_finished(stage: pathlib.Path) -> bool:
@@ -283,9 +342,20 @@ def _define_flags() -> None:
   flags.DEFINE_string('workdir', None, 'Folder of the comparison.')
   flags.DEFINE_list('mixers', [*MIXERS], 'Mixers to compare.')
   cli.define('seeds', 3, 'Number of runs per mixer.', schema.PositiveInt)
-  cli.define('stories', 100, 'Stories per length.', schema.PositiveInt)
+  cli.define(
+    'stories',
+    34,
+    f'Test stories per length and seed, at most {_MOST_STORIES}.',
+    schema.PositiveInt,
+  )
   flags.DEFINE_bool(
     'report', False, 'Tables of the existing results, without new runs.'
+  )
+  flags.DEFINE_string(
+    'archive',
+    None,
+    'Zip file of results. Those that it has count as done, and new ones are'
+    ' added to it.',
   )
   flags.DEFINE_string('out', None, 'JSON file of the results.')
 
@@ -304,18 +374,30 @@ def main(argv: Sequence[str]) -> int:
         f'--mixers has {name!r}; expected names out of'
         f' {", ".join(mixers_lib.MIXERS)}'
       )
+  if values.stories > _MOST_STORIES:
+    raise ValueError(
+      f'--stories is {values.stories}; expected at most {_MOST_STORIES}'
+    )
   workdir = paths.require_local(values.workdir, '--workdir')
   if values.out:
     files.check_writable(pathlib.Path(values.out))
+  comparison = Comparison(workdir)
+  archive = pathlib.Path(values.archive) if values.archive else None
+  if archive:
+    files.check_writable(archive)
+    if archive.exists():
+      comparison.unpack(archive)
   if not values.report:
-    comparison = Comparison(workdir)
     comparison.check_protocol()
-    comparison.prepare()
-    rates = {mixer: comparison.learning_rate(mixer) for mixer in values.mixers}
     for seed in range(values.seeds):
       for mixer in values.mixers:
-        comparison.train(mixer, seed, rates[mixer])
+        if comparison.is_judged(mixer, seed, values.stories):
+          continue
+        comparison.prepare()
+        comparison.train(mixer, seed, comparison.learning_rate(mixer))
         comparison.judge(mixer, seed, values.stories)
+        if archive:
+          comparison.pack(archive)
   results = comparison_report.read(workdir)
   comparison_report.print_tables(results)
   if values.out:

@@ -99,11 +99,10 @@ def _costs(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
 
 def _searches(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   """Returns mixer -> learning rate -> loss of the search."""
-  found: dict[str, dict[str, float]] = {}
-  for path in sorted((workdir / 'search').glob('*/*/search/metrics.jsonl')):
-    mixer, rate = path.relative_to(workdir / 'search').parts[:2]
-    found.setdefault(mixer, {})[rate] = search_loss(path)
-  return found
+  return {
+    path.stem: files.read_json(path)
+    for path in sorted((workdir / 'search').glob('*.json'))
+  }
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

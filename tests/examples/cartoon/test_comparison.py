@@ -114,26 +114,27 @@ def test_tables(tmp_path, capsys):
       wins = number % 3 > 0
       verdict(tmp_path, 'ttt_mlp', seed, number, text=0.5 + 0.1 * wins)
       verdict(tmp_path, 'none', seed, number, text=0.55)
-  run = tmp_path / 'search' / 'none' / '0.02' / 'search'
-  run.mkdir(parents=True)
-  rows = [dict(step=s, loss=1 / s) for s in range(10, 160, 10)]
-  lines = '\n'.join(json.dumps(row) for row in [*rows, *rows[-2:]])
-  (run / 'metrics.jsonl').write_text(lines)
+  (tmp_path / 'search').mkdir()
+  files.write_json({'0.02': 0.5}, tmp_path / 'search' / 'none.json')
   results = comparison_report.read(tmp_path)
   value = results['lengths']['9s']
   assert value['mixers']['ttt_mlp']['seeds'] == 2
   assert value['mixers']['ttt_mlp']['stories'] == 24
   rated = value['ratings']['axes']['text']['ratings']
   assert rated['ttt_mlp']['rating'] > rated['none']['rating']
-  last = [1 / s for s in (110, 120, 130, 140, 150)]
-  assert results['search']['none']['0.02'] == pytest.approx(np.mean(last))
+  assert results['search'] == {'none': {'0.02': 0.5}}
   comparison_report.print_tables(results)
   shown = capsys.readouterr().out
   assert '100.0% of 24' in shown and '0.0% of 24' in shown
 
 
-def test_a_search_that_diverged(tmp_path):
+def test_the_loss_of_a_search(tmp_path):
   path = tmp_path / 'metrics.jsonl'
+  rows = [dict(step=s, loss=1 / s) for s in range(10, 160, 10)]
+  lines = '\n'.join(json.dumps(row) for row in [*rows, *rows[-2:]])
+  path.write_text(lines)
+  last = [1 / s for s in (110, 120, 130, 140, 150)]
+  assert comparison_report.search_loss(path) == pytest.approx(np.mean(last))
   path.write_text('{"step": 10, "loss": 1.0}\n{"step": 20, "loss": NaN}\n')
   assert comparison_report.search_loss(path) == float('inf')
 
@@ -152,6 +153,9 @@ def test_a_learning_rate_that_is_too_large(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(comparison.demo_steps, 'run', train)
   found = comparison.Comparison(tmp_path).learning_rate('mamba2')
   assert found == min(comparison.RATES)
+  # The next run reads it.
+  assert comparison.Comparison(tmp_path).learning_rate('mamba2') == found
+  (tmp_path / 'search' / 'mamba2.json').unlink()
   shown = capsys.readouterr().out
   assert f'{max(comparison.RATES)} is too large; see above' in shown
   status = 75  # Stopped from outside: no answer.
@@ -170,6 +174,51 @@ def test_results_of_two_protocols_do_not_mix(tmp_path):
   (tmp_path / 'old' / 'runs').mkdir(parents=True)
   with pytest.raises(ValueError, match='has runs of version 1 of the protocol'):
     comparison.Comparison(tmp_path / 'old').check_protocol()
+
+
+def test_results_in_an_archive(tmp_path, monkeypatch):
+  first = comparison.Comparison(tmp_path / 'first')
+  first.check_protocol()
+  for number in (1000, 1001):
+    verdict(first.workdir, 'none', 1, number, text=0.5)
+  (first.workdir / 'search').mkdir()
+  files.write_json({'0.02': 0.5}, first.workdir / 'search' / 'none.json')
+  (first.workdir / 'runs').mkdir()
+  (first.workdir / 'runs' / 'weights').write_text('large')
+  archive = tmp_path / 'found.zip'
+  first.pack(archive)
+  monkeypatch.setattr(comparison, 'LENGTHS', (9,))
+  second = comparison.Comparison(tmp_path / 'second')
+  second.unpack(archive)
+  # What it has counts as done.
+  assert second.is_judged('none', 1, 2)
+  assert not second.is_judged('none', 1, 3)
+  assert not second.is_judged('none', 0, 2)
+  assert second.learning_rate('none') == 0.02
+  assert not (second.workdir / 'runs').exists()
+  # New results are added to the old ones.
+  verdict(second.workdir, 'mamba2', 0, 0, text=0.5)
+  second.pack(archive)
+  first.unpack(archive)
+  assert set(comparison_report.read_scores(first.workdir)['9s']) == {
+    'none',
+    'mamba2',
+  }
+
+
+def test_archives_that_are_none(tmp_path, monkeypatch):
+  compare = comparison.Comparison(tmp_path / 'work')
+  (tmp_path / 'text.zip').write_text('no archive')
+  with pytest.raises(ValueError, match='text.zip is no archive of results'):
+    compare.unpack(tmp_path / 'text.zip')
+  other = comparison.Comparison(tmp_path / 'other')
+  monkeypatch.setattr(comparison, '_PROTOCOL', 4)
+  other.check_protocol()
+  other.pack(tmp_path / 'old.zip')
+  monkeypatch.undo()
+  with pytest.raises(ValueError, match='old.zip has results of version 4'):
+    compare.unpack(tmp_path / 'old.zip')
+  assert not compare.workdir.exists()
 
 
 def test_results_of_two_learning_rates_do_not_mix(tmp_path, monkeypatch):
@@ -192,6 +241,7 @@ def test_results_of_two_learning_rates_do_not_mix(tmp_path, monkeypatch):
     ([], '--workdir is missing; give a folder'),
     (['--workdir=x', '--mixers=ttt'], "--mixers has 'ttt'; expected names"),
     (['--workdir=x', '--report'], 'x has no verdicts yet'),
+    (['--workdir=x', '--stories=1001'], '--stories is 1001; expected at most'),
   ],
 )
 def test_bad_input(arguments, message, tmp_path):
