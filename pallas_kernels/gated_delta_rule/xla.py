@@ -11,10 +11,10 @@ of the chunk, and tril the part below the diagonal:
     o = (d(i) q - P W) S + P U
 
 (UT transform, Yang et al. 2024, arXiv:2406.06484, section 3.) One triangular
-system per chunk. All but the states is computed for many chunks at once: one
-product per chunk, forwards and backwards. Products that the states pass through
-are not rounded: a TPU would otherwise take their operands in bfloat16, and 1 -
-2^-9 and more as 1, once per chunk.
+system per chunk. All but the states is computed for many chunks at once; for
+the states see `affine_scan`. Products that they pass through are not rounded: a
+TPU would otherwise take their operands in bfloat16, and 1 - 2^-9 and more as 1,
+once per chunk.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.arguments import first_state
+from pallas_kernels.xla.affine_scan import affine_scan
 from pallas_kernels.xla.chunks import Arrays
 from pallas_kernels.xla.chunks import scan_chunks
 from pallas_kernels.xla.chunks import segment_sums
@@ -112,12 +113,7 @@ def read(states: jax.Array, chunks: Chunk) -> jax.Array:
 @jax.custom_vjp
 def _states(state, transition, written):
   """Returns S_n and S_0 .. S_{n-1} of S' = transition S + written."""
-
-  def step(state, chunk):
-    transition, written = chunk
-    return _exact(transition, state) + written, state
-
-  return jax.lax.scan(step, state, (transition, written))
+  return affine_scan(state, transition, written)
 
 
 def _states_forward(state, transition, written):
@@ -128,14 +124,8 @@ def _states_forward(state, transition, written):
 def _states_backward(kept, gradients):
   transition, states = kept
   d_last, d_states = gradients
-
-  def step(d_next, chunk):
-    transition, d_state = chunk
-    d_this = _exact(jnp.swapaxes(transition, -1, -2), d_next) + d_state
-    return d_this, d_next
-
-  d_first, d_written = jax.lax.scan(
-    step, d_last, (transition, d_states), reverse=True
+  d_first, d_written = affine_scan(
+    d_last, jnp.swapaxes(transition, -1, -2), d_states, reverse=True
   )
   # For all chunks at once, which autodiff would do one by one.
   return d_first, d_written @ jnp.swapaxes(states, -1, -2), d_written

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.arguments import first_state
+from pallas_kernels.xla.affine_scan import decay_scan
 from pallas_kernels.xla.chunks import Arrays
 from pallas_kernels.xla.chunks import scan_chunks
 from pallas_kernels.xla.chunks import segment_sums
@@ -30,6 +31,7 @@ class Chunk(NamedTuple):
   written: jax.Array  # (dt x)^T (d(C, i) b), [P, N]
   c: jax.Array  # [C, N], of the head's group
   since_start: jax.Array  # d(i), [C]
+  log_decay: jax.Array  # of the complete chunk, []
 
 
 def ssd(
@@ -73,23 +75,19 @@ def prepare(tokens: Arrays, a: jax.Array) -> Chunk:
   share = lambda y: jnp.repeat(y, heads // groups, axis=2)
   x = dt[..., None] * x
   until_end = decays[..., -1, :, None]
+  since_start = sums[..., 0] + log_decay[..., :1]
   return Chunk(
     out=(share(pairs) * decays) @ x,
     written=jnp.einsum('nbhcp,nbhcm->nbhpm', x, until_end * share(b)),
     c=share(c),
-    since_start=jnp.exp(sums[..., 0] + log_decay[..., :1]),
+    since_start=jnp.exp(since_start),
+    log_decay=since_start[..., -1],
   )
 
 
 def advance(state: jax.Array, chunks: Chunk) -> tuple[jax.Array, jax.Array]:
   """Returns the last state [B, H, P, N], and those before each chunk."""
-
-  def step(state, chunk):
-    decay, written = chunk
-    return decay * state + written, state
-
-  decays = chunks.since_start[..., -1, None, None]
-  return jax.lax.scan(step, state, (decays, chunks.written))
+  return decay_scan(state, chunks.log_decay, chunks.written)
 
 
 def read(states: jax.Array, chunks: Chunk) -> jax.Array:

@@ -7,12 +7,14 @@ for each other without end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 
 import jax
 import jax.numpy as jnp
 
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
@@ -30,22 +32,72 @@ def solve_unit_lower(lower: jax.Array, rhs: jax.Array) -> jax.Array:
 
 
 def _inverse(lower):
-  """Returns (I + lower)^-1, from the inverses of its two diagonal blocks."""
+  """Returns (I + lower)^-1."""
+  return jax.lax.platform_dependent(
+    lower,
+    tpu=functools.partial(by_halves, size=16, base=by_rows),
+    default=functools.partial(by_halves, size=8, base=by_powers),
+  )
+
+
+def by_halves(
+  lower: jax.Array, size: int, base: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """Returns (I + lower)^-1, from the inverses of its two diagonal blocks.
+
+  Args:
+    lower: [..., C, C], zero on and above the diagonal.
+    size: Most rows of the blocks that `base` inverts.
+    base: Function that inverts them.
+  """
   c = lower.shape[-1]
-  if c == 1:
-    return jnp.ones_like(lower)
+  if c <= size:
+    return base(lower)
   if c % 2:
     padding = [(0, 0)] * (lower.ndim - 2) + [(0, 1)] * 2
-    return _inverse(jnp.pad(lower, padding))[..., :c, :c]
+    return by_halves(jnp.pad(lower, padding), size, base)[..., :c, :c]
   first, last = slice(c // 2), slice(c // 2, None)
   blocks = jnp.stack([lower[..., first, first], lower[..., last, last]])
-  upper_left, lower_right = _inverse(blocks)
+  upper_left, lower_right = by_halves(blocks, size, base)
   corner = -_einsum(
     '...ij,...jk,...kl->...il', lower_right, lower[..., last, first], upper_left
   )
   return jnp.block(
     [[upper_left, jnp.zeros_like(corner)], [corner, lower_right]]
   )
+
+
+def by_powers(lower: jax.Array) -> jax.Array:
+  """Returns (I + lower)^-1 = (I - lower) (I + lower^2) (I + lower^4) ...
+
+  For few rows: powers lose more digits with every factor.
+  """
+  c = lower.shape[-1]
+  inverse, power = jnp.eye(c, dtype=lower.dtype) - lower, lower
+  terms = 2
+  while terms < c:  # lower^c is 0.
+    power = _matmul(power, power)
+    inverse += _matmul(inverse, power)
+    terms *= 2
+  return inverse
+
+
+def by_rows(lower: jax.Array) -> jax.Array:
+  """Returns (I + lower)^-1, row by row for all matrices at once.
+
+  A TPU computes with tiles of 8 by 128 numbers. Here the last axis counts the
+  matrices; products of small matrices would leave most of a tile empty.
+  """
+  c = lower.shape[-1]
+  factors = jnp.moveaxis(lower.reshape(-1, c, c), 0, -1)
+  identity = jnp.eye(c, dtype=lower.dtype)
+  inverse = jnp.broadcast_to(identity[..., None], factors.shape)
+
+  def subtract(i, inverse):
+    return inverse.at[i].add(-(factors[i][:, None] * inverse).sum(0))
+
+  inverse = jax.lax.fori_loop(1, c, subtract, inverse)
+  return jnp.moveaxis(inverse, -1, 0).reshape(lower.shape)
 
 
 def _forward(lower, rhs):

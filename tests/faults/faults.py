@@ -71,10 +71,17 @@ FAULTS = (
   ),
   Fault(
     'a state that a TPU rounds once per chunk',
-    'pallas_kernels/gated_delta_rule/xla.py',
-    'return _exact(transition, state) + written, state',
-    'return transition @ state + written, state',
+    'pallas_kernels/xla/affine_scan.py',
+    'return _matmul(a, state) + b, state',
+    'return a @ state + b, state',
     ('tests/kernels/test_linear_recurrences.py',),
+  ),
+  Fault(
+    'steps of a block combined in the wrong order',
+    'pallas_kernels/xla/affine_scan.py',
+    '_matmul(a, a_before)',
+    '_matmul(a_before, a)',
+    ('tests/kernels/test_affine_scan.py',),
   ),
   Fault(
     'gates of text and video swapped',

@@ -1,4 +1,4 @@
-"""Matrix products on a CPU as a TPU rounds them."""
+"""What a TPU does otherwise, on a CPU: its products and its code."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,6 +8,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 
 @contextlib.contextmanager
@@ -33,3 +34,13 @@ def rounded_products() -> Iterator[None]:
     mock.patch.object(jnp, 'einsum', einsum),
   ):
     yield
+
+
+def choose_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Takes the code for TPUs where it is chosen by platform.
+
+  Compiled functions are not traced again.
+  """
+  monkeypatch.setattr(
+    jax.lax, 'platform_dependent', lambda *args, tpu, default: tpu(*args)
+  )

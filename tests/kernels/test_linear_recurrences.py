@@ -244,8 +244,9 @@ def test_errors_of_long_runs_are_flat(op, chunks_):
   assert errors[-3:].mean() < 3 * errors[:3].mean()
 
 
+@pytest.mark.parametrize('platform', ['tpu', 'other'])
 @pytest.mark.parametrize('op', OPS)
-def test_products_of_a_tpu_do_not_round_the_states(op):
+def test_products_of_a_tpu_do_not_round_the_states(op, platform, monkeypatch):
   """States with little decay pass hundreds of chunks, also in gradients."""
   arguments = draw(op, 4 * 400)
   if op == 'ssd':
@@ -264,6 +265,8 @@ def test_products_of_a_tpu_do_not_round_the_states(op):
 
   want = jax.jit(out_and_gradients)(arguments)
   narrow = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
+  if platform == 'tpu':
+    tpu_precision.choose_tpu(monkeypatch)
   with tpu_precision.rounded_products():
     got = jax.jit(lambda a: out_and_gradients(a))(narrow)
   assert_close(got, want, 2**-6)
