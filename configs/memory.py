@@ -1,7 +1,12 @@
 """Does the mixer carry the story? Two models trained alike, one without.
 
+    python -m ttt_jax.precompute --config=configs/memory.py:3s --workdir=DIR
+    python -m ttt_jax.train --config=configs/memory.py:3s,none --workdir=DIR
     python -m ttt_jax.precompute --config=configs/memory.py:18s --workdir=DIR
     python -m ttt_jax.train --config=configs/memory.py:18s,none --workdir=DIR
+
+The 18-second stage starts from the weights of the 3-second one of the same
+mixer; all mixers share the latents of `precompute`.
 
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
 docs/mixers.md. Only the first caption of a clip describes the picture; the

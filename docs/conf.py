@@ -35,7 +35,7 @@ root_doc = 'index'
 exclude_patterns = ['extensions', 'drawings/*.py', '**/.ipynb_checkpoints']
 
 # Pages of the repository on this site, and where the other files are.
-repository_url = _PROJECT['urls']['Repository']
+repository_url = repository_address = _PROJECT['urls']['Repository']
 if '/OWNER/' in repository_url:  # It has no address yet.
   repository_url = ''
 repository_branch = 'main'

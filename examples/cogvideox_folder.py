@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import pathlib
+from typing import Any
 
 from ttt_jax.convert import model_folder
 from ttt_jax.runtime import files
@@ -16,6 +18,7 @@ def complete(
   schedule_shift: float = 1.0,
   prediction: str = 'v_prediction',
   fps: int | None = None,
+  sampling: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes model_index.json and scheduler/ next to the parts of a model.
 
@@ -26,6 +29,8 @@ def complete(
     schedule_shift: Shift of the noise schedule.
     prediction: Output of the transformer, 'v_prediction' or 'sample'.
     fps: Frames per second of its videos; None is CogVideoX's.
+    sampling: Settings with which it samples, see `ttt_jax.pipeline.sampling`;
+      None is CogVideoX's.
   """
   scheduler = {
     '_class_name': 'CogVideoXDPMScheduler',
@@ -52,6 +57,8 @@ def complete(
   }
   if fps is not None:
     index['_fps'] = fps
+  if sampling is not None:
+    index['_sampling'] = dict(sampling)
   (folder / 'scheduler').mkdir()
   files.write_json(scheduler, folder / 'scheduler/scheduler_config.json')
   files.write_json(index, folder / model_folder.INDEX)

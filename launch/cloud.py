@@ -112,14 +112,14 @@ def find_slice(name: str | None) -> CloudSlice:
   """Returns the slice of a topology name; ValueError if there is none."""
   if not name:
     raise ValueError(
-      '--topology is missing, for example v5p:4x8x8; python -m launch.plan'
+      '--topology is missing, for example v5p:8x8x4; python -m launch.plan'
       ' finds the slice that your stage needs'
     )
   topology = topology_lib.parse(name)
   tpu_type = TPU_TYPES.get(topology.chip.name)
   if tpu_type is None:
     raise ValueError(
-      f'--topology {name} is not a TPU slice such as v5p:4x8x8; use'
+      f'--topology {name} is not a TPU slice such as v5p:8x8x4; use'
       ' python -m launch.slurm for GPUs'
     )
   sides = sorted(topology.shape)

@@ -137,7 +137,7 @@ def define_flags(*names: str) -> None:
     name='Name of the run, of your choice.',
     zone='Zone of Google Cloud, such as us-east5-a.',
     project='Project of Google Cloud.',
-    topology='Name of the TPU slice, such as v5p:4x8x8.',
+    topology='Name of the TPU slice, such as v5p:8x8x4.',
   )
   for name in names:
     flags.DEFINE_string(name, None, texts[name])

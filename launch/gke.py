@@ -1,7 +1,7 @@
 """Runs the stages on a TPU slice of Google Kubernetes Engine.
 
     python -m launch.gke --action=cluster --cluster=C --zone=us-east5-a \\
-        --project=P --bucket=B --topology=v5p:4x8x8 [--spot]
+        --project=P --bucket=B --topology=v5p:8x8x4 [--spot]
     python -m launch.gke --action=image --image=us-docker.pkg.dev/P/R/I:1
     python -m launch.gke --action=run --name=R --image=... --bucket=B \\
         --topology=... -- --config=configs/ttt_video.py:63s \\

@@ -50,7 +50,7 @@ MODES = ('train', 'sample')
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _TOPOLOGY = flags.DEFINE_string(
-  'topology', 'v5p:8x8x4', 'Name of the TPU slice, such as v5p:4x8x8.'
+  'topology', 'v5p:8x8x4', 'Name of the TPU slice, such as v5p:8x8x4.'
 )
 _MESH = flags.DEFINE_string(
   'mesh',
@@ -62,7 +62,9 @@ _MODE = flags.DEFINE_string('mode', 'train', 'Program: train or sample.')
 _SWEEP = flags.DEFINE_bool(
   'sweep', False, 'Comparison of several candidates, each compiled.'
 )
-_LIMIT = flags.DEFINE_integer('limit', 3, 'Candidates that a sweep compiles.')
+_LIMIT = flags.DEFINE_integer(
+  'limit', 3, 'Largest number of candidates that --sweep compiles.'
+)
 _JSON = flags.DEFINE_string('json', None, 'JSON file to write; default: none.')
 _CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')
 _BUDGET = flags.DEFINE_string(

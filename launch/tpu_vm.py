@@ -1,7 +1,7 @@
 """Rents a TPU slice as TPU VMs and runs the stages on all its workers.
 
     python -m launch.tpu_vm --action=create --name=my-run --zone=us-east5-a \\
-        --topology=v5p:4x8x8 [--spot]
+        --topology=v5p:8x8x4 [--spot]
     python -m launch.tpu_vm --action=install ... [--fetch=gs://BUCKET/FOLDER]
     python -m launch.tpu_vm --action=run ... -- \\
         --config=configs/ttt_video.py:63s --workdir=gs://BUCKET/run \\

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import hashlib
 import io
 import os
@@ -43,6 +43,10 @@ from tests.helpers import compiler  # noqa: E402
 
 _TIMEOUT = 1200  # seconds per cell
 _COLOURS = 64  # of a plot
+_BRANCH = 'main'
+# [text](target) without a scheme.
+_LINK = re.compile(r'\]\((?![a-z+]+:|#)([^()\s#]+)')
+_FENCE = re.compile(r'(^```.*?^```$)', re.M | re.S)
 _BADGE = re.compile(r'^\[!\[Open in Colab\].*$|^BADGE$', re.M)
 _SETUP = re.compile(
   r'(^```python\n)(?:(?!^```).)*?(^notebook\.start\(.*?\)$)(\n```$)',
@@ -71,13 +75,29 @@ def repository() -> str:
   )
 
 
+def absolute_links(text: str) -> str:
+  """Returns a .md whose links to files lead to the repository.
+
+  Where a notebook is opened, for example in Colab, are no files next to it.
+  """
+  address = repository().removesuffix('.git')
+
+  def absolute(match: re.Match[str]) -> str:
+    path = os.path.normpath(f'{FOLDER.name}/{match[1]}').replace(os.sep, '/')
+    return f']({address}/blob/{_BRANCH}/{path}'
+
+  parts = _FENCE.split(text)
+  parts[::2] = [_LINK.sub(absolute, part) for part in parts[::2]]
+  return ''.join(parts)
+
+
 def badge(name: str) -> str:
   """Returns the Markdown of the link that opens a notebook in Colab."""
   colab = 'https://colab.research.google.com'
   place = repository().removeprefix('https://github.com/').removesuffix('.git')
   return (
     f'[![Open in Colab]({colab}/assets/colab-badge.svg)]'
-    f'({colab}/github/{place}/blob/main/notebooks/{name}.ipynb)'
+    f'({colab}/github/{place}/blob/{_BRANCH}/notebooks/{name}.ipynb)'
   )
 
 
@@ -107,7 +127,8 @@ FAST = os.environ.get('FAST') == '1'  # True makes everything small.
 
 
 def fill(text: str, name: str) -> str:
-  """Returns a .md with the badge and the first cell as they are now."""
+  """Returns a .md with badge, first cell and links as they are now."""
+  text = absolute_links(text)
   text = _BADGE.sub(lambda _: badge(name), text, count=1)
   return _SETUP.sub(lambda m: m[1] + setup(m[2]) + m[3], text, count=1)
 
@@ -180,11 +201,16 @@ def _joined(
 
 
 def _smaller(picture: str) -> str:
-  """Returns a PNG in Base64 with few colours, if that makes it smaller."""
+  """Returns a PNG in Base64 with few colours, if that makes it smaller.
+
+  One that has few already is returned as it is.
+  """
   content = io.BytesIO(base64.b64decode(picture))
   out = io.BytesIO()
-  image = Image.open(content).convert('RGB')
-  image.quantize(_COLOURS, dither=Image.Dither.NONE).save(
+  image = Image.open(content)
+  if image.mode == 'P':
+    return picture
+  image.convert('RGB').quantize(_COLOURS, dither=Image.Dither.NONE).save(
     out, 'PNG', optimize=True
   )
   return min(picture, base64.b64encode(out.getvalue()).decode(), key=len)
@@ -219,6 +245,24 @@ def link_compiler(folder: pathlib.Path) -> pathlib.Path | None:
   return folder if found else None
 
 
+def announcement(
+  name: str, notebook: nbformat.NotebookNode
+) -> Callable[..., None]:
+  """Returns a function that prints a line when a code cell starts."""
+  start = time.monotonic()
+  code = [i for i, c in enumerate(notebook.cells) if c.cell_type == 'code']
+
+  def announce(cell: nbformat.NotebookNode, cell_index: int) -> None:
+    if cell_index in code:
+      print(
+        f'{name}: cell {code.index(cell_index) + 1} of {len(code)}, after'
+        f' {time.monotonic() - start:.0f} s',
+        flush=True,
+      )
+
+  return announce
+
+
 def execute(name: str, fast: bool) -> nbformat.NotebookNode:
   """Returns the cells of a .md with their outputs.
 
@@ -244,6 +288,7 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
       record_timing=False,
       resources={'metadata': {'path': folder}},
     )
+    client.on_cell_start = announcement(name, notebook)
     client.execute(env=environment(fast, tpu))
   return notebook
 

@@ -29,6 +29,7 @@ PAGES = sorted(
 
 
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+ADDRESS = PROJECT['urls']['Repository']
 
 
 def tokens(page: pathlib.Path):
@@ -55,10 +56,13 @@ def test_links(name):
   broken = []
   for token in tokens(page):
     link = token.attrs.get('href') or token.attrs.get('src')
+    folder = page.parent
+    if link and link.startswith(f'{ADDRESS}/blob/main/'):  # In notebooks.
+      folder, link = ROOT, link.removeprefix(f'{ADDRESS}/blob/main/')
     if not link or urllib.parse.urlsplit(link).scheme:
       continue
     path, _, anchor = link.partition('#')
-    target = page.parent / path if path else page
+    target = folder / path if path else page
     if not target.exists():
       broken.append(f'{link}: there is no {target}')
     elif anchor and anchor not in anchors(target):
@@ -99,7 +103,8 @@ def test_commands_of_ttt_jax(name):
 
 def test_one_address_of_the_repository():
   """`make address` sets it; pages, badges and notebooks agree."""
-  place = PROJECT['urls']['Repository'].removeprefix('https://github.com/')
+  assert all(url.startswith(ADDRESS) for url in PROJECT['urls'].values())
+  place = ADDRESS.removeprefix('https://github.com/')
   pattern = re.compile(
     r'(?:github\.com|colab\.research\.google\.com/github)/([\w.-]+/ttt_jax)\b'
   )
@@ -117,8 +122,23 @@ def test_the_number_of_demonstrations():
   makefile, readme = ((ROOT / n).read_text() for n in ('Makefile', 'README.md'))
   targets = re.findall(r'^(demo[\w-]*):', makefile, re.M)
   assert all(f'make {target} ' in readme for target in targets)
-  words = {4: 'four', 5: 'five', 6: 'six'}
-  assert f'without downloads of weights | [{words[len(targets)]}]' in readme
+  # These encode texts with a model that is a package.
+  commands = re.findall(r'^demo[\w-]*:.*\n\t(.*)', makefile, re.M)
+  with_package = sum('examples.one_minute' in c for c in commands)
+  words = ['no', 'one', 'two', 'three', 'four', 'five']
+  assert (
+    'without downloads of weights |'
+    f' [{words[len(targets) - with_package]}](#install);'
+    f' {words[with_package]} more'
+  ) in readme
+
+
+def test_versions_of_python_are_classified():
+  low, high = re.findall(r'3\.(\d+)', PROJECT['requires-python'])
+  assert [c for c in PROJECT['classifiers'] if ':: 3.' in c] == [
+    f'Programming Language :: Python :: 3.{i}'
+    for i in range(int(low), int(high))
+  ]
 
 
 def test_the_reference_lists_every_recipe():

@@ -13,6 +13,7 @@ from tests.helpers import commands
 from tests.helpers import videos
 from ttt_jax import pipeline
 from ttt_jax.checkpoints import checkpoint
+from ttt_jax.pipeline.sampling import Sampling
 from ttt_jax.video import video_file
 
 FPS, UNIT = 4, 12
@@ -22,7 +23,7 @@ class Pipe:
   """Shows the clip of every segment; with an odd seed, the first clip."""
 
   fps, height, width, segment_frames = FPS, 32, 64, UNIT
-  scheduler = 'ddim'
+  scheduler, sampling = 'ddim', Sampling()
 
   def __init__(self, folder):
     self._clips = {

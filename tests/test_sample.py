@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import commands
 from ttt_jax import pipeline
 from ttt_jax.pipeline import pretrained
+from ttt_jax.pipeline.sampling import Sampling
 from ttt_jax.video import video_array
 from ttt_jax.video import video_file
 
@@ -17,6 +18,7 @@ def test_the_file_contains_its_settings(tmp_path, monkeypatch):
   class Pipe:
     config = types.SimpleNamespace(mixer='ttt_mlp')
     scheduler, fps = 'ddim', 8
+    sampling = Sampling()
 
     def geometry(self, storyboard):
       return types.SimpleNamespace(table=lambda: [('segments', 1)])
@@ -62,6 +64,8 @@ def test_precompile_samples_nothing(tmp_path, monkeypatch):
   compiled = []
 
   class Pipe:
+    scheduler, sampling = 'ddim', Sampling()
+
     def geometry(self, storyboard):
       return types.SimpleNamespace(table=lambda: [('segments', 1)])
 
@@ -86,6 +90,8 @@ def test_texts_instead_of_a_storyboard(tmp_path, monkeypatch):
   seen = []
 
   class Pipe:
+    scheduler, sampling = 'ddim', Sampling()
+
     def geometry(self, storyboard):
       return types.SimpleNamespace(table=lambda: [('segments', 1)])
 

@@ -145,6 +145,13 @@ def test_links_lead_from_a_page_to_the_file_that_they_name(tmp_path):
   assert link('../README.md') == '../index.md'
   assert link('../code/x.py') == 'https://host/us/blob/main/code/x.py'
   assert link('https://other/x') == 'https://other/x'
+  # Notebooks name the repository, where the site has the page itself.
+  for target in ('docs/editing.md#tune', 'RULES.md', 'code/x.py'):
+    own = f'https://host/us/blob/main/{target}'
+    assert link(own) == link(f'../{target}')
+  site = pages.Pages(docs, address='https://host/OWNER')  # None yet.
+  own = 'https://host/OWNER/blob/main/docs/editing.md'
+  assert link(own) == '../editing.md'
   site = pages.Pages(docs)  # Without an address.
   assert link('../code/x.py') == '../../code/x.py'
   assert link('../code') is None

@@ -216,7 +216,7 @@ def test_200_segments_are_accepted():
       '"negative" of .* is \\["b"\\]; expected a text',
     ),
     ([{'text': 'a<end_scene>b'}], 'scene token in its middle'),
-    ([5], 'segment 1 .* is 5; expected an object'),
+    ([5], 'segment 1 .* is 5; expected a text or an object'),
     ([{'text': 'a', 'scene': True}], '"scene" of segment 1 .* is true'),
     ([{'text': 'a', 'scene': 1.5}], '"scene" of segment 1 .* is 1.5'),
     ([{'text': 'a', 'video': 3}], '"video" of segment 1 .* is 3'),
@@ -477,7 +477,9 @@ def test_callers_write_texts_dicts_and_storyboards():
       'story.json',
       r"a file, not a text; write Storyboard.load\('story.json'\)",
     ),
-    (3, 'a text, a list with one text per segment, .*, not int'),
+    (3, 'the storyboard is 3; expected a text, a list with one text per seg'),
+    (b'abc', "the storyboard is .*b'abc'.*; expected a text, a list"),
+    ([3], 'segment 1 of .* is 3; expected a text or an object'),
     ({'segment': []}, 'segment'),
   ):
     with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
 
-_OUT = flags.DEFINE_string('out', None, 'Folder to write.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'Folder to write; required.')
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
@@ -71,12 +71,14 @@ def main(argv: Sequence[str]) -> None:
   """Annotates the episodes in `argv`."""
   from ttt_jax.annotation import work
 
-  out = paths.require_local(_OUT.value, '--out')
-  if len(argv) < 2:
+  if len(argv) < 2 or _OUT.value is None:
+    missing = [] if argv[1:] else ['an episode']
+    missing += ['--out'] if _OUT.value is None else []
     raise ValueError(
-      'no episode is named; for example ttt-jax annotate ep01.mp4'
-      ' --out=captions'
+      f'{" and ".join(missing)} {"are" if missing[1:] else "is"} missing; for'
+      ' example ttt-jax annotate ep01.mp4 ep02.mp4 --out=captions'
     )
+  out = paths.require_local(_OUT.value, '--out')
   files.check_writable(out, folder=True)
   work.run(
     [pathlib.Path(paths.require_local(p, 'an episode')) for p in argv[1:]],

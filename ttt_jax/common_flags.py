@@ -19,27 +19,37 @@ from ttt_jax.runtime import schema
 flags.disclaim_key_flags()  # The flags belong to the command.
 
 
-def steps(default: int) -> flags.FlagHolder[Any]:
-  """Defines --steps, 1 to 1000."""
+# Default of settings that a model may have itself.
+_OF_MODEL = '; default: of the model'
+
+
+def steps(default: int | None) -> flags.FlagHolder[Any]:
+  """Defines --steps, 1 to 1000; None is the model's own."""
   return cli.define(
-    'steps', default, 'Sampling steps, 1 to 1000.', config_schema.Steps
+    'steps',
+    default,
+    f'Sampling steps, 1 to 1000{"" if default else _OF_MODEL}.',
+    config_schema.Steps,
   )
 
 
-def guidance(default: float) -> flags.FlagHolder[Any]:
-  """Defines --guidance."""
+def guidance(default: float | None) -> flags.FlagHolder[Any]:
+  """Defines --guidance; None is the model's own."""
   return cli.define(
-    'guidance', default, 'Strength of the guidance.', schema.FiniteFloat
+    'guidance',
+    default,
+    f'Strength of the guidance{"" if default else _OF_MODEL}.',
+    schema.FiniteFloat,
   )
 
 
-def guidance_schedule() -> flags.FlagHolder[str]:
-  """Defines --guidance_schedule."""
+def guidance_schedule() -> flags.FlagHolder[str | None]:
+  """Defines --guidance_schedule; None is the model's own."""
   return flags.DEFINE_enum(
     'guidance_schedule',
-    'cosine',
+    None,
     list(guidance_lib.SCHEDULES),
-    'Schedule of the guidance.',
+    f'Schedule of the guidance{_OF_MODEL}.',
   )
 
 

@@ -6,12 +6,14 @@
 
 Measures videos of any origin: similarity over the distance in time, jumps,
 flicker, sharpness, repeated frames. Writes NAME.json and a page, NAME.html;
---out=NAME. --storyboard and --clip add numbers of scenes and of a CLIP.
+--out=NAME. Without it they are story_evaluation.json and .html, next to
+story.mp4. --storyboard and --clip add numbers of scenes and of a CLIP.
 
     ttt-jax evaluate --compare before.mp4 after.mp4
     ttt-jax evaluate --compare before.json after.json --out=comparison
 
-Shows two videos, or two of these JSON files, side by side.
+Shows two videos, or two of these JSON files, side by side. Without --out it
+writes comparison.json and comparison.html in the current folder.
 
     ttt-jax evaluate --vote ours theirs --out=study --storyboard=stories.json
 
@@ -36,8 +38,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import flags
+import msgspec
 import numpy as np
 
 from ttt_jax import common_flags
@@ -48,6 +52,7 @@ from ttt_jax.runtime import compilation
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import wording
 
 _COMPARE = flags.DEFINE_bool(
   'compare', False, 'Comparison of two videos, or of two results in JSON.'
@@ -61,9 +66,10 @@ _RATINGS = flags.DEFINE_bool(
 _OUT = flags.DEFINE_string(
   'out',
   '',
-  'NAME of the results NAME.json and NAME.html, by default next to the first'
-  ' video; with --vote, the folder of the page; with --ratings and --workdir, a'
-  ' JSON file, by default none and WORKDIR/evaluation.json.',
+  'NAME of the results NAME.json and NAME.html, by default VIDEO_evaluation'
+  ' next to the first video; with --compare the same, by default comparison in'
+  ' this folder; with --vote, the folder of the page; with --ratings and'
+  ' --workdir, a JSON file, by default none and WORKDIR/evaluation.json.',
 )
 _STORYBOARD = flags.DEFINE_string(
   'storyboard',
@@ -187,7 +193,8 @@ def _vote(folders: list[str]) -> None:
   study = vote_page.write(clips, out, key, texts, _QUESTIONS.value)
   print(
     f'{len(study.models)} models ({", ".join(study.models)}),'
-    f' {len(study.stories)} stories, {study.questions} questions per voter'
+    f' {wording.count(len(study.stories), "story")},'
+    f' {wording.count(study.questions, "question")} per voter'
   )
   for note in study.notes:
     print(f'note: {note}')
@@ -264,10 +271,11 @@ def _count_shots(arguments: list[str]) -> None:
   if _MESH.value:
     mesh = sharding.make_mesh(sharding.parse_mesh(_MESH.value))
   pipe = pipeline.VideoPipeline.load(workdir, _EMA.value, mesh)
-  options = dict(
-    steps=_STEPS.value,
-    guidance=_GUIDANCE.value,
-    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+  sampling = pipe.sampling.replace(
+    _STEPS.value, _GUIDANCE.value, _GUIDANCE_SCHEDULE.value
+  )
+  options: dict[str, Any] = dict(
+    **msgspec.structs.asdict(sampling),
     scheduler=_SCHEDULER.value or pipe.scheduler,
     reuse=_REUSE.value,
   )

@@ -3,12 +3,13 @@
     ttt-jax inspect WORKDIR
     ttt-jax inspect WORKDIR/data/3s --out=data.html
     ttt-jax inspect storyboard.json --workdir=WORKDIR
+    ttt-jax inspect one_minute
 
 A run, or one of its stages: losses by timestep, gates and inner losses by
 layer, samples, speed and the config. It may be in progress or killed. A data
 set: clips with their captions and pictures, and what was left out and why. A
-file of storyboards, annotations or captions: a strip of segments with scenes
-and numbers of tokens.
+file of storyboards, annotations or captions, or the name of a shipped one: a
+strip of segments with scenes and numbers of tokens.
 
 The page is one file without links to others. No accelerator is used.
 """
@@ -30,12 +31,15 @@ from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import shipped
+
+_EXPECTED = 'a training run, a data set or a file of storyboards'
 
 _OUT = flags.DEFINE_string(
   'out',
   '',
   'HTML file to write; default: inspect.html in the folder, or NAME.html next'
-  ' to the file.',
+  ' to the file; of a shipped storyboard, NAME.html here.',
 )
 _CONFIG = config_flags.DEFINE_config_file('config', None, cli.CONFIG_HELP)
 _WORKDIR = flags.DEFINE_string(
@@ -65,12 +69,13 @@ def main(argv: Sequence[str]) -> None:
       f'expected one folder or file, not {len(argv) - 1}; for example'
       ' ttt-jax inspect WORKDIR'
     )
-  source = argv[1]
+  source = shipped.storyboard(argv[1])
   if not paths.is_remote(source):
-    paths.resolve(source, 'a training run, a data set or a file of storyboards')
-  out = pathlib.Path(_OUT.value or _default_out(source))
-  if out.suffix != '.html':
-    raise ValueError(f'--out is {out}; it must end in .html')
+    found = paths.resolve(source, _EXPECTED, shipped.storyboards())
+    _check_kind(found)
+  out = pathlib.Path(_OUT.value or _default_out(argv[1]))
+  if not f'{_OUT.value or out}'.endswith('.html'):
+    raise ValueError(f'--out is {_OUT.value}; it must end in .html')
   for path in (source, _WORKDIR.value):
     bucket.check(path)
   files.check_writable(out)
@@ -86,7 +91,20 @@ def _default_out(source: str) -> str:
     return 'inspect.html'
   if os.path.isdir(source):
     return os.path.join(source, 'inspect.html')
+  if not os.path.exists(source):  # A shipped one.
+    source = os.path.basename(source)
   return os.path.splitext(source)[0] + '.html'
+
+
+def _check_kind(path: pathlib.Path) -> None:
+  """Raises ValueError for a file that is a video."""
+  from ttt_jax.data import captions
+
+  if path.is_file() and path.suffix.lower() in captions.VIDEO_SUFFIXES:
+    raise ValueError(
+      f'{path} is a video; name {_EXPECTED}, or measure it with ttt-jax'
+      f' evaluate {path}'
+    )
 
 
 def _build(source: str) -> str:

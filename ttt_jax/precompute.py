@@ -49,6 +49,7 @@ from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
 from ttt_jax.runtime import schema
 from ttt_jax.runtime import shipped
+from ttt_jax.runtime import wording
 
 _FIELDS = (
   'data.storyboards',
@@ -153,7 +154,8 @@ def run(
       ' processes are not finished, the last one writes the manifest'
     )
     return None
-  print(f'wrote {folder}: {len(manifest.clips)} clips in {seconds:.0f} s')
+  clips = wording.count(len(manifest.clips), 'clip')
+  print(f'wrote {folder}: {clips} in {seconds:.0f} s')
   _print_videos(manifest)
   return manifest
 
@@ -265,10 +267,11 @@ def _print_videos(manifest: manifest_lib.Manifest) -> None:
   for name, notes in manifest.conversions.items():
     videos[', '.join(notes)].append(name)
   for notes, names in videos.items():
-    count = f'{len(names)} videos were' if names[1:] else '1 video was'
-    print(f'{count} {notes}: {files.first_ten(names)}')
+    count = wording.count(len(names), 'video', f'was {notes}')
+    print(f'{count}: {files.first_ten(names)}')
   if manifest.corrupt:
-    print(f'left out {len(manifest.corrupt)} clips that cannot be encoded:')
+    clips = wording.count(len(manifest.corrupt), 'clip')
+    print(f'left out {clips} that cannot be encoded:')
   for clip in manifest.corrupt:
     print(f'  {clip["name"]}: {clip["reason"]}')
 

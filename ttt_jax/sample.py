@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 import jax
+import msgspec
 
 from ttt_jax import common_flags
 from ttt_jax import storyboard as storyboard_lib
@@ -63,8 +64,8 @@ flags.register_multi_flags_validator(
   lambda values: any(value is not None for value in values.values()),
   message=f'--storyboard or --prompt {cli.REQUIRED}',
 )
-_STEPS = common_flags.steps(50)
-_GUIDANCE = common_flags.guidance(6.0)
+_STEPS = common_flags.steps(None)
+_GUIDANCE = common_flags.guidance(None)
 _GUIDANCE_SCHEDULE = common_flags.guidance_schedule()
 _SCHEDULER = common_flags.scheduler()
 _REUSE = common_flags.reuse()
@@ -97,11 +98,12 @@ def main(_) -> None:
   for name, value in pipe.geometry(storyboard).table():
     print(f'  {name:<22} {value}')
   start = time.perf_counter()
-  options = dict(
-    steps=_STEPS.value,
-    guidance=_GUIDANCE.value,
-    scheduler=_SCHEDULER.value,
-    guidance_schedule=_GUIDANCE_SCHEDULE.value,
+  sampling = pipe.sampling.replace(
+    _STEPS.value, _GUIDANCE.value, _GUIDANCE_SCHEDULE.value
+  )
+  options: dict[str, Any] = dict(
+    **msgspec.structs.asdict(sampling),
+    scheduler=_SCHEDULER.value or pipe.scheduler,
     reuse=_REUSE.value,
   )
   if out is None:
@@ -109,7 +111,8 @@ def main(_) -> None:
     seconds = time.perf_counter() - start
     print(f'compiled the programs of the video in {seconds:.1f} s')
     return
-  settings = _settings(pipe, storyboard)  # Read before the long work.
+  # Read before the long work.
+  settings = _settings(pipe, storyboard, options)
   video = pipe(storyboard, seed=_SEED.value, **options)
   print(f'sampled and decoded in {time.perf_counter() - start:.1f} s')
   if jax.process_index():
@@ -149,14 +152,14 @@ def _storyboard() -> storyboard_lib.Storyboard:
 def _check_out() -> pathlib.Path:
   """Returns the file to write; raises ValueError if it cannot be written."""
   out = pathlib.Path(_OUT.value or '')
-  if out.suffix != '.mp4':
-    raise ValueError(f'--out is {out}; it must end in .mp4')
+  if not f'{_OUT.value}'.endswith('.mp4'):  # A path drops a slash at its end.
+    raise ValueError(f'--out is {_OUT.value}; it must end in .mp4')
   for path in (out, out.with_suffix('.png')):
     files.check_writable(path)
   return out
 
 
-def _settings(pipe, storyboard) -> dict[str, Any]:
+def _settings(pipe, storyboard, options) -> dict[str, Any]:
   """Returns the settings of the sampling that are stored in the file."""
   import ttt_jax
   from ttt_jax.checkpoints import checkpoint
@@ -174,11 +177,7 @@ def _settings(pipe, storyboard) -> dict[str, Any]:
     made_by,
     mixer=pipe.config.mixer,
     averaged_weights=_EMA.value,
-    steps=_STEPS.value,
-    guidance=_GUIDANCE.value,
-    guidance_schedule=_GUIDANCE_SCHEDULE.value,
-    scheduler=_SCHEDULER.value or pipe.scheduler,
-    reuse=_REUSE.value,
+    **options,
     seed=_SEED.value,
     version=f'ttt_jax {ttt_jax.__version__}',
     story=storyboard.name,

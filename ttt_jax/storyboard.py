@@ -33,6 +33,7 @@ MAX_SEGMENTS = 200
 SEGMENT_SECONDS = 3
 are_captions = entries.are_captions
 
+DESCRIBE = 'describe what is shown'  # Advice for an empty text.
 START_SCENE = '<start_scene>'
 END_SCENE = '<end_scene>'
 # The paper's documents spell the tokens one way, its code the other.
@@ -229,10 +230,10 @@ def as_storyboard(story: StoryLike) -> Storyboard:
         f' Storyboard.load({story!r})'
       )
     story = [story]
-  if not isinstance(story, Mapping | Sequence):
+  if not isinstance(story, Mapping | Sequence) or isinstance(story, bytes):
     raise ValueError(
-      f'a storyboard is a text, a list with one text per segment, a dict or a'
-      f' Storyboard, not {type(story).__name__}'
+      f'the storyboard is {schema.show(story)}; expected a text, a list with'
+      ' one text per segment, a dict or a Storyboard'
     )
   return Storyboard.parse(story)
 
@@ -309,6 +310,7 @@ def load_storyboards(path: str | os.PathLike[str]) -> list[Storyboard]:
   path = paths.resolve(
     shipped.storyboard(path),
     'a storyboard, for example configs/storyboards/one_minute.json',
+    shipped.storyboards(),
   )
   value = files.read_json(path)
   is_lines = path.suffix.lower() in files.LINE_SUFFIXES
@@ -377,7 +379,7 @@ def make_segment(fields: Mapping[str, Any], location: str) -> Segment:
     fields[key] = text.strip()
   text = fields['text'].removeprefix(START_SCENE).removesuffix(END_SCENE)
   if not text.strip():
-    raise ValueError(f'the text of {location} is empty; describe what is shown')
+    raise ValueError(f'the text of {location} is empty; {DESCRIBE}')
   if START_SCENE in text or END_SCENE in text:
     raise ValueError(
       f'the text of {location} has a scene token in its middle; only its ends'

@@ -90,6 +90,10 @@ def read_segment(
   """
   if isinstance(item, str):
     item = {'shot': item} if shots else {'text': item}
+  if not isinstance(item, Mapping):
+    raise ValueError(
+      f'{location} is {schema.show(item)}; expected a text or an object'
+    )
   entry = schema.convert(item, Segment, location)
   for ours, paper in (
     ('negative', 'neg_text'),

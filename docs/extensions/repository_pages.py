@@ -1,7 +1,8 @@
 """Makes pages of files outside of docs/, and leads links to the right place.
 
 Links in Markdown are relative to the file that contains them, so that they work
-where the repository is read. On the site
+where the repository is read. Those of notebooks, which are read elsewhere, have
+the address of the repository. On the site
 
 - a page that consists of an `include` directive shows the included file;
 - notebooks are copied from notebooks/ to docs/notebooks/, which Git ignores;
@@ -33,11 +34,19 @@ class Pages:
     root: Folder of the repository.
     url: Address of the repository; '' if it is not known.
     branch: Branch to which links lead.
+    address: Address of the repository in links, which may be one that it does
+      not have yet.
   """
 
-  def __init__(self, docs: pathlib.Path, url: str = '', branch: str = 'main'):
+  def __init__(
+    self,
+    docs: pathlib.Path,
+    url: str = '',
+    branch: str = 'main',
+    address: str = '',
+  ):
     self.docs, self.root = docs, docs.parent
-    self.url, self.branch = url, branch
+    self.url, self.branch, self.address = url, branch, address or url
     self._sources = {}
     for page in docs.rglob('*.md'):
       if match := _INCLUDE.match(page.read_text()):
@@ -74,14 +83,20 @@ class Pages:
     None stands for a folder of a repository whose address is not known.
 
     Args:
-      target: Link as it is written, relative to `source`.
+      target: Link as it is written, relative to `source` or with the address
+        of the repository.
       source: File that contains the link.
       page: File in docs/ that shows `source`.
     """
-    if re.match(r'[a-z+]+:|#|<', target):
+    prefix = f'{self.address}/blob/{self.branch}/'
+    if self.address and target.startswith(prefix):
+      folder, target = self.root, target.removeprefix(prefix)
+    elif re.match(r'[a-z+]+:|#|<', target):
       return target
+    else:
+      folder = source.parent
     path, _, anchor = target.partition('#')
-    full = (source.parent / path).resolve()
+    full = (folder / path).resolve()
     if not full.exists():
       return target  # Sphinx reports it.
     if full == self.root / 'README.md':
@@ -130,6 +145,7 @@ def _prepare(app):
     pathlib.Path(app.srcdir),
     app.config.repository_url,
     app.config.repository_branch,
+    app.config.repository_address,
   )
   app.repository_pages.copy_notebooks()
 
@@ -149,6 +165,7 @@ def _read(app, docname, content):
 
 def setup(app):
   app.add_config_value('repository_url', '', 'env')
+  app.add_config_value('repository_address', '', 'env')
   app.add_config_value('repository_branch', 'main', 'env')
   app.connect('builder-inited', _prepare, priority=100)
   app.connect('source-read', _read)

@@ -26,6 +26,7 @@ from examples.cartoon import captions
 from examples.cartoon import script as script_lib
 from examples.cartoon import words
 from examples.cartoon import world
+from ttt_jax import common_flags
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
@@ -167,8 +168,8 @@ def _define_flags() -> None:
     'model', None, 'Folder of the model; None is the shipped one.'
   )
   cli.define('seed', 0, 'Seed of the initial noise.', schema.Seed)
-  cli.define('steps', 8, 'Sampling steps.', schema.PositiveInt)
-  cli.define('guidance', 1.0, 'Strength of the guidance.', schema.FiniteFloat)
+  common_flags.steps(None)
+  common_flags.guidance(None)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -188,7 +189,6 @@ def main(argv: Sequence[str]) -> None:
     workdir,
     steps=values.steps,
     guidance=values.guidance,
-    guidance_schedule='constant',
     seed=values.seed,
   )
   for path in written:

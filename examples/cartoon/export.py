@@ -23,6 +23,10 @@ from ttt_jax.convert import model_folder
 from ttt_jax.runtime import cli
 from ttt_jax.runtime import files
 
+# Few steps are enough for flat colours, and the texts were never left out in
+# training, so there is no guidance.
+SAMPLING = dict(steps=8, guidance=1.0, guidance_schedule='constant')
+
 
 def export(workdir: str, out: pathlib.Path) -> None:
   """Writes the model of a stage, with averaged weights, to a new folder."""
@@ -43,6 +47,7 @@ def export(workdir: str, out: pathlib.Path) -> None:
       schedule_shift=config.schedule_shift,
       prediction=backbone.prediction,
       fps=config.data.fps,
+      sampling=SAMPLING,
     )
 
 

@@ -88,7 +88,7 @@ def test_from_an_episode_to_captions(project, episodes):
     ('It wakes up.', 3 + 3 / 16),
   ]
   # The command goes on with it.
-  assert '2 texts are written, 1 are left' in _ok(episodes, f'--out={out}')
+  assert '2 texts are written, 1 is left' in _ok(episodes, f'--out={out}')
   found = json.loads(captions.read_text())[0]['scenes']
   assert found[0]['texts'] == ['A <b>cat</b> sleeps.', 'It wakes up.']
   assert found[1]['texts'] == ['']
@@ -166,13 +166,17 @@ def test_files_that_are_no_videos(project, episodes, tmp_path):
   alone.mkdir()
   shutil.copy(episodes / 'notes.mp4', alone)
   message = _error(alone, f'--out={tmp_path / "new"}')
-  assert '1 videos have no segment of 3 s: 1 cannot be read' in message
+  assert '1 video has no segment of 3 s: 1 cannot be read' in message
+  assert 'too short; name videos that play and have longer' in message
   assert not (tmp_path / 'new').exists()
 
 
 def test_bad_input(tmp_path, project, episodes):
   out = f'--out={tmp_path / "new"}'
-  assert 'no episode is named' in _error(out)
+  example = 'missing; for example ttt-jax annotate ep01.mp4'
+  assert f'an episode is {example}' in _error(out)
+  assert f'an episode and --out are {example}' in _error()
+  assert f'error: --out is {example}' in _error(episodes)
   assert f'{tmp_path}/no.mp4 does not exist; name a' in _error(
     tmp_path / 'no.mp4', out
   )

@@ -130,7 +130,11 @@ def scenes(**scene):
       scenes(texts=[]),
       '"texts" of scene 1 of entry 1 is .*; expected a list of length >= 1',
     ),
-    (scenes(texts=['a', ' ']), 'text 2 of scene 1 of entry 1 is empty'),
+    (
+      scenes(texts=['a', ' ']),
+      'text 2 of scene 1 of entry 1 is empty; describe what is shown, or press'
+      ' Export on annotate.html, which leaves out segments without a text',
+    ),
     (
       scenes(texts=[None]),
       'item 1 of "texts" of scene 1 of entry 1 is null; expected a text',
@@ -146,7 +150,7 @@ def scenes(**scene):
     ([{'mp4': 'a', 'video': 'a', 'text_0': 'a'}], 'has both "mp4" and'),
     (
       [{'mp4': 'a', 'text_0': 'a', 'scene_end': [True, True]}],
-      '1 texts, but 2 values of "scene_end"',
+      '1 text, but 2 values of "scene_end"',
     ),
     (
       [{'mp4': 'a', 'text_0': 'a', 'scene_end': [1]}],

@@ -187,7 +187,7 @@ def test_texts_and_videos_correspond(videos, tmp_path):
   with pytest.raises(ValueError, match='entry 2 names its text 0 times'):
     read(tmp_path, videos)
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(ValueError, match='no captions of the 3 videos'):
+  with pytest.raises(ValueError, match='no captions of 3 videos'):
     read(tmp_path / 'empty', videos)
 
 

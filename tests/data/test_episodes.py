@@ -76,7 +76,7 @@ def test_scenes_follow_each_other(videos, tmp_path):
   assert (clip_set.segments, clip_set.unused) == (5, 1)
   assert clip_set.summary() == [
     '5 segments make 2 clips',
-    '1 segments are in no clip',
+    '1 segment is in no clip',
   ]
 
 
@@ -120,9 +120,9 @@ def test_short_scenes_are_extended_or_left_out(videos, tmp_path):
   # Also after a full segment: 14 frames of 16, but not 13.
   (clip,) = read(tmp_path, videos, episode(scene(0, 14, 'a', 'b'))).clips
   assert frames(clip, videos) == [*range(14), 13, 13, 13]
-  with pytest.raises(ValueError, match='makes 1 segments .* has 2 texts'):
+  with pytest.raises(ValueError, match='makes 1 segment .* has 2 texts'):
     read(tmp_path, videos, episode(scene(0, 13, 'a', 'b')))
-  assert '1 scenes are too short' in clip_set.summary()[-1]
+  assert '1 scene is too short' in clip_set.summary()[-1]
 
 
 def test_after_a_cut_a_shot_continues_without_a_gap(videos, tmp_path):
@@ -163,17 +163,17 @@ def test_a_long_storyboard_is_split_and_a_short_one_left_out(videos, tmp_path):
   [
     (
       episode(scene(0, 20, 'a')),
-      'ep: a.mp4 from 0 to 1.25 s makes 2 segments of 0.5 s, but has 1 texts',
+      'ep: a.mp4 from 0 to 1.25 s makes 2 segments of 0.5 s, but has 1 text',
     ),
     (episode(scene(0, 20, 'a', 'b', 'c')), 'makes 2 .*, but has 3 texts'),
     (episode(*[scene(0, 20, 'a')] * 5), '5 scenes do not fit.*; ...'),
     (
       episode(scene(0, 8, 'a')),
-      r"no clip of 2 segments \(1 s\): the longest, 'ep', has 1 segments; set"
+      r"no clip of 2 segments \(1 s\): the longest, 'ep', has 1 segment; set"
       ' config.data.seconds to .* example 0.5',
     ),
-    (episode(scene(0, 3, 'a')), 'all 1 scenes are too short'),
-    ([{'name': 'x', 'segments': ['a']}], "longest, 'x', has 1 segments"),
+    (episode(scene(0, 3, 'a')), '1 scene is too short;'),
+    ([{'name': 'x', 'segments': ['a']}], "longest, 'x', has 1 segment;"),
     (episode(scene(0, 8, ' ')), 'text 1 of scene 1 of entry 1 is empty'),
   ],
 )
@@ -208,7 +208,7 @@ def test_real_files_in_the_papers_forms(tmp_path):
   reasons = {c['name']: c['reason'] for c in manifest.corrupt}
   assert set(reasons) == {'ep/3', 'ep/5'}
   assert 'beyond the end' in reasons['ep/3'] and 'ep/3.mp4' in reasons['ep/3']
-  with pytest.raises(ValueError, match='makes 2 .* has 1 texts'):
+  with pytest.raises(ValueError, match='makes 2 .* has 1 text'):
     read(tmp_path, tmp_path, [{'mp4': 'ep/2.mp4', 'text_0': 'a'}])
   # One file per segment: 9 frames are one, 5 are too few.
   value = [

@@ -235,7 +235,7 @@ LONG = 'one two three four five six seven'
   'board, error, message',
   [
     ([], ValueError, 'at least 1'),
-    ([story('x', ('t', 'a.mp4', 0))], ValueError, 'has 1 segments'),
+    ([story('x', ('t', 'a.mp4', 0))], ValueError, 'has 1 segment;'),
     (
       [story('x', ('t', 'a.mp4', 0), ('t',))],
       ValueError,

@@ -84,7 +84,7 @@ def test_run_and_check(config, videos, tmp_path, capsys):
   out = capsys.readouterr().out
   folder = tmp_path / 'w' / 'data' / 'x'
   assert f'wrote {folder}: 2 clips' in out
-  assert 'left out 1 clips' in out and 'b: ' in out
+  assert 'left out 1 clip' in out and 'b: ' in out
   saved = json.loads((folder / 'config.json').read_text())
   assert saved['data']['folder'] == '{workdir}/data/x'
   entry.check(config, str(tmp_path / 'w'))

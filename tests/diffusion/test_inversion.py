@@ -200,7 +200,9 @@ def test_errors():
   ):
     with pytest.raises(ValueError, match='; expected one of epsilon, v_'):
       call()
-  with pytest.raises(ValueError, match='must be 1 to 1000'):
+  with pytest.raises(
+    ValueError, match='steps is .*; expected a whole number from 1'
+  ):
     sampling_schedule.leading(0)
   with pytest.raises(ValueError, match='1000 steps from timestep 1 on exceed'):
     sampling_schedule.leading(1000)

@@ -120,7 +120,7 @@ def test_a_page_of_a_data_set(workdir, tmp_path):
     # What was left out, from the manifest and from the captions.
     left_out = page.locator('h2:has-text("Left out") + .scroll').inner_text()
     assert 'the broken one\t2\tbroken.mp4 has no frame' in left_out
-    assert '1 scenes are too short for a segment: a.mp4 from 6 s' in text
+    assert '1 scene is too short for a segment: a.mp4 from 6 s' in text
     assert 'No pictures of gone.mp4' in text
     assert 'deinterlaced' in page.locator('details').first.text_content()
     assert visit.overflow() <= 0
@@ -162,7 +162,7 @@ def test_the_config_of_precompute(workdir, tmp_path):
   _inspect(run / 'data' / '6s')
   text = (run / 'data' / '6s' / 'inspect.html').read_text()
   assert text.count('<img') == 4
-  assert '1 scenes are too short for a segment: a.mp4 from 6 s' in text
+  assert '1 scene is too short for a segment: a.mp4 from 6 s' in text
 
 
 def test_a_data_set_that_is_unfinished(tmp_path):

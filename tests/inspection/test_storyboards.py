@@ -73,3 +73,25 @@ def test_a_file_of_something_else(tmp_path):
   assert 'x.json: ' in done.stderr and 'txt' in done.stderr
   assert done.stderr.count('\n') == 1
   assert not path.with_suffix('.html').exists()
+
+
+def test_a_shipped_storyboard_by_its_name(tmp_path):
+  """The page is written here, not next to the file."""
+  done = commands.run('ttt_jax.inspect', 'one_minute', cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  page = (tmp_path / 'one_minute.html').read_text()
+  assert page.count('class="segment"') == 21
+
+
+def test_a_path_that_is_not_for_inspect(tmp_path):
+  (tmp_path / 'ep01.mp4').touch()
+  kinds = 'a training run, a data set or a file of storyboards'
+  for source, message in {
+    'one_minut': 'one_minut does not exist; did you mean one_minute?',
+    'nothing': f'nothing does not exist; name {kinds}',
+    'ep01.mp4': f'ep01.mp4 is a video; name {kinds}, or measure it with ttt-jax'
+    ' evaluate ep01.mp4',
+  }.items():
+    done = commands.run('ttt_jax.inspect', source, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f'error: {message}\n'

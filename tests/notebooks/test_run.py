@@ -1,7 +1,9 @@
 """The notebooks as they are kept; `make notebooks` executes them."""
 
 import ast
+import base64
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -10,6 +12,8 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
+from PIL import Image
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -160,6 +164,48 @@ def copy(tmp_path, monkeypatch):
   (tmp_path / 'small.md').write_text(text)
   tool.sync('small')
   return tool
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_links_lead_to_the_repository(name):
+  """A notebook that is opened in Colab has no files next to it."""
+  texts = [c.source for c in read(name).cells if c.cell_type == 'markdown']
+  links = re.findall(r'\]\(([^()\s]+)\)', '\n'.join(texts))
+  assert f'{run.repository()}/blob/main/docs/' in '\n'.join(links)
+  assert not [link for link in links if '://' not in link]
+
+
+def test_links_of_a_text_become_absolute():
+  code = '```python\nf[0](../docs/layer.md)\n```'
+  links = '[a](../docs/x.md#y), [b](z.ipynb), [c](https://host/x), [d](#e)'
+  blob = f'{run.repository()}/blob/main'
+  text = run.absolute_links(f'{links}\n\n{code}\n')
+  assert text == (
+    f'[a]({blob}/docs/x.md#y), [b]({blob}/notebooks/z.ipynb),'
+    f' [c](https://host/x), [d](#e)\n\n{code}\n'
+  )
+  assert run.absolute_links(text) == text
+
+
+def test_a_line_per_code_cell(capsys):
+  cells = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+  notebook = nbformat.v4.new_notebook(cells=[c('x') for c in cells * 2])
+  announce = run.announcement('small', notebook)
+  for i, cell in enumerate(notebook.cells):
+    announce(cell=cell, cell_index=i)
+  assert capsys.readouterr().out.splitlines() == [
+    f'small: cell {i} of 2, after 0 s' for i in (1, 2)
+  ]
+
+
+def test_pictures_are_made_smaller_once():
+  content = io.BytesIO()
+  noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+  Image.fromarray(noise).save(content, 'PNG')
+  picture = base64.b64encode(content.getvalue()).decode()
+  smaller = run._smaller(picture)
+  assert len(smaller) < len(picture)
+  assert run._smaller(smaller) == smaller
 
 
 def test_sync_keeps_the_outputs_of_cells_that_did_not_change(copy):

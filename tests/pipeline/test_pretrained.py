@@ -85,6 +85,35 @@ def test_the_index_may_have_a_frame_rate(folder, tmp_path):
     pretrained.pipeline_arguments(model)
 
 
+def test_the_index_may_have_settings_of_sampling(folder, tmp_path):
+  model = tmp_path / 'model'
+  shutil.copytree(folder, model)
+  index = model / 'model_index.json'
+  found = json.loads(index.read_text()) if index.exists() else {}
+  settings = dict(steps=2, guidance=1.0, guidance_schedule='constant')
+  index.write_text(json.dumps(found | {'_sampling': settings}))
+  pipe = pipeline.VideoPipeline.load(model)
+  story = storyboard.as_storyboard('a dog')
+  by_default = pipe.sample_latents(story)
+  np.testing.assert_array_equal(
+    by_default, pipe.sample_latents(story, **settings)
+  )
+  # A call may have others.
+  guided = pipe.sample_latents(story, guidance=5.0)
+  assert np.abs(guided - by_default).max() > 1e-3
+  assert len(pipe('a dog', steps=1, progress=False)) == pipe.segment_frames + 1
+  for wrong, message in (
+    (dict(steps=0), 'steps'),
+    (dict(guidance_schedule='cosin'), 'cosin.*; expected one of constant'),
+    (dict(strength=1.0), 'strength'),
+  ):
+    index.write_text(json.dumps(found | {'_sampling': wrong}))
+    with pytest.raises(ValueError, match=message) as error:
+      pretrained.pipeline_arguments(model)
+    assert '\n' not in str(error.value)
+    assert 'model_index.json' in str(error.value)
+
+
 def test_float16_computes_in_float32_on_a_cpu(folder, tmp_path):
   half = tmp_path / 'half'
   shutil.copytree(folder, half, ignore=shutil.ignore_patterns('transformer'))

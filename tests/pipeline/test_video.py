@@ -188,7 +188,7 @@ def test_reports_every_step(pipe):
 @pytest.mark.parametrize(
   'options,message',
   [
-    (dict(steps=0), '0 sampling steps'),
+    (dict(steps=0), 'steps is 0; expected'),
     (dict(scheduler='euler'), "unknown scheduler 'euler'.*cogvideox_ddim"),
     (dict(guidance_schedule='ramp'), "'ramp'.*constant"),
     (dict(steps='5'), 'steps is "5"; expected'),

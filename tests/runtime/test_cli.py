@@ -60,6 +60,52 @@ _NOPE = (
       'error: unknown flag --steps; did you mean --config.steps?',
     ),
     (
+      ['train', '--config=configs/quickstart.py', '--mesh=data:2,sp:4'],
+      'error: unknown flag --mesh; did you mean --config.mesh.data=2'
+      ' --config.mesh.sp=4?',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--mesh'],
+      'error: unknown flag --mesh; set a field of config.mesh, for example'
+      ' --config.mesh.data=VALUE',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--config.mesh=data:2'],
+      'error: --config.mesh=data:2: config.mesh is a group of fields; did you'
+      ' mean --config.mesh.data=2?',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--config.mesh=2'],
+      'error: --config.mesh=2: config.mesh is a group of fields; set a field of'
+      ' config.mesh, for example --config.mesh.data=VALUE',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--dry_run=foo'],
+      'error: flag --dry_run=foo: expected true or false',
+    ),
+    (
+      ['train', '--config=configs/quickstart.py', '--config.data.soften=foo'],
+      'error: flag --config.data.soften=foo: expected true or false',
+    ),
+    (
+      ['sample', '--workdir=x', '--scheduler=ddmi'],
+      'error: flag --scheduler=ddmi: did you mean cogvideox_ddim? expected one'
+      ' of cogvideox_dpm, cogvideox_ddim, reference',
+    ),
+    (
+      ['sample', '--workdir=x', '--guidance_schedule=zzz'],
+      'error: flag --guidance_schedule=zzz: expected one of constant, cosine,'
+      ' reference',
+    ),
+    (
+      ['sample', '--workdir=x', '--storyboard=one_minut', '--out=o.mp4'],
+      'error: one_minut does not exist; did you mean one_minute?',
+    ),
+    (
+      ['sample', '--workdir=x', '--storyboard=s.json', '--out=o.mp4/'],
+      'error: --out is o.mp4/; it must end in .mp4',
+    ),
+    (
       ['train', '--config=configs/quickstart.py', '--zzz=3'],
       'error: unknown flag --zzz; see --help',
     ),

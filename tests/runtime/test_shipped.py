@@ -69,8 +69,11 @@ def test_storyboards_that_recipes_name(tmp_path, monkeypatch):
   for name in ('quickstart_3s', 'quickstart-3s'):  # By the name alone.
     assert [b.name for b in storyboard.load_storyboards(name)] == names
   assert storyboard.Storyboard.load('quickstart_3s#bikes').name == 'bikes'
-  with pytest.raises(FileNotFoundError, match='nope does not exist'):
+  with pytest.raises(FileNotFoundError, match='nope does not exist; name a'):
     storyboard.load_storyboards('nope')
+  for near in ('one_minut', 'one-minute.json', 'configs/storyboards/minute'):
+    with pytest.raises(FileNotFoundError, match='; did you mean one_minute'):
+      storyboard.load_storyboards(near)
   (tmp_path / 'configs/storyboards').mkdir(parents=True)
   (tmp_path / path).write_text('["mine"]')
   (own,) = storyboard.load_storyboards(path)

@@ -31,7 +31,7 @@ def test_slices_are_videos_and_results_are_plain(frames):
     assert type(result) is np.ndarray
   assert isinstance(video.mean(), float)
   assert repr(video) == '<5 frames, 0.6 s at 8 fps, 32x16 pixels>'
-  assert repr(video[None]).startswith('<1 videos of 5 frames')
+  assert repr(video[None]).startswith('<1 video of 5 frames')
   assert repr(video[0, 0, 0]).startswith('Video([')
   again = pickle.loads(pickle.dumps(video))
   assert again.fps == 8

@@ -13,6 +13,7 @@ from ttt_jax.annotation import project as project_lib
 from ttt_jax.data import annotations as annotations_lib
 from ttt_jax.pages import html
 from ttt_jax.pages import page
+from ttt_jax.runtime import wording
 
 tag, join = html.tag, html.join
 
@@ -79,7 +80,7 @@ def build(
     ),
     page.folded('Keys', page.table(['key', 'what it does'], _KEYS)),
     page.folded(
-      f'{len(short)} scenes are too short for a segment',
+      wording.count(len(short), 'scene', 'is too short for a segment'),
       page.table(['video', 'from', 'duration'], short),
     )
     if short

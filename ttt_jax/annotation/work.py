@@ -20,6 +20,7 @@ from ttt_jax.data import captions
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress
+from ttt_jax.runtime import wording
 from ttt_jax.video import video_file
 
 
@@ -81,15 +82,17 @@ def run(
     print(f'left out {name}: {reason}')
   if not segments:
     raise ValueError(
-      f'{len(found)} videos have no segment of {project.seconds:g} s:'
-      f' {len(left_out)} cannot be read, and {len(project.too_short)} scenes'
-      ' are too short'
+      wording.count(len(found), 'video', 'has')
+      + f' no segment of {project.seconds:g} s: {len(left_out)} cannot be read,'
+      f' and {wording.count(len(project.too_short), "scene", "is")} too short;'
+      ' name videos that play and have longer scenes, or give a larger'
+      ' --threshold, which finds fewer cuts'
     )
   unplaced = project.save(everything)
   if unplaced:
     print(
-      f'{unplaced} texts belong to no segment any more and are in'
-      f' {out / project_lib.UNPLACED}'
+      wording.count(unplaced, 'text', 'belongs')
+      + f' to no segment any more, see {out / project_lib.UNPLACED}'
     )
   page = out / annotation_page.NAME
   try:
@@ -216,16 +219,22 @@ def _summarize(
   scenes_found = {(s.video, s.scene) for s in segments}
   written = sum(bool(s.text) for s in segments)
   print(
-    f'{len({s.video for s in segments})} videos, {len(scenes_found)} scenes,'
-    f' {len(segments)} segments of {project.seconds:g} s'
+    wording.count(len({s.video for s in segments}), 'video'),
+    wording.count(len(scenes_found), 'scene'),
+    wording.count(len(segments), 'segment', f'of {project.seconds:g} s'),
+    sep=', ',
   )
   if project.too_short:
     names = [f'{v} from {a:g} s' for v, a, _ in project.too_short]
     print(
-      f'{len(names)} scenes are too short for a segment:'
+      f'{wording.count(len(names), "scene", "is")} too short for a segment:'
       f' {files.first_ten(names)}'
     )
-  print(f'{written} texts are written, {len(segments) - written} are left')
+  left = len(segments) - written
+  print(
+    f'{wording.count(written, "text", "is")} written,'
+    f' {left} {"is" if left == 1 else "are"} left'
+  )
   print(f'wrote {project.folder / project_lib.CAPTIONS}')
   if written < len(segments):
     print(f'next: open {project.folder / annotation_page.NAME} in a browser')

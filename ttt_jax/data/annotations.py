@@ -36,7 +36,12 @@ import msgspec
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import wording
 
+# Advice for captions.json of `ttt-jax annotate`, which is half-written.
+_EXPORT = (
+  ', or press Export on annotate.html, which leaves out segments without a text'
+)
 _TEXT_KEY = re.compile(r'text_\d+')
 
 
@@ -144,7 +149,8 @@ def parse(value: Any) -> list[Episode]:
           ' entries of one form'
         )
       found.append(read(item, location))
-  problems.check()
+  is_empty = any(f.endswith(storyboard_lib.DESCRIBE) for f in problems.found)
+  problems.check(_EXPORT if is_empty and form == 'episode' else '')
   if form == 'segment':
     return _join_segments(found)
   for name, count in collections.Counter(e.name for e in found).items():
@@ -204,8 +210,8 @@ def _read_video(item: Mapping[str, Any], location: str) -> Episode:
   ):
     if marks is not None and len(marks) != count:
       raise ValueError(
-        f'{location} has {count} texts, but {len(marks)} values of "{key}";'
-        ' give one per text'
+        f'{location} has {wording.count(count, "text")}, but'
+        f' {wording.count(len(marks), "value")} of "{key}"; give one per text'
       )
   no_marks = [False] * count
   scenes = _number_scenes(

@@ -30,6 +30,7 @@ from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import problems as problems_lib
 from ttt_jax.runtime import schema
+from ttt_jax.runtime import wording
 
 VIDEO_KEYS = (
   'video',
@@ -177,7 +178,8 @@ def _read_texts(
       missing.append(name.as_posix())
   if not rows:
     raise ValueError(
-      f'{folder} has no captions of the {len(names)} videos in {videos};'
+      f'{folder} has no captions of {wording.count(len(names), "video")} in'
+      f' {videos};'
       f' expected {", ".join(_METADATA)}, {_PROMPTS[0]} with {_VIDEOS}, or a'
       ' text file for each video, for example a.txt for a.mp4'
     )

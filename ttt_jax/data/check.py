@@ -18,6 +18,7 @@ from ttt_jax.data import shots
 from ttt_jax.data.store import arrays
 from ttt_jax.data.store import manifest as manifest_lib
 from ttt_jax.runtime import progress as progress_lib
+from ttt_jax.runtime import wording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,8 @@ def _check_texts(
     yield f'its storyboard cannot be read: {e}'
     return
   if len(prompts) != manifest.segments:
-    yield f'has {len(prompts)} texts for {manifest.segments} segments'
+    texts = wording.count(len(prompts), 'text')
+    yield f'has {texts} for {wording.count(manifest.segments, "segment")}'
   # Without a tokenizer, different texts may still have the same tokens.
   keys: list[Any] = list(prompts)
   if expected.tokenize:

@@ -22,6 +22,7 @@ from ttt_jax.data import shots
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import problems as problems_lib
+from ttt_jax.runtime import wording
 from ttt_jax.video import video_file
 
 _MAX_SEGMENTS = 20_000  # 17 hours; the header of a longer video is damaged.
@@ -46,13 +47,14 @@ class ClipSet:
 
   def summary(self) -> list[str]:
     """Returns the numbers as lines for the user."""
-    out = [f'{self.segments} segments make {len(self.clips)} clips']
+    clips = wording.count(len(self.clips), 'clip')
+    out = [f'{wording.count(self.segments, "segment", "makes")} {clips}']
     if self.unused:
-      out.append(f'{self.unused} segments are in no clip')
+      out.append(wording.count(self.unused, 'segment', 'is in no clip'))
     if self.too_short:
+      scenes = wording.count(len(self.too_short), 'scene', 'is')
       out.append(
-        f'{len(self.too_short)} scenes are too short for a segment:'
-        f' {files.first_ten(self.too_short)}'
+        f'{scenes} too short for a segment: {files.first_ten(self.too_short)}'
       )
     return out
 
@@ -100,9 +102,10 @@ def read_clips(
   if not clips:
     longest = max(boards, key=lambda b: len(b.segments), default=None)
     found = (
-      f'the longest, {longest.name!r}, has {len(longest.segments)} segments'
+      f'the longest, {longest.name!r}, has'
+      f' {wording.count(len(longest.segments), "segment")}'
       if longest
-      else f'all {len(too_short)} scenes are too short'
+      else wording.count(len(too_short), 'scene', 'is too short')
     )
     seconds = shots.segment_seconds(geometry)
     hint = (
@@ -111,7 +114,7 @@ def read_clips(
       else ''
     )
     raise ValueError(
-      f'{path} makes no clip of {geometry.segments} segments'
+      f'{path} makes no clip of {wording.count(geometry.segments, "segment")}'
       f' ({geometry.segments * seconds:g} s): {found}; set'
       ' config.data.seconds to an available length, for example'
       f' {seconds * (len(longest.segments) if longest else 1):g}{hint}'
@@ -219,8 +222,8 @@ def crop_to_segments(
     if frames >= (count + 1) * unit or (is_short and span.end is not None):
       raise ValueError(
         f'{episode}: {span.video} from {span.start:g} to {end:g} s makes'
-        f' {frames // unit} segments of {unit / geometry.fps:g} s, but has'
-        f' {count} texts'
+        f' {wording.count(frames // unit, "segment")} of'
+        f' {unit / geometry.fps:g} s, but has {wording.count(count, "text")}'
       )
     if not is_short:
       # A clip that begins with this span shows one frame more.

@@ -190,9 +190,12 @@ def _finish(
     if state
   ]
   if len(corrupt) == len(clips):
+    none = 'the only clip could not'
+    if clips[1:]:
+      none = f'none of the {len(clips)} clips could'
     raise ValueError(
-      f'none of the {len(clips)} clips could be encoded; the first,'
-      f' {corrupt[0]["name"]!r}: {corrupt[0]["reason"]}'
+      f'{none} be encoded; the first, {corrupt[0]["name"]!r}:'
+      f' {corrupt[0]["reason"]}'
     )
   table = [_entry(c) for c, state in zip(clips, states) if not state]
   conversions = shots.conversions(

@@ -33,6 +33,7 @@ from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import problems as problems_lib
+from ttt_jax.runtime import wording
 from ttt_jax.video import video_file
 
 
@@ -79,10 +80,10 @@ def frame_ranges(
   count = len(storyboard.segments)
   if count != geometry.segments:
     raise ValueError(
-      f'storyboard {storyboard.name!r} has {count} segments; the data set'
-      f' has clips of {geometry.segments}: write {geometry.segments}'
-      ' segments or set config.data.seconds to'
-      f' {count * segment_seconds(geometry):g}'
+      f'storyboard {storyboard.name!r} has {wording.count(count, "segment")};'
+      f' the data set has clips of {geometry.segments}: write'
+      f' {wording.count(geometry.segments, "segment")} or set'
+      f' config.data.seconds to {count * segment_seconds(geometry):g}'
     )
   period, unit = 1 / geometry.fps, segment_frames(geometry)
   ranges = []

@@ -64,7 +64,8 @@ def check_steps(steps: int) -> None:
   """Raises ValueError unless 1 <= steps <= 1000."""
   if not 1 <= steps <= schedule_lib.TIMESTEPS:
     raise ValueError(
-      f'{steps} sampling steps: must be 1 to {schedule_lib.TIMESTEPS}, e.g. 50'
+      f'steps is {steps}; expected a whole number from 1 to'
+      f' {schedule_lib.TIMESTEPS}, for example 50'
     )
 
 

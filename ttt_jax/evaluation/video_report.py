@@ -20,6 +20,7 @@ from ttt_jax.evaluation import frame_features
 from ttt_jax.evaluation import video_events
 from ttt_jax.evaluation import video_frames
 from ttt_jax.runtime import files
+from ttt_jax.runtime import wording
 from ttt_jax.video import decode
 from ttt_jax.video import video_file
 
@@ -154,8 +155,8 @@ def describe(
     if abs(wanted - segments) > 0.5:
       raise ValueError(
         f'{path} lasts {info.seconds:.1f} s, but its storyboard'
-        f' {storyboard.name!r} has {wanted} segments, {storyboard.seconds} s;'
-        ' name the storyboard of this video'
+        f' {storyboard.name!r} has {wording.count(wanted, "segment")},'
+        f' {storyboard.seconds} s; name the storyboard of this video'
       )
     texts = [segment.text for segment in storyboard.segments]
     scenes: list[Any] = []

@@ -18,6 +18,7 @@ from ttt_jax.inspection import segments
 from ttt_jax.pages import html
 from ttt_jax.pages import page
 from ttt_jax.runtime import files
+from ttt_jax.runtime import wording
 
 tag, join = html.tag, html.join
 
@@ -133,7 +134,8 @@ def _unfinished(folder: epath.Path) -> html.Markup:
   """Returns how far precompute has come."""
   rows = arrays.marked_rows(folder)
   return page.note(
-    f'The data set is unfinished: {len(rows)} clips are settled so far. The'
+    'The data set is unfinished:'
+    f' {wording.count(len(rows), "clip", "is")} settled so far. The'
     ' list of clips is written at the end; run precompute again to complete'
     ' it.'
   )
@@ -192,7 +194,8 @@ def _conversions(manifest: manifest_lib.Manifest) -> html.Markup | None:
     return None
   rows = [(n, ', '.join(done)) for n, done in manifest.conversions.items()]
   return page.folded(
-    f'{len(rows)} videos were converted', page.table(['video', 'how'], rows)
+    wording.count(len(rows), 'video', 'was converted'),
+    page.table(['video', 'how'], rows),
   )
 
 

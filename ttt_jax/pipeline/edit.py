@@ -39,6 +39,7 @@ from ttt_jax.pipeline import step_callback
 from ttt_jax.runtime import files
 from ttt_jax.runtime import paths
 from ttt_jax.runtime import progress as progress_lib
+from ttt_jax.runtime import wording
 from ttt_jax.train import experiment as experiment_lib
 from ttt_jax.video import video_array
 
@@ -313,7 +314,8 @@ class EditPipeline:
     texts = storyboard_lib.as_storyboard(edit).prompts()
     if len(texts) != self._geometry.segments:
       raise ValueError(
-        f'a storyboard of an edit has {len(texts)} segments; the clip has'
+        f'a storyboard of an edit has'
+        f' {wording.count(len(texts), "segment")}; the clip has'
         f' {self._geometry.segments}'
       )
     return texts

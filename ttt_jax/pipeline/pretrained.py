@@ -18,11 +18,11 @@ from ttt_jax.convert import dit as convert_dit
 from ttt_jax.convert import model_folder
 from ttt_jax.convert import stable_diffusion
 from ttt_jax.encoders import load_text as text_lib
+from ttt_jax.pipeline.sampling import Sampling
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 
-# Of the videos that CogVideoX-2B and -5B were trained on. A model of another
-# rate has '_fps' in its index, which diffusers ignores.
+# Of the videos that CogVideoX-2B and -5B were trained on.
 _FPS = 8
 
 
@@ -96,16 +96,27 @@ def pipeline_arguments(
     ),
     height=config.base_rows * pixels,
     width=config.base_columns * pixels,
-    fps=_read_fps(folder),
+    **_own_settings(folder),
     scheduler=schedule.scheduler,
     schedule_shift=schedule.shift,
     mesh=mesh,
   )
 
 
-def _read_fps(folder: pathlib.Path) -> int:
-  """Returns the frames per second of a model's videos."""
+def _own_settings(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the arguments of the pipeline that a model's index may contain.
+
+  A model that differs from CogVideoX has '_fps' or '_sampling' there, which
+  diffusers ignores.
+  """
   path = folder / model_folder.INDEX
   found = files.read_json(path) if path.is_file() else {}
-  fps = found.get('_fps', _FPS)
-  return schema.convert(fps, schema.PositiveInt, f'_fps of {path}')
+  return {
+    name: schema.convert(
+      found.get(f'_{name}', default), kind, f'_{name} of {path}'
+    )
+    for name, kind, default in (
+      ('fps', schema.PositiveInt, _FPS),
+      ('sampling', Sampling, {}),
+    )
+  }

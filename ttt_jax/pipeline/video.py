@@ -42,6 +42,7 @@ from ttt_jax.pipeline import pretrained
 from ttt_jax.pipeline import sampling_loop
 from ttt_jax.pipeline import sampling_program
 from ttt_jax.pipeline import step_callback
+from ttt_jax.pipeline.sampling import Sampling
 from ttt_jax.runtime import progress as progress_lib
 from ttt_jax.runtime import schema
 from ttt_jax.video import video_array
@@ -59,6 +60,7 @@ class VideoPipeline:
     width: Width of the video in pixels.
     fps: Frames per second.
     scheduler: Name of the default scheduler.
+    sampling: Default settings of sampling.
   """
 
   def __init__(
@@ -73,6 +75,7 @@ class VideoPipeline:
     fps: int = 16,
     schedule_shift: float = 1.0,
     scheduler: str = schedulers.DEFAULT,
+    sampling: Sampling | None = None,
     mesh: jax.sharding.Mesh | None = None,
     vae_options: Mapping[str, Any] | None = None,
     text_cache: str | os.PathLike[str] | None = None,
@@ -89,6 +92,7 @@ class VideoPipeline:
       fps: Frames per second.
       schedule_shift: Shift of the noise schedule.
       scheduler: Name of the default scheduler.
+      sampling: Default settings of sampling; None is CogVideoX's.
       mesh: Mesh over which the transformer is split; None is the first device.
       vae_options: Options of `CausalVideoEncoder`, such as `tiling`.
       text_cache: Folder of embeddings that runs share.
@@ -98,6 +102,7 @@ class VideoPipeline:
     self.text_encoder = text_encoder
     self.height, self.width, self.fps = height, width, fps
     self.scheduler = scheduler
+    self.sampling = sampling or Sampling()
     self._shift, self._mesh = schedule_shift, mesh
     self._vae_config = vae[0]
     # Every process decodes on its own devices.
@@ -232,11 +237,11 @@ class VideoPipeline:
     self,
     story: storyboard_lib.StoryLike,
     *,
-    steps: int = 50,
-    guidance: float = 6.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     scheduler: str | None = None,
-    guidance_schedule: str = 'cosine',
+    guidance_schedule: str | None = None,
     reuse: int = 1,
     on_step: step_callback.OnStep | None = None,
     progress: bool = True,
@@ -246,11 +251,14 @@ class VideoPipeline:
     Args:
       story: One text, which is three seconds; a list with one text per segment
         of three seconds; a dict as in a storyboard's file; or a `Storyboard`.
-      steps: Sampling steps, 1 to 1000.
-      guidance: Strength of the text, see `diffusion.guidance`.
+      steps: Sampling steps, 1 to 1000; None is the model's own, as for all
+        settings: 50 unless it has others.
+      guidance: Strength of the text, see `diffusion.guidance`; 6 unless the
+        model has another.
       seed: Seed of the noise; equal seeds give equal videos.
-      scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
-      guidance_schedule: 'cosine', 'constant' or 'reference'.
+      scheduler: Name in `diffusion.schedulers`.
+      guidance_schedule: 'cosine', 'constant' or 'reference'; 'cosine' unless
+        the model has another.
       reuse: Number of steps that share what the last three quarters of the
         blocks add, see `models.dit.LateBlocks`; 1 computes all in every step.
       on_step: Function called with the number of steps done.
@@ -266,15 +274,16 @@ class VideoPipeline:
     """
     storyboard = storyboard_lib.as_storyboard(story)
     self._program.choose(reuse)
-    self._check(storyboard, steps, guidance, scheduler, guidance_schedule, seed)
-    with progress_lib.Bar('sampling', steps, is_shown=progress) as bar:
+    chosen = self.sampling.replace(steps, guidance, guidance_schedule)
+    self._check(storyboard, chosen, scheduler, seed)
+    with progress_lib.Bar('sampling', chosen.steps, is_shown=progress) as bar:
       latents = self.sample_latents(
         storyboard,
-        steps=steps,
-        guidance=guidance,
+        steps=chosen.steps,
+        guidance=chosen.guidance,
         seed=seed,
         scheduler=scheduler,
-        guidance_schedule=guidance_schedule,
+        guidance_schedule=chosen.guidance_schedule,
         reuse=reuse,
         on_step=step_callback.advance(bar, on_step),
       )
@@ -286,11 +295,11 @@ class VideoPipeline:
     self,
     storyboard: storyboard_lib.Storyboard,
     *,
-    steps: int = 50,
-    guidance: float = 6.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     scheduler: str | None = None,
-    guidance_schedule: str = 'cosine',
+    guidance_schedule: str | None = None,
     reuse: int = 1,
     on_step: step_callback.OnStep | None = None,
   ) -> jax.Array:
@@ -299,11 +308,14 @@ class VideoPipeline:
     Args:
       storyboard: Storyboard with one text per segment, and negative texts if
         any.
-      steps: Sampling steps, 1 to 1000.
-      guidance: Strength of the text, see `diffusion.guidance`.
+      steps: Sampling steps, 1 to 1000; None is the model's own, as for all
+        settings: 50 unless it has others.
+      guidance: Strength of the text, see `diffusion.guidance`; 6 unless the
+        model has another.
       seed: Seed of the noise; equal seeds give equal videos.
-      scheduler: Name in `diffusion.schedulers`; None is the pipeline's own.
-      guidance_schedule: 'cosine', 'constant' or 'reference'.
+      scheduler: Name in `diffusion.schedulers`.
+      guidance_schedule: 'cosine', 'constant' or 'reference'; 'cosine' unless
+        the model has another.
       reuse: As for `__call__`.
       on_step: Function called with the number of steps done.
 
@@ -314,8 +326,9 @@ class VideoPipeline:
       ValueError: a text is too long for the model, or an option is invalid.
     """
     program = self._program.choose(reuse)
+    chosen = self.sampling.replace(steps, guidance, guidance_schedule)
     steps_table, is_noisy, text, negative = self._prepare(
-      storyboard, steps, guidance, scheduler, guidance_schedule, seed
+      storyboard, chosen, scheduler, seed
     )
     key = jax.random.key(seed)
     shape = self.latent_shape(storyboard)
@@ -336,10 +349,10 @@ class VideoPipeline:
     self,
     story: storyboard_lib.StoryLike,
     *,
-    steps: int = 50,
-    guidance: float = 6.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     scheduler: str | None = None,
-    guidance_schedule: str = 'cosine',
+    guidance_schedule: str | None = None,
     reuse: int = 1,
   ) -> None:
     """Compiles what `__call__` with these arguments runs.
@@ -358,8 +371,9 @@ class VideoPipeline:
       ValueError: as `__call__`.
     """
     storyboard = storyboard_lib.as_storyboard(story)
+    chosen = self.sampling.replace(steps, guidance, guidance_schedule)
     steps_table, is_noisy, text, negative = self._prepare(
-      storyboard, steps, guidance, scheduler, guidance_schedule
+      storyboard, chosen, scheduler
     )
     x = sampling_loop.place(
       jnp.zeros(self.latent_shape(storyboard)), self.params, self._mesh
@@ -375,7 +389,7 @@ class VideoPipeline:
     )
     program = self._program.choose(reuse)
     step = program.lower(self.params, **arguments).compile()
-    if reuse > 1 and steps > 2:
+    if reuse > 1 and chosen.steps > 2:
       added = jax.tree.leaves(step.out_info)[-1]
       arguments['added'] = jax.ShapeDtypeStruct(
         added.shape,
@@ -391,10 +405,8 @@ class VideoPipeline:
   def _check(
     self,
     storyboard: storyboard_lib.Storyboard,
-    steps: int,
-    guidance: float,
+    sampling: Sampling,
     scheduler: str | None,
-    guidance_schedule: str,
     seed: int = 0,
   ):
     """Returns schedule, coefficients and strengths of the steps.
@@ -402,10 +414,11 @@ class VideoPipeline:
     Raises:
       ValueError: an option is invalid, or a text is too long for the model.
     """
+    steps, guidance = sampling.steps, sampling.guidance
     sampling_loop.check_options(steps, guidance, seed)
     chosen = schedulers.scheduler(scheduler or self.scheduler)
     schedule = chosen.schedule(steps, self._shift)
-    scales = guidance_lib.schedule(guidance_schedule)(
+    scales = guidance_lib.schedule(sampling.guidance_schedule)(
       guidance, steps, schedule.timesteps
     )
     storyboard.lint(

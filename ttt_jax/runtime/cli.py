@@ -183,7 +183,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
       _check_config(path, flags.FLAGS['config'].value)
     return rest
   except flags.UnrecognizedFlagError as e:
-    sys.exit(_fail(f'unknown flag --{e.flagname}; {_suggest_flag(e.flagname)}'))
+    hint = _suggest_flag(e.flagname, own)
+    sys.exit(_fail(f'unknown flag --{e.flagname}; {hint}'))
   except flags.Error as e:
     if REQUIRED in str(e):
       sys.exit(_fail(_missing_flags()))
@@ -215,6 +216,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
     'invalid literal for int.*', 'expected a whole number', message
   )
   message = re.sub('could not convert.* float.*', 'expected a number', message)
+  message = re.sub(
+    r"\('Non-boolean argument.*", 'expected true or false', message
+  )
+  message = re.sub(
+    r'flag --([\w.]+)=(.*): value should be one of <(.*)>',
+    lambda m: _expected_name(*m.groups()),
+    message,
+  )
+  message = re.sub(
+    r'flag --config\.([\w.]+)=(.*): Failed to parse .* as a ConfigDict:.*',
+    lambda m: (
+      f'--config.{m[1]}={m[2]}: config.{m[1]} is a group of fields;'
+      f' {_fields(m[1], m[2])}'
+    ),
+    message,
+  )
   sys.exit(_fail(message))
 
 
@@ -237,11 +254,65 @@ def _correct(argument: str) -> str:
   return 'flags begin with --, see --help'
 
 
-def _suggest_flag(name: str) -> str:
-  """Returns a correction of the name of an unknown flag."""
+def _expected_name(flag: str, value: str, names: str) -> str:
+  """Returns the text for a value that is none of the names `a|b`.
+
+  Args:
+    flag: Name of the flag.
+    value: Its value.
+    names: Names that the flag accepts.
+  """
+  known = names.split('|')
+  near = difflib.get_close_matches(value, known, 1) or [
+    name for name in known if difflib.get_close_matches(value, name.split('_'))
+  ]
+  hint = f'did you mean {near[0]}? ' if near else ''
+  return f'flag --{flag}={value}: {hint}expected one of {", ".join(known)}'
+
+
+def _fields(path: str, value: str) -> str:
+  """Returns which flags set the fields of a group of a config.
+
+  Args:
+    path: Names of the group, with dots: 'mesh'.
+    value: Text that was given for the group, such as 'data:2,sp:4'.
+  """
+  config: Any = flags.FLAGS['config'].value
+  for name in path.split('.'):
+    config = config[name]
+  pairs = [
+    re.split('[:=]', part.strip(), maxsplit=1) for part in value.split(',')
+  ]
+  if all(len(p) == 2 and p[0] in config for p in pairs):
+    found = ' '.join(f'--config.{path}.{name}={text}' for name, text in pairs)
+    return f'did you mean {found}?'
+  names = [
+    name
+    for name, field in config.items()
+    if isinstance(field, bool | int | float | str)
+  ]
+  if not names:
+    return f'set config.{path} in a copy of the file'
+  return (
+    f'set a field of config.{path}, for example'
+    f' --config.{path}.{names[0]}=VALUE'
+  )
+
+
+def _suggest_flag(name: str, argv: Sequence[str]) -> str:
+  """Returns a correction of the name of an unknown flag.
+
+  Args:
+    name: Name of the flag.
+    argv: Arguments, one of which is the flag.
+  """
   own = [f.name for f in _own_flags()]
   config = flags.FLAGS['config'].value if 'config' in own else None
   if isinstance(config, ml_collections.ConfigDict) and name in config:
+    if isinstance(config[name], ml_collections.ConfigDict):
+      pattern = rf'--?{re.escape(name)}=(.*)'
+      values = [m[1] for a in argv if (m := re.fullmatch(pattern, a))]
+      return _fields(name, ''.join(values[:1]))
     return f'did you mean --config.{name}?'
   # Those of libraries, too.
   for known in (own, list(flags.FLAGS)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+import difflib
 import importlib.util
 import os
 import pathlib
@@ -57,7 +59,9 @@ def in_workdir(path: str, workdir: str | os.PathLike[str]) -> str:
   return path.replace('{workdir}', os.fspath(workdir))
 
 
-def resolve(path: str | os.PathLike[str], expected: str = '') -> pathlib.Path:
+def resolve(
+  path: str | os.PathLike[str], expected: str = '', names: Iterable[str] = ()
+) -> pathlib.Path:
   """Returns the existing local file or folder that a path names.
 
   Args:
@@ -67,6 +71,8 @@ def resolve(path: str | os.PathLike[str], expected: str = '') -> pathlib.Path:
       path REST inside the installed package NAME. The package is found without
       being imported, so its dependencies are not needed.
     expected: Description of a valid path, for the message of a missing one.
+    names: Names of shipped files that the caller accepts, too. If one of them
+      is near, the message has it instead of `expected`.
 
   Raises:
     FileNotFoundError: the file does not exist; if its package is missing, the
@@ -90,6 +96,8 @@ def resolve(path: str | os.PathLike[str], expected: str = '') -> pathlib.Path:
           f'{plain} is a link to {os.readlink(plain)}, which does not exist'
         ) from e
       hint = expected and f'; name {expected}'
+      if near := difflib.get_close_matches(plain.stem, list(names), n=3):
+        hint = f'; did you mean {" or ".join(near)}?'
       raise FileNotFoundError(f'{plain} does not exist{hint}') from e
     except (OSError, ValueError) as e:  # For example a name that is too long.
       reason = getattr(e, 'strerror', None) or e

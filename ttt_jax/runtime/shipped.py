@@ -50,6 +50,11 @@ def storyboard(path: str | os.PathLike[str]) -> str:
   return os.fspath(found or path)
 
 
+def storyboards() -> list[str]:
+  """Returns the names of the shipped storyboards."""
+  return sorted(p.stem for p in (folder() / 'storyboards').glob('*.json'))
+
+
 def recipes() -> dict[str, str]:
   """Returns the first line of each recipe that `train` accepts, by its name."""
   found = {}

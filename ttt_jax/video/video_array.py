@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ttt_jax.runtime import wording
 from ttt_jax.video import contact_sheet
 from ttt_jax.video import video_file
 
@@ -129,7 +130,9 @@ class Video(np.ndarray):
   def __repr__(self) -> str:
     if not _is_video(self):
       return super().__repr__()
-    several = f'{len(self)} videos of ' if self.ndim == 5 else ''
+    several = ''
+    if self.ndim == 5:
+      several = wording.count(len(self), 'video', 'of ') + ' '
     return f'<{several}{_describe(np.asarray(self), self.fps)}>'
 
   def _repr_html_(self) -> str | None:
