@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from examples.cartoon import demo
 from examples.cartoon import export
 from examples.cartoon import linear
 from examples.cartoon import text_encoder
@@ -15,6 +16,7 @@ from tests.helpers import random_params
 from ttt_jax import pipeline
 from ttt_jax.checkpoints import checkpoint
 from ttt_jax.models import dit
+from ttt_jax.runtime import files
 
 TEXT = 'Pip, a blue fox with a red hat, waves at the barn.'
 
@@ -65,7 +67,9 @@ def test_an_exported_model_makes_the_video_of_the_run(
     checkpoint, 'load_network', lambda *_, **__: (backbone, params, run)
   )
   export.export('run', tmp_path / 'model')
-  options = dict(steps=2, guidance=1.0, progress=False)
+  options = dict(
+    steps=2, guidance=1.0, guidance_schedule='constant', progress=False
+  )
   want = pipeline.VideoPipeline.from_config(run, params)(TEXT, **options)
   found = pipeline.VideoPipeline.load(tmp_path / 'model')(TEXT, **options)
   assert found.fps == 16
@@ -84,3 +88,8 @@ def test_a_run_that_is_not_there(tmp_path):
   assert f'{tmp_path}/no' in result.stderr
   assert result.stderr.count('\n') == 1
   assert not out.exists()
+
+
+def test_the_shipped_model_has_the_settings_of_an_export():
+  index = files.read_json(demo.MODEL / 'model_index.json')
+  assert index['_sampling'] == export.SAMPLING
