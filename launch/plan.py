@@ -27,6 +27,7 @@ from typing import Any
 
 from absl import flags
 import jax
+import ml_collections
 from ml_collections import config_flags
 
 from launch import topology as topology_lib
@@ -75,11 +76,11 @@ _BUDGET = flags.DEFINE_string(
 
 
 def prepare(
-  config,
+  config: ml_collections.ConfigDict,
   topology: topology_lib.Topology,
   mesh: dict[str, int],
   mode: str = 'train',
-):
+) -> None:
   """Sets mesh and kernels of a config; raises ValueError if it cannot run."""
   if mode not in MODES:
     raise ValueError(f'--mode is {mode!r}; expected one of {", ".join(MODES)}')
@@ -110,7 +111,7 @@ def prepare(
 
 
 def plan(
-  config,
+  config: ml_collections.ConfigDict,
   mode: str,
   topology: topology_lib.Topology,
   budget: str | None,

@@ -134,7 +134,12 @@ def _over_heads(one_head: Callable[..., Any]) -> Callable[..., Any]:
   return mapped
 
 
-def scan_mini_batches(step, state, tokens, mini_batch):
+def scan_mini_batches(
+  step: Callable[[Any, tuple[jax.Array, ...]], tuple[Any, jax.Array]],
+  state: Any,
+  tokens: tuple[jax.Array, ...],
+  mini_batch: int,
+) -> tuple[Any, jax.Array]:
   """Scans `step` over the mini-batches of arrays [T, ...].
 
   Args:

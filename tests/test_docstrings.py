@@ -1,4 +1,4 @@
-"""Examples in docstrings and on pages print what they say; prose has rules."""
+"""Examples print what they say, functions have type hints, prose has rules."""
 
 import ast
 import doctest
@@ -140,6 +140,28 @@ def flag_helps(tree):
             yield value.value
 
 
+def missing_hints(body, owner=''):
+  """Yields the public functions and methods without all of their hints."""
+  for node in body:
+    if isinstance(node, ast.ClassDef):
+      yield from missing_hints(node.body, f'{owner}{node.name}.')
+    elif isinstance(node, ast.If | ast.Try | ast.With):
+      yield from missing_hints(ast.iter_child_nodes(node), owner)
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      if node.name.startswith('_') and node.name != '__call__':
+        continue
+      args = node.args
+      found = [*args.posonlyargs, *args.args]
+      decorators = map(ast.unparse, node.decorator_list)
+      if owner and 'staticmethod' not in decorators:
+        found = found[1:]  # Without self or cls.
+      found += [*args.kwonlyargs, args.vararg, args.kwarg]
+      names = [arg.arg for arg in found if arg and arg.annotation is None]
+      names += [] if node.returns else ['its result']
+      if names:
+        yield f'{owner}{node.name}: no hint of {", ".join(names)}'
+
+
 def prose_problems(tree):
   """Returns breaches of the rules of CONTRIBUTING.md that have a pattern."""
   kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
@@ -169,6 +191,41 @@ def test_prose(package):
     for problem in prose_problems(ast.parse(path.read_text()))
   ]
   assert not problems, '\n'.join(problems)
+
+
+@pytest.mark.parametrize('package', ['launch', 'pallas_kernels', 'ttt_jax'])
+def test_public_functions_have_type_hints(package):
+  problems = [
+    f'{path.relative_to(ROOT)}: {problem}'
+    for path in sorted((ROOT / package).rglob('*.py'))
+    for problem in missing_hints(ast.parse(path.read_text()).body)
+  ]
+  assert not problems, '\n'.join(problems)
+
+
+@pytest.mark.parametrize(
+  ('code', 'missing'),
+  [
+    ('def f(a: int, *b: int, c: int, **d: int) -> int: ...', ''),
+    ('def f(a: int, *, b) -> int: ...', 'f: no hint of b'),
+    ('def f(*a, **b) -> int: ...', 'f: no hint of a, b'),
+    ('async def f(): ...', 'f: no hint of its result'),
+    ('if 1: pass\nelse:\n  def f(): ...', 'f: no hint of its result'),
+    ('class A:\n  def f(self) -> int: ...', ''),
+    ('class _A:\n  def f(self, b) -> int: ...', '_A.f: no hint of b'),
+    (
+      'class A:\n  @staticmethod\n  def f(b) -> int: ...',
+      'A.f: no hint of b',
+    ),
+    (
+      'class A:\n  def __call__(self): ...',
+      'A.__call__: no hint of its result',
+    ),
+    ('def _f(a): ...\ndef f() -> int:\n  def g(a): ...', ''),
+  ],
+)
+def test_missing_hints_are_found(code, missing):
+  assert ''.join(missing_hints(ast.parse(code).body)) == missing
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ side_by_side.mp4 and .gif, which begin with the source.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import re
 import time
 
@@ -52,7 +53,7 @@ _MESH = common_flags.mesh()
 _EMA = common_flags.ema()
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
   from ttt_jax import sharding
   from ttt_jax.pipeline import edit
   from ttt_jax.video import contact_sheet

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import ml_collections
 import numpy as np
 
 from ttt_jax import token_order
@@ -70,7 +71,7 @@ class Geometry:
 
   @classmethod
   def from_seconds(
-    cls, seconds: float, height: int, width: int, fps: int = 16, **sizes
+    cls, seconds: float, height: int, width: int, fps: int = 16, **sizes: int
   ) -> Geometry:
     """Returns the geometry of a video of `seconds`.
 
@@ -110,7 +111,7 @@ class Geometry:
     )
 
   @classmethod
-  def from_config(cls, config) -> Geometry:
+  def from_config(cls, config: ml_collections.ConfigDict) -> Geometry:
     """Returns the geometry of a stage's clips.
 
     Args:
@@ -247,7 +248,7 @@ class FrameGeometry:
     _check_sizes(self, self.spatial_compression)
 
   @classmethod
-  def from_config(cls, config) -> FrameGeometry:
+  def from_config(cls, config: ml_collections.ConfigDict) -> FrameGeometry:
     """Returns the geometry of a config's clips.
 
     Args:

@@ -14,6 +14,7 @@ which a run has in DIR/compilation_cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import time
@@ -74,7 +75,7 @@ _MESH = common_flags.mesh()
 _EMA = common_flags.ema()
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
   # Checks file names before the slow imports and the loading of a model.
   from ttt_jax.runtime import distributed
   from ttt_jax.video import contact_sheet

@@ -19,7 +19,7 @@ zeros: eta = 0 does not change the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,9 @@ import jax.numpy as jnp
 from pallas_kernels.gpu.tiles import load_rows
 from pallas_kernels.gpu.tiles import make_opaque_true
 from pallas_kernels.gpu.tiles import store_rows
+from pallas_kernels.gpu.tiling import Tiling
 from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 State = tuple[jax.Array, ...]
 
@@ -59,7 +61,15 @@ class InnerModel(NamedTuple):
   warps: tuple[int, int, int]
 
 
-def forward(model, tiling, tokens, state, norm, *, checkpoints):
+def forward(
+  model: InnerModel,
+  tiling: Tiling,
+  tokens: Tokens,
+  state: State,
+  norm: Norm,
+  *,
+  checkpoints: bool,
+) -> list[jax.Array]:
   """Returns [out, *last state] and, if `checkpoints`, [B, H, groups, ...]."""
   q = tokens[0]
   parts = len(state)
@@ -101,7 +111,16 @@ def forward(model, tiling, tokens, state, norm, *, checkpoints):
   )
 
 
-def replay(model, tiling, index, tokens, norm, checkpoints, d_out, d_q):
+def replay(
+  model: InnerModel,
+  tiling: Tiling,
+  index: jax.Array,
+  tokens: Tokens,
+  norm: Norm,
+  checkpoints: Sequence[jax.Array],
+  d_out: jax.Array,
+  d_q: jax.Array,
+) -> list[jax.Array]:
   """Returns [d_q, *states, *their cotangents through the reads, *d_norm].
 
   States and cotangents are [B, H, S * G, ...], weights in the tokens' dtype;
@@ -164,8 +183,16 @@ def replay(model, tiling, index, tokens, norm, checkpoints, d_out, d_q):
 
 
 def reverse(
-  model, tiling, index, tokens, norm, states, reads, d_state, d_tokens
-):
+  model: InnerModel,
+  tiling: Tiling,
+  index: jax.Array,
+  tokens: Tokens,
+  norm: Norm,
+  states: Sequence[jax.Array],
+  reads: Sequence[jax.Array],
+  d_state: State,
+  d_tokens: Sequence[jax.Array],
+) -> list[jax.Array]:
   """Returns [d_k, d_v, d_eta, *d_state, *d_norm [B, H, D]].
 
   The first three are the arguments with the span's rows written.

@@ -18,9 +18,14 @@ import jax
 from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import normalize
 from pallas_kernels.tpu.inner_loss import normalize_backward
+from pallas_kernels.tpu.window import Window
+from pallas_kernels.ttt_mlp.tpu_replay import Residuals
 from pallas_kernels.ttt_mlp.tpu_stages import add_to_first_layer
 from pallas_kernels.ttt_mlp.tpu_stages import FACTOR
+from pallas_kernels.ttt_mlp.tpu_stages import State
 from pallas_kernels.ttt_mlp.tpu_stages import twice_gelu_slope
+from pallas_kernels.types import Array
+from pallas_kernels.types import Norm
 
 
 class Read(NamedTuple):
@@ -41,7 +46,7 @@ class ReadGradient(NamedTuple):
   d_z: jax.Array  # [R C, K]
 
 
-def hidden(window, q, residuals):
+def hidden(window: Window, q: Array, residuals: Residuals) -> Read:
   """Returns the hidden layer of the queries, by the state after the batch."""
   tiling, p, after = window.tiling, window.p, window.m + 1
   packing, products = tiling.packing, tiling.products
@@ -56,7 +61,15 @@ def hidden(window, q, residuals):
   return Read(rows, a, slope, y)
 
 
-def gradient(window, read, d_out, norm, residuals, d_norm, d_state):
+def gradient(
+  window: Window,
+  read: Read,
+  d_out: Array,
+  norm: Norm,
+  residuals: Residuals,
+  d_norm: Norm,
+  d_state: State,
+) -> ReadGradient:
   """Propagates d_out back to d_z."""
   tiling, p, after = window.tiling, window.p, window.m + 1
   packing = tiling.packing
@@ -74,9 +87,17 @@ def gradient(window, read, d_out, norm, residuals, d_norm, d_state):
   return ReadGradient(read.rows, read.a, d_y, d_z.astype(tiling.dtype))
 
 
-def products(window, read, d_out, residuals, d_q, d_state):
+def products(
+  window: Window,
+  read: ReadGradient,
+  d_out: Array,
+  residuals: Residuals,
+  d_q: Array,
+  d_state: State,
+) -> None:
   """Adds to d_w1', d_b1', d_w2' and writes d_q."""
   tiling, p, after = window.tiling, window.p, window.m + 1
+  assert p is not None  # The window is that of one pack.
   d_state.w2[p] += tiling.products.transposed_times(read.d_y, read.a)
   d_rows = tiling.products.times_transposed(read.d_z, residuals.w1[after, p])
   d_out = window.read(d_out).astype(tiling.wide)

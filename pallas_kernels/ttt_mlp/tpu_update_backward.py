@@ -27,7 +27,13 @@ from pallas_kernels.tpu.inner_loss import column_sum
 from pallas_kernels.tpu.inner_loss import inner_gradient_backward
 from pallas_kernels.tpu.inner_loss import InnerGradient
 from pallas_kernels.tpu.inner_loss import norm_lanes
+from pallas_kernels.tpu.window import Window
+from pallas_kernels.ttt_mlp.tpu_replay import Residuals
 from pallas_kernels.ttt_mlp.tpu_stages import add_to_first_layer
+from pallas_kernels.ttt_mlp.tpu_stages import State
+from pallas_kernels.types import Array
+from pallas_kernels.types import Norm
+from pallas_kernels.types import Tokens
 
 
 class StepGradient(NamedTuple):
@@ -51,7 +57,9 @@ class HiddenGradient(NamedTuple):
   d_keys: jax.Array  # [C, 128] through the inner loss's target
 
 
-def step(window, k, residuals, d_state):
+def step(
+  window: Window, k: Array, residuals: Residuals, d_state: State
+) -> StepGradient:
   """Propagates d_w1', d_b1', d_w2', d_c2' back to d_f."""
   tiling, p, m = window.tiling, window.p, window.m
   packing, products = tiling.packing, tiling.products
@@ -70,8 +78,16 @@ def step(window, k, residuals, d_state):
 
 
 def gradient(
-  window, step, tokens, step_size, norm, residuals, d_tokens, d_norm, d_state
-):
+  window: Window,
+  step: StepGradient,
+  tokens: Tokens,
+  step_size: Array,
+  norm: Norm,
+  residuals: Residuals,
+  d_tokens: Tokens,
+  d_norm: Norm,
+  d_state: State,
+) -> HiddenGradient:
   """Propagates d_f through the inner gradient back to d_z; writes d_v."""
   tiling, p, m = window.tiling, window.p, window.m
   packing = tiling.packing
@@ -98,9 +114,17 @@ def gradient(
   )
 
 
-def products(window, step, hidden, residuals, d_k, d_state):
+def products(
+  window: Window,
+  step: StepGradient,
+  hidden: HiddenGradient,
+  residuals: Residuals,
+  d_k: Array,
+  d_state: State,
+) -> None:
   """Adds to d_w1, d_b1, d_w2 and writes d_k."""
   tiling, p, m = window.tiling, window.p, window.m
+  assert p is not None  # The window is that of one pack.
   d_state.w2[p] += tiling.products.transposed_times(
     jnp.concatenate([hidden.d_y, hidden.f], axis=0),
     jnp.concatenate([residuals.a[m, p], step.slope_e], axis=0),

@@ -141,7 +141,9 @@ def _attend_backward(tiling, residuals, d_out):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def are_scores_bounded(tiling, norms):
+def are_scores_bounded(
+  tiling: tpu_tiling.Tiling, norms: jax.Array
+) -> jax.Array:
   """Returns whether no score can exceed the bound, int32 [1].
 
   A row of LayerNorm has at most the norm sqrt(D) times the largest scale, plus

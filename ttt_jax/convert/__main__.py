@@ -26,6 +26,7 @@ bfloat16; a training run is loaded completely.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import math
 import pathlib
@@ -74,7 +75,7 @@ _SHARD_GB = cli.define(
 )
 
 
-def main(_) -> None:
+def main(_: Sequence[str]) -> None:
   # Conversion does not need an accelerator.
   jax.config.update('jax_platforms', 'cpu')
   from ttt_jax.convert import model_folder

@@ -20,7 +20,9 @@ from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
 
-def load_video_encoder(config: ml_collections.ConfigDict):
+def load_video_encoder(
+  config: ml_collections.ConfigDict,
+) -> video_encoder_lib.FrameVideoEncoder | video_encoder_lib.CausalVideoEncoder:
   """Loads the autoencoder of a config."""
   return video_encoder_lib.load_video_encoder(
     model_folder.resolve(config.vae.folder),

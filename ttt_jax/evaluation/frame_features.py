@@ -46,7 +46,9 @@ def describe(small: np.ndarray) -> np.ndarray:
   ) / np.sqrt(len(parts), dtype=np.float32)
 
 
-def block_means(luma: np.ndarray, rows: int = _BLOCKS, columns: int = _BLOCKS):
+def block_means(
+  luma: np.ndarray, rows: int = _BLOCKS, columns: int = _BLOCKS
+) -> np.ndarray:
   """Returns the means of blocks: [64, 96, ...] -> [rows, columns, ...]."""
   height, width = luma.shape[:2]
   blocks = luma.reshape(

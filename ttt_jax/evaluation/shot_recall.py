@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.runtime import paths
 from ttt_jax.video import video_file
 
@@ -48,7 +49,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
   return float(10 * np.log10(255.0**2 / max(error, 1e-12)))
 
 
-def distinct_shots(storyboards: Sequence) -> list[Shot]:
+def distinct_shots(
+  storyboards: Sequence[storyboard_lib.Storyboard],
+) -> list[Shot]:
   """Returns the distinct shots of storyboards, in order of appearance.
 
   Raises:
@@ -67,9 +70,10 @@ def distinct_shots(storyboards: Sequence) -> list[Shot]:
   return list(shots)
 
 
-def segment_shot(segment) -> Shot:
+def segment_shot(segment: storyboard_lib.Segment) -> Shot:
   """Returns the shot of a storyboard's segment."""
-  return segment.video, float(segment.start or 0.0)
+  # A video is required where shots are recognized, see `distinct_shots`.
+  return cast(str, segment.video), float(segment.start or 0.0)
 
 
 def reconstruct_shots(
@@ -102,7 +106,7 @@ def reconstruct_shots(
 
 
 def judge(
-  storyboard,
+  storyboard: storyboard_lib.Storyboard,
   frames: np.ndarray,
   references: Mapping[Shot, np.ndarray],
 ) -> Recall:

@@ -284,7 +284,9 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
   return parts
 
 
-def summary(videos: Sequence[Mapping[str, Any]], seed: int = 0):
+def summary(
+  videos: Sequence[Mapping[str, Any]], seed: int = 0
+) -> dict[str, Any]:
   """Returns the mean of every score over videos, and the mean curves.
 
   Returns:

@@ -110,7 +110,7 @@ class CLIP(nn.Module):
 
   config: CLIPConfig
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.vision = CLIPVisionEncoder(c.vision)
     self.text = text_clip.CLIPTextEncoder(c.text)

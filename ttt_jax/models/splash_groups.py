@@ -44,7 +44,15 @@ def _by_groups(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def attend(head_dim, is_named, kernel, segments, q, k, v):
+def attend(
+  head_dim: int,
+  is_named: bool,
+  kernel: Callable[..., Any],
+  segments: Any,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+) -> jax.Array:
   """Computes attention of groups of heads.
 
   Args:

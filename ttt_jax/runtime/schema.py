@@ -118,7 +118,9 @@ def _first_invalid(values: Any, kind: Any, strict: bool) -> tuple[str, Any]:
   raise AssertionError('all values are valid')
 
 
-def check_keys(found: Iterable[Any], known: Iterable[str], location: str):
+def check_keys(
+  found: Iterable[Any], known: Iterable[str], location: str
+) -> None:
   """Raises ValueError for unknown keys, with the most similar known one."""
   known = list(known)
   unknown = [key for key in found if key not in known]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 import jax
+import ml_collections
 from ml_collections import config_flags
 from rich import console as rich_console
 from rich import table as rich_table
@@ -48,7 +49,7 @@ _PRECOMPILE = flags.DEFINE_bool(
 )
 
 
-def dry_run(config) -> None:
+def dry_run(config: ml_collections.ConfigDict) -> None:
   """Prints the geometry and the parameter groups; uses no accelerator."""
   jax.config.update('jax_platforms', 'cpu')
   experiment_lib.check_config(config)

@@ -31,7 +31,12 @@ def restore_or_init(
   optimizer: optimizer_lib.Optimizer,
   checkpoints: checkpoint.Checkpoints,
   mesh: jax.sharding.Mesh,
-):
+) -> tuple[
+  state_lib.TrainState,
+  state_lib.TrainState,
+  dict[str, Any] | None,
+  float | None,
+]:
   """Returns the saved state; else initial weights of `init_from`; else random.
 
   Returns:

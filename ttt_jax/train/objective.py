@@ -38,7 +38,9 @@ class Objective:
     self._backbone = backbones.from_config(config)
     self._module = self._backbone.module(sharding.ShardingPlan(mesh))
 
-  def loss_fn(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+  def loss_fn(
+    self, params: Any, batch: step_lib.Batch, key: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Computes a `step.LossFn` on latents drawn from the VAE's posterior."""
     latents_key, text_key, noise_key = jax.random.split(key, 3)
     latents = objective.sample_posterior(
@@ -60,7 +62,9 @@ class Objective:
     )
     return loss, (aux['per_sample_loss'], aux['timesteps'])
 
-  def diagnose(self, params: Any, batch: step_lib.Batch, key: jax.Array):
+  def diagnose(
+    self, params: Any, batch: step_lib.Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
     """Returns gate sizes and inner losses of a transformer on a noisy batch."""
     noise_key, time_key = jax.random.split(key)
     latents = batch['mean']
@@ -69,7 +73,8 @@ class Objective:
     )
     noise = noise_lib.normal(noise_key, latents.shape)
     alpha = jnp.asarray(self._backbone.schedule)[timesteps]
-    return self._module.apply(
+    apply: Callable[..., Any] = self._module.apply
+    return apply(
       {'params': params},
       objective.add_noise(latents, noise, alpha),
       batch['text'],

@@ -27,7 +27,9 @@ class RngStream(enum.IntEnum):
   DIAGNOSE = 2
 
 
-def step_key(seed: int, step: jax.typing.ArrayLike, stream: RngStream):
+def step_key(
+  seed: int, step: jax.typing.ArrayLike, stream: RngStream
+) -> jax.Array:
   """Returns the key of a stream at a step; no key is ever stored."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.random.fold_in(key, stream)
@@ -35,7 +37,7 @@ def step_key(seed: int, step: jax.typing.ArrayLike, stream: RngStream):
 
 def accumulate(
   loss_fn: LossFn, trained: Any, batch: Batch, key: jax.Array, count: int
-):
+) -> tuple[tuple[jax.Array, tuple[jax.Array, jax.Array]], Any]:
   """Returns loss, per-clip values and gradients (float32) of microbatches.
 
   Each microbatch contains every `count`-th clip, so a batch that is split over

@@ -195,7 +195,9 @@ def _properties(frame) -> str:
   )
 
 
-def graph(frame, filters: Iterable[tuple[str, str]]) -> av.filter.Graph:
+def graph(
+  frame: av.VideoFrame, filters: Iterable[tuple[str, str]]
+) -> av.filter.Graph:
   """Returns a graph of filters for frames like this one."""
   out = av.filter.Graph()
   nodes = [out.add('buffer', _properties(frame))]

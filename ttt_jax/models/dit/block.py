@@ -76,7 +76,9 @@ class MixerBlock(nn.Module):
   sharding_plan: sharding.ShardingPlan = sharding.ShardingPlan()
 
   @nn.compact
-  def __call__(self, x: jax.Array, context: Context, *, diagnose: bool = False):
+  def __call__(
+    self, x: jax.Array, context: Context, *, diagnose: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     config = self.config
     x = attention.SegmentAttention(
       num_heads=config.num_heads,
@@ -105,7 +107,9 @@ class Block(nn.Module):
   diagnose: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, context: Context):
+  def __call__(
+    self, x: jax.Array, context: Context
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Maps [B, T', M] to [B, T', M] and a dict of diagnostics."""
     config = self.config
     dtype = jnp.dtype(config.dtype)

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -40,11 +41,16 @@ class FrameDeltaNet(mixer.Mixer):
 
   scope = 'frame_deltanet'
 
-  def heads(self, config):
+  def heads(self, config: Any) -> int:
     # Twice attention's features per head: 128 in the 5B model, as published.
     return config.num_heads // math.gcd(config.num_heads, 2)
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> FrameDeltaNetLayer:
     return FrameDeltaNetLayer(
       num_heads=self.heads(config),
       rank=config.model_dim // config.num_heads,
@@ -55,10 +61,10 @@ class FrameDeltaNet(mixer.Mixer):
       name=self.scope,
     )
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     return config.model_dim**2 // self.heads(config)
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     d = config.model_dim // self.heads(config)
     # A, B and the read of each token; the convolutions of k and v.
     tokens = order.length * (3 * d + 2 * (_TAPS**2 + _TAPS))

@@ -7,6 +7,8 @@ convolution gives them the order of their neighbours.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 from pallas_kernels import gated_delta_rule
 from pallas_kernels import Permutation
 from ttt_jax import sharding
+from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models.dit import mixer
@@ -40,7 +43,7 @@ class GatedDeltaNet(mixer.Mixer):
     d = config.model_dim // config.num_heads
     return config.num_heads // share, k * d, v * d
 
-  def check(self, config):
+  def check(self, config: Any) -> None:
     super().check(config)
     share = _PRESETS[config.mixer_preset][0]
     if config.num_heads % share:
@@ -50,10 +53,15 @@ class GatedDeltaNet(mixer.Mixer):
         f' {share}, for example {-(-config.num_heads // share) * share}'
       )
 
-  def heads(self, config):
+  def heads(self, config: Any) -> int:
     return self._sizes(config)[0]
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> GatedDeltaNetLayer:
     heads, k, v = self._sizes(config)
     return GatedDeltaNetLayer(
       num_heads=heads,
@@ -66,11 +74,11 @@ class GatedDeltaNet(mixer.Mixer):
       name=self.scope,
     )
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     heads, k, v = self._sizes(config)
     return heads * k * v
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     heads, k, v = self._sizes(config)
     # The convolutions; reading and writing with a key, reading with a query.
     return 2.0 * order.length * heads * (_CONVOLUTION * (2 * k + v) + 3 * k * v)

@@ -8,12 +8,15 @@ positions are those of the complete video.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import Permutation
 from ttt_jax import sharding
+from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models import softmax
@@ -44,7 +47,12 @@ class GlobalAttention(mixer.Mixer):
       return min(length, config.window_size)
     return length
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> GlobalAttentionLayer:
     return GlobalAttentionLayer(
       num_heads=config.num_heads,
       reach=self._reach(config, order.length),
@@ -55,17 +63,17 @@ class GlobalAttention(mixer.Mixer):
       name=self.scope,
     )
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     # Keys and values.
     return 2 * config.model_dim * self._reach(config, length)
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     t = order.length
     reach = self._reach(config, t)
     pairs = t * reach - reach * (reach - 1) / 2
     return 2 * 2.0 * pairs * config.model_dim
 
-  def attended_pairs(self, config, order):
+  def attended_pairs(self, config: Any, order: token_order.TokenOrder) -> float:
     t = order.length
     return softmax.band_pairs(t, self._reach(config, t))
 

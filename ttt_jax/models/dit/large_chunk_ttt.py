@@ -21,6 +21,7 @@ from pallas_kernels import large_chunk_ttt
 from pallas_kernels import large_chunk_ttt_inner_losses
 from pallas_kernels import Permutation
 from ttt_jax import sharding
+from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models.dit import mixer
@@ -67,10 +68,15 @@ class LargeChunkTTT(mixer.Mixer):
   presets = tuple(_PRESETS)
   fields = ('mixer_preset', 'chunk_frames')
 
-  def heads(self, config):
+  def heads(self, config: Any) -> int:
     return math.gcd(config.num_heads, _HEADS)
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> LargeChunkTTTLayer:
     return LargeChunkTTTLayer(
       preset=_PRESETS[config.mixer_preset],
       num_heads=self.heads(config),
@@ -87,12 +93,12 @@ class LargeChunkTTT(mixer.Mixer):
     d = config.model_dim // self.heads(config)
     return preset, (preset.expand * d, d)
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     preset, shape = self._matrix(config)
     matrices = 1 if preset.update == 'last' else 3
     return self.heads(config) * matrices * math.prod(shape)
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     preset, (k, d) = self._matrix(config)
     # Products of a token with a matrix: q with three; k with two; the gradient
     # of each updated matrix and, for all three, that of the hidden layer.

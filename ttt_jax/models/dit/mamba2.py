@@ -8,6 +8,7 @@ order of their neighbours.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from pallas_kernels import Permutation
 from pallas_kernels import ssd
 from ttt_jax import sharding
+from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models.dit import mixer
@@ -35,7 +37,7 @@ class Mamba2(mixer.Mixer):
   scope = 'mamba2'
   presets = tuple(_PRESETS)
 
-  def heads(self, config):
+  def heads(self, config: Any) -> int:
     heads = config.num_heads
     # Powers of two that split attention's heads split these, too.
     unit = math.gcd(heads, 8)
@@ -46,7 +48,12 @@ class Mamba2(mixer.Mixer):
     d = config.model_dim // config.num_heads
     return self.heads(config), d, 2 * d
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> Mamba2Layer:
     heads, p, n = self._sizes(config)
     return Mamba2Layer(
       num_heads=heads,
@@ -58,10 +65,10 @@ class Mamba2(mixer.Mixer):
       name=self.scope,
     )
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     return math.prod(self._sizes(config))
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     heads, p, n = self._sizes(config)
     # The convolutions; writing and reading the state.
     token = _CONVOLUTION * (heads * p + 2 * n) + 2 * heads * p * n

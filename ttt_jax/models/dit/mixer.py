@@ -126,13 +126,18 @@ class NoMixer(Mixer):
   defaults = {'ttt_base_lr': 0.0}
   implementations = ('xla', 'reference', 'pallas_tpu', 'pallas_gpu')
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> None:
     return None
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     return 0
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     return 0.0
 
 
@@ -235,7 +240,11 @@ def l2_norm(x: jax.Array, epsilon: float) -> jax.Array:
   return x * jax.lax.rsqrt(square + epsilon)
 
 
-def convolution_init(key, shape, dtype=jnp.float32):
+def convolution_init(
+  key: jax.Array,
+  shape: tuple[int, ...],
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
   """Initialises a kernel [H, n, D] of `short_convolution` as PyTorch does."""
   bound = shape[1] ** -0.5
   return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -248,7 +257,11 @@ def log_rate_init(least: float) -> nn.initializers.Initializer:
   )
 
 
-def step_bias_init(key, shape, dtype=jnp.float32):
+def step_bias_init(
+  key: jax.Array,
+  shape: tuple[int, ...],
+  dtype: jax.typing.DTypeLike = jnp.float32,
+) -> jax.Array:
   """Initialises a bias whose softplus is log-uniform from 0.001 to 0.1."""
   step = jnp.exp(
     jax.random.uniform(key, shape, dtype, np.log(1e-3), np.log(0.1))

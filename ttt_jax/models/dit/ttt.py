@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -22,6 +23,7 @@ from pallas_kernels import ttt_linear_inner_losses
 from pallas_kernels import ttt_mlp
 from pallas_kernels import ttt_mlp_inner_losses
 from ttt_jax import sharding
+from ttt_jax import token_order
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import layers
 from ttt_jax.models.dit import mixer
@@ -85,7 +87,12 @@ class TTT(mixer.Mixer):
     self.inner = inner
     self.defaults = {'ttt_base_lr': base_lr}
 
-  def layer(self, config, order, sharding_plan):
+  def layer(
+    self,
+    config: Any,
+    order: token_order.TokenOrder,
+    sharding_plan: sharding.ShardingPlan,
+  ) -> TTTLayer:
     return TTTLayer(
       inner=self.inner,
       num_heads=config.num_heads,
@@ -103,10 +110,10 @@ class TTT(mixer.Mixer):
     for _, shape, is_bias in INNER_MODELS[self.inner].weights:
       yield math.prod(shape(d)), is_bias
 
-  def state_size(self, config, length):
+  def state_size(self, config: Any, length: int) -> int:
     return config.num_heads * sum(size for size, _ in self._sizes(config))
 
-  def scan_flops(self, config, order):
+  def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     matrices = [size for size, is_bias in self._sizes(config) if not is_bias]
     # Products of a token with each matrix: the forward pass of k and of q, the
     # gradient of the matrix, and, for all matrices but the first, the gradient

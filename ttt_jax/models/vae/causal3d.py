@@ -160,7 +160,7 @@ class CausalVAE(nn.Module):
   unroll: bool = False
   dtype: jnp.dtype | None = None
 
-  def setup(self):
+  def setup(self) -> None:
     self.encoder = Encoder(self.config, loop=not self.unroll)
     self.decoder = Decoder(self.config, loop=not self.unroll)
 
@@ -204,18 +204,22 @@ class CausalVAE(nn.Module):
       c.decode_window * c.temporal_compression_ratio,
     )
 
-  def encode_chunk(self, frames, cache=None):
+  def encode_chunk(
+    self, frames: jax.Array, cache: dict[str, Any] | None = None
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Encodes one chunk; returns (moments, cache) for `to_units`."""
     moments, cache = self.encoder(self._cast(frames), cache)
     return moments.astype(_at_least_float32(moments)), cache
 
-  def decode_chunk(self, latents, cache=None):
+  def decode_chunk(
+    self, latents: jax.Array, cache: dict[str, Any] | None = None
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Decodes one chunk; returns (frames, cache)."""
     scale, shift = self._units(latents.dtype)
     frames, cache = self.decoder(self._cast(latents / scale + shift), cache)
     return frames.astype(_at_least_float32(frames)), cache
 
-  def to_units(self, moments):
+  def to_units(self, moments: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns mean and logvar, in model units, of the moments of a chunk."""
     scale, shift = self._units(moments.dtype)
     mean, logvar = jnp.split(moments, 2, axis=-1)

@@ -8,7 +8,7 @@ without a seam. `cache=None` starts a video: the first frame is repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -25,7 +25,10 @@ Prepare = Callable[[jax.Array, Any], jax.Array]
 
 
 def conv2d(
-  x: jax.Array, kernel: jax.Array, stride: int = 1, padding=((1, 1), (1, 1))
+  x: jax.Array,
+  kernel: jax.Array,
+  stride: int = 1,
+  padding: Sequence[tuple[int, int]] = ((1, 1), (1, 1)),
 ) -> jax.Array:
   """Convolves every frame: x [B, F, h, w, i], kernel [kh, kw, i, o]."""
   frames = x.reshape((-1,) + x.shape[2:])
@@ -152,12 +155,12 @@ class CausalConv3d(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x,
-    cache=None,
+    x: jax.Array,
+    cache: jax.Array | None = None,
     prepare: Prepare = lambda x, maps: x,
-    maps=(),
-    add=None,
-  ):
+    maps: Any = (),
+    add: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
     """Convolves a chunk.
 
     Args:
@@ -178,7 +181,7 @@ class CausalConv3d(nn.Module):
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    add = () if add is None else add
+    added: Any = () if add is None else add
 
     def finish(y, add):
       return y + bias if isinstance(add, tuple) else y + bias + add
@@ -192,11 +195,11 @@ class CausalConv3d(nn.Module):
         kernel,
         cache,
         lambda z, pair: prepare(z, pair[0]),
-        (maps, add),
+        (maps, added),
         lambda y, pair: finish(y, pair[1]),
       )
     x = jnp.concatenate([cache, prepare(x, maps)], axis=1)
-    y = finish(causal_conv3d(x, kernel), add)
+    y = finish(causal_conv3d(x, kernel), added)
     return y, x[:, x.shape[1] - (k - 1) :]
 
 
@@ -208,7 +211,12 @@ class Conv2d(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, x, padding=((1, 1), (1, 1)), upsample=False):
+  def __call__(
+    self,
+    x: jax.Array,
+    padding: Sequence[tuple[int, int]] = ((1, 1), (1, 1)),
+    upsample: bool = False,
+  ) -> jax.Array:
     """Convolves [B, F, h, w, c]; with `upsample`, as in `upsample_conv`."""
     kernel = self.param(
       'kernel',
@@ -287,7 +295,7 @@ class Downsample(nn.Module):
   time: bool
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     if self.time:
       x = downsample_time(x)
     conv = Conv2d(x.shape[-1], stride=2, name='conv')
@@ -301,7 +309,7 @@ class Upsample(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     y = Conv2d(x.shape[-1], loop=self.loop, name='conv')(x, upsample=True)
     # Frames are repeated last, since the convolution treats each on its own.
     return repeat_frames(y, 2 * x.shape[1] - x.shape[1] % 2) if self.time else y

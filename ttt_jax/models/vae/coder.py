@@ -87,7 +87,12 @@ class Level(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, x, cache=None, latents=None):
+  def __call__(
+    self,
+    x: jax.Array,
+    cache: dict[str, Any] | None = None,
+    latents: jax.Array | None = None,
+  ) -> tuple[jax.Array, dict[str, Any]]:
     cache = cache or {}
     new_cache: dict[str, Any] = {}
     for i in range(self.blocks):
@@ -114,7 +119,9 @@ class Encoder(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, frames, cache=None):
+  def __call__(
+    self, frames: jax.Array, cache: dict[str, Any] | None = None
+  ) -> tuple[jax.Array, dict[str, Any]]:
     c = self.config
     cache = cache or {}
     new_cache: dict[str, Any] = {}
@@ -170,7 +177,9 @@ class Decoder(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, latents, cache=None):
+  def __call__(
+    self, latents: jax.Array, cache: dict[str, Any] | None = None
+  ) -> tuple[jax.Array, dict[str, Any]]:
     c = self.config
     cache = cache or {}
     new_cache: dict[str, Any] = {}

@@ -175,7 +175,7 @@ class KLVAE(nn.Module):
   config: KLVAEConfig
   dtype: Any = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.encoder = Encoder(c, self.dtype)
     self.decoder = Decoder(c, self.dtype)

@@ -22,7 +22,9 @@ from ttt_jax.models.vae.causal_conv import repeat_frames
 class GroupNorm(resnet.GroupNorm):
   """Group normalisation over the frames of one chunk, as a function."""
 
-  def __call__(self, x, latents=None) -> tuple[Prepare, Any]:
+  def __call__(
+    self, x: jax.Array, latents: jax.Array | None = None
+  ) -> tuple[Prepare, Any]:
     """Returns the function that normalises frames of x, and its maps (none)."""
     del latents
     mean, scale, bias = self.coefficients(x)
@@ -36,7 +38,7 @@ class SpatialNorm(nn.Module):
   eps: float
 
   @nn.compact
-  def __call__(self, x, latents) -> tuple[Prepare, Any]:
+  def __call__(self, x: jax.Array, latents: jax.Array) -> tuple[Prepare, Any]:
     """Returns the function that normalises frames of x, and its maps."""
     # The 1x1x1 convolutions commute with the repetition over height and width,
     # so they run before it.
@@ -63,7 +65,9 @@ def resize_nearest(z: jax.Array, height: int, width: int) -> jax.Array:
   return z
 
 
-def activation(norm: nn.Module, x: jax.Array, latents) -> tuple[Prepare, Any]:
+def activation(
+  norm: nn.Module, x: jax.Array, latents: jax.Array | None
+) -> tuple[Prepare, Any]:
   """Returns SiLU(norm(x)) as a function of frames of x, and its maps."""
   normalise, maps = norm(x, latents)
   # Cast to the compute type, since statistics and normalised frames are
@@ -87,7 +91,12 @@ class ResnetBlock(nn.Module):
   loop: bool = False
 
   @nn.compact
-  def __call__(self, x, cache=None, latents=None):
+  def __call__(
+    self,
+    x: jax.Array,
+    cache: dict[str, Any] | None = None,
+    latents: jax.Array | None = None,
+  ) -> tuple[jax.Array, dict[str, Any]]:
     """Returns the result and the cache; with `latents`, norms are spatial."""
     cache = cache or {}
     kind = GroupNorm if latents is None else SpatialNorm
