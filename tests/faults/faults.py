@@ -84,6 +84,27 @@ FAULTS = (
     ('tests/kernels/test_affine_scan.py',),
   ),
   Fault(
+    'decays of the gradient not reversed',
+    'pallas_kernels/xla/affine_scan.py',
+    'from_b[..., ::-1, ::-1]',
+    'from_b',
+    ('tests/kernels/test_affine_scan.py',),
+  ),
+  Fault(
+    'rows of a triangular system subtracted without their factors',
+    'pallas_kernels/xla/triangular.py',
+    '-(factors[i][:, None] * inverse).sum(0)',
+    '-inverse.sum(0)',
+    ('tests/kernels/test_triangular.py',),
+  ),
+  Fault(
+    "a model's own settings of sampling lost",
+    'ttt_jax/pipeline/video.py',
+    'self.sampling = sampling or Sampling()',
+    'self.sampling = Sampling()',
+    ('tests/pipeline/test_pretrained.py',),
+  ),
+  Fault(
     'gates of text and video swapped',
     'ttt_jax/models/dit/mixers.py',
     'jnp.where(is_text, text_gate, video_gate)',
