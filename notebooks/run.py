@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import hashlib
 import io
 import os
@@ -40,6 +40,7 @@ ROOT = FOLDER.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.helpers import compiler  # noqa: E402
+from ttt_jax.runtime import progress  # noqa: E402
 
 _TIMEOUT = 1200  # seconds per cell
 _COLOURS = 64  # of a plot
@@ -245,24 +246,6 @@ def link_compiler(folder: pathlib.Path) -> pathlib.Path | None:
   return folder if found else None
 
 
-def announcement(
-  name: str, notebook: nbformat.NotebookNode
-) -> Callable[..., None]:
-  """Returns a function that prints a line when a code cell starts."""
-  start = time.monotonic()
-  code = [i for i, c in enumerate(notebook.cells) if c.cell_type == 'code']
-
-  def announce(cell: nbformat.NotebookNode, cell_index: int) -> None:
-    if cell_index in code:
-      print(
-        f'{name}: cell {code.index(cell_index) + 1} of {len(code)}, after'
-        f' {time.monotonic() - start:.0f} s',
-        flush=True,
-      )
-
-  return announce
-
-
 def execute(name: str, fast: bool) -> nbformat.NotebookNode:
   """Returns the cells of a .md with their outputs.
 
@@ -288,8 +271,9 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
       record_timing=False,
       resources={'metadata': {'path': folder}},
     )
-    client.on_cell_start = announcement(name, notebook)
-    client.execute(env=environment(fast, tpu))
+    with progress.Bar(name, len(notebook.cells)) as bar:
+      client.on_cell_complete = lambda cell, cell_index: bar.advance()
+      client.execute(env=environment(fast, tpu))
   return notebook
 
 

@@ -19,8 +19,9 @@ from ttt_jax.runtime import schema
 flags.disclaim_key_flags()  # The flags belong to the command.
 
 
-# Default of settings that a model may have itself.
-_OF_MODEL = '; default: of the model'
+def _help(text: str, default: Any) -> str:
+  """Returns the help of a setting that a model may have itself."""
+  return f'{text}.' if default is not None else f"{text}; default: the model's."
 
 
 def steps(default: int | None) -> flags.FlagHolder[Any]:
@@ -28,7 +29,7 @@ def steps(default: int | None) -> flags.FlagHolder[Any]:
   return cli.define(
     'steps',
     default,
-    f'Sampling steps, 1 to 1000{"" if default else _OF_MODEL}.',
+    _help('Sampling steps, 1 to 1000', default),
     config_schema.Steps,
   )
 
@@ -38,7 +39,7 @@ def guidance(default: float | None) -> flags.FlagHolder[Any]:
   return cli.define(
     'guidance',
     default,
-    f'Strength of the guidance{"" if default else _OF_MODEL}.',
+    _help('Strength of the guidance', default),
     schema.FiniteFloat,
   )
 
@@ -49,7 +50,7 @@ def guidance_schedule() -> flags.FlagHolder[str | None]:
     'guidance_schedule',
     None,
     list(guidance_lib.SCHEDULES),
-    f'Schedule of the guidance{_OF_MODEL}.',
+    _help('Schedule of the guidance', None),
   )
 
 

@@ -28,6 +28,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+import zlib
 
 from absl import flags
 import numpy as np
@@ -306,11 +307,19 @@ class Comparison:
             f'{archive} has results of version {found} of the protocol, and'
             f' this is version {_PROTOCOL}; choose another --archive'
           )
+        if damaged := zipped.testzip():
+          raise zipfile.BadZipFile(f'{damaged} is damaged')
         self.check_protocol()
         for name in zipped.namelist():
           if not (self.workdir / name).exists():
             zipped.extract(name, self.workdir)
-    except (zipfile.BadZipFile, KeyError) as e:
+    except (
+      zipfile.BadZipFile,
+      zlib.error,
+      json.JSONDecodeError,
+      KeyError,
+      TypeError,
+    ) as e:
       raise ValueError(
         f'{archive} is no archive of results ({e}); choose a file that'
         ' --archive wrote, or a new name'
@@ -389,15 +398,19 @@ def main(argv: Sequence[str]) -> int:
       comparison.unpack(archive)
   if not values.report:
     comparison.check_protocol()
-    for seed in range(values.seeds):
-      for mixer in values.mixers:
-        if comparison.is_judged(mixer, seed, values.stories):
-          continue
-        comparison.prepare()
-        comparison.train(mixer, seed, comparison.learning_rate(mixer))
-        comparison.judge(mixer, seed, values.stories)
-        if archive:
-          comparison.pack(archive)
+    left = [
+      (mixer, seed)
+      for seed in range(values.seeds)
+      for mixer in values.mixers
+      if not comparison.is_judged(mixer, seed, values.stories)
+    ]
+    if left:
+      comparison.prepare()
+    for mixer, seed in left:
+      comparison.train(mixer, seed, comparison.learning_rate(mixer))
+      comparison.judge(mixer, seed, values.stories)
+      if archive:
+        comparison.pack(archive)
   results = comparison_report.read(workdir)
   comparison_report.print_tables(results)
   if values.out:

@@ -35,7 +35,6 @@ from pallas_kernels.xla.triangular import solve_unit_lower
 
 # Smallest g: e^g is 0 in any float below it, and a finite g keeps 0 * g at 0.
 _LEAST = -1e9
-_exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Chunk(NamedTuple):
@@ -90,7 +89,8 @@ def prepare(tokens: Arrays) -> Chunk:
   # Transposed keys, decayed until the end.
   k = jnp.swapaxes(until_end * k, -1, -2)
   decay = since_start[..., -1:, :] * jnp.eye(k.shape[-2], dtype=k.dtype)
-  written, corrections = split(_exact(k, solved))
+  exact = jax.lax.Precision.HIGHEST
+  written, corrections = split(jnp.matmul(k, solved, precision=exact))
   out, read_corrections = split(pairs @ solved)
   return Chunk(
     transition=decay - corrections,
@@ -102,36 +102,12 @@ def prepare(tokens: Arrays) -> Chunk:
 
 def advance(state: jax.Array, chunks: Chunk) -> tuple[jax.Array, jax.Array]:
   """Returns the last state [B, H, K, V], and those before each chunk."""
-  return _states(state, chunks.transition, chunks.written)
+  return affine_scan(state, chunks.transition, chunks.written)
 
 
 def read(states: jax.Array, chunks: Chunk) -> jax.Array:
   """Returns the results [n, B, H, C, V] for the states before each chunk."""
   return chunks.q @ states + chunks.out
-
-
-@jax.custom_vjp
-def _states(state, transition, written):
-  """Returns S_n and S_0 .. S_{n-1} of S' = transition S + written."""
-  return affine_scan(state, transition, written)
-
-
-def _states_forward(state, transition, written):
-  last, states = _states(state, transition, written)
-  return (last, states), (transition, states)
-
-
-def _states_backward(kept, gradients):
-  transition, states = kept
-  d_last, d_states = gradients
-  d_first, d_written = affine_scan(
-    d_last, jnp.swapaxes(transition, -1, -2), d_states, reverse=True
-  )
-  # For all chunks at once, which autodiff would do one by one.
-  return d_first, d_written @ jnp.swapaxes(states, -1, -2), d_written
-
-
-_states.defvjp(_states_forward, _states_backward)
 
 
 def _products(x: jax.Array, y: jax.Array) -> jax.Array:

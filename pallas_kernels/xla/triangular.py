@@ -7,14 +7,12 @@ for each other without end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
 
 import jax
 import jax.numpy as jnp
 
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
@@ -35,51 +33,33 @@ def _inverse(lower):
   """Returns (I + lower)^-1."""
   return jax.lax.platform_dependent(
     lower,
-    tpu=functools.partial(by_halves, size=16, base=by_rows),
-    default=functools.partial(by_halves, size=8, base=by_powers),
+    tpu=functools.partial(by_halves, size=16),
+    default=functools.partial(by_halves, size=8),
   )
 
 
-def by_halves(
-  lower: jax.Array, size: int, base: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
+def by_halves(lower: jax.Array, size: int) -> jax.Array:
   """Returns (I + lower)^-1, from the inverses of its two diagonal blocks.
 
   Args:
     lower: [..., C, C], zero on and above the diagonal.
-    size: Most rows of the blocks that `base` inverts.
-    base: Function that inverts them.
+    size: Most rows of the blocks that `by_rows` inverts.
   """
   c = lower.shape[-1]
   if c <= size:
-    return base(lower)
+    return by_rows(lower)
   if c % 2:
     padding = [(0, 0)] * (lower.ndim - 2) + [(0, 1)] * 2
-    return by_halves(jnp.pad(lower, padding), size, base)[..., :c, :c]
+    return by_halves(jnp.pad(lower, padding), size)[..., :c, :c]
   first, last = slice(c // 2), slice(c // 2, None)
   blocks = jnp.stack([lower[..., first, first], lower[..., last, last]])
-  upper_left, lower_right = by_halves(blocks, size, base)
+  upper_left, lower_right = by_halves(blocks, size)
   corner = -_einsum(
     '...ij,...jk,...kl->...il', lower_right, lower[..., last, first], upper_left
   )
   return jnp.block(
     [[upper_left, jnp.zeros_like(corner)], [corner, lower_right]]
   )
-
-
-def by_powers(lower: jax.Array) -> jax.Array:
-  """Returns (I + lower)^-1 = (I - lower) (I + lower^2) (I + lower^4) ...
-
-  For few rows: powers lose more digits with every factor.
-  """
-  c = lower.shape[-1]
-  inverse, power = jnp.eye(c, dtype=lower.dtype) - lower, lower
-  terms = 2
-  while terms < c:  # lower^c is 0.
-    power = _matmul(power, power)
-    inverse += _matmul(inverse, power)
-    terms *= 2
-  return inverse
 
 
 def by_rows(lower: jax.Array) -> jax.Array:

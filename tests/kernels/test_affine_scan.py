@@ -14,41 +14,41 @@ from tests.kernels import test_linear_recurrences as recurrences
 K, V = 4, 5
 
 
-@pytest.mark.parametrize('reverse', [False, True])
+@pytest.mark.parametrize('adjoint', [False, True])
 @pytest.mark.parametrize(
   'count', [1, affine_scan.BLOCK - 1, affine_scan.BLOCK, 20]
 )
-def test_blocks_are_a_scan(count, reverse):
+def test_blocks_are_a_scan(count, adjoint):
   rng = np.random.default_rng(count)
   with jax.enable_x64(True):
     a = jnp.asarray(rng.normal(size=(count, 2, K, K)) / 2)
     b = jnp.asarray(rng.normal(size=(count, 2, K, V)))
     state = want = rng.normal(size=(2, K, V))
     before = [None] * count
-    for i in reversed(range(count)) if reverse else range(count):
+    for i in reversed(range(count)) if adjoint else range(count):
       before[i] = want
-      want = a[i] @ want + b[i]
-    for run in (affine_scan.by_blocks, affine_scan.step_by_step):
-      last, states = run(jnp.asarray(state), a, b, reverse=reverse)
+      want = (a[i].mT if adjoint else a[i]) @ want + b[i]
+    for run in (affine_scan.affine_by_blocks, affine_scan.affine_by_steps):
+      last, states = run(jnp.asarray(state), a, b, adjoint=adjoint)
       np.testing.assert_allclose(last, want, rtol=1e-10, atol=1e-12)
       np.testing.assert_allclose(states, before, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize('reverse', [False, True])
+@pytest.mark.parametrize('adjoint', [False, True])
 @pytest.mark.parametrize('count', [1, 2, 20])
-def test_decays_as_a_matrix_are_a_scan(count, reverse):
+def test_decays_as_a_matrix_are_a_scan(count, adjoint):
   rng = np.random.default_rng(count)
   with jax.enable_x64(True):
     log_decay = -(rng.uniform(0, 3, (count, 2, 3)) ** 4)
     b = rng.normal(size=(count, 2, 3, K, V))
     state = want = rng.normal(size=(2, 3, K, V))
     before = [None] * count
-    for i in reversed(range(count)) if reverse else range(count):
+    for i in reversed(range(count)) if adjoint else range(count):
       before[i] = want
       want = np.exp(log_decay[i])[..., None, None] * want + b[i]
     for run in (affine_scan.decay_by_matrix, affine_scan.decay_by_steps):
       last, states = run(
-        *map(jnp.asarray, (state, log_decay, b)), reverse=reverse
+        *map(jnp.asarray, (state, log_decay, b)), adjoint=adjoint
       )
       np.testing.assert_allclose(last, want, rtol=1e-10, atol=1e-12)
       np.testing.assert_allclose(states, before, rtol=1e-10, atol=1e-12)

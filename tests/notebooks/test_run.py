@@ -187,17 +187,6 @@ def test_links_of_a_text_become_absolute():
   assert run.absolute_links(text) == text
 
 
-def test_a_line_per_code_cell(capsys):
-  cells = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
-  notebook = nbformat.v4.new_notebook(cells=[c('x') for c in cells * 2])
-  announce = run.announcement('small', notebook)
-  for i, cell in enumerate(notebook.cells):
-    announce(cell=cell, cell_index=i)
-  assert capsys.readouterr().out.splitlines() == [
-    f'small: cell {i} of 2, after 0 s' for i in (1, 2)
-  ]
-
-
 def test_pictures_are_made_smaller_once():
   content = io.BytesIO()
   noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)

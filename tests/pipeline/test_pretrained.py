@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import typing
 
 import jax
 import numpy as np
@@ -12,7 +13,9 @@ from ttt_jax import convert
 from ttt_jax import pipeline
 from ttt_jax import recipes
 from ttt_jax import storyboard
+from ttt_jax.diffusion import guidance
 from ttt_jax.pipeline import pretrained
+from ttt_jax.pipeline.sampling import Sampling
 
 
 @pytest.fixture(name='folder', scope='module')
@@ -112,6 +115,11 @@ def test_the_index_may_have_settings_of_sampling(folder, tmp_path):
       pretrained.pipeline_arguments(model)
     assert '\n' not in str(error.value)
     assert 'model_index.json' in str(error.value)
+
+
+def test_a_model_may_have_any_schedule_of_the_guidance():
+  kind = typing.get_type_hints(Sampling)['guidance_schedule']
+  assert {*typing.get_args(kind)} == {*guidance.SCHEDULES}
 
 
 def test_float16_computes_in_float32_on_a_cpu(folder, tmp_path):

@@ -15,10 +15,12 @@ class Sampling(
 ):
   """What a model samples with, unless a call says otherwise.
 
+  The defaults are those of CogVideoX.
+
   Attributes:
-    steps: Sampling steps; 50 as CogVideoX in the paper.
+    steps: Sampling steps, 1 to 1000.
     guidance: Strength of the text, see `diffusion.guidance`.
-    guidance_schedule: 'cosine', 'constant' or 'reference'.
+    guidance_schedule: Name in `diffusion.guidance.SCHEDULES`.
   """
 
   steps: config_schema.Steps = 50

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import jax
 import numpy as np
@@ -211,6 +212,20 @@ def test_archives_that_are_none(tmp_path, monkeypatch):
   (tmp_path / 'text.zip').write_text('no archive')
   with pytest.raises(ValueError, match='text.zip is no archive of results'):
     compare.unpack(tmp_path / 'text.zip')
+  for text in ('no JSON', '[6]'):
+    with zipfile.ZipFile(tmp_path / 'json.zip', 'w') as zipped:
+      zipped.writestr('protocol.json', text)
+    with pytest.raises(ValueError, match='json.zip is no archive of results'):
+      compare.unpack(tmp_path / 'json.zip')
+  # Damaged after the part that is read first.
+  with zipfile.ZipFile(tmp_path / 'damaged.zip', 'w') as zipped:
+    zipped.writestr('protocol.json', f'{{"version": {comparison._PROTOCOL}}}')
+    zipped.writestr('verdicts/none/0/9s/0.json', '{"story": "test"}')
+  content = (tmp_path / 'damaged.zip').read_bytes()
+  damaged = content.replace(b'"story": "test"', b'"story": "tent"')
+  (tmp_path / 'damaged.zip').write_bytes(damaged)
+  with pytest.raises(ValueError, match='0.json is damaged'):
+    compare.unpack(tmp_path / 'damaged.zip')
   other = comparison.Comparison(tmp_path / 'other')
   monkeypatch.setattr(comparison, '_PROTOCOL', 4)
   other.check_protocol()
