@@ -271,7 +271,8 @@ def execute(name: str, fast: bool) -> nbformat.NotebookNode:
       record_timing=False,
       resources={'metadata': {'path': folder}},
     )
-    with progress.Bar(name, len(notebook.cells)) as bar:
+    cells = sum(cell.cell_type == 'code' for cell in notebook.cells)
+    with progress.Bar(name, cells) as bar:
       client.on_cell_complete = lambda cell, cell_index: bar.advance()
       client.execute(env=environment(fast, tpu))
   return notebook
