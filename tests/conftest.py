@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import gc
 import os
 import pathlib
 
@@ -15,6 +16,11 @@ _GOLDEN = pathlib.Path(
     pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'golden',
   )
 )
+
+
+# Tracing makes many objects that live long. By default the collector starts
+# after 700: 7 % of the processor time of a file of kernels' tests.
+gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items):

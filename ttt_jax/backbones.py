@@ -143,9 +143,7 @@ def size_table(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
   if isinstance(model, dit.DiTConfig) and isinstance(
     clips, geometry_lib.Geometry
   ):
-    rows += mixers.table(
-      model, dit.abstract_params(model), clips.sequence_length
-    )
+    rows += mixers.table(model, dit.abstract_params(model), clips.order)
   return rows
 
 

@@ -212,11 +212,6 @@ class Geometry:
       ('text tokens per segment', f'{self.text_length:,}'),
       ('attention window', f'{self.order.window:,} tokens'),
       ('sequence', f'{self.sequence_length:,} tokens'),
-      (
-        'mini-batches',
-        f'{self.mini_batches:,} of {self.mini_batch} tokens'
-        f' ({self.padded_length - self.sequence_length} of padding)',
-      ),
     ]
 
 

@@ -367,6 +367,7 @@ def _define_flags() -> None:
     ' added to it.',
   )
   flags.DEFINE_string('out', None, 'JSON file of the results.')
+  flags.DEFINE_string('figure', None, 'PNG file of curves and ratings.')
 
 
 def main(argv: Sequence[str]) -> int:
@@ -388,8 +389,9 @@ def main(argv: Sequence[str]) -> int:
       f'--stories is {values.stories}; expected at most {_MOST_STORIES}'
     )
   workdir = paths.require_local(values.workdir, '--workdir')
-  if values.out:
-    files.check_writable(pathlib.Path(values.out))
+  for path in (values.out, values.figure):
+    if path:
+      files.check_writable(pathlib.Path(path))
   comparison = Comparison(workdir)
   archive = pathlib.Path(values.archive) if values.archive else None
   if archive:
@@ -416,6 +418,9 @@ def main(argv: Sequence[str]) -> int:
   if values.out:
     files.write_json(results, values.out)
     print(f'wrote {values.out}')
+  if values.figure:
+    comparison_report.draw(results, pathlib.Path(values.figure))
+    print(f'wrote {values.figure}')
   return 0
 
 

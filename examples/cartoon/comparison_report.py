@@ -17,6 +17,7 @@ from ttt_jax.evaluation import ratings
 from ttt_jax.evaluation import story_scores
 from ttt_jax.evaluation import votes
 from ttt_jax.evaluation.story_scores import StoryScore
+from ttt_jax.models.dit import mixers as mixers_lib
 from ttt_jax.runtime import files
 from ttt_jax.runtime import schema
 
@@ -27,6 +28,11 @@ _ATTRIBUTES = {
   'place colour': 'its colour',
   'action': 'action',
 }
+
+# Kinds of memory events that the tables show.
+_RETURNING = ('place', 'character')
+# Four colours and two sides of a place, of which the text names the kind.
+_CHANCE = 1 / 8
 
 
 def read_scores(
@@ -157,7 +163,10 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
       )
     found.append((f'{length}: axes', rows))
     found.append((f'{length}: right attributes', _attribute_rows(value, names)))
-    for kind in ('place', 'character'):
+    found.append(
+      (f'{length}: returns after an absence', _returns(value, names))
+    )
+    for kind in _RETURNING:
       title = f'{length}: {kind}s right, by the time since they were last seen'
       found.append((title, _curve_rows(value, names, kind)))
   return found
@@ -179,6 +188,37 @@ def _attribute_rows(
     + [f'{chance[k]:.1%}' if k in chance else '–' for k in _ATTRIBUTES]
   )
   return rows
+
+
+def _returns(value: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+  """Returns the shares of right returns, as the text told and as at first."""
+  rows = [
+    ['mixer']
+    + [
+      f'{kind}s {how}'
+      for kind in _RETURNING
+      for how in ('as told', 'as at first')
+    ]
+  ]
+  for name in names:
+    row = [name]
+    for kind in _RETURNING:
+      found = value['mixers'][name]['returns'].get(kind)
+      row += (
+        [
+          _share(found, 'told', 'told_low', 'told_high'),
+          _share(found, 'right', 'low', 'high'),
+        ]
+        if found
+        else ['–', '–']
+      )
+    rows.append(row)
+  return rows
+
+
+def _share(row: Mapping[str, Any], share: str, low: str, high: str) -> str:
+  interval = '' if row[low] is None else f' ({row[low]:.0%} to {row[high]:.0%})'
+  return f'{row[share]:.0%}{interval} of {row["events"]}'
 
 
 def _curve_rows(
@@ -219,3 +259,80 @@ def print_tables(
     for row in rows[1:]:
       table.add_row(*row)
     console.print(table)
+
+
+def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Draws how long places are remembered, and the ratings by length.
+
+  Args:
+    results: Result of `read`.
+    path: PNG file to write.
+  """
+  # Figure and canvas without pyplot: no global state, no display.
+  from matplotlib import figure
+  from matplotlib.backends import backend_agg
+
+  fig = figure.Figure(figsize=(10, 4), layout='constrained')
+  backend_agg.FigureCanvasAgg(fig)
+  left, right = fig.subplots(1, 2)
+  *_, longest = results['lengths']
+  names = [*results['lengths'][longest]['mixers']]
+  names.sort(key=[*mixers_lib.MIXERS].index)
+  colours = {name: f'C{i}' for i, name in enumerate(names)}
+  for name in names:
+    mixer = results['lengths'][longest]['mixers'][name]
+    rows = mixer['curves'].get('place', {}).get('since_last', ())
+    left.plot(
+      [_middle(row) for row in rows],
+      [100 * row['right'] for row in rows],
+      marker='o',
+      markersize=3,
+      color=colours[name],
+      label=name,
+    )
+  left.axhline(100 * _CHANCE, color='0.6', linestyle=':', label='chance')
+  left.set(
+    title=f'places as at first, {longest} videos',
+    xlabel='seconds since last seen',
+    ylabel='%',
+    ylim=(0, 100),
+    xscale='log',
+  )
+  for i, name in enumerate(names):
+    points = []
+    for length, value in results['lengths'].items():
+      rated = value.get('ratings', {}).get('axes', {}).get('mean', {})
+      if elo := rated.get('ratings', {}).get(name):
+        points.append(
+          (int(length[:-1]), elo['rating'], elo['low'], elo['high'])
+        )
+    if points:
+      x, y, low, high = np.array(points, float).T
+      right.errorbar(
+        x * (1 + 0.015 * (i - len(names) / 2)),  # Bars side by side.
+        y,
+        yerr=(np.maximum(y - low, 0), np.maximum(high - y, 0)),
+        marker='o',
+        markersize=3,
+        linewidth=1,
+        color=colours[name],
+        label=name,
+      )
+  right.set(
+    title='rating by the mean of the four axes',
+    xlabel='seconds of the video',
+    ylabel='Elo',
+    xscale='log',
+  )
+  for axes, ticks in ((left, (3, 6, 12, 24, 48)), (right, (9, 18, 30, 63))):
+    axes.set_xticks(ticks, [f'{tick}' for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+  left.legend(fontsize='x-small', ncols=2)
+  with files.atomic_write(path) as temporary:
+    fig.savefig(temporary, format='png', dpi=110)
+
+
+def _middle(row: Mapping[str, Any]) -> float:
+  """Returns a time within an interval of a curve, seconds."""
+  return (row['from'] + (row['to'] or 63.0)) / 2

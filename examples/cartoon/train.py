@@ -6,7 +6,7 @@
 The steps are commands that can also be typed. Every one of them resumes where
 it was stopped, so the same command continues after an interruption. Writes
 cartoon/model and samples a story with it. `--quick` has fewer stories and
-steps, for twenty minutes; it is `make demo-train`.
+steps, 16 minutes on two cores; it is `make demo-train`.
 """
 
 from __future__ import annotations

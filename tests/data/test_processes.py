@@ -246,6 +246,16 @@ def test_a_process_index_beyond_the_count(videos, tmp_path, index, count):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.fixture
+def eager_collector():
+  """Python's own thresholds instead of those of conftest.py."""
+  before = gc.get_threshold()
+  gc.set_threshold(700, 10, 10)
+  yield
+  gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures('eager_collector')
 def test_memory_does_not_grow_with_the_number_of_clips(videos, tmp_path):
   def peak(count):
     todo = [

@@ -496,4 +496,11 @@ FAULTS = (
     'jnp.eye(k, d)',
     _LAYERS,
   ),
+  Fault(
+    'chunks that end within a tile',
+    'ttt_jax/models/dit/large_chunk_ttt.py',
+    'round(tokens / _TILE) * _TILE',
+    'tokens',
+    ('tests/models/test_mixers.py',),
+  ),
 )

@@ -25,6 +25,8 @@ _FLAGS = (
 def set_environment() -> None:
   """Sets what JAX reads when it is imported; what is set already wins."""
   os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  # Lines of Python in compiled programs: nobody reads them here.
+  os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
   given = os.environ.get('XLA_FLAGS', '').split()
   names = {flag.partition('=')[0] for flag in given}
   added = [flag for flag in _FLAGS if flag.partition('=')[0] not in names]

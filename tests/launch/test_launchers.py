@@ -359,19 +359,19 @@ def test_worker_starts_reports_and_stops(tmp_path):
       check=False,
     )
 
-  def until(file):
+  def until(is_so):
     for _ in range(200):
-      if (tmp_path / file).exists():
+      if is_so():
         return
       time.sleep(0.05)
+    raise AssertionError(worker('state').stdout)
 
   assert 'not running' in worker('state').stdout
   worker('start', 'sh', '-c', 'echo "a  b"; exec sleep 60')
-  until('run.pid')
-  assert 'running; a  b' in worker('state').stdout
+  until(lambda: 'running; a  b' in worker('state').stdout)
   assert worker('start', 'true').returncode == 2
   assert 'saving' in worker('stop').stdout
-  until('run.status')
+  until((tmp_path / 'run.status').exists)
   assert 'exited with status 143' in worker('state').stdout
   assert 'expected one of install, start' in worker('go').stderr
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.compare import relative_error
 from tests.helpers.random_params import random_params
+from ttt_jax import geometry
 from ttt_jax import sharding
 from ttt_jax import token_order
 from ttt_jax.models import dit
@@ -108,6 +109,25 @@ def test_facts(name):
   shapes = dit.abstract_params(model)['layers']['seq']
   sizes = [np.prod(x.shape) for x in jax.tree.leaves(shapes[mixer.scope])]
   assert 1.55e9 < sum(sizes) < 1.75e9
+
+
+@pytest.mark.parametrize(
+  'name, width, steps',
+  [
+    ('ttt_mlp', 720, '5,495 steps of 64 tokens'),
+    # 4050 tokens would end within a tile of a TPU.
+    ('large_chunk_ttt', 720, '86 steps of 4,096 tokens'),
+    ('large_chunk_ttt', 64, '113 steps of 360 tokens'),
+    ('mamba2', 720, None),
+  ],
+)
+def test_the_table_has_the_steps_of_the_state(name, width, steps):
+  minute = geometry.Geometry.from_seconds(63, 480, width, text_length=480)
+  model = config(
+    name, model_dim=3072, num_heads=48, num_layers=42, mini_batch=64
+  )
+  rows = mixers.table(model, dit.abstract_params(model), minute.order)
+  assert dict(rows).get('training of the state') == steps
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def summary(stories: Sequence[StoryScore], seed: int = 0) -> dict[str, Any]:
     'high' (95 %, None for a single story); 'counts', each with 'right' (share),
     'total', 'chance' and the interval; 'curves' for all events ('all') and for
     every kind, by 'since_last' and 'since_first'; 'returns', the counts of
-    events after an absence.
+    events after an absence, also of those that are as 'told' by the text.
 
   Raises:
     ValueError: there is no story.
@@ -285,17 +285,20 @@ def _returns(
   stories: Sequence[StoryScore], kind: str, seed: int
 ) -> dict[str, Any] | None:
   """Returns the counts of events after an absence."""
-  rows = np.zeros((len(stories), 3))
+  rows = np.zeros((len(stories), 4))
   for i, story in enumerate(stories):
     for e in story.events:
       if e.is_return and kind in ('all', e.kind):
-        rows[i] += 1, e.occurred, e.right
-  events, occurred, right = rows.sum(0).tolist()
+        rows[i] += 1, e.occurred, e.right, e.told
+  events, occurred, right, told = rows.sum(0).tolist()
   if not events:
     return None
   low, high = _interval(rows[:, 2:], rows[:, :1], seed)
   return dict(
     events=int(events),
+    told=told / events,
+    told_low=low[1],
+    told_high=high[1],
     occurred=occurred / events,
     right_if_occurred=right / occurred if occurred else None,
     right=right / events,

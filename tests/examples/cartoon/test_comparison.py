@@ -127,6 +127,16 @@ def test_tables(tmp_path, capsys):
   comparison_report.print_tables(results)
   shown = capsys.readouterr().out
   assert '100.0% of 24' in shown and '0.0% of 24' in shown
+  returns = dict(comparison_report.tables(results))[
+    '9s: returns after an absence'
+  ]
+  all_, no = '100% (100% to 100%) of 24', '0% (0% to 0%) of 24'
+  assert returns[1:] == [
+    ['ttt_mlp', '–', '–', all_, all_],
+    ['none', '–', '–', all_, no],  # As told, and not as at first.
+  ]
+  comparison_report.draw(results, tmp_path / 'figure.png')
+  assert (tmp_path / 'figure.png').stat().st_size > 5000
 
 
 def test_the_loss_of_a_search(tmp_path):

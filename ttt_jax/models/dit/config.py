@@ -49,7 +49,8 @@ class DiTConfig:
       1.0 for ttt_linear in the paper's code.
     window_size: Tokens that a token attends to with the mixer
       'sliding_window', its own and those scanned before.
-    chunk_frames: Latent frames per update with the mixer 'large_chunk_ttt'.
+    chunk_frames: Latent frames per update with the mixer 'large_chunk_ttt';
+      their tokens are rounded to whole tiles of 128 from 1024 on.
     gate_init: Initial value of the mixer's gates before their tanh.
     norm_eps: Epsilon of the LayerNorms on tokens.
     qk_norm_eps: Epsilon of the LayerNorms on queries and keys.

@@ -32,6 +32,9 @@ _HEADS = 4  # 768 features per head in the 5B model.
 # Step size of a layer whose projection is zero; softplus of the bias is it.
 _BASE_LR = 1e-3
 _LR_BIAS = math.log(math.expm1(_BASE_LR))
+# TPUs store rows in tiles. Chunks of a sequence that do not end with a tile are
+# moved row by row, which costs as much as all products: long ones are rounded.
+_TILE, _LONG = 128, 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ class LargeChunkTTT(mixer.Mixer):
     return LargeChunkTTTLayer(
       preset=_PRESETS[config.mixer_preset],
       num_heads=self.heads(config),
-      chunk=config.chunk_frames * order.tokens_per_frame,
+      chunk=self.step_tokens(config, order),
       dtype=jnp.dtype(config.dtype),
       implementation=config.implementation,
       sharding_plan=sharding_plan,
@@ -98,6 +101,10 @@ class LargeChunkTTT(mixer.Mixer):
     matrices = 1 if preset.update == 'last' else 3
     return self.heads(config) * matrices * math.prod(shape)
 
+  def step_tokens(self, config: Any, order: token_order.TokenOrder) -> int:
+    tokens = config.chunk_frames * order.tokens_per_frame
+    return tokens if tokens < _LONG else round(tokens / _TILE) * _TILE
+
   def scan_flops(self, config: Any, order: token_order.TokenOrder) -> float:
     preset, (k, d) = self._matrix(config)
     # Products of a token with a matrix: q with three; k with two; the gradient
@@ -105,9 +112,7 @@ class LargeChunkTTT(mixer.Mixer):
     products = 6 if preset.update == 'last' else 9
     flops = 2.0 * order.length * products * k * d
     if preset.muon:
-      chunks = -(
-        -order.length // (config.chunk_frames * order.tokens_per_frame)
-      )
+      chunks = -(-order.length // self.step_tokens(config, order))
       flops += chunks * 3 * 5 * 2.0 * (2 * d * d * k + d**3)
     return self.heads(config) * flops
 

@@ -91,6 +91,20 @@ class Mixer(abc.ABC):
       order: Order of the clip's tokens.
     """
 
+  def step_tokens(
+    self, config: Any, order: token_order.TokenOrder
+  ) -> int | None:
+    """Returns the tokens that share a training step of the state.
+
+    Args:
+      config: As for `scan_flops`.
+      order: As for `scan_flops`.
+
+    Returns:
+      None for a mixer whose state is not trained.
+    """
+    del config, order
+
   def attended_pairs(self, config: Any, order: token_order.TokenOrder) -> float:
     """Returns the pairs of tokens of softmax attention for one head.
 

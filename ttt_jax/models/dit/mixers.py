@@ -61,25 +61,33 @@ def scan_permutation(
   )
 
 
-def table(config: Any, params: Any, length: int) -> list[tuple[str, str]]:
+def table(
+  config: Any, params: Any, order: token_order.TokenOrder
+) -> list[tuple[str, str]]:
   """Returns rows (quantity, value) about a mixer, to print.
 
   Args:
     config: Sizes of the network.
     params: Its nested parameters or their shapes.
-    length: Tokens of a sequence.
+    order: Order of a sequence's tokens.
   """
   mixer = MIXERS[config.mixer]
   if not mixer.scope:
     return [('mixer', config.mixer)]
   leaves = jax.tree.leaves(params['layers']['seq'][mixer.scope])
   preset = f', {config.mixer_preset}' if len(mixer.presets) > 1 else ''
-  state = mixer.state_size(config, length)
-  return [
+  state = mixer.state_size(config, order.length)
+  rows = [
     ('mixer', config.mixer + preset),
     ('mixer parameters', f'{sum(math.prod(x.shape) for x in leaves):,}'),
     ('mixer state per layer', f'{state:,} numbers'),
   ]
+  if tokens := mixer.step_tokens(config, order):
+    steps = -(-order.length // tokens)
+    rows.append(
+      ('training of the state', f'{steps:,} steps of {tokens:,} tokens')
+    )
+  return rows
 
 
 class BidirectionalMixer(nn.Module):

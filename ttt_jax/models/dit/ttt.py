@@ -104,6 +104,10 @@ class TTT(mixer.Mixer):
       name=self.scope,
     )
 
+  def step_tokens(self, config: Any, order: token_order.TokenOrder) -> int:
+    del order
+    return config.mini_batch
+
   def _sizes(self, config):
     """Returns the numbers in each weight of a head's inner model."""
     d = config.model_dim // config.num_heads
