@@ -84,6 +84,8 @@ def test_equals_the_sampler_with_two_separate_guidance_calls(pipe):
 def test_steps_in_between_reuse_what_the_late_blocks_added(pipe):
   config, params = pipe.config, pipe.params
   late = dit.LateBlocks(config)
+  compute, reuse = jax.jit(late.compute), jax.jit(late.reuse)
+  model = jax.jit(dit.DiffusionTransformer(config).apply)
   text = pipe.text_encoder.encode(['a dog'])[None]
   added, kinds = None, []
 
@@ -94,13 +96,12 @@ def test_steps_in_between_reuse_what_the_late_blocks_added(pipe):
     is_new = len(kinds) in (0, 2, 3)
     kinds.append(is_new)
     if not is_new:
-      return late.reuse(params, x, text, t, added)
-    prediction, added = late.compute(params, x, text, t)
-    module = dit.DiffusionTransformer(config)
+      return reuse(params, x, text, t, added)
+    prediction, added = compute(params, x, text, t)
     np.testing.assert_allclose(
-      prediction, module.apply({'params': params}, x, text, t), atol=1e-5
+      prediction, model({'params': params}, x, text, t), atol=1e-5
     )
-    again = late.reuse(params, x, text, t, added)
+    again = reuse(params, x, text, t, added)
     np.testing.assert_allclose(again, prediction, atol=1e-5)
     return prediction
 
