@@ -33,6 +33,7 @@ _ATTRIBUTES = {
 _RETURNING = ('place', 'character')
 # Four colours and two sides of a place, of which the text names the kind.
 _CHANCE = 1 / 8
+_FEWEST = 20  # events of a point of a curve
 
 
 def read_scores(
@@ -281,7 +282,11 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
   colours = {name: f'C{i}' for i, name in enumerate(names)}
   for name in names:
     mixer = results['lengths'][longest]['mixers'][name]
-    rows = mixer['curves'].get('place', {}).get('since_last', ())
+    rows = [
+      row
+      for row in mixer['curves'].get('place', {}).get('since_last', ())
+      if row['events'] >= _FEWEST
+    ]
     left.plot(
       [_middle(row) for row in rows],
       [100 * row['right'] for row in rows],
@@ -292,7 +297,7 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
     )
   left.axhline(100 * _CHANCE, color='0.6', linestyle=':', label='chance')
   left.set(
-    title=f'places as at first, {longest} videos',
+    title=f'places as at first, videos of {longest[:-1]} s',
     xlabel='seconds since last seen',
     ylabel='%',
     ylim=(0, 100),
