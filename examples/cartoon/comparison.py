@@ -333,7 +333,9 @@ class Comparison:
       *(self.workdir / 'verdicts').rglob('*.json'),
     ]
     with files.atomic_write(archive) as partial:
-      with zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as zipped:
+      with zipfile.ZipFile(
+        partial, 'w', zipfile.ZIP_DEFLATED, compresslevel=9
+      ) as zipped:
         for path in sorted(paths):
           zipped.write(path, path.relative_to(self.workdir))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import zipfile
 
 import jax
@@ -23,6 +24,7 @@ from ttt_jax.models.dit import model as dit_model
 from ttt_jax.runtime import files
 
 recipe = configs.load('comparison')
+DOCS = pathlib.Path(__file__).resolve().parents[3] / 'docs'
 
 
 def test_models_have_the_same_size():
@@ -274,3 +276,32 @@ def test_bad_input(arguments, message, tmp_path):
   assert result.returncode == 2
   assert message in result.stderr
   assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_what_the_archive_has(tmp_path):
+  comparison.Comparison(tmp_path).unpack(DOCS / 'comparison.zip')
+  results = comparison_report.read(tmp_path)
+  page = (DOCS / 'remember.md').read_text()
+  percent = lambda share: f'{100 * share:.0f} %'
+  lengths = results['lengths']
+  for name, longest in lengths['63s']['mixers'].items():
+    places = [
+      value['mixers'][name]['returns']['place'] for value in lengths.values()
+    ]
+    losses = results['search'][name]
+    low, high = (percent(places[-1][f'told_{end}']) for end in ('low', 'high'))
+    cells = [
+      min(losses, key=lambda rate: losses[rate]),
+      *(percent(found['told']) for found in places),
+      f'{low} to {high}',
+    ]
+    assert f'| `{name}` | {" | ".join(cells)} |' in page
+    rating = lengths['63s']['ratings']['axes']['mean']['ratings'][name]
+    cells = [
+      *(f'{longest["axes"][axis]["mean"]:.3f}' for axis in story_scores.AXES),
+      *(f'{rating[key]:.0f}' for key in ('rating', 'low', 'high')),
+    ]
+    assert (
+      '| `{}` | {} | {} | {} | {} | {} ({} to {}) |'.format(name, *cells)
+      in page
+    )
