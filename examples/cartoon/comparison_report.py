@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -256,7 +257,14 @@ def print_tables(
   """Prints all tables."""
   console = console or rich_console.Console()
   for title, rows in tables(results):
-    table = rich_table.Table(*rows[0], title=title)
+    first, *others = rows[0]
+    table = rich_table.Table(
+      rich_table.Column(first, no_wrap=True),
+      *others,
+      title=title,
+      box=box.SIMPLE_HEAD,
+      padding=(0, 1, 0, 0),
+    )
     for row in rows[1:]:
       table.add_row(*row)
     console.print(table)
