@@ -14,6 +14,8 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from examples.cartoon import judge
+from examples.cartoon import story as story_lib
+from examples.cartoon import world
 from ttt_jax.evaluation import ratings
 from ttt_jax.evaluation import story_scores
 from ttt_jax.evaluation import votes
@@ -32,8 +34,8 @@ _ATTRIBUTES = {
 
 # Kinds of memory events that the tables show.
 _RETURNING = ('place', 'character')
-# Four colours and two sides of a place, of which the text names the kind.
-_CHANCE = 1 / 8
+# A later text names the kind of a place, and neither colour nor side.
+_CHANCE = 1 / (world.SETTINGS['simple'].colours * len(story_lib.SIDES))
 _FEWEST = 20  # events of a point of a curve
 
 
@@ -296,7 +298,7 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
       if row['events'] >= _FEWEST
     ]
     left.plot(
-      [_middle(row) for row in rows],
+      [(row['from'] + (row['to'] or int(longest[:-1]))) / 2 for row in rows],
       [100 * row['right'] for row in rows],
       marker='o',
       markersize=3,
@@ -344,8 +346,3 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
   left.legend(fontsize='x-small', ncols=2)
   with files.atomic_write(path) as temporary:
     fig.savefig(temporary, format='png', dpi=110)
-
-
-def _middle(row: Mapping[str, Any]) -> float:
-  """Returns a time within an interval of a curve, seconds."""
-  return (row['from'] + (row['to'] or 63.0)) / 2

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+from tests.faults import fault as fault_lib
 from tests.faults import faults
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,7 +44,7 @@ def copy_project(folder: pathlib.Path) -> None:
       shutil.copy2(ROOT / name, target)
 
 
-def apply(folder: pathlib.Path, fault: faults.Fault) -> str:
+def apply(folder: pathlib.Path, fault: fault_lib.Fault) -> str:
   """Puts a fault into its file and returns what the file held before.
 
   Raises:

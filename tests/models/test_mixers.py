@@ -112,20 +112,19 @@ def test_facts(name):
 
 
 @pytest.mark.parametrize(
-  'name, width, steps',
+  'name, width, frames, steps',
   [
-    ('ttt_mlp', 720, '5,495 steps of 64 tokens'),
+    ('ttt_mlp', 720, 3, '5,495 steps of 64 tokens'),
     # 4050 tokens would end within a tile of a TPU.
-    ('large_chunk_ttt', 720, '86 steps of 4,096 tokens'),
-    ('large_chunk_ttt', 64, '113 steps of 360 tokens'),
-    ('mamba2', 720, None),
+    ('large_chunk_ttt', 720, 3, '86 steps of 4,096 tokens'),
+    ('large_chunk_ttt', 64, 3, '113 steps of 360 tokens'),
+    ('large_chunk_ttt', 720, 300, '1 step of 351,630 tokens'),
+    ('mamba2', 720, 3, None),
   ],
 )
-def test_the_table_has_the_steps_of_the_state(name, width, steps):
+def test_the_table_has_the_steps_of_the_state(name, width, frames, steps):
   minute = geometry.Geometry.from_seconds(63, 480, width, text_length=480)
-  model = config(
-    name, model_dim=3072, num_heads=48, num_layers=42, mini_batch=64
-  )
+  model = config(name, mini_batch=64, chunk_frames=frames)
   rows = mixers.table(model, dit.abstract_params(model), minute.order)
   assert dict(rows).get('training of the state') == steps
 

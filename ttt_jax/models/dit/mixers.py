@@ -83,9 +83,11 @@ def table(
     ('mixer state per layer', f'{state:,} numbers'),
   ]
   if tokens := mixer.step_tokens(config, order):
+    tokens = min(tokens, order.length)
     steps = -(-order.length // tokens)
+    noun = 'step' if steps == 1 else 'steps'
     rows.append(
-      ('training of the state', f'{steps:,} steps of {tokens:,} tokens')
+      ('training of the state', f'{steps:,} {noun} of {tokens:,} tokens')
     )
   return rows
 

@@ -1,0 +1,193 @@
+"""Faults of the networks, their weights and their encoders."""
+
+from __future__ import annotations
+
+from tests.faults.fault import Fault
+
+_TTT = ('tests/models/test_ttt_golden.py', 'tests/models/test_dit_golden.py')
+_LAYERS = ('tests/models/test_mixer_layers.py',)
+
+FAULTS = (
+  Fault(
+    'inner step size too large',
+    'ttt_jax/models/dit/ttt.py',
+    'self.base_lr / d / self.mini_batch',
+    'self.base_lr / self.mini_batch',
+    _TTT,
+  ),
+  Fault(
+    'gates of text and video swapped',
+    'ttt_jax/models/dit/mixers.py',
+    'jnp.where(is_text, text_gate, video_gate)',
+    'jnp.where(is_text, video_gate, text_gate)',
+    ('tests/models/test_dit_golden.py',),
+  ),
+  Fault(
+    'output not permuted back',
+    'ttt_jax/models/dit/mixer.py',
+    'inverse = permutation and permutation.inverse',
+    'inverse = permutation',
+    ('tests/models/test_mixers.py',),
+  ),
+  Fault(
+    'the reversed pass reads forwards',
+    'ttt_jax/models/dit/mixers.py',
+    'index = order.reverse_order if reverse else order.forward_order',
+    'index = order.forward_order',
+    ('tests/models/test_dit_golden.py',),
+  ),
+  Fault(
+    'shared frames added instead of averaged',
+    'ttt_jax/models/dit/attention.py',
+    '(body[:, :-1, -p:] + shared[:, 1:]) / 2',
+    '(body[:, :-1, -p:] + shared[:, 1:])',
+    ('tests/models/test_dit_golden.py',),
+  ),
+  Fault(
+    'rotation of the wrong sign',
+    'ttt_jax/models/heads.py',
+    'jnp.stack([-y[..., 1::2], y[..., ::2]], axis=-1)',
+    'jnp.stack([y[..., 1::2], -y[..., ::2]], axis=-1)',
+    ('tests/models/test_dit_golden.py', 'tests/models/test_ttt_golden.py'),
+  ),
+  Fault(
+    'weights that nobody knows are accepted',
+    'ttt_jax/convert/rules.py',
+    "problems.append((key, 'is not known'))",
+    'pass',
+    ('tests/convert/test_rules.py',),
+  ),
+  Fault(
+    'layers of a stack in the order of the file',
+    'ttt_jax/convert/rules.py',
+    'for i in sorted(found[path])',
+    'for i in sorted(found[path], reverse=True)',
+    ('tests/convert/test_rules.py', 'tests/convert/test_dit.py'),
+  ),
+  Fault(
+    'distance of words without its sign',
+    'ttt_jax/models/text/t5.py',
+    'return (buckets + half * (relative > 0)).astype(np.int32)',
+    'return buckets.astype(np.int32)',
+    ('tests/models/test_t5.py',),
+  ),
+  Fault(
+    'end of a scene cut off with a long text',
+    'ttt_jax/encoders/text_encoder.py',
+    'min(1 + (ids[-2] in scene_token_ids), length)',
+    '1',
+    ('tests/encoders/test_text_cache.py',),
+  ),
+  Fault(
+    'the previous frame is the frame itself',
+    'ttt_jax/models/frames.py',
+    'previous = jnp.concatenate([preceding, x[:, :-1]], axis=1)',
+    'previous = x',
+    ('tests/models/test_unet3d.py',),
+  ),
+  Fault(
+    'the first frame is forgotten by the autoencoder',
+    'ttt_jax/models/vae/causal_conv.py',
+    'cache = jnp.repeat(prepare(*first), k - 1, axis=1)',
+    'cache = jnp.repeat(0 * prepare(*first), k - 1, axis=1)',
+    ('tests/models/test_vae.py',),
+  ),
+  Fault(
+    'late blocks forgotten where they are reused',
+    'ttt_jax/models/dit/late_blocks.py',
+    'early, *inputs, has_head=False) + added',
+    'early, *inputs, has_head=False) + 0 * added',
+    ('tests/pipeline/test_video.py',),
+  ),
+  Fault(
+    'queries of Gated DeltaNet without their scale',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    '(q * self.key_dim**-0.5)',
+    '(q)',
+    _LAYERS,
+  ),
+  Fault(
+    'a gate through sigmoid instead of SiLU',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'nn.silu(split(gate)',
+    'nn.sigmoid(split(gate)',
+    _LAYERS,
+  ),
+  Fault(
+    'queries and keys of any length',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'mixer.l2_norm(y, self.epsilon), local',
+    'y, local',
+    _LAYERS,
+  ),
+  Fault(
+    'written twice as strongly',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    '(nn.sigmoid(beta), g)',
+    '(2 * nn.sigmoid(beta), g)',
+    _LAYERS,
+  ),
+  Fault(
+    'rates of decay drawn from another range',
+    'ttt_jax/models/dit/gated_deltanet.py',
+    'log_rate_init(1e-6)',
+    'log_rate_init(1.0)',
+    _LAYERS,
+  ),
+  Fault(
+    'softplus of the initial steps not inverted',
+    'ttt_jax/models/dit/mixer.py',
+    'return step + jnp.log(-jnp.expm1(-step))',
+    'return step',
+    _LAYERS,
+  ),
+  Fault(
+    'norm of Mamba 2 before its gate',
+    'ttt_jax/models/dit/mamba2.py',
+    'self._group_norm(out * nn.silu(gate.astype(scale.dtype)))',
+    'self._group_norm(out) * nn.silu(gate.astype(scale.dtype))',
+    _LAYERS,
+  ),
+  Fault(
+    'direct path of Mamba 2 lost',
+    'ttt_jax/models/dit/mamba2.py',
+    '        skip,\n',
+    '        0 * skip,\n',
+    _LAYERS,
+  ),
+  Fault(
+    'a window as long as the sequence',
+    'ttt_jax/models/dit/global_attention.py',
+    'return min(length, config.window_size)',
+    'return length',
+    _LAYERS,
+  ),
+  Fault(
+    'keys and values convolved by the same kernels',
+    'ttt_jax/models/dit/frame_deltanet.py',
+    'features(v, *convolutions[2:])',
+    'features(v, *convolutions[:2])',
+    _LAYERS,
+  ),
+  Fault(
+    'gradient of a convolution not turned around',
+    'ttt_jax/models/dit/frame_deltanet.py',
+    'tuple(-i for i in place)',
+    'tuple(i for i in place)',
+    _LAYERS,
+  ),
+  Fault(
+    'identity added to initial weights complete',
+    'ttt_jax/models/dit/large_chunk_ttt.py',
+    '0.5 * jnp.eye(k, d)',
+    'jnp.eye(k, d)',
+    _LAYERS,
+  ),
+  Fault(
+    'chunks that end within a tile',
+    'ttt_jax/models/dit/large_chunk_ttt.py',
+    'round(tokens / _TILE) * _TILE',
+    'tokens',
+    ('tests/models/test_mixers.py',),
+  ),
+)
