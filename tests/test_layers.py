@@ -40,7 +40,7 @@ FLOORS = {
     'completion',
   ),
   'ttt_jax.models': (
-    ('layers', 'heads', 'frames', 'splash_groups'),
+    ('layers', 'heads', 'frames', 'splash_groups', 'blockwise_attention'),
     ('embeddings', 'resnet', 'softmax', 'text'),
     ('clip', 'dit', 'unet3d', 'vae'),
     'flops',

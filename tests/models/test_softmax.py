@@ -1,4 +1,4 @@
-"""Splash attention (interpreted) against XLA's attention."""
+"""Attention of kernels (interpreted) and by blocks, against products."""
 
 import functools
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ttt_jax.models import blockwise_attention
 from ttt_jax.models import softmax
 
 
@@ -150,3 +151,36 @@ def test_a_band(reach, implementation, unrolled, monkeypatch):
     found,
     want,
   )
+
+
+@pytest.mark.parametrize('dtype', ['float64', 'float32', 'bfloat16'])
+@pytest.mark.parametrize('block', [64, 2**19])
+def test_blocks_of_scores_are_softmax_attention(dtype, block, monkeypatch):
+  monkeypatch.setattr(blockwise_attention, 'BLOCK', block)
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(dtype == 'float64'):
+    # Large logits, whose exponentials overflow if nothing is subtracted. Blocks
+    # of 3 queries do not divide 19.
+    q = jnp.asarray(30 * rng.normal(size=(2, 19, 3, 16)), dtype)
+    k, v = (jnp.asarray(rng.normal(size=(2, 23, 3, 16)), dtype) for _ in 'kv')
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(attend, q, k, v):
+      loss = lambda *qkv: jnp.sum(jnp.sin(attend(*qkv).astype(float)))
+      return attend(q, k, v), *jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    found = gradients(blockwise_attention.attend, q, k, v)
+    want = gradients(softmax.products, q, k, v)  # Few scores: autodiff.
+  tolerance = {'float64': 1e-12, 'float32': 2e-5, 'bfloat16': 3e-2}[dtype]
+  for a, b in zip(found, want):
+    assert a.dtype == b.dtype == dtype
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+def test_many_scores_are_not_kept():
+  x = jnp.zeros((1, 257, 16, 8))  # More than 2^20 scores.
+  _, pullback = jax.vjp(softmax.products, x, x, x)
+  kept = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+  # Queries, keys, values, results and their sums.
+  assert kept <= 5 * x.size

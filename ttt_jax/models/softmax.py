@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.window_attention import api as window_attention
+from ttt_jax.models import blockwise_attention
 from ttt_jax.models import heads as heads_lib
 from ttt_jax.models import splash_groups
 
@@ -46,6 +47,9 @@ _LEAST_BLOCK = 64
 # Blocks of a band that are separate operations with XLA. Longer sequences take
 # a loop, in which all blocks have as many keys as the last one.
 _MOST_UNROLLED = 8
+# Scores of a head, and of all heads, from which on they are computed block by
+# block.
+_LEAST_SCORES, _FEW_SCORES = 2**14, 2**20
 # Names in checkpoint policies: the result of attention within windows, and the
 # logarithms of its sums of exponentials. A backward pass that has both does not
 # run the forward kernel again. Attention to a band has no names: as a mixer it
@@ -119,6 +123,9 @@ def products(
     [N, T, H, D]; logits and softmax at least in float32.
   """
   n, t, h, d = q.shape
+  scores = t * k.shape[1]
+  if mask is None and scores >= _LEAST_SCORES and n * h * scores > _FEW_SCORES:
+    return blockwise_attention.attend(q, k, v)
   wide = jnp.promote_types(q.dtype, jnp.float32)
   by_heads = lambda x: x.swapaxes(1, 2).reshape(n * h, x.shape[1], d)
   product = functools.partial(
