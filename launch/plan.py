@@ -20,7 +20,6 @@ nothing fits. In a clone it is also `python -m launch.plan`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import json
 import os
 import pathlib
 from typing import Any
@@ -45,6 +44,7 @@ from ttt_jax import sharding
 from ttt_jax.models import dit
 from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 from ttt_jax.train import experiment
 
 MODES = ('train', 'sample')
@@ -66,7 +66,8 @@ _SWEEP = flags.DEFINE_bool(
 _LIMIT = flags.DEFINE_integer(
   'limit', 3, 'Largest number of candidates that --sweep compiles.'
 )
-_JSON = flags.DEFINE_string('json', None, 'JSON file to write; default: none.')
+_OUT = flags.DEFINE_string('out', '', 'JSON file to write; default: none.')
+flags.DEFINE_alias('json', 'out')  # Spelling of earlier versions.
 _CACHE = flags.DEFINE_string('cache', None, 'Folder of compiled programs.')
 _BUDGET = flags.DEFINE_string(
   'budget',
@@ -203,6 +204,9 @@ def main(argv: Sequence[str]) -> int:
   if config is None:
     raise ValueError('--config is missing, for example --config=ttt_video:3s')
   topology = topology_lib.parse(_TOPOLOGY.value)
+  out = pathlib.Path(_OUT.value) if _OUT.value else None
+  if out:
+    files.check_writable(out)
   if topology.chip.is_gpu and (reason := compile_gpu.missing()):
     raise ValueError(f'cannot compile for {topology.name}: {reason}')
   if _SWEEP.value:
@@ -212,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
       topology,
       _LIMIT.value,
       lambda candidate: _plan_candidate(candidate, mode, topology),
-      _JSON.value,
+      out,
     )
   mesh = dict(config.mesh)
   if _MESH.value:
@@ -238,8 +242,9 @@ def main(argv: Sequence[str]) -> int:
     found['does_not_fit'] = _print_misfit(
       config, mode, topology, reason, buffers
     )
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + '\n')
+  if out:
+    files.write_json(found, out)
+    print(f'wrote {out}')
   return 0 if fits else 1
 
 

@@ -42,9 +42,7 @@ _OUT = flags.DEFINE_string('out', '', 'JSON file to write; default: none.')
 _VIDEOS = flags.DEFINE_multi_string(
   'video', None, 'Edited video, as an argument without a flag.'
 )
-_JSON = flags.DEFINE_string(
-  'json', '', 'JSON file to write; default: that of --out.'
-)
+flags.DEFINE_alias('json', 'out')
 
 _COLUMNS = {
   'frame_consistency': 'frame consistency',
@@ -56,7 +54,7 @@ _COLUMNS = {
 def main(argv: Sequence[str]) -> None:
   """Measures the videos in `argv`."""
   videos, prompts = [*argv[1:], *(_VIDEOS.value or ())], _PROMPTS.value
-  out = _OUT.value or _JSON.value
+  out = _OUT.value
   if len(videos) != len(prompts):
     raise ValueError(
       f'the number of videos is {len(videos)}, that of --prompt {len(prompts)};'

@@ -144,28 +144,21 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     names = [*value['mixers']]
     rated = value.get('ratings', {}).get('axes', {}).get('mean', {})
     names.sort(key=lambda n: -value['mixers'][n]['axes']['mean']['mean'])
-    rows = [
-      ['mixer', 'runs', 'videos', *story_scores.AXES, 'mean', 'Elo'],
-    ]
+    rows = [['mixer', 'runs', 'videos', *story_scores.AXES, 'mean']]
+    ratings_rows = [['mixer', 'Elo', '95 %']]
     for name in names:
       mine = value['mixers'][name]
       axes = [
         f'{mine["axes"][axis]["mean"]:.3f}' if axis in mine['axes'] else '–'
         for axis in (*story_scores.AXES, story_scores.MEAN)
       ]
-      elo = rated.get('ratings', {}).get(name)
-      rows.append(
-        [
-          name,
-          f'{mine["seeds"]}',
-          f'{mine["stories"]}',
-          *axes,
-          f'{elo["rating"]:.0f} ({elo["low"]:.0f} to {elo["high"]:.0f})'
-          if elo
-          else '–',
-        ]
-      )
+      rows.append([name, f'{mine["seeds"]}', f'{mine["stories"]}', *axes])
+      if elo := rated.get('ratings', {}).get(name):
+        interval = f'{elo["low"]:.0f} to {elo["high"]:.0f}'
+        ratings_rows.append([name, f'{elo["rating"]:.0f}', interval])
     found.append((f'{length}: axes', rows))
+    if len(ratings_rows) > 1:
+      found.append((f'{length}: ratings of the mean of the axes', ratings_rows))
     found.append((f'{length}: right attributes', _attribute_rows(value, names)))
     found.append(
       (f'{length}: returns after an absence', _returns(value, names))

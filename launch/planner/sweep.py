@@ -10,9 +10,8 @@ from collections.abc import Callable
 import copy
 import dataclasses
 import itertools
-import json
 import math
-import pathlib
+import os
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from launch.planner import advice
 from ttt_jax import backbones
 from ttt_jax import sharding
 from ttt_jax.checkpoints import train_state
+from ttt_jax.runtime import files
 from ttt_jax.runtime import progress
 from ttt_jax.train import optimizer as optimizer_lib
 
@@ -181,7 +181,7 @@ def run(
   topology: topology_lib.Topology,
   limit: int,
   plan: Callable[[ml_collections.ConfigDict], dict[str, Any] | None],
-  path: str | None = None,
+  path: str | os.PathLike[str] | None = None,
 ) -> int:
   """Compiles candidates, prints a table and a recommendation.
 
@@ -223,7 +223,8 @@ def run(
     print(_row(*rows[-1]), flush=True)
   if path:
     data = [dataclasses.asdict(c) | dict(result=result) for c, result in rows]
-    pathlib.Path(path).write_text(json.dumps(data, indent=2) + '\n')
+    files.write_json(data, path)
+    print(f'wrote {path}')
   fitting = [
     (candidate, result)
     for candidate, result in rows

@@ -77,7 +77,7 @@ class Row:
       f'--config.microbatches={self.microbatches}',
       f'--config.model.remat={self.remat}',
       f'--cache={cache}',
-      f'--json={path}',
+      f'--out={path}',
     ]
 
 
