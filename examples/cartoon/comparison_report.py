@@ -62,10 +62,11 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     'lengths': for each length in seconds and mixer the summary of the scores
-    with the number of 'seeds'; and 'ratings' if there are two mixers or more,
-    which compares two of them on the stories that both have. 'cost': median
-    seconds per step by mixer and stage. 'search': losses of the search by mixer
-    and learning rate.
+    with the number of 'seeds', and 'by_seed' the share of returning places that
+    are as told; and 'ratings' if there are two mixers or more, which compares
+    two of them on the stories that both have. 'cost': median seconds per step
+    by mixer and stage. 'search': losses of the search by mixer and learning
+    rate.
 
   Raises:
     ValueError: nothing was judged yet.
@@ -79,8 +80,9 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     value: dict[str, Any] = {
       'mixers': {
         mixer: story_scores.summary(mine)
-        | dict(seeds=len({score.story.partition('/')[0] for score in mine}))
+        | dict(seeds=len(by_seed), by_seed=by_seed)
         for mixer, mine in mixers.items()
+        for by_seed in [_places_by_seed(mine)]
       }
     }
     if len(mixers) > 1:
@@ -93,6 +95,20 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
   return files.to_json_types(
     dict(lengths=lengths, cost=_costs(workdir), search=_searches(workdir))
   )
+
+
+def _places_by_seed(scores: Sequence[StoryScore]) -> dict[str, float | None]:
+  """Returns seed -> share of the returning places that are as told."""
+  told: dict[str, list[bool]] = {}
+  for score in scores:
+    seed = score.story.partition('/')[0]
+    told.setdefault(seed, []).extend(
+      e.told for e in score.events if e.is_return and e.kind == 'place'
+    )
+  return {
+    seed: float(np.mean(found)) if found else None
+    for seed, found in sorted(told.items())
+  }
 
 
 def _costs(workdir: pathlib.Path) -> dict[str, dict[str, float]]:
@@ -163,6 +179,9 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     found.append(
       (f'{length}: returns after an absence', _returns(value, names))
     )
+    if any(value['mixers'][name]['seeds'] > 1 for name in names):
+      title = f'{length}: returning places as told, by the seed of the training'
+      found.append((title, _seed_rows(value, names)))
     for kind in _RETURNING:
       title = f'{length}: {kind}s right, by the time since they were last seen'
       found.append((title, _curve_rows(value, names, kind)))
@@ -210,6 +229,18 @@ def _returns(value: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
         else ['–', '–']
       )
     rows.append(row)
+  return rows
+
+
+def _seed_rows(
+  value: Mapping[str, Any], names: Sequence[str]
+) -> list[list[str]]:
+  shares = {name: value['mixers'][name]['by_seed'] for name in names}
+  seeds = sorted({seed for mine in shares.values() for seed in mine}, key=int)
+  rows = [['mixer', *(f'seed {seed}' for seed in seeds)]]
+  for name, mine in shares.items():
+    found = (mine.get(seed) for seed in seeds)
+    rows.append([name, *('–' if x is None else f'{x:.0%}' for x in found)])
   return rows
 
 

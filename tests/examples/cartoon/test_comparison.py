@@ -123,6 +123,7 @@ def test_tables(tmp_path, capsys):
   value = results['lengths']['9s']
   assert value['mixers']['ttt_mlp']['seeds'] == 2
   assert value['mixers']['ttt_mlp']['stories'] == 24
+  assert set(value['mixers']['ttt_mlp']['by_seed']) == {'0', '1'}
   rated = value['ratings']['axes']['text']['ratings']
   assert rated['ttt_mlp']['rating'] > rated['none']['rating']
   assert results['search'] == {'none': {'0.02': 0.5}}
@@ -294,6 +295,12 @@ def test_the_page_shows_what_the_archive_has(tmp_path):
       min(losses, key=lambda rate: losses[rate]),
       *(percent(found['told']) for found in places),
       f'{low} to {high}',
+    ]
+    assert f'| `{name}` | {" | ".join(cells)} |' in page
+    seeds = [value['mixers'][name]['by_seed'] for value in lengths.values()]
+    cells = [
+      ' / '.join(f'{100 * share:.0f}' for share in found.values()) + ' %'
+      for found in seeds
     ]
     assert f'| `{name}` | {" | ".join(cells)} |' in page
     rating = lengths['63s']['ratings']['axes']['mean']['ratings'][name]
