@@ -79,10 +79,8 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
     mixers = scores[length]
     value: dict[str, Any] = {
       'mixers': {
-        mixer: story_scores.summary(mine)
-        | dict(seeds=len(by_seed), by_seed=by_seed)
+        mixer: story_scores.summary(mine) | _by_seed(mine)
         for mixer, mine in mixers.items()
-        for by_seed in [_places_by_seed(mine)]
       }
     }
     if len(mixers) > 1:
@@ -97,18 +95,19 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def _places_by_seed(scores: Sequence[StoryScore]) -> dict[str, float | None]:
-  """Returns seed -> share of the returning places that are as told."""
+def _by_seed(scores: Sequence[StoryScore]) -> dict[str, Any]:
+  """Returns the number of seeds, and the results of each, as `read` does."""
   told: dict[str, list[bool]] = {}
   for score in scores:
     seed = score.story.partition('/')[0]
     told.setdefault(seed, []).extend(
       e.told for e in score.events if e.is_return and e.kind == 'place'
     )
-  return {
+  shares = {
     seed: float(np.mean(found)) if found else None
     for seed, found in sorted(told.items())
   }
+  return dict(seeds=len(shares), by_seed=shares)
 
 
 def _costs(workdir: pathlib.Path) -> dict[str, dict[str, float]]:

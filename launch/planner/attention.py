@@ -31,6 +31,7 @@ from pallas_kernels.tools import libtpu
 from pallas_kernels.tools import schedule
 from ttt_jax.models import softmax
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 BUDGET = pathlib.Path(__file__).parent / 'attention_budget.json'
 # Text, a shared frame, and twelve more of 480 x 720 pixels.
@@ -130,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
       text = ', '.join(f'{k} {v:,}' for k, v in counts[chip].items())
       print(f'{chip}: {text}', flush=True)
   if options.write:
-    BUDGET.write_text(json.dumps(budget | counts, indent=1) + '\n')
+    files.write_json(budget | counts, BUDGET)
   elif options.check:
     lines = regressions(counts, budget)
     print('\n'.join(lines) or 'within the budget')

@@ -20,6 +20,7 @@ from launch.planner import costs
 from launch.planner import table
 from ttt_jax.models.dit import mixers
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 MARKS = (
   '<!-- prices: python -m launch.planner.mixer_prices -->',
@@ -133,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
     keep = ('does_not_fit', 'roofline', 'memory', 'host', 'cycles')
     plans[row.name] = {k: found[k] for k in keep if k in found}
     print(f'{row.name}: {text}', flush=True)
-    data.write_text(json.dumps(plans, indent=1) + '\n')
+    files.write_json(plans, data)
     page.write_text(costs.update_page(page.read_text(), markdown(plans), MARKS))
 
 

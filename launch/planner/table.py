@@ -25,6 +25,7 @@ from absl import flags
 
 from launch import commands
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 BUDGET = pathlib.Path(__file__).parent / 'plan_budget.json'
 _GIB = 2**30
@@ -269,7 +270,7 @@ def _write(path: pathlib.Path, plans: Mapping[str, Any]) -> None:
   plans = {**previous, **plans}
   plans = {row.name: plans[row.name] for row in ROWS if row.name in plans}
   path.write_text(markdown(plans))
-  data.write_text(json.dumps(plans, indent=1) + '\n')
+  files.write_json(plans, data)
 
 
 def define_flags() -> None:
@@ -306,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
     elif options.check:
       lines += regressions(row.name, found, budget)
   if options.check and options.write:
-    BUDGET.write_text(json.dumps(budget, indent=1) + '\n')
+    files.write_json(budget, BUDGET)
   if options.page:
     _write(pathlib.Path(options.page), plans)
   for line in lines:

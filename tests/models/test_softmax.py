@@ -156,7 +156,7 @@ def test_a_band(reach, implementation, unrolled, monkeypatch):
 @pytest.mark.parametrize('dtype', ['float64', 'float32', 'bfloat16'])
 @pytest.mark.parametrize('block', [64, 2**19])
 def test_blocks_of_scores_are_softmax_attention(dtype, block, monkeypatch):
-  monkeypatch.setattr(blockwise_attention, 'BLOCK', block)
+  monkeypatch.setattr(blockwise_attention, '_BLOCK', block)
   rng = np.random.default_rng(0)
   with jax.enable_x64(dtype == 'float64'):
     # Large logits, whose exponentials overflow if nothing is subtracted. Blocks

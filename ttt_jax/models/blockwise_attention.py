@@ -1,10 +1,10 @@
 """Softmax attention block by block, with a gradient by hand.
 
-Neither pass writes the matrix of all scores to memory. On a CPU the scores of a
-block of queries stay in the cache (Rabe and Staats, arXiv 2112.05682), and the
-gradient computes them again from the logarithms of the sums of exponentials
-(FlashAttention, arXiv 2205.14135). On other platforms all queries are one block
-of batched products.
+No scores are kept for the gradient, which computes them again from the
+logarithms of the sums of exponentials (FlashAttention, arXiv 2205.14135). On a
+CPU only the scores of a block of queries exist at a time, and stay in the cache
+(Rabe and Staats, arXiv 2112.05682). On other platforms all queries are one
+block of batched products.
 
 Alphabet: N batch, H heads, D features per head, T queries, S keys. An entry is
 one head of one element of the batch.
@@ -24,7 +24,7 @@ from pallas_kernels.window_attention.api import RESULT
 
 # Scores of a block on a CPU, 2 MB in float32. Fewer are as fast on one core,
 # but give two cores too little at a time (benchmarks/README.md).
-BLOCK = 2**19
+_BLOCK = 2**19
 
 # Arrays of an entry, or of some of its queries.
 _Entry = tuple[jax.Array, ...]
@@ -85,7 +85,7 @@ def _by_entries(
     queries: Arrays [entries, T, ...].
     keys: Arrays [entries, S, ...].
   """
-  count = -(-queries[0].shape[1] * keys[0].shape[1] // BLOCK)
+  count = -(-queries[0].shape[1] * keys[0].shape[1] // _BLOCK)
 
   def one_by_one(*arrays):
     return jax.lax.map(lambda entry: function(count, *entry), arrays)

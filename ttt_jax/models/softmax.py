@@ -47,9 +47,9 @@ _LEAST_BLOCK = 64
 # Blocks of a band that are separate operations with XLA. Longer sequences take
 # a loop, in which all blocks have as many keys as the last one.
 _MOST_UNROLLED = 8
-# Scores of a head, and of all heads, from which on they are computed block by
-# block.
-_LEAST_SCORES, _FEW_SCORES = 2**14, 2**20
+# Attention is computed block by block if a head has at least so many scores,
+# and all heads of the batch together have more than so many.
+_HEAD_SCORES, _ALL_SCORES = 2**14, 2**20
 # Names in checkpoint policies: the result of attention within windows, and the
 # logarithms of its sums of exponentials. A backward pass that has both does not
 # run the forward kernel again. Attention to a band has no names: as a mixer it
@@ -110,7 +110,8 @@ def products(
 
   `jax.nn.dot_product_attention` leaves the heads between tokens and features,
   and divides all weights by their sums. XLA on CPU runs this form faster: heads
-  are a part of the leading axis, and the results are divided.
+  are a part of the leading axis, and the results are divided. Many scores
+  without a mask are computed block by block.
 
   Args:
     q: Queries [N, T, H, D].
@@ -124,7 +125,7 @@ def products(
   """
   n, t, h, d = q.shape
   scores = t * k.shape[1]
-  if mask is None and scores >= _LEAST_SCORES and n * h * scores > _FEW_SCORES:
+  if mask is None and scores >= _HEAD_SCORES and n * h * scores > _ALL_SCORES:
     return blockwise_attention.attend(q, k, v)
   wide = jnp.promote_types(q.dtype, jnp.float32)
   by_heads = lambda x: x.swapaxes(1, 2).reshape(n * h, x.shape[1], d)
