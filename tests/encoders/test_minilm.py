@@ -7,6 +7,7 @@ sentences. transformers 5.23 computed both in float64.
 
 import json
 import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -249,3 +250,12 @@ def test_written_as_it_was_read(tiny, tmp_path):
   found, loaded = convert_minilm.load_minilm(tmp_path)
   assert found == config
   jax.tree.map(np.testing.assert_array_equal, params, loaded)
+
+
+def test_words_outside_the_vocabulary_are_named(tiny):
+  encoder = load(tiny)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    encoder.encode(['a cat'])
+  with pytest.warns(UserWarning, match="does not contain 'dragon', 'zeppelin'"):
+    encoder.encode(['a dragon.', 'a (zeppelin)'])

@@ -42,4 +42,5 @@ def load_tokenizer(
     prefix=(row('[CLS]'),),
     suffix=(row('[SEP]'),),
     rows={text: row(token) for text, token in _SCENE_TOKENS.items()},
+    unknown_id=tokenizer.token_to_id('[UNK]'),
   )

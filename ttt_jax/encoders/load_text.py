@@ -152,6 +152,7 @@ def _load_bert(folder: pathlib.Path, text_length: int) -> TextEncoder:
     width=config.width,
     text_length=text_length,
     scene_token_ids=tokenizer.scene_token_ids,
+    unknown_id=tokenizer.unknown_id,
   )
 
 
@@ -231,6 +232,7 @@ def _load_t5(
     width=config.width,
     text_length=text_length,
     scene_token_ids=tokenizer.scene_token_ids,
+    unknown_id=tokenizer.unknown_id,
     pad_id=tokenizer.pad_id,
     keep_padding=True,
     batch=batch,

@@ -26,6 +26,7 @@ class SceneTokenizer:
     suffix: Ids at the end of every text.
     pad_id: Id of the token that fills up short texts.
     rows: Scene token -> row of the embedding table.
+    unknown_id: Id of what is not in the vocabulary; None: there is no such id.
   """
 
   path: pathlib.Path
@@ -34,6 +35,7 @@ class SceneTokenizer:
   suffix: tuple[int, ...] = ()
   pad_id: int = 0
   rows: dict[str, int]
+  unknown_id: int | None = None
 
   @property
   def scene_token_ids(self) -> tuple[int, int]:

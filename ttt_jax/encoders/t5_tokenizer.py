@@ -86,7 +86,11 @@ def _load_sentencepiece(path: pathlib.Path) -> scene_tokenizer.SceneTokenizer:
       'is not a complete sentencepiece model: copy it again'
     )
     raise ValueError(f'{path} {reason}') from e
-  special = {'</s>': model.eos_id(), '<pad>': model.pad_id()}
+  special = {
+    '</s>': model.eos_id(),
+    '<pad>': model.pad_id(),
+    '<unk>': model.unk_id(),
+  }
   special = {name: row for name, row in special.items() if row >= 0}
   added, extra = _added_tokens(path.with_name('tokenizer_config.json'))
   next_row = max([model.get_piece_size() + extra - 1, *added.values()]) + 1
@@ -117,6 +121,7 @@ def _build(
     suffix=(special['</s>'],),
     pad_id=special['<pad>'],
     rows=rows,
+    unknown_id=special.get('<unk>'),
   )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import string
+import warnings
 
 import jax
 import numpy as np
 
 # Texts per call: with one shape for all, the encoder compiles once.
 BATCH = 8
+# Unknown words that a warning names.
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class TextEncoder:
     pad_id: Id of the token that fills up short texts.
     keep_padding: Whether embeddings of padding are the encoder's, not zero.
     batch: Texts per call.
+    unknown_id: Id of what is not in the vocabulary; None: there is no such id.
   """
 
   tokenize: Callable[[str], list[int]]
@@ -39,6 +44,7 @@ class TextEncoder:
   pad_id: int = 0
   keep_padding: bool = False
   batch: int = BATCH
+  unknown_id: int | None = None
 
   def count_tokens(self, text: str) -> int:
     """Returns the number of tokens, including those of start and end."""
@@ -56,8 +62,12 @@ class TextEncoder:
 
     Raises:
       ValueError: a text has more than L tokens.
+
+    Warns:
+      UserWarning: a text has words that are not in the vocabulary.
     """
     rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    self._warn_of_unknown(rows)
     count = -(-len(rows) // self.batch) * self.batch
     ids = np.full((count, self.text_length), self.pad_id, np.int32)
     mask = np.zeros((count, self.text_length), np.int32)
@@ -79,6 +89,26 @@ class TextEncoder:
     if not self.keep_padding:
       out *= mask[..., None]
     return out[[rows[text] for text in texts]]
+
+  def _warn_of_unknown(self, texts: Iterable[str]) -> None:
+    """Warns of words that the encoder reads as its one unknown token."""
+    if self.unknown_id is None:
+      return
+    unknown = [
+      word
+      for text in texts
+      if self.unknown_id in self.tokenize(text)
+      for word in (w.strip(string.punctuation) for w in text.split())
+      if self.unknown_id in self.tokenize(word)
+    ]
+    if unknown := list(dict.fromkeys(unknown)):
+      shown = ', '.join(repr(shorten(word, 20)) for word in unknown[:_SHOWN])
+      more = f' and {len(unknown) - _SHOWN} more' * (len(unknown) > _SHOWN)
+      warnings.warn(
+        f'the vocabulary of the text encoder does not contain {shown}{more};'
+        ' all of them mean the same to the model',
+        stacklevel=3,
+      )
 
 
 def truncated(
