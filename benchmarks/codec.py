@@ -1,7 +1,7 @@
 """Times the autoencoder and T5 against diffusers and transformers, on CPU.
 
     python -m benchmarks.codec [--frames=9] [--size=64x96] [--layers=2]
-        [--calls=3] [--threads=2] [--cpu_time] [--json=FILE]
+        [--calls=3] [--threads=2] [--cpu_time] [--out=FILE]
 
 Requires the environment of `make parity`. Both sides have the same random
 weights, of CogVideoX's sizes (T5 v1.1 XXL with fewer layers), and alternate in
@@ -13,7 +13,6 @@ includes the work of other processes.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import tempfile
 import time
@@ -28,6 +27,7 @@ from ttt_jax import convert
 from ttt_jax.models.text import t5
 from ttt_jax.models.vae import stream as stream_lib
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 _FRAMES = flags.DEFINE_integer(
   'frames', 9, 'Number of frames of the video, 4 n + 1.'
@@ -44,7 +44,7 @@ _THREADS = flags.DEFINE_integer('threads', 2, 'Number of threads of PyTorch.')
 _CPU_TIME = flags.DEFINE_bool(
   'cpu_time', False, 'Processor time instead of wall time.'
 )
-_JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file of the numbers.')
 
 
 def alternate(calls: int, ours, theirs) -> tuple[float, float]:
@@ -130,6 +130,8 @@ def text_encoder(folder: str, layers: int, prompts: int):
 
 
 def main(_) -> None:
+  if _OUT.value:
+    files.check_writable(_OUT.value)
   import torch
 
   torch.set_num_threads(_THREADS.value)
@@ -169,8 +171,8 @@ def main(_) -> None:
       f'{row["error"]:.1e}',
     )
   rich_console.Console().print(table)
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))
+  if _OUT.value:
+    files.write_json(rows, _OUT.value)
 
 
 if __name__ == '__main__':

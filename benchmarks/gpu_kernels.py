@@ -1,7 +1,7 @@
 """Checks and times the GPU kernels on a GPU, against XLA and PyTorch kernels.
 
     python benchmarks/gpu_kernels.py [--specs=paper_3s,paper_63s]
-        [--ops=ttt_mlp,ttt_linear] [--repeats=5] [--json=FILE]
+        [--ops=ttt_mlp,ttt_linear] [--repeats=5] [--out=FILE]
         [--skip=xla,torch] [--shapes]
 
 First each kernel is compared with the XLA path in float32 on a short sequence:
@@ -24,7 +24,6 @@ import argparse
 from collections.abc import Callable
 import functools
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -41,6 +40,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import pallas_kernels
 from pallas_kernels.specs import Spec
 from pallas_kernels.specs import SPECS
+from ttt_jax.runtime import files
 
 # Dtype of the tokens -> sizes and tolerance of the check against float32; the
 # last mini-batch is not full. The results differ only by rounding of operands.
@@ -260,15 +260,15 @@ def main() -> int:
     default='',
     help='Implementations to skip: any of xla, torch, pallas_gpu.',
   )
-  parser.add_argument(
-    '--json', type=pathlib.Path, help='File to write the numbers to.'
-  )
+  parser.add_argument('--out', help='JSON file of the numbers.')
   parser.add_argument(
     '--shapes',
     action='store_true',
     help='List of the calls, which are not run.',
   )
   flags = parser.parse_args()
+  if flags.out:
+    files.check_writable(flags.out)
   unknown = set(flags.specs.split(',')) - set(SPECS)
   if unknown:
     parser.error(f'unknown specs {sorted(unknown)}: use {", ".join(SPECS)}')
@@ -294,11 +294,9 @@ def main() -> int:
   print('| sizes | what | forward | forward + backward | |')
   print('| --- | --- | ---: | ---: | --- |')
   rows = [row for n in flags.specs.split(',') for row in time_all(flags, n)]
-  if flags.json:
-    flags.json.write_text(
-      json.dumps(
-        {'device': device, 'errors': errors, 'milliseconds': rows}, indent=2
-      )
+  if flags.out:
+    files.write_json(
+      {'device': device, 'errors': errors, 'milliseconds': rows}, flags.out
     )
   return status
 

@@ -1,6 +1,6 @@
 """Measures a denoising step at 3, 9, 30 and 63 seconds of video.
 
-    python -m benchmarks.sampling --workdir=demo/clips [--json=FILE]
+    python -m benchmarks.sampling --workdir=demo/clips [--out=FILE]
 
 The architecture promises linear growth: a token of the 63-second video should
 cost as much as a token of the 9-second one. Times are the least of a few calls
@@ -10,8 +10,6 @@ in one process; every step uses guidance, with a batch of two.
 from __future__ import annotations
 
 import functools
-import json
-import pathlib
 import resource
 import time
 
@@ -26,11 +24,12 @@ from ttt_jax import pipeline
 from ttt_jax import storyboard as storyboard_lib
 from ttt_jax.models import dit
 from ttt_jax.runtime import cli
+from ttt_jax.runtime import files
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'demo/clips', 'Folder of a trained model.'
 )
-_JSON = flags.DEFINE_string('json', '', 'File to write the numbers to.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file of the numbers.')
 _CALLS = flags.DEFINE_integer(
   'calls', 5, 'Number of timed calls; the fastest counts.'
 )
@@ -48,6 +47,8 @@ def least_seconds(call, calls: int) -> float:
 
 
 def main(_) -> None:
+  if _OUT.value:
+    files.check_writable(_OUT.value)
   pipe = pipeline.VideoPipeline.load(_WORKDIR.value)
   step = jax.jit(dit.DiffusionTransformer(pipe.config).apply)
   rows = []
@@ -97,8 +98,8 @@ def main(_) -> None:
   rich_console.Console().print(table)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   print(f'peak memory {peak:.2f} GB, {jax.devices()[0].device_kind}')
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))
+  if _OUT.value:
+    files.write_json(rows, _OUT.value)
 
 
 if __name__ == '__main__':

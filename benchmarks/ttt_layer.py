@@ -1,7 +1,7 @@
 """Times TTT-MLP in JAX against the same maths in eager PyTorch, on CPU.
 
     python benchmarks/ttt_layer.py [--shapes=quickstart_63s,benchmark]
-        [--repeats=5] [--passes=forward,both] [--threads=1] [--json=FILE]
+        [--repeats=5] [--passes=forward,both] [--threads=1] [--out=FILE]
 
 Both alternate in this process on the same cores. --by_core splits the heads of
 JAX's op over one device per core, as a mesh does: each device has its own
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -34,6 +33,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from pallas_kernels import ttt_mlp
 from pallas_kernels.specs import SPECS
 from pallas_kernels.ttt_mlp.specs import random_arguments
+from ttt_jax.runtime import files
 
 COLUMNS = ('jax', 'torch primal', 'torch dual')
 
@@ -259,8 +259,10 @@ def main() -> None:
     action='store_true',
     help='Heads split over one XLA device per core.',
   )
-  parser.add_argument('--json', help='File to write the rows to.')
+  parser.add_argument('--out', help='JSON file of the rows.')
   flags = parser.parse_args()
+  if flags.out:
+    files.check_writable(flags.out)
   unknown = set(flags.shapes.split(',')) - set(SPECS)
   if unknown:
     sys.exit(
@@ -290,8 +292,8 @@ def main() -> None:
     f' {torch.__version__}; best of {flags.repeats}'
   )
   print(table(rows))
-  if flags.json:
-    pathlib.Path(flags.json).write_text(json.dumps(rows, indent=2))
+  if flags.out:
+    files.write_json(rows, flags.out)
 
 
 if __name__ == '__main__':
