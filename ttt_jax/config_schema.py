@@ -219,6 +219,8 @@ class Training(_Section, kw_only=True):
     ema_decay: Decay per step of the averaged weights; 0 keeps no average.
     text_dropout: Share of clips whose text is replaced by the empty text.
     schedule_shift: Shift of the noise schedule towards noise.
+    x0_weight_limit: Largest weight of the squared error of the clean latents,
+      see `objective.diffusion_loss`; 0 does not limit it.
     scheduler: Scheduler of samples; none is the default one.
     log_every: Steps between two rows of metrics.
     diagnose_every: Steps between two diagnoses of the mixers; 0 disables them.
@@ -254,6 +256,7 @@ class Training(_Section, kw_only=True):
   ema_decay: schema.Share
   text_dropout: schema.Share
   schedule_shift: schema.PositiveFloat = 1.0
+  x0_weight_limit: schema.NonNegativeFloat = 0.0
   scheduler: schema.Text | None = None
   log_every: schema.PositiveInt
   diagnose_every: schema.NonNegativeInt

@@ -67,6 +67,7 @@ def training(**fields: Any) -> ml_collections.ConfigDict:
     ema_decay=0.0,
     text_dropout=0.1,
     schedule_shift=1.0,
+    x0_weight_limit=0.0,
     log_every=10,
     diagnose_every=0,
     checkpoint_every=250,

@@ -124,6 +124,32 @@ def test_the_loss_of_x0_is_that_of_the_velocity_it_implies():
     )
 
 
+@pytest.mark.parametrize('prediction', ['v_prediction', 'sample'])
+def test_the_weight_of_the_error_of_x0_is_limited(prediction):
+  x0, noise = _normal(0), _normal(1)
+  timesteps = jnp.array([0, 40, 500, 999])
+  alpha = jnp.asarray(zero_snr_schedule())[timesteps]
+
+  def per_sample(**options):
+    return objective.diffusion_loss(
+      lambda x, t: 0.5 * x,
+      x0,
+      timesteps=timesteps,
+      noise=noise,
+      prediction=prediction,
+      **options,
+    )[1]['per_sample_loss']
+
+  weights = 1 / (1 - alpha**2)
+  assert weights[1] > 5 > weights[2]
+  np.testing.assert_allclose(
+    per_sample(x0_weight_limit=5.0),
+    per_sample() * np.minimum(5 / weights, 1),
+    rtol=1e-5,
+  )
+  np.testing.assert_array_equal(per_sample(x0_weight_limit=0), per_sample())
+
+
 def test_the_last_timestep_is_pure_noise():
   x0, noise = _normal(0), _normal(1)
 
@@ -224,6 +250,12 @@ def test_bins_add_up():
   'call,message',
   [
     (lambda: objective.diffusion_loss(None, _normal(0)), 'give key='),
+    (
+      lambda: objective.diffusion_loss(
+        None, _normal(0), prediction='epsilon', x0_weight_limit=5.0
+      ),
+      'x0_weight_limit is 5.0 .*; set it to 0',
+    ),
     (
       lambda: objective.drop_text(
         jax.random.key(0), _normal(0, (1, 1, 2, 3)), _normal(0, (2, 3)), 1.5

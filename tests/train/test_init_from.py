@@ -82,6 +82,7 @@ def test_training_starts_from_them_with_new_ttt_layers(case, tmp_path, capsys):
     ),
     (dict(base_rows=30, base_columns=45), 'base_rows = 30 there, 0 in'),
     (dict(mixer='ttt_mlp', mini_batch=16), 'mini_batch = 16 there, 4 in'),
+    (dict(input_skip=True), 'input_skip = True there, False in'),
   ],
 )
 def test_weights_of_another_network(change, message, case):
@@ -92,6 +93,14 @@ def test_weights_of_another_network(change, message, case):
   )
   with pytest.raises(ValueError, match=message):
     init_from.check(weights, ours, backbones.geometry(config))
+
+
+@pytest.mark.parametrize('is_stage', [False, True])
+def test_a_skip_connection_may_be_new(is_stage, case):
+  config, model, _ = case
+  ours = dit.DiTConfig(**config.model, input_skip=True)
+  weights = init_from.InitFrom('there', lambda s: None, model, is_stage)
+  init_from.check(weights, ours, backbones.geometry(config))
 
 
 def test_a_base_that_equals_the_grid_has_no_effect(case):

@@ -102,11 +102,13 @@ def config_from_json(found: Mapping[str, Any], path: str) -> dit.DiTConfig:
     )
   is_rotary = found.get('use_rotary_positional_embeddings', False)
   prediction = found.get('prediction_type', 'v_prediction')
+  input_skip = found.get('input_skip', False)
   return model_format.construct(
     dit.DiTConfig,
     path,
     **fields,
     prediction=prediction,
+    input_skip=input_skip,
     model_dim=sizes['attention_head_dim'] * fields['num_heads'],
     segment_latent_frames=(frames - 1) // 4,
     mixer='none',
@@ -131,11 +133,12 @@ def config_to_json(config: dit.DiTConfig) -> dict[str, Any]:
       )
   # The size of the 2B and 5B models if positions do not depend on it.
   rows, columns = config.base or (30, 45)
-  # Where no scheduler stands beside; diffusers has no such field.
+  # Where no scheduler stands beside; diffusers has neither field.
   predicts_v = config.prediction == default.prediction
   return {
     '_class_name': _CLASS,
     **({} if predicts_v else {'prediction_type': config.prediction}),
+    **({'input_skip': True} if config.input_skip else {}),
     **_FIXED,
     **model_format.write_fields(config, _FIELDS),
     'attention_head_dim': config.model_dim // config.num_heads,
@@ -181,6 +184,8 @@ def rules(config: dit.DiTConfig) -> list[Rule]:
     out += rules_lib.norm(
       f'{_BLOCK}.attn1.norm_{name}', f'layers/seq/attn/{name}_norm'
     )
+  if config.input_skip:
+    out += rules_lib.dense('input_skip', 'input_skip')
   return out
 
 

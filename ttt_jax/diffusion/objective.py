@@ -129,6 +129,7 @@ def diffusion_loss(
   noise: jax.Array | None = None,
   stratified: bool = False,
   prediction: str = 'v_prediction',
+  x0_weight_limit: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the mean squared error over the batch, and the error per sample.
 
@@ -144,15 +145,25 @@ def diffusion_loss(
     noise: Standard normal [B, ...].
     stratified: Option of `sample_timesteps`.
     prediction: Output of `denoise_fn`, one of `schedule_lib.PREDICTIONS`.
+    x0_weight_limit: Largest weight of the squared error of x0, which is 1 /
+      (1 - alpha^2) for v and 'sample' (after Hang et al., 2023, "Efficient
+      Diffusion Training via Min-SNR Weighting Strategy"); 0 does not limit it.
+      Without a limit, a network that predicts x0 mainly learns the last digits
+      of almost clean latents.
 
   Returns:
     The loss [], and {'per_sample_loss': [B], 'timesteps': int32 [B]}.
 
   Raises:
-    ValueError: there is no key and timesteps or noise are None, or the
-      prediction is unknown.
+    ValueError: there is no key and timesteps or noise are None, the prediction
+      is unknown, or it is 'epsilon' and its weights are limited.
   """
   schedule_lib.check_prediction(prediction)
+  if x0_weight_limit and prediction == 'epsilon':
+    raise ValueError(
+      f"x0_weight_limit is {x0_weight_limit} for the prediction 'epsilon',"
+      ' whose weights are not limited; set it to 0'
+    )
   if schedule is None:
     schedule = schedule_lib.zero_snr_schedule()
   dtype = jnp.promote_types(latents.dtype, jnp.float32)
@@ -181,11 +192,16 @@ def diffusion_loss(
     add_noise(x0, noise, alpha), timesteps.astype(jnp.float32)
   )
   predicted = predicted.astype(dtype)
+  sigma = _sigma(alpha)
+  # Standard deviation of the noise whose weight is the limit.
+  least = x0_weight_limit**-0.5 if x0_weight_limit else 0.0
   if prediction == 'sample':
-    error = (predicted - x0) / _per_sample(_sigma(alpha), x0)
+    error = (predicted - x0) / _per_sample(jnp.maximum(sigma, least), x0)
   else:
     target = noise if prediction == 'epsilon' else velocity(x0, noise, alpha)
     error = predicted - target
+    if least:
+      error *= _per_sample(jnp.minimum(sigma / least, 1), x0)
   per_sample = jnp.mean(jnp.square(error), axis=tuple(range(1, x0.ndim)))
   return jnp.mean(per_sample), {
     'per_sample_loss': per_sample,

@@ -184,6 +184,9 @@ def check(
     names = [*_SIZES, 'prediction', *_mixer_fields(theirs)]
   elif isinstance(geometry, geometry_lib.Geometry):
     names = _transformer_fields(theirs, config, geometry.grid)
+  # A skip connection without weights starts at 0.
+  if getattr(theirs, 'input_skip', False):
+    names.append('input_skip')
   differ = [
     f'{name} = {getattr(theirs, name)!r} there,'
     f' {getattr(config, name)!r} in config.model'

@@ -68,6 +68,11 @@ class DiTConfig:
     prediction: Output of the network, 'v_prediction' or 'sample' (the clean
       latents). CogVideoX predicts v, which contains noise that has to pass
       through the network's width.
+    input_skip: Adds the noisy latents to the output, each channel times a
+      learned function of the timestep that starts at 0. Where the latents show
+      details through little noise, a network that predicts x0 then needs not
+      to pass them on (after the preconditioning of Karras et al., 2022). False
+      in CogVideoX.
     max_text_length: Text tokens per segment in pre-training. The model takes
       any number; only an export records this one.
     dtype: Compute type, 'float32', 'bfloat16' or 'float64'. Parameters are
@@ -111,6 +116,7 @@ class DiTConfig:
   temporal_scale: schema.PositiveFloat = 1.0
   max_text_length: schema.PositiveInt = 226
   prediction: str = 'v_prediction'
+  input_skip: bool = False
   dtype: str = 'float32'
   remat: str = 'none'
   implementation: str | None = None

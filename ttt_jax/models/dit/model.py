@@ -97,8 +97,8 @@ class DiffusionTransformer(nn.Module):
     """Returns the result of a part of the network.
 
     Args:
-      latents: As for `__call__`; only their shape matters where there are
-        tokens.
+      latents: As for `__call__`. Where there are tokens, only their shape
+        matters, except to the head of a network with `input_skip`.
       text: As for `__call__`.
       timesteps: As for `__call__`.
       tokens: Tokens [B, T', M] in storage order instead of those of latents and
@@ -144,7 +144,19 @@ class DiffusionTransformer(nn.Module):
       x = self._embed(latents, text, order)
     if has_blocks:
       x, aux = self._blocks(x, order, time, diagnose)
-    return (self._head(x, order, time) if has_head else x), aux
+    if not has_head:
+      return x, aux
+    out = self._head(x, order, time)
+    if config.input_skip:
+      out += self._skip_factors(time)[:, None, None, None] * latents
+    return out, aux
+
+  def _skip_factors(self, time):
+    """Returns the factors of the noisy latents, [B, c]."""
+    factors = layers.ZeroDense(
+      self.config.out_channels, dtype=time.dtype, name='input_skip'
+    )(nn.silu(time))
+    return self.sharding_plan.by_batch(factors)
 
   def _dense(self, size, name):
     return layers.Dense(size, dtype=jnp.dtype(self.config.dtype), name=name)
