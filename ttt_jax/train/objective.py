@@ -35,7 +35,7 @@ class Objective:
     """
     self._text_dropout = config.text_dropout
     self._null_text = null_text
-    self._x0_weight_limit = config.get('x0_weight_limit', 0.0)
+    self._x0_weight_limit = config.get('x0_weight_limit') or 0.0
     self._backbone = backbones.from_config(config)
     self._module = self._backbone.module(sharding.ShardingPlan(mesh))
 
