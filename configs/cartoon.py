@@ -14,6 +14,8 @@ too; the first one needs a clone of the repository:
 The argument is '<stage>' or '<stage>,<mixer>', with any mixer of
 docs/mixers.md. It samples stories of a minute after stages of three and nine
 seconds; longer stages of single clips made it remember less (docs/remember.md).
+The first two stages learn places, from much noise; `details` learns what is
+small and moves, the characters, from less noise.
 Every story has its own looks of characters and places, told at their first
 mention; later captions have only the names.
 """
@@ -28,6 +30,7 @@ from ttt_jax import recipes
 STAGES = {
   '3s': (3, 600, 8, 0.04, ''),
   '9s': (9, 1700, 3, 0.04, '3s'),
+  'details': (9, 2900, 4, 0.02, '9s'),
   'quick_3s': (3, 300, 8, 0.04, ''),
   'quick_9s': (9, 300, 3, 0.04, 'quick_3s'),
 }
@@ -39,6 +42,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
   """Returns the config of one stage with one mixer."""
   stage, mixer = recipes.parse_stage(arg or '3s', STAGES)
   seconds, steps, batch_size, lr, previous = STAGES[stage]
+  has_details = stage == 'details'
   config = recipes.training(
     name='cartoon',
     stage=stage if mixer == 'ttt_mlp' else f'{mixer}_{stage}',
@@ -50,8 +54,10 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     text_dropout=0.0,  # sampled without guidance
     scheduler='cogvideox_dpm',  # of the samples
     # Colours of a place are visible in almost pure noise. The attributes that
-    # only the text and the memory contain are learned where they are not.
-    schedule_shift=32.0,
+    # only the text and the memory contain are learned where they are not. What
+    # moves has a twentieth of the variance, and is visible in little noise.
+    schedule_shift=2.0 if has_details else 32.0,
+    x0_weight_limit=20.0 if has_details else 0.0,
     diagnose_every=50,
     checkpoint_every=100,
     keep_last=1,
@@ -81,6 +87,7 @@ def get_config(arg: str = '3s') -> ml_collections.ConfigDict:
     patch_size=1,
     # The width would not pass on the noise of 128 channels.
     prediction='sample',
+    input_skip=has_details,
     segment_latent_frames=6,
     base_rows=4,
     base_columns=6,

@@ -1,4 +1,4 @@
-"""Trains the cartoon's model from nothing: latents and two stages.
+"""Trains the cartoon's model from nothing: latents and three stages.
 
     python -m examples.cartoon.train --workdir=cartoon
     python -m examples.cartoon.train --workdir=cartoon --quick
@@ -27,6 +27,7 @@ _LATENTS = ('--channels=128', '--cell=16', '--balance=0.5')
 _WRITES = {
   'text encoder': 'text_encoder',
   'autoencoder': 'autoencoder',
+  'decoder': 'sharp_autoencoder',
   'export': 'model',
 }
 
@@ -37,7 +38,9 @@ def steps(quick: bool = False) -> list[Step]:
   Args:
     quick: Whether to train for minutes.
   """
-  stages = ('quick_3s', 'quick_9s') if quick else ('3s', '9s')
+  clips = ('quick_3s', 'quick_9s') if quick else ('3s', '9s')
+  # The last stage has the clips of the one before.
+  stages = clips if quick else (*clips, 'details')
   workdir = '--workdir={workdir}'
   folders = (
     '--config.vae.folder={workdir}/autoencoder',
@@ -73,19 +76,32 @@ def steps(quick: bool = False) -> list[Step]:
       ),
     ),
   ]
-  for module in ('precompute', 'train'):
-    for stage in stages:
+  for module, of in (('precompute', clips), ('train', stages)):
+    for stage in of:
       config = f'--config=configs/cartoon.py:{stage}'
       found.append(
         Step(
           f'{module} {stage}', f'ttt_jax.{module}', (config, workdir, *folders)
         )
       )
-  export = ('--workdir={workdir}/' + stages[-1], '--out={workdir}/model')
+  export = ['--workdir={workdir}/' + stages[-1], '--out={workdir}/model']
+  if not quick:
+    found.append(
+      Step(
+        'decoder',
+        'examples.cartoon.decoder',
+        (
+          '--autoencoder={workdir}/autoencoder',
+          '--stories={workdir}/stories/9s',
+          '--out={workdir}/sharp_autoencoder',
+        ),
+      )
+    )
+    export.append('--vae={workdir}/sharp_autoencoder')
   sample = ('--model={workdir}/model', workdir)
   return [
     *found,
-    Step('export', 'examples.cartoon.export', export),
+    Step('export', 'examples.cartoon.export', tuple(export)),
     Step('sample', 'examples.cartoon.demo', sample),
   ]
 

@@ -70,6 +70,7 @@ def windows(
   frames: int,
   cuts: float,
   rng: np.random.Generator,
+  stride: int = 1,
 ) -> np.ndarray:
   """Returns random training windows, float32 [count, frames, H, W, 3].
 
@@ -77,7 +78,8 @@ def windows(
 
   A share `cuts` of the windows has a hard cut: half of those after an integer
   number of encoder windows, as between two segments, half anywhere. A range
-  that is shorter than its window is followed by another one.
+  that is shorter than its window is followed by another one. Windows begin at
+  multiples of `stride` frames after the beginning of a range.
   """
   ranges = [(c, a, b) for c in clips for a, b in c.ranges()]
   weights = np.array([b - a for _, a, b in ranges], np.float64)
@@ -87,7 +89,7 @@ def windows(
       rng.choice(len(ranges), p=weights / weights.sum())
     ]
     length = min(length, end - begin)
-    start = rng.integers(begin, end - length + 1)
+    start = begin + stride * rng.integers((end - begin - length) // stride + 1)
     return to_range(source.frames[start : start + length])
 
   out = []

@@ -10,11 +10,12 @@ of 4x8x8 blocks of pixels; the network learns the residual.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import itertools
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 from flax import traverse_util
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 
 from examples.vae import clips as clips_lib
@@ -97,18 +99,31 @@ def _components(blocks: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
 
 
 def init_params(vae: CausalVAE, clips: Sequence[Clip], key) -> dict:
-  """Returns initial parameters: the linear maps, and a network of zeros."""
-  params = causal3d.init_params(vae.config, key)
+  """Returns initial parameters: the principal maps, and a network of zeros."""
+  return add_network(vae.config, principal_maps(clips, vae.config), key)
+
+
+def add_network(
+  config: CausalVAEConfig, maps: Mapping[str, np.ndarray], key: jax.Array
+) -> dict:
+  """Returns parameters of linear maps, and of a network that adds zero.
+
+  Args:
+    config: Config of the autoencoder.
+    maps: '/'-joined path -> value of kernels and biases of linear maps.
+    key: Random key of the network.
+  """
+  params = causal3d.init_params(config, key)
   flat = traverse_util.flatten_dict(params, sep='/')
   for path, value in flat.items():
     if path.endswith('conv_y/bias'):  # a spatial norm starts as a plain one
       flat[path] = jnp.ones_like(value)
     elif 'conv_y/' in path or 'conv_b/' in path or 'conv_out/' in path:
       flat[path] = jnp.zeros_like(value)
-  channels = vae.config.latent_channels
+  channels = config.latent_channels
   bias = flat['encoder/conv_out/bias']
   flat['encoder/conv_out/bias'] = bias.at[channels:].set(_FIRST_LOGVAR)
-  for path, value in principal_maps(clips, vae.config).items():
+  for path, value in maps.items():
     flat[path] = jnp.asarray(value, jnp.float32)
   return traverse_util.unflatten_dict(flat, sep='/')
 
@@ -160,13 +175,25 @@ def normalize_latents(vae, params, clips: Sequence[Clip], frames: int):
   )
 
 
-def _fit(config, vae, clips, folder: pathlib.Path):
+def fit(
+  config,
+  params: Any,
+  tx: optax.GradientTransformation,
+  step_fn: Callable[..., tuple[Any, Any, jax.Array]],
+  measure: Callable[[Any], float],
+  batch: Callable[[np.random.Generator], np.ndarray],
+  folder: pathlib.Path,
+) -> Any:
   """Trains, and resumes a run that was stopped at its last checkpoint.
 
   Args:
-    config: Config of the training.
-    vae: Autoencoder.
-    clips: Clips of training, and those held out.
+    config: Config with `seed`, `steps` and `log_every`.
+    params: Initial parameters.
+    tx: Optimizer.
+    step_fn: Function of parameters, optimizer state, frames and a key that
+      returns the next parameters and state, and the mean square error.
+    measure: Function that returns the PSNR of held-out frames in dB.
+    batch: Function that draws the frames of a step, [B, F, H, W, 3] in [-1, 1].
     folder: Folder of the checkpoints.
 
   Returns:
@@ -178,46 +205,53 @@ def _fit(config, vae, clips, folder: pathlib.Path):
       save_interval_steps=config.log_every, max_to_keep=1
     ),
   )
-  tx = training.make_optimizer(config)
   first = manager.latest_step() or 0
-  key = jax.random.key(config.seed)
+  state = jax.jit(tx.init)(params)
   if first:
-    template = causal3d.init_params(vae.config, key)
-    saved = ocp.args.StandardRestore((template, tx.init(template)))
+    saved = ocp.args.StandardRestore((params, state))
     params, state = manager.restore(first, args=saved)
     print(f'resumes after step {first}', flush=True)
-  else:
-    params = init_params(vae, clips, key)
-    state = jax.jit(tx.init)(params)
-  reconstruct = training.make_reconstruct(vae)
-  unrolled = CausalVAE(vae.config, unroll=True)
-  step_fn = training.make_step(unrolled, tx, config.kl)
   start_time = time.time()
   squares = []
   steps = range(first, config.steps)
   with manager, progress.Bar('train the autoencoder', len(steps)) as bar:
     for step in steps:
       rng = np.random.default_rng((config.seed, step))
-      batch = clips_lib.windows(
-        clips, config.batch_size, config.frames, config.cuts, rng
-      )
       key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
-      params, state, square = step_fn(params, state, batch, key)
+      params, state, square = step_fn(params, state, batch(rng), key)
       squares.append(square)
       bar.advance()
       if (step + 1) % config.log_every == 0:
-        psnr = evaluate(reconstruct, params, clips, config.eval_frames)
         # Pixels have the range [-1, 1].
         train_psnr = training.psnr([float(s) / 4 for s in squares])
         squares.clear()
         print(
           f'step {step + 1}: train {train_psnr:.2f} dB, held out'
-          f' {psnr["mean"]:.2f} dB, {time.time() - start_time:.0f} s',
+          f' {measure(params):.2f} dB, {time.time() - start_time:.0f} s',
           flush=True,
         )
       saved = ocp.args.StandardSave((params, state))
       manager.save(step + 1, args=saved)
   return params
+
+
+def _fit_autoencoder(config, vae, clips, folder):
+  """Trains encoder and decoder on windows of clips."""
+  tx = training.make_optimizer(config)
+  reconstruct = training.make_reconstruct(vae)
+  return fit(
+    config,
+    init_params(vae, clips, jax.random.key(config.seed)),
+    tx,
+    training.make_step(CausalVAE(vae.config, unroll=True), tx, config.kl),
+    lambda params: evaluate(reconstruct, params, clips, config.eval_frames)[
+      'mean'
+    ],
+    lambda rng: clips_lib.windows(
+      clips, config.batch_size, config.frames, config.cuts, rng
+    ),
+    folder,
+  )
 
 
 def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
@@ -235,7 +269,7 @@ def train(config, workdir: str | pathlib.Path, clips: Sequence[Clip]) -> dict:
         f'{name} is {config[name]}; expected complete windows and the first'
         f' frame, for example {2 * vae.config.encode_window + 1}'
       )
-  params = _fit(config, vae, clips, workdir / 'checkpoints')
+  params = _fit_autoencoder(config, vae, clips, workdir / 'checkpoints')
   vae = CausalVAE(normalize_latents(vae, params, clips, config.eval_frames))
   folder = workdir / 'vae'
   convert.save_vae(vae.config, params, folder, dtype=np.float16)

@@ -44,6 +44,12 @@ def test_share_of_windows_with_a_cut():
     assert low <= share <= high
 
 
+def test_windows_at_multiples_of_a_stride():
+  rng = np.random.default_rng(0)
+  batch = clips.windows((CLIPS[1],), 100, 17, 0.0, rng, stride=4)
+  assert {*(indices(batch)[:, 0] - 100)} == {*range(0, 68 - 17 + 1, 4)}
+
+
 def test_every_held_out_frame_is_measured():
   for clip in CLIPS:
     found = set()

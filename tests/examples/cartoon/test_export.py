@@ -93,3 +93,10 @@ def test_a_run_that_is_not_there(tmp_path):
 def test_the_shipped_model_has_the_settings_of_an_export():
   index = files.read_json(demo.MODEL / 'model_index.json')
   assert index['_sampling'] == export.SAMPLING
+
+
+def test_another_autoencoder_must_have_the_same_latents(run, tmp_path):
+  linear.write(tmp_path / 'other', stories=3, sizes=linear.Sizes(channels=16))
+  export.check_latents(run.vae.folder, run.vae.folder)
+  with pytest.raises(ValueError, match='has another latent_channels than'):
+    export.check_latents(str(tmp_path / 'other'), run.vae.folder)
