@@ -37,6 +37,13 @@ FAULTS = (
     ('tests/models/test_dit_golden.py',),
   ),
   Fault(
+    'a skip connection whose factors do not depend on time',
+    'ttt_jax/models/dit/model.py',
+    ')(nn.silu(time))\n    return self.sharding_plan.by_batch(factors)',
+    ')(0 * time)\n    return self.sharding_plan.by_batch(factors)',
+    ('tests/models/test_input_skip.py',),
+  ),
+  Fault(
     'shared frames added instead of averaged',
     'ttt_jax/models/dit/attention.py',
     '(body[:, :-1, -p:] + shared[:, 1:]) / 2',

@@ -176,8 +176,15 @@ FAULTS = (
   Fault(
     'error of the clean latents without its weight',
     'ttt_jax/diffusion/objective.py',
-    'error = (predicted - x0) / _per_sample(_sigma(alpha), x0)',
+    'error = (predicted - x0) / _per_sample(jnp.maximum(sigma, least), x0)',
     'error = predicted - x0',
+    ('tests/diffusion/test_objective.py',),
+  ),
+  Fault(
+    'a limit of the weight of the error of x0 that is ignored',
+    'ttt_jax/diffusion/objective.py',
+    'least = x0_weight_limit**-0.5 if x0_weight_limit else 0.0',
+    'least = 0.0',
     ('tests/diffusion/test_objective.py',),
   ),
   Fault(
