@@ -29,6 +29,7 @@ TINY = CausalVAEConfig(
   norm_num_groups=4,
   patch_size=2,
   linear_shortcut=True,
+  refine_linear=True,
   scaling_factor=(0.5, 1.0, 2.0, 4.0),
   shift=(0.1, -0.2, 0.3, 1.0),
 )
@@ -79,16 +80,15 @@ def test_one_pass_is_another_model(golden):
   assert np.abs(mean - want).max() <= 2e-5 * np.abs(want).max()
 
 
-def test_loop_equals_unrolled_chunks():
-  params = tiny_vae.parameters(tiny_vae.CONFIG, 0.1)
-  x = tiny_vae.clip(25, 16, 16)
-  loop, unrolled = (CausalVAE(tiny_vae.CONFIG, unroll=u) for u in (False, True))
-  latents, _ = run(loop, params, x, method='encode')
-  want, _ = run(unrolled, params, x, method='encode')
+def test_loop_equals_unrolled_chunks(tiny):
+  x = clip(25)
+  loop, unrolled = (CausalVAE(TINY, unroll=u) for u in (False, True))
+  latents, _ = run(loop, tiny, x, method='encode')
+  want, _ = run(unrolled, tiny, x, method='encode')
   np.testing.assert_allclose(latents, want, atol=2e-5)
   np.testing.assert_allclose(
-    run(loop, params, latents, method='decode'),
-    run(unrolled, params, latents, method='decode'),
+    run(loop, tiny, latents, method='decode'),
+    run(unrolled, tiny, latents, method='decode'),
     atol=2e-5,
   )
 
@@ -214,6 +214,8 @@ def test_config_errors():
     CausalVAEConfig(encode_window=6)
   with pytest.raises(ValueError, match='not a multiple of norm_num_groups'):
     CausalVAEConfig(block_out_channels=(30, 32, 64))
+  with pytest.raises(ValueError, match='set linear_shortcut, too'):
+    CausalVAEConfig(refine_linear=True)
 
 
 def test_save_and_load_are_exact(tiny, tmp_path):

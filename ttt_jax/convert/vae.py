@@ -73,6 +73,7 @@ RULES = (
   ),
   *_norm('norm_out', 'norm_out'),
   *rules_lib.dense('{side}.linear_shortcut', '{side}/linear_shortcut'),
+  *_conv('decoder.refine.conv', 'decoder/refine'),
 )
 
 

@@ -55,6 +55,8 @@ class CausalVAEConfig:
       network; 1, as in CogVideoX, is none.
     linear_shortcut: Adds a linear map of each latent's pixels to its mean, and
       one of each latent to the decoded pixels; False in CogVideoX.
+    refine_linear: Gives the finest level of the decoder the pixels of its
+      linear map to refine; False in CogVideoX.
   """
 
   in_channels: schema.PositiveInt = 3
@@ -71,6 +73,7 @@ class CausalVAEConfig:
   decode_window: schema.PositiveInt = 2
   patch_size: schema.PositiveInt = 1
   linear_shortcut: bool = False
+  refine_linear: bool = False
 
   def __post_init__(self):
     schema.check_fields(self, 'CausalVAEConfig')
@@ -92,6 +95,10 @@ class CausalVAEConfig:
       )
     if self.decode_window % 2:
       raise ValueError(f'decode_window {self.decode_window} is odd: use 2')
+    if self.refine_linear and not self.linear_shortcut:
+      raise ValueError(
+        'refine_linear has no linear map to refine: set linear_shortcut, too'
+      )
     for name in ('scaling_factor', 'shift'):
       value = getattr(self, name)
       if isinstance(value, tuple) and len(value) != self.latent_channels:

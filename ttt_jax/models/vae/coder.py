@@ -220,6 +220,13 @@ class Decoder(nn.Module):
         loop=self.loop,
         name=name,
       )
+      if linear is not None and c.refine_linear and i == last:
+        refine = CausalConv3d(x.shape[-1], loop=self.loop, name='refine')
+        x, new_cache['refine'] = refine(
+          layers.space_to_depth(linear, c.patch_size),
+          cache.get('refine'),
+          add=x,
+        )
       x, new_cache[name] = level(x, cache.get(name), latents)
     norm = SpatialNorm(c.norm_num_groups, c.norm_eps, name='norm_out')
     conv_out = CausalConv3d(
