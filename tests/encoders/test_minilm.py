@@ -258,4 +258,4 @@ def test_words_outside_the_vocabulary_are_named(tiny):
     warnings.simplefilter('error')
     encoder.encode(['a cat'])
   with pytest.warns(UserWarning, match="does not contain 'dragon', 'zeppelin'"):
-    encoder.encode(['a dragon.', 'a (zeppelin)'])
+    encoder.encode(['<start_scene>a dragon.', 'a (zeppelin)<end_scene>'])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import re
 import string
 import warnings
 
 import jax
 import numpy as np
 
+from ttt_jax import storyboard
+
 # Texts per call: with one shape for all, the encoder compiles once.
 BATCH = 8
+_SCENE_TOKEN = re.compile(f'{storyboard.START_SCENE}|{storyboard.END_SCENE}')
 # Unknown words that a warning names.
 _SHOWN = 5
 
@@ -98,7 +102,8 @@ class TextEncoder:
       word
       for text in texts
       if self.unknown_id in self.tokenize(text)
-      for word in (w.strip(string.punctuation) for w in text.split())
+      for part in _SCENE_TOKEN.split(text)
+      for word in (w.strip(string.punctuation) for w in part.split())
       if self.unknown_id in self.tokenize(word)
     ]
     if unknown := list(dict.fromkeys(unknown)):
