@@ -14,13 +14,13 @@ from collections.abc import Callable
 import time
 from typing import Any
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ttt_jax.models import softmax
+from ttt_jax.runtime import cli
 
 # Name: entries, queries, keys, heads, features per head, reach of a band.
 SHAPES = {
@@ -90,4 +90,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 
-from absl import app
 from absl import flags
 import jax
 import numpy as np
@@ -30,6 +29,7 @@ import numpy as np
 from ttt_jax import convert
 from ttt_jax import sharding
 from ttt_jax.models import dit
+from ttt_jax.runtime import cli
 
 _LAYERS = flags.DEFINE_list(
   'layers', ['2', '8'], 'Number of layers of each model.'
@@ -156,4 +156,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -16,6 +16,8 @@ from ttt_jax.diffusion import sampling_schedule
 matplotlib.use('Agg')
 from matplotlib import pyplot
 
+from ttt_jax.runtime import cli
+
 _SCALE = 6.0
 _STEPS = 50
 
@@ -40,4 +42,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main, arguments=True)

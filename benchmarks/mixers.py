@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 
-from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from ttt_jax import token_order
 from ttt_jax.models import dit
 from ttt_jax.models.dit import mixers
 from ttt_jax.models.dit import rope
+from ttt_jax.runtime import cli
 
 # Two segments: 26 frames of 8 x 12 tokens, texts of 48.
 ORDER = token_order.TokenOrder(2, 12, 8, 12, 48)
@@ -299,4 +299,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

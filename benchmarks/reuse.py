@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 
-from absl import app
 from absl import flags
 import numpy as np
 
@@ -20,6 +19,7 @@ from examples.cartoon import demo
 from examples.cartoon import judge
 from examples.cartoon import world
 from ttt_jax import pipeline
+from ttt_jax.runtime import cli
 
 _MODEL = flags.DEFINE_string('model', f'{demo.MODEL}', 'Folder of the model.')
 _STORIES = flags.DEFINE_integer('stories', 5, 'Number of stories.')
@@ -72,4 +72,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

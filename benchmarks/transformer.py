@@ -13,7 +13,6 @@ from __future__ import annotations
 import tempfile
 import time
 
-from absl import app
 from absl import flags
 import diffusers
 from diffusers.models import embeddings
@@ -23,6 +22,7 @@ import torch
 
 from ttt_jax import convert
 from ttt_jax.models import dit
+from ttt_jax.runtime import cli
 
 _HEADS = flags.DEFINE_integer(
   'heads', 30, 'Number of heads of 64 features: 30 for 2B, 48 for 5B.'
@@ -93,4 +93,4 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

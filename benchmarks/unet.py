@@ -22,7 +22,6 @@ import re
 import tempfile
 import time
 
-from absl import app
 from absl import flags
 import diffusers
 import jax
@@ -39,6 +38,7 @@ from ttt_jax.diffusion import inversion
 from ttt_jax.diffusion import samplers
 from ttt_jax.diffusion import sampling_schedule
 from ttt_jax.models.unet3d import unet
+from ttt_jax.runtime import cli
 
 _FRAMES = flags.DEFINE_integer('frames', 8, 'Number of frames of the clip.')
 _SIDE = flags.DEFINE_integer('side', 32, 'Rows and columns of the latents.')
@@ -311,4 +311,4 @@ def measure(name, ours, theirs):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)
