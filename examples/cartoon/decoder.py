@@ -1,12 +1,13 @@
-"""Trains a decoder that draws sharp frames from the linear latents.
+"""Trains a decoder that draws clean frames from the linear latents.
 
     python -m examples.cartoon.decoder --autoencoder=DIR --stories=DIR --out=DIR
 
-The autoencoder of `examples.cartoon.linear` smears what moves. The one that is
-written here has the same encoder, so that models of its latents stay valid; to
-the linear map of the decoder a network is added, which is trained on the videos
-of `examples.cartoon.dataset`. It sees latents with a little noise, as samples
-have. A run that was stopped resumes at its last checkpoint.
+The autoencoder of `examples.cartoon.linear` leaves grain on flat colours. The
+one that is written here has the same encoder, so that models of its latents
+stay valid; to the linear map of the decoder a network is added, which is
+trained on the videos of `examples.cartoon.dataset`. It sees latents with a
+little noise, as samples have. A run that was stopped resumes at its last
+checkpoint.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _LATENTS = ('--channels=128', '--cell=16', '--balance=0.5')
 _WRITES = {
   'text encoder': 'text_encoder',
   'autoencoder': 'autoencoder',
-  'decoder': 'sharp_autoencoder',
+  'decoder': 'refined_autoencoder',
   'export': 'model',
 }
 
@@ -93,11 +93,11 @@ def steps(quick: bool = False) -> list[Step]:
         (
           '--autoencoder={workdir}/autoencoder',
           '--stories={workdir}/stories/9s',
-          '--out={workdir}/sharp_autoencoder',
+          '--out={workdir}/refined_autoencoder',
         ),
       )
     )
-    export.append('--vae={workdir}/sharp_autoencoder')
+    export.append('--vae={workdir}/refined_autoencoder')
   sample = ('--model={workdir}/model', workdir)
   return [
     *found,

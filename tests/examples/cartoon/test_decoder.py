@@ -55,14 +55,14 @@ def test_the_decoder_learns_and_the_latents_stay(
   monkeypatch.setattr(
     decoder,
     '_NETWORK',
-    dict(block_out_channels=(8, 8, 8), layers_per_block=1, norm_num_groups=2),
+    decoder._NETWORK | dict(block_out_channels=(8, 8, 8), norm_num_groups=2),
   )
   linear.write(tmp_path / 'linear', stories=3, sizes=SIZES)
   clips = decoder.read_clips(stories, 3)[:4]
   config = ml_collections.ConfigDict(
     decoder.CONFIG | dict(steps=12, frames=9, log_every=4, warmup=1)
   )
-  out = tmp_path / 'sharp'
+  out = tmp_path / 'refined'
   psnr = decoder.train(tmp_path / 'linear', clips, out, config)
   frames = clips_lib.to_range(clips[3].frames[None, :9])
 
@@ -78,12 +78,14 @@ def test_the_decoder_learns_and_the_latents_stay(
     return latents, -10 * np.log10(np.mean((decoded - frames) ** 2) / 4)
 
   before, linear_psnr = pass_through(tmp_path / 'linear')
-  after, sharp_psnr = pass_through(out)
+  after, refined_psnr = pass_through(out)
   np.testing.assert_allclose(after, before, atol=1e-5)
-  assert sharp_psnr > linear_psnr + 0.3
-  assert psnr == pytest.approx(sharp_psnr, abs=0.5)
+  assert refined_psnr > linear_psnr + 0.3
+  assert psnr == pytest.approx(refined_psnr, abs=0.5)
 
-  with pytest.raises(FileExistsError, match='sharp exists and is not replaced'):
+  with pytest.raises(
+    FileExistsError, match='refined exists and is not replaced'
+  ):
     decoder.train(tmp_path / 'linear', clips, out, config)
   # From the last checkpoint, a finished run only writes its result anew.
   shutil.rmtree(out)
