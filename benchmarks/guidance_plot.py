@@ -12,11 +12,10 @@ import matplotlib
 
 from ttt_jax.diffusion import guidance
 from ttt_jax.diffusion import sampling_schedule
+from ttt_jax.runtime import cli
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
-
-from ttt_jax.runtime import cli
 
 _SCALE = 6.0
 _STEPS = 50

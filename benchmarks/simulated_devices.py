@@ -22,6 +22,7 @@ import numpy as np
 from ttt_jax import sharding
 from ttt_jax.diffusion import objective
 from ttt_jax.models import dit
+from ttt_jax.runtime import cli
 
 _MESHES = ((1, 1), (8, 1), (4, 2), (2, 4), (1, 8))
 _CALLS = 3
@@ -41,7 +42,7 @@ def _step(config, mesh):
   return jax.jit(jax.value_and_grad(loss))
 
 
-def main() -> None:
+def main(_) -> None:
   """Prints the seconds of a forward and backward pass for each mesh."""
   config = dit.DiTConfig(
     model_dim=128,
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  cli.run(main)

@@ -93,6 +93,17 @@ def test_loop_equals_unrolled_chunks(tiny):
   )
 
 
+def test_refined_pixels_continue_those_of_the_chunk_before(tiny):
+  latents = jax.random.normal(jax.random.key(0), (1, 5, 2, 2, 4))
+  decode = jax.jit(coder.Decoder(TINY).apply)
+  params = {'params': tiny['decoder']}
+  _, cache = decode(params, latents[:, :3])
+  frames, _ = decode(params, latents[:, 3:], cache)
+  alone = cache | {'refine': jnp.zeros_like(cache['refine'])}
+  changed, _ = decode(params, latents[:, 3:], alone)
+  assert np.abs(frames - changed).max() > 1e-3
+
+
 def test_chunks_do_not_depend_on_later_chunks(tiny):
   x = clip(25)
   changed = x.at[:, 17:].set(0.0)
